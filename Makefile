@@ -1,0 +1,39 @@
+# Every target sets up what it needs: `make demo` and `make test` work in a clean clone on a machine with Python and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-all check lint types setup bench clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml setup.cfg constraints.txt
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv || $(PYTHON) -m pip install --quiet uv
+	@test -x $(BIN)/python || PATH="$$PATH:$$HOME/.local/bin" uv venv --quiet --python $(PYTHON) $(VENV)
+	PATH="$$PATH:$$HOME/.local/bin" uv pip install --quiet --python $(BIN)/python --constraint constraints.txt -e '.[cpu,dev]'
+	@touch $@
+
+demo: $(READY)  ## data, training, zero-shot scores, export and one report.html, with the built-in synthetic radiographs
+	$(BIN)/python -m vlp_recipes.demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) runs build .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -1,0 +1,1 @@
+"""Data preparation: raw data sets to verified shards (installed as `vlp_prep`)."""

@@ -1,0 +1,1 @@
+"""The zero-shot evaluation harness (installed as `vlp_eval`)."""

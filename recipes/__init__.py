@@ -1,0 +1,1 @@
+"""Recipes: run configurations beside the library (installed as `vlp_recipes`, so that an installed copy finds them)."""

@@ -1,0 +1,22 @@
+"""vlp: pretraining of vision-language models on medical image-report pairs.
+
+`vlp.from_pretrained(folder_or_hub_name)` is the whole public surface for users of a model; importing `vlp` is cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .hub import from_pretrained
+
+__all__ = ["__version__", "from_pretrained"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "from_pretrained":
+        from .hub import from_pretrained
+
+        return from_pretrained
+    raise AttributeError(f"module 'vlp' has no attribute {name!r}")

@@ -1,0 +1,228 @@
+"""Recipes: YAML with `inherits:` and `a.b=c` overrides, validated into frozen dataclasses that are declared elsewhere.
+
+This module knows how to read and check, not what there is to configure: components declare their own `@config` class,
+and `vlp.train.recipe.Recipe` puts them together. Every complaint is one line with the path of the key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+
+import yaml
+
+from .registry import Registry, UnknownNameError, did_you_mean
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """Something in a recipe is wrong; the message says where, what was expected, and the nearest right name."""
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen, keyword-only dataclass that rejects unknown keys when it is read from a recipe."""
+    cls.__pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 without its surprise that `1e-4` is a string, and with an error on a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ConfigError(
+                    f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: key {key!r} is given twice"
+                )
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; raises ConfigError for a missing file or one that is not a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [one.name for one in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        raise ConfigError(f"no such file: {path}{near}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    return _parse(text, str(path))
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    loader = _Loader(text)
+    loader.name = name
+    try:
+        tree = loader.get_single_data()
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
+    finally:
+        loader.dispose()
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{name}: expected a mapping of keys, found {type(tree).__name__}")
+    return tree
+
+
+def compose(path: Path, overrides: Sequence[str] = (), _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a recipe's tree: its `inherits:` parents (relative to the file, later ones win), itself, then overrides.
+
+    Mappings merge key by key; everything else, lists included, replaces what was there. A mapping with another `kind:`
+    than its parent's replaces it whole: the old kind's keys mean nothing to the new one.
+    """
+    path = path.resolve()
+    if path in _chain:
+        raise ConfigError(f"recipes inherit in a circle: {' -> '.join(str(one) for one in (*_chain, path))}")
+    tree = read_yaml(path)
+    parents = tree.pop("inherits", [])
+    merged: dict[str, Any] = {}
+    for parent in [parents] if isinstance(parents, str) else parents:
+        merged = merge(merged, compose(path.parent / parent, _chain=(*_chain, path)))
+    merged = merge(merged, tree)
+    for override in overrides:
+        merged = merge(merged, parse_override(override, merged))
+    return merged
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `over` laid on top (see `compose`)."""
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
+            value = merge(old, value)
+        result[key] = value
+    return result
+
+
+def parse_override(text: str, tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree that `a.b=c` stands for; `a.0.b=c` reaches into a list that `tree` already holds."""
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {text!r} is not of the form a.b=value")
+    parsed: Any = _parse(f"value: {value}" if value.strip() else "value: null", f"override {text!r}")["value"]
+    nested: dict[str, Any] = _nest(path.split("."), parsed, tree, text)
+    return nested
+
+
+def _nest(keys: list[str], value: Any, tree: Any, text: str) -> Any:
+    if not keys:
+        return value
+    head, *rest = keys
+    if isinstance(tree, list):
+        if not head.isdigit() or int(head) >= len(tree):
+            raise ConfigError(f"override {text!r}: {head!r} is not an index into the list of {len(tree)}")
+        items = list(tree)
+        inner = _nest(rest, value, items[int(head)], text)
+        old = items[int(head)]
+        items[int(head)] = merge(old, inner) if isinstance(old, Mapping) and isinstance(inner, Mapping) else inner
+        return items
+    below = tree.get(head) if isinstance(tree, Mapping) else None
+    return {head: _nest(rest, value, below, text)}
+
+
+def validate(kind: type[T], tree: Any, where: str = "") -> T:
+    """Return `tree` as an instance of the `@config` class `kind`; raises ConfigError with each wrong key's path."""
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(kind).validate_python(tree)
+    except ValidationError as error:
+        lines = []
+        for one in error.errors(include_url=False):
+            keys = [str(key) for key in one["loc"]]
+            path = ".".join([where, *keys] if where else keys)
+            if one["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+                lines.append(f"unknown key {path!r}{did_you_mean(keys[-1], _known(kind, keys[:-1]))}")
+            elif one["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+                lines.append(f"missing key {path!r}")
+            else:
+                lines.append(f"{path or 'recipe'}: {one['msg']}, found {one['input']!r}")
+        raise ConfigError("; ".join(lines)) from None
+
+
+def _known(kind: Any, path: list[str]) -> list[str]:
+    """Return the field names of the dataclass that `path` leads to, [] where the path leaves typed ground."""
+    for key in path:
+        kind = _member(kind, key)
+    candidates = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
+    return [item.name for one in candidates for item in dataclasses.fields(one)]
+
+
+def _member(kind: Any, key: str) -> Any:
+    for one in (kind, *get_args(kind)):
+        if dataclasses.is_dataclass(one):
+            hints = get_type_hints(one)
+            if key in hints:
+                return hints[key]
+        elif key.isdigit() and get_args(one):
+            return get_args(one)[0]
+    if key.isdigit() and get_args(kind):
+        return get_args(kind)[0]
+    return kind
+
+
+def load(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
+    """Read, compose and validate a recipe file."""
+    return validate(kind, compose(path, overrides))
+
+
+def to_tree(value: Any) -> Any:
+    """Return a config as plain JSON values, every default written out."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {item.name: to_tree(getattr(value, item.name)) for item in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_tree(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_tree(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def dump_yaml(value: Any) -> str:
+    """Return a config or tree as YAML, keys in the order they were declared."""
+    return str(yaml.safe_dump(to_tree(value), sort_keys=False, allow_unicode=True))
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 of a config or tree, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(to_tree(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def component(registry: Registry[type[T]], tree: Any, where: str) -> tuple[type[T], Any]:
+    """Split a `{kind: name, ...}` mapping into the class registered as `name` and its validated `Config`.
+
+    `where` is the path of the mapping in the recipe, for messages. Raises ConfigError.
+    """
+    if isinstance(tree, str):
+        tree = {"kind": tree}
+    if not isinstance(tree, Mapping) or "kind" not in tree:
+        raise ConfigError(f"{where}: expected a mapping with a `kind:` (one of: {', '.join(registry)}), found {tree!r}")
+    try:
+        cls = registry.get(str(tree["kind"]))
+    except UnknownNameError as error:
+        raise ConfigError(f"{where}.kind: {error}") from None
+    rest = {key: value for key, value in tree.items() if key != "kind"}
+    return cls, validate(cls.Config, rest, where)  # type: ignore[attr-defined]

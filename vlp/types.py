@@ -1,0 +1,300 @@
+"""The nouns of the project: what a sample, a batch and a model's output are. No behaviour beyond moving and (de)serialising.
+
+A leaf: it imports nothing of ours, and torch only for type checkers, so that data preparation can use `Sample` without it.
+
+Shapes use: B samples of the batch, C channels, H and W pixels, L sub-word tokens, P patches, N words, D joint width,
+T concept mentions of the batch, S phrases of the batch, F findings with prompt pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor
+
+Assertion = Literal["present", "absent", "uncertain"]
+
+PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
+"""The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A clinical concept in a text: characters `[start, end)` of `Report.text`, its code, and what the text says of it."""
+
+    text: str
+    code: str
+    start: int
+    end: int
+    assertion: Assertion = "present"
+    side: str | None = None
+    zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A phrase and the rectangle it speaks of: `(x1, y1, x2, y2)` in pixels of the stored image, x1 < x2, y1 < y2.
+
+    Edges, not pixel indices: a box of the single pixel (0, 0) is (0, 0, 1, 1).
+    """
+
+    phrase: str
+    xyxy: tuple[float, float, float, float]
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report: the text, and spans of characters `[start, end)` into it for its sentences and its named sections."""
+
+    text: str
+    sentences: tuple[tuple[int, int], ...] = ()
+    sections: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def section(self, name: str) -> str:
+        """Return the text of a section, empty where the report has none of that name."""
+        start, end = self.sections.get(name, (0, 0))
+        return self.text[start:end]
+
+    @property
+    def findings(self) -> str:
+        return self.section("findings")
+
+    @property
+    def impression(self) -> str:
+        return self.section("impression")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with what is known of it: what a source yields and what a shard holds.
+
+    `image` is a path, encoded bytes (JPEG or PNG), or uint8 pixels `[H, W]` or `[H, W, 3]`. `masks` maps a name to PNG
+    bytes of the image's size (non-zero = inside). `labels` maps a finding to 1, 0 or -1 (uncertain); absent = not stated.
+    `groups` holds the columns that scores are broken down by (sex, age, site, ...).
+    """
+
+    key: str
+    image: Path | bytes | np.ndarray
+    report: Report | None = None
+    captions: tuple[str, ...] = ()
+    study: str | None = None
+    patient: str | None = None
+    modality: str | None = None
+    view: str | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+    concepts: tuple[Mention, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    masks: Mapping[str, bytes] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    source: str = ""
+    licence: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the pixels as plain JSON values, empty fields left out; masks as their sorted names."""
+        record: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "image" or value in (None, "", (), {}):
+                continue
+            if item.name in ("concepts", "boxes"):
+                value = [asdict(one) for one in value]
+            elif item.name == "report":
+                value = asdict(value)
+            elif item.name == "masks":
+                value = sorted(value)
+            elif item.name in ("labels", "groups"):
+                value = dict(value)
+            record[item.name] = value
+        return record
+
+    @classmethod
+    def from_json(
+        cls, record: Mapping[str, Any], image: Path | bytes | np.ndarray, masks: Mapping[str, bytes]
+    ) -> Sample:
+        """Rebuild a sample from `to_json`'s record; unknown keys (a later version's, or another tool's) are left alone."""
+        known = {item.name for item in fields(cls)} - {"image", "masks"}
+        values = {name: value for name, value in record.items() if name in known}
+        if values.get("report") is not None:
+            report = values["report"]
+            if isinstance(report, str):
+                report = {"text": report}
+            values["report"] = Report(
+                text=report["text"],
+                sentences=tuple((start, end) for start, end in report.get("sentences", ())),
+                sections={name: (start, end) for name, (start, end) in report.get("sections", {}).items()},
+            )
+        values["captions"] = tuple(values.get("captions", ()))
+        values["concepts"] = tuple(Mention(**one) for one in values.get("concepts", ()))
+        values["boxes"] = tuple(Box(**{**one, "xyxy": tuple(one["xyxy"])}) for one in values.get("boxes", ()))
+        return cls(image=image, masks=masks, **values)
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Tokenised texts, padded to the longest of them.
+
+    `ids` [B, L] int64; `mask` [B, L] bool, True on real tokens (special ones included); `words` [B, L] int64, the word
+    that a token is a piece of, -1 on special tokens and padding; `sentences` [B, L] int64 alike for sentences, or None.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    words: Tensor
+    sentences: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+
+@dataclass(slots=True)
+class Spans:
+    """Concept mentions of a batch's texts, as tokens `[start, end)` of `Batch.text` (special tokens counted).
+
+    All int64 [T]: `start`, `end`, `owner` (row of the batch), `code` (a stable hash of what is said to be where: equal
+    codes are the same concept), `assertion` (1 present, 0 absent, -1 uncertain). T may be 0. Mentions beyond the
+    tokeniser's limit are dropped, not clamped, and counted in `dropped`.
+    """
+
+    start: Tensor
+    end: Tensor
+    owner: Tensor
+    code: Tensor
+    assertion: Tensor
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class Phrases:
+    """Sentences of the batch's reports that assert a finding, tokenised on their own, for patch-level alignment.
+
+    `tokens` of S phrases; `owner` [S] int64, row of the batch; `code` [S] int64, a stable hash of (finding, side, zone):
+    an image whose own report holds the same code is a true match, not a negative. S may be 0.
+    """
+
+    tokens: Tokens
+    owner: Tensor
+    code: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpec:
+    """The prompt pairs that an objective asks the loader for: F finding codes, F affirming texts, F denying texts."""
+
+    findings: tuple[str, ...]
+    affirm: tuple[str, ...]
+    deny: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Prompts:
+    """Prompt pairs, and what each report asserts of their findings.
+
+    `tokens` of 2F texts: first the F that affirm a finding, then the F that deny it; `findings` their F names;
+    `asserted` [B, F] int8: 1 present, 0 absent, -1 uncertain, -2 not mentioned.
+    """
+
+    tokens: Tokens
+    findings: list[str]
+    asserted: Tensor
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the loader yields and what `DualEncoder` and the objectives read.
+
+    `image` [B, C, H, W] uint8 (the model normalises it) or float (already normalised); `group` [B, 2] int64: a hash of
+    the study and one of the normalised report, rows that agree in any column are not negatives of each other;
+    `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `extras` holds
+    tensors that an objective of somebody else's needs, by field name. The last four are for messages and counts.
+    """
+
+    image: Tensor
+    text: Tokens
+    group: Tensor
+    keys: list[str]
+    labels: Tensor | None = None
+    label_names: tuple[str, ...] = ()
+    spans: Spans | None = None
+    phrases: Phrases | None = None
+    prompts: Prompts | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    sources: list[str] = field(default_factory=list)
+    cursor: int = 0
+    truncated: int = 0
+    rejected: int = 0
+
+    def __len__(self) -> int:
+        return int(self.image.shape[0])
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """Return the batch with every tensor on `device`."""
+        moved: Batch = _move(self, device, non_blocking)
+        return moved
+
+
+def _move(value: Any, device: Any, non_blocking: bool) -> Any:
+    if isinstance(value, (Batch, Tokens, Spans, Phrases, Prompts)):
+        moved = {item.name: _move(getattr(value, item.name), device, non_blocking) for item in fields(value)}
+        return replace(value, **moved)
+    if isinstance(value, dict):
+        return {name: _move(one, device, non_blocking) for name, one in value.items()}
+    return value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
+
+
+@dataclass(frozen=True, slots=True)
+class PatchGrid:
+    """Where the cells of a feature map sit on the model's input image.
+
+    The centre of cell (row, column) is at `offset + stride * (row, column)`, (y, x) in pixels, where pixel i covers
+    [i, i + 1): a patch-16 ViT has stride 16 and offset 8, an odd-kernel stride-2 convolution stride 2 and offset 0.5.
+    """
+
+    height: int
+    width: int
+    stride: tuple[float, float]
+    offset: tuple[float, float]
+
+
+@dataclass(slots=True)
+class ModelOutput:
+    """What `DualEncoder.forward` returns: **unnormalised** embeddings; objectives normalise. None = no objective needs it.
+
+    `image`, `text` [B, D]. `patches` [B, P, D] (P = rows x columns of `grid`) with `patch_attention` [B, P] from the
+    pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
+    `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
+    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated and clamped to [1, 100];
+    `logit_bias` (1,).
+    """
+
+    image: Tensor
+    text: Tensor
+    patches: Tensor | None = None
+    patch_attention: Tensor | None = None
+    grid: PatchGrid | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+    word_attention: Tensor | None = None
+    tokens: Tensor | None = None
+    phrases: Tensor | None = None
+    prompts: Tensor | None = None
+    logit_scale: Tensor | None = None
+    logit_bias: Tensor | None = None
+
+
+@dataclass(slots=True)
+class Losses:
+    """A loss and the named parts it is made of, all scalars; `total` is what is differentiated.
+
+    With several processes each rank returns its own share, such that the mean over ranks is the loss of the whole batch.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
