@@ -1,0 +1,165 @@
+"""What a source is: one class in one file of this folder, named like the file, that turns a raw layout into samples.
+
+Adding a data set is one file here and one test. A source does two things. `records` lists what there is: cheaply, in a
+stable order, reading tables and file names but no pixels; it runs once, in the main process. `sample` turns one record
+into a `Sample`; it runs in the workers, may read and decode, and raises `Reject` for what cannot be used. Splitting,
+writing shards, cleaning reports, finding concepts, hashing ids and encoding images are not a source's business.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from vlp.config import ConfigError, config
+from vlp.registry import Registry, did_you_mean
+from vlp.types import Sample
+
+NoText = Literal["reject", "drop", "keep", "test"]
+"""What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept
+as image-only; kept as image-only when it falls into the test split and left out otherwise."""
+
+
+class Reject(Exception):
+    """A record that cannot become a sample: a short reason (a stable word, counted) and a detail (for a person).
+
+    `counted=False` marks what was left out by choice (a view that was not asked for): listed, but no sign of bad data.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, counted: bool = True) -> None:
+        super().__init__(reason, detail, counted)
+        self.reason, self.detail, self.counted = reason, detail, counted
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+
+
+class SourceError(ConfigError):
+    """The raw data as a whole cannot be read (a missing table, a missing column): one line, and the build stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One image to be: its key, whom it belongs to, and whatever `sample` needs, small and picklable.
+
+    `patient` (else `study`, else `key`) decides the split, so that no patient is on both sides; `split` overrides it
+    where the publisher made the split.
+    """
+
+    key: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+    patient: str | None = None
+    study: str | None = None
+    split: str | None = None
+
+
+class Source(ABC):
+    """A raw layout. Subclasses set the class attributes, declare a `Config`, and register under their file's name.
+
+    `raw` is the folder that the user downloaded; it is None for a source that makes its own data (`needs_raw = False`).
+    """
+
+    @config
+    class Config:
+        """No options."""
+
+    name: ClassVar[str]
+    version: ClassVar[str] = ""
+    licence: ClassVar[str] = "see the publisher's terms"
+    homepage: ClassVar[str] = ""
+    needs_raw: ClassVar[bool] = True
+    no_text: ClassVar[NoText] = "reject"
+    identifying: ClassVar[bool] = False
+    """True where ids come from a hospital and must not be written without being hashed."""
+
+    def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
+        self.config = config
+        self.raw = raw if raw is not None else Path()
+        self._root = self.raw.resolve()
+        self._follow_links = follow_links
+
+    @abstractmethod
+    def records(self) -> Iterator[Record]:
+        """Yield what there is, in the same order each time; raises SourceError when the layout is not as expected."""
+
+    @abstractmethod
+    def sample(self, record: Record) -> Sample:
+        """Return the sample of a record; raises Reject."""
+
+    def path(self, name: str | Path) -> Path:
+        """Return the path of a file named in a table, relative to the raw folder; raises Reject when it leads out of it.
+
+        A link inside the folder that points out of it is followed only with `--follow-links`.
+        """
+        if not str(name).strip():
+            raise Reject("image_missing", "the row names no file")
+        lexical = _normal(self.raw.absolute() / name)
+        if not lexical.is_relative_to(_normal(self.raw.absolute())):
+            raise Reject("outside_raw", f"{name} leaves the raw folder")
+        if not self._follow_links and not lexical.resolve().is_relative_to(self._root):
+            raise Reject("outside_raw", f"{name} is a link out of the raw folder (--follow-links allows it)")
+        return lexical
+
+    def image(self, name: str | Path) -> Path:
+        """Return the path of an image that exists; raises Reject."""
+        path = self.path(name)
+        if not path.is_file():
+            raise Reject("image_missing", f"no such file: {name}")
+        return path
+
+    def require(self, *names: str) -> Path:
+        """Return the first of the files or folders that exists below `raw`; raises SourceError naming all of them."""
+        for name in names:
+            if (self.raw / name).exists():
+                return self.raw / name
+        raise SourceError(f"{self.name}: {self.raw} has no {' or '.join(names)}: is this the folder as published?")
+
+
+def _normal(path: Path) -> Path:
+    parts: list[str] = []
+    for part in path.parts:
+        if part == ".." and len(parts) > 1:
+            parts.pop()
+        elif part not in ("..", "."):
+            parts.append(part)
+    return Path(*parts)
+
+
+def safe_key(text: str) -> str:
+    """Return `text` as the name of tar members: letters, digits, `_` and `-` only (webdataset cuts names at a dot).
+
+    A text that has to be changed gets a short hash of itself, so that two different ids never become one key.
+    """
+    clean = re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:100]
+    if clean == text:
+        return clean
+    return f"{clean or 'sample'}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+
+sources: Registry[type[Source]] = Registry("source")
+
+
+def source_names() -> dict[str, str]:
+    """Return the sources that come with the package and the first line of what each says of itself; imports none."""
+    found = {}
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        if path.stem not in ("__init__", "base"):
+            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+            found[path.stem] = text.split("\n")[0]
+    return found
+
+
+def find_source(name: str) -> type[Source]:
+    """Return a source by the name of its file, or by `package.module:Class`; raises ConfigError with the nearest name."""
+    if name not in sources and re.fullmatch(r"[a-z0-9_]+", name) and (Path(__file__).parent / f"{name}.py").is_file():
+        importlib.import_module(f"{__package__}.{name}")
+    if name not in sources and ":" not in name:
+        raise ConfigError(f"unknown source {name!r}{did_you_mean(name, source_names())}")
+    return sources.get(name)
