@@ -1,0 +1,338 @@
+"""From encoded image to the model's square input, and from a map on that input back to the image's pixels, exactly.
+
+Pixels stay uint8 until the batch; the model normalises. Coordinates are edges, as in `Box`: pixel i covers [i, i + 1).
+Torch is imported only where a tensor is made, so that data preparation may use `decode`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+
+from .config import ConfigError, config, to_tree, validate
+from .geometry import Geometry as Geometry
+from .geometry import resample_grid as resample_grid
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+cv2.setNumThreads(0)  # loader workers are the parallelism; OpenCV's own threads would fight them
+
+MAX_PIXELS = 100_000_000
+"""Largest image that is decoded when nothing else is said: above any radiograph, below a decompression bomb."""
+
+FILE = "preprocess.json"
+VERSION = 1
+
+
+class ImageError(ValueError):
+    """An image that cannot be decoded, or is larger than allowed."""
+
+
+@config
+class ImageSpec:
+    """What the model expects of an image.
+
+    `resize`: `pad` keeps the whole image, centred on a square of `pad_value`; `crop` fills the square and loses the ends
+    of the longer side (`crop_share` < 1 also cuts a border, as timm's crop_pct); `squash` ignores the aspect ratio.
+    `interpolation`: `area` is OpenCV's, the fastest; `bilinear` and `bicubic` are Pillow's anti-aliased ones, as
+    torchvision, open_clip and transformers resize. `mean` and `std` are of pixels in [0, 1], one value or one a channel.
+    """
+
+    size: int = 224
+    channels: Literal[1, 3] = 3
+    mean: tuple[float, ...] = (0.5,)
+    std: tuple[float, ...] = (0.25,)
+    resize: Literal["pad", "crop", "squash"] = "pad"
+    interpolation: Literal["area", "bilinear", "bicubic"] = "area"
+    crop_share: float = 1.0
+    pad_value: int = 0
+    max_pixels: int = MAX_PIXELS
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size must be positive, found {self.size}")
+        if not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share must be in (0, 1], found {self.crop_share}")
+        if len(self.mean) not in (1, 3) or len(self.std) not in (1, 3) or min(self.std) <= 0:
+            raise ValueError(f"mean and std take one or three values, std positive: {self.mean}, {self.std}")
+
+
+@config
+class Augment:
+    """Random changes of a training image; everything is off by default, and a flip never comes by itself.
+
+    `crop_scale`: share of the view's area that is kept, drawn between the two (above 1 zooms out); `shift`: largest
+    move, as a share of the side; `rotate`: largest angle in degrees; `brightness`, `contrast`, `gamma`: largest relative
+    change; `noise`: largest standard deviation in [0, 1] intensity; `blur`: largest Gaussian sigma in input pixels;
+    `flip`: mirror every second image. Off in chest work: left and right are in the reports, and the heart is not in
+    the middle.
+    """
+
+    crop_scale: tuple[float, float] | None = None
+    shift: float = 0.0
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    noise: float = 0.0
+    blur: float = 0.0
+    flip: bool = False
+
+
+def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decode an image at full resolution -> uint8 [H, W] for one channel, [H, W, 3] (RGB) for three.
+
+    16-bit images are scaled by the depth that their largest value needs (8, 10, 12, 14 or 16 bits), not by each image's
+    own range; transparency is laid on black; palette and CMYK images are converted. The EXIF orientation is ignored:
+    boxes and masks are on pixels as stored. Raises ImageError for damaged data and for more than `max_pixels`, which is
+    checked on the header, before anything is decoded.
+    """
+    try:
+        if data[:2] == b"\xff\xd8":
+            pixels = _decode_jpeg(data, channels, max_pixels)
+        elif data[:8] == b"\x89PNG\r\n\x1a\n":
+            pixels = _decode_png(data, channels, max_pixels)
+        else:
+            pixels = _decode_other(data, channels, max_pixels)
+    except ImageError:
+        raise
+    except Exception as error:  # each decoder raises its own kinds; to the caller they are all one
+        raise ImageError(f"cannot decode the image ({len(data)} bytes): {error}") from error
+    return np.ascontiguousarray(pixels)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1 or width * height > max_pixels:
+        raise ImageError(f"the image is {width} x {height} pixels, the limit is {max_pixels} pixels (image.max_pixels)")
+
+
+def _decode_jpeg(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+    import simplejpeg
+
+    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(width, height, max_pixels)
+    if space in ("CMYK", "YCCK"):  # turbojpeg does not convert these
+        return _decode_other(data, channels, max_pixels)
+    pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY" if channels == 1 else "RGB")
+    return pixels[..., 0] if channels == 1 else pixels
+
+
+def _decode_png(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+    if len(data) < 33 or data[12:16] != b"IHDR":
+        raise ImageError(f"a PNG without its header ({len(data)} bytes)")
+    width, height = struct.unpack(">II", data[16:24])
+    _check_size(width, height, max_pixels)
+    if data[-8:-4] != b"IEND":  # OpenCV returns the rows that it has, without a word
+        raise ImageError(f"a truncated PNG ({len(data)} bytes, no end marker)")
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ImageError(f"damaged PNG ({len(data)} bytes)")
+    if pixels.dtype == np.uint16:
+        pixels = _to_eight_bits(pixels)
+    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
+        alpha = pixels[..., -1:].astype(np.uint16)
+        pixels = ((pixels[..., :-1].astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim == 3:
+        converted: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB)
+        return converted
+    return to_channels(pixels, channels)
+
+
+def _decode_other(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
+    from PIL import Image
+
+    image: Image.Image
+    with Image.open(io.BytesIO(data), formats=["JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000"]) as image:
+        _check_size(*image.size, max_pixels)
+        if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
+            return to_channels(_to_eight_bits(np.asarray(image)), channels)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            opaque = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", opaque.size, (0, 0, 0, 255)), opaque)
+        pixels: np.ndarray = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+        return pixels
+
+
+def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
+    top = int(pixels.max(initial=0))
+    depth = next((bits for bits in (8, 10, 12, 14, 16) if top < 1 << bits), 32)
+    scaled = pixels.astype(np.float32) * (255.0 / ((1 << depth) - 1))
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """Return uint8 `[H, W]` or `[H, W, 3]` pixels as [H, W] for one channel and [H, W, 3] for three."""
+    if pixels.dtype != np.uint8:
+        raise ImageError(f"pixels must be uint8, found {pixels.dtype}")
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+        raise ImageError(f"pixels must be [H, W] or [H, W, 3], found {list(pixels.shape)}")
+    if channels == 1:
+        grey: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
+        return grey
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+
+
+class Preprocess:
+    """The transform of an `ImageSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`."""
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"Preprocess({self.spec})"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that changes the tensor that a model sees."""
+        tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_pixels"}
+        return hashlib.sha256(json.dumps([VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
+
+    def decode(self, data: bytes) -> np.ndarray:
+        """Decode encoded bytes into the channels that the model wants (see `decode`)."""
+        return decode(data, self.spec.channels, self.spec.max_pixels)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Return where the pixels of an image of `height` x `width` come to lie on the input."""
+        size = self.spec.size
+        if self.spec.resize == "squash":
+            new = (size, size)
+        else:
+            new = (self._side(height, width), self._side(width, height))
+        margin = (size - new[0]) // 2, (size - new[1]) // 2
+        if self.spec.resize == "crop":
+            margin = -round((new[0] - size) / 2), -round((new[1] - size) / 2)
+        return Geometry(height, width, size, (new[0] / height, new[1] / width), (float(margin[0]), float(margin[1])))
+
+    def _side(self, side: int, other: int) -> int:
+        """Return what a side is resized to; `crop` rounds as timm's and torchvision's Resize and CenterCrop do."""
+        size = self.spec.size
+        if self.spec.resize == "pad":
+            return max(1, round(side * size / max(side, other)))
+        return int(int(size / self.spec.crop_share) * side / min(side, other))
+
+    def eval(self, pixels: np.ndarray) -> Tensor:
+        """Return uint8 pixels [H, W] or [H, W, 3] as the model's input, uint8 [C, S, S]."""
+        return self._tensor(self._resized(to_channels(pixels, self.spec.channels)))
+
+    def train(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> Tensor:
+        """As `eval`, with the random changes of `augment` drawn from `rng`."""
+        pixels = to_channels(pixels, self.spec.channels)
+        if augment.crop_scale is None and not augment.shift:
+            square = self._resized(pixels)
+        else:
+            square = self._view(pixels, augment, rng)
+        if augment.rotate:
+            centre = (self.spec.size / 2 - 0.5, self.spec.size / 2 - 0.5)
+            turn = cv2.getRotationMatrix2D(centre, float(rng.uniform(-augment.rotate, augment.rotate)), 1.0)
+            fill = (self.spec.pad_value,) * 3
+            square = cv2.warpAffine(square, turn, square.shape[:2], flags=cv2.INTER_LINEAR, borderValue=fill)
+        if augment.flip and rng.random() < 0.5:
+            square = square[:, ::-1]
+        return self._tensor(_recolour(square, augment, rng))
+
+    def _resized(self, pixels: np.ndarray) -> np.ndarray:
+        geometry = self.geometry(*pixels.shape[:2])
+        size = geometry.size
+        height, width = (round(side * scale) for side, scale in zip(pixels.shape[:2], geometry.scale, strict=True))
+        resized = _resize(pixels, height, width, self.spec.interpolation)
+        top, left = int(geometry.offset[0]), int(geometry.offset[1])
+        resized = resized[max(-top, 0) : max(-top, 0) + size, max(-left, 0) : max(-left, 0) + size]
+        return self._paste(resized, max(top, 0), max(left, 0))
+
+    def _view(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+        """Cut a randomly scaled and moved window out of the image and bring it to the input's size."""
+        height, width = pixels.shape[:2]
+        size = self.spec.size
+        x1, y1, x2, y2 = self.geometry(height, width).to_image((0, 0, size, size))
+        zoom = float(rng.uniform(*augment.crop_scale)) ** 0.5 if augment.crop_scale else 1.0
+        reach = abs(1 - zoom) / 2 + augment.shift
+        middle = (
+            (y1 + y2) / 2 + float(rng.uniform(-reach, reach)) * (y2 - y1),
+            (x1 + x2) / 2 + float(rng.uniform(-reach, reach)) * (x2 - x1),
+        )
+        source, target = [], []
+        for centre, extent, side in ((middle[0], (y2 - y1) * zoom, height), (middle[1], (x2 - x1) * zoom, width)):
+            start = centre - extent / 2
+            first = min(max(round(start), 0), side - 1)
+            last = max(min(round(start + extent), side), first + 1)
+            edges = [min(max(round((edge - start) * size / extent), 0), size) for edge in (first, last)]
+            source.append(slice(first, last))
+            target.append((min(edges[0], size - 1), max(edges[1], min(edges[0], size - 1) + 1)))
+        (top, bottom), (left, right) = target
+        window = _resize(pixels[source[0], source[1]], bottom - top, right - left, self.spec.interpolation)
+        return self._paste(window, top, left)
+
+    def _paste(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
+        size = self.spec.size
+        if pixels.shape[:2] == (size, size):
+            return pixels
+        canvas = np.full((size, size, *pixels.shape[2:]), self.spec.pad_value, np.uint8)
+        canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        return canvas
+
+    def _tensor(self, square: np.ndarray) -> Tensor:
+        import torch
+
+        planes = square[None] if square.ndim == 2 else square.transpose(2, 0, 1)
+        return torch.from_numpy(np.array(planes, np.uint8, order="C"))
+
+    def save(self, folder: Path | str) -> None:
+        """Write `preprocess.json` into a folder."""
+        text = json.dumps({**to_tree(self.spec), "version": VERSION}, indent=2) + "\n"
+        (Path(folder) / FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Preprocess:
+        """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
+        path = Path(folder) / FILE
+        try:
+            tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            version = tree.pop("version")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
+        if version != VERSION:
+            raise ConfigError(f"{path}: preprocessing version {version}, this vlp knows {VERSION}; update vlp")
+        return cls(validate(ImageSpec, tree, str(path)))
+
+
+def _resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> np.ndarray:
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    if interpolation == "area":
+        shrinks = height <= pixels.shape[0] and width <= pixels.shape[1]
+        how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        resized: np.ndarray = cv2.resize(pixels, (width, height), interpolation=how)
+        return resized
+    from PIL import Image
+
+    how = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(pixels).resize((width, height), how))
+
+
+def _recolour(square: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    if augment.blur:
+        sigma = float(rng.uniform(0, augment.blur))
+        square = cv2.GaussianBlur(square, (0, 0), sigma) if sigma > 0.05 else square
+    if augment.brightness or augment.contrast or augment.gamma:
+        gain = 1 + rng.uniform(-augment.contrast, augment.contrast)
+        lift = rng.uniform(-augment.brightness, augment.brightness)
+        power = float(np.exp(rng.uniform(-1, 1) * np.log1p(augment.gamma)))
+        levels = np.clip(((np.arange(256) / 255.0) ** power - 0.5) * gain + 0.5 + lift, 0, 1)
+        square = np.rint(levels * 255).astype(np.uint8)[square]
+    if augment.noise:
+        grain = rng.standard_normal(square.shape[:2], dtype=np.float32) * float(rng.uniform(0, augment.noise) * 255)
+        grain = grain if square.ndim == 2 else grain[..., None]
+        square = np.clip(np.rint(square + grain), 0, 255).astype(np.uint8)
+    return square
