@@ -77,7 +77,8 @@ class Sample:
 
     `image` is a path, encoded bytes (JPEG or PNG), or uint8 pixels `[H, W]` or `[H, W, 3]`. `masks` maps a name to PNG
     bytes of the image's size (non-zero = inside). `labels` maps a finding to 1, 0 or -1 (uncertain); absent = not stated.
-    `groups` holds the columns that scores are broken down by (sex, age, site, ...).
+    `groups` holds the columns that scores are broken down by (sex, age, site, ...). `steps` says in order what was done to
+    the pixels on their way here (DICOM windowing, inversion, resizing).
     """
 
     key: str
@@ -96,6 +97,7 @@ class Sample:
     split: str | None = None
     source: str = ""
     licence: str = ""
+    steps: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pixels as plain JSON values, empty fields left out; masks as their sorted names."""
@@ -132,6 +134,7 @@ class Sample:
                 sections={name: (start, end) for name, (start, end) in report.get("sections", {}).items()},
             )
         values["captions"] = tuple(values.get("captions", ()))
+        values["steps"] = tuple(values.get("steps", ()))
         values["concepts"] = tuple(Mention(**one) for one in values.get("concepts", ()))
         values["boxes"] = tuple(Box(**{**one, "xyxy": tuple(one["xyxy"])}) for one in values.get("boxes", ()))
         return cls(image=image, masks=masks, **values)
