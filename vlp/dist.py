@@ -72,17 +72,49 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.rows = tensor.shape[0]
-        pieces = [torch.empty_like(tensor) for _ in range(world())]
-        td.all_gather(pieces, tensor.contiguous())
-        return torch.cat(pieces)
+        return _gather(tensor)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (grad,) = grads
-        grad = grad.contiguous()
+        if grad.is_cuda:
+            own = grad.new_empty((ctx.rows, *grad.shape[1:]))
+            td.reduce_scatter_tensor(own, grad.contiguous())
+            return own
+        grad = grad.clone(memory_format=torch.contiguous_format)  # the caller's gradient is not ours to change
         td.all_reduce(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]
+
+
+class _Shift(torch.autograd.Function):
+    """Hand `tensor` to the next rank and take the previous rank's; backward hands the gradient back."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _exchange(tensor, to=rank() + 1, source=rank() - 1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return _exchange(grad, to=rank() - 1, source=rank() + 1)
+
+
+def _exchange(tensor: Tensor, to: int, source: int) -> Tensor:
+    received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
+    work = [
+        td.P2POp(td.isend, tensor.contiguous(), to % world()),
+        td.P2POp(td.irecv, received, source % world()),
+    ]
+    for request in td.batch_isend_irecv(work):
+        request.wait()
+    return received
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    pieces = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
+    td.all_gather(pieces, tensor.contiguous())
+    return torch.cat(pieces)
 
 
 class _SumReduce(torch.autograd.Function):
@@ -109,23 +141,41 @@ def gather(tensor: Tensor) -> Tensor:
     if tensor.requires_grad:
         result: Tensor = _Gather.apply(tensor)
         return result
-    pieces = [torch.empty_like(tensor) for _ in range(world())]
-    td.all_gather(pieces, tensor.contiguous())
-    return torch.cat(pieces)
+    return _gather(tensor)
+
+
+def counts(n: int) -> list[int]:
+    """Return every rank's `n`."""
+    if world() == 1:
+        return [n]
+    on_gpu = td.get_backend() == "nccl"
+    found: list[int] = _gather(torch.tensor([n], device=device() if on_gpu else "cpu")).tolist()
+    return found
 
 
 def gather_uneven(tensor: Tensor) -> tuple[Tensor, list[int]]:
-    """As `gather`, for n that differs between ranks (0 included); also returns each rank's n."""
+    """As `gather`, for n that differs between ranks (0 included); also returns each rank's n.
+
+    `tensor` must want a gradient on all ranks or on none: the ranks' backward collectives have to meet.
+    """
     if world() == 1:
         return tensor, [int(tensor.shape[0])]
-    counts = gather(torch.tensor([tensor.shape[0]], device=tensor.device)).tolist()
-    longest = max(counts)
+    sizes = counts(int(tensor.shape[0]))
+    longest = max(sizes)
     if longest == 0:
-        return tensor, counts
+        return tensor, sizes
     padding = tensor.new_zeros((longest - tensor.shape[0], *tensor.shape[1:]))
     gathered = gather(torch.cat([tensor, padding]))
-    pieces = [gathered[index * longest : index * longest + count] for index, count in enumerate(counts)]
-    return torch.cat(pieces), counts
+    pieces = [gathered[index * longest : index * longest + count] for index, count in enumerate(sizes)]
+    return torch.cat(pieces), sizes
+
+
+def shift(tensor: Tensor) -> Tensor:
+    """Return the previous rank's `tensor` [n, ...] (rank 0 takes the last one's); differentiable; equal shapes."""
+    if world() == 1:
+        return tensor
+    result: Tensor = _Shift.apply(tensor)
+    return result
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
@@ -147,6 +197,24 @@ def agree(flag: bool) -> bool:
     value = torch.tensor([int(flag)], device=device() if td.get_backend() == "nccl" else "cpu")
     td.all_reduce(value, op=td.ReduceOp.MAX)
     return bool(value.item())
+
+
+def agree_each(flags: list[bool]) -> list[bool]:
+    """As `agree`, for several flags with one exchange."""
+    if world() == 1:
+        return flags
+    values = torch.tensor([int(flag) for flag in flags], device=device() if td.get_backend() == "nccl" else "cpu")
+    td.all_reduce(values, op=td.ReduceOp.MAX)
+    return [bool(value) for value in values.tolist()]
+
+
+def gather_objects(value: Any) -> list[Any]:
+    """Return every rank's `value` (a small picklable object) in rank order, on every rank."""
+    if world() == 1:
+        return [value]
+    box: list[Any] = [None] * world()
+    td.all_gather_object(box, value)
+    return box
 
 
 def broadcast_object(value: Any) -> Any:

@@ -1,0 +1,96 @@
+"""Assertion prompts: what the report says is there, or is not, decides between two sentences about the image.
+
+No paper's: the training counterpart of zero-shot classification by prompt pairs (CheXzero's, Tiu et al., Nature BME 2022),
+with the report's own assertions, found by the text extractor, as targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import dist
+from ..config import ConfigError, config
+from ..types import ABSENT, PRESENT, Batch, Losses, ModelOutput, PromptSpec
+from .base import Objective, objectives, unit
+from .local import Pool, pooled_similarity
+
+
+@objectives.register("assertion")
+class Assertion(Objective):
+    """`L = mean log(1 + exp(-y (a - d) / τ))` over the pairs (image, finding) that the batch's reports assert.
+
+    a and d are the image's cosines with "there is X" and "there is no X", y is 1 where the report says present and -1 where
+    it says absent: a two-way softmax. What a report does not mention, or leaves uncertain, is left out; the mean runs over
+    the asserted pairs of all ranks. `findings` maps the codes of the shards' concepts to their names in the prompts;
+    `templates` are pairs (affirming, denying), all used. With `patch_weight`, the same loss on similarities pooled over
+    patches is added, which makes single patches answer for findings.
+    """
+
+    batch_coupled = True  # through the number of asserted pairs, which differs between parts of a batch
+
+    @config
+    class Config:
+        findings: Mapping[str, str]
+        templates: tuple[tuple[str, str], ...] = (("there is {}", "there is no {}"),)
+        temperature: float = 0.1
+        patch_weight: float = 0.0
+        pool: Pool = "lse"
+        gamma: float = 8.0
+
+    def __init__(self, config: Config, dim: int) -> None:
+        super().__init__(config, dim)
+        if not config.findings or not config.templates:
+            raise ConfigError("findings, templates: at least one of each is needed")
+        for template in (one for pair in config.templates for one in pair):
+            if template.count("{}") != 1:
+                raise ConfigError(f"templates: {template!r} must hold one {{}}, the place of the finding's name")
+        if min(config.temperature, config.gamma) <= 0 or config.patch_weight < 0:
+            raise ConfigError(f"temperature and gamma must be above 0, patch_weight at least 0, found {config}")
+        self.needs = frozenset({"prompts", "patches"} if config.patch_weight else {"prompts"})
+
+    def prompt_spec(self) -> PromptSpec:
+        config: Any = self.config
+        pairs = [(code, name, *one) for one in config.templates for code, name in config.findings.items()]
+        return PromptSpec(
+            findings=tuple(code for code, *_ in pairs),
+            affirm=tuple(affirm.format(name) for _, name, affirm, _ in pairs),
+            deny=tuple(deny.format(name) for _, name, _, deny in pairs),
+        )
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        config: Any = self.config
+        assert batch.prompts is not None
+        if output.prompts is None or output.prompts.shape[0] != 2 * len(batch.prompts.findings):
+            raise ConfigError(
+                f"objective {self.name!r} needs ModelOutput.prompts with {2 * len(batch.prompts.findings)} rows: "
+                "build the model with this objective's needs"
+            )
+        prompts = unit(output.prompts)
+        asserted = batch.prompts.asserted
+        whole = asserted_loss(unit(output.image) @ prompts.T / config.temperature, asserted)
+        parts = {"global": whole}
+        total = whole
+        if config.patch_weight:
+            assert output.patches is not None
+            pooled = pooled_similarity(unit(output.patches), prompts, config.pool, config.gamma)
+            parts["patches"] = asserted_loss(pooled / config.temperature, asserted)
+            total = total + config.patch_weight * parts["patches"]
+        return Losses(total, parts)
+
+
+def asserted_loss(logits: Tensor, asserted: Tensor) -> Tensor:
+    """Return this rank's share of the mean two-way cross-entropy over asserted pairs; 0 where nothing is asserted.
+
+    `logits` [B, 2F], first against the affirming then the denying prompts; `asserted` [B, F] int8.
+    """
+    affirm, deny = logits.chunk(2, dim=1)
+    present, absent = asserted == PRESENT, asserted == ABSENT
+    losses = F.softplus(torch.where(present, deny - affirm, affirm - deny))
+    counted = present | absent
+    pairs = dist.sum_over_ranks(counted.sum().to(logits.dtype)).clamp(min=1)
+    return losses.masked_fill(~counted, 0.0).sum() * (dist.world() / pairs)

@@ -1,0 +1,49 @@
+"""CLIP: the symmetric InfoNCE with a learned scale.
+
+Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021 (arXiv 2103.00020).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..config import ConfigError, config
+from ..types import Batch, Losses, ModelOutput
+from .base import Objective, objectives, scalar, unit
+from .contrastive import info_nce
+from .pairs import Positives, Rows, needs_of, relation
+
+
+def clip_loss(output: ModelOutput, batch: Batch, positives: Positives, *, even: bool) -> Losses:
+    """Return `½ [CE_rows(s S) + CE_rows((s S)^T)]` over the batch of all ranks, S cosines, s the output's logit_scale."""
+    rows = Rows.of(len(batch), even=even)
+    to_text, to_image = info_nce(
+        unit(output.image), unit(output.text), scalar(output.logit_scale), rows, relation(positives, batch, rows)
+    )
+    return Losses((to_text + to_image) / 2, {"image_to_text": to_text, "text_to_image": to_image})
+
+
+@objectives.register("clip")
+class Clip(Objective):
+    """`L = ½ [CE_rows(s S) + CE_rows((s S)^T)]`: cosines S times a learned scale s, which starts at 1 / 0.07.
+
+    With several processes this is open_clip's loss with local_loss and gather_with_grad, the only ones of its modes whose
+    gradients equal one process's.
+    """
+
+    @config
+    class Config:
+        scale: float = 1 / 0.07
+        positives: Positives = "diagonal"
+
+    def __init__(self, config: Config, dim: int) -> None:
+        super().__init__(config, dim)
+        if not 1 <= config.scale <= 100:
+            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
+        self.needs = frozenset({"logit_scale"}) | needs_of(config.positives)
+        self.scale_init = (math.log(config.scale), None)
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        config: Any = self.config
+        return clip_loss(output, batch, config.positives, even=self.training)

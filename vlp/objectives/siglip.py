@@ -1,0 +1,103 @@
+"""SigLIP: every image-text pair is a yes-or-no question of its own.
+
+Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*, ICCV 2023 (arXiv 2303.15343).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import dist
+from ..config import ConfigError, config
+from ..types import Batch, Losses, ModelOutput
+from .base import Objective, objectives, scalar, unit
+from .contrastive import STREAM_ABOVE, diagonal
+from .pairs import Positives, Relation, Rows, needs_of, relation
+from .streaming import SigmoidSum
+
+Exchange = Literal["gather", "ring"]
+
+
+def sigmoid_sum(
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, related: Relation | None, rows: Rows, dense: bool | None
+) -> Tensor:
+    """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
+    texts = rows.gather(text)
+    if dense is None:
+        dense = image.shape[0] * texts.shape[0] <= STREAM_ABOVE
+    if not dense:
+        total: Tensor = SigmoidSum.apply(image, texts, scale, bias, related, rows.start)
+        return total
+    z = scale * (image @ texts.T) + bias
+    if related is None:
+        positive = diagonal(rows, z)
+    else:
+        positive = related.block(slice(0, rows.count), slice(0, rows.total), z) > 0
+    return -F.logsigmoid(torch.where(positive, z, -z)).sum()
+
+
+def ring_sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Return `sigmoid_sum`'s value while holding one foreign block of texts at a time; equal rows on all ranks.
+
+    Texts go round the ring of ranks, one hop a turn; every pair with a foreign block is a negative.
+    """
+    total: Tensor = SigmoidSum.apply(image, text, scale, bias, None, 0)
+    for _ in range(dist.world() - 1):
+        text = dist.shift(text)
+        total = total + SigmoidSum.apply(image, text, scale, bias, None, -1)
+    return total
+
+
+def siglip_loss(
+    output: ModelOutput,
+    batch: Batch,
+    positives: Positives,
+    exchange: Exchange,
+    *,
+    even: bool,
+    dense: bool | None = None,
+) -> Losses:
+    """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
+    rows = Rows.of(len(batch), even=even)
+    image, text = unit(output.image), unit(output.text)
+    scale, bias = scalar(output.logit_scale), scalar(output.logit_bias)
+    if exchange == "ring" and rows.even:
+        return Losses(rows.share(ring_sigmoid_sum(image, text, scale, bias)))
+    return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows, dense)))
+
+
+@objectives.register("siglip")
+class SigLip(Objective):
+    """`L = -(1/N) sum_ij log sigmoid(y_ij (s S_ij + b))`, y = 1 for positives and -1 otherwise; N images, not N² pairs.
+
+    Scale s starts at 10 and bias b at -10, the paper's for batches of ten thousands; for small ones the log odds of a
+    positive, -ln(N - 1), is a better start (open_clip issue 650). With `exchange: ring` texts go round the ranks one
+    block at a time instead of being gathered; `positives` must then be diagonal.
+    """
+
+    @config
+    class Config:
+        scale: float = 10.0
+        bias: float = -10.0
+        positives: Positives = "diagonal"
+        exchange: Exchange = "gather"
+
+    def __init__(self, config: Config, dim: int) -> None:
+        super().__init__(config, dim)
+        if not 1 <= config.scale <= 100:
+            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
+        if config.exchange == "ring" and config.positives != "diagonal":
+            raise ConfigError(
+                f"positives: {config.positives} needs to know the texts of all ranks: use exchange: gather, not ring"
+            )
+        self.needs = frozenset({"logit_scale", "logit_bias"}) | needs_of(config.positives)
+        self.scale_init = (math.log(config.scale), config.bias)
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        config: Any = self.config
+        return siglip_loss(output, batch, config.positives, config.exchange, even=self.training)
