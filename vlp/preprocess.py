@@ -167,7 +167,8 @@ def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
     top = int(pixels.max(initial=0))
     depth = next((bits for bits in (8, 10, 12, 14, 16) if top < 1 << bits), 32)
     scaled = pixels.astype(np.float32) * (255.0 / ((1 << depth) - 1))
-    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    eight: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+    return eight
 
 
 def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:

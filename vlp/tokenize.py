@@ -1,0 +1,281 @@
+"""Texts to token ids, with the characters and the word that each token came from.
+
+One `Tokenizer` for all kinds: Hugging Face's fast tokenizers (also word pieces trained on one's own reports), open_clip's
+byte-pair encoder, and sentencepiece. Batches are padded to their own longest text. Objects pickle without importing
+transformers, so that loader workers start fast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+import numpy as np
+
+from .config import ConfigError, config
+from .types import Tokens
+
+if TYPE_CHECKING:
+    from .tokenize_kinds import FastTokenizer
+
+FILE = "vlp_tokenizer.json"
+
+Spans = Sequence[tuple[int, int]]
+
+
+class TokenizerError(ValueError):
+    """A text that is too long under `overflow: error`, or a tokenizer that cannot be built or read."""
+
+
+@config
+class TextSpec:
+    """Which tokenizer, and what happens to texts beyond `length` tokens (special ones counted).
+
+    `path`: `hf` a folder or cached hub name; `open_clip` a merges file, none for the one that open_clip ships;
+    `sentencepiece` a `.model` file. `wordpiece` and `sentencepiece` without a path are trained on the training texts, with
+    `vocab_size` pieces. `overflow`: `truncate` keeps the closing special token and counts the text, `error` raises.
+    """
+
+    kind: Literal["hf", "open_clip", "sentencepiece", "wordpiece"] = "wordpiece"
+    path: str | None = None
+    length: int = 256
+    overflow: Literal["truncate", "error"] = "truncate"
+    vocab_size: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.length < 3:
+            raise ValueError(f"length must be at least 3, found {self.length}")
+        if self.kind == "hf" and not self.path:
+            raise ValueError(
+                "kind hf needs a path: a folder with tokenizer.json, or the name of a cached hub repository"
+            )
+
+
+class Piece(NamedTuple):
+    """A token: its id, the word that it is a piece of (-1: special), and its characters `[start, end)` of the text."""
+
+    id: int
+    word: int
+    start: int
+    end: int
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Tokenised texts: `tokens`, `offsets` int64 [B, L, 2] (characters, -1 on special tokens), rows that were cut."""
+
+    tokens: Tokens
+    offsets: np.ndarray
+    cut: frozenset[int] = frozenset()
+
+    @property
+    def truncated(self) -> int:
+        return len(self.cut)
+
+    def find(self, row: int, start: int, end: int) -> tuple[int, int] | None:
+        """Return the tokens `[first, last)` of `row` that cover characters `[start, end)`.
+
+        None when the span is empty or when a part of it fell to truncation: such spans are dropped, never clamped.
+        """
+        starts, ends = self.offsets[row, :, 0], self.offsets[row, :, 1]
+        inside = np.flatnonzero((starts < end) & (ends > start) & (starts >= 0))
+        if start >= end or len(inside) == 0:
+            return None
+        if row in self.cut and end > int(ends.max()):
+            return None
+        return int(inside[0]), int(inside[-1]) + 1
+
+
+class Tokenizer(ABC):
+    """What every kind shares: padding, word and sentence maps, the overflow policy, saving."""
+
+    kind: ClassVar[str]
+    length: int
+    overflow: str
+    vocab_size: int
+    pad_id: int
+
+    @abstractmethod
+    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
+        """Return each text's tokens, special ones included, cut to `length`, and whether anything was cut."""
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """Return the files that this tokenizer is made of, by name."""
+
+    def __call__(self, texts: Sequence[str], sentences: Sequence[Spans] | None = None) -> Encoded:
+        """Tokenise B texts, padded to the longest of them.
+
+        `sentences`: each text's sentence spans in characters, for `Tokens.sentences` (-1 outside of every sentence).
+        Raises TokenizerError for a text beyond `length` under `overflow: error`.
+        """
+        import torch
+
+        found = self._pieces(list(texts))
+        width = max((len(pieces) for pieces, _ in found), default=0)
+        table = np.full((len(found), width, 4), -1, np.int64)
+        table[..., 0] = self.pad_id
+        mask = np.zeros((len(found), width), bool)
+        for row, (pieces, _) in enumerate(found):
+            if pieces:
+                table[row, : len(pieces)] = pieces
+                mask[row, : len(pieces)] = True
+        cut = frozenset(row for row, (_, was_cut) in enumerate(found) if was_cut)
+        if cut and self.overflow == "error":
+            raise TokenizerError(
+                f"{len(cut)} of {len(found)} texts have more than {self.length} tokens (tokenizer.overflow is error); "
+                f"the first has {len(texts[min(cut)])} characters"
+            )
+        offsets = table[..., 2:]
+        owners = None if sentences is None else torch.from_numpy(_sentence_of(offsets, sentences))
+        ids, words = (torch.from_numpy(table[..., column].copy()) for column in (0, 1))
+        tokens = Tokens(ids=ids, mask=torch.from_numpy(mask), words=words, sentences=owners)
+        return Encoded(tokens=tokens, offsets=offsets, cut=cut)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that changes the ids of a text."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.length]).encode())
+        for name, content in sorted(self._essence().items()):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        return digest.hexdigest()[:16]
+
+    def _essence(self) -> dict[str, bytes]:
+        return self.files()
+
+    def save(self, folder: Path | str) -> None:
+        """Write the tokenizer's own files and `vlp_tokenizer.json` into a folder, made when missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            (folder / name).write_bytes(content)
+        record = {
+            "kind": self.kind,
+            "length": self.length,
+            "overflow": self.overflow,
+            "fingerprint": self.fingerprint,
+            "files": sorted(self.files()),
+        }
+        (folder / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _sentence_of(offsets: np.ndarray, sentences: Sequence[Spans]) -> np.ndarray:
+    owners = np.full(offsets.shape[:2], -1, np.int64)
+    for row, spans in enumerate(sentences):
+        starts = offsets[row, :, 0]
+        for index, (start, end) in enumerate(spans):
+            owners[row, (starts >= start) & (starts < end) & (offsets[row, :, 1] > starts)] = index
+    return owners
+
+
+def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Tokenizer:
+    """Return the tokenizer of a recipe; `texts` are read only by the kinds that are trained.
+
+    Raises ConfigError for a path that does not lead to a tokenizer, or for a trained kind without texts.
+    """
+    from .tokenize_kinds import FastTokenizer, OpenClipTokenizer, SentencePieceTokenizer, train_sentencepiece
+
+    if spec.kind == "hf":
+        return _from_transformers(str(spec.path), spec.length, spec.overflow)
+    if spec.kind == "open_clip":
+        return OpenClipTokenizer(_read(spec.path) if spec.path else None, spec.length, spec.overflow)
+    if spec.kind == "wordpiece" and spec.path:
+        return _from_transformers(spec.path, spec.length, spec.overflow)
+    if spec.kind == "sentencepiece" and spec.path:
+        path = Path(spec.path)
+        return SentencePieceTokenizer(
+            _read(path / "spiece.model" if path.is_dir() else path), spec.length, spec.overflow
+        )
+    if texts is None:
+        raise ConfigError(f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts")
+    if spec.kind == "wordpiece":
+        from . import wordpiece
+
+        backend = wordpiece.train(texts, spec.vocab_size)
+        names = {f"{name.strip('[]').lower()}_token": name for name in wordpiece.SPECIAL}
+        setup = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.length, **names}
+        extra = {"tokenizer_config.json": (json.dumps(setup, indent=2) + "\n").encode()}
+        return FastTokenizer(backend, extra, wordpiece.SPECIAL.index("[PAD]"), spec.length, spec.overflow)
+    return SentencePieceTokenizer(train_sentencepiece(texts, spec.vocab_size), spec.length, spec.overflow)
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """Return the tokenizer that `Tokenizer.save` wrote; raises ConfigError naming a missing or changed file."""
+    from .tokenize_kinds import OpenClipTokenizer, SentencePieceTokenizer
+
+    folder = Path(folder)
+    try:
+        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        kind, length, overflow = record["kind"], int(record["length"]), record["overflow"]
+        missing = [name for name in record["files"] if not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"cannot read a tokenizer from {folder / FILE}: {error}") from None
+    if missing:
+        raise ConfigError(f"the tokenizer is incomplete: no file {folder / missing[0]}")
+    loaded: Tokenizer
+    if kind == "hf":
+        loaded = _read_fast(folder, length, overflow)
+    elif kind == "open_clip":
+        merges = folder / "merges.txt.gz"
+        loaded = OpenClipTokenizer(merges.read_bytes() if record["files"] else None, length, overflow)
+    elif kind == "sentencepiece":
+        loaded = SentencePieceTokenizer(_read(folder / "spiece.model"), length, overflow)
+    else:
+        raise ConfigError(f"{folder / FILE}: unknown kind {kind!r}")
+    if loaded.fingerprint != record["fingerprint"]:
+        raise ConfigError(
+            f"the files of the tokenizer in {folder} are not the ones that were saved: its fingerprint differs"
+        )
+    return loaded
+
+
+def _read(path: Path | str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"tokenizer.path: cannot read {path}: {error.strerror}") from None
+
+
+def _read_fast(folder: Path, length: int, overflow: str) -> FastTokenizer:
+    import tokenizers
+
+    from .tokenize_kinds import FastTokenizer
+
+    try:
+        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        extra = {path.name: path.read_bytes() for path in sorted(folder.glob("*.json"))}
+        setup = json.loads(extra.get("tokenizer_config.json", b"{}"))
+    except Exception as error:  # the Rust side raises bare Exceptions
+        raise ConfigError(f"cannot read {folder / 'tokenizer.json'}: {error}") from None
+    extra = {name: content for name, content in extra.items() if name not in ("tokenizer.json", FILE)}
+    pad = setup.get("pad_token") or "[PAD]"
+    pad_id = backend.token_to_id(pad["content"] if isinstance(pad, dict) else pad)
+    return FastTokenizer(backend, extra, pad_id or 0, length, overflow)
+
+
+def _from_transformers(path: str, length: int, overflow: str) -> FastTokenizer:
+    import tempfile
+
+    from transformers import AutoTokenizer
+
+    if (Path(path) / FILE).is_file():
+        return _read_fast(Path(path), length, overflow)
+    try:
+        loaded = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind
+        raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {str(error).splitlines()[0]}") from None
+    if not hasattr(loaded, "backend_tokenizer"):
+        raise ConfigError(
+            f"tokenizer.path: {path!r} holds a slow tokenizer ({type(loaded).__name__}); it has no offsets"
+        )
+    if loaded.pad_token is None:
+        raise ConfigError(f"tokenizer.path: the tokenizer in {path!r} has no padding token")
+    loaded.model_max_length = length
+    with tempfile.TemporaryDirectory() as folder:
+        loaded.save_pretrained(folder)
+        return _read_fast(Path(folder), length, overflow)

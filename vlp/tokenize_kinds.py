@@ -1,0 +1,205 @@
+"""The three kinds of tokenizer behind `vlp.tokenize.Tokenizer`, and the training of sentencepiece."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .tokenize import Piece, Tokenizer, TokenizerError
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+class FastTokenizer(Tokenizer):
+    """A tokenizer of the `tokenizers` library: BERT's word pieces, RoBERTa's and CLIP's byte pairs, T5's and SigLIP's.
+
+    `extra` holds the small configuration files that stand beside `tokenizer.json`, so that `AutoTokenizer` loads the
+    saved folder too.
+    """
+
+    kind = "hf"
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, extra: dict[str, bytes], pad_id: int, length: int, overflow: str
+    ) -> None:
+        backend.no_padding()
+        backend.enable_truncation(length)
+        self.backend, self.extra = backend, extra
+        self.pad_id, self.length, self.overflow = pad_id, length, overflow
+        self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
+
+    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
+        found = []
+        for one in self.backend.encode_batch(texts):
+            pieces = [
+                Piece(token, -1, -1, -1) if word is None or special else Piece(token, word, *span)
+                for token, word, span, special in zip(
+                    one.ids, one.word_ids, one.offsets, one.special_tokens_mask, strict=True
+                )
+            ]
+            found.append((pieces, bool(one.overflowing)))
+        return found
+
+    def files(self) -> dict[str, bytes]:
+        return {"tokenizer.json": self.backend.to_str(pretty=True).encode(), **self.extra}
+
+    def _essence(self) -> dict[str, bytes]:
+        return {"tokenizer.json": self.files()["tokenizer.json"]}
+
+
+class OpenClipTokenizer(Tokenizer):
+    """open_clip's lower-cased byte-pair encoding, with the offsets that it does not give itself."""
+
+    kind = "open_clip"
+
+    def __init__(self, merges: bytes | None, length: int, overflow: str) -> None:
+        self.merges, self.length, self.overflow = merges, length, overflow
+        self._build()
+
+    def _build(self) -> None:
+        import tempfile
+
+        from open_clip.tokenizer import SimpleTokenizer
+
+        if self.merges is None:
+            self.encoder = SimpleTokenizer()
+        else:
+            with tempfile.NamedTemporaryFile(suffix=".gz") as file:
+                file.write(self.merges)
+                file.flush()
+                self.encoder = SimpleTokenizer(file.name)
+        self.vocab_size, self.pad_id = self.encoder.vocab_size, 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"merges": self.merges, "length": self.length, "overflow": self.overflow}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._build()
+
+    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
+        encoder, found = self.encoder, []
+        for text in texts:
+            clean = encoder.clean_fn(text)
+            place = align(clean, text)
+            pieces = [Piece(encoder.sot_token_id, -1, -1, -1)]
+            for word, match in enumerate(encoder.pat.finditer(clean)):
+                raw = "".join(encoder.byte_encoder[byte] for byte in match.group().encode())
+                # byte -> character of the clean text, since pieces are made of bytes
+                owner = [match.start() + at for at, letter in enumerate(match.group()) for _ in letter.encode()]
+                used = 0
+                for piece in encoder.bpe(raw).split(" "):
+                    width = len(piece.removesuffix("</w>"))
+                    first, last = owner[used], owner[min(used + width, len(owner)) - 1]
+                    pieces.append(Piece(encoder.encoder[piece], word, place[first][0], place[last][1]))
+                    used += width
+            cut = len(pieces) >= self.length
+            found.append(([*pieces[: self.length - 1], Piece(encoder.eot_token_id, -1, -1, -1)], cut))
+        return found
+
+    def files(self) -> dict[str, bytes]:
+        return {} if self.merges is None else {"merges.txt.gz": self.merges}
+
+
+def align(clean: str, text: str) -> list[tuple[int, int]]:
+    """Return, for each character of `clean`, the characters `[start, end)` of `text` that it was made from.
+
+    Exact where cleaning lower-cased and collapsed white space; repaired or unescaped stretches map to what they replace.
+    """
+    import difflib
+
+    lowered = [letter.lower()[:1] for letter in text]
+    place: list[tuple[int, int]] = []
+    at = 0
+    for letter in clean:
+        if letter.isspace():
+            place.append((at, at + 1))
+            continue
+        while at < len(text) and text[at].isspace():
+            at += 1
+        if at >= len(text) or lowered[at] != letter:
+            break
+        place.append((at, at + 1))
+        at += 1
+    else:
+        return place
+    place = [(0, 0)] * len(clean)
+    for _, start, end, low, high in difflib.SequenceMatcher(None, lowered, clean, autojunk=False).get_opcodes():
+        for index in range(low, high):
+            same = high - low == end - start
+            place[index] = (start + index - low, start + index - low + 1) if same else (start, end)
+    return place
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A sentencepiece model, framed by its begin and end tokens where it has them."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, model: bytes, length: int, overflow: str) -> None:
+        self.model, self.length, self.overflow = model, length, overflow
+        self._build()
+
+    def _build(self) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.processor = SentencePieceProcessor(model_proto=self.model)
+        self.vocab_size = self.processor.get_piece_size()
+        self.pad_id = max(self.processor.pad_id(), 0)
+        # 0.2.2 renamed the call and refuses the old name
+        modern = hasattr(self.processor, "EncodeAsProto")
+        self._encode = self.processor.EncodeAsProto if modern else self.processor.EncodeAsImmutableProto  # type: ignore[attr-defined]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"model": self.model, "length": self.length, "overflow": self.overflow}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._build()
+
+    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
+        opening, closing = (
+            [Piece(token, -1, -1, -1)] if token >= 0 else []
+            for token in (self.processor.bos_id(), self.processor.eos_id())
+        )
+        room = self.length - len(opening) - len(closing)
+        found = []
+        for text in texts:
+            pieces, word = [], -1
+            for one in self._encode(text).pieces:
+                # a bare word-start marker has no characters, and the piece after it continues that word
+                word += 1 if one.piece.startswith("▁") or word < 0 else 0
+                start = one.begin + len(one.surface) - len(one.surface.lstrip())
+                pieces.append(Piece(one.id, word, min(start, one.end), one.end))
+            found.append(([*opening, *pieces[:room], *closing], len(pieces) > room))
+        return found
+
+    def files(self) -> dict[str, bytes]:
+        return {"spiece.model": self.model}
+
+
+def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
+    """Return a sentencepiece byte-pair model learned from `texts`, lower-cased; equal texts give equal bytes."""
+    from sentencepiece import SentencePieceTrainer
+
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=(line for text in texts for line in text.splitlines() if line.strip()),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            normalization_rule_name="nmt_nfkc_cf",
+            num_threads=1,  # more would make the result depend on their race
+            pad_id=0,
+            unk_id=1,
+            bos_id=2,
+            eos_id=3,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise TokenizerError(f"cannot train a sentencepiece model of {vocab_size} pieces: {error}") from None
+    return model.getvalue()
