@@ -1,0 +1,116 @@
+"""How well masks agree: Dice, IoU, and surface measures (NSD, HD95) of 2-D masks with lengths, not pixel counts.
+
+The surface follows DeepMind's surface-distance definition: the contour runs between pixel centres and each 2 x 2
+neighbourhood contributes the length of contour that crosses it. It is done in two dimensions; a dummy third axis (as in
+MedCLIP-SAMv2's code) counts the flat faces as matched surface and inflates the score.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Mask = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+def _masks(predicted: ArrayLike, truth: ArrayLike) -> tuple[Mask, Mask]:
+    first, second = np.asarray(predicted, dtype=bool), np.asarray(truth, dtype=bool)
+    if first.shape != second.shape or first.ndim != 2:
+        raise ValueError(f"masks must be [H, W] of one shape, found {first.shape} and {second.shape}")
+    return first, second
+
+
+def dice(predicted: ArrayLike, truth: ArrayLike) -> float | None:
+    """Return 2|P and G| / (|P| + |G|); None where both are empty."""
+    first, second = _masks(predicted, truth)
+    total = int(first.sum() + second.sum())
+    return float(2 * (first & second).sum() / total) if total else None
+
+
+def iou(predicted: ArrayLike, truth: ArrayLike) -> float | None:
+    """Return |P and G| / |P or G|; None where both are empty."""
+    first, second = _masks(predicted, truth)
+    total = int((first | second).sum())
+    return float((first & second).sum() / total) if total else None
+
+
+def _contour(mask: Mask, spacing: tuple[float, float]) -> Floats:
+    """Return the contour length [H + 1, W + 1] in each 2 x 2 neighbourhood of a mask padded by one pixel."""
+    padded = np.pad(mask, 1).astype(np.int64)
+    code = 8 * padded[:-1, :-1] + 4 * padded[:-1, 1:] + 2 * padded[1:, :-1] + padded[1:, 1:]
+    height, width = spacing
+    diagonal = 0.5 * float(np.hypot(height, width))
+    lengths = np.zeros(16)
+    lengths[[1, 2, 4, 8, 7, 11, 13, 14]] = diagonal  # one corner stands apart
+    lengths[[3, 12]] = width  # upper and lower half
+    lengths[[5, 10]] = height  # left and right half
+    lengths[[6, 9]] = 2 * diagonal  # opposite corners
+    result: Floats = lengths[code]
+    return result
+
+
+def _surface_distances(
+    predicted: Mask, truth: Mask, spacing: tuple[float, float]
+) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+    from scipy.ndimage import distance_transform_edt
+
+    contours = [_contour(mask, spacing) for mask in (predicted, truth)]
+    away = [
+        distance_transform_edt(contour == 0, sampling=spacing) if contour.any() else np.full(contour.shape, np.inf)
+        for contour in contours
+    ]
+    first, second = ((contours[own] > 0, contours[own], away[1 - own]) for own in (0, 1))
+    return (first[2][first[0]], first[1][first[0]]), (second[2][second[0]], second[1][second[0]])
+
+
+def surface_dice(
+    predicted: ArrayLike, truth: ArrayLike, tolerance: float, spacing: tuple[float, float] = (1.0, 1.0)
+) -> float | None:
+    """Return NSD: the share of both contours' length that lies within `tolerance` of the other. None where both are empty.
+
+    `tolerance` and `spacing` (rows, columns) are in the same unit, pixels by default.
+    """
+    first, second = _masks(predicted, truth)
+    (there, length_there), (back, length_back) = _surface_distances(first, second, spacing)
+    total = float(length_there.sum() + length_back.sum())
+    if total == 0:
+        return None
+    return float((length_there[there <= tolerance].sum() + length_back[back <= tolerance].sum()) / total)
+
+
+def hausdorff(
+    predicted: ArrayLike, truth: ArrayLike, percentile: float = 95, spacing: tuple[float, float] = (1.0, 1.0)
+) -> float | None:
+    """Return the larger of the two directed distances at a percentile of contour length; None where a mask is empty."""
+    first, second = _masks(predicted, truth)
+    if not first.any() or not second.any():
+        return None
+    worst = 0.0
+    for distances, lengths in _surface_distances(first, second, spacing):
+        order = np.argsort(distances)
+        passed = np.cumsum(lengths[order]) / lengths.sum()
+        at = min(int(np.searchsorted(passed, percentile / 100)), len(distances) - 1)
+        worst = max(worst, float(distances[order][at]))
+    return worst
+
+
+def decode_relative_rle(text: str, height: int, width: int) -> Mask:
+    """Return the mask of SIIM's run-length code: each start counts from the end of the run before, column by column.
+
+    "-1" (with or without spaces) is an empty mask. Raises ValueError for a code that does not fit the image.
+    """
+    flat = np.zeros(height * width, dtype=bool)
+    numbers = [int(one) for one in text.split()]
+    if numbers == [-1]:
+        return flat.reshape(width, height).T
+    if len(numbers) % 2:
+        raise ValueError(f"a run-length code has pairs of numbers, found {len(numbers)} numbers")
+    place = 0
+    for skip, length in zip(numbers[::2], numbers[1::2], strict=True):
+        place += skip
+        if skip < 0 or length < 0 or place + length > flat.size:
+            raise ValueError(f"the run-length code leaves the image of {height} x {width} pixels")
+        flat[place : place + length] = True
+        place += length
+    return flat.reshape(width, height).T

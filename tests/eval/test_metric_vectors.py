@@ -1,0 +1,404 @@
+"""The published test vectors (facts computed with numpy, scikit-learn and scipy), one test per family, tolerance 1e-6."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vlp_eval import bootstrap, scoring
+from vlp_eval.metrics import calibration, decisions, fairness, grounding, ranking, retrieval, segmentation, shift
+
+H1 = np.array([[0.1, 0.2, 0.1, 0], [0.2, 0.8, 0.6, 0.1], [0.1, 0.7, 0.9, 0.2], [0, 0.1, 0.2, 0.1]])
+H2 = np.array([[0.1, 0.2, 0.1, 0], [0.2, 0.8, 0.6, 0.1], [0.1, 0.15, 0.9, 0.7], [0, 0.1, 0.2, 0.1]])
+BOX = grounding.box_mask([(1, 1, 3, 3)], 4, 4)
+Y = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1, 0])
+S = np.array([0.9, 0.4, 0.35, 0.8, 0.4, 0.1, 0.4, 0.7, 0.6, 0.2])
+
+
+def close(value: object, expected: object, tolerance: float = 1e-6) -> bool:
+    return np.allclose(np.asarray(value, float), np.asarray(expected, float), rtol=0, atol=tolerance)
+
+
+# G1
+
+
+def test_pair_softmax() -> None:
+    assert close(scoring.pair_softmax(0.30, 0.20), 0.5249791875)
+    assert close(scoring.pair_softmax(0.30, 0.20, 0.07), 0.8066786302)
+
+
+def test_xplainer_is_a_geometric_mean_of_pair_softmaxes() -> None:
+    p = scoring.pair_softmax([0.30, 0.10, 0.40], [0.20, 0.25, 0.10], 0.5)
+    assert close(p, [0.5498339973, 0.4255574832, 0.6456563062])
+    assert close(scoring.xplainer(p), [0.5325949851, 0.4508319217])
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [("norm-mean-norm", 0.9899494937), ("mean-raw", 0.9838699101), ("mean-of-scores", 0.7), ("max-of-scores", 0.8)],
+)
+def test_four_ways_to_pool_prompts_are_four_classifiers(pooling: scoring.Pooling, expected: float) -> None:
+    assert close(scoring.similarity([[0.6, 0.8]], [[1, 0], [0, 2]], pooling), expected)
+
+
+def test_standardising_over_the_set_changes_decisions() -> None:
+    sims = np.array([[0.30, 0.28], [0.25, 0.29], [0.20, 0.26]])
+    assert sims.argmax(1).tolist() == [0, 1, 1]
+    z = scoring.zscore(sims)
+    assert close(z, [[1.224745, 0.267261], [0, 1.069045], [-1.224745, -1.336306]])
+    assert z.argmax(1).tolist() == [0, 1, 0]
+
+
+def test_conceptclip_mix() -> None:
+    table = np.array([[0.1, 0.4], [0.3, 0.2], [0.5, 0.1], [0.2, 0.3]])  # cosines of patches with two concepts
+    patches = np.c_[table, np.sqrt(1 - (table**2).sum(1))][None]
+    local = 10 * scoring.local_scores(patches, np.eye(3)[:2], top=2)
+    assert close(local, [[4.0, 3.5]])
+    mixed = scoring.mix(scoring.softmax(local), scoring.softmax([[2.5, 3.0]]), 0.5)
+    assert close(scoring.softmax(local), [[0.6224593312, 0.3775406688]])
+    assert close(mixed, [[0.5, 0.5]])
+
+
+# G2
+
+
+def test_multi_class_decisions() -> None:
+    truth, guess = [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0]
+    assert close(decisions.accuracy(truth, guess), 2 / 3)
+    assert close(decisions.balanced_accuracy(truth, guess), 2 / 3)
+    assert close(decisions.macro_f1(truth, guess), 0.6555555556)
+    assert close(decisions.weighted_f1(truth, guess), 0.6555555556)
+    assert close(decisions.kappa(truth, guess, quadratic=True), 0.2857142857)
+    assert close(decisions.matthews(truth, guess), 0.5222329679)
+
+
+def test_a_class_without_positives_is_undefined_not_a_half() -> None:
+    truth = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]])
+    scores = np.array([[0.4, 0.2, 0.1], [0.5, 0.6, 0.4], [0.6, 0.3, 0.2], [0.1, 0.35, 0.3]])
+    each = [ranking.auroc(truth[:, c], scores[:, c]) for c in range(3)]
+    assert each[:2] == [0.75, 0.75] and each[2] is None
+    assert close(ranking.auroc(truth.ravel(), scores.ravel()), 0.84375)
+    assert close([ranking.average_precision(truth[:, c], scores[:, c]) for c in range(2)], [0.8333333333] * 2)
+    assert ranking.average_precision(truth[:, 2], scores[:, 2]) is None
+
+
+# G3
+
+
+def test_binary_ranking() -> None:
+    assert close(ranking.auroc(Y, S), 0.76)
+    assert close(ranking.average_precision(Y, S), 0.7892857143)
+    assert close(ranking.best_f1(Y, S), [0.7692307692, 0.35])
+    point = ranking.youden(Y, S)
+    assert point is not None
+    assert close([point.threshold, point.sensitivity, point.specificity], [0.8, 0.4, 1.0])
+
+
+def test_bootstrap_draws() -> None:
+    weights = bootstrap.multiplicities([str(one) for one in range(10)], 2000, seed=0)
+    interval = bootstrap.Interval.of(ranking.Ranking.of(Y, S).auroc(weights))
+    assert interval is not None
+    assert (interval.skipped, interval.kept) == (7, 1993)
+    assert close([interval.mean, interval.deviation], [0.7659651638, 0.1607861772])
+    assert close(interval.bounds, [0.4145833333, 1.0])
+
+
+def test_stratified_bootstrap_draws() -> None:
+    interval = bootstrap.Interval.of(ranking.Ranking.of(Y, S).auroc(bootstrap.stratified_multiplicities(Y, 2000, 0)))
+    assert interval is not None and interval.skipped == 0
+    assert close([interval.mean, interval.deviation, *interval.bounds], [0.76536, 0.1517260056, 0.4395, 1.0])
+
+
+def test_delong() -> None:
+    result = ranking.delong(Y, S)
+    assert result is not None
+    assert close([result.value[0], result.covariance[0, 0]], [0.76, 0.0262])
+    assert close(result.interval(), [0.442752114, 1.0])
+
+
+# G4
+
+TEXTS = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.6], [0.3, 0.8, 0.1], [0.7, 0.4, 0.2], [0.1, 0.65, 0.55]])
+OF_IMAGE = np.array([0, 0, 1, 1, 2])
+
+
+def test_text_to_image() -> None:
+    ranks = retrieval.rank_positives(TEXTS, OF_IMAGE[:, None] == np.arange(3))
+    assert close([retrieval.hit_at(ranks, k) for k in (1, 2, 3)], [0.4, 0.8, 1.0])
+    assert ranks.rank().tolist() == [1, 3, 1, 2, 2]
+    assert retrieval.median_rank(ranks) == 2
+    assert close(retrieval.mean_rank(ranks), 1.8)
+    assert close(retrieval.mean_reciprocal_rank(ranks), 2 / 3)
+
+
+def test_image_to_text_with_several_captions() -> None:
+    positive = np.arange(3)[:, None] == OF_IMAGE
+    ranks = retrieval.rank_positives(TEXTS.T, positive)
+    ranked = retrieval.ranked_relevance(TEXTS.T, positive)
+    assert close([retrieval.hit_at(ranks, k) for k in (1, 2, 3)], [2 / 3, 1, 1])
+    assert close([retrieval.recall_at(ranked, positive.sum(1), k).mean() for k in (1, 2, 3)], [1 / 3, 2 / 3, 2 / 3])
+    assert close([retrieval.precision_at(ranked, k).mean() for k in (1, 2, 3)], [2 / 3, 0.5, 1 / 3])
+    assert ranks.rank().tolist() == [1, 1, 2]
+    assert retrieval.median_rank(ranks) == 1
+    assert close(retrieval.mean_reciprocal_rank(ranks), 5 / 6)
+    assert close(retrieval.average_precisions(ranked).mean(), 2 / 3)
+
+
+def test_one_to_one_ranks_as_open_clip() -> None:
+    square = np.array([[0.9, 0.1, 0.2, 0.3], [0.8, 0.4, 0.1, 0.2], [0.3, 0.2, 0.5, 0.6], [0.1, 0.2, 0.3, 0.9]])
+    ranks = retrieval.rank_positives(square, np.eye(4, dtype=bool))
+    assert (ranks.rank("index") - 1).tolist() == [0, 1, 1, 0]
+    assert close([retrieval.hit_at(ranks, 1), retrieval.hit_at(ranks, 2), retrieval.mean_rank(ranks)], [0.5, 1, 1.5])
+    assert (retrieval.rank_positives(square.T, np.eye(4, dtype=bool)).rank() - 1).tolist() == [0, 0, 0, 0]
+
+
+def test_duplicate_texts_are_positives() -> None:
+    pool = np.array([[0.9, 0.2, 0.9], [0.1, 0.8, 0.1], [0.7, 0.3, 0.7]])
+    naive = retrieval.rank_positives(pool, np.eye(3, dtype=bool))
+    assert close(retrieval.hit_at(naive, 1, "index"), 2 / 3)
+    same = np.array([0, 1, 0])
+    assert retrieval.hit_at(retrieval.rank_positives(pool, same[:, None] == same), 1) == 1
+
+
+def test_precision_by_class() -> None:
+    relevant = np.array([[1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 1, 0]], dtype=bool)
+    ranked = retrieval.ranked_relevance([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0.9, 0.1, 0.8, 0.2, 0.7, 0.3]], relevant)
+    assert close(
+        [retrieval.precision_at(ranked, k) for k in (1, 2, 3, 5)], [[1, 0], [0.5, 0], [2 / 3, 1 / 3], [0.4, 0.2]]
+    )
+    assert close(retrieval.average_precisions(ranked), [0.7222222222, 1 / 3])
+
+
+# G5
+
+
+def test_calibration_error() -> None:
+    confidence, right = [0.95, 0.85, 0.75, 0.65, 0.55] * 2, [1, 1, 1, 0, 1, 1, 0, 1, 1, 0]
+    assert close(calibration.calibration_error(confidence, right, 5), [0.09, 0.15])
+    assert close(calibration.calibration_error(confidence, right, 10), [0.17, 0.35])
+    assert close(calibration.calibration_error(confidence, right, 15), [0.17, 0.35])
+    assert close(calibration.adaptive_calibration_error(confidence, right, 5), 0.17)
+
+
+def test_binary_calibration_is_on_the_probability_of_the_finding() -> None:
+    p, y = np.array([0.93, 0.81, 0.33, 0.57, 0.22, 0.11]), np.array([1, 1, 0, 0, 0, 1])
+    assert close(calibration.calibration_error(p, y, 5), [0.3783333333, 0.89])
+    assert close(calibration.calibration_error(np.maximum(p, 1 - p), (p > 0.5) == y, 5), [0.2916666667, 0.57])
+    assert close(calibration.brier(p, y), 0.2192166667)
+    assert close(calibration.negative_log_likelihood(p, y), 0.6639126056)
+
+
+# G6
+
+
+def test_equity() -> None:
+    y, s = np.array([1, 1, 0, 0, 1, 1, 0, 0]), np.array([0.9, 0.8, 0.2, 0.1, 0.7, 0.3, 0.6, 0.4])
+    groups = {name: ranking.auroc(y[part], s[part]) for name, part in (("a", slice(0, 4)), ("b", slice(4, 8)))}
+    equity = fairness.equity_scaled(ranking.auroc(y, s), groups)
+    assert equity is not None
+    assert close([equity.overall, equity.delta, equity.scaled], [0.875, 0.5, 0.5833333333])
+    assert close([equity.scaled_std, equity.gap, equity.worst], [0.6464466094, 0.5, 0.5])
+    decided, member = s >= 0.5, np.repeat([0, 1], 4)
+    assert fairness.demographic_parity_difference(decided, member) == 0
+    assert fairness.equalized_odds_difference(y, decided, member) == 0.5
+    accuracy = fairness.equity_scaled(0.75, {"a": 1.0, "b": 0.5})
+    dice = fairness.equity_scaled(0.80, {"a": 0.85, "b": 0.78, "c": 0.70})
+    assert accuracy is not None and dice is not None
+    assert close([accuracy.scaled, dice.delta, dice.scaled, dice.scaled_std], [0.5, 0.17, 0.6837606838, 0.7441476035])
+    with pytest.raises(ValueError, match="fractions"):
+        fairness.equity_scaled(80.0, {"a": 85.0})
+
+
+# G7
+
+
+def test_out_of_distribution() -> None:
+    inside = [
+        0.99,
+        0.97,
+        0.95,
+        0.93,
+        0.91,
+        0.9,
+        0.88,
+        0.86,
+        0.84,
+        0.82,
+        0.8,
+        0.78,
+        0.76,
+        0.74,
+        0.72,
+        0.7,
+        0.65,
+        0.6,
+        0.5,
+        0.3,
+    ]
+    outside = [0.92, 0.75, 0.62, 0.55, 0.45, 0.4, 0.35, 0.25, 0.2, 0.1]
+    result = shift.out_of_distribution(inside, outside)
+    assert result is not None
+    assert close([result.auroc, result.fpr95, result.threshold95], [0.845, 0.4, 0.5])
+    assert close([result.ap_in, result.ap_out, result.detection_accuracy], [0.8998360117, 0.794264208, 0.825])
+    assert close(shift.max_softmax([[2, 1, 0], [0, 0, 0]]), [0.6652409558, 1 / 3])
+    assert close(shift.energy([[2, 1, 0], [0, 0, 0]]), [2.4076059644, 1.0986122887])
+
+
+def test_robustness_index() -> None:
+    result = shift.robustness_index([0, 1, 2, 10, 11, 12.5], list("AABBAB"), [1, 2, 1, 2, 2, 1], k=3, metric="euclid")
+    assert (result.same_same, result.same_other, result.other_same, result.other_other) == (1, 6, 5, 6)
+    assert close([result.index, result.ratio], [0.5454545455, 7 / 6])
+
+
+# G8
+
+
+def test_contrast_to_noise() -> None:
+    assert close(grounding.contrast_to_noise(H1, BOX), 4.826004826)
+    assert close(grounding.contrast_to_noise(H1, BOX, ddof=1), 4.2876869358)
+    assert close(grounding.contrast_to_noise(3 * H1 - 7, BOX), 4.826004826)
+    assert close(grounding.contrast_to_noise(-H1, BOX), -4.826004826)
+    assert close(grounding.contrast_to_noise(-H1, BOX, signed=False), 4.826004826)
+    assert close(grounding.contrast_to_noise(H2, BOX), 1.3467056998)
+    blind = H1.copy()
+    blind[:, 3] = np.nan
+    assert close(grounding.contrast_to_noise(blind, BOX), 4.8112522432)
+    union = grounding.box_mask([(1, 1, 3, 3), (0, 0, 1, 1)], 4, 4)
+    assert close(grounding.contrast_to_noise(H1, union), 1.7447399941)
+    assert grounding.contrast_to_noise(np.ones((4, 4)), BOX) is None
+
+
+def test_mean_iou_over_thresholds() -> None:
+    def both(result: tuple[list[float], float] | None) -> tuple[list[float], float]:
+        assert result is not None
+        return result
+
+    each, mean = both(grounding.mean_iou(H1, BOX))
+    assert close(each, [0.5, 1, 1, 1, 1]) and close(mean, 0.9)
+    each, mean = both(grounding.mean_iou(H1, BOX, inclusive=True))
+    assert close(each, [0.2857142857, 0.5, 1, 1, 1]) and close(mean, 0.7571428571)
+    blind = H1.copy()
+    blind[:, 3] = np.nan
+    each, mean = both(grounding.mean_iou(blind, BOX))
+    assert close(each[0], 0.5714285714) and close(mean, 0.9142857143)
+    union = grounding.box_mask([(1, 1, 3, 3), (0, 0, 1, 1)], 4, 4)
+    each, mean = both(grounding.mean_iou(H1, union))
+    assert close(each, [0.4444444444, 0.8, 0.8, 0.8, 0.8]) and close(mean, 0.7288888889)
+    each, mean = both(grounding.mean_iou(H2, BOX))
+    assert close(each, [0.5, 0.6, 0.6, 0.6, 0.6]) and close(mean, 0.58)
+
+
+def test_pixel_scores_and_dice() -> None:
+    assert close(grounding.pixel_auroc(H2, BOX), 0.8958333333)
+    assert close(grounding.pixel_average_precision(H2, BOX), 0.8125)
+    dice = [grounding.dice_at(H2, BOX, t) for t in (0.1, 0.2, 0.3, 0.5, 0.65)]
+    assert close(dice, [2 / 3, 0.75, 0.75, 0.75, 0.5714285714])
+    assert close(grounding.foreground_background_iou(H2, BOX, 0.5), [0.6, 0.8461538462, 0.7230769231])
+
+
+def test_pointing_game_takes_the_first_maximum() -> None:
+    assert grounding.pointing_hit(H1, BOX) is True
+    tie, truth = np.array([[0.9, 0.1], [0.9, 0.2]]), np.array([[False, False], [True, False]])
+    assert grounding.pointing_hit(tie, truth) is False
+    assert grounding.pointing_hit(tie, truth, any_tied=True) is True
+
+
+def test_box_overlap() -> None:
+    overlap = grounding.box_overlap((10, 10, 30, 30), (20, 20, 40, 50))
+    assert close([overlap.iou, overlap.iobb, overlap.cover], [1 / 9, 0.25, 1 / 6])
+
+
+def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
+    from vlp_eval.maps import smooth
+
+    from vlp.geometry import resample_grid
+    from vlp.types import PatchGrid
+
+    delta = np.zeros((7, 7))
+    delta[3, 3] = 1
+    blurred = smooth(delta, 1.5)
+    assert close([blurred[3, 3], blurred[3, 0], blurred.sum()], [0.0707369861, 0.0115938475, 1])
+    spread = resample_grid(np.array([[0.0, 1.0], [0.0, 0.0]]), PatchGrid(2, 2, (2.0, 2.0), (1.0, 1.0)), 4)
+    assert close(spread, [[0, 0.25, 0.75, 1], [0, 0.1875, 0.5625, 0.75], [0, 0.0625, 0.1875, 0.25], [0, 0, 0, 0]])
+
+
+# G9
+
+
+def block(top: int, bottom: int) -> np.ndarray:
+    mask = np.zeros((10, 10), dtype=bool)
+    mask[top : bottom + 1, 2:7] = True
+    return mask
+
+
+def test_segmentation_in_two_dimensions() -> None:
+    truth, near, far = block(2, 6), block(3, 7), block(5, 9)
+    assert close([segmentation.dice(near, truth), segmentation.iou(near, truth)], [0.8, 2 / 3])
+    assert close([segmentation.surface_dice(near, truth, t) for t in (0, 0.5, 1)], [0.5, 0.5, 1])
+    assert close([segmentation.surface_dice(far, truth, t) for t in (1, 2, 3)], [0.5, 0.7124447238, 1])
+    assert segmentation.hausdorff(near, truth) == 1
+
+
+def test_relative_run_lengths() -> None:
+    mask = segmentation.decode_relative_rle("1 2 3 1", 4, 4)
+    assert mask.astype(int).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert not segmentation.decode_relative_rle(" -1", 4, 4).any()
+    with pytest.raises(ValueError, match="leaves the image"):
+        segmentation.decode_relative_rle("10 9", 4, 4)
+
+
+# Against other implementations, on random data with ties
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranking_agrees_with_scikit_learn(seed: int) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    y, s = rng.integers(0, 2, 200), rng.integers(0, 30, 200) / 30
+    assert close(ranking.auroc(y, s), roc_auc_score(y, s))
+    assert close(ranking.average_precision(y, s), average_precision_score(y, s))
+    weights = bootstrap.multiplicities([str(one) for one in rng.integers(0, 60, 200)], 5, seed)
+    fast = ranking.Ranking.of(y, s)
+    slow = [roc_auc_score(np.repeat(y, row), np.repeat(s, row)) for row in weights]
+    assert close(fast.auroc(weights), slow)
+    slow = [average_precision_score(np.repeat(y, row), np.repeat(s, row)) for row in weights]
+    assert close(fast.average_precision(weights), slow)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_decisions_agree_with_scikit_learn(seed: int) -> None:
+    from sklearn import metrics
+
+    rng = np.random.default_rng(seed)
+    y, p = rng.integers(0, 4, 100), rng.integers(0, 4, 100)
+    assert close(decisions.kappa(y, p), metrics.cohen_kappa_score(y, p))
+    assert close(decisions.kappa(y, p, quadratic=True), metrics.cohen_kappa_score(y, p, weights="quadratic"))
+    assert close(decisions.matthews(y, p), metrics.matthews_corrcoef(y, p))
+    assert close(decisions.macro_f1(y, p), metrics.f1_score(y, p, average="macro"))
+    assert close(decisions.balanced_accuracy(y, p), metrics.balanced_accuracy_score(y, p))
+
+
+def test_expected_ties_are_the_mean_over_random_orders() -> None:
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 3, (6, 8)) / 2, rng.random((6, 8)) < 0.3
+    positive[:, 0] |= ~positive.any(1)
+    ranks = retrieval.rank_positives(scores, positive)
+    for k in (1, 3, 5):
+        draws = []
+        for _ in range(4000):
+            order = np.argsort(-(scores + 1e-6 * rng.random(scores.shape)), axis=1)
+            draws.append(np.take_along_axis(positive, order, 1)[:, :k].any(1))
+        assert np.abs(np.mean(draws, axis=0) - ranks.hits(k)).max() < 0.04
+        assert (ranks.hits(k, "pessimistic") <= ranks.hits(k) + 1e-9).all()
+        assert (ranks.hits(k, "optimistic") >= ranks.hits(k) - 1e-9).all()
+        assert ((ranks.hits(k, "index") == 0) | (ranks.hits(k, "index") == 1)).all()
+
+
+def test_intervals_resample_whole_patients() -> None:
+    weights = bootstrap.multiplicities(["a", "a", "b", "c", "c"], 50, 0)
+    assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 4]).all()
+    assert (weights[:, [0, 2, 3]].sum(1) == 3).all()
+
+
+def test_this_file_needs_nothing_beside_the_repository() -> None:
+    assert "shared" not in Path(__file__).read_text().replace('"shared"', "")
