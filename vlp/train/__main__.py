@@ -1,0 +1,119 @@
+"""`vlp-train RECIPE [a.b=c ...]`: the command line of the trainer. Nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
+
+EPILOG = """examples:
+  vlp-train recipes/smoke_cpu.yaml data.train=runs/covid/shards name=covid
+  vlp-train recipes/clip.yaml data.train=shards optim.lr=1e-4 engine.precision=bf16
+  vlp-train recipes/clip.yaml data.train=shards --plan        what would be read, by whom
+  launch/torchrun.sh recipes/clip.yaml data.train=shards      all GPUs of this machine, resumes by itself
+
+Any key of a recipe can be set as a.b=value (a list's item as a.0.b=value); the run goes to {out}/{name}.
+Exit codes: 0 finished, or stopped by SIGTERM, SIGUSR1 or ctrl-C with a checkpoint saved ("resumable");
+1 the run failed; 2 the recipe or the command is wrong."""
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="vlp-train",
+        description="Train a vision-language model as a recipe says.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("recipe", type=Path, help="a YAML file")
+    made.add_argument("overrides", nargs="*", metavar="a.b=c", help="a key of the recipe and its value")
+    made.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint; start fresh if there is none"
+    )
+    made.add_argument("--plan", action="store_true", help="print which samples each process would read, and stop")
+    made.add_argument(
+        "--dry-run", action="store_true", help="build everything, run one step, print the memory, and stop"
+    )
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return run(arguments)
+    except Exception as error:
+        return complain(error, os.environ.get("RANK"))
+
+
+def complain(error: Exception, rank: str | None) -> int:
+    """Print what went wrong: one line for what the project itself raised, a traceback for what nobody foresaw."""
+    from vlp.registry import UnknownNameError
+
+    prefix = f"vlp-train: rank {rank}: " if rank is not None else "vlp-train: "
+    is_ours = type(error).__module__.startswith("vlp.")
+    if not is_ours:
+        traceback.print_exc()
+    print(prefix + " ".join(str(error).split()), file=sys.stderr, flush=True)  # noqa: T201
+    return 2 if is_ours and isinstance(error, (ValueError, UnknownNameError)) else 1
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from .recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.plan:
+        from .survey import print_plan
+
+        print_plan(recipe)
+        return 0
+    from vlp import dist
+
+    from .faults import follow_parent
+
+    follow_parent()
+    dist.init(recipe.engine.timeout_minutes)
+    if arguments.dry_run:
+        from .survey import dry_run
+
+        dry_run(recipe)
+    else:
+        outcome = train_and_name_the_lost(recipe, arguments.resume)
+        if dist.is_main() or outcome == "resumable":
+            rank = f"rank {dist.rank()}: " if dist.world() > 1 else ""
+            print(f"vlp-train: {rank}{outcome}: {recipe.folder}", file=sys.stderr, flush=True)  # noqa: T201
+    dist.shutdown()
+    return 0
+
+
+def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
+    """Train; when that fails while other ranks are gone, say which ones, as the error itself never does."""
+    from vlp import dist
+
+    from .faults import missing_ranks
+    from .loop import train
+
+    try:
+        return train(recipe, resume)
+    except Exception as error:
+        lost = missing_ranks(recipe.folder, dist.world()) if dist.world() > 1 else []
+        code = complain(error, os.environ.get("RANK"))
+        if lost:
+            message = f"vlp-train: rank {dist.rank()}: {', '.join(lost)} is gone; the last checkpoint stands, --resume goes on"
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+        if dist.world() > 1:
+            # Leaving in good order would wait for ranks that no longer answer.
+            sys.stdout.flush()
+            os._exit(code)
+        raise SystemExit(code) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""From a recipe to the parts of a run, and those parts to and from a checkpoint folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlp import dist, hub
+from vlp.config import ConfigError, dump_yaml, read_yaml
+from vlp.config import digest as digest_of
+from vlp.data.loader import Loader
+from vlp.models.dual_encoder import build_model
+from vlp.objectives import build_objectives
+from vlp.preprocess import Preprocess
+from vlp.tokenize import Tokenizer, build_tokenizer, load_tokenizer
+
+from . import checkpoint
+from .cached import check_accumulation
+from .engine import Engine, build_engine
+from .recipe import Recipe, check_resume, check_world
+from .state import random_states, read_random_states, set_random_states, write_random_states
+from .step import TrainStep
+
+TOKENIZER_TEXTS = 200_000
+"""Training texts that a tokenizer is trained on at most; more change next to nothing."""
+
+
+@dataclass
+class Parts:
+    """What the loop works with."""
+
+    engine: Engine
+    loader: Loader
+    validation: Loader | None
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run's size in numbers, for the log's first line."""
+        parameters = list(self.engine.module.parameters())
+        return {
+            "parameters": sum(one.numel() for one in parameters),
+            "trained": sum(one.numel() for one in parameters if one.requires_grad),
+            "precision": self.engine.precision,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+        }
+
+
+def open_run(recipe: Recipe, resume: bool) -> Path | None:
+    """Make the run folder and return the checkpoint to go on from, None for a fresh start. Collective.
+
+    Raises ConfigError on every rank when the folder holds another run's checkpoints, or (without `resume`) this one's.
+    """
+    check_world(recipe, dist.world())
+    found: Path | None = None
+    failure: str | None = None
+    if dist.is_main():
+        try:
+            found = _open_run(recipe, resume)
+        except (ConfigError, OSError) as error:
+            failure = str(error)
+    found, failure = dist.broadcast_object((found, failure))
+    if failure is not None:
+        raise ConfigError(failure)
+    return found
+
+
+def _open_run(recipe: Recipe, resume: bool) -> Path | None:
+    run = recipe.folder
+    found = checkpoint.latest(run)
+    if found is not None and not resume:
+        raise ConfigError(
+            f"{run} holds a run already (checkpoint {found.name}): add --resume to go on with it, or choose another name="
+        )
+    if found is not None:
+        check_resume(recipe, read_yaml(found / "recipe.yaml"))
+    run.mkdir(parents=True, exist_ok=True)
+    checkpoint.rotate(run, recipe.train.keep)
+    (run / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+    if found is None:
+        (run / "log.jsonl").unlink(missing_ok=True)
+    return found
+
+
+def build(recipe: Recipe, run: Path) -> Parts:
+    """Build everything that a recipe names, the same on every rank. Collective. Raises ConfigError."""
+    device = dist.device()
+    torch.manual_seed(recipe.seed)
+    objectives = build_objectives(recipe.objectives, recipe.model.dim)
+    check_accumulation(recipe.train.accumulate, recipe.train.cached_embeddings, objectives.batch_coupled)
+    preprocess = Preprocess(recipe.image)
+    tokenizer = build_or_train_tokenizer(recipe, run)
+    make_loader = partial(
+        Loader,
+        recipe.data,
+        preprocess,
+        tokenizer,
+        objectives.needs,
+        objectives.prompt_spec(),
+        seed=recipe.seed,
+        rank=dist.rank(),
+        world=dist.world(),
+    )
+    loader = make_loader(split="train")
+    validation = make_loader(split="val") if recipe.data.val else None
+    model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
+    engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
+    engine.module.train()
+    # Parameters start alike on all ranks; dropout must not.
+    torch.manual_seed(recipe.seed * 1_000_003 + dist.rank())
+    return Parts(engine, loader, validation, preprocess, tokenizer, device)
+
+
+def build_or_train_tokenizer(recipe: Recipe, run: Path) -> Tokenizer:
+    """Return the recipe's tokenizer; one that has no file yet is trained by rank 0 and kept in the run folder. Collective."""
+    spec = recipe.tokenizer
+    if spec.kind not in ("sentencepiece", "wordpiece") or spec.path is not None:
+        return build_tokenizer(spec, None)
+    folder = run / "tokenizer"
+    failure: str | None = None
+    if dist.is_main() and not folder.is_dir():
+        try:
+            temporary = folder.with_name(".tokenizer.tmp")
+            build_tokenizer(spec, Loader.training_texts(recipe.data, TOKENIZER_TEXTS)).save(temporary)
+            temporary.rename(folder)
+        except (ValueError, OSError) as error:
+            failure = f"tokenizer: {error}"
+    failure = dist.broadcast_object(failure)
+    if failure is not None:
+        raise ConfigError(failure)
+    return load_tokenizer(folder)
+
+
+def write_checkpoint(
+    parts: Parts, recipe: Recipe, step: int, samples: int, position: dict[str, Any]
+) -> Callable[[Path], None]:
+    """Return what `checkpoint.save` has every rank run.
+
+    The collective part comes first: a rank that fails later, alone, keeps nobody waiting.
+    """
+    weights = parts.engine.weights()
+    counters = {
+        "step": step,
+        "samples": samples,
+        "loader": position,
+        "world": dist.world(),
+        "engine": parts.engine.scalars(),
+        "recipe": digest_of(recipe),
+        "torch": torch.__version__,
+    }
+
+    def write(folder: Path) -> None:
+        parts.engine.save(folder / "state" / "engine")
+        write_random_states(random_states(), folder / "state" / "random", dist.rank())
+        if dist.is_main():
+            hub.save_pretrained(
+                folder, parts.engine.module.model, parts.preprocess, parts.tokenizer, {"step": step}, weights=weights
+            )
+            (folder / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+            checkpoint.write_counters(folder, counters)
+
+    return write
+
+
+def load_checkpoint(parts: Parts, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
+    """Put a checkpoint's state into the parts; return step, samples, and what sets the random generators. Collective.
+
+    At the same number of processes everything goes on exactly; at another the data and the optimiser do, while dropout
+    draws anew. Raises ConfigError for a folder that is not such a checkpoint.
+    """
+    counters = checkpoint.read_counters(folder)
+    parts.engine.load(folder / "state" / "engine")
+    parts.engine.set_scalars(counters["engine"])
+    parts.loader.load_state(counters["loader"])
+    states = read_random_states(folder / "state" / "random", dist.rank()) if counters["world"] == dist.world() else None
+
+    def restore() -> None:
+        if states is None:
+            torch.manual_seed((recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + dist.rank())
+        else:
+            set_random_states(states)
+
+    return counters["step"], counters["samples"], restore

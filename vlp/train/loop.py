@@ -1,0 +1,197 @@
+"""The trainer, in one sitting: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlp import dist
+from vlp.config import to_tree
+
+from . import checkpoint
+from .build import Parts, build, load_checkpoint, open_run, write_checkpoint
+from .cached import gradients
+from .faults import StopRequest, sign_in
+from .log import Meter, RunLog
+from .optim import factor
+
+if TYPE_CHECKING:
+    from vlp.types import Batch, Losses
+
+    from .recipe import Recipe
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot go on (non-finite loss, data that fails); the message says why and the last checkpoint stands."""
+
+
+@dataclass
+class Fetched:
+    """A batch, the loader's state after it, the seconds it took to come, and what went wrong instead."""
+
+    batch: Batch | None
+    position: dict[str, Any]
+    waited: float
+    failure: str | None = None
+
+
+def train(recipe: Recipe, resume: bool = False) -> str:
+    """Train a recipe to its end and return "finished", or "resumable" when a signal asked it to stop.
+
+    Raises ConfigError for what cannot work, TrainingStopped for a loss or data that fail, and
+    `checkpoint.CheckpointError` when a checkpoint cannot be written.
+    """
+    # ------------------------------------------------------------------ where from
+    stop = StopRequest()
+    run = recipe.folder
+    start = open_run(recipe, resume)
+    sign_in(run, dist.rank())
+
+    # ------------------------------------------------------------------ what
+    parts = build(recipe, run)
+    engine, loader = parts.engine, parts.loader
+    step, samples, random_states = load_checkpoint(parts, recipe, start) if start else (0, 0, None)
+    total = recipe.steps * recipe.data.batch_size
+    log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
+    log.write("start" if start is None else "resume", step, world=dist.world(), **parts.summary())
+    meter, saved_step, saved_time, broken = Meter(), step, time.monotonic(), False
+    iterator = iter(loader)
+    following = fetch(iterator, parts)
+    if dist.agree(following.failure is not None):
+        raise TrainingStopped(failures(following))
+    if random_states is not None:  # after the loader has started its workers, which draws a number
+        random_states()
+
+    # ------------------------------------------------------------------ training
+    while step < recipe.steps:
+        current, batch = following, following.batch
+        assert batch is not None
+        losses = gradients(
+            engine, batch.to(parts.device), samples / total, recipe.train.accumulate, recipe.train.cached_embeddings
+        )
+        if step + 1 < recipe.steps:
+            following = fetch(iterator, parts)
+        is_late = is_due_by_time(recipe, saved_time)
+        # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
+        bad, stopping, broken, late = dist.agree_each(
+            [
+                not math.isfinite(float(losses.total)),
+                bool(stop),
+                following.failure is not None,
+                is_late and dist.is_main(),
+            ]
+        )
+        if bad:
+            raise TrainingStopped(explain_non_finite(log, step + 1, batch, losses))
+        report = engine.step(factor(recipe.optim, samples + recipe.data.batch_size, total))
+        if not math.isfinite(report.grad_norm) and not report.skipped:
+            raise TrainingStopped(explain_non_finite(log, step + 1, batch, losses))
+        step, samples = step + 1, samples + recipe.data.batch_size
+        meter.add(batch, losses, current.waited)
+        is_last = step == recipe.steps or stopping or broken
+
+        # -------------------------------------------------------------- looking up
+        if step % recipe.train.log_every == 0 or is_last:
+            extra = {"loss_scale": engine.scalars()["scale"]} if engine.scalars() else {}
+            log.write("train", step, samples=samples, lr=report.lr, grad_norm=report.grad_norm, **meter.line(), **extra)
+        paused = time.perf_counter()
+        if recipe.train.validate_every and (step % recipe.train.validate_every == 0 or step == recipe.steps):
+            log.write("validate", step, samples=samples, **validate(parts, samples / total))
+        every = recipe.train.checkpoint_every_steps
+        if (every and step % every == 0) or late or is_last:
+            folder = checkpoint.save(
+                run, step, write_checkpoint(parts, recipe, step, samples, current.position), recipe.train.keep
+            )
+            log.write("checkpoint", step, samples=samples, folder=str(folder.relative_to(run)))
+            saved_step, saved_time = step, time.monotonic()
+        meter.pause(time.perf_counter() - paused)
+        if stopping or broken:
+            break
+
+    # ------------------------------------------------------------------ the end
+    if broken:
+        raise TrainingStopped(failures(following) + f"; saved at step {saved_step}, --resume goes on from there")
+    outcome = "finished" if step >= recipe.steps else "resumable"
+    log.write("end", step, samples=samples, outcome=outcome)
+    log.close()
+    return outcome
+
+
+def fetch(iterator: Iterator[Batch], parts: Parts) -> Fetched:
+    """Take the next batch; a failure is kept for all ranks to hear of, as raising here would leave the others waiting."""
+    started = time.perf_counter()
+    try:
+        batch = next(iterator)
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Fetched(None, parts.loader.state(), time.perf_counter() - started, message)
+    return Fetched(batch, parts.loader.state(), time.perf_counter() - started)
+
+
+def failures(fetched: Fetched) -> str:
+    """Return which ranks' data failed, and how. Collective."""
+    found = dist.gather_objects(fetched.failure)
+    return "the data failed: " + "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found) if one)
+
+
+def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
+    minutes = recipe.train.checkpoint_every_minutes
+    return minutes is not None and time.monotonic() - saved_time > minutes * 60
+
+
+def explain_non_finite(log: RunLog, step: int, batch: Batch, losses: Losses) -> str:
+    """Return what was not finite, on which ranks, with the keys of their batches (never their texts). Collective."""
+    own = {
+        "loss": float(losses.total),
+        "parts": [name for name, value in losses.parts.items() if not math.isfinite(float(value))],
+        "keys": batch.keys,
+    }
+    ranks = dist.gather_objects(own)
+    bad = {rank: one for rank, one in enumerate(ranks) if not math.isfinite(one["loss"])} or dict(enumerate(ranks))
+    parts = sorted({name for one in bad.values() for name in one["parts"]})
+    keys = [key for one in bad.values() for key in one["keys"]]
+    log.write("stopped", step, reason="not finite", ranks=list(bad), parts=parts, keys=keys)
+    what = (
+        "the loss is not finite"
+        if any(not math.isfinite(one["loss"]) for one in ranks)
+        else "the gradient is not finite"
+    )
+    shown = ", ".join(keys[:16]) + (f" and {len(keys) - 16} more in log.jsonl" if len(keys) > 16 else "")
+    where = f" on rank {', '.join(map(str, bad))}" if dist.world() > 1 else ""
+    return f"step {step}: {what}{where} (parts: {', '.join(parts) or 'total'}); keys of the batch: {shown}"
+
+
+@torch.no_grad()
+def validate(parts: Parts, progress: float) -> dict[str, Any]:
+    """Return the mean losses over the validation split, every full batch of it once. Collective.
+
+    A last batch whose rows cannot be shared out evenly is left out and counted, since losses compare rows across ranks.
+    """
+    if parts.validation is None:
+        return {}
+    sums: dict[str, float] = {}
+    rows = left_out = 0
+    parts.engine.module.eval()
+    with torch.random.fork_rng():
+        iterator = iter(parts.validation.once())
+        while True:
+            batch = next(iterator, None)
+            sizes = dist.gather_objects(len(batch) if batch is not None else 0)
+            if not any(sizes):
+                break
+            if batch is None or len(set(sizes)) > 1 or len(batch) < 2:
+                left_out += sum(sizes)
+                continue
+            losses = parts.engine.forward(batch.to(parts.device), progress)
+            for name, value in {"loss": losses.total, **losses.parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
+            rows += len(batch)
+    parts.engine.module.train()
+    ranks = dist.gather_objects(sums)
+    means = {name: sum(one.get(name, 0.0) for one in ranks) / len(ranks) / max(1, rows) for name in sums}
+    return {**means, "n": rows * dist.world(), "left_out": left_out}
