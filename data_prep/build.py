@@ -1,0 +1,294 @@
+"""`vlp-prep build`: raw data to shards, a manifest, the list of what was rejected, and a data card.
+
+    source.records -> plan (which record in which shard) -> workers (samples) -> this process (tar files) -> gather
+
+The main process is the only writer. Each finished shard leaves a small file of its counts in `.build/`; resuming and
+job arrays are nothing but skipping the shards that have one, and the last to finish gathers them into the results.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from vlp.config import ConfigError, config, digest, to_tree
+from vlp.types import Sample
+
+from .card import render_card
+from .pixels import ImageOptions
+from .plan import Planned, plan
+from .prepare import TextOptions
+from .privacy import VARIABLE, IdHasher, read_key
+from .sources.base import Reject, find_source
+from .splits import parse_shares
+from .stats import Tally
+from .work import Job, Pool, Rejected
+
+
+@config
+class BuildOptions:
+    """Where to, how many at a time, and the rules of the set; `shard_of` is (i, n): make only every n-th shard."""
+
+    source: str
+    out: Path
+    raw: Path | None = None
+    source_config: Any = None
+    workers: int = 0
+    resume: bool = False
+    overwrite: bool = False
+    shard_size: int = 512
+    shard_of: tuple[int, int] = (0, 1)
+    split: str = "0.8,0.1,0.1"
+    seed: int = 0
+    max_rejected: float = 0.01
+    ids: Literal["auto", "hash", "keep"] = "auto"
+    key_file: Path | None = None
+    follow_links: bool = False
+    image: ImageOptions = ImageOptions()
+    text: TextOptions = TextOptions()
+
+
+class Build:
+    """One run of `vlp-prep build`: checks first, then `run`, then `gather`."""
+
+    def __init__(self, options: BuildOptions) -> None:
+        self.options = options
+        cls = find_source(options.source)
+        if cls.needs_raw and (options.raw is None or not options.raw.is_dir()):
+            raise ConfigError(f"source {options.source!r} needs --raw, the folder as published; found {options.raw}")
+        part, parts = options.shard_of
+        if not 0 <= part < parts:
+            raise ConfigError(f"--shard-of {part}/{parts}: expected i/n with 0 <= i < n")
+        self.shares = parse_shares(options.split)
+        self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
+        self.key = self._id_key()
+        self.state = options.out / ".build"
+        self._prepare_out()
+
+    def _id_key(self) -> bytes | None:
+        options = self.options
+        key = None if options.ids == "keep" else read_key(options.key_file)
+        if key is None and (options.ids == "hash" or (options.ids == "auto" and self.source.identifying)):
+            raise ConfigError(
+                f"the ids of {options.source!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
+                "(or --ids keep, if they identify nobody)"
+            )
+        return key
+
+    def _fingerprint(self) -> str:
+        """Return a hash of everything that decides the bytes of the output, the raw folder's place excepted."""
+        tree = to_tree(self.options)
+        for name in ("out", "raw", "workers", "resume", "overwrite", "shard_of", "max_rejected", "key_file"):
+            del tree[name]
+        tree["version"] = self.source.version
+        tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
+        return digest(tree)
+
+    def _prepare_out(self) -> None:
+        out, options = self.options.out, self.options
+        mark = self.state / "options.json"
+        if options.overwrite:
+            _remove_build(out)
+        if mark.is_file():
+            if json.loads(mark.read_text())["fingerprint"] != self._fingerprint():
+                raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
+            if not options.resume and options.shard_of[1] == 1:
+                raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
+        elif out.exists() and any(out.iterdir()):
+            raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
+        self.state.mkdir(parents=True, exist_ok=True)
+        _write(mark, json.dumps({"fingerprint": self._fingerprint()}))
+
+    def run(self, report: Any = None) -> Counter[str]:
+        """Make the shards that are not there yet and gather what is; return the counts of `gather`.
+
+        `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
+        """
+        tell = report or (lambda *_: None)
+        todo = [shard for shard in self._plan() if self._mine(shard) and not self._done(shard)]
+        tell("total", sum(len(shard.records) + len(shard.duplicates) for shard in todo))
+        wanted = {shard.ordinal for shard in todo}
+        del todo
+        open_shards: dict[int, Planned] = {}
+
+        def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
+            for shard in self._plan():
+                if shard.ordinal in wanted:
+                    open_shards[shard.ordinal] = shard
+                    yield shard.ordinal, shard.split, shard.records
+
+        job = Job(
+            self.options.source,
+            self.options.raw,
+            self.source.config,
+            self.options.image,
+            self.options.text,
+            self.key,
+            self.options.follow_links,
+        )
+        with Pool(job, self.options.workers) as pool:
+            for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
+                self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
+            for shard in open_shards.values():  # only duplicates: nothing came back from the workers
+                self._finish(shard, iter(()), pool, tell)
+        return self.gather()
+
+    def _plan(self) -> Iterator[Planned]:
+        return plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size)
+
+    def _mine(self, shard: Planned) -> bool:
+        part, parts = self.options.shard_of
+        return shard.ordinal % parts == part
+
+    def _done(self, shard: Planned) -> bool:
+        path = self.state / f"{shard.name}.json"
+        if not path.is_file():
+            return False
+        if json.loads(path.read_text())["digest"] != shard.digest():
+            raise ConfigError(f"{path.stem} was made from other records: the raw data has changed; give --overwrite")
+        return True
+
+    def _finish(self, shard: Planned, outcomes: Iterator[Sample | Rejected], pool: Pool, tell: Any) -> None:
+        """Write one shard and, after it, the file that says it is there."""
+        tally, rejected = Tally(), []
+        for index, record in shard.duplicates:
+            reject = Reject("duplicate_key", f"{record.key} was there before")
+            rejected.append(pool.local.rejected(index, record, reject))
+        tell("rejected", len(rejected))
+
+        def samples() -> Iterator[Sample]:
+            for outcome in outcomes:
+                if isinstance(outcome, Rejected):
+                    rejected.append(outcome)
+                    tell("rejected", 1)
+                else:
+                    tally.add(outcome)
+                    yield outcome
+                    tell("written", 1)
+
+        entry = self._write_shard(shard, samples())
+        done = {
+            "ordinal": shard.ordinal,
+            "digest": shard.digest(),
+            "entry": entry,
+            "tally": tally.to_json(),
+            "rejected": [asdict(one) for one in sorted(rejected, key=lambda one: one.index)],
+        }
+        _write(self.state / f"{shard.name}.json", json.dumps(done, sort_keys=True))
+
+    def _write_shard(self, shard: Planned, samples: Iterator[Sample]) -> str | None:
+        """Write the tar file of a shard under its name, whole or not at all; return its line of the manifest."""
+        from .writer import ShardWriter
+
+        room = self.state / f"{shard.name}.part"
+        shutil.rmtree(room, ignore_errors=True)
+        writer = ShardWriter(
+            room, self.options.shard_size, self.source.name, self.source.version, shard_bytes=sys.maxsize
+        )
+        try:
+            for sample in samples:
+                writer.write(sample)
+            if not writer.counts:
+                return None
+            writer.close()
+            lone = f"{shard.split or 'shard'}-000000.tar"
+            os.replace(room / lone, self.options.out / f"{shard.name}.tar")
+            line = (room / "manifest.jsonl").read_text(encoding="utf-8").strip()
+            return line.replace(f'"shard": "{lone}"', f'"shard": "{shard.name}.tar"', 1)
+        finally:
+            writer.abort()
+            shutil.rmtree(room)
+
+    def gather(self) -> Counter[str]:
+        """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
+
+        With shards of other jobs missing nothing is written: whoever finishes last does it. Raises ConfigError past
+        `max_rejected`, after writing.
+        """
+        planned = [shard.name for shard in self._plan()]
+        missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
+        if missing:
+            return Counter(missing=len(missing), shards=len(planned))
+        tally, reasons, counted = Tally(), Counter[str](), 0
+        lines: list[dict[str, Any]] = []
+        with _atomic(self.options.out / "manifest.jsonl") as manifest:
+            for name in planned:
+                done = json.loads((self.state / f"{name}.json").read_text())
+                if done["entry"] is not None:
+                    manifest.write(done["entry"] + "\n")
+                tally.merge(Tally.from_json(done["tally"]))
+                lines += done["rejected"]
+        with _atomic(self.options.out / "rejected.jsonl") as file:
+            for line in sorted(lines, key=lambda one: int(one["index"])):
+                reasons[line["reason"]] += 1
+                counted += line.pop("counted")
+                file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+        read = tally.samples + len(lines)
+        _write(self.options.out / "README.md", render_card(self._about(), tally, reasons, read))
+        counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts.update({f"reason {name}": number for name, number in reasons.items()})
+        return counts
+
+    def _about(self) -> dict[str, Any]:
+        tree = to_tree(self.options)
+        for name in ("source", "out", "raw", "workers", "resume", "overwrite", "shard_of", "key_file", "source_config"):
+            del tree[name]
+        tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
+        return {
+            "source": self.source.name,
+            "version": self.source.version,
+            "licence": self.source.licence,
+            "homepage": self.source.homepage,
+            "options": {**tree, **to_tree(self.source.config)},
+        }
+
+
+def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None:
+    """Raise ConfigError when more than `max_rejected` of what was read was bad."""
+    if counts["read"] and counts["counted"] > max_rejected * counts["read"]:
+        raise ConfigError(
+            f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {max_rejected:g}: "
+            f"see {out / 'rejected.jsonl'}"
+        )
+
+
+class _atomic:
+    """Open a text file that appears under its name only when it is complete."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
+
+    def __enter__(self) -> Any:
+        self._file = open(self._part, "w", encoding="utf-8")
+        return self._file
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._file.close()
+        if kind is None:
+            os.replace(self._part, self._path)
+        else:
+            self._part.unlink()
+
+
+def _write(path: Path, text: str) -> None:
+    with _atomic(path) as file:
+        file.write(text)
+
+
+def _remove_build(out: Path) -> None:
+    """Remove what a build made: only from a folder that one made, and nothing else in it."""
+    if not (out / ".build" / "options.json").is_file():
+        return
+    for path in (out / ".build").glob("*-[0-9]*.json"):
+        (out / f"{path.stem}.tar").unlink(missing_ok=True)
+    for name in ("manifest.jsonl", "rejected.jsonl", "README.md"):
+        (out / name).unlink(missing_ok=True)
+    shutil.rmtree(out / ".build")

@@ -1,0 +1,66 @@
+"""The data card: README.md beside the shards, written from the counts of the build. No dates, no paths, no texts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from .stats import Tally, quantiles
+
+
+def render_card(about: Mapping[str, Any], tally: Tally, rejected: Counter[str], read: int) -> str:
+    """Return the card as Markdown. `about` holds source, version, licence, homepage and the options of the build."""
+    written = tally.samples
+    lines = [
+        f"# {about['source']}",
+        "",
+        f"Webdataset shards made by `vlp-prep build {about['source']}` from {about['homepage'] or 'local data'}"
+        f"{', version ' + about['version'] if about['version'] else ''}.",
+        "",
+        f"**Licence:** {about['licence']}",
+        "",
+        "## Counts",
+        "",
+        f"read {read} = written {written} + rejected {sum(rejected.values())}",
+        "",
+        *_table("split", tally.counts.get("split", Counter()), written),
+        f"Patients: {len(tally.people['patient'])}. Studies: {len(tally.people['study'])}.",
+        "",
+    ]
+    if rejected:
+        lines += ["## Rejected", "", "Each one with its reason in `rejected.jsonl`.", ""]
+        lines += _table("reason", rejected, read)
+    lines += ["## Images", ""]
+    for column in ("modality", "view", "licence", "sex", "site", "with", "steps"):
+        if column in tally.counts:
+            lines += _table(column, tally.counts[column], written)
+    lines += ["## Texts", ""]
+    lines += _table("texts per image", tally.counts.get("texts per image", Counter()), written)
+    length = quantiles(tally.words)
+    if length:
+        lines += ["| words per text | |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in length.items()]
+        lines += [""]
+    if "concepts" in tally.counts:
+        lines += _table("concept mentions", tally.counts["concepts"], sum(tally.counts["concepts"].values()))
+    if tally.labels:
+        lines += ["## Labels", "", "| label | present | absent | uncertain |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {seen['present']} | {seen['absent']} | {seen['uncertain']} |"
+            for name, seen in sorted(tally.labels.items())
+        ]
+        lines += [""]
+    lines += ["## How it was made", "", "| option | value |", "|---|---|"]
+    lines += [f"| {name} | `{value}` |" for name, value in about["options"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, counter: Counter[str], total: int, most: int = 20) -> list[str]:
+    lines = [f"| {title} | n | share |", "|---|---|---|"]
+    ordered = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+    lines += [f"| {name} | {count} | {count / max(total, 1):.1%} |" for name, count in ordered[:most]]
+    if len(ordered) > most:
+        rest = sum(count for _, count in ordered[most:])
+        lines.append(f"| {len(ordered) - most} more | {rest} | {rest / max(total, 1):.1%} |")
+    return [*lines, ""]

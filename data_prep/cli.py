@@ -1,0 +1,75 @@
+"""`vlp-prep`: from raw data to verified shards. This file only finds the command; see `commands/`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from vlp.config import ConfigError
+from vlp.registry import UnknownNameError, did_you_mean
+
+COMMANDS = {
+    "build": "raw data of a known layout, or your own pairs, to shards",
+    "sources": "list the layouts that build understands",
+    "index": "make a manifest for existing webdataset shards",
+    "verify": "check hashes and counts, and decode every sample",
+    "stats": "text lengths, labels, views, sizes; how much a tokenizer truncates",
+    "preview": "a contact sheet of samples with boxes and texts",
+    "split": "list a patient-disjoint split, or check one for leaks",
+    "dedup": "find near-identical images and texts; thin a set",
+    "scan": "look for names, dates, numbers that identify a patient",
+    "tokenizer": "train a tokenizer on the texts of a set",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit code: 0, or 2 with one line on stderr for what the user can put right."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+    parser = Parser(
+        prog="vlp-prep",
+        usage="vlp-prep COMMAND ...",
+        description=f"Turn raw medical images and reports into verified shards.\n\ncommands:\n{listing}",
+        epilog="vlp-prep COMMAND --help says what a command takes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", help=argparse.SUPPRESS)
+    if not argv or argv[0].startswith("-"):
+        if not argv:
+            parser.print_help(sys.stderr)
+            return 2
+        parser.parse_args(argv)
+    name, rest = argv[0], argv[1:]
+    if name not in COMMANDS:
+        sys.stderr.write(f"vlp-prep: unknown command {name!r}{did_you_mean(name, COMMANDS)}\n")
+        return 2
+    command = importlib.import_module(f"{__package__}.commands.{name}")
+    inner = Parser(prog=f"vlp-prep {name}", description=COMMANDS[name], allow_abbrev=False)
+    try:
+        command.arguments(inner, rest)
+        code: int = command.run(inner.parse_args(rest))
+    except (ConfigError, UnknownNameError) as error:
+        sys.stderr.write(f"vlp-prep {name}: {' '.join(str(error).split())}\n")
+        return 2
+    except KeyboardInterrupt:
+        hint = "; --resume goes on from the last finished shard" if name == "build" else ""
+        sys.stderr.write(f"\nvlp-prep {name}: interrupted{hint}\n")
+        return 130
+    except BrokenPipeError:
+        return 0
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

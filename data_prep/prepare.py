@@ -1,0 +1,99 @@
+"""From a source's sample to one that is ready to be written: what happens to every image and text, whatever the source.
+
+Runs in the workers, one sample at a time: image checked and encoded, boxes and masks brought along, the report cut into
+sections and sentences, concepts found, ids hashed. Pure but for reading the image; raises Reject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from vlp.config import config
+from vlp.types import Box, Mention, Report, Sample
+
+from .pixels import ImageOptions, Stored, resize_mask, store_image
+from .privacy import IdHasher
+from .sources.base import NoText, Reject, safe_key
+
+
+@config
+class TextOptions:
+    """What happens to texts. `clean`: numbering, de-identification marks and boilerplate taken out of reports.
+
+    `concepts`: where mentions come from: the package's vocabulary, none, or a file of somebody else's extractor.
+    """
+
+    clean: bool = False
+    concepts: Literal["vocabulary", "none"] = "vocabulary"
+    no_text: NoText = "reject"
+
+
+class Preparer:
+    """The per-sample work of a build, set up once per worker."""
+
+    def __init__(self, image: ImageOptions, text: TextOptions, hasher: IdHasher | None = None) -> None:
+        self._image = image
+        self._text = text
+        self._hasher = hasher
+        self._extract: Callable[[str], tuple[Mention, ...]] | None = None
+
+    def __call__(self, sample: Sample, split: str | None) -> Sample:
+        """Return the sample as it is written; raises Reject."""
+        report = self._report(sample.report)
+        captions = tuple(text for text in (one.strip() for one in sample.captions) if text)
+        if report is None and not captions:
+            self._without_text(split)
+        stored = store_image(sample.image, self._image)
+        ready = replace(
+            sample,
+            key=safe_key(sample.key),
+            image=stored.data,
+            report=report,
+            captions=captions,
+            concepts=sample.concepts or self._concepts(report),
+            boxes=tuple(_scaled(box, stored) for box in sample.boxes),
+            masks={name: resize_mask(mask, stored.height, stored.width) for name, mask in sorted(sample.masks.items())},
+            split=split,
+            steps=(*sample.steps, *stored.steps),
+        )
+        return self._hasher.sample(ready) if self._hasher else ready
+
+    def _without_text(self, split: str | None) -> None:
+        policy = self._text.no_text
+        if policy == "reject":
+            raise Reject("no_text", "neither report nor caption (--no-text keep | test | drop)")
+        if policy == "drop" or (policy == "test" and split != "test"):
+            raise Reject("no_text", "image without a text, left out by --no-text", counted=False)
+
+    def _report(self, report: Report | None) -> Report | None:
+        if report is None or not report.text.strip():
+            return None
+        from .report import parse_report
+
+        if report.sections or report.sentences:
+            return report
+        parsed = parse_report(report.text, clean=self._text.clean)
+        return parsed if parsed.text.strip() else None
+
+    def _concepts(self, report: Report | None) -> tuple[Mention, ...]:
+        if report is None or self._text.concepts == "none":
+            return ()
+        if self._extract is None:
+            from .concepts import Extractor
+
+            self._extract = Extractor().extract
+        return self._extract(report.text)
+
+
+def _scaled(box: Box, stored: Stored) -> Box:
+    """Return a box in pixels of the stored image, cut at its edges; raises Reject for a box with nothing inside."""
+    down, across = stored.scale
+    x1, y1, x2, y2 = box.xyxy
+    left, right = max(0.0, x1 * across), min(float(stored.width), x2 * across)
+    top, bottom = max(0.0, y1 * down), min(float(stored.height), y2 * down)
+    if left >= right or top >= bottom:
+        size = f"{stored.width} x {stored.height}"
+        raise Reject("bad_box", f"{box.phrase!r} {box.xyxy} has no area inside the image of {size} stored pixels")
+    return replace(box, xyxy=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)))

@@ -1,0 +1,141 @@
+"""The workers of a build: records in, ready samples or reasons out, in the order that they were asked for.
+
+Each worker sets up the source once; chunks of records go out, at most a few ahead of what has been written, so that
+memory does not grow with the data. With no workers everything runs in this process.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.config import ConfigError
+from vlp.types import Sample
+
+from .pixels import ImageOptions
+from .prepare import Preparer, TextOptions
+from .privacy import IdHasher
+from .sources.base import Record, Reject, find_source
+
+CHUNK = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A record that did not become a sample: its place in the source, its key (hashed where ids are), and why."""
+
+    index: int
+    key: str
+    reason: str
+    detail: str = ""
+    counted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker needs to know, once."""
+
+    source: str
+    raw: Path | None
+    config: Any
+    image: ImageOptions
+    text: TextOptions
+    key: bytes | None
+    follow_links: bool
+
+
+class Worker:
+    """A source and the per-sample work, applied to chunks of records."""
+
+    def __init__(self, job: Job) -> None:
+        self._source = find_source(job.source)(job.raw, job.config, job.follow_links)
+        self._hasher = IdHasher(job.key) if job.key else None
+        self._prepare = Preparer(job.image, job.text, self._hasher)
+
+    def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
+        return [self._one(split, index, record) for index, record in chunk]
+
+    def _one(self, split: str | None, index: int, record: Record) -> Sample | Rejected:
+        try:
+            return self._prepare(self._source.sample(record), split)
+        except Reject as reject:
+            return self.rejected(index, record, reject)
+        except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
+            return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
+
+    def rejected(self, index: int, record: Record, reject: Reject) -> Rejected:
+        """Return the line for rejected.jsonl; ids are taken out of it where they are taken out of the samples."""
+        if self._hasher is None:
+            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted)
+        detail = reject.detail
+        for identity in (record.key, record.study, record.patient):
+            detail = detail.replace(identity, "***") if identity else detail
+        return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted)
+
+
+_worker: Worker | None = None
+
+
+def _start(job: Job) -> None:
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
+    _worker = Worker(job)
+
+
+def _run(split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
+    assert _worker is not None
+    return _worker(split, chunk)
+
+
+class Pool:
+    """Workers, 0 for none, as a context manager; leaving it early drops what has not been asked for."""
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self.local = Worker(job)
+        self._ahead = 3 * workers
+        self._executor = (
+            ProcessPoolExecutor(
+                workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(job,)
+            )
+            if workers
+            else None
+        )
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._executor is not None:
+            self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def map(self, groups: Iterable[tuple[int, str | None, list[tuple[int, Record]]]]) -> Iterator[Any]:
+        """Yield (group, outcome) for each record of (group, split, records), in order; raises ConfigError."""
+        pending: deque[tuple[int, Future[list[Sample | Rejected]]]] = deque()
+        try:
+            for group, split, records in groups:
+                for at in range(0, len(records), CHUNK):
+                    chunk = records[at : at + CHUNK]
+                    if self._executor is None:
+                        yield from ((group, outcome) for outcome in self.local(split, chunk))
+                        continue
+                    pending.append((group, self._executor.submit(_run, split, chunk)))
+                    if len(pending) > self._ahead:
+                        yield from _collect(pending)
+            while pending:
+                yield from _collect(pending)
+        except BrokenProcessPool:
+            raise ConfigError(
+                "a worker died (out of memory?): what is written is kept; go on with --resume, perhaps fewer --workers"
+            ) from None
+
+
+def _collect(pending: deque[tuple[int, Future[list[Sample | Rejected]]]]) -> Iterator[Any]:
+    group, future = pending.popleft()
+    yield from ((group, outcome) for outcome in future.result())
