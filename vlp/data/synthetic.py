@@ -1,0 +1,61 @@
+"""Synthetic chest radiographs with reports: a data set for the demo, and a world with exact answers for tests.
+
+`generate(index, seed)` is the whole interface; the same arguments give the same bytes, and the state and the report do
+not depend on the size of the image. What it is not: a model of disease. Findings are independent, drawn where nothing
+hides them, and each is there or not.
+"""
+
+from __future__ import annotations
+
+from ..types import Box, Sample
+from .synthetic_image import render
+from .synthetic_state import FINDINGS, PREVALENCE, SITES, State, draw_state, stream
+from .synthetic_text import EVAL_PHRASES, EVAL_PROMPTS, NEGATIVE, POSITIVE, describe, write
+
+__all__ = [
+    "EVAL_PHRASES",
+    "EVAL_PROMPTS",
+    "FINDINGS",
+    "NEGATIVE",
+    "POSITIVE",
+    "PREVALENCE",
+    "SITES",
+    "State",
+    "draw_state",
+    "generate",
+]
+
+VERSION = "1"
+"""Of the world: raised when the same index and seed give another image or text."""
+
+_IMAGE, _TEXT = 3, 4
+
+
+def generate(index: int, seed: int, size: int = 128) -> Sample:
+    """Return study `index` of the world `seed`: image uint8 [size, size], report, labels, boxes and exact mentions.
+
+    `labels` says 1 or 0 for each of `FINDINGS`; `boxes` has one box for each instance, in pixels; `groups["state"]` is
+    the same string exactly when two studies show the same findings, sizes and places. One to three consecutive indices
+    share a patient. Raises ValueError for a negative index or seed, or a size under 32.
+    """
+    if size < 32:
+        raise ValueError(f"a synthetic radiograph of {size} pixels shows nothing: size must be at least 32")
+    state = draw_state(index, seed)
+    image, spans = render(state, size, [seed, _IMAGE, index])
+    report, mentions = write(state, stream(seed, _TEXT, index))
+    patient = state.patient
+    return Sample(
+        key=f"synthetic-{seed}-{index:07d}",
+        image=image,
+        report=report,
+        study=f"s{seed}-{index}",
+        patient=f"p{seed}-{patient.number}",
+        modality="CR",
+        view="PA",
+        labels={finding: int(state.has(finding)) for finding in FINDINGS},
+        concepts=mentions,
+        boxes=tuple(Box(describe(one), span, one.finding) for one, span in zip(state.instances, spans, strict=True)),
+        groups={"site": patient.site, "sex": patient.sex, "age": patient.age, "state": str(state)},
+        source="synthetic",
+        licence="CC0-1.0",
+    )
