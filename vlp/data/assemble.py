@@ -1,0 +1,151 @@
+"""From samples to a `Batch`: runs in the loader's workers. One decode per sample, one tokeniser call per batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import ConfigError
+from ..preprocess import Augment, Preprocess
+from ..tokenize import Encoded, Tokenizer
+from ..types import UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
+from .text import ASSERTIONS, Shown, TextView, asserted, concept_code, group_of, phrases, show
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A sample that was read and decoded: its input image, uint8 [C, S, S], and the text that is shown."""
+
+    sample: Sample
+    image: Tensor
+    shown: Shown
+
+
+class Assembler:
+    """Build batches as a recipe asks: `needs` says which of labels, spans, phrases and prompts are wanted."""
+
+    def __init__(
+        self,
+        preprocess: Preprocess,
+        tokenizer: Tokenizer,
+        view: TextView,
+        augment: Augment,
+        labels: Sequence[str],
+        needs: frozenset[str],
+        prompts: PromptSpec | None,
+    ) -> None:
+        if "prompts" in needs and prompts is None:
+            raise ConfigError("an objective needs prompts, and no objective says which (prompt_spec)")
+        if "labels" in needs and not labels:
+            raise ConfigError("an objective needs labels: name them in data.labels")
+        self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
+        self.labels, self.needs = tuple(labels), needs
+        self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
+        self._prompt_tokens: Tokens | None = None
+        if prompts is not None and self.findings:
+            self._prompt_tokens = tokenizer([*prompts.affirm, *prompts.deny]).tokens
+
+    def prepare(self, sample: Sample, seed: int | None) -> Prepared:
+        """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
+
+        Raises ValueError (ImageError, SampleError) for a sample that cannot be used.
+        """
+        if not isinstance(sample.image, bytes):
+            raise TypeError(
+                f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
+            )
+        pixels = self.preprocess.decode(sample.image)
+        if seed is None:
+            return Prepared(sample, self.preprocess.eval(pixels), show(sample, self.view, None))
+        # two streams, so that another augmentation does not change the text that is shown
+        image_rng, text_rng = (np.random.Generator(np.random.PCG64([seed, stream])) for stream in (0, 1))
+        return Prepared(
+            sample, self.preprocess.train(pixels, self.augment, image_rng), show(sample, self.view, text_rng)
+        )
+
+    def batch(self, rows: Sequence[Prepared]) -> Batch:
+        """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""
+        samples = [row.sample for row in rows]
+        said = [phrases(sample) for sample in samples] if "phrases" in self.needs else []
+        texts = [row.shown.text for row in rows]
+        extra = [text for one in said for text, _ in one]
+        sentences = [list(row.shown.sentences) for row in rows] + [[] for _ in extra]
+        encoded = self.tokenizer([*texts, *extra], sentences)
+        return Batch(
+            image=self._images(rows),
+            text=_part(encoded.tokens, 0, len(texts)),
+            group=torch.tensor([group_of(sample) for sample in samples], dtype=torch.int64).reshape(-1, 2),
+            keys=[sample.key for sample in samples],
+            labels=self._labels(samples) if self.labels else None,
+            label_names=self.labels,
+            spans=_spans(rows, encoded) if "spans" in self.needs else None,
+            phrases=_phrases(said, encoded.tokens, len(texts)) if "phrases" in self.needs else None,
+            prompts=self._prompts(samples),
+            sources=[sample.source for sample in samples],
+            truncated=sum(1 for row in encoded.cut if row < len(texts)),
+        )
+
+    def _images(self, rows: Sequence[Prepared]) -> Tensor:
+        if not rows:
+            spec = self.preprocess.spec
+            return torch.zeros((0, spec.channels, spec.size, spec.size), dtype=torch.uint8)
+        return torch.stack([row.image for row in rows])
+
+    def _labels(self, samples: Sequence[Sample]) -> Tensor:
+        table = [[sample.labels.get(name, UNKNOWN) for name in self.labels] for sample in samples]
+        return torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.labels))
+
+    def _prompts(self, samples: Sequence[Sample]) -> Prompts | None:
+        if self._prompt_tokens is None:
+            return None
+        table = [asserted(sample.concepts, self.findings) for sample in samples]
+        said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.findings))
+        return Prompts(tokens=self._prompt_tokens, findings=list(self.findings), asserted=said)
+
+
+def _part(tokens: Tokens, first: int, last: int) -> Tokens:
+    """Return rows `[first, last)`, trimmed to the longest of them."""
+    mask = tokens.mask[first:last]
+    width = int(mask.sum(1).max()) if mask.numel() else 0
+    return Tokens(
+        ids=tokens.ids[first:last, :width].contiguous(),
+        mask=mask[:, :width].contiguous(),
+        words=tokens.words[first:last, :width].contiguous(),
+        sentences=None if tokens.sentences is None else tokens.sentences[first:last, :width].contiguous(),
+    )
+
+
+def _phrases(said: Sequence[Sequence[tuple[str, int]]], tokens: Tokens, first: int) -> Phrases:
+    owner = [row for row, one in enumerate(said) for _ in one]
+    part = _part(tokens, first, first + len(owner))
+    part.sentences = None
+    code = [code for one in said for _, code in one]
+    return Phrases(
+        tokens=part, owner=torch.tensor(owner, dtype=torch.int64), code=torch.tensor(code, dtype=torch.int64)
+    )
+
+
+def _spans(rows: Sequence[Prepared], encoded: Encoded) -> Spans:
+    """Return the mentions that are shown, as tokens; those that the tokeniser's limit cut, wholly or partly, are counted."""
+    found: list[tuple[int, int, int, int, int]] = []
+    dropped = 0
+    for owner, row in enumerate(rows):
+        starts, ends = encoded.offsets[owner, :, 0], encoded.offsets[owner, :, 1]
+        reach = int(ends.max(initial=-1))
+        for mention in row.sample.concepts:
+            place = row.shown.place(mention.start, mention.end)
+            if place is None:
+                continue
+            touched = np.flatnonzero((starts < place[1]) & (ends > place[0]) & (ends > starts))
+            if not len(touched) or (owner in encoded.cut and reach < place[1]):
+                dropped += 1
+                continue
+            assertion = ASSERTIONS[mention.assertion]
+            found.append((int(touched[0]), int(touched[-1]) + 1, owner, concept_code(mention), assertion))
+    table = torch.tensor(found, dtype=torch.int64).reshape(-1, 5)
+    start, end, owners, code, assertion_column = (table[:, column].clone() for column in range(5))
+    return Spans(start=start, end=end, owner=owners, code=code, assertion=assertion_column, dropped=dropped)

@@ -1,0 +1,378 @@
+"""What there is: the manifest of a set of shards, random access to its samples, indexing and verifying. No torch.
+
+`manifest.jsonl` holds one line per shard (`vlp.data.index`). Opening a set reads the headers; the columns of a shard
+are parsed when one of its samples is wanted and a bounded number of them is kept, so memory does not grow with the set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..registry import did_you_mean
+from ..types import Sample
+from .index import (
+    Columns,
+    Entry,
+    ManifestError,
+    Shard,
+    format_line,
+    image_extension,
+    parse_columns,
+    parse_header,
+    scan_tar,
+)
+from .records import SampleError, build
+from .remote import Cache
+from .storage import Files, is_remote, join
+
+FILE = "manifest.jsonl"
+SPLITS = ("train", "val", "valid", "validation", "dev", "test")
+MAX_PARSED = 64
+GAP = 64 << 10
+
+
+class Manifest:
+    """The shards of a set, in order. `len()` counts samples; `digest` changes when any content or its order does."""
+
+    def __init__(self, base: str, path: Path, shards: Sequence[Shard], lines: np.ndarray) -> None:
+        self.base = base
+        self.path = path
+        self.shards = tuple(shards)
+        self._lines = lines  # [S, 2] position and length of each shard's line in the file
+        self._parsed: OrderedDict[int, Columns] = OrderedDict()
+        self.start = np.concatenate([[0], np.cumsum([one.samples for one in self.shards], dtype=np.int64)])
+
+    @classmethod
+    def read(cls, place: Path | str, cache: Cache | None = None) -> Manifest:
+        """Read the manifest of a folder, a `manifest.jsonl` file, or the URL of either. Raises ManifestError."""
+        text = str(place)
+        if is_remote(text):
+            url = text if text.endswith(".jsonl") else join(text, FILE)
+            try:
+                path = (cache or Cache()).fetch_fresh(url)
+            except OSError as error:
+                raise ManifestError(str(error)) from None
+            base = url.rpartition("/")[0]
+        else:
+            path = Path(text) / FILE if Path(text).is_dir() else Path(text)
+            base = str(path.parent)
+            if not path.is_file():
+                raise ManifestError(_missing(path))
+        shards, lines = [], []
+        position = 0
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    shards.append(parse_header(line, f"{path}:{number}"))
+                    lines.append((position, len(line)))
+                position += len(line)
+        if not shards:
+            raise ManifestError(f"{path} lists no shards")
+        names = {one.shard for one in shards}
+        if len(names) < len(shards):
+            raise ManifestError(f"{path} lists a shard twice")
+        return cls(base, path, shards, np.array(lines, dtype=np.int64).reshape(-1, 2))
+
+    def __len__(self) -> int:
+        return int(self.start[-1])
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.base}: {len(self.shards)} shards, {len(self)} samples)"
+
+    @property
+    def digest(self) -> str:
+        """A sha256 of the shards' hashes, counts and order; wherever they lie and whatever they are called."""
+        digest = hashlib.sha256()
+        for one in self.shards:
+            digest.update(f"{one.samples} {one.bytes} {one.sha256}\n".encode())
+        return digest.hexdigest()
+
+    @property
+    def splits(self) -> list[str]:
+        return sorted({one.split for one in self.shards if one.split})
+
+    def select(self, split: str | None) -> Manifest:
+        """Return the part of a split, everything for None. Raises ManifestError naming the splits that there are.
+
+        A set in which no shard names a split is all "train".
+        """
+        if split is None or (split == "train" and not self.splits):
+            return self
+        chosen = [index for index, one in enumerate(self.shards) if one.split == split]
+        if not chosen:
+            if not self.splits:
+                raise ManifestError(f"{self.path}: no split {split!r}: the set is not split (split: null reads it all)")
+            raise ManifestError(f"{self.path}: no split {split!r}{did_you_mean(split, self.splits)}")
+        part = Manifest(self.base, self.path, [self.shards[index] for index in chosen], self._lines[chosen])
+        if len(part) == 0:
+            raise ManifestError(f"{self.path}: split {split!r} is empty")
+        return part
+
+    def columns(self, shard: int) -> Columns:
+        """Return the columns of a shard, parsed when needed."""
+        found = self._parsed.get(shard)
+        if found is None:
+            position, length = self._lines[shard]
+            with open(self.path, "rb") as file:
+                file.seek(int(position))
+                line = file.read(int(length))
+            where = f"{self.path}: {self.shards[shard].shard}"
+            if parse_header(line, where) != self.shards[shard]:
+                raise ManifestError(f"{where}: the manifest was changed while it was in use; start again")
+            found = self._parsed[shard] = parse_columns(line, where)
+            while len(self._parsed) > MAX_PARSED:
+                self._parsed.popitem(last=False)
+        else:
+            self._parsed.move_to_end(shard)
+        return found
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Return (shard, row) of sample `index`. Raises IndexError."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = int(np.searchsorted(self.start, index, side="right")) - 1
+        return shard, index - int(self.start[shard])
+
+    def key(self, index: int) -> str:
+        shard, row = self.locate(index)
+        return self.columns(shard).key(row)
+
+    def chars(self, shard: int) -> np.ndarray:
+        """Return the report lengths of a shard's samples in characters, int32 [n]."""
+        return self.columns(shard).chars
+
+
+def _missing(path: Path) -> str:
+    folder = path.parent if path.name == FILE else path
+    if not folder.is_dir():
+        near = did_you_mean(
+            folder.name, [one.name for one in folder.parent.glob("*")] if folder.parent.is_dir() else []
+        )
+        return f"no such folder: {folder}{near if 'mean' in near else ''}"
+    if any(folder.glob("*.tar")):
+        return f"no {FILE} in {folder}: run `vlp-prep index {folder}` once"
+    return f"no {FILE} and no *.tar in {folder}: expected a folder of shards"
+
+
+class ShardSet:
+    """The samples of a manifest by number. One positioned read per sample whose members are adjacent."""
+
+    def __init__(self, manifest: Manifest, cache: Cache | None = None) -> None:
+        self.manifest = manifest
+        self.files = Files(cache)
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    def key(self, index: int) -> str:
+        return self.manifest.key(index)
+
+    def sample(self, index: int, masks: bool = True) -> Sample:
+        """Return sample `index`, image and masks as encoded bytes.
+
+        Raises SampleError for a damaged one, OSError when its shard is missing or out of reach.
+        """
+        return self._sample(index, lambda name: masks or not name.endswith(".mask.png"))
+
+    def record(self, index: int) -> Sample:
+        """Return sample `index` without reading its pixels: `image` is empty bytes and there are no masks."""
+        shard, row = self.manifest.locate(index)
+        extension = image_extension(self.manifest.columns(shard).members(row)) or ""
+        return self._sample(index, lambda name: name != extension and not name.endswith(".mask.png"), {extension: b""})
+
+    def _sample(self, index: int, wanted: Callable[[str], bool], instead: dict[str, bytes] | None = None) -> Sample:
+        shard, row = self.manifest.locate(index)
+        columns = self.manifest.columns(shard)
+        header = self.manifest.shards[shard]
+        members = {name: place for name, place in columns.members(row).items() if wanted(name)}
+        data = self._read(shard, members)
+        for name, (_, size) in members.items():
+            if len(data[name]) != size:
+                raise SampleError(f"{header.shard}: key {columns.key(row)!r} lies beyond the end of the file")
+        sample = build(columns.key(row), {**data, **(instead or {})}, header.shard)
+        return sample if sample.source or not header.source else replace(sample, source=header.source)
+
+    def _read(self, shard: int, members: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+        header = self.manifest.shards[shard]
+        path = join(self.manifest.base, header.shard)
+        expected = (header.bytes, header.sha256)
+        if not members:
+            return {}
+        first = min(offset for offset, _ in members.values())
+        last = max(offset + size for offset, size in members.values())
+        if last - first > sum(size for _, size in members.values()) + GAP:
+            return {name: self.files.read(path, *place, expected) for name, place in members.items()}
+        data = self.files.read(path, first, last - first, expected)
+        return {name: data[offset - first : offset - first + size] for name, (offset, size) in members.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong with a set: in which shard, of which key (None: the shard as a whole), and what."""
+
+    shard: str
+    key: str | None
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.shard}: {f'key {self.key!r}: ' if self.key is not None else ''}{self.what}"
+
+
+def index_folder(
+    folder: Path | str, source: str = "", version: str = "", progress: Callable[[str], None] | None = None
+) -> Manifest:
+    """Write `manifest.jsonl` for the tar shards of a folder, anybody's webdataset shards included, and return it.
+
+    The split is what precedes the first `-` of a file's name where that is a usual one (train, val, test, ...). Samples
+    without an image or with a broken record are left out and reported through `progress`, which is called with one line
+    per shard. Raises ManifestError for what is not a complete plain tar, for unsafe names and for a key used twice.
+    """
+    folder = Path(folder)
+    paths = sorted(folder.rglob("*.tar"))
+    if not paths:
+        raise ManifestError(f"no *.tar files in {folder}")
+    seen: dict[str, str] = {}
+    lines = []
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        shard, entries, problems = _index_shard(path, name, source, version)
+        for entry in entries:
+            if entry.key in seen:
+                raise ManifestError(f"{path}: key {entry.key!r} is also in {seen[entry.key]}: keys must be unique")
+            seen[entry.key] = name
+        if entries:
+            lines.append(format_line(shard, entries))
+        if progress:
+            left_out = f", {len(problems)} left out, first {problems[0]}" if problems else ""
+            progress(f"{name}: {len(entries)} samples{left_out}")
+    write_manifest(folder, lines)
+    return Manifest.read(folder)
+
+
+def write_manifest(folder: Path, lines: Sequence[str]) -> None:
+    """Write `manifest.jsonl` into a folder, whole or not at all."""
+    temporary = folder / f".{FILE}.partial"
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    temporary.replace(folder / FILE)
+
+
+def _index_shard(path: Path, name: str, source: str, version: str) -> tuple[Shard, list[Entry], list[Problem]]:
+    entries, problems = [], []
+    with open(path, "rb") as file:
+        if path.stat().st_size == 0:
+            raise ManifestError(f"{path} is empty")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
+            for entry in scan_tar(path):
+                data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}
+                try:
+                    sample = build(entry.key, data, name)
+                except SampleError as error:
+                    problems.append(Problem(name, entry.key, str(error)))
+                    continue
+                entry.key, entry.chars, entry.crc32 = sample.key, text_length(sample), chain_crc32(data.values())
+                entries.append(entry)
+            sha256 = hashlib.sha256(view).hexdigest()
+    prefix = path.name.partition("-")[0]
+    split = prefix if prefix in SPLITS else None
+    return Shard(name, len(entries), path.stat().st_size, sha256, split, source, version), entries, problems
+
+
+def chain_crc32(parts: object) -> int:
+    """Return the crc32 of byte strings one after another."""
+    crc = 0
+    for part in parts:  # type: ignore[attr-defined]
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def text_length(sample: Sample) -> int:
+    """Return the length of what a sample says, in characters."""
+    return len(sample.report.text) if sample.report else max((len(one) for one in sample.captions), default=0)
+
+
+def verify(
+    place: Path | str, decode: bool = True, progress: Callable[[str], None] | None = None, limit: int = 100
+) -> list[Problem]:
+    """Check every byte of a set against its manifest and, with `decode`, that every image and mask decodes.
+
+    Returns at most `limit` problems, [] for a sound set; `progress` is called with each shard's name. Raises
+    ManifestError when there is no readable manifest.
+    """
+    manifest = Manifest.read(place)
+    problems: list[Problem] = []
+    shards = ShardSet(manifest)
+    for number, shard in enumerate(manifest.shards):
+        if progress:
+            progress(shard.shard)
+        problems.extend(_verify_shard(shards, number, decode))
+        if len(problems) >= limit:
+            break
+    return problems[:limit]
+
+
+def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
+    manifest = shards.manifest
+    shard = manifest.shards[number]
+    place = join(manifest.base, shard.shard)
+    try:
+        path = shards.files.cache.fetch(place, shard.bytes) if is_remote(place) else Path(place)
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        columns = manifest.columns(number)
+    except OSError as error:
+        return [Problem(shard.shard, None, f"cannot be read ({error.strerror or error})")]
+    except ManifestError as error:
+        return [Problem(shard.shard, None, str(error))]
+    problems: list[Problem] = []
+    size = path.stat().st_size
+    if size != shard.bytes:
+        problems.append(Problem(shard.shard, None, f"has {size} bytes, the manifest says {shard.bytes}"))
+    for row in range(len(columns)):
+        problems.extend(_verify_sample(shards, number, row, decode, unchanged=sha256 == shard.sha256))
+    if sha256 != shard.sha256:
+        if not problems:
+            problems.append(Problem(shard.shard, None, "bytes outside of any sample differ from when it was written"))
+    else:
+        try:
+            found = sum(1 for entry in scan_tar(path) if image_extension(entry.members))
+            if found != len(columns):
+                problems.append(Problem(shard.shard, None, f"holds {found} samples, the manifest lists {len(columns)}"))
+        except ManifestError as error:
+            problems.append(Problem(shard.shard, None, str(error)))
+    return problems
+
+
+def _verify_sample(shards: ShardSet, number: int, row: int, decode: bool, unchanged: bool) -> list[Problem]:
+    manifest = shards.manifest
+    shard, columns = manifest.shards[number], manifest.columns(number)
+    key = columns.key(row)
+    members = columns.members(row)
+    data = shards._read(number, members)
+    if any(len(data[name]) != size for name, (_, size) in members.items()):
+        return [Problem(shard.shard, key, "lies beyond the end of the file")]
+    crc32 = int(columns.crc32[row])
+    if crc32 and crc32 != chain_crc32(data.values()):
+        return [Problem(shard.shard, key, "bytes differ from when it was written")]
+    if not crc32 and not unchanged:
+        return [Problem(shard.shard, None, "sha256 differs from the manifest's")]
+    try:
+        sample = build(key, data, shard.shard)
+        if sample.key != key:
+            return [Problem(shard.shard, key, f"the record there is of key {sample.key!r}")]
+        if decode:
+            from ..preprocess import decode as decode_image
+
+            for image in (sample.image, *sample.masks.values()):
+                if isinstance(image, bytes):
+                    decode_image(image, 1)
+    except ValueError as error:
+        return [Problem(shard.shard, key, str(error))]
+    return []
