@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from vlp_prep.writer import ShardWriter
 
 from vlp.preprocess import ImageSpec, Preprocess
 from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer
 from vlp.types import Mention, Report, Sample
-from vlp_prep.writer import ShardWriter
 
 FINDINGS = ("effusion", "nodule", "edema")
 

@@ -236,7 +236,7 @@ def index_folder(
     per shard. Raises ManifestError for what is not a complete plain tar, for unsafe names and for a key used twice.
     """
     folder = Path(folder)
-    paths = sorted(folder.rglob("*.tar"))
+    paths = sorted(path for path in folder.rglob("*.tar") if not _is_hidden(path.relative_to(folder)))
     if not paths:
         raise ManifestError(f"no *.tar files in {folder}")
     seen: dict[str, str] = {}
@@ -255,6 +255,10 @@ def index_folder(
             progress(f"{name}: {len(entries)} samples{left_out}")
     write_manifest(folder, lines)
     return Manifest.read(folder)
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def write_manifest(folder: Path, lines: Sequence[str]) -> None:

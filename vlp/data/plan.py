@@ -119,10 +119,11 @@ class Order:
         if self.unit and self.lengths is not None:
             lengths = np.concatenate([self.lengths(int(one)) for one in chosen])
             order = _bucket(order, lengths, self.unit, turn * self.total + int(edges[number]), seed)
-        found = self._windows[turn, number] = samples[order]
+        made: np.ndarray = samples[order]
+        self._windows[turn, number] = made
         while len(self._windows) > _CACHED_WINDOWS:
             self._windows.popitem(last=False)
-        return found
+        return made
 
 
 def _bucket(order: np.ndarray, lengths: np.ndarray, unit: int, start: int, seed: int) -> np.ndarray:
