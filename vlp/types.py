@@ -8,6 +8,7 @@ T concept mentions of the batch, S phrases of the batch, F findings with prompt 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -248,6 +249,12 @@ class Batch:
         return pinned
 
 
+def concept_code(code: str, side: str | None, zone: str | None) -> int:
+    """Return a stable int64 for a finding at a place: equal for equal (code, side, zone), in `Spans.code`, `Phrases.code`."""
+    text = f"{code}|{side or ''}|{zone or ''}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
+
+
 def _move(value: Any, device: Any, non_blocking: bool) -> Any:
     if isinstance(value, (Batch, Tokens, Spans, Phrases, Prompts)):
         moved = {item.name: _move(getattr(value, item.name), device, non_blocking) for item in fields(value)}
@@ -287,7 +294,8 @@ class ModelOutput:
     pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
     `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
     embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated and clamped to [1, 100];
-    `logit_bias` (1,).
+    `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts. `masked_patches` [B, P, D]:
+    the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
     """
 
     image: Tensor
@@ -303,6 +311,9 @@ class ModelOutput:
     prompts: Tensor | None = None
     logit_scale: Tensor | None = None
     logit_bias: Tensor | None = None
+    text_view: Tensor | None = None
+    masked_patches: Tensor | None = None
+    patch_mask: Tensor | None = None
 
 
 @dataclass(slots=True)
