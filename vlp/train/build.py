@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -108,13 +108,18 @@ def build(recipe: Recipe, run: Path) -> Parts:
         world=dist.world(),
     )
     loader = make_loader(split="train")
-    validation = make_loader(split="val") if recipe.data.val else None
+    validation = make_loader(split="val")
     model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.
     torch.manual_seed(recipe.seed * 1_000_003 + dist.rank())
-    return Parts(engine, loader, validation, preprocess, tokenizer, device)
+    return Parts(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
+
+
+def reader(recipe: Recipe, world: int = 1) -> Loader:
+    """Return a loader of a recipe's training data that makes no batches: for its texts and its plan."""
+    return Loader(recipe.data, Preprocess(recipe.image), cast(Tokenizer, None), seed=recipe.seed, world=world)
 
 
 def build_or_train_tokenizer(recipe: Recipe, run: Path) -> Tokenizer:
@@ -127,7 +132,7 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path) -> Tokenizer:
     if dist.is_main() and not folder.is_dir():
         try:
             temporary = folder.with_name(".tokenizer.tmp")
-            build_tokenizer(spec, Loader.training_texts(recipe.data, TOKENIZER_TEXTS)).save(temporary)
+            build_tokenizer(spec, reader(recipe).texts(TOKENIZER_TEXTS)).save(temporary)
             temporary.rename(folder)
         except (ValueError, OSError) as error:
             failure = f"tokenizer: {error}"

@@ -7,12 +7,13 @@ gradient passes the wrapper (DDP, FSDP, DeepSpeed) and is averaged like any othe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vlp.objectives.base import in_full_precision
 from vlp.types import Batch, Losses, ModelOutput
 
 from .chunks import join
@@ -46,7 +47,7 @@ class TrainStep(nn.Module):
         and the loss is the whole batch's. With `gradients` = d loss / d output of a chunk: the total is a scalar whose
         gradients are that chunk's share of the whole batch's.
         """
-        output = in_float32(self.model(batch))
+        output = in_full_precision(self.model(batch))
         if embed:
             return output
         if gradients is not None:
@@ -54,18 +55,11 @@ class TrainStep(nn.Module):
         if whole:
             full, *chunks = whole
             output, batch = join([output, *cached], chunks, full), full
-        with torch.autocast(batch.image.device.type, enabled=False):
-            losses: Losses = self.objectives(output, batch, progress)
+        losses: Losses = self.objectives(output, batch, progress)
         parts = {name: part.detach() for name, part in losses.parts.items()}
         if output.logit_scale is not None:
             parts["logit_scale"] = output.logit_scale.detach().reshape(())
         return losses.total, parts
-
-
-def in_float32(output: ModelOutput) -> ModelOutput:
-    """Return the output with its floating tensors in fp32: objectives do their sums there, whatever the towers used."""
-    changed: dict[str, Any] = {name: value.float() for name, value in tensors(output).items()}
-    return replace(output, **changed)
 
 
 def tensors(output: ModelOutput) -> dict[str, Tensor]:

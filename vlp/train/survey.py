@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from dataclasses import replace
@@ -18,12 +19,12 @@ PLANNED_STEPS = 3
 
 def print_plan(recipe: Recipe) -> None:
     """Print the shards, passes and the first batches of a recipe, by process."""
-    from vlp.data.loader import Loader
+    from .build import reader
 
-    from .recipe import check_world
-
-    check_world(recipe, dist.world())
-    sys.stdout.write(f"{Loader.plan_of(recipe.data, recipe.seed, dist.world(), PLANNED_STEPS)}\n")
+    # A plan needs no process group: under a launcher rank 0 prints it for all.
+    if int(os.environ.get("RANK", "0")):
+        return
+    sys.stdout.write(f"{reader(recipe, int(os.environ.get('WORLD_SIZE', '1'))).plan(PLANNED_STEPS)}\n")
     sys.stdout.write(f"{recipe.steps} steps of {recipe.data.batch_size} samples\n")
 
 

@@ -1,0 +1,128 @@
+"""A dual encoder of a few hundred parameters and random batches for it: engines do not care what they train."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlp.objectives import build_objectives
+from vlp.train.step import TrainStep
+from vlp.types import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+
+WIDTH, VOCABULARY, SIDE, LENGTH = 8, 20, 6, 7
+FINDINGS = ("nodule", "effusion", "edema")
+
+
+class Block(nn.Module):
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.linear = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.dropout(torch.tanh(self.linear(self.norm(x))))
+
+
+class Toy(nn.Module):
+    """Patches of 3x3 pixels through two blocks; tokens embedded, through one, averaged. Everything an output can hold."""
+
+    def __init__(self, dropout: float = 0.0, scale: tuple[float, float | None] | None = None) -> None:
+        super().__init__()
+        self.image = nn.Sequential(nn.Linear(9, WIDTH), nn.Sequential(Block(dropout), Block(dropout)))
+        self.text = nn.ModuleDict({"embed": nn.Embedding(VOCABULARY, WIDTH), "block": Block(dropout)})
+        if scale is not None:
+            self.logit_scale = nn.Parameter(torch.tensor([scale[0]]))
+            if scale[1] is not None:
+                self.logit_bias = nn.Parameter(torch.tensor([scale[1]]))
+
+    def states(self, tokens: Tokens) -> Tensor:
+        return self.text["block"](self.text["embed"](tokens.ids))
+
+    def pooled(self, tokens: Tokens, states: Tensor) -> Tensor:
+        weight = tokens.mask.unsqueeze(-1).to(states.dtype)
+        return (states * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def encode(self, tokens: Tokens) -> Tensor:
+        return self.pooled(tokens, self.states(tokens))
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        cells = batch.image.float().unfold(2, 3, 3).unfold(3, 3, 3).flatten(4).flatten(2, 3).squeeze(1)
+        patches = self.image((cells / 255).to(self.text["embed"].weight.dtype))
+        states = self.states(batch.text)
+        words = int(batch.text.words.max()) + 1
+        owner = nn.functional.one_hot(batch.text.words + 1, words + 1)[..., 1:].to(states.dtype)
+        scale = getattr(self, "logit_scale", None)
+        return ModelOutput(
+            image=patches.mean(1),
+            text=self.pooled(batch.text, states),
+            patches=patches,
+            grid=PatchGrid(2, 2, (3.0, 3.0), (1.5, 1.5)),
+            words=owner.transpose(1, 2) @ states,
+            word_mask=owner.sum(1) > 0,
+            tokens=states,
+            phrases=self.encode(batch.phrases.tokens) if batch.phrases is not None else None,
+            prompts=self.encode(batch.prompts.tokens) if batch.prompts is not None else None,
+            logit_scale=None if scale is None else scale.exp().clamp(1, 100),
+            logit_bias=getattr(self, "logit_bias", None),
+        )
+
+
+def tokens(rows: int, generator: torch.Generator) -> Tokens:
+    lengths = torch.randint(2, LENGTH + 1, (rows, 1), generator=generator)
+    place = torch.arange(LENGTH).expand(rows, LENGTH)
+    mask = place < lengths
+    ids = torch.randint(1, VOCABULARY, (rows, LENGTH), generator=generator) * mask
+    words = torch.where(mask, place // 2, -1)
+    return Tokens(ids=ids, mask=mask, words=words, sentences=torch.where(mask, place // 4, -1))
+
+
+def batch(rows: int = 8, seed: int = 0) -> Batch:
+    """Return a batch with spans, phrases in a jumbled order (one row has none) and prompts."""
+    generator = torch.Generator().manual_seed(seed)
+    text = tokens(rows, generator)
+    owner = torch.tensor([row for row in range(rows) if row != 2 for _ in range(1 + row % 2)])
+    code = torch.randint(0, 5, owner.shape, generator=generator)
+    jumbled = torch.randperm(len(owner), generator=generator)
+    return Batch(
+        image=torch.randint(0, 256, (rows, 1, SIDE, SIDE), dtype=torch.uint8, generator=generator),
+        text=text,
+        group=torch.stack([torch.arange(rows) // 2 * 100 + seed, torch.arange(rows)], 1),
+        keys=[f"sample-{seed}-{row}" for row in range(rows)],
+        spans=Spans(
+            start=torch.zeros_like(owner),
+            end=torch.ones_like(owner),
+            owner=owner,
+            code=code,
+            assertion=torch.ones_like(owner),
+        ),
+        phrases=Phrases(tokens=tokens(len(owner), generator), owner=owner[jumbled], code=code[jumbled]),
+        prompts=Prompts(
+            tokens=tokens(2 * len(FINDINGS), torch.Generator().manual_seed(99)),
+            findings=list(FINDINGS),
+            asserted=torch.randint(-2, 2, (rows, len(FINDINGS)), generator=generator).to(torch.int8),
+        ),
+        sources=["toy"] * rows,
+    )
+
+
+def shard(whole: Batch, rank: int, world: int) -> Batch:
+    """Return a rank's consecutive rows."""
+    from vlp.train.chunks import cut
+
+    return cut(whole, world)[rank]
+
+
+def step_of(kinds: Sequence[Any], dropout: float = 0.0, seed: int = 0) -> TrainStep:
+    torch.manual_seed(seed)
+    objectives = build_objectives(kinds, WIDTH)
+    return TrainStep(Toy(dropout, objectives.scale_init), objectives)
+
+
+def fields_of(output: ModelOutput) -> dict[str, Tensor]:
+    found = {item.name: getattr(output, item.name) for item in dataclasses.fields(output)}
+    return {name: value for name, value in found.items() if torch.is_tensor(value)}
