@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..config import ConfigError
-from ..preprocess import Augment, Preprocess
+from ..preprocess import Augment, ImageError, Preprocess
 from ..tokenize import Encoded, Tokenizer
 from ..types import UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
 from .text import ASSERTIONS, Shown, TextView, asserted, concept_code, group_of, phrases, show
@@ -58,14 +59,19 @@ class Assembler:
             raise TypeError(
                 f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
             )
+        image_rng, text_rng = None, None
+        if seed is not None:
+            # two streams, so that another augmentation does not change the text that is shown
+            image_rng, text_rng = (np.random.Generator(np.random.PCG64([seed, stream])) for stream in (0, 1))
         pixels = self.preprocess.decode(sample.image)
-        if seed is None:
-            return Prepared(sample, self.preprocess.eval(pixels), show(sample, self.view, None))
-        # two streams, so that another augmentation does not change the text that is shown
-        image_rng, text_rng = (np.random.Generator(np.random.PCG64([seed, stream])) for stream in (0, 1))
-        return Prepared(
-            sample, self.preprocess.train(pixels, self.augment, image_rng), show(sample, self.view, text_rng)
-        )
+        try:
+            if image_rng is None:
+                image = self.preprocess.eval(pixels)
+            else:
+                image = self.preprocess.train(pixels, self.augment, image_rng)
+        except cv2.error as error:
+            raise ImageError(f"an image of {list(pixels.shape)} cannot be resized: {error}") from error
+        return Prepared(sample, image, show(sample, self.view, text_rng))
 
     def batch(self, rows: Sequence[Prepared]) -> Batch:
         """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""

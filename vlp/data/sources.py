@@ -1,0 +1,177 @@
+"""What a run reads: its sources, opened and put in order. The recipe's `data:` section is declared here. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config import ConfigError, config
+from ..preprocess import Augment
+from .manifest import Manifest, ShardSet
+from .plan import Mixture, Order, Plan, rows, seed_of
+from .remote import Cache
+from .text import TextView, show
+
+VALIDATION_SPLITS = ("val", "valid", "validation", "dev")
+
+
+@config
+class SourceConfig:
+    """A set of shards: folder, manifest file or URL; its share of the stream relative to other sources; its split."""
+
+    path: str
+    weight: float = 1.0
+    split: str | None = "train"
+
+
+@config
+class DataConfig:
+    """What is read and how.
+
+    `train` is a path or a list of sources; with several, each has `weight` / sum of weights of all samples, however
+    large it is. `val` is a path, read by its validation split (or whole where it is not split); None takes the
+    validation split of the training sources, if there is one. `batch_size` counts all ranks. `window` shards are
+    shuffled together. `bucket` puts texts of like length into a batch, within the window. More than the share
+    `max_rejected` of damaged samples ends the run. Remote shards are copied to `cache` (a folder, $VLP_CACHE by default).
+    """
+
+    train: str | tuple[SourceConfig, ...]
+    batch_size: int
+    val: str | None = None
+    workers: int = 2
+    window: int = 16
+    bucket: bool = False
+    max_rejected: float = 0.01
+    text: TextView = TextView()
+    labels: tuple[str, ...] = ()
+    augment: Augment = Augment()
+    cache: str | None = None
+    cache_gb: float = 64.0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be at least 0, found {self.workers}")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened part of a set of shards."""
+
+    name: str
+    shards: ShardSet
+    weight: float
+
+
+class Stream:
+    """The samples of a split of all sources, and the endless order in which training meets them.
+
+    Raises ConfigError for what cannot work: no such split, fewer samples than a batch holds.
+    """
+
+    def __init__(self, config: DataConfig, seed: int, split: str = "train") -> None:
+        self.config, self.seed = config, seed
+        self.sources = open_sources(config, split)
+        self.samples = sum(len(source.shards) for source in self.sources)
+        if split == "train" and self.samples < config.batch_size:
+            shards = sum(len(source.shards.manifest.shards) for source in self.sources)
+            raise ConfigError(
+                f"the training split has {self.samples} samples in {shards} shards, fewer than data.batch_size "
+                f"{config.batch_size}: use a smaller batch or more data"
+            )
+        self.plan = self._make_plan()
+        self.digest = self._digest()
+
+    def _make_plan(self) -> Plan:
+        weights = [source.weight for source in self.sources] or [1.0]
+        try:
+            quotas = Mixture(weights, self.seed).quotas
+            shares = quotas / quotas.sum()
+            orders = [
+                Order(
+                    [shard.samples for shard in source.shards.manifest.shards],
+                    source.shards.manifest.digest,
+                    self.seed,
+                    self.config.window,
+                    unit=max(1, round(self.config.batch_size * float(share))) if self.config.bucket else 0,
+                    lengths=source.shards.manifest.chars,
+                )
+                for source, share in zip(self.sources, shares, strict=False)
+            ]
+            return Plan(orders, weights, self.seed)
+        except ValueError as error:
+            raise ConfigError(f"data.train: {error}") from None
+
+    def _digest(self) -> str:
+        digests = [source.shards.manifest.digest for source in self.sources]
+        if len(digests) == 1:
+            return digests[0]
+        quotas = (int(one) for one in self.plan.mixture.quotas)
+        return f"{seed_of(*(f'{digest}:{quota}' for digest, quota in zip(digests, quotas, strict=False))):016x}"
+
+    def texts(self, limit: int = 100_000) -> Iterator[str]:
+        """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser."""
+        for position in range(min(limit, self.samples)):
+            draw = self.plan.draw(position)
+            text = show(self.sources[draw.source].shards.record(draw.index), self.config.text, None).text
+            if text:
+                yield text
+
+    def describe(self, cursor: int, n: int, world: int) -> str:
+        """Return what would be read by whom, as text: the sources, and `n` batches from `cursor` on."""
+        quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
+        size = self.config.batch_size
+        lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} a pass, seed {self.seed}"]
+        for source, share in zip(self.sources, quotas, strict=False):
+            manifest = source.shards.manifest
+            lines.append(
+                f"  {source.name}: {len(manifest)} samples in {len(manifest.shards)} shards, {share:.1%} of the stream, "
+                f"digest {manifest.digest[:12]}"
+            )
+        for start in range(cursor, cursor + n * size, size):
+            for rank in range(world):
+                mine = rows(start, size, rank, world)
+                draws = [self.plan.draw(position) for position in mine]
+                shown = [
+                    f"{self.sources[one.source].shards.manifest.shards[shard].shard}#{row}"
+                    for one in draws[:4]
+                    for shard, row in [self.sources[one.source].shards.manifest.locate(one.index)]
+                ]
+                more = f" ... ({len(mine)} in all)" if len(mine) > len(shown) else ""
+                lines.append(f"  batch at {start}, rank {rank}: {', '.join(shown)}{more}")
+        return "\n".join(lines)
+
+
+def open_sources(config: DataConfig, split: str) -> list[Source]:
+    """Open what a split is read from; [] for a validation split that nothing names. Raises ConfigError."""
+    cache = Cache(Path(config.cache) if config.cache else None, int(config.cache_gb * 2**30))
+    train = (SourceConfig(path=config.train),) if isinstance(config.train, str) else config.train
+    if not train:
+        raise ConfigError("data.train lists no sources")
+    if split == "train":
+        chosen = [(one.path, one.split, one.weight) for one in train]
+    elif config.val is not None:
+        chosen = [(config.val, split, 1.0)]
+    else:
+        chosen = [(path, split, 1.0) for path in dict.fromkeys(one.path for one in train)]
+    sources = []
+    for path, name, weight in chosen:
+        manifest = Manifest.read(path, cache)
+        if split != "train":
+            name = _held_out(manifest, split)
+            if name is None and (config.val is None or manifest.splits):
+                if config.val is not None:
+                    manifest.select(split)  # complains, with the splits that there are
+                continue
+        part = manifest.select(name)
+        title = part.shards[0].source or Path(path.rstrip("/")).name
+        sources.append(Source(title, ShardSet(part, cache), weight))
+    return sources
+
+
+def _held_out(manifest: Manifest, split: str) -> str | None:
+    names = VALIDATION_SPLITS if split in VALIDATION_SPLITS else (split,)
+    return next((name for name in names if name in manifest.splits), None)
