@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,23 +25,25 @@ def cut(batch: Batch, count: int) -> list[Batch]:
 
 
 def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    extras = {
-        name: value[start:stop] if value.ndim and len(value) == len(batch) else value
-        for name, value in batch.extras.items()
-    }
     return replace(
-        batch,
-        image=batch.image[start:stop],
-        text=_tokens(batch.text, slice(start, stop)),
-        group=batch.group[start:stop],
-        keys=batch.keys[start:stop],
-        labels=None if batch.labels is None else batch.labels[start:stop],
-        spans=None if batch.spans is None else _spans(batch.spans, start, stop),
-        phrases=None if batch.phrases is None else _phrases(batch.phrases, start, stop),
-        prompts=None if batch.prompts is None else _prompts(batch.prompts, start, stop),
-        extras=extras,
-        sources=batch.sources[start:stop],
+        batch, **{item.name: _part(getattr(batch, item.name), len(batch), start, stop) for item in fields(batch)}
     )
+
+
+def _part(value: Any, rows: int, start: int, stop: int) -> Any:
+    """Return what belongs to rows `[start, stop)` of a field of the batch: of whatever has one entry a row, those."""
+    if isinstance(value, Tokens):
+        return _tokens(value, slice(start, stop))
+    if isinstance(value, Spans):
+        return _spans(value, start, stop)
+    if isinstance(value, Phrases):
+        return _phrases(value, start, stop)
+    if isinstance(value, Prompts):
+        return replace(value, asserted=value.asserted[start:stop])
+    if isinstance(value, dict):
+        return {name: _part(one, rows, start, stop) for name, one in value.items()}
+    is_by_row = isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
+    return value[start:stop] if is_by_row and len(value) == rows else value
 
 
 def _tokens(tokens: Tokens, index: slice | Tensor) -> Tokens:
@@ -70,13 +73,13 @@ def _phrases(phrases: Phrases, start: int, stop: int) -> Phrases:
     return Phrases(tokens=tokens, owner=phrases.owner[index] - start, code=phrases.code[index])
 
 
-def _prompts(prompts: Prompts, start: int, stop: int) -> Prompts:
-    return replace(prompts, asserted=prompts.asserted[start:stop])
-
-
 def without_prompts(batch: Batch) -> Batch:
     """Return the batch without its prompt pairs: they belong to no row, so one chunk's model pass encodes them for all."""
     return replace(batch, prompts=None)
+
+
+OF_NO_ROW = ("grid", "prompts", "logit_scale", "logit_bias")
+"""Fields of an output that the first chunk has for all."""
 
 
 def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) -> ModelOutput:
@@ -84,19 +87,8 @@ def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) 
 
     Phrases go back to the batch's own order; word tensors, as wide as their chunk's longest text, are padded to the widest.
     """
-    first = outputs[0]
-    joined = replace(
-        first,
-        image=torch.cat([one.image for one in outputs]),
-        text=torch.cat([one.text for one in outputs]),
-        patches=_cat([one.patches for one in outputs]),
-        patch_attention=_cat([one.patch_attention for one in outputs]),
-        words=_cat([one.words for one in outputs]),
-        word_mask=_cat([one.word_mask for one in outputs]),
-        word_attention=_cat([one.word_attention for one in outputs]),
-        tokens=_cat([one.tokens for one in outputs]),
-        phrases=_cat([one.phrases for one in outputs]),
-    )
+    names = [item.name for item in fields(ModelOutput) if item.name not in OF_NO_ROW]
+    joined = replace(outputs[0], **{name: _cat([getattr(one, name) for one in outputs]) for name in names})
     if joined.phrases is not None and whole.phrases is not None:
         rows = len(chunks[0])
         parts = [_owned(whole.phrases.owner, rows * index, rows * (index + 1)) for index in range(len(chunks))]
