@@ -26,6 +26,7 @@ NEEDS: dict[str, tuple[str, str]] = {
     "phrases": ("Batch.phrases", "build shards whose samples hold `concepts` with sentences (vlp-prep concepts)"),
     "prompts": ("Batch.prompts", "give the loader this objective's prompt_spec()"),
     "labels": ("Batch.labels", "name the label columns in data.labels"),
+    "masked_patches": ("ModelOutput.masked_patches", "choose an image tower that returns a feature map (model.image)"),
     "logit_scale": ("ModelOutput.logit_scale", "build the model with the objectives' scale_init"),
     "logit_bias": ("ModelOutput.logit_bias", "build the model with the objectives' scale_init"),
 }

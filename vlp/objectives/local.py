@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 Pool = Literal["max", "lse"]
 
 HELD = 1 << 24
-"""Similarities (64 MiB in fp32) above which they are made anew in the backward, chunk by chunk."""
+"""Values (64 MiB in fp32) above which they are made anew in the backward, chunk by chunk."""
 
 
 def pooled_similarity(patches: Tensor, vectors: Tensor, pool: Pool, gamma: float) -> Tensor:
@@ -26,21 +26,27 @@ def pooled_similarity(patches: Tensor, vectors: Tensor, pool: Pool, gamma: float
         similarity = some @ vectors.T
         if pool == "max":
             return similarity.amax(1)
-        return (torch.logsumexp(gamma * similarity, 1) - torch.log(torch.tensor(float(some.shape[1])))) / gamma
+        return (torch.logsumexp(gamma * similarity, 1) - torch.log(similarity.new_tensor(some.shape[1]))) / gamma
 
-    return by_chunks(pooled, patches, vectors, held=patches.shape[0] * patches.shape[1] * vectors.shape[0])
+    return by_chunks(pooled, (patches,), (vectors,), held=patches.shape[0] * patches.shape[1] * vectors.shape[0])
 
 
-def by_chunks(function: Callable[[Tensor, Tensor], Tensor], rows: Tensor, whole: Tensor, held: int) -> Tensor:
-    """Return `function(rows, whole)`, in chunks of rows that are recomputed in the backward when it would hold too much.
+def by_chunks(
+    function: Callable[..., Tensor], rows: tuple[Tensor, ...], whole: tuple[Tensor, ...], held: int
+) -> Tensor:
+    """Return `function(*rows, *whole)`, in chunks of rows that are recomputed in the backward when it would hold too much.
 
-    `held` counts the values that the function keeps for its backward over all rows; `function` must treat rows alike.
+    `held` counts the values that the function keeps for its backward over all rows; `function` treats rows alike and
+    returns one result per row.
     """
-    if held <= HELD or rows.shape[0] <= 1:
-        return function(rows, whole)
-    step = max(1, int(rows.shape[0] * HELD / held))
+    count = rows[0].shape[0]
+    if held <= HELD or count <= 1:
+        return function(*rows, *whole)
+    step = max(1, int(count * HELD / held))
     pieces = [
-        checkpoint(function, rows[low : low + step], whole, use_reentrant=False, preserve_rng_state=False)
-        for low in range(0, rows.shape[0], step)
+        checkpoint(
+            function, *(one[low : low + step] for one in rows), *whole, use_reentrant=False, preserve_rng_state=False
+        )
+        for low in range(0, count, step)
     ]
     return torch.cat(pieces)

@@ -107,14 +107,20 @@ class Relation:
 
     def degree(self, like: Tensor, limit: int = 1 << 22) -> Tensor:
         """Return each row's total weight [N], itself included; blocks of at most `limit` pairs."""
+        return self.rows.gather(self._own_sums(like, limit, weighted=True))
+
+    def count(self, like: Tensor, limit: int = 1 << 22) -> Tensor:
+        """Return how many positives each own row has [count], itself included."""
+        return self._own_sums(like, limit, weighted=False)
+
+    def _own_sums(self, like: Tensor, limit: int, *, weighted: bool) -> Tensor:
         step = max(1, limit // max(1, self.rows.total))
         everything = slice(0, self.rows.total)
-        pieces = [
-            self.block(slice(low, min(low + step, self.rows.count)), everything, like).sum(1)
-            for low in range(0, self.rows.count, step)
-        ]
-        own = torch.cat(pieces) if pieces else like.new_zeros(0)
-        return self.rows.gather(own.detach())
+        pieces = []
+        for low in range(0, self.rows.count, step):
+            block = self.block(slice(low, min(low + step, self.rows.count)), everything, like)
+            pieces.append((block if weighted else (block > 0).to(block.dtype)).sum(1))
+        return torch.cat(pieces).detach() if pieces else like.new_zeros(0)
 
 
 def relation(positives: Positives, batch: Batch, rows: Rows) -> Relation | None:

@@ -1,0 +1,69 @@
+"""MedCLIP: images and texts match as far as their findings do, paired or not.
+
+Wang, Wu, Agarwal, Sun, *MedCLIP: Contrastive Learning from Unpaired Medical Images and Text*, EMNLP 2022
+(arXiv 2210.10163).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError, config
+from ..types import ABSENT, PRESENT, Batch, Losses, ModelOutput
+from .base import Objective, objectives, scalar, unit
+from .contrastive import over_ranks
+from .pairs import Rows
+
+
+@objectives.register("medclip")
+class MedClip(Objective):
+    """`L = ½ [CE(softmax_rows(R), s S) + CE(softmax_rows(R^T), (s S)^T)]`, `R = y_image y_text^T`, S cosines.
+
+    Label vectors hold 1 for present, `absent` for absent and 0 for uncertain or not stated: the published code's
+    convention with absent = -1. Texts have `Batch.extras["text_labels"]` [B, K] where the loader gives it, else the sample's
+    own labels. `similarity: dot` is the code's R, `cosine` the paper's. Scale s is learned and starts at 1 / 0.07. With a
+    second view of the texts (`ModelOutput.text_view`) the loss is the mean of both views'.
+    """
+
+    needs = frozenset({"labels", "logit_scale"})
+
+    @config
+    class Config:
+        similarity: Literal["dot", "cosine"] = "dot"
+        absent: float = -1.0
+        scale: float = 1 / 0.07
+
+    def __init__(self, config: Config, dim: int) -> None:
+        super().__init__(config, dim)
+        if not 1 <= config.scale <= 100:
+            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
+        self.scale_init = (math.log(config.scale), None)
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        assert batch.labels is not None
+        rows = Rows.of(len(batch), even=self.training)
+        text_labels = batch.extras.get("text_labels", batch.labels)
+        image_labels = self._vectors(batch.labels, output.image)
+        relevance = image_labels @ rows.gather(self._vectors(text_labels, output.image)).T
+        views = [output.text] if output.text_view is None else [output.text, output.text_view]
+        image, scale = unit(output.image), scalar(output.logit_scale)
+        losses = [matching_loss(scale * (image @ rows.gather(unit(view)).T), relevance, rows) for view in views]
+        return Losses(torch.stack(losses).mean())
+
+    def _vectors(self, labels: Tensor, like: Tensor) -> Tensor:
+        config: Any = self.config
+        vectors = (labels == PRESENT).to(like.dtype) + config.absent * (labels == ABSENT).to(like.dtype)
+        return unit(vectors) if config.similarity == "cosine" else vectors
+
+
+def matching_loss(logits: Tensor, relevance: Tensor, rows: Rows) -> Tensor:
+    """Return this rank's share of the mean of both directions' cross-entropies with soft targets; both are [b, N]."""
+    by_row = torch.logsumexp(logits, 1) - (torch.softmax(relevance, 1) * logits).sum(1)
+    target = (relevance - over_ranks(torch.logsumexp(relevance, 0))).exp()
+    own = slice(rows.start, rows.start + rows.count)
+    by_column = over_ranks(torch.logsumexp(logits, 0))[own].sum() - (target * logits).sum()
+    return rows.share(by_row.sum() + by_column) / 2

@@ -1,0 +1,208 @@
+"""MGCA: alignment of instances, of tokens within a pair, and of prototype assignments across the batch.
+
+Wang, Zhou, Wang, Vardhanabhuti, Yu, *Multi-Granularity Cross-modal Alignment for Generalized Medical Visual
+Representation Learning*, NeurIPS 2022 (arXiv 2210.06044).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import dist
+from ..config import ConfigError, config
+from ..types import Batch, Losses, ModelOutput
+from .base import Objective, objectives, unit
+from .contrastive import info_nce
+from .local import by_chunks
+from .pairs import Positives, Rows, needs_of, relation
+from .streaming import MASKED
+
+WEIGHTS = {"cli": (1.0, 1.0, 1.0), "class_defaults": (1.0, 0.7, 0.5)}
+"""(ITA, CTA, CPA): what the published command line runs with, and the defaults in its model class."""
+
+
+@objectives.register("mgca")
+class Mgca(Objective):
+    """`L = λ1 L_ITA + λ2 L_CTA + λ3 L_CPA`.
+
+    ITA: the *sum* of both directions' cross-entropies at τ1 = 0.07. CTA: within each pair, every word against what it
+    attends to among the patches, with the sample's other words as negatives, and every patch alike (τ2 = 0.1); tokens
+    weighted by the pooling token's attention, clipped to its 10 % and 90 % quantiles. CPA: each side predicts the other's
+    Sinkhorn assignment to K prototypes (τ3 = 0.2, ε = 0.05, 3 rounds); prototypes rest for the first `freeze` of training.
+
+    How the released code differs, and how to get it: Sinkhorn over each rank's own batch (`distributed_sinkhorn: false`);
+    padding as extra negatives among words (`pad_negatives: true`); patches' attended words not normalised for ViTs
+    (`normalise_attended: false`); words weighted by the attention to their right neighbour (`shifted_attention: true`);
+    negatives from one rank only (not offered: the loss would depend on the number of ranks).
+    """
+
+    @config
+    class Config:
+        preset: Literal["cli", "class_defaults"] = "cli"
+        ita: float | None = None
+        cta: float | None = None
+        cpa: float | None = None
+        temperature: float = 0.07
+        token_temperature: float = 0.1
+        prototype_temperature: float = 0.2
+        prototypes: int = 500
+        sinkhorn_epsilon: float = 0.05
+        sinkhorn_rounds: int = 3
+        distributed_sinkhorn: bool = True
+        freeze: float = 0.02
+        pad_negatives: bool = False
+        normalise_attended: bool = True
+        shifted_attention: bool = False
+        positives: Positives = "diagonal"
+
+    def __init__(self, config: Config, dim: int) -> None:
+        super().__init__(config, dim)
+        if (
+            min(config.temperature, config.token_temperature, config.prototype_temperature, config.sinkhorn_epsilon)
+            <= 0
+        ):
+            raise ConfigError(f"temperatures and sinkhorn_epsilon must be above 0, found {config}")
+        if config.prototypes < 1 or config.sinkhorn_rounds < 1:
+            raise ConfigError(f"prototypes and sinkhorn_rounds must be at least 1, found {config}")
+        self.needs = frozenset({"patches", "words"}) | needs_of(config.positives)
+        given = (config.ita, config.cta, config.cpa)
+        self.shares = [
+            preset if own is None else own for own, preset in zip(given, WEIGHTS[config.preset], strict=True)
+        ]
+        self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, dim)))
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        config: Any = self.config
+        rows = Rows.of(len(batch), even=self.training)
+        image, text = unit(output.image), unit(output.text)
+        scale = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
+        ita = sum(info_nce(image, text, scale, rows, relation(config.positives, batch, rows)), image.new_zeros(()))
+        cta = rows.share(self._tokens(output).sum())
+        cpa = rows.share(self._prototypes(image, text).sum())
+        parts = {"ita": ita, "cta": cta, "cpa": cpa}
+        total = sum(
+            (share * part for share, part in zip(self.shares, parts.values(), strict=True)), image.new_zeros(())
+        )
+        return Losses(total, parts)
+
+    def _prototypes(self, image: Tensor, text: Tensor) -> Tensor:
+        config: Any = self.config
+        # Resting prototypes stay in the graph: their gradient is zero, not missing, and as only their direction counts,
+        # weight decay alone changes nothing.
+        prototypes: Tensor = self.prototypes
+        if self.progress < config.freeze:
+            prototypes = prototypes.detach() + 0 * prototypes
+        scores = [unit(side) @ unit(prototypes.to(image.dtype)).T for side in (image, text)]
+        settings = (config.sinkhorn_epsilon, config.sinkhorn_rounds, config.distributed_sinkhorn)
+        codes = [sinkhorn(score.detach(), *settings) for score in scores]
+        logs = [torch.log_softmax(score / config.prototype_temperature, 1) for score in scores]
+        return -(codes[0] * logs[1] + codes[1] * logs[0]).sum(1) / 2
+
+    def _tokens(self, output: ModelOutput) -> Tensor:
+        config: Any = self.config
+        assert output.words is not None and output.word_mask is not None and output.patches is not None
+        words, patches, mask = unit(output.words), unit(output.patches), output.word_mask
+        attention = output.word_attention
+        if attention is None:
+            attention = mask.to(words.dtype)
+        elif config.shifted_attention:
+            attention = torch.roll(attention, -1, dims=1)
+        word_weights = clipped_weights(attention.to(words.dtype) * mask)
+        if output.patch_attention is None:
+            patch_weights = torch.full_like(patches[..., 0], 1 / patches.shape[1])
+        else:
+            patch_weights = clipped_weights(output.patch_attention.to(patches.dtype))
+        # A report without words has nothing for patches to attend to.
+        patch_weights = patch_weights * mask.any(1, keepdim=True)
+        temperature = config.token_temperature
+        negatives = torch.ones_like(mask) if config.pad_negatives else mask
+        every_patch = torch.ones_like(patches[..., 0], dtype=torch.bool)
+
+        def word_side(
+            words: Tensor, patches: Tensor, mask: Tensor, negatives: Tensor, every: Tensor, weights: Tensor
+        ) -> Tensor:
+            return token_contrast(words, patches, every, negatives, weights, temperature, normalise=True)
+
+        def patch_side(
+            words: Tensor, patches: Tensor, mask: Tensor, negatives: Tensor, every: Tensor, weights: Tensor
+        ) -> Tensor:
+            return token_contrast(
+                patches, words, mask, every, weights, temperature, normalise=config.normalise_attended
+            )
+
+        tokens = (words, patches, mask, negatives, every_patch)
+        count, width, height = words.shape[0], words.shape[1], patches.shape[1]
+        from_words = by_chunks(word_side, (*tokens, word_weights), (), held=3 * count * width * (width + height))
+        from_patches = by_chunks(patch_side, (*tokens, patch_weights), (), held=3 * count * height * (width + height))
+        return from_words + from_patches
+
+
+def token_contrast(
+    queries: Tensor,
+    context: Tensor,
+    context_mask: Tensor,
+    negatives: Tensor,
+    weights: Tensor,
+    temperature: float,
+    *,
+    normalise: bool,
+) -> Tensor:
+    """Return [B]: each query token against the context it attends to, its sample's other tokens as negatives.
+
+    `queries` [B, Q, D] and `context` [B, C, D] of unit length; attention goes to `context_mask` [B, C], negatives are the
+    query tokens in `negatives` [B, Q]; `weights` [B, Q] sum to 1. `½ sum_n w_n (row + column cross-entropy of token n)`.
+    """
+    attention = (queries @ context.transpose(1, 2) / temperature).masked_fill(~context_mask[:, None], MASKED)
+    attended = torch.softmax(attention, 2) @ context
+    if normalise:
+        attended = unit(attended)
+    logits = queries @ attended.transpose(1, 2) / temperature
+    own = logits.diagonal(dim1=1, dim2=2)
+    row = torch.logsumexp(logits.masked_fill(~negatives[:, None], MASKED), 2)
+    column = torch.logsumexp(logits.masked_fill(~negatives[:, :, None], MASKED), 1)
+    return (weights * (row + column - 2 * own)).sum(1) / 2
+
+
+def clipped_weights(attention: Tensor, low: float = 0.1, high: float = 0.9) -> Tensor:
+    """Return [B, N] weights of sum 1: `attention` clipped to the quantiles of its row's non-zero entries; zeros stay zero.
+
+    Quantiles interpolate linearly. A row of zeros stays a row of zeros. The weights carry no gradient.
+    """
+    attention = attention.detach()
+    counted = attention != 0
+    ordered = attention.masked_fill(~counted, torch.inf).sort(1).values
+    last = (counted.sum(1, keepdim=True) - 1).clamp(min=0)
+
+    def quantile(share: float) -> Tensor:
+        place = share * last.to(attention.dtype)
+        below = place.floor()
+        lower = ordered.gather(1, below.long())
+        upper = ordered.gather(1, place.ceil().long())
+        return torch.where(upper.isinf(), lower, lower + (upper - lower) * (place - below)).nan_to_num(posinf=0.0)
+
+    clipped = torch.where(counted, attention.clamp(quantile(low), quantile(high)), torch.zeros_like(attention))
+    total = clipped.sum(1, keepdim=True)
+    return torch.where(total > 0, clipped / total.clamp(min=torch.finfo(attention.dtype).tiny), clipped)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, epsilon: float, rounds: int, distributed: bool) -> Tensor:
+    """Return codes [B, K], rows of sum 1: `scores` [B, K] (cosines) assigned so that prototypes are used alike.
+
+    With `distributed`, alike over the batch of all ranks, which equals Sinkhorn on the concatenated scores.
+    """
+
+    def over_ranks(value: Tensor) -> Tensor:
+        return dist.sum_over_ranks(value) if distributed else value
+
+    total = over_ranks(scores.new_tensor(float(scores.shape[0])))
+    codes = torch.exp((scores - 1) / epsilon)  # cosines are at most 1: never overflows, and the factor cancels
+    codes = codes / over_ranks(codes.sum())
+    for _ in range(rounds):
+        mass = over_ranks(codes.sum(0))
+        codes = codes / (mass.clamp(min=torch.finfo(codes.dtype).tiny) * scores.shape[1])
+        codes = codes / (codes.sum(1, keepdim=True).clamp(min=torch.finfo(codes.dtype).tiny) * total)
+    return codes * total

@@ -1,0 +1,96 @@
+"""Several knowledge texts per finding: an image matches every description of what it shows.
+
+The verifiable core of DeViDe (Luo et al., *DeViDe: Faceted medical knowledge for improved medical vision-language
+pre-training*, 2024, arXiv 2404.03618): its exact formulas and weights are not published with code, so this is one image
+against many facet texts as multi-positive contrast, and no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .. import dist
+from ..config import ConfigError, config
+from ..types import ABSENT, PRESENT, UNKNOWN, Batch, Losses, ModelOutput, PromptSpec
+from .base import Objective, objectives, unit
+from .contrastive import over_ranks
+from .streaming import MASKED
+
+
+@objectives.register("multi_text")
+class MultiText(Objective):
+    """`L = λ L_image + (1-λ) L_text`, cross-entropies over temperature τ with the target spread over all positives.
+
+    Images against texts: the positives of an image are all texts of the findings that its report asserts present, the
+    negatives those of the findings that it asserts absent. Texts against images: the positives of a text are all images of
+    all ranks that show its finding. Findings that a report does not mention are left out, or negatives with
+    `unmentioned: negative`; uncertain ones are always left out. Each mean runs over rows that have a positive.
+    `texts` maps the code of a finding to its descriptions, definitions, facets.
+    """
+
+    needs = frozenset({"prompts"})
+
+    @config
+    class Config:
+        texts: Mapping[str, tuple[str, ...]]
+        temperature: float = 0.1
+        image_to_text: float = 0.5
+        unmentioned: Literal["ignore", "negative"] = "ignore"
+
+    def __init__(self, config: Config, dim: int) -> None:
+        super().__init__(config, dim)
+        if not config.texts or not all(config.texts.values()):
+            raise ConfigError("texts: at least one finding, each with at least one text, is needed")
+        if config.temperature <= 0 or not 0 <= config.image_to_text <= 1:
+            raise ConfigError(f"temperature must be above 0 and image_to_text in 0..1, found {config}")
+
+    def prompt_spec(self) -> PromptSpec:
+        config: Any = self.config
+        pairs = [(code, text) for code, texts in config.texts.items() for text in texts]
+        texts = tuple(text for _, text in pairs)
+        # The denying half of the pairs is not used; an empty text is the cheapest to encode.
+        return PromptSpec(findings=tuple(code for code, _ in pairs), affirm=texts, deny=("",) * len(texts))
+
+    def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        config: Any = self.config
+        assert batch.prompts is not None
+        count = len(batch.prompts.findings)
+        if output.prompts is None or output.prompts.shape[0] != 2 * count:
+            raise ConfigError(
+                f"objective {self.name!r} needs ModelOutput.prompts with {2 * count} rows: "
+                "build the model with this objective's needs"
+            )
+        asserted = batch.prompts.asserted
+        positive, negative = asserted == PRESENT, asserted == ABSENT
+        if config.unmentioned == "negative":
+            negative = negative | (asserted == UNKNOWN)
+        logits = unit(output.image) @ unit(output.prompts[:count]).T / config.temperature
+        from_image, from_text = facet_losses(logits, positive, negative)
+        share = config.image_to_text
+        return Losses(
+            share * from_image + (1 - share) * from_text, {"image_to_text": from_image, "text_to_image": from_text}
+        )
+
+
+def facet_losses(logits: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
+    """Return this rank's shares of both directions' means over rows, and over columns, that have a positive; else 0.
+
+    `logits` [B, M]; `positive`, `negative` [B, M] bool. Pairs that are neither are left out.
+    """
+    world = dist.world()
+    weight = positive.to(logits.dtype)
+    seen = logits.masked_fill(~(positive | negative), MASKED)
+    by_row = torch.logsumexp(seen, 1) - (weight * logits).sum(1) / weight.sum(1).clamp(min=1)
+    has = positive.any(1)
+    rows = dist.sum_over_ranks(has.sum().to(logits.dtype)).clamp(min=1)
+    from_image = by_row.masked_fill(~has, 0.0).sum() * (world / rows)
+    per_text = dist.sum_over_ranks(weight.sum(0))
+    shown = per_text > 0
+    over_images = over_ranks(torch.logsumexp(seen, 0)).masked_fill(~shown, 0.0).sum()
+    pull = (weight * logits / per_text.clamp(min=1)).sum()
+    from_text = (over_images - world * pull) / shown.sum().clamp(min=1)
+    return from_image, from_text
