@@ -104,8 +104,6 @@ class Build:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
         elif out.exists() and any(out.iterdir()):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
-        self.state.mkdir(parents=True, exist_ok=True)
-        _write(mark, json.dumps({"fingerprint": self._fingerprint()}))
 
     def run(self, report: Any = None) -> Counter[str]:
         """Make the shards that are not there yet and gather what is; return the counts of `gather`.
@@ -113,10 +111,14 @@ class Build:
         `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
         """
         tell = report or (lambda *_: None)
-        todo = [shard for shard in self._plan() if self._mine(shard) and not self._done(shard)]
-        tell("total", sum(len(shard.records) + len(shard.duplicates) for shard in todo))
-        wanted = {shard.ordinal for shard in todo}
-        del todo
+        wanted, total = set(), 0
+        for shard in self._plan():
+            if self._mine(shard) and not self._done(shard):
+                wanted.add(shard.ordinal)
+                total += len(shard.records) + len(shard.duplicates)
+        tell("total", total)
+        self.state.mkdir(parents=True, exist_ok=True)
+        _write(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint()}))
         open_shards: dict[int, Planned] = {}
 
         def groups() -> Iterator[tuple[int, str | None, list[Any]]]:

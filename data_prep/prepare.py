@@ -74,8 +74,7 @@ class Preparer:
 
         if report.sections or report.sentences:
             return report
-        parsed = parse_report(report.text, clean=self._text.clean)
-        return parsed if parsed.text.strip() else None
+        return parse_report(report.text, clean=self._text.clean)
 
     def _concepts(self, report: Report | None) -> tuple[Mention, ...]:
         if report is None or self._text.concepts == "none":

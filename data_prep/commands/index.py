@@ -1,0 +1,28 @@
+"""`vlp-prep index`: a manifest for webdataset shards that somebody else made."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", type=Path, help="a folder of tar shards")
+    parser.add_argument("--source", default="", help="name of the data set, where its samples do not say")
+    parser.add_argument("--version", default="", help="version of the data set")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Index the folder, saying what became of each shard."""
+    from vlp.data.manifest import index_folder
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"{line}\n")
+
+    manifest = index_folder(args.folder, args.source, args.version, say)
+    splits = ", ".join(manifest.splits) or "none"
+    sys.stdout.write(f"{len(manifest)} samples in {len(manifest.shards)} shards, splits: {splits}\n")
+    return 0

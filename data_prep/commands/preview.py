@@ -1,0 +1,50 @@
+"""`vlp-prep preview`: look at a set before training on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", help="a folder of shards with a manifest")
+    parser.add_argument("--n", type=int, default=16, help="how many samples (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice which")
+    parser.add_argument("--split", help="one split only")
+    parser.add_argument("--boxes", action="store_true", help="only samples with boxes or masks")
+    parser.add_argument(
+        "--out", type=Path, default=Path("preview.html"), help="a .html or .png (default: preview.html)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the contact sheet."""
+    import numpy as np
+
+    from vlp.config import ConfigError
+    from vlp.data.manifest import Manifest, ShardSet
+
+    from ..contact_sheet import render_html, render_png
+
+    if args.out.suffix not in (".html", ".png"):
+        raise ConfigError(f"--out {args.out}: expected a name that ends in .html or .png")
+    shards = ShardSet(Manifest.read(args.folder).select(args.split))
+    order = np.random.default_rng(args.seed).permutation(len(shards))
+    samples = []
+    for index in order:
+        sample = shards.sample(int(index))
+        if not args.boxes or sample.boxes or sample.masks:
+            samples.append(sample)
+        if len(samples) == args.n:
+            break
+    if not samples:
+        raise ConfigError(f"{args.folder}: no samples with boxes or masks")
+    if args.out.suffix == ".png":
+        args.out.write_bytes(render_png(samples))
+    else:
+        args.out.write_text(render_html(samples, f"{args.folder}: {len(samples)} of {len(shards)}"), encoding="utf-8")
+    sys.stdout.write(f"{args.out}: {len(samples)} of {len(shards)} samples\n")
+    return 0

@@ -1,0 +1,59 @@
+"""`vlp-prep scan`: counts of what may identify a patient, in the texts and burned into the images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", help="a folder of shards with a manifest")
+    parser.add_argument("--images", action="store_true", help="look for burned-in text too")
+    parser.add_argument("--out", type=Path, help="write keys and kinds (never the text) as JSON lines")
+    parser.add_argument("--limit", type=int, default=0, help="look at the first so many samples only")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print counts by kind; exit code 1 when anything was found, so that a pipeline can stop there."""
+    from vlp.data.manifest import Manifest, ShardSet
+
+    from ..burned_in import has_text
+    from ..privacy import count, texts_of
+
+    shards = ShardSet(Manifest.read(args.folder))
+    size = min(len(shards), args.limit) if args.limit else len(shards)
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for index in range(size):
+            sample = shards.record(index)
+            for text in texts_of(sample):
+                yield sample.key, text
+
+    totals, hits = count(texts())
+    found: dict[str, set[str]] = {}
+    for key, kinds in hits:
+        found.setdefault(key, set()).update(kinds)
+    if args.images:
+        for index in range(size):
+            sample = shards.sample(index, masks=False)
+            assert isinstance(sample.image, bytes)
+            if has_text(sample.image):
+                totals["text in image"] += 1
+                found.setdefault(sample.key, set()).add("text in image")
+    _print(totals, len(found), size)
+    if args.out:
+        lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
+        args.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return 1 if totals else 0
+
+
+def _print(totals: Counter[str], samples: int, size: int) -> None:
+    for kind, number in sorted(totals.items()):
+        sys.stdout.write(f"{kind:16} {number}\n")
+    sys.stdout.write(f"{samples} of {size} samples hold something that may identify a patient\n")
+    sys.stdout.write("(regular expressions for English: bare names in running text are not found)\n")

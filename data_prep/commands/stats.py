@@ -1,0 +1,109 @@
+"""`vlp-prep stats`: what a set is made of, and how much of its texts a tokenizer would cut."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LIMITS = (77, 128, 256, 512)
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", help="a folder of shards with a manifest")
+    parser.add_argument("--split", help="one split only")
+    parser.add_argument(
+        "--tokenizer", type=Path, help="a recipe (its `tokenizer:`), or a folder with a saved tokenizer"
+    )
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the tables."""
+    from vlp.data.manifest import Manifest, ShardSet
+
+    from ..stats import Tally, quantiles
+
+    shards = ShardSet(Manifest.read(args.folder).select(args.split))
+    tally, texts = Tally(), []
+    sizes: Counter[int] = Counter()
+    for index in range(len(shards)):
+        sample = shards.sample(index)
+        tally.add(sample)
+        sizes[_longer_side(sample.image)] += 1
+        if args.tokenizer:
+            texts.append(sample.report.text if sample.report else "\n".join(sample.captions))
+    record: dict[str, Any] = tally.to_json()
+    record["people"] = {kind: len(known) for kind, known in tally.people.items()}
+    record["words"] = quantiles(tally.words)
+    record["longer side"] = quantiles(sizes)
+    if args.tokenizer:
+        record["tokens"], record["truncated"] = _tokens(args.tokenizer, [text for text in texts if text])
+    if args.json:
+        sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    else:
+        sys.stdout.write(_text(record))
+    return 0
+
+
+def _longer_side(image: Any) -> int:
+    import io
+
+    from PIL import Image
+
+    with Image.open(io.BytesIO(image)) as opened:
+        return max(opened.size)
+
+
+def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Return quantiles of the number of tokens, and the share of texts longer than each usual limit."""
+    from dataclasses import replace
+
+    from vlp.config import compose, validate
+    from vlp.tokenize import TextSpec, build_tokenizer, load_tokenizer
+
+    from ..stats import quantiles
+
+    if where.is_dir():
+        tokenizer = load_tokenizer(where)
+        tokenizer.length = 100_000
+    else:
+        tree = compose(where).get("tokenizer") or {}
+        spec = replace(validate(TextSpec, tree, f"{where}: tokenizer"), length=100_000, overflow="truncate")
+        tokenizer = build_tokenizer(spec, texts)
+    lengths: Counter[int] = Counter()
+    for at in range(0, len(texts), 256):
+        lengths.update(int(count) for count in tokenizer(texts[at : at + 256]).tokens.mask.sum(1))
+    cut = {
+        str(limit): sum(count for length, count in lengths.items() if length > limit) / max(len(texts), 1)
+        for limit in LIMITS
+    }
+    return quantiles(lengths), cut
+
+
+def _text(record: dict[str, Any]) -> str:
+    lines = [
+        f"samples {record['samples']}, patients {record['people']['patient']}, studies {record['people']['study']}"
+    ]
+    for column, counter in record["counts"].items():
+        shown = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
+        rest = f", {len(shown) - 8} more" if len(shown) > 8 else ""
+        lines.append(f"{column}: " + ", ".join(f"{name} {count}" for name, count in shown[:8]) + rest)
+    lines += [
+        f"{name}: " + ", ".join(f"{at} {value:.4g}" for at, value in record[name].items())
+        for name in ("words", "tokens", "longer side")
+        if record.get(name)
+    ]
+    if "truncated" in record:
+        lines.append(
+            "longer than: " + ", ".join(f"{at} tokens {share:.1%}" for at, share in record["truncated"].items())
+        )
+    for name, seen in record["labels"].items():
+        values = ", ".join(f"{value} {count} ({count / record['samples']:.1%})" for value, count in seen.items())
+        lines.append(f"label {name}: {values}")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,52 @@
+"""`vlp-prep tokenizer`: a tokenizer trained on the texts of a set, for `tokenizer.path` of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vlp.config import ConfigError
+
+
+def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Declare the options."""
+    parser.add_argument("folder", help="a folder of shards with a manifest")
+    parser.add_argument("--out", type=Path, required=True, help="where the tokenizer goes")
+    parser.add_argument("--kind", choices=("sentencepiece", "wordpiece"), default="sentencepiece")
+    parser.add_argument("--vocab-size", type=int, default=8000)
+    parser.add_argument("--length", type=int, default=256, help="longest text in tokens (default: 256)")
+    parser.add_argument("--split", default="train", help="which split's texts (default: train)")
+    parser.add_argument("--limit", type=int, default=0, help="train on the first so many samples (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, save, and print how many tokens a word takes."""
+    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.tokenize import TextSpec, build_tokenizer
+
+    shards = ShardSet(Manifest.read(args.folder).select(args.split))
+    spec = TextSpec(kind=args.kind, vocab_size=args.vocab_size, length=args.length)
+    tokenizer = build_tokenizer(spec, texts(shards, args.limit))
+    tokenizer.save(args.out)
+    sample = [text for _, text in zip(range(256), texts(shards, args.limit), strict=False)]
+    if not sample:
+        raise ConfigError(f"{args.folder}: no texts in split {args.split!r}")
+    words = sum(len(text.split()) for text in sample)
+    tokens = int(tokenizer(sample).tokens.mask.sum())
+    sys.stdout.write(f"{args.out}: {tokenizer.vocab_size} tokens, {tokens / max(words, 1):.2f} per word\n")
+    return 0
+
+
+def texts(shards: object, limit: int = 0) -> Iterator[str]:
+    """Yield the report, or else the captions, of each sample."""
+    from vlp.data.manifest import ShardSet
+
+    assert isinstance(shards, ShardSet)
+    for index in range(min(len(shards), limit) if limit else len(shards)):
+        sample = shards.record(index)
+        if sample.report is not None:
+            yield sample.report.text
+        else:
+            yield from sample.captions
