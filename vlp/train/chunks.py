@@ -88,7 +88,8 @@ def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) 
     Phrases go back to the batch's own order; word tensors, as wide as their chunk's longest text, are padded to the widest.
     """
     names = [item.name for item in fields(ModelOutput) if item.name not in OF_NO_ROW]
-    joined = replace(outputs[0], **{name: _cat([getattr(one, name) for one in outputs]) for name in names})
+    pieces: dict[str, Any] = {name: _cat([getattr(one, name) for one in outputs]) for name in names}
+    joined = replace(outputs[0], **pieces)
     if joined.phrases is not None and whole.phrases is not None:
         rows = len(chunks[0])
         parts = [_owned(whole.phrases.owner, rows * index, rows * (index + 1)) for index in range(len(chunks))]

@@ -6,7 +6,9 @@ of torch's own storage, whose metadata is a pickle: nothing is ever unpickled he
 
 from __future__ import annotations
 
-import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,10 @@ def write_state(state: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    _quiet()
     folder.mkdir(parents=True, exist_ok=True)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    save(_at_least_1d(state), storage_writer=writer, no_dist=not dist.is_distributed())
+    with _quiet():
+        save(_contiguous(_at_least_1d(state)), storage_writer=writer, no_dist=not dist.is_distributed())
 
 
 def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
@@ -37,7 +39,6 @@ def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
-    _quiet()
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no engine state to resume from")
     reader = HuggingFaceStorageReader(str(folder))
@@ -55,7 +56,8 @@ def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ConfigError(f"{folder} {what} {', '.join(names[:3])}{more}: it is another model's state")
-    load(wanted, storage_reader=reader, no_dist=not dist.is_distributed())
+    with _quiet():
+        load(wanted, storage_reader=reader, no_dist=not dist.is_distributed())
     return set(wanted)
 
 
@@ -64,8 +66,17 @@ def _at_least_1d(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.view(1) if value.ndim == 0 else value for name, value in state.items()}
 
 
-def _quiet() -> None:
-    logging.getLogger("torch.distributed.checkpoint").setLevel(logging.ERROR)
+def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies in the plain layout where a tensor has another (channels last), which the storage cannot write."""
+    return {name: value.contiguous() for name, value in state.items()}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out torch's remarks that a single process is a single process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield
 
 
 def random_states() -> dict[str, Tensor]:

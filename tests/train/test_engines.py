@@ -1,0 +1,167 @@
+"""Every engine at two ranks does what one process does with the whole batch, and they read each other's checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vlp import dist
+from vlp.train.cached import gradients
+from vlp.train.engine import Engine, EngineConfig, build_engine
+from vlp.train.optim import OptimConfig, factor
+
+from .ranks import run_ranks
+from .toys import FINDINGS, batch, shard, step_of
+
+OBJECTIVES: list[Any] = [
+    "convirt",
+    {"kind": "concept", "weight": 0.5},
+    {"kind": "assertion", "findings": {one: one for one in FINDINGS}},
+]
+OPTIM = OptimConfig(lr=1e-2, clip=0.5, warmup_samples=16, multipliers={"text": 0.5})
+STEPS = 5
+
+ENGINES = {
+    "ddp": EngineConfig(),
+    "fsdp2": EngineConfig(shard=True),
+    **{f"zero{stage}": EngineConfig(kind="deepspeed", zero=stage) for stage in (0, 1, 2, 3)},  # type: ignore[arg-type]
+}
+
+
+def make(config: EngineConfig) -> Engine:
+    engine = build_engine(step_of(OBJECTIVES, seed=1), OPTIM, config, torch.device("cpu"))
+    engine.module.train()
+    return engine
+
+
+def advance(engine: Engine, first: int, last: int, chunks: int = 1) -> list[float]:
+    losses = []
+    for number in range(first, last):
+        mine = shard(batch(8, seed=number), dist.rank(), dist.world())
+        loss = gradients(engine, mine, number / 10, chunks, chunks > 1).total.detach()
+        losses.append(float(dist.sum_over_ranks(loss)) / dist.world())
+        engine.step(factor(OPTIM, 8 * (number + 1), 8 * 10))
+    return losses
+
+
+def full_state(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
+    """Return the engine's whole state by way of a checkpoint: shards put together again."""
+    engine.save(folder)
+    dist.barrier()
+    from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+
+    metadata: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+    whole = {name: torch.zeros(one.size, dtype=one.properties.dtype) for name, one in metadata.items()}
+    from vlp.train.state import read_state
+
+    read_state(whole, folder)
+    dist.barrier()
+    return whole
+
+
+def ranks_main(names: list[str], folder: Path) -> None:
+    """On two ranks: train, in one piece and in cached chunks; save midway, resume, compare; leave what a test compares."""
+    for name in names:
+        config = ENGINES[name]
+        home = folder / name
+        whole = make(config)
+        losses = advance(whole, 0, 3)
+        whole.save(home / "middle")
+        losses += advance(whole, 3, STEPS)
+        state = full_state(whole, home / "end")
+        weights = whole.weights()
+        assert bool(weights) == dist.is_main()
+        if dist.is_main():
+            save_file(state, home / "state.safetensors")
+            save_file({key: value.contiguous() for key, value in weights.items()}, home / "weights.safetensors")
+            save_file({"losses": torch.tensor(losses)}, home / "losses.safetensors")
+
+        cached = make(config)
+        advance(cached, 0, STEPS, chunks=2)
+        cached_state = full_state(cached, home / "cached")
+        if dist.is_main():
+            save_file(cached_state, home / "cached.safetensors")
+
+        resumed = make(config)
+        resumed.load(home / "middle")
+        again = advance(resumed, 3, STEPS)
+        assert again == losses[3:], f"{name}: resumed losses {again}, uninterrupted {losses[3:]}"
+        resumed_state = full_state(resumed, home / "resumed")
+        for key, value in state.items():
+            assert torch.equal(resumed_state[key], value), f"{name}: {key} after resuming"
+
+
+def foreign_main(folder: Path, names: list[str]) -> None:
+    """On two ranks: go on from every other engine's checkpoint."""
+    for reader in names:
+        for writer in [*names, "one"]:
+            engine = make(ENGINES[reader])
+            engine.load(folder / writer / "middle")
+            advance(engine, 3, STEPS)
+            state = full_state(engine, folder / f"{reader}-from-{writer}")
+            expected = load_file(folder / "one" / "state.safetensors")
+            compare(state, expected, f"{reader} from {writer}", 1e-5)
+
+
+def compare(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], what: str, tolerance: float) -> None:
+    assert found.keys() == expected.keys(), f"{what}: {found.keys() ^ expected.keys()}"
+    for key, value in expected.items():
+        largest = float((found[key] - value).abs().max()) if value.numel() else 0.0
+        assert largest <= tolerance, f"{what}: {key} differs by {largest:.1e}"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What one process does in the same five steps, as a checkpoint after three and a state at the end."""
+    folder = tmp_path_factory.mktemp("engines")
+    engine = make(EngineConfig())
+    losses = advance(engine, 0, 3)
+    engine.save(folder / "one" / "middle")
+    losses += advance(engine, 3, STEPS)
+    save_file(full_state(engine, folder / "one" / "end"), folder / "one" / "state.safetensors")
+    save_file({"losses": torch.tensor(losses)}, folder / "one" / "losses.safetensors")
+    return folder
+
+
+def check_against_one(folder: Path, names: list[str]) -> None:
+    expected = load_file(folder / "one" / "state.safetensors")
+    for name in names:
+        compare(load_file(folder / name / "state.safetensors"), expected, name, 1e-5)
+        compare(load_file(folder / name / "cached.safetensors"), expected, f"{name}, cached", 1e-5)
+        weights = load_file(folder / name / "weights.safetensors")
+        own = {
+            key.removeprefix("param.model."): value for key, value in expected.items() if key.startswith("param.model.")
+        }
+        compare(weights, own, f"{name}: exported weights", 1e-5)
+        torch.testing.assert_close(
+            load_file(folder / name / "losses.safetensors"), load_file(folder / "one" / "losses.safetensors")
+        )
+
+
+TORCH, DEEPSPEED = ["ddp", "fsdp2"], ["zero0", "zero1", "zero2", "zero3"]
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("names", [TORCH, DEEPSPEED], ids=["torch", "deepspeed"])
+def test_two_ranks_do_what_one_process_does(folder: Path, names: list[str]) -> None:
+    run_ranks(ranks_main, 2, folder / "-".join(names), names, folder)
+    check_against_one(folder, names)
+
+
+@pytest.mark.dist
+def test_engines_read_each_others_checkpoints(folder: Path) -> None:
+    names = [*TORCH, "zero1", "zero3"]
+    for name in names:
+        if not (folder / name / "middle").is_dir():
+            pytest.skip("the checkpoints are written by the tests above")
+    run_ranks(foreign_main, 2, folder / "foreign", folder, names)
+    for writer in names:  # and one process reads what two ranks wrote
+        engine = make(EngineConfig())
+        engine.load(folder / writer / "middle")
+        advance(engine, 3, STEPS)
+        expected = load_file(folder / "one" / "state.safetensors")
+        compare(full_state(engine, folder / f"one-from-{writer}"), expected, f"one process from {writer}", 1e-5)
