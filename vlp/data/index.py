@@ -27,7 +27,7 @@ FORMAT = "vlp-1"
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png")
 _NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$")
-_COLUMNS = b', "keys": ['
+_START, _COLUMNS = b'{"shard": ', b', "keys": ['
 _MAX_EXTENSIONS = 64
 
 
@@ -118,7 +118,7 @@ def format_line(shard: Shard, entries: Sequence[Entry]) -> str:
 def parse_header(line: bytes, where: str) -> Shard:
     """Return the header of a manifest line; `where` names the line in messages. Raises ManifestError."""
     cut = line.find(_COLUMNS)
-    record = _json(line[:cut] + b"}" if cut > 0 else line, where)
+    record = _json(line[:cut] + b"}" if cut > 0 and line.startswith(_START) else line, where)
     try:
         shard = Shard(
             shard=str(record["shard"]),

@@ -1,0 +1,49 @@
+"""Small sets of shards whose content is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from vlp_prep.writer import ShardWriter
+
+from vlp.types import Mention, Report, Sample
+
+FINDINGS = ("effusion", "nodule", "edema")
+
+
+def make_sample(index: int, split: str | None = "train", size: int = 12) -> Sample:
+    """Return sample `index`: its image encodes the index in its pixels, its report names one finding as present."""
+    finding, other = FINDINGS[index % 3], FINDINGS[(index + 1) % 3]
+    parts = [f"There is {finding} on the left.", f"No {other}.", f"Study number {index}."]
+    text = " ".join(parts[: 2 + index % 2])
+    spans, at = [], 0
+    for part in parts[: 2 + index % 2]:
+        spans.append((at, at + len(part)))
+        at += len(part) + 1
+    start = text.index(finding)
+    concepts = (
+        Mention(finding, finding, start, start + len(finding), "present", side="left"),
+        Mention(other, other, text.index(other), text.index(other) + len(other), "absent"),
+    )
+    pixels = np.full((size, size), index % 251, np.uint8)
+    pixels[0, :8] = [(index >> bit & 1) * 255 for bit in range(8)]
+    return Sample(
+        key=f"s{index:06d}",
+        image=pixels,
+        report=Report(text, tuple(spans)),
+        study=f"study{index // 2}",
+        concepts=concepts,
+        labels={finding: 1, other: 0},
+        split=split,
+        source="toy",
+    )
+
+
+def write_set(out: Path, n: int = 60, shard_size: int = 7, val: int = 0) -> Path:
+    with ShardWriter(out, shard_size=shard_size, source="toy", version="1") as writer:
+        for index in range(n):
+            writer.write(make_sample(index))
+        for index in range(n, n + val):
+            writer.write(make_sample(index, split="val"))
+    return out
