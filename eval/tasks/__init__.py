@@ -1,1 +1,18 @@
-"""The task families: classification, retrieval, grounding."""
+"""The task families. Importing this package registers none of them: `all_families` does, when they are wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vlp.registry import Registry
+
+    from .base import Task
+
+
+def all_families() -> Registry[type[Task]]:
+    """Import the families that come with the harness and return the registry; `pkg.mod:Class` names others."""
+    from . import base, classification, grounding, retrieval
+
+    assert classification and grounding and retrieval
+    return base.tasks

@@ -1,0 +1,222 @@
+"""What each verb of `vlp-eval` does, on parsed options; prints to the console and returns the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vlp.config import ConfigError, dump_yaml, to_tree
+
+from . import data as data_files
+from . import results as result_files
+from . import suite as suites
+
+console = Console(highlight=False)
+
+
+def ls(options: argparse.Namespace) -> int:
+    """Print the tasks of a suite or of all, with what they need and whether it is there."""
+    table = Table("suite", "task", "family", "needs", "data", "references", box=None, pad_edge=False)
+    found = (
+        [(one, task) for one in [suites.read(options.suite)] for task in one.tasks]
+        if options.suite
+        else suites.every_task()
+    )
+    last = ""
+    for suite, task in found:
+        there = "" if options.data is None else "yes" if data_files.present(task.spec.data, options.data) else "no"
+        where = task.spec.data.folder or "."
+        needs = ", ".join(sorted(task.needs))
+        table.add_row(
+            suite.name if suite.name != last else "",
+            task.spec.id,
+            task.spec.family,
+            needs,
+            f"{where} {there}".strip(),
+            str(len(task.spec.references) or ""),
+        )
+        last = suite.name
+    console.print(table)
+    return 0
+
+
+def show(options: argparse.Namespace) -> int:
+    """Print a task's specification, scoring rule and every prompt."""
+    task = suites.find_task(options.task, options.suite)
+    tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.show()}
+    tree["config_sha256"] = suites.config_digest(task)
+    if options.data:
+        data = data_files.read(task.spec.data, options.data)
+        tree["split"] = {"n": len(data), "ids_sha256": data_files.ids_digest([one.key for one in data.records])}
+    console.print(dump_yaml(tree), markup=False, soft_wrap=True)
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print counts, prevalence and hashes of a task's data, and patients shared with training data (exit 2 if any)."""
+    from .checks import check_task
+
+    task = suites.find_task(options.task, options.suite)
+    facts, problems = check_task(task, options.data, options.train, options.train_split, options.decode)
+    console.print(dump_yaml(facts), markup=False, soft_wrap=True)
+    for one in problems:
+        console.print(f"problem: {one}", markup=False, soft_wrap=True)
+    return 2 if problems else 0
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Score a model on a suite."""
+    from . import embedder, runner
+    from .store import Store
+
+    suite = suites.read(options.suite)
+    runner.require_empty(options.out)
+    model = embedder.load(options.model, options.device)
+    own = options.out / ".embeddings"
+    if not options.resume and own.is_dir():
+        runner.discard(own)
+    with _progress() as progress:
+        store = Store(options.cache or own, model, options.workers, progress)
+        code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, _say)
+    runner.training_curve(options.model, options.out)
+    runner.discard(own)
+    return _finish(options, code)
+
+
+def embed(options: argparse.Namespace) -> int:
+    """Encode what a suite needs into a folder."""
+    from . import embedder, runner
+    from .store import Store
+
+    suite = suites.read(options.suite)
+    model = embedder.load(options.model, options.device)
+    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing)
+    with _progress() as progress:
+        store = Store(options.out, model, options.workers, progress)
+        datasets = runner.Datasets(options.data, options.limit)
+        runner.encode(suite.tasks, store, datasets, settings, strict=True)
+    console.print(f"embeddings of {model.card.name} in {options.out}", markup=False)
+    return 0
+
+
+def score(options: argparse.Namespace) -> int:
+    """Score cached embeddings."""
+    from . import runner
+    from .store import Store
+
+    suite = suites.read(options.suite)
+    runner.require_empty(options.out)
+    store = Store(options.embeddings, None)
+    code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, _say)
+    return _finish(options, code)
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from .runner import Settings
+
+    return Settings(
+        seed=options.seed,
+        resamples=options.resamples,
+        limit=options.limit,
+        allow_missing=options.allow_missing,
+        show_text=options.show_text,
+        pictures=not options.no_html,
+    )
+
+
+def _say(line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
+
+
+def _finish(options: argparse.Namespace, code: int) -> int:
+    tree = result_files.read(options.out)
+    if not options.no_html:
+        from .report.build import write
+
+        path = write(options.out)
+        console.print(f"report: {path}", markup=False, soft_wrap=True)
+    console.print(summary_table(tree))
+    return code
+
+
+def summary_table(tree: dict[str, Any]) -> Table:
+    """Return the main metrics of a run as a table."""
+    table = Table("task", "metric", "value", "95 % interval", "chance", "n", box=None, pad_edge=False)
+    for task in tree["tasks"]:
+        if task["status"] != "ok":
+            table.add_row(task["id"], task["status"], task["reason"])
+            continue
+        name = task["id"]
+        for metric, one in task["metrics"].items():
+            value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
+            bounds = f"{one['ci'][0]:.3f} to {one['ci'][1]:.3f}" if "ci" in one else one.get("reason", "")
+            chance = f"{one['chance']:.3f}" if "chance" in one else ""
+            style = "bold" if one.get("primary") else None
+            table.add_row(name, metric, value, bounds, chance, str(task["data"]["n"]) if name else "", style=style)
+            name = ""
+    return table
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Print paired differences of each run with the first."""
+    from .compare import compare_runs
+
+    if len(options.runs) < 2:
+        raise ConfigError("compare needs at least two run folders")
+    rows = compare_runs(options.runs, options.resamples)
+    table = Table(
+        "task", "metric", "first", "other", "value", "difference", "95 % interval", "p", box=None, pad_edge=False
+    )
+    for one in rows:
+        table.add_row(
+            one["task"],
+            one["metric"],
+            f"{one['first']:.3f}",
+            one["run"],
+            f"{one['second']:.3f}",
+            f"{one['difference']:+.3f}",
+            f"{one['ci'][0]:+.3f} to {one['ci'][1]:+.3f}",
+            f"{one['p']:.3g} ({one['test']})",
+        )
+    console.print(table)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write a run's page, or print it as markdown or CSV."""
+    tree = result_files.read(options.out)
+    if options.md or options.csv:
+        from .report.tables import csv_table, markdown_table
+
+        console.print(markdown_table(tree) if options.md else csv_table(tree), markup=False, soft_wrap=True, end="")
+        return 0
+    from .report.build import write
+
+    console.print(f"report: {write(Path(options.out))}", markup=False, soft_wrap=True)
+    return 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "ls": ls,
+    "show": show,
+    "check": check,
+    "run": run,
+    "embed": embed,
+    "score": score,
+    "compare": compare,
+    "report": report,
+}

@@ -1,0 +1,212 @@
+"""All that the harness knows of a model: images in, texts in, rows out. Our checkpoints, open_clip's, transformers', yours.
+
+An embedder is always called with the same number of rows (`store` pads the last ones), so that a row's value does not
+depend on how many came with it: arithmetic in another shape may take another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import ConfigError, to_tree
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlp.preprocess import Preprocess
+    from vlp.types import PatchGrid, Tokens
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a result says of its model; `fingerprint` stands for the weights and everything that changes an embedding."""
+
+    name: str
+    kind: str
+    weights_sha256: str
+    fingerprint: str
+    dim: int
+    image_spec: dict[str, Any]
+    grid: tuple[int, int, tuple[float, float], tuple[float, float]] | None = None
+    params: int | None = None
+    step: int | None = None
+    logit_scale: float | None = None
+    logit_bias: float | None = None
+    device: str = "cpu"
+    dtype: str = "float32"
+
+
+class Embedder(Protocol):
+    """The seam: implement this, and `--model your_module:factory` scores your model."""
+
+    card: Card
+
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+        """Return the model's input [C, S, S] of an encoded image, and the image's height and width."""
+
+    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
+        """Return embeddings [n, D] of inputs [n, C, S, S] and, when asked and able, patch features [n, P, D]."""
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """Return embeddings [n, D], not normalised."""
+
+
+def load(name: str, device: str | None = None) -> Embedder:
+    """Return the embedder that `--model` names: a folder of ours, `open_clip:`, `hf:`, or `module:factory`.
+
+    Raises ConfigError saying what was tried.
+    """
+    import torch
+
+    where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("open_clip:"):
+        from .embedder_open_clip import OpenClipEmbedder
+
+        opened: Embedder = OpenClipEmbedder.load(name.removeprefix("open_clip:"), where)
+        return opened
+    if name.startswith("hf:"):
+        from .embedder_hf import TransformersEmbedder
+
+        found: Embedder = TransformersEmbedder.load(name.removeprefix("hf:"), where)
+        return found
+    if Path(name).exists():
+        return FolderEmbedder.load(Path(name), where)
+    if ":" in name and not name.startswith((".", "/")):
+        module, _, factory = name.partition(":")
+        try:
+            made: Embedder = getattr(importlib.import_module(module), factory)()
+        except (ImportError, AttributeError) as error:
+            raise ConfigError(f"--model {name}: cannot import it: {error}") from None
+        return made
+    raise ConfigError(
+        f"--model {name}: no such folder; expected a run's checkpoint or export, open_clip:NAME[,PRETRAINED], hf:PATH "
+        "or module:factory"
+    )
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """Return a sha256 of a module's tensors by name, independent of the file they came from."""
+    import torch
+
+    stamp = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        stamp.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}".encode())
+        stamp.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return stamp.hexdigest()
+
+
+def fingerprint(*parts: str) -> str:
+    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+
+
+def to_rows(tensor: torch.Tensor) -> Floats:
+    """Return a tensor as float32 numpy, checked to be finite. Raises ConfigError for NaN or infinity."""
+    rows: Floats = tensor.detach().float().cpu().numpy()
+    if not np.isfinite(rows).all():
+        raise ConfigError(f"the model returns NaN or infinite embeddings ({int((~np.isfinite(rows)).sum())} values)")
+    return rows
+
+
+class FolderEmbedder:
+    """A checkpoint or an export of ours, through the same `from_pretrained` that users call."""
+
+    def __init__(self, loaded: Any, name: str, device: str, step: int | None) -> None:
+        self._model, self._tokenizer, self._device = loaded.model.to(device).eval(), loaded.tokenizer, device
+        self._preprocess: Preprocess = loaded.preprocess
+        weights = state_digest(self._model)
+        scale, bias = getattr(self._model, "logit_scale", None), getattr(self._model, "logit_bias", None)
+        grid: PatchGrid | None = getattr(self._model, "grid", None)
+        self.card = Card(
+            name=name,
+            kind="vlp",
+            weights_sha256=weights,
+            fingerprint=fingerprint(weights, self._preprocess.fingerprint, self._tokenizer.fingerprint),
+            dim=self.texts(["a"]).shape[1],
+            image_spec=to_tree(self._preprocess.spec),
+            grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
+            params=sum(one.numel() for one in self._model.parameters()),
+            step=step,
+            logit_scale=float(scale.detach().exp()) if scale is not None else None,
+            logit_bias=float(bias.detach()) if bias is not None else None,
+            device=device,
+        )
+
+    @classmethod
+    def load(cls, folder: Path, device: str) -> FolderEmbedder:
+        from vlp.hub import from_pretrained
+
+        resolved = folder.resolve()
+        digits = resolved.name.rpartition("-")[2]
+        step = int(digits) if resolved.name.startswith("step-") and digits.isdigit() else None
+        names = resolved.parts
+        name = names[-3] if step is not None and len(names) > 3 and names[-2] == "checkpoints" else resolved.name
+        return cls(from_pretrained(folder), name, device, step)
+
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+        pixels = self._preprocess.decode(image)
+        return self._preprocess.eval(pixels).numpy(), (pixels.shape[0], pixels.shape[1])
+
+    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(inputs).to(self._device)
+            if not patches:
+                return to_rows(self._model.encode_image(batch)), None
+            rows, cells = self._model.encode_image(batch, patches=True)
+            return to_rows(rows), to_rows(cells)
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        import torch
+
+        result = np.zeros((len(texts), self.card.dim if hasattr(self, "card") else 0), np.float32)
+        lengths = np.concatenate(
+            [self._tokenizer(texts[at : at + 512]).tokens.mask.sum(1).numpy() for at in range(0, len(texts), 512)]
+            or [np.zeros(0, np.int64)]
+        )
+        widths = np.minimum(-(-lengths // WIDTH_STEP) * WIDTH_STEP, self._tokenizer.length)
+        for width in np.unique(widths):
+            members = np.flatnonzero(widths == width)
+            for start in range(0, len(members), TEXT_ROWS):
+                part = members[start : start + TEXT_ROWS]
+                wanted = [texts[index] for index in part] + [texts[part[0]]] * (TEXT_ROWS - len(part))
+                tokens = widen(self._tokenizer(wanted).tokens, int(width), self._tokenizer.pad_id)
+                with torch.inference_mode():
+                    rows = to_rows(self._model.encode_text(move(tokens, self._device)))
+                result = result if result.shape[1] else np.zeros((len(texts), rows.shape[1]), np.float32)
+                result[part] = rows[: len(part)]
+        return result
+
+
+TEXT_ROWS = 32
+WIDTH_STEP = 16
+"""Texts are encoded so many at a time, padded to a multiple of so many tokens: a function of the text, not its batch."""
+
+
+def widen(tokens: Tokens, width: int, pad_id: int) -> Tokens:
+    """Return tokens padded on the right to `width`."""
+    from torch.nn.functional import pad
+
+    extra = max(0, width - tokens.ids.shape[1])
+    return replace(
+        tokens,
+        ids=pad(tokens.ids, (0, extra), value=pad_id),
+        mask=pad(tokens.mask, (0, extra), value=False),
+        words=pad(tokens.words, (0, extra), value=-1),
+        sentences=None,
+    )
+
+
+def move(tokens: Tokens, device: str) -> Tokens:
+    """Return tokens on a device."""
+    return replace(tokens, ids=tokens.ids.to(device), mask=tokens.mask.to(device), words=tokens.words.to(device))

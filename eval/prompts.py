@@ -1,0 +1,92 @@
+"""Prompt sets: versioned YAML files of affirming and denying texts per class, stored verbatim with every score.
+
+A file gives texts per class, or templates and names from which the texts are made; a typo is an error, not a lower score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlp.config import ConfigError, config, digest, load
+from vlp.registry import did_you_mean
+
+FOLDER = Path(__file__).parent / "prompts"
+
+
+@config
+class Texts:
+    """The prompts of a class: `pos` affirm it; `neg` deny it (needed by the pair rules)."""
+
+    pos: tuple[str, ...] = ()
+    neg: tuple[str, ...] = ()
+
+
+@config
+class PromptFile:
+    """What a prompt file holds: `classes` verbatim, or `templates` with {} for each of the `names` of each class."""
+
+    version: str
+    about: str
+    templates: Texts = Texts()
+    names: dict[str, tuple[str, ...]] | None = None
+    classes: dict[str, Texts] | None = None
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """The prompts of a task: class -> texts, with the name, version and hash that stand in the results."""
+
+    name: str
+    version: str
+    texts: dict[str, Texts]
+
+    @property
+    def sha256(self) -> str:
+        return digest(self.texts)
+
+    def all(self) -> list[str]:
+        return [text for one in self.texts.values() for text in (*one.pos, *one.neg)]
+
+    def to_tree(self) -> dict[str, object]:
+        """Return the set as it stands in the results: every text verbatim."""
+        text = {name: {"pos": list(one.pos), "neg": list(one.neg)} for name, one in self.texts.items()}
+        return {"set": self.name, "version": self.version, "sha256": self.sha256, "text": text}
+
+
+def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: bool = False) -> PromptSet:
+    """Read the prompts of `classes` from a shipped set (by name) or a file (relative to `base`). Raises ConfigError.
+
+    With `pairs`, each class must have as many denying texts as affirming ones.
+    """
+    path = _find(name, base)
+    content = load(PromptFile, path)
+    if bool(content.classes) == bool(content.names):
+        raise ConfigError(f"{path}: expected either `classes` or `templates` with `names`")
+    known = dict(content.classes or {})
+    for label, words in (content.names or {}).items():
+        for template in (*content.templates.pos, *content.templates.neg):
+            if template.count("{}") != 1:
+                raise ConfigError(f"{path}: template {template!r} must hold {{}} once")
+        known[label] = Texts(
+            pos=tuple(template.format(word) for word in words for template in content.templates.pos),
+            neg=tuple(template.format(word) for word in words for template in content.templates.neg),
+        )
+    for label in classes:
+        if label not in known:
+            raise ConfigError(f"{path} has no prompts for class {label!r}{did_you_mean(label, known)}")
+        if not known[label].pos:
+            raise ConfigError(f"{path}: class {label!r} has no affirming prompt")
+        if pairs and len(known[label].neg) != len(known[label].pos):
+            counts = f"{len(known[label].pos)} affirming and {len(known[label].neg)} denying"
+            raise ConfigError(f"{path}: class {label!r} has {counts} prompts; a pair rule needs as many of each")
+    return PromptSet(path.stem, content.version, {label: known[label] for label in classes})
+
+
+def _find(name: str, base: Path | None) -> Path:
+    for path in ((base / name) if base else Path(name), FOLDER / f"{name}.yaml"):
+        if path.suffix in (".yaml", ".yml") and path.is_file():
+            return path
+    shipped = [one.stem for one in FOLDER.glob("*.yaml")]
+    raise ConfigError(f"no prompt set {name!r}{did_you_mean(name, shipped)}")

@@ -1,0 +1,186 @@
+"""The results file: what a metric looks like in it, the schema it is checked against, writing it task by task.
+
+Values are fractions; undefined is null with a reason; nothing that differs between two equal runs stands outside `run`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlp import __version__
+from vlp.config import ConfigError
+
+from .bootstrap import Interval
+from .embedder import Card
+from .store import write_text
+
+SCHEMA = "vlp-eval/1"
+FILE = "results.json"
+DIGITS = 10
+
+
+def metric(
+    value: float | None,
+    interval: Interval | None = None,
+    *,
+    method: str = "bootstrap_patient",
+    chance: float | None = None,
+    primary: bool = False,
+    higher_is_better: bool = True,
+    reason: str | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    """Return a metric as it stands in the results; raises ValueError for an undefined value without a reason."""
+    if value is None and not reason:
+        raise ValueError("an undefined metric needs a reason")
+    result: dict[str, Any] = {"value": clean(value)}
+    if value is None:
+        result["reason"] = reason
+    elif interval is not None:
+        result |= {"ci": clean(interval.bounds), "ci_method": method, "n_boot": interval.kept + interval.skipped}
+        if interval.skipped:
+            result["n_boot_undefined"] = interval.skipped
+    if chance is not None:
+        result["chance"] = clean(chance)
+    if primary:
+        result["primary"] = True
+    result["higher_is_better"] = higher_is_better
+    return result | {name: clean(one) for name, one in extra.items()}
+
+
+def clean(value: Any) -> Any:
+    """Return plain JSON values, floats rounded to 10 digits (below that, machines differ); raises ValueError for NaN."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("NaN or infinity in the results: undefined values are None with a reason")
+        return round(value, DIGITS)
+    if isinstance(value, Mapping):
+        return {str(key): clean(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [clean(one) for one in value]
+    return value
+
+
+def code_version() -> dict[str, Any]:
+    """Return the version, and the commit and whether it was changed, where this runs from a checkout."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=10
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    top = git("rev-parse", "--show-toplevel")
+    ours = top is not None and Path(top).resolve() == root.resolve()
+    commit = git("rev-parse", "HEAD") if ours else None
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if ours else None
+    return {"version": __version__, "git": commit, "dirty": dirty}
+
+
+class Results:
+    """The results of one run, growing task by task. Reopened by `--resume`; raises ConfigError for another run's file."""
+
+    def __init__(
+        self, out: Path, card: Card, suite: Mapping[str, Any], settings: Mapping[str, Any], resume: bool
+    ) -> None:
+        import torch
+
+        self.path = out / FILE
+        model = {name: value for name, value in asdict(card).items() if name not in ("grid", "device")}
+        self.tree: dict[str, Any] = {
+            "schema": SCHEMA,
+            "run": {
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                "seconds": 0.0,
+                "host": {"device": card.device, "torch": torch.__version__, "python": platform.python_version()},
+            },
+            "code": code_version(),
+            "model": clean(model),
+            "suite": clean(suite),
+            "settings": clean(settings),
+            "tasks": [],
+        }
+        if resume and self.path.is_file():
+            self._adopt(json.loads(self.path.read_text(encoding="utf-8")))
+        elif self.path.is_file() and not resume:
+            self.path.unlink()
+
+    def _adopt(self, old: dict[str, Any]) -> None:
+        for part in ("model", "suite", "settings"):
+            if old.get(part) != self.tree[part]:
+                changed = [key for key in self.tree[part] if old.get(part, {}).get(key) != self.tree[part][key]]
+                raise ConfigError(
+                    f"{self.path} was made with another {part} ({', '.join(changed)}): --resume goes on with the same run; "
+                    "choose another --out"
+                )
+        self.tree["tasks"] = old["tasks"]
+
+    def finished(self, task: str) -> bool:
+        """Return whether a task is there already; a skipped or failed one is tried again."""
+        return any(one["id"] == task and one["status"] == "ok" for one in self.tree["tasks"])
+
+    def add(self, task: Mapping[str, Any], order: Sequence[str]) -> None:
+        """Enter a task's result in the suite's order and write the file, whole or not at all."""
+        kept = [one for one in self.tree["tasks"] if one["id"] != task["id"]]
+        self.tree["tasks"] = sorted([*kept, clean(task)], key=lambda one: order.index(one["id"]))
+        self.write()
+
+    def write(self, seconds: float | None = None) -> None:
+        """Check the file against the schema and write it."""
+        if seconds is not None:
+            self.tree["run"]["seconds"] = round(seconds, 3)
+        validate(self.tree)
+        write_text(self.path, json.dumps(self.tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def schema() -> dict[str, Any]:
+    """Return the published JSON schema of a results file."""
+    tree: dict[str, Any] = json.loads((Path(__file__).parent / "results.schema.json").read_text(encoding="utf-8"))
+    return tree
+
+
+def validate(tree: Any) -> None:
+    """Check a results tree against the schema; raises ConfigError with the path of what is wrong."""
+    from jsonschema import Draft202012Validator
+
+    errors = sorted(Draft202012Validator(schema()).iter_errors(tree), key=lambda one: list(map(str, one.absolute_path)))
+    if errors:
+        where = ".".join(str(one) for one in errors[0].absolute_path) or "results"
+        raise ConfigError(f"the results do not fit the schema: {where}: {errors[0].message[:300]}")
+
+
+def read(out: Path) -> dict[str, Any]:
+    """Read and check the results of a run folder or a results file."""
+    path = out / FILE if out.is_dir() else out
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    validate(tree)
+    return tree
+
+
+def read_samples(out: Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Read a task's per-sample rows."""
+    path = out / str(task["samples"])
+    if not path.is_file():
+        raise ConfigError(f"no per-sample file {path}")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

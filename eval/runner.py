@@ -1,0 +1,254 @@
+"""The run: read data, encode what all tasks together need, score task by task, write each result as it is done.
+
+A task that cannot be scored says why and the others go on; the exit code says whether all (0), none (2) or some (3) were.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.config import ConfigError, to_tree
+
+from .data import Data, DataError, DataSpec, ids_digest, read
+from .results import Results, clean
+from .store import Store, UnreadableError, write_text
+from .suite import Suite, config_digest
+from .tasks.base import Context, Outcome, Task
+
+OK, DATA, PARTIAL = 0, 2, 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user sets of a run beyond model, suite and data."""
+
+    seed: int = 0
+    resamples: int = 1000
+    limit: int | None = None
+    allow_missing: bool = False
+    show_text: bool = False
+    pictures: bool = True
+
+
+class Datasets:
+    """The data of a run, each split read once."""
+
+    def __init__(self, root: Path, limit: int | None) -> None:
+        self.root, self.limit = root, limit
+        self._read: dict[str, Data | DataError] = {}
+
+    def get(self, spec: DataSpec, split: str | None = "") -> Data:
+        """Return the records that a spec names; raises DataError, again on each call."""
+        key = json.dumps([to_tree(spec), split], sort_keys=True)
+        if key not in self._read:
+            try:
+                scored = split == ""
+                self._read[key] = read(spec, self.root, split, self.limit if scored else None)
+            except DataError as error:
+                self._read[key] = error
+        found = self._read[key]
+        if isinstance(found, DataError):
+            raise found
+        return found
+
+    def other(self, spec: DataSpec) -> Callable[[str], Data | None]:
+        """Return a function that gives another split of the same data, None where there is none."""
+
+        def split(name: str) -> Data | None:
+            if name == spec.split:
+                return None
+            try:
+                found = self.get(spec, name)
+                return found if found.digest != self.get(spec).digest else None
+            except DataError:
+                return None
+
+        return split
+
+
+def run(
+    suite: Suite, store: Store, data_root: Path, out: Path, settings: Settings, resume: bool, say: Callable[[str], None]
+) -> int:
+    """Score a suite and write `out`; return the exit code."""
+    started = time.perf_counter()
+    out.mkdir(parents=True, exist_ok=True)
+    kept = {"seed": settings.seed, "resamples": settings.resamples, "limit": settings.limit}
+    results = Results(out, store.card, suite.to_tree(), kept, resume)
+    order = [one.spec.id for one in suite.tasks]
+    datasets = Datasets(data_root, settings.limit)
+    todo = [one for one in suite.tasks if not results.finished(one.spec.id)]
+    encode(todo, store, datasets, settings)
+    for task in todo:
+        try:
+            entry = score(task, store, datasets, settings, out)
+            say(f"{task.spec.id}: {headline(entry)}")
+        except DataError as error:
+            status = "skipped" if "no manifest.jsonl" in str(error) or "no such folder" in str(error) else "failed"
+            entry = {"id": task.spec.id, "version": task.spec.version, "family": task.spec.family, "status": status}
+            entry["reason"] = str(error)
+            say(f"{task.spec.id}: {status}: {error}")
+        results.add(entry, order)
+    results.write(time.perf_counter() - started)
+    done = [one["status"] == "ok" for one in results.tree["tasks"]]
+    return OK if all(done) else PARTIAL if any(done) else DATA
+
+
+def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings, strict: bool = False) -> None:
+    """Encode each image and text that the tasks need, once; unreadable images are left out where that is allowed.
+
+    What is wrong with the data of one task is said when it runs; `strict` raises it here.
+    """
+    wanted: dict[str, tuple[Data, set[int], set[int]]] = {}
+    texts: set[str] = set()
+    for task in todo:
+        try:
+            context = make_context(task, store, datasets, settings)
+            plan = task.plan(context)
+        except DataError:
+            if strict:
+                raise
+            continue
+        data, images, patches = wanted.setdefault(context.data.digest, (context.data, set(), set()))
+        patches.update(plan.patches)
+        images.update(plan.images)
+        texts.update(plan.texts)
+    for data, images, patches in wanted.values():
+        for chosen, local in ((patches, True), (images, False)):
+            try:
+                store.ensure(data, sorted(chosen), patches=local)
+            except UnreadableError as error:
+                if strict and not settings.allow_missing:
+                    raise
+                if not settings.allow_missing:
+                    continue  # the tasks that need the image fail, and say which
+                data.unreadable |= error.reasons
+    store.texts(sorted(texts))
+
+
+def make_context(task: Task, store: Store, datasets: Datasets, settings: Settings) -> Context:
+    data = datasets.get(task.spec.data)
+    return Context(
+        data=data,
+        store=store,
+        split=datasets.other(task.spec.data),
+        seed=settings.seed,
+        resamples=settings.resamples,
+        show_text=settings.show_text or data.synthetic,
+        pictures=settings.pictures,
+    )
+
+
+def score(task: Task, store: Store, datasets: Datasets, settings: Settings, out: Path) -> dict[str, Any]:
+    """Run one task; write its samples and figures; return its entry in the results."""
+    context = make_context(task, store, datasets, settings)
+    if "patches" in task.needs and store.grid is None:
+        raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs")
+    try:
+        outcome = task.run(context)
+    except UnreadableError as error:
+        if not settings.allow_missing:
+            raise
+        context.data.unreadable |= error.reasons
+        outcome = task.run(make_context(task, store, datasets, settings))
+    name = task.spec.id
+    samples, figures = f"samples/{name}.jsonl", f"figures/{name}.json"
+    write_text(out / samples, "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows))
+    if outcome.figures:
+        write_text(out / figures, json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n")
+    return entry_of(task, context.data, outcome) | {"samples": samples, "figures": figures if outcome.figures else None}
+
+
+def entry_of(task: Task, data: Data, outcome: Outcome) -> dict[str, Any]:
+    """Return a task's entry in the results, but for its files."""
+    keys = [data.records[one].key for one in outcome.indices]
+    warnings = list(outcome.warnings)
+    if data.unreadable:
+        warnings.append(f"{len(data.unreadable)} unreadable images left out")
+    return {
+        "id": task.spec.id,
+        "version": task.spec.version,
+        "family": task.spec.family,
+        "about": task.spec.about,
+        "status": "ok",
+        "config_sha256": config_digest(task),
+        "data": {
+            "name": data.name,
+            "split": data.split,
+            "n": len(keys),
+            "n_patients": len({data.patient(one) for one in outcome.indices}),
+            "ids_sha256": ids_digest(keys),
+            "data_digest": data.digest,
+            "missing": len(data.unreadable),
+            "excluded": outcome.excluded,
+            "prevalence": outcome.prevalence,
+        },
+        "prompts": outcome.prompts,
+        "scoring": outcome.scoring,
+        "metrics": outcome.metrics,
+        "per_class": outcome.per_class,
+        "subgroups": outcome.subgroups,
+        "references": to_tree(task.spec.references),
+        "warnings": warnings,
+    }
+
+
+def headline(entry: dict[str, Any]) -> str:
+    """Return the primary metrics of a task in one line."""
+    parts = []
+    for name, one in entry["metrics"].items():
+        if one.get("primary") and one["value"] is not None:
+            bounds = f" [{one['ci'][0]:.3f}, {one['ci'][1]:.3f}]" if "ci" in one else ""
+            chance = f", chance {one['chance']:.3f}" if "chance" in one else ""
+            parts.append(f"{name} {one['value']:.3f}{bounds}{chance}")
+    return "; ".join(parts)
+
+
+def training_curve(model: str, out: Path) -> None:
+    """Copy the loss curve of the run that a checkpoint folder belongs to, for the report; nothing where there is none."""
+    folder = Path(model)
+    if not folder.exists():
+        return
+    resolved = folder.resolve()
+    for path in (
+        resolved / "log.jsonl",
+        resolved.parent / "log.jsonl",
+        resolved.parent.parent / "log.jsonl",
+        folder.parent / "log.jsonl",
+    ):
+        if path.is_file():
+            break
+    else:
+        return
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed
+        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and value == value}
+        if "step" in numbers:
+            rows.append(numbers)
+    if rows:
+        write_text(out / "figures" / "training.json", json.dumps(rows) + "\n")
+
+
+def discard(folder: Path) -> None:
+    """Remove the embeddings that a run made for itself, once it is whole."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_empty(out: Path) -> None:
+    """Complain when a folder holds something that is not a run of ours."""
+    if (
+        out.exists()
+        and any(out.iterdir())
+        and not (out / "results.json").is_file()
+        and not (out / ".embeddings").is_dir()
+    ):
+        raise ConfigError(f"--out {out} is not empty and holds no results.json; choose another folder")

@@ -1,0 +1,282 @@
+"""The embeddings of a run: each image and each text encoded once, kept on disk, read back without the model.
+
+Entries are keyed by (model, preprocessing), (data, sample) and the text itself, and written in parts that appear whole or
+not at all, so a killed run goes on where it was. The model always sees `ROWS` images at a time, the last ones padded:
+results do not depend on order, batch size, workers, or on what else was asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import ConfigError
+from vlp.geometry import Geometry
+from vlp.types import PatchGrid
+
+from .data import Data, DataError
+from .embedder import Card, Embedder
+
+if TYPE_CHECKING:
+    from vlp.preprocess import Preprocess
+
+Floats = NDArray[np.float32]
+Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+ROWS = 32
+PART = 8 * ROWS
+
+
+class UnreadableError(DataError):
+    """Images that do not decode, by sample key; the run stops, or leaves them out when `--allow-missing` is given."""
+
+    def __init__(self, reasons: dict[str, str]) -> None:
+        first = next(iter(reasons))
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        super().__init__(f"unreadable image {first!r}{more}: {reasons[first]} (--allow-missing leaves such images out)")
+        self.reasons = reasons
+
+
+class _Shelf:
+    """Rows by key in a folder of parts: `00000.json` (keys and facts) beside `00000.{name}.npy`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.where: dict[str, tuple[int, int]] = {}
+        self.facts: dict[str, Any] = {}
+        self._open: dict[tuple[int, str], NDArray[Any]] = {}
+        self._names: dict[int, set[str]] = {}
+        for path in sorted(folder.glob("*.json")):
+            self._enter(int(path.stem), json.loads(path.read_text(encoding="utf-8")))
+
+    def _enter(self, part: int, content: dict[str, Any]) -> None:
+        self._names[part] = set(content["arrays"])
+        for row, (key, fact) in enumerate(zip(content["keys"], content["facts"], strict=True)):
+            old = self.where.get(key)
+            if old is None or self._names[old[0]] <= self._names[part]:
+                self.where[key] = (part, row)
+                self.facts[key] = fact
+
+    def has(self, key: str, name: str) -> bool:
+        return key in self.where and name in self._names[self.where[key][0]]
+
+    def add(self, keys: Sequence[str], facts: Sequence[Any], arrays: dict[str, NDArray[Any]]) -> None:
+        """Write a part; the .json comes last, so a part without it does not exist."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = max(self._names, default=-1) + 1
+        for name, rows in arrays.items():
+            partial = self.folder / f".{part:05d}.{name}.partial"
+            with partial.open("wb") as file:
+                np.save(file, rows)
+            partial.replace(self.folder / f"{part:05d}.{name}.npy")
+        content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
+        write_text(self.folder / f"{part:05d}.json", json.dumps(content))
+        self._enter(part, content)
+
+    def rows(self, keys: Sequence[str], name: str) -> NDArray[Any]:
+        """Return the rows [n, ...] of keys that are all there."""
+        found = []
+        for key in keys:
+            part, row = self.where[key]
+            if (part, name) not in self._open:
+                self._open[part, name] = np.load(self.folder / f"{part:05d}.{name}.npy", mmap_mode="r")
+            found.append(self._open[part, name][row])
+        return np.stack(found)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+class Store:
+    """Embeddings in `folder`, made by `embedder` when missing; without one (`vlp-eval score`) a missing entry is an error."""
+
+    def __init__(self, folder: Path, embedder: Embedder | None, workers: int = 2, progress: Any = None) -> None:
+        self.folder, self.embedder, self.workers, self.progress = folder, embedder, max(1, workers), progress
+        path = folder / "card.json"
+        if embedder is not None:
+            self.card = embedder.card
+            if path.is_file() and read_card(path).fingerprint != self.card.fingerprint:
+                raise ConfigError(
+                    f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
+                )
+            write_text(path, json.dumps(asdict(self.card), indent=1) + "\n")
+        else:
+            if not path.is_file():
+                raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
+            self.card = read_card(path)
+        self._shelves: dict[str, _Shelf] = {}
+        self._preprocess: Preprocess | None = None
+
+    def _shelf(self, name: str) -> _Shelf:
+        if name not in self._shelves:
+            self._shelves[name] = _Shelf(self.folder / name)
+        return self._shelves[name]
+
+    @property
+    def grid(self) -> PatchGrid | None:
+        """Where the cells of patch features lie on the input; None for a model without them."""
+        if self.card.grid is None:
+            return None
+        height, width, stride, offset = self.card.grid
+        return PatchGrid(height, width, (stride[0], stride[1]), (offset[0], offset[1]))
+
+    def geometry(self, data: Data, index: int) -> Geometry:
+        """Return how an encoded image lies on the model's input."""
+        from vlp.config import validate
+        from vlp.preprocess import ImageSpec, Preprocess
+
+        if self._preprocess is None:
+            self._preprocess = Preprocess(validate(ImageSpec, self.card.image_spec, "image"))
+        height, width = self._shelf(_shelf_name(data, "")).facts[data.records[index].key]
+        return self._preprocess.geometry(height, width)
+
+    def ensure(
+        self,
+        data: Data,
+        indices: Sequence[int],
+        patches: bool = False,
+        view: str = "",
+        transform: Transform | None = None,
+    ) -> None:
+        """Encode those of the images that are not there yet. `view` names a `transform` of the pixels (corruptions).
+
+        Raises UnreadableError for images that do not decode, after the others are done.
+        """
+        shelf, name = self._shelf(_shelf_name(data, view)), "patches" if patches else "images"
+        todo = [index for index in sorted(set(indices)) if not shelf.has(data.records[index].key, name)]
+        if not todo:
+            return
+        if self.embedder is None:
+            what = "patch features" if patches else "embedding"
+            raise DataError(
+                f"{self.folder} has no {what} of image {data.records[todo[0]].key!r} ({len(todo)} are missing)"
+            )
+        bad: dict[str, str] = {}
+        title = f"encode {len(todo)} images" + (f" ({view})" if view else "")
+        task = self.progress.add_task(title, total=len(todo)) if self.progress else None
+        queue = self._prepared(data, todo, transform, bad)
+        while batch := list(islice(queue, PART)):
+            keys, sizes, inputs = zip(*batch, strict=True)
+            arrays = self._forward(np.stack(inputs), patches)
+            shelf.add(keys, sizes, arrays)
+            if self.progress:
+                self.progress.advance(task, len(batch))
+        if self.progress:
+            self.progress.remove_task(task)
+        if bad:
+            raise UnreadableError(bad)
+
+    def _prepared(
+        self, data: Data, todo: Sequence[int], transform: Transform | None, bad: dict[str, str]
+    ) -> Iterator[tuple[str, tuple[int, int], NDArray[Any]]]:
+        embedder = self.embedder
+        assert embedder is not None
+
+        def prepare(index: int) -> tuple[str, tuple[int, int], NDArray[Any]] | str:
+            try:
+                content = data.image(index)
+                content = apply(content, transform) if transform else content
+                inputs, size = embedder.prepare(content)
+                return data.records[index].key, size, inputs
+            except (ValueError, OSError) as error:
+                return f"{error}"
+
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(todo), PART):
+                part = todo[start : start + PART]
+                for index, result in zip(part, pool.map(prepare, part), strict=True):
+                    if isinstance(result, str):
+                        bad[data.records[index].key] = result
+                    else:
+                        yield result
+
+    def _forward(self, inputs: NDArray[Any], patches: bool) -> dict[str, NDArray[Any]]:
+        assert self.embedder is not None
+        images, cells = [], []
+        for start in range(0, len(inputs), ROWS):
+            block = inputs[start : start + ROWS]
+            padded = np.concatenate([block, np.repeat(block[:1], ROWS - len(block), axis=0)])
+            rows, local = self.embedder.images(padded, patches)
+            images.append(rows[: len(block)])
+            if local is not None:
+                cells.append(local[: len(block)])
+        arrays: dict[str, NDArray[Any]] = {"images": np.concatenate(images)}
+        if patches:
+            if not cells:
+                raise ConfigError(f"{self.card.name} has no patch features")
+            arrays["patches"] = np.concatenate(cells)
+        return arrays
+
+    def images(self, data: Data, indices: Sequence[int], view: str = "", transform: Transform | None = None) -> Floats:
+        """Return raw embeddings [n, D] of images."""
+        if not len(indices):
+            return np.zeros((0, self.card.dim), np.float32)
+        self.ensure(data, indices, view=view, transform=transform)
+        rows: Floats = self._shelf(_shelf_name(data, view)).rows([data.records[one].key for one in indices], "images")
+        return rows
+
+    def patches(self, data: Data, indices: Sequence[int]) -> Floats:
+        """Return patch features [n, P, D] of images."""
+        self.ensure(data, indices, patches=True)
+        rows: Floats = self._shelf(_shelf_name(data, "")).rows([data.records[one].key for one in indices], "patches")
+        return rows
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        """Return raw embeddings [n, D] of texts; equal texts are encoded once."""
+        if not len(texts):
+            return np.zeros((0, self.card.dim), np.float32)
+        shelf = self._shelf("texts")
+        codes = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in texts]
+        todo = {code: text for code, text in sorted(zip(codes, texts, strict=True)) if not shelf.has(code, "texts")}
+        if todo:
+            if self.embedder is None:
+                raise DataError(
+                    f"{self.folder} has no embedding of a text that this task needs ({len(todo)} are missing)"
+                )
+            task = self.progress.add_task(f"encode {len(todo)} texts", total=None) if self.progress else None
+            rows = self.embedder.texts(list(todo.values()))
+            shelf.add(list(todo), [None] * len(todo), {"texts": rows})
+            if self.progress:
+                self.progress.remove_task(task)
+        found: Floats = shelf.rows(codes, "texts")
+        return found
+
+
+def _shelf_name(data: Data, view: str) -> str:
+    return f"{data.digest[:16]}{f'-{view}' if view else ''}"
+
+
+def read_card(path: Path) -> Card:
+    """Return the card of the model that made a folder of embeddings."""
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    if tree["grid"]:
+        height, width, stride, offset = tree["grid"]
+        tree["grid"] = (height, width, tuple(stride), tuple(offset))
+    return Card(**tree)
+
+
+def apply(image: bytes, transform: Transform) -> bytes:
+    """Return an encoded image with its pixels transformed, losslessly encoded."""
+    import cv2
+
+    from vlp.preprocess import decode
+
+    changed = transform(decode(image, 3))
+    return bytes(cv2.imencode(".png", changed[..., ::-1])[1].tobytes())

@@ -1,0 +1,100 @@
+"""Suites: YAML files that name tasks. Adding an evaluation of a known family is a YAML file and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vlp.config import ConfigError, component, config, digest, load, to_tree, validate
+from vlp.registry import did_you_mean
+
+from .tasks import all_families
+from .tasks.base import Task, TaskSpec
+
+FOLDER = Path(__file__).parent / "suites"
+
+
+@config
+class SuiteFile:
+    """What a suite file holds. `defaults` are laid under every task."""
+
+    version: str
+    about: str
+    defaults: dict[str, Any] | None = None
+    tasks: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Tasks in order, with the name, version and hash that stand in the results."""
+
+    name: str
+    version: str
+    about: str
+    tasks: tuple[Task, ...]
+
+    def to_tree(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "version": self.version,
+            "sha256": digest([config_digest(one) for one in self.tasks]),
+        }
+
+
+def read(name: str) -> Suite:
+    """Read a shipped suite (by name) or a file. Raises ConfigError with the path of what is wrong."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = FOLDER / f"{name}.yaml"
+        if not path.is_file():
+            raise ConfigError(f"no suite {name!r}{did_you_mean(name, shipped())}")
+    content = load(SuiteFile, path)
+    made = [
+        build({**(content.defaults or {}), **tree}, f"{path.name}: tasks.{at}", path.parent)
+        for at, tree in enumerate(content.tasks)
+    ]
+    names = [one.spec.id for one in made]
+    for one in names:
+        if names.count(one) > 1:
+            raise ConfigError(f"{path}: task id {one!r} is given twice")
+    if not made:
+        raise ConfigError(f"{path} has no tasks")
+    return Suite(path.stem, content.version, content.about, tuple(made))
+
+
+def build(tree: dict[str, Any], where: str, folder: Path) -> Task:
+    """Return the task that a mapping of a suite describes: keys of `TaskSpec`, the rest are the family's settings."""
+    common = {item.name for item in fields(TaskSpec)}
+    spec = validate(TaskSpec, {key: value for key, value in tree.items() if key in common}, where)
+    rest = {key: value for key, value in tree.items() if key not in common}
+    family, settings = component(all_families(), {"kind": spec.family, **rest}, where)
+    return family(spec, settings, folder)
+
+
+def config_digest(task: Task) -> str:
+    """Return the sha256 of everything that defines a task: its specification, settings, and every prompt."""
+    shown = {key: value for key, value in task.show().items()}
+    return digest({"spec": to_tree(task.spec), "settings": to_tree(task.settings), "shown": shown})
+
+
+def shipped() -> list[str]:
+    """Return the names of the suites that come with the harness."""
+    return sorted(one.stem for one in FOLDER.glob("*.yaml"))
+
+
+def every_task() -> Iterator[tuple[Suite, Task]]:
+    """Yield each task of each shipped suite."""
+    for name in shipped():
+        suite = read(name)
+        for task in suite.tasks:
+            yield suite, task
+
+
+def find_task(name: str, suite: str | None) -> Task:
+    """Return a task by id, from a suite or from all the shipped ones. Raises ConfigError with the nearest id."""
+    known = {one.spec.id: one for one in read(suite).tasks} if suite else {one.spec.id: one for _, one in every_task()}
+    if name not in known:
+        raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}")
+    return known[name]

@@ -1,0 +1,130 @@
+"""What a task is: a specification from a suite, a plan of what it needs encoded, and a run that yields its result."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import config
+from vlp.registry import Registry
+
+from ..bootstrap import multiplicities
+from ..data import Data, DataError, DataSpec
+
+if TYPE_CHECKING:
+    from ..store import Store
+
+
+@config
+class Reference:
+    """A published number: `tag` R when it was read in the authors' own repository or card, S when in a later paper's table."""
+
+    model: str
+    metric: str
+    value: float
+    source: str
+    tag: str
+
+
+@config
+class TaskSpec:
+    """What every task states, whatever its family."""
+
+    id: str
+    family: str
+    version: str = "1.0"
+    about: str = ""
+    licence: str = ""
+    data: DataSpec = DataSpec()
+    references: tuple[Reference, ...] = ()
+
+
+@dataclass
+class Plan:
+    """What a task wants encoded: indices of images, of images with patch features, and texts; of other splits by name."""
+
+    images: list[int] = field(default_factory=list)
+    patches: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """A task's result: see the schema. `figures` is what the report draws, plain JSON; `rows` go to the per-sample file."""
+
+    indices: Sequence[int]
+    metrics: dict[str, dict[str, Any]]
+    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
+    subgroups: dict[str, Any] = field(default_factory=dict)
+    prompts: list[dict[str, object]] = field(default_factory=list)
+    scoring: dict[str, Any] = field(default_factory=dict)
+    excluded: dict[str, int] = field(default_factory=dict)
+    prevalence: dict[str, float] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Context:
+    """What a task runs on: its data, the embeddings, other splits on demand, and the settings of the run."""
+
+    data: Data
+    store: Store
+    split: Callable[[str], Data | None]
+    seed: int = 0
+    resamples: int = 1000
+    show_text: bool = False
+    pictures: bool = True
+
+    @cached_property
+    def usable(self) -> list[int]:
+        return self.data.usable()
+
+    def weights(self, indices: Sequence[int]) -> NDArray[np.int32]:
+        """Return the multiplicities [R, n] of resampling the patients of these records."""
+        return multiplicities([self.data.patient(one) for one in indices], self.resamples, self.seed)
+
+    def row(self, index: int) -> dict[str, Any]:
+        """Return what every per-sample row starts with: the key and a code for the patient."""
+        return {"id": self.data.records[index].key, "patient": self.data.patient_code(index)}
+
+
+class Task(ABC):
+    """A scored task. `needs` names what the records must have, for `ls` and `check`."""
+
+    Config: ClassVar[type]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, spec: TaskSpec, settings: Any, folder: Path | None = None) -> None:
+        """Take the settings of a suite in `folder`; raises ConfigError for what shows without data (prompts)."""
+        self.spec, self.settings, self.folder = spec, settings, folder
+
+    @abstractmethod
+    def plan(self, context: Context) -> Plan:
+        """Return what is to be encoded. Raises DataError when the data cannot serve the task."""
+
+    @abstractmethod
+    def run(self, context: Context) -> Outcome:
+        """Score; everything in the plan is in the store."""
+
+    def show(self) -> dict[str, Any]:
+        """Return what `vlp-eval show` prints beyond the specification: prompts and scoring."""
+        return {}
+
+
+tasks: Registry[type[Task]] = Registry("task family")
+
+
+def some(indices: Sequence[int], what: str, data: Data) -> list[int]:
+    """Return the indices, raising DataError when there are none."""
+    if not indices:
+        raise DataError(f"{data.name}, split {data.split!r}: no record has {what}")
+    return list(indices)

@@ -1,0 +1,378 @@
+"""Zero-shot classification: images against prompts, multi-label (one AUROC per finding) or multi-class (argmax)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import config, to_tree
+
+from .. import prompts as prompt_files
+from ..bootstrap import Interval, interval, mean_interval
+from ..data import Data, DataError
+from ..metrics import decisions
+from ..metrics.calibration import calibration_error
+from ..metrics.fairness import equity_scaled
+from ..metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
+from ..metrics.shift import energy, max_softmax
+from ..results import metric
+from ..scoring import Scoring
+from .base import Context, Outcome, Plan, Task, some, tasks
+from .class_scores import Scores, score
+from .curves import calibration_figure, curve_figure, single_finding_confusion
+
+Floats = NDArray[np.float64]
+UNKNOWN = -2
+
+
+@config
+class Settings:
+    """What is told apart, by which prompts, and how it is scored.
+
+    `classes` are label names (or values of the group column `truth`). The first of `prompts` gives the score; the others
+    show how much the wording matters. `uncertain`: what a label of -1 counts as. `no_finding` names a class that stays
+    out of the mean: with a positive/negative pair its denying prompt is a double negation. `calibrate` is the split on
+    which a temperature is fitted, shown beside the model's own.
+    """
+
+    classes: tuple[str, ...]
+    kind: Literal["multilabel", "multiclass"] = "multilabel"
+    truth: str = "labels"
+    prompts: tuple[str, ...]
+    scoring: Scoring = Scoring(rule="pair")
+    uncertain: Literal["exclude", "positive", "negative"] = "exclude"
+    no_finding: str | None = None
+    subgroups: tuple[str, ...] = ()
+    min_group: int = 20
+    specificity: float = 0.9
+    calibrate: str | None = None
+
+
+def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[np.int64]:
+    """Return labels [n, C] of 1, 0 and -2 (unknown), uncertain ones as the settings say."""
+    stands = {"exclude": UNKNOWN, "positive": 1, "negative": 0}[settings.uncertain]
+    table = np.full((len(indices), len(settings.classes)), UNKNOWN, dtype=np.int64)
+    for row, index in enumerate(indices):
+        record = data.records[index]
+        for column, name in enumerate(settings.classes):
+            if settings.truth == "labels":
+                value = record.labels.get(name, UNKNOWN)
+            else:
+                found = record.groups.get(settings.truth)
+                value = UNKNOWN if found is None else int(found == name)
+            table[row, column] = stands if value == -1 else value
+    return table
+
+
+@tasks.register("classification")
+class Classification(Task):
+    Config = Settings
+    needs = frozenset({"labels"})
+
+    def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
+        super().__init__(spec, settings, folder)
+        pairs = settings.scoring.rule in ("pair", "xplainer")
+        self.sets = [prompt_files.read(one, settings.classes, folder, pairs) for one in settings.prompts]
+        self.scoring: Scoring = settings.scoring
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.scoring), "prompts": [one.to_tree() for one in self.sets]}
+
+    def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
+        """Return the records that count and their labels [n, C]."""
+        table = truth_of(context.data, context.usable, self.settings)
+        if self.settings.kind == "multiclass":
+            keep = (table == 1).sum(1) == 1
+        else:
+            keep = (table != UNKNOWN).any(1)
+        indices = [index for index, kept in zip(context.usable, keep, strict=True) if kept]
+        return some(indices, f"a label of {', '.join(self.settings.classes)}", context.data), table[keep]
+
+    def plan(self, context: Context) -> Plan:
+        indices, _ = self.select(context)
+        texts = [text for one in self.sets for text in one.all()]
+        local = indices if self.scoring.local else []
+        return Plan(images=indices, patches=local, texts=texts)
+
+    def run(self, context: Context) -> Outcome:
+        indices, truth = self.select(context)
+        scores = [score(context.store, context.data, indices, one, self.scoring) for one in self.sets]
+        main = scores[0]
+        if self.scoring.views == "mean":
+            indices, truth, main = by_study(context.data, indices, truth, main)
+            scores = [main]
+        weights = context.weights(indices)
+        run = self._multiclass if self.settings.kind == "multiclass" else self._multilabel
+        outcome = run(context, indices, truth, scores, weights)
+        outcome.prompts = [one.to_tree() for one in self.sets]
+        outcome.scoring = to_tree(self.scoring) | {"temperature": main.temperature, "ties": "half"}
+        return outcome
+
+    # multi-label
+
+    def _multilabel(
+        self,
+        context: Context,
+        indices: list[int],
+        truth: NDArray[np.int64],
+        scores: list[Scores],
+        weights: NDArray[np.int32],
+    ) -> Outcome:
+        main, names = scores[0], self.settings.classes
+        outcome = Outcome(indices, {})
+        resampled: dict[str, dict[str, Floats]] = {"auroc": {}, "ap": {}}
+        for column, name in enumerate(names):
+            known = truth[:, column] != UNKNOWN
+            labels, values = truth[known, column], main.ranking[known, column]
+            outcome.per_class[name], draws = self._one_class(
+                labels, values, main.probability[known, column], weights[:, known]
+            )
+            if draws:
+                resampled["auroc"][name], resampled["ap"][name] = draws
+            outcome.prevalence[name] = float((labels == 1).mean()) if len(labels) else 0.0
+            if not draws:
+                outcome.warnings.append(f"{name}: {outcome.per_class[name]['auroc']['reason']}; left out of the means")
+        counted = [name for name in resampled["auroc"] if name != self.settings.no_finding]
+        if not counted:
+            raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
+        undefined = [name for name in names if name not in resampled["auroc"]]
+        for key, title, chance in (("auroc", "auroc_macro", 0.5), ("ap", "ap_macro", None)):
+            value = float(np.mean([outcome.per_class[name][key]["value"] for name in counted]))
+            bounds = Interval.of(np.mean([resampled[key][name] for name in counted], axis=0))
+            base = float(np.mean([outcome.prevalence[name] for name in counted])) if chance is None else chance
+            outcome.metrics[title] = metric(
+                value, bounds, chance=base, primary=key == "auroc", n_classes=len(counted), undefined=undefined
+            )
+        outcome.metrics |= self._wording(truth, scores, counted)
+        outcome.metrics |= self._decided(truth, main, counted)
+        self._subgroups(context, outcome, truth, main, counted)
+        outcome.rows = self._rows(context, indices, truth, main)
+        outcome.figures = {
+            "curves": curve_figure(names, truth, main.ranking, weights),
+            "calibration": calibration_figure(self, context, truth, main),
+            "confusion": single_finding_confusion(names, truth, main.ranking),
+            "wording": {
+                one.name: values for one, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
+            },
+        }
+        return outcome
+
+    def _one_class(
+        self, labels: NDArray[np.int64], values: Floats, probability: Floats, weights: NDArray[np.int32]
+    ) -> tuple[dict[str, Any], tuple[Floats, Floats] | None]:
+        positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+        entry: dict[str, Any] = {"n_pos": positives, "n_neg": negatives}
+        if not positives or not negatives:
+            reason = "no positive" if not positives else "no negative"
+            return entry | {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}, None
+        ranking = Ranking.of(labels, values)
+        draws = ranking.auroc(weights), ranking.average_precision(weights)
+        entry["auroc"] = metric(auroc(labels, values), Interval.of(draws[0]), chance=0.5)
+        entry["ap"] = metric(average_precision(labels, values), Interval.of(draws[1]), chance=positives / len(labels))
+        at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
+        entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
+        peak, point = best_f1(labels, values), youden(labels, values)
+        assert peak is not None and point is not None
+        entry["f1_best"] = metric(peak[0], note="threshold chosen on this data")
+        entry["youden"] = {
+            "threshold": point.threshold,
+            "sensitivity": point.sensitivity,
+            "specificity": point.specificity,
+        }
+        errors = calibration_error(probability, labels)
+        entry["ece"] = metric(errors[0] if errors else None, higher_is_better=False, reason="no samples")
+        return entry, draws
+
+    def _each(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> list[dict[str, float]]:
+        result = []
+        for one in scores:
+            values = {}
+            for column, name in enumerate(self.settings.classes):
+                known = truth[:, column] != UNKNOWN
+                area = auroc(truth[known, column], one.ranking[known, column])
+                if name in counted and area is not None:
+                    values[name] = area
+            result.append(values)
+        return result
+
+    def _wording(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> dict[str, Any]:
+        if len(scores) < 2:
+            return {}
+        means = [float(np.mean(list(one.values()))) for one in self._each(truth, scores, counted)]
+        sets = {one.name: value for one, value in zip(self.sets, means, strict=True)}
+        return {
+            "auroc_macro_over_prompt_sets": metric(
+                float(np.mean(means)), chance=0.5, spread=max(means) - min(means), std=float(np.std(means)), sets=sets
+            )
+        }
+
+    def _decided(self, truth: NDArray[np.int64], main: Scores, counted: Sequence[str]) -> dict[str, Any]:
+        values: dict[str, list[float]] = {
+            "balanced_accuracy_macro": [],
+            "f1_macro": [],
+            "mcc_macro": [],
+            "ece_macro": [],
+        }
+        for column, name in enumerate(self.settings.classes):
+            if name not in counted:
+                continue
+            known = truth[:, column] != UNKNOWN
+            labels, decided = truth[known, column], main.decision[known, column].astype(np.int64)
+            errors = calibration_error(main.probability[known, column], labels)
+            found = {
+                "balanced_accuracy_macro": decisions.balanced_accuracy(labels, decided),
+                "f1_macro": positive_f1(labels, decided),
+                "mcc_macro": decisions.matthews(labels, decided),
+                "ece_macro": errors[0] if errors else None,
+            }
+            for key, value in found.items():
+                if value is not None:
+                    values[key].append(value)
+        return {
+            key: metric(
+                float(np.mean(one)) if one else None,
+                reason="every decision is the same",
+                higher_is_better=key != "ece_macro",
+                n_classes=len(one),
+            )
+            for key, one in values.items()
+        }
+
+    def _subgroups(
+        self, context: Context, outcome: Outcome, truth: NDArray[np.int64], main: Scores, counted: Sequence[str]
+    ) -> None:
+        for column in self.settings.subgroups:
+            members = np.array([context.data.records[one].groups.get(column, "") for one in outcome.indices])
+            entries: dict[str, Any] = {}
+            for name in sorted(set(members.tolist()) - {""}):
+                inside = members == name
+                areas = self._each(truth[inside], [replace(main, ranking=main.ranking[inside])], counted)[0]
+                enough = int(inside.sum()) >= self.settings.min_group and len(areas) == len(counted)
+                reason = f"under {self.settings.min_group} images or a class missing"
+                value = float(np.mean(list(areas.values()))) if enough else None
+                entries[name] = {"n": int(inside.sum()), "auroc_macro": metric(value, reason=reason, chance=0.5)}
+            overall = outcome.metrics["auroc_macro"]["value"]
+            equity = equity_scaled(overall, {name: one["auroc_macro"]["value"] for name, one in entries.items()})
+            if entries:
+                outcome.subgroups[column] = {"groups": entries} | (
+                    {"es_auroc": equity.scaled, "gap": equity.gap, "worst": equity.worst} if equity else {}
+                )
+
+    def _rows(
+        self, context: Context, indices: Sequence[int], truth: NDArray[np.int64], main: Scores
+    ) -> list[dict[str, Any]]:
+        rows = []
+        for row, index in enumerate(indices):
+            known = {
+                name: int(truth[row, c]) for c, name in enumerate(self.settings.classes) if truth[row, c] != UNKNOWN
+            }
+            values = {name: float(main.ranking[row, c]) for c, name in enumerate(self.settings.classes)}
+            groups = {one: context.data.records[index].groups.get(one) for one in self.settings.subgroups}
+            rows.append(context.row(index) | {"labels": known, "scores": values, "groups": groups})
+        return rows
+
+    # multi-class
+
+    def _multiclass(
+        self,
+        context: Context,
+        indices: list[int],
+        truth: NDArray[np.int64],
+        scores: list[Scores],
+        weights: NDArray[np.int32],
+    ) -> Outcome:
+        main, names = scores[0], self.settings.classes
+        answer, decided = (truth == 1).argmax(1), main.ranking.argmax(1)
+        outcome = Outcome(indices, {})
+        right = (answer == decided).astype(np.float64)
+        share = np.bincount(answer, minlength=len(names)) / len(answer)
+        outcome.prevalence = {name: float(share[column]) for column, name in enumerate(names)}
+        present = int((share > 0).sum())
+        if present < 2:
+            raise DataError(f"{context.data.name}: only one of the classes {', '.join(names)} occurs")
+        outcome.metrics["accuracy"] = metric(
+            float(right.mean()),
+            mean_interval(right, weights),
+            chance=float(share.max()),
+            primary=True,
+            n_classes=present,
+        )
+        others = {
+            "balanced_accuracy": (decisions.balanced_accuracy, 1 / present),
+            "f1_macro": (decisions.macro_f1, None),
+            "kappa": (decisions.kappa, 0.0),
+            "mcc": (decisions.matthews, 0.0),
+        }
+        for key, (function, chance) in others.items():
+            bounds = interval(lambda rows, one=function: one(answer[rows], decided[rows]), weights[:300])  # type: ignore[misc]
+            value = function(answer, decided)
+            outcome.metrics[key] = metric(value, bounds, chance=chance, reason="one class is always chosen")
+        self._one_against_rest(outcome, answer, main, weights)
+        errors = calibration_error(main.probability.max(1), right)
+        outcome.metrics["ece"] = metric(errors[0] if errors else None, higher_is_better=False, reason="no samples")
+        if len(scores) > 1:
+            sets = {
+                one.name: float((answer == s.ranking.argmax(1)).mean())
+                for one, s in zip(self.sets, scores, strict=True)
+            }
+            values = list(sets.values())
+            outcome.metrics["accuracy_over_prompt_sets"] = metric(
+                float(np.mean(values)), spread=max(values) - min(values), std=float(np.std(values)), sets=sets
+            )
+        outcome.rows = self._rows(context, indices, truth, main)
+        counts = decisions.confusion(answer, decided, len(names))
+        one_hot = np.eye(len(names), dtype=np.int64)[answer]
+        outcome.figures = {
+            "curves": curve_figure(names, one_hot, main.probability, weights),
+            "confusion": {"classes": list(names), "counts": counts.tolist(), "title": "Confusion"},
+            "calibration": calibration_figure(self, context, one_hot, main),
+        }
+        return outcome
+
+    def _one_against_rest(
+        self, outcome: Outcome, answer: NDArray[np.int64], main: Scores, weights: NDArray[np.int32]
+    ) -> None:
+        draws = []
+        for column, name in enumerate(self.settings.classes):
+            labels = (answer == column).astype(np.int64)
+            outcome.per_class[name], drawn = self._one_class(
+                labels, main.probability[:, column], main.probability[:, column], weights
+            )
+            if drawn:
+                draws.append((outcome.per_class[name]["auroc"]["value"], drawn[0]))
+            else:
+                outcome.warnings.append(f"{name}: {outcome.per_class[name]['auroc']['reason']}; left out of the means")
+        value = float(np.mean([one for one, _ in draws]))
+        bounds = Interval.of(np.mean([one for _, one in draws], axis=0))
+        outcome.metrics["auroc_macro"] = metric(value, bounds, chance=0.5, n_classes=len(draws))
+
+
+def positive_f1(labels: NDArray[np.int64], decided: NDArray[np.int64]) -> float | None:
+    """Return the F1 of the positive class; None when it neither occurs nor is predicted."""
+    total = int((labels == 1).sum() + (decided == 1).sum())
+    return float(2 * ((labels == 1) & (decided == 1)).sum() / total) if total else None
+
+
+def by_study(
+    data: Data, indices: Sequence[int], truth: NDArray[np.int64], scores: Scores
+) -> tuple[list[int], NDArray[np.int64], Scores]:
+    """Average the views of a study; a study is positive where any of its images is. Its first image stands for it."""
+    from ..scoring import average_views
+
+    studies = [data.records[one].study or data.records[one].key for one in indices]
+    probability, names, member = average_views(scores.probability, studies)
+    ranking, _, _ = average_views(scores.ranking, studies)
+    decision = average_views(scores.decision.astype(np.float64), studies)[0] > 0.5
+    label = np.full((len(names), truth.shape[1]), UNKNOWN, dtype=np.int64)
+    np.maximum.at(label, member, truth)
+    first = [indices[int(np.flatnonzero(member == one)[0])] for one in range(len(names))]
+    return first, label, replace(scores, probability=probability, ranking=ranking, decision=decision)
+
+
+def home_scores(logits: Floats) -> dict[str, Floats]:
+    """Return the scores that say how much at home an image is, high = in distribution, from class logits [n, C]."""
+    return {"msp": max_softmax(logits), "max_logit": logits.max(1), "energy": energy(logits)}

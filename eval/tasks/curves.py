@@ -1,0 +1,116 @@
+"""What the report draws of a classification, as plain numbers: curves with bands, reliability, confusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics.calibration import calibration_error, fit_temperature, reliability
+from ..metrics.ranking import auroc, precision_recall_curve, roc_curve
+from ..scoring import sigmoid
+from .base import Context
+from .class_scores import Scores, score
+
+if TYPE_CHECKING:
+    from .classification import Classification
+
+Floats = NDArray[np.float64]
+GRID = np.linspace(0, 1, 51)
+BANDS = 200
+UNKNOWN = -2
+
+
+def curve_figure(
+    names: Sequence[str], truth: NDArray[np.int64], ranking: Floats, weights: NDArray[np.int32]
+) -> list[dict[str, Any]]:
+    """Return each class's ROC on a grid of false-positive rates with a 95 % band, and its PR curve; undefined ones left out."""
+    figures = []
+    for column, name in enumerate(names):
+        known = truth[:, column] != UNKNOWN
+        labels, values = truth[known, column], ranking[known, column]
+        area = auroc(labels, values)
+        if area is None:
+            continue
+        false_rate, true_rate, _ = roc_curve(labels, values)
+        rows = np.arange(len(labels))
+        drawn = []
+        for resample in weights[:BANDS, known]:
+            chosen = np.repeat(rows, resample)
+            if 0 < labels[chosen].sum() < len(chosen):
+                fpr, tpr, _ = roc_curve(labels[chosen], values[chosen])
+                drawn.append(_on_grid(fpr, tpr))
+        low, high = np.percentile(drawn, [2.5, 97.5], axis=0) if drawn else (GRID, GRID)
+        precision, recall, _ = precision_recall_curve(labels, values)
+        keep = np.unique(np.linspace(0, len(recall) - 1, 80).astype(int))
+        figures.append(
+            {
+                "name": name,
+                "auroc": area,
+                "fpr": GRID.tolist(),
+                "tpr": _on_grid(false_rate, true_rate).tolist(),
+                "low": low.tolist(),
+                "high": high.tolist(),
+                "recall": recall[keep].tolist(),
+                "precision": precision[keep].tolist(),
+                "prevalence": float((labels == 1).mean()),
+            }
+        )
+    return figures
+
+
+def _on_grid(false_rate: Floats, true_rate: Floats) -> Floats:
+    """Return the ROC's highest point at each false-positive rate of the grid, straight lines between vertices."""
+    last = np.r_[false_rate[1:] != false_rate[:-1], True]
+    return np.asarray(np.interp(GRID, false_rate[last], true_rate[last]))
+
+
+def calibration_figure(
+    task: Classification, context: Context, truth: NDArray[np.int64], main: Scores
+) -> list[dict[str, Any]]:
+    """Return reliability bins over all known labels: with the model's temperature, and with one fitted on another split."""
+    known = truth != UNKNOWN
+    labels = truth[known]
+    entries = [_bins("as it is", main.probability[known], labels, main.temperature)]
+    held_out = context.split(task.settings.calibrate) if task.settings.calibrate else None
+    if held_out is None or task.settings.kind == "multiclass":
+        return entries
+    from .classification import truth_of
+
+    indices = held_out.usable()
+    other = truth_of(held_out, indices, task.settings)
+    scores = score(context.store, held_out, indices, task.sets[0], task.scoring)
+    there = other != UNKNOWN
+    scale = fit_temperature(scores.logits[there], other[there])
+    if scale is not None:
+        title = f"temperature fitted on {task.settings.calibrate}"
+        entries.append(_bins(title, sigmoid(main.logits[known] / scale), labels, main.temperature * scale))
+    return entries
+
+
+def _bins(title: str, probability: Floats, labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
+    errors = calibration_error(probability, labels)
+    bins = [
+        {"confidence": one.confidence, "accuracy": one.accuracy, "count": one.count}
+        for one in reliability(probability, labels, 10)
+        if one.count
+    ]
+    return {"title": title, "ece": errors[0] if errors else None, "temperature": temperature, "bins": bins}
+
+
+def single_finding_confusion(names: Sequence[str], truth: NDArray[np.int64], ranking: Floats) -> dict[str, Any]:
+    """Return counts [C, C]: of images with one finding alone (rows), which finding stands out most (columns).
+
+    A finding stands out by the share of images that it scores lower on, so that classes with larger scores do not win.
+    """
+    places = ranking.argsort(0, kind="stable").argsort(0, kind="stable")
+    alone = (truth == 1).sum(1) == 1
+    counts = np.zeros((len(names), len(names)), dtype=np.int64)
+    np.add.at(counts, ((truth[alone] == 1).argmax(1), places[alone].argmax(1)), 1)
+    return {
+        "classes": list(names),
+        "counts": counts.tolist(),
+        "title": "Images with one finding: which one stands out",
+    }

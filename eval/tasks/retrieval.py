@@ -1,0 +1,329 @@
+"""Retrieval: image to text, text to image, image to image; multi-positive, duplicates, fixed pools, precision by class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import ConfigError, config, to_tree
+from vlp.types import Sample
+
+from .. import index, pictures
+from .. import prompts as prompt_files
+from ..bootstrap import mean_interval, multiplicities
+from ..metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
+from ..results import metric
+from ..scoring import unit
+from .base import Context, Outcome, Plan, Task, some, tasks
+
+Direction = Literal["image-to-text", "text-to-image"]
+SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
+Floats = NDArray[np.float32]
+
+
+@config
+class Settings:
+    """Which pairs, and what counts as found.
+
+    `text`: the report, a section of it, or the first caption. `distinct`: keep the first record of each value of this
+    group column (`groups.state`), of `patient`, `study` or `text`. `size`: how many pairs (the first ones; a seeded sample
+    of the patients when `sample` is set). `positives`: what else is right besides the pair itself: `text` (equal
+    normalised texts), `study`, `patient`, or a group column. `ties`: how equal scores count. `pools`: sizes of random
+    galleries in which R@1 is scored too, for comparison with papers. `oracle`: a column that an ideal ranker would know.
+    """
+
+    text: Literal["report", "findings", "impression", "caption"] = "report"
+    directions: tuple[Direction, ...] = ("image-to-text", "text-to-image")
+    k: tuple[int, ...] = (1, 5, 10)
+    primary_k: int = 10
+    distinct: str | None = None
+    size: int | None = None
+    positives: str = "text"
+    ties: Ties = "expected"
+    pools: tuple[int, ...] = ()
+    oracle: str | None = None
+
+
+def column(record: Sample, name: str, text: str) -> str:
+    """Return what a column name of the settings stands for in a record."""
+    if name == "text":
+        return normalised(text)
+    if name in ("patient", "study", "key"):
+        return getattr(record, name) or record.key
+    return record.groups.get(name.removeprefix("groups."), "")
+
+
+def normalised(text: str) -> str:
+    """Return a text as duplicates are compared: lower case, words and numbers only."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def text_of(record: Sample, which: str) -> str:
+    """Return the text that a record is found by, empty where it has none."""
+    if which == "caption":
+        return record.captions[0].strip() if record.captions else ""
+    if record.report is None:
+        return ""
+    return (record.report.text if which == "report" else record.report.section(which)).strip()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The pairs of a task: records, their texts, and int codes that are equal where one is a right answer to the other."""
+
+    indices: list[int]
+    texts: list[str]
+    groups: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def codes(values: Sequence[str]) -> NDArray[np.int64]:
+    """Return numbers of values in order of first occurrence."""
+    known: dict[str, int] = {}
+    return np.array([known.setdefault(one, len(known)) for one in values], dtype=np.int64)
+
+
+@tasks.register("retrieval")
+class Retrieval(Task):
+    Config = Settings
+    needs = frozenset({"report"})
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.settings)}
+
+    def pool(self, context: Context) -> Pool:
+        """Return the pairs that are scored."""
+        settings, data = self.settings, context.data
+        found = [(one, text) for one in context.usable if (text := text_of(data.records[one], settings.text))]
+        some([one for one, _ in found], f"a {settings.text}", data)
+        if settings.distinct:
+            first: dict[str, tuple[int, str]] = {}
+            for one, text in found:
+                first.setdefault(column(data.records[one], settings.distinct, text), (one, text))
+            found = list(first.values())
+        found = found[: settings.size]
+        groups = codes([column(data.records[one], settings.positives, text) for one, text in found])
+        return Pool([one for one, _ in found], [text for _, text in found], groups)
+
+    def plan(self, context: Context) -> Plan:
+        pool = self.pool(context)
+        return Plan(images=pool.indices, texts=pool.texts)
+
+    def run(self, context: Context) -> Outcome:
+        pool, settings = self.pool(context), self.settings
+        images = unit(context.store.images(context.data, pool.indices)).astype(np.float32)
+        texts = unit(context.store.texts(pool.texts)).astype(np.float32)
+        unique, text_groups, text_first = self._unique_texts(pool)
+        outcome = Outcome(pool.indices, {}, scoring={"ties": settings.ties, "positives": settings.positives})
+        outcome.scoring |= {"gallery_images": len(pool), "gallery_texts": len(unique), "text": settings.text}
+        rows = [context.row(one) for one in pool.indices]
+        for direction in settings.directions:
+            short = SHORT[direction]
+            if direction == "image-to-text":
+                ranks = index.rank(images, texts[text_first], pool.groups, text_groups)
+                gallery = len(text_first)
+            else:
+                ranks = index.rank(texts, images, pool.groups, pool.groups)
+                gallery = len(pool)
+            self._score(context, outcome, short, ranks, gallery)
+            for row, place in zip(rows, ranks.rank(settings.ties), strict=True):
+                row[f"rank_{short}"] = float(place)
+            for size in settings.pools:
+                if size < len(pool):
+                    outcome.metrics[f"{short}_r@1_pool_{size}"] = self._pooled(
+                        images, texts, pool, direction, size, context.seed
+                    )
+        outcome.rows = rows
+        self._oracle(context, outcome, pool)
+        if context.pictures:
+            outcome.figures = self._figures(context, pool, images, texts)
+        if len(unique) < len(pool):
+            outcome.warnings.append(f"{len(pool) - len(unique)} texts repeat another one; equals count as found")
+        return outcome
+
+    def _unique_texts(self, pool: Pool) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the distinct texts, their groups, and the row of each: a text stands in the gallery once."""
+        first: dict[tuple[str, int], int] = {}
+        for row, (text, group) in enumerate(zip(pool.texts, pool.groups.tolist(), strict=True)):
+            first.setdefault((normalised(text), group), row)
+        rows = np.array(list(first.values()), dtype=np.int64)
+        return [pool.texts[one] for one in rows], pool.groups[rows], rows
+
+    def _score(self, context: Context, outcome: Outcome, short: str, ranks: Ranks, gallery: int) -> None:
+        ties = self.settings.ties
+        weights = multiplicities([str(one) for one in range(len(ranks))], context.resamples, context.seed)
+        for k in self.settings.k:
+            hits = ranks.hits(k, ties)
+            outcome.metrics[f"{short}_r@{k}"] = metric(
+                float(hits.mean()),
+                mean_interval(hits, weights),
+                method="bootstrap_query",
+                chance=chance_hit(gallery, ranks.positives, k),
+                primary=k == self.settings.primary_k,
+                n_queries=len(ranks),
+                gallery=gallery,
+            )
+        places = ranks.rank(ties)
+        outcome.metrics[f"{short}_median_rank"] = metric(float(np.median(places)), higher_is_better=False)
+        outcome.metrics[f"{short}_mrr"] = metric(
+            float((1 / places).mean()), mean_interval(1 / places, weights), method="bootstrap_query"
+        )
+
+    def _pooled(
+        self, images: Floats, texts: Floats, pool: Pool, direction: Direction, size: int, seed: int, draws: int = 100
+    ) -> dict[str, Any]:
+        """Score R@1 in random galleries of a fixed size: many draws, mean and the spread over draws."""
+        rng = np.random.default_rng(seed)
+        values = []
+        for _ in range(draws):
+            chosen = rng.choice(len(pool), size, replace=False)
+            queries, gallery = (images, texts) if direction == "image-to-text" else (texts, images)
+            same = pool.groups[chosen][:, None] == pool.groups[chosen]
+            ranks = rank_positives(queries[chosen] @ gallery[chosen].T, same)
+            values.append(float(ranks.hits(1, self.settings.ties).mean()))
+        return metric(float(np.mean(values)), chance=1 / size, draws=draws, std=float(np.std(values)), gallery=size)
+
+    def _oracle(self, context: Context, outcome: Outcome, pool: Pool) -> None:
+        """Add what a ranker that knows the column `oracle` would score: it ties whatever agrees in it."""
+        if not self.settings.oracle:
+            return
+        known = codes([column(context.data.records[one], self.settings.oracle, "") for one in pool.indices])
+        agree = (known[:, None] == known).astype(np.float32)
+        same = pool.groups[:, None] == pool.groups
+        for direction in self.settings.directions:
+            ranks = rank_positives(agree, same)
+            for k in self.settings.k:
+                outcome.metrics[f"{SHORT[direction]}_r@{k}"]["oracle"] = float(ranks.hits(k, self.settings.ties).mean())
+
+    def _figures(
+        self, context: Context, pool: Pool, images: Floats, texts: Floats, show: int = 3, k: int = 5
+    ) -> dict[str, Any]:
+        """Return a few queries of each direction with their first k answers; which ones depends on the pool alone."""
+        rng = np.random.default_rng(context.seed)
+        chosen = np.sort(rng.choice(len(pool), min(show, len(pool)), replace=False))
+        figures: dict[str, Any] = {"ranks": {}, "grid": []}
+        for direction in self.settings.directions:
+            queries, gallery = (images, texts) if direction == "image-to-text" else (texts, images)
+            rows, scores = index.top(queries[chosen], gallery, k)
+            for place, query in enumerate(chosen):
+                answers = [
+                    {
+                        "score": float(scores[place, at]),
+                        "right": bool(pool.groups[row] == pool.groups[query]),
+                        "image": pictures.thumbnail(context, pool.indices[row]),
+                        "text": pool.texts[row] if context.show_text else None,
+                    }
+                    for at, row in enumerate(rows[place])
+                ]
+                figures["grid"].append(
+                    {
+                        "direction": direction,
+                        "image": pictures.thumbnail(context, pool.indices[query]),
+                        "text": pool.texts[query] if context.show_text else None,
+                        "answers": answers,
+                    }
+                )
+        return figures
+
+
+@config
+class ImageSettings:
+    """Search of images by an image (`queries: images`) or by a class's prompts (`queries: prompts`, 8x200's protocol).
+
+    A candidate is right when it has the query's class; a query image never finds its own patient.
+    """
+
+    classes: tuple[str, ...]
+    queries: Literal["images", "prompts"] = "images"
+    prompts: str | None = None
+    truth: str = "labels"
+    k: tuple[int, ...] = (1, 5, 10, 50)
+    primary_k: int = 5
+
+
+@tasks.register("class_retrieval")
+class ClassRetrieval(Task):
+    Config = ImageSettings
+    needs = frozenset({"labels"})
+
+    def __init__(self, spec: Any, settings: ImageSettings, folder: Any = None) -> None:
+        super().__init__(spec, settings, folder)
+        if settings.queries == "prompts" and not settings.prompts:
+            raise ConfigError(f"task {spec.id}: queries: prompts needs a prompt set in `prompts`")
+        self.prompts = prompt_files.read(settings.prompts, settings.classes, folder) if settings.prompts else None
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.settings), "prompts": [self.prompts.to_tree()] if self.prompts else []}
+
+    def members(self, context: Context) -> tuple[list[int], NDArray[np.bool_]]:
+        """Return the records with a known class and their classes [n, C]."""
+        rows = []
+        for one in context.usable:
+            record = context.data.records[one]
+            if self.settings.truth == "labels":
+                flags = [record.labels.get(name) == 1 for name in self.settings.classes]
+            else:
+                flags = [record.groups.get(self.settings.truth) == name for name in self.settings.classes]
+            if any(flags):
+                rows.append((one, flags))
+        some([one for one, _ in rows], f"a class of {', '.join(self.settings.classes)}", context.data)
+        return [one for one, _ in rows], np.array([flags for _, flags in rows])
+
+    def plan(self, context: Context) -> Plan:
+        return Plan(images=self.members(context)[0], texts=self.prompts.all() if self.prompts else [])
+
+    def run(self, context: Context) -> Outcome:
+        indices, classes = self.members(context)
+        gallery = unit(context.store.images(context.data, indices))
+        if self.prompts:
+            texts = [
+                (name, row) for name, one in self.prompts.texts.items() for row in unit(context.store.texts(one.pos))
+            ]
+            scores = np.stack([row for _, row in texts]) @ gallery.T
+            relevant = np.stack([classes[:, self.settings.classes.index(name)] for name, _ in texts])
+        else:
+            scores = gallery @ gallery.T
+            relevant = classes.astype(np.int64) @ classes.T.astype(np.int64) > 0
+            patient = codes([context.data.patient(one) for one in indices])
+            same = patient[:, None] == patient
+            scores, relevant = np.where(same, -np.inf, scores), relevant & ~same
+        keep = relevant.any(1)
+        order = np.argsort(-scores[keep], axis=1, kind="stable")
+        ranked = np.take_along_axis(relevant[keep], order, axis=1)
+        outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
+        owners = [str(one) for one in range(int(keep.sum()))]
+        if not self.prompts:
+            owners = [context.data.patient(one) for one, kept in zip(indices, keep, strict=True) if kept]
+        weights = multiplicities(owners, context.resamples, context.seed)
+        from ..metrics.retrieval import average_precisions, precision_at
+
+        chance = float(relevant[keep].mean())
+        for k in self.settings.k:
+            if k <= ranked.shape[1]:
+                values = precision_at(ranked, k)
+                outcome.metrics[f"p@{k}"] = metric(
+                    float(values.mean()),
+                    mean_interval(values, weights),
+                    method="bootstrap_query" if self.prompts else "bootstrap_patient",
+                    chance=chance,
+                    primary=k == self.settings.primary_k,
+                )
+        values = average_precisions(ranked)
+        outcome.metrics["map"] = metric(float(values.mean()), mean_interval(values, weights), chance=chance)
+        outcome.scoring = {
+            "queries": self.settings.queries,
+            "n_queries": len(ranked),
+            "gallery": len(indices),
+            "ties": "index",
+        }
+        outcome.rows = [context.row(one) for one in indices]
+        for row, kept in zip(np.flatnonzero(keep) if not self.prompts else [], range(len(ranked)), strict=False):
+            outcome.rows[row]["average_precision"] = float(values[kept])
+        return outcome
