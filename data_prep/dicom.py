@@ -1,7 +1,8 @@
 """DICOM files to 8-bit pixels, each step recorded: modality LUT, VOI LUT or window, inversion of MONOCHROME1.
 
-Formulas are those of DICOM PS3.3 (C.11.1 modality LUT, C.11.2 VOI LUT, C.7.6.3 image pixel). Overlays are never drawn.
-Nothing of the header leaves this module but what `header` lists.
+Formulas are those of DICOM PS3.3 (C.11.1 modality LUT, C.11.2 VOI LUT, C.7.6.3 image pixel). Overlays are never drawn;
+pydicom clears the bits above the stored ones, where old files keep them. Nothing of the header leaves this module but
+what `header` lists.
 """
 
 from __future__ import annotations
@@ -133,11 +134,10 @@ def to_eight_bits(stored: Array, dataset: Any, options: DicomOptions, index: int
     steps: list[str] = []
     if frame_count(dataset) > 1:
         steps.append(f"frame {index} of {frame_count(dataset)}")
-    values = _used_bits(stored, dataset, steps)
-    if values.ndim == 3:
-        return _colour(values, steps), tuple(steps)
-    padding = _padding(values, dataset, steps)
-    modal = _modality_lut(values.astype(np.float64), dataset, steps)
+    if stored.ndim == 3:
+        return _colour(stored, steps), tuple(steps)
+    padding = _padding(stored, dataset, steps)
+    modal = _modality_lut(stored.astype(np.float64), dataset, steps)
     scaled = _window(modal, padding, dataset, options, steps)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         scaled = 255.0 - scaled
@@ -146,20 +146,6 @@ def to_eight_bits(stored: Array, dataset: Any, options: DicomOptions, index: int
     if padding is not None:
         grey[padding] = 0
     return grey, tuple(steps)
-
-
-def _used_bits(values: Array, dataset: Any, steps: list[str]) -> Array:
-    """Clear what lies above the stored bits: old files keep overlays there (PS3.3 C.9.2)."""
-    allocated = _whole(dataset, "BitsAllocated")
-    used = _whole(dataset, "BitsStored", allocated)
-    if values.ndim != 2 or used >= allocated or values.dtype.kind not in "iu":
-        return values
-    # DICOM without a VOI LUT sequence may still be signed: an arithmetic shift keeps the sign of the highest used bit.
-    shift = values.dtype.itemsize * 8 - used
-    clean: Array = np.right_shift(np.left_shift(values, shift), shift)
-    if not np.array_equal(clean, values):
-        steps.append(f"bits above {used} cleared")
-    return clean
 
 
 def _colour(values: Array, steps: list[str]) -> Array:
@@ -220,7 +206,7 @@ def _window(values: Array, padding: Array | None, dataset: Any, options: DicomOp
     seen = values if padding is None else values[~padding]
     low, high = float(seen.min()), float(seen.max())
     steps.append(f"full range: {low:g}..{high:g}")
-    return (values - low) * (255.0 / max(high - low, 1e-12))
+    return (values - low) * 255.0 / max(high - low, 1e-12)
 
 
 def _chosen_window(dataset: Any, options: DicomOptions) -> tuple[float, float, str] | None:
