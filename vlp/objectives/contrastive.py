@@ -20,6 +20,11 @@ STREAM_ABOVE = 1 << 22
 """Own rows x all columns above which the matrix of logits is no longer formed (2048 x 2048: 16 MiB)."""
 
 
+def is_small(rows: int, columns: int) -> bool:
+    """Return whether a matrix of logits of this size is formed as a whole."""
+    return rows * columns <= STREAM_ABOVE
+
+
 @dataclasses.dataclass(frozen=True)
 class Sums:
     """What a contrastive loss is made of, for K scales: b own rows, N columns (= texts of all ranks).
@@ -54,7 +59,7 @@ def similarity_sums(
     """
     texts = rows.gather(text)
     if dense is None:
-        dense = image.shape[0] * texts.shape[0] <= STREAM_ABOVE
+        dense = is_small(image.shape[0], texts.shape[0])
     degree = relation.degree(image) if relation is not None else None
     if dense:
         similarity = image @ texts.T

@@ -17,6 +17,9 @@ from .. import dist
 from ..types import PRESENT, UNKNOWN, Batch
 
 Positives = Literal["diagonal", "group", "label"]
+BLOCK = 1 << 22
+"""Pairs that are compared together where all of them are counted (16 MiB of weights)."""
+
 NO_GROUP = 0
 """The group id of a row that belongs to none (no study, no report): it is equal to no other row's."""
 
@@ -105,16 +108,16 @@ class Relation:
         weight = weight * (self.known[mine][:, None] & self.known[other]).to(weight.dtype)
         return torch.where(itself, torch.ones_like(weight), weight).to(like.dtype)
 
-    def degree(self, like: Tensor, limit: int = 1 << 22) -> Tensor:
-        """Return each row's total weight [N], itself included; blocks of at most `limit` pairs."""
-        return self.rows.gather(self._own_sums(like, limit, weighted=True))
+    def degree(self, like: Tensor) -> Tensor:
+        """Return each row's total weight [N], itself included."""
+        return self.rows.gather(self._own_sums(like, weighted=True))
 
-    def count(self, like: Tensor, limit: int = 1 << 22) -> Tensor:
+    def count(self, like: Tensor) -> Tensor:
         """Return how many positives each own row has [count], itself included."""
-        return self._own_sums(like, limit, weighted=False)
+        return self._own_sums(like, weighted=False)
 
-    def _own_sums(self, like: Tensor, limit: int, *, weighted: bool) -> Tensor:
-        step = max(1, limit // max(1, self.rows.total))
+    def _own_sums(self, like: Tensor, *, weighted: bool) -> Tensor:
+        step = max(1, BLOCK // max(1, self.rows.total))
         everything = slice(0, self.rows.total)
         pieces = []
         for low in range(0, self.rows.count, step):

@@ -16,7 +16,7 @@ from .. import dist
 from ..config import ConfigError, config
 from ..types import Batch, Losses, ModelOutput
 from .base import Objective, objectives, scalar, unit
-from .contrastive import STREAM_ABOVE, diagonal
+from .contrastive import diagonal, is_small
 from .pairs import Positives, Relation, Rows, needs_of, relation
 from .streaming import SigmoidSum
 
@@ -29,7 +29,7 @@ def sigmoid_sum(
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
     if dense is None:
-        dense = image.shape[0] * texts.shape[0] <= STREAM_ABOVE
+        dense = is_small(image.shape[0], texts.shape[0])
     if not dense:
         total: Tensor = SigmoidSum.apply(image, texts, scale, bias, related, rows.start)
         return total

@@ -1,0 +1,112 @@
+"""One case or more for every registered kind; `test_kinds` fails when a kind has none."""
+
+from __future__ import annotations
+
+from . import oracles as o
+from .kit import FACETS, FINDINGS, PLACES, Case
+
+CONCEPT = {"kind": "concept", "align": "none", "alpha": 1.0, "bias": -2.0}
+PHRASES = {**CONCEPT, "of": "phrases", "pool": "lse", "loss": "softmax"}
+MEDSLIP = {
+    "kind": "medslip", "findings": ["nodule", "edema"], "places": PLACES, "width": 8, "layers": 1, "heads": 2,
+    "dropout": 0.0, "negatives": 1, "from_extras": True,
+}  # fmt: skip
+ALONE = "a batch of 1"
+
+CASES = [
+    Case("convirt", {"kind": "convirt"}, lambda x, b, p: o.convirt(x)),
+    Case("convirt/group", {"kind": "convirt", "positives": "group"}, lambda x, b, p: o.convirt(x, positive=o.groups(b))),
+    Case("clip", {"kind": "clip"}, lambda x, b, p: o.clip(x), ("image", "text", "logit_scale")),
+    Case("clip/label", {"kind": "clip", "positives": "label"}, lambda x, b, p: o.clip(x, o.same_labels(b))),
+    Case("siglip", {"kind": "siglip"}, lambda x, b, p: o.siglip(x), ("image", "text", "logit_scale", "logit_bias")),
+    Case("siglip/group", {"kind": "siglip", "positives": "group"}, lambda x, b, p: o.siglip(x, o.groups(b))),
+    Case("siglip/ring", {"kind": "siglip", "exchange": "ring"}, lambda x, b, p: o.siglip(x)),
+    Case(
+        "mgca", {"kind": "mgca", "prototypes": 5}, lambda x, b, p: o.mgca(x, p),
+        ("image", "text", "patches", "words"),
+    ),
+    Case(
+        "mgca/preset", {"kind": "mgca", "prototypes": 5, "preset": "class_defaults", "ita": 2.0},
+        lambda x, b, p: o.mgca(x, p, (2.0, 0.7, 0.5)),
+    ),
+    Case("dhn_nce", {"kind": "dhn_nce"}, lambda x, b, p: o.dhn_nce(x), single=ALONE),
+    Case(
+        "dhn_nce/betas", {"kind": "dhn_nce", "beta_image": 1.0, "beta_text": 0.5, "alpha": 0.5},
+        lambda x, b, p: o.dhn_nce(x, (1.0, 0.5), 0.5), single=ALONE,
+    ),
+    Case(
+        "dhn_nce/group", {"kind": "dhn_nce", "positives": "group"},
+        lambda x, b, p: o.dhn_nce(x, positive=o.groups(b)), single=ALONE,
+    ),
+    Case(
+        "dhn_nce/released", {"kind": "dhn_nce", "variant": "released_code"},
+        lambda x, b, p: o.released_dhn_nce(x), single=ALONE,
+    ),
+    Case(
+        "concept/spans", CONCEPT,
+        lambda x, b, p: o.concept(x, b, p, of="spans", how="max", matches="ignore"), ("patches", "tokens"),
+    ),
+    Case(
+        "concept/published",
+        {"kind": "concept", "matches": "negative", "mentions": "all"},
+        lambda x, b, p: (
+            o.siglip(x) + 0.5 * o.concept(x, b, p, of="spans", how="max", matches="negative", present=False)
+        ),
+        ("image", "text", "patches", "tokens"),
+    ),
+    Case(
+        "concept/report", {**CONCEPT, "per": "report", "pool": "lse", "matches": "positive"},
+        lambda x, b, p: o.concept(x, b, p, of="spans", how="lse", matches="positive", per="report"),
+        ("patches", "tokens"),
+    ),
+    Case(
+        "concept/phrases", PHRASES,
+        lambda x, b, p: o.concept_softmax(x, b, of="phrases", how="lse", matches="ignore"), ("patches", "phrases"),
+    ),
+    Case(
+        "concept/positive", {**PHRASES, "matches": "positive", "align": "clip", "image_to_concept": 0.2},
+        lambda x, b, p: (
+            o.clip(x) + o.concept_softmax(x, b, of="phrases", how="lse", matches="positive", share=0.2)
+        ),
+        ("image", "text", "patches", "phrases"),
+    ),
+    Case(
+        "concept/negative", {**PHRASES, "matches": "negative"},
+        lambda x, b, p: o.concept_softmax(x, b, of="phrases", how="lse", matches="negative"), ("patches", "phrases"),
+    ),
+    Case(
+        "gloria", {"kind": "gloria"}, lambda x, b, p: o.gloria(x), ("image", "text", "patches", "words"),
+        magnitude=10,
+    ),
+    Case(
+        "gloria/group", {"kind": "gloria", "positives": "group"}, lambda x, b, p: o.gloria(x, o.groups(b)), magnitude=10,
+    ),
+    Case("medclip", {"kind": "medclip"}, lambda x, b, p: o.medclip(x, b), ("image", "text", "text_view", "logit_scale")),
+    Case("medclip/cosine", {"kind": "medclip", "similarity": "cosine"}, lambda x, b, p: o.medclip(x, b, cosine=True)),
+    Case("label_aware", {"kind": "label_aware"}, lambda x, b, p: o.clip(x, o.same_labels(b))),
+    Case(
+        "label_aware/overlap", {"kind": "label_aware", "match": "overlap"}, lambda x, b, p: o.clip(x, o.jaccard(b)),
+    ),
+    Case(
+        "assertion", {"kind": "assertion", "findings": FINDINGS}, lambda x, b, p: o.assertion(x, b),
+        ("image", "prompts"), prompts=slice(0, 3),
+    ),
+    Case(
+        "assertion/patches", {"kind": "assertion", "findings": FINDINGS, "patch_weight": 0.5},
+        lambda x, b, p: o.assertion(x, b, 0.5), ("image", "prompts", "patches"), prompts=slice(0, 3),
+    ),
+    Case(
+        "multi_text", {"kind": "multi_text", "texts": FACETS}, lambda x, b, p: o.multi_text(x, b),
+        ("image", "prompts"), prompts=slice(3, 6),
+    ),
+    Case(
+        "multi_text/unmentioned", {"kind": "multi_text", "texts": FACETS, "unmentioned": "negative"},
+        lambda x, b, p: o.multi_text(x, b, True), ("image", "prompts"), prompts=slice(3, 6),
+    ),
+    Case("medslip", MEDSLIP, None, ("patches",)),
+    Case(
+        "mae", {"kind": "mae", "patch": 4, "channels": 1, "width": 16, "depth": 1, "heads": 2}, None,
+        ("masked_patches",),
+    ),
+]  # fmt: skip
+"""medslip and mae own networks; their formulas are tested piece by piece against the reference's vectors."""

@@ -1,0 +1,224 @@
+"""What every objective is held against: one small world of outputs and batches, cut into ranks, and the cases to run on it.
+
+A `Case` is a recipe line with its oracle (numpy, from the paper's formula). `make` gives all fields that any kind may ask
+for; `part` cuts one rank's rows out of it, with the mentions that belong to them and padding of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlp.objectives import ObjectiveSum, build_objectives
+from vlp.types import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+
+DIM = 4
+FINDINGS = {"effusion": "pleural effusion", "nodule": "nodule", "edema": "edema"}
+FACETS = {"effusion": ("fluid in the pleural space", "blunted angle"), "edema": ("wet lungs",)}
+PLACES = {"left": ("left", None), "right": ("right", None), "heart": (None, None)}
+
+
+def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype = torch.float64) -> tuple[Any, Batch]:
+    """Return (output, batch) of `rows` samples; `bare` leaves all but the first rows without a concept."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.tensor(rng.normal(size=shape), dtype=dtype)
+
+    def ids(values: Any) -> Tensor:
+        return torch.tensor(values, dtype=torch.int64)
+
+    owners = [0, 0, 1] if bare else [0, 0, 1, 2, rows - 1, rows - 1, 0]
+    owners = [min(owner, rows - 1) for owner in owners]
+    count = len(owners)
+    start = rng.integers(1, 4, count)
+    lengths = rng.integers(2, 6, rows)
+    lengths[rng.integers(rows)] = 5
+    word_mask = torch.tensor(np.arange(5) < lengths[:, None])
+    attention = torch.tensor(rng.random((rows, 5)), dtype=dtype) * word_mask
+    blank = torch.zeros((rows, 7), dtype=torch.int64)
+    output = ModelOutput(
+        image=normal(rows, DIM),
+        text=normal(rows, DIM),
+        patches=normal(rows, 4, DIM),
+        patch_attention=torch.tensor(rng.random((rows, 4)), dtype=dtype),
+        grid=PatchGrid(2, 2, (4.0, 4.0), (2.0, 2.0)),
+        words=normal(rows, 5, DIM),
+        word_mask=word_mask,
+        word_attention=attention,
+        tokens=normal(rows, 7, DIM),
+        phrases=normal(count, DIM),
+        prompts=normal(2 * (len(FINDINGS) + 3), DIM),
+        logit_scale=torch.tensor([10.0], dtype=dtype),
+        logit_bias=torch.tensor([-3.0], dtype=dtype),
+        text_view=normal(rows, DIM),
+        masked_patches=normal(rows, 4, DIM),
+        patch_mask=torch.tensor(np.arange(4) < 2).expand(rows, 4),
+    )
+    batch = Batch(
+        image=torch.tensor(rng.integers(0, 256, (rows, 1, 8, 8)), dtype=torch.uint8),
+        text=Tokens(ids=blank, mask=blank == 0, words=blank),
+        group=ids([[1, 11], [2, 12], [3, 11], [4, 14], [5, 15], [4, 16]])[torch.arange(rows) % 6],
+        keys=[f"sample-{index}" for index in range(rows)],
+        labels=torch.tensor([[1, 0], [0, 1], [1, -1], [-2, -2], [1, 1], [0, 0]], dtype=torch.int8)[
+            torch.arange(rows) % 6
+        ],
+        label_names=("a", "b"),
+        spans=Spans(
+            start=ids(start),
+            end=ids(start + rng.integers(1, 4, count)),
+            owner=ids(owners),
+            code=ids([7, 8, 7, 9, 8, 9, 5][:count]),
+            assertion=ids([1, 1, 1, 0, 1, 1, 1][:count]),
+        ),
+        phrases=Phrases(
+            tokens=Tokens(ids=blank[:count], mask=blank[:count] == 0, words=blank[:count]),
+            owner=ids(owners),
+            code=ids([7, 8, 7, 9, 8, 9, 5][:count]),
+        ),
+        prompts=Prompts(
+            tokens=Tokens(ids=blank[:1], mask=blank[:1] == 0, words=blank[:1]),
+            findings=[*FINDINGS, "effusion", "effusion", "edema"],
+            asserted=torch.tensor(rng.choice([1, 0, -1, -2], (rows, len(FINDINGS) + 3)), dtype=torch.int8),
+        ),
+        extras={
+            "text_labels": torch.tensor(rng.choice([1, 0, -1, -2], (rows, 2)), dtype=torch.int8),
+            "category": ids(rng.integers(0, 4, rows)),
+            "triplets": torch.tensor(rng.choice([1, 0, -1], (rows, 3, 2)), dtype=torch.int8),
+        },
+        cursor=96,
+    )
+    return output, batch
+
+
+def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[ModelOutput, Batch]:
+    """Return the rows [start, stop) as a rank would hold them: own mentions, owners counted anew, words cut to its widest."""
+    rows = stop - start
+    assert batch.spans is not None and batch.phrases is not None and batch.prompts is not None
+    own = (batch.spans.owner >= start) & (batch.spans.owner < stop)
+    changed: dict[str, Any] = {}
+    for item in dataclasses.fields(output):
+        value = getattr(output, item.name)
+        if isinstance(value, Tensor) and item.name not in ("prompts", "phrases", "logit_scale", "logit_bias"):
+            changed[item.name] = value[start:stop]
+    width = int(changed["word_mask"].sum(1).max())
+    for name in ("words", "word_mask", "word_attention"):
+        changed[name] = changed[name][:, :width]
+    changed["phrases"] = output.phrases[own] if output.phrases is not None else None
+    spans = {
+        item.name: getattr(batch.spans, item.name)[own] for item in dataclasses.fields(Spans) if item.name != "dropped"
+    }
+    spans["owner"] = spans["owner"] - start
+    cut = dataclasses.replace(
+        batch,
+        image=batch.image[start:stop],
+        text=Tokens(
+            ids=batch.text.ids[start:stop], mask=batch.text.mask[start:stop], words=batch.text.words[start:stop]
+        ),
+        group=batch.group[start:stop],
+        keys=batch.keys[start:stop],
+        labels=batch.labels[start:stop] if batch.labels is not None else None,
+        spans=Spans(**spans),
+        phrases=dataclasses.replace(batch.phrases, owner=spans["owner"], code=spans["code"]),
+        prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[start:stop]),
+        extras={name: value[start:stop] for name, value in batch.extras.items()},
+    )
+    assert len(cut) == rows
+    return dataclasses.replace(output, **changed), cut
+
+
+def permuted(output: ModelOutput, batch: Batch, order: list[int]) -> tuple[ModelOutput, Batch]:
+    """Return the same samples in another order; mentions stay where they are and follow their owners."""
+    index = torch.tensor(order)
+    place = torch.argsort(index)
+    changed: dict[str, Any] = {
+        item.name: value[index]
+        for item in dataclasses.fields(output)
+        if isinstance(value := getattr(output, item.name), Tensor)
+        and item.name not in ("prompts", "phrases", "logit_scale", "logit_bias")
+    }
+    assert batch.spans is not None and batch.phrases is not None and batch.prompts is not None
+    assert batch.labels is not None
+    return dataclasses.replace(output, **changed), dataclasses.replace(
+        batch,
+        image=batch.image[index],
+        group=batch.group[index],
+        keys=[batch.keys[one] for one in order],
+        labels=batch.labels[index],
+        spans=dataclasses.replace(batch.spans, owner=place[batch.spans.owner]),
+        phrases=dataclasses.replace(batch.phrases, owner=place[batch.phrases.owner]),
+        prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[index]),
+        extras={name: value[index] for name, value in batch.extras.items()},
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One recipe line under test.
+
+    `oracle(output, batch, parameters)` gets numpy arrays and returns the loss; `reaches` names the outputs that must get a
+    gradient; `single` is the error that a batch of one must raise, None where it must work; `magnitude` scales the tolerance
+    of fp32 where the logits, and with them their rounding, are large.
+    """
+
+    name: str
+    tree: Mapping[str, Any]
+    oracle: Callable[[Any, Batch, dict[str, np.ndarray]], float] | None = None
+    reaches: tuple[str, ...] = ("image", "text")
+    single: str | None = None
+    magnitude: float = 1.0
+    prompts: slice | None = None
+
+    def build(self, dtype: torch.dtype = torch.float64) -> ObjectiveSum:
+        torch.manual_seed(0)
+        return build_objectives([dict(self.tree)], DIM).to(dtype)
+
+    def world(self, rows: int = 6, seed: int = 0, **options: Any) -> tuple[ModelOutput, Batch]:
+        """Return `make`'s world with the prompts that this case asks for."""
+        output, batch = make(rows, seed, **options)
+        if self.prompts is not None:
+            assert batch.prompts is not None and output.prompts is not None
+            affirm, deny = output.prompts.chunk(2)
+            output.prompts = torch.cat([affirm[self.prompts], deny[self.prompts]])
+            batch.prompts.findings = batch.prompts.findings[self.prompts]
+            batch.prompts.asserted = batch.prompts.asserted[:, self.prompts]
+        return output, batch
+
+
+def with_gradients(output: ModelOutput) -> tuple[ModelOutput, dict[str, Tensor]]:
+    """Return the output with each floating tensor a leaf that collects its gradient, and those leaves by field."""
+    leaves = {
+        item.name: value.detach().clone().requires_grad_()
+        for item in dataclasses.fields(output)
+        if isinstance(value := getattr(output, item.name), Tensor) and value.is_floating_point()
+    }
+    return dataclasses.replace(output, **leaves), leaves
+
+
+def loss_and_gradients(
+    case: Case,
+    dtype: torch.dtype,
+    *,
+    bare: bool = False,
+    rank: int = 0,
+    shares: list[int] | None = None,
+    training: bool = True,
+) -> dict[str, Tensor]:
+    """Return loss and gradients of inputs and owned parameters; with `shares` (rows of each rank) those of this rank."""
+    objective = case.build(dtype).train(training)
+    output, batch = case.world(bare=bare, dtype=dtype)
+    output, leaves = with_gradients(output)
+    if shares is not None:
+        start = sum(shares[:rank])
+        output, batch = part(output, batch, start, start + shares[rank])
+    losses: Losses = objective(output, batch, 0.5)
+    losses.total.backward()
+    found = {"loss": losses.total.detach()}
+    for name, leaf in (*leaves.items(), *objective.named_parameters()):
+        found[name] = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+    return found

@@ -1,0 +1,245 @@
+"""Every kind, held to the same standard: its formula, any number of ranks, any order, any precision, honest gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from vlp.objectives import contrastive, local, mgca, objectives, streaming
+from vlp.types import ModelOutput
+
+from .cases import CASES
+from .kit import Case, loss_and_gradients, make, part, permuted, with_gradients
+from .ranks import LAYOUTS, Layout
+
+every = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
+
+
+def as_numpy(value: Any) -> Any:
+    """Return a dataclass with its tensors, however deep, as arrays."""
+    if isinstance(value, Tensor):
+        return value.detach().numpy()
+    if isinstance(value, dict):
+        return {key: as_numpy(one) for key, one in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.replace(
+            value, **{item.name: as_numpy(getattr(value, item.name)) for item in dataclasses.fields(value)}
+        )
+    return value
+
+
+def test_every_registered_kind_has_a_case() -> None:
+    assert {str(case.tree["kind"]) for case in CASES} == {kind for kind in objectives if not kind.startswith("example")}
+
+
+@every
+@pytest.mark.parametrize("bare", [False, True], ids=["", "bare"])
+def test_the_value_is_the_formulas(case: Case, bare: bool) -> None:
+    if case.oracle is None:
+        pytest.skip("its networks have no oracle; its formulas are in test_vectors")
+    objective = case.build()
+    output, batch = case.world(bare=bare)
+    parameters = {name.rpartition(".")[2]: one.detach().numpy() for name, one in objective.named_parameters()}
+    expected = case.oracle(as_numpy(output), as_numpy(batch), parameters)
+    np.testing.assert_allclose(objective(output, batch, 0.5).total.item(), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """Return what each rank of each layout found; the processes run once for all tests."""
+    folder = tmp_path_factory.mktemp("ranks")
+    here = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    command = [sys.executable, "-m", "objectives.ranks"]
+    started = [
+        subprocess.Popen([*command, str(rank), str(folder)], env=environment, cwd=here, stderr=subprocess.PIPE)
+        for rank in range(3)
+    ]
+    try:
+        errors = [one.communicate(timeout=240)[1].decode() for one in started]
+    finally:
+        for one in started:
+            one.kill()
+    assert all(one.returncode == 0 for one in started), "\n".join(errors)
+    return {
+        layout.name: [
+            torch.load(folder / f"{layout.name}-{rank}.pt", weights_only=True) for rank in range(len(layout.shares))
+        ]
+        for layout in LAYOUTS
+    }
+
+
+@pytest.mark.dist
+@every
+@pytest.mark.parametrize("layout", LAYOUTS, ids=[layout.name for layout in LAYOUTS])
+def test_many_processes_are_one(case: Case, layout: Layout, ranks: dict[str, list[dict[str, Any]]]) -> None:
+    for dtype, tolerance in ((torch.float32, 1e-6 * case.magnitude), (torch.float64, 1e-12 * case.magnitude)):
+        alone = loss_and_gradients(case, dtype, bare=layout.bare, training=layout.training)
+        found = [one[f"{case.name}/{dtype}"] for one in ranks[layout.name]]
+        for name, expected in alone.items():
+            mean = torch.stack([one[name] for one in found]).mean(0)
+            size = max(1.0, float(expected.abs().max()))
+            assert float((mean - expected).abs().max()) <= tolerance * size, (name, mean, expected)
+
+
+@every
+def test_the_order_of_samples_does_not_matter(case: Case) -> None:
+    objective = case.build()
+    output, batch = case.world()
+    again = permuted(output, batch, [3, 0, 5, 1, 4, 2])
+    torch.testing.assert_close(objective(output, batch, 0.5).total, objective(*again, 0.5).total)
+
+
+@every
+def test_gradients_reach_what_they_must(case: Case) -> None:
+    objective = case.build()
+    output, batch = case.world()
+    output, leaves = with_gradients(output)
+    objective(output, batch, 0.5).total.backward()
+    for name in case.reaches:
+        assert leaves[name].grad is not None and float(leaves[name].grad.abs().sum()) > 0, name
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None, f"{name} is not in the graph: data parallelism would stop"
+        # An attention's key bias shifts every score of a softmax alike: its gradient is zero by nature.
+        assert "in_proj_bias" in name or float(parameter.grad.abs().sum()) > 0, name
+
+
+@every
+def test_nothing_asked_for_is_left_out_of_the_needs(case: Case) -> None:
+    """An output with only the declared needs must do: what the model does not compute cannot be read."""
+    objective = case.build()
+    output, batch = case.world()
+    companions = {"words": {"word_mask"}, "masked_patches": {"patch_mask", "grid"}}
+    kept = (
+        {"image", "text"} | set(objective.needs) | {one for need in objective.needs for one in companions.get(need, ())}
+    )
+    bare = {item.name: None for item in dataclasses.fields(ModelOutput) if item.name not in kept}
+    if "phrases" not in objective.needs:
+        batch.phrases = None
+    if "spans" not in objective.needs:
+        batch.spans = None
+    if "labels" not in objective.needs:
+        batch.labels = None
+    total = objective(dataclasses.replace(output, **bare), batch, 0.5).total
+    assert torch.isfinite(total)
+
+
+@every
+def test_gradients_are_the_slopes_of_the_value(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    objective = case.build().eval()
+    output, batch = case.world(3)
+    # Sinkhorn's codes carry no gradient by definition: hold them still while the slopes are measured.
+    codes = torch.softmax(torch.randn(3, 5, dtype=torch.float64), 1)
+    monkeypatch.setattr(mgca, "sinkhorn", lambda *_: codes)
+    for item in objective.parameters():
+        item.requires_grad_(case.tree["kind"] not in ("medslip", "mae"))  # thousands of weights of standard layers
+    owned = [item for item in objective.parameters() if item.requires_grad]
+    leaves = [getattr(output, name).detach().clone().requires_grad_() for name in case.reaches]
+
+    def value(*inputs: Tensor) -> Tensor:
+        given = dict(zip(case.reaches, inputs[: len(leaves)], strict=True))
+        return objective(dataclasses.replace(output, **given), batch, 0.5).total
+
+    assert torch.autograd.gradcheck(value, (*leaves, *owned), fast_mode=True)
+
+
+@every
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+def test_half_precision_in_full_precision_within(case: Case, half: torch.dtype) -> None:
+    objective = case.build(torch.float32)
+    output, batch = case.world(dtype=torch.float32)
+    halved = {
+        item.name: value.to(half)
+        for item in dataclasses.fields(output)
+        if isinstance(value := getattr(output, item.name), Tensor) and value.is_floating_point()
+    }
+    small, leaves = with_gradients(dataclasses.replace(output, **halved))
+    widened = dataclasses.replace(output, **{name: value.float() for name, value in halved.items()})
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = objective(small, batch, 0.5)
+    assert losses.total.dtype == torch.float32
+    torch.testing.assert_close(losses.total, objective(widened, batch, 0.5).total)
+    losses.total.backward()
+    assert all(torch.isfinite(leaf.grad).all() for leaf in leaves.values() if leaf.grad is not None)
+
+
+@every
+@pytest.mark.parametrize("sort", ["equal", "zero"])
+def test_degenerate_embeddings_stay_finite(case: Case, sort: str) -> None:
+    """All samples alike, as at the start of some runs, and zero vectors and texts without a word, as of empty reports."""
+    objective = case.build(torch.float32)
+    output, batch = case.world(dtype=torch.float32)
+    for name in ("image", "text", "patches", "words", "tokens", "phrases", "prompts", "text_view"):
+        value = getattr(output, name)
+        value[:] = value[:1] if sort == "equal" else 0
+    if sort == "zero":
+        output.word_mask[0] = False
+        output.word_attention[:] = 0
+        output.patch_attention[:] = 0
+    output, leaves = with_gradients(output)
+    total = objective(output, batch, 0.5).total
+    total.backward()
+    assert torch.isfinite(total)
+    for name, leaf in (*leaves.items(), *objective.named_parameters()):
+        assert leaf.grad is None or torch.isfinite(leaf.grad).all(), name
+
+
+@every
+def test_a_batch_of_one(case: Case) -> None:
+    objective = case.build()
+    output, batch = part(*case.world(), 0, 1)
+    if case.single is not None:
+        with pytest.raises(ValueError, match=case.single):
+            objective(output, batch, 0.5)
+    else:
+        total = objective(with_gradients(output)[0], batch, 0.5).total
+        total.backward()
+        assert torch.isfinite(total)
+
+
+@every
+def test_the_batch_is_left_as_it_was(case: Case) -> None:
+    objective = case.build()
+    output, batch = case.world()
+    output, _ = with_gradients(output)
+    objective(output, batch, 0.5).total.backward()
+    for changed, untouched in zip((output, batch), case.world(), strict=True):
+        np.testing.assert_equal(dataclasses.asdict(as_numpy(changed)), dataclasses.asdict(as_numpy(untouched)))
+
+
+@every
+def test_bounded_memory_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streaming core in tiles smaller than the batch, and token-level chunks, against the dense forms."""
+    dense = loss_and_gradients(case, torch.float64)
+    monkeypatch.setattr(contrastive, "STREAM_ABOVE", 0)
+    monkeypatch.setattr(streaming, "TILE_ROWS", 2)
+    monkeypatch.setattr(streaming, "TILE_COLUMNS", 4)
+    monkeypatch.setattr(local, "HELD", 8)
+    monkeypatch.setattr("vlp.objectives.gloria.PAIR_VALUES", 40)
+    monkeypatch.setattr("vlp.objectives.pairs.BLOCK", 12)
+    streamed = loss_and_gradients(case, torch.float64)
+    for name, expected in dense.items():
+        torch.testing.assert_close(streamed[name], expected, rtol=1e-9, atol=1e-11, msg=name)
+
+
+GROUPED = [dict(case.tree) for case in CASES if case.tree.get("positives") == "group"]
+
+
+@pytest.mark.parametrize("tree", GROUPED, ids=[str(tree["kind"]) for tree in GROUPED])
+def test_distinct_groups_are_the_diagonal(tree: dict[str, Any]) -> None:
+    output, batch = make()
+    batch.group = torch.arange(1, 13).reshape(6, 2)
+    grouped = Case("", tree).build()(output, batch, 0.5).total
+    plain = Case("", {**tree, "positives": "diagonal"}).build()(output, batch, 0.5).total
+    assert abs(float(grouped - plain)) < 1e-9
