@@ -286,7 +286,7 @@ class PatchGrid:
     offset: tuple[float, float]
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
 class ModelOutput:
     """What `DualEncoder.forward` returns: **unnormalised** embeddings; objectives normalise. None = no objective needs it.
 
@@ -316,7 +316,7 @@ class ModelOutput:
     patch_mask: Tensor | None = None
 
 
-@dataclass(slots=True)
+@dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
 class Losses:
     """A loss and the named parts it is made of, all scalars; `total` is what is differentiated.
 
