@@ -134,12 +134,16 @@ def test_bytes_of_a_jpeg_stay_as_they_are(tmp_path: Path) -> None:
     assert ShardSet(Manifest.read(tmp_path / "out")).sample(0).image == path.read_bytes()
 
 
+def write_and_fail(out: Path, *keys: str) -> None:
+    with ShardWriter(out, shard_size=1, overwrite=True) as writer:
+        for key in keys:
+            writer.write(rich(key))
+        raise RuntimeError("boom")
+
+
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="boom"):
-        with ShardWriter(tmp_path / "out", shard_size=1) as writer:
-            writer.write(rich("a"))
-            writer.write(rich("b"))
-            raise RuntimeError("boom")
+        write_and_fail(tmp_path / "out", "a", "b")
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -150,10 +154,8 @@ def test_a_set_is_replaced_only_when_asked_and_only_when_the_new_one_is_whole(tm
         writer.write(rich("b"))
     with pytest.raises(ConfigError, match="already holds"):
         ShardWriter(out)
-    with pytest.raises(RuntimeError):
-        with ShardWriter(out, overwrite=True) as writer:
-            writer.write(rich("c"))
-            raise RuntimeError
+    with pytest.raises(RuntimeError, match="boom"):
+        write_and_fail(out, "c")
     assert len(Manifest.read(out)) == 2 and verify(out) == []
     with ShardWriter(out, overwrite=True) as writer:
         writer.write(rich("c"))
@@ -188,6 +190,5 @@ def test_a_key_is_used_once(tmp_path: Path) -> None:
 
 
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no samples"):
-        with ShardWriter(tmp_path / "out"):
-            pass
+    with pytest.raises(ConfigError, match="no samples"), ShardWriter(tmp_path / "out"):
+        pass
