@@ -1,0 +1,214 @@
+"""A trained model as a folder, and back: weights, configuration, preprocessing and tokenizer together, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import __version__
+from .config import ConfigError, validate
+from .preprocess import Preprocess, resample_grid
+from .tokenize import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+    from .models.dual_encoder import DualEncoder
+
+WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+FORMAT = "vlp-1"
+
+
+def save_pretrained(
+    folder: Path | str,
+    model: DualEncoder,
+    preprocess: Preprocess,
+    tokenizer: Tokenizer,
+    extra: Mapping[str, Any] | None = None,
+    weights: Mapping[str, torch.Tensor] | None = None,
+) -> None:
+    """Write a model to a folder: `model.safetensors`, `config.json`, `preprocess.json`, `tokenizer/`.
+
+    `extra` is kept in the configuration (`Pretrained.config["extra"]`). `weights`: the whole state dict, for engines that
+    hold the parameters in pieces; by default the model's own.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict() if weights is None else weights
+    expected, found = set(model.state_dict()), set(state)
+    if expected != found:
+        name = min(expected ^ found)
+        raise ValueError(
+            f"the weights to save are not the model's: {name!r} is {'extra' if name in found else 'missing'}"
+        )
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    preprocess.save(folder)
+    tokenizer.save(folder / TOKENIZER)
+    record = {
+        "format": FORMAT,
+        "vlp_version": __version__,
+        **model.resolved_config(),
+        "preprocess_fingerprint": preprocess.fingerprint,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "libraries": _versions(),
+        "extra": dict(extra or {}),
+    }
+    (folder / CONFIG).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "timm", "open_clip_torch")}
+
+
+@dataclass
+class Pretrained:
+    """A trained model with what must travel with it: `.model`, `.preprocess`, `.tokenizer`, `.config`."""
+
+    model: DualEncoder
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    config: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.mean.device
+
+    def to(self, device: torch.device | str) -> Pretrained:
+        """Move the model; returns itself."""
+        self.model.to(device)
+        return self
+
+    def embed_images(
+        self, images: Sequence[str | Path | bytes | np.ndarray | Image], batch_size: int = 32
+    ) -> torch.Tensor:
+        """Embed images (paths, encoded bytes, uint8 arrays [H, W] or [H, W, 3], or PIL images) -> [N, D], unit length."""
+        import torch
+
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(images), batch_size):
+                pixels = [self.preprocess.eval(self._pixels(one)) for one in images[start : start + batch_size]]
+                rows.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
+            found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
+            return torch.nn.functional.normalize(found.float(), dim=1)
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> torch.Tensor:
+        """Embed texts -> [N, D], unit length."""
+        import torch
+
+        from .types import Tokens
+
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), batch_size):
+                tokens = self.tokenizer(list(texts[start : start + batch_size])).tokens
+                ids, mask, words = (one.to(self.device) for one in (tokens.ids, tokens.mask, tokens.words))
+                rows.append(self.model.encode_text(Tokens(ids=ids, mask=mask, words=words)))
+            found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
+            return torch.nn.functional.normalize(found.float(), dim=1)
+
+    def heatmap(self, image: str | Path | bytes | np.ndarray | Image, phrase: str) -> np.ndarray:
+        """Return how much each pixel of the image speaks of the phrase: cosines, float32 [H, W] on the image's own pixels.
+
+        NaN where the model's input does not show the image (the ends that `resize: crop` cuts off).
+        """
+        import torch
+
+        pixels = self._pixels(image)
+        with torch.inference_mode():
+            _, patches = self.model.encode_image(self.preprocess.eval(pixels)[None].to(self.device), patches=True)
+            unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
+            cosines = (unit @ self.embed_texts([phrase])[0]).cpu().numpy()
+        grid = self.model.grid
+        spread = resample_grid(cosines.reshape(grid.height, grid.width), grid, self.preprocess.spec.size)
+        return self.preprocess.geometry(pixels.shape[0], pixels.shape[1]).map_to_image(spread)
+
+    def _pixels(self, image: str | Path | bytes | np.ndarray | Image) -> np.ndarray:
+        if isinstance(image, (str, Path)):
+            image = Path(image).read_bytes()
+        if isinstance(image, (bytes, bytearray)):
+            return self.preprocess.decode(bytes(image))
+        if isinstance(image, np.ndarray):
+            return image
+        return np.asarray(image.convert("L" if self.preprocess.spec.channels == 1 else "RGB"))
+
+
+def from_pretrained(source: Path | str) -> Pretrained:
+    """Load a model that `save_pretrained` wrote: an export, a checkpoint folder, or a run's `last`; in eval mode, on the CPU.
+
+    A name that is no folder here is looked up on the Hugging Face Hub (its local cache when offline). Raises ConfigError
+    naming the file when the folder is torn, incomplete, or of another format.
+    """
+    folder = _locate(source)
+    record = _read_config(folder / CONFIG)
+    preprocess = Preprocess.load(folder)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    for name, found in (("preprocess", preprocess.fingerprint), ("tokenizer", tokenizer.fingerprint)):
+        if record[f"{name}_fingerprint"] != found:
+            raise ConfigError(
+                f"the {name} in {folder} is not the one that the model was saved with: the fingerprint differs"
+            )
+    from .models.dual_encoder import ModelConfig, assemble
+    from .models.weights import read_weights
+
+    config = validate(ModelConfig, record["model"], f"{folder / CONFIG}: model")
+    scale = record["scale_init"]
+    model = assemble(
+        config, preprocess.spec, tokenizer, record["needs"], None if scale is None else (scale[0], scale[1])
+    )
+    tensors = read_weights(folder / WEIGHTS)
+    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != record["weights_sha256"]:
+        raise ConfigError(f"{folder / WEIGHTS} is damaged or another model's: its hash is not the one in {CONFIG}")
+    own = model.state_dict()
+    for name in sorted(set(own) | set(tensors)):
+        if name not in tensors or name not in own or tensors[name].shape != own[name].shape:
+            raise ConfigError(
+                f"{folder / WEIGHTS} does not hold this model's weights: {name!r} is missing, unknown or of another shape "
+                f"(saved with {record.get('libraries')})"
+            )
+    model.load_state_dict(tensors)
+    return Pretrained(model.eval(), preprocess, tokenizer, record)
+
+
+def _locate(source: Path | str) -> Path:
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / CONFIG).is_file() and (folder / "last").is_dir():
+            return folder / "last"
+        return folder
+    name = str(source)
+    if name.count("/") != 1 or name.startswith((".", "/")) or (folder.parent.is_dir() and folder.parent != Path(".")):
+        raise ConfigError(f"no such folder: {folder}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name))
+    except Exception as error:
+        raise ConfigError(
+            f"{name!r} is no folder here, and the Hub has no such model ({type(error).__name__})"
+        ) from None
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no model in {path.parent}: {path.name} is missing") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ConfigError(f"{path} is not a model of vlp's (format {FORMAT!r}); load it with the library that wrote it")
+    return record

@@ -1,0 +1,349 @@
+"""The dual encoder: two towers and their heads, one forward for everything that the objectives of a run need.
+
+It computes what is in `needs` and nothing else, registers `logit_scale` and `logit_bias` only where an objective asks for
+them, and returns unnormalised embeddings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import config, to_tree
+from ..preprocess import ImageSpec
+from ..tokenize import Tokenizer
+from ..types import Batch, ModelOutput, PatchGrid, Tokens
+from . import conv, huggingface, openclip, timm_tower  # noqa: F401  (each registers its towers)
+from .heads import HeadConfig, build_head, sum_pieces
+from .tower import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, build_image_tower, build_text_tower
+
+log = logging.getLogger("vlp")
+
+KNOWN_NEEDS = frozenset(
+    {
+        "patches",
+        "masked_patches",
+        "words",
+        "tokens",
+        "spans",
+        "phrases",
+        "prompts",
+        "labels",
+        "logit_scale",
+        "logit_bias",
+    }
+)
+"""What objectives may ask for; beside these, `extras.<name>`, which only the loader has to do with."""
+
+
+@config
+class ModelConfig:
+    """The two towers (`{kind: ..., ...}`, see `vlp.models.tower`), the joint width, and the four heads.
+
+    `patch_head` and `word_head` are as the global heads unless given. `pretrained`: weights of a whole model, towers and
+    heads (a folder or file).
+    """
+
+    image: dict[str, Any]
+    text: dict[str, Any]
+    dim: int = 512
+    image_head: HeadConfig = HeadConfig()
+    text_head: HeadConfig = HeadConfig()
+    patch_head: HeadConfig | None = None
+    word_head: HeadConfig | None = None
+    pretrained: str | None = None
+    minimum_loaded: float = 0.9
+    mask_share: float = 0.75
+
+
+class ImageEmbeddings(NamedTuple):
+    """`image` [B, D]; `patches` [B, P, D] and `attention` [B, P] where they were asked for and the tower has them."""
+
+    image: Tensor
+    patches: Tensor | None
+    attention: Tensor | None
+
+
+class DualEncoder(nn.Module):
+    """Image tower, text tower, heads.
+
+    `grid` states where the patches lie on the input; `dim` is the joint width D.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        spec: ImageSpec,
+        image_tower: ImageTower,
+        text_tower: TextTower,
+        needs: Iterable[str] = (),
+        scale_init: tuple[float, float | None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.config, self.spec, self.dim = config, spec, config.dim
+        self.needs = frozenset(needs)
+        unknown = sorted(need for need in self.needs - KNOWN_NEEDS if not need.startswith("extras."))
+        if unknown:
+            raise ValueError(f"the model does not know how to provide {', '.join(unknown)}")
+        self.scale_init = scale_init
+        local = bool({"patches", "masked_patches"} & self.needs) or config.image_head.add_patches is not None
+        if not local:
+            image_tower.without_local()
+        self.image_tower, self.text_tower = image_tower, text_tower
+        self.grid: PatchGrid = image_tower.grid
+        dim = config.dim
+        self.image_head = build_head(config.image_head, image_tower.width, dim, "model.image_head")
+        self.text_head = build_head(config.text_head, text_tower.width, dim, "model.text_head")
+        patch_head, word_head = config.patch_head or config.image_head, config.word_head or config.text_head
+        self.patch_head = build_head(patch_head, image_tower.patch_width, dim, "model.patch_head") if local else None
+        words = bool({"words", "tokens"} & self.needs)
+        self.word_head = build_head(word_head, text_tower.state_width, dim, "model.word_head") if words else None
+        scale, bias = scale_init or (math.log(1 / 0.07), None)
+        # shape (1,): DeepSpeed cannot broadcast 0-dim parameters
+        self.logit_scale = nn.Parameter(torch.full((1,), float(scale))) if "logit_scale" in self.needs else None
+        self.logit_bias = nn.Parameter(torch.full((1,), float(bias or 0.0))) if "logit_bias" in self.needs else None
+        channels = image_tower.channels
+        self.register_buffer("mean", _per_channel(spec.mean, channels), persistent=False)
+        self.register_buffer("std", _per_channel(spec.std, channels), persistent=False)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return uint8 pixels [B, C, H, W] as normalised floats with the tower's channels; floats pass as they are."""
+        if image.dtype == torch.uint8:
+            if image.shape[1] != self.mean.shape[1] and image.shape[1] == 1:
+                image = image.expand(-1, self.mean.shape[1], -1, -1)
+            return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return image.expand(-1, self.mean.shape[1], -1, -1) if image.shape[1] == 1 else image
+
+    def forward(self, batch: Batch) -> ModelOutput:
+        """Return what the run's objectives need of a batch (see `ModelOutput`)."""
+        patches = "patches" in self.needs
+        image = self._image(batch.image, patches)
+        text = self._text(batch.text)
+        output = ModelOutput(image=image.image, text=self.text_head(text.pooled))
+        if patches:
+            output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
+        if "masked_patches" in self.needs:
+            output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device), self.grid
+            output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
+        if self.word_head is not None:
+            if "tokens" in self.needs:
+                output.tokens = self.word_head(text.states)
+            if "words" in self.needs:
+                self._words(output, text, batch.text)
+        self._short_texts(output, batch)
+        if self.logit_scale is not None:
+            output.logit_scale = self.logit_scale.clamp(0, math.log(100)).exp()
+        output.logit_bias = self.logit_bias
+        return output
+
+    def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
+        pooling = self.config.image_head.add_patches
+        pixels = self.normalise(pixels)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower.is_frozen):
+            features: ImageFeatures = self.image_tower(pixels, patches=patches or pooling is not None)
+        image: Tensor = self.image_head(features.pooled)
+        cells = None
+        if features.cells is not None:
+            cells = self._cells(features.cells)
+        if pooling is not None and cells is not None:
+            image = image + (cells.amax(1) if pooling == "max" else cells.mean(1))
+        return ImageEmbeddings(image, cells, features.attention)
+
+    def _cells(self, cells: Tensor) -> Tensor:
+        if self.patch_head is not None:
+            embedded: Tensor = self.patch_head(cells)
+            return embedded
+        pooled = self.image_tower.as_pooled(cells)
+        if pooled is None:
+            raise ValueError(
+                "this model has no patch embeddings: it was trained without an objective that needs patches, and its "
+                "image head does not fit the tower's cells"
+            )
+        projected: Tensor = self.image_head(pooled)
+        return projected
+
+    def _text(self, tokens: Tokens) -> TextFeatures:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_tower.is_frozen):
+            features: TextFeatures = self.text_tower(tokens)
+        return features
+
+    def _words(self, output: ModelOutput, text: TextFeatures, tokens: Tokens) -> None:
+        count = max(int(tokens.words.max()) + 1, 1) if tokens.words.numel() else 1
+        assert self.word_head is not None
+        output.words = self.word_head(sum_pieces(text.states, tokens.words, count))
+        numbers = torch.arange(count, device=tokens.words.device)
+        output.word_mask = (tokens.words.unsqueeze(-1) == numbers).any(1)
+        if text.attention is not None:
+            output.word_attention = sum_pieces(text.attention, tokens.words, count)
+
+    def _short_texts(self, output: ModelOutput, batch: Batch) -> None:
+        """Embed the batch's phrases and prompts, both short, in one call of the text tower."""
+        asked = {
+            "phrases": batch.phrases.tokens if "phrases" in self.needs and batch.phrases is not None else None,
+            "prompts": batch.prompts.tokens if "prompts" in self.needs and batch.prompts is not None else None,
+        }
+        present = {name: tokens for name, tokens in asked.items() if tokens is not None}
+        filled = {name: tokens for name, tokens in present.items() if len(tokens)}
+        if not present:
+            return
+        rows = iter(())
+        if filled:
+            joined = join_tokens(list(filled.values()), self.text_tower_pad)
+            embedded = self.text_head(self._text(joined).pooled)
+            rows = iter(embedded.split([len(tokens) for tokens in filled.values()]))
+        for name in present:
+            value = next(rows) if name in filled else output.text.new_zeros(0, self.dim)
+            setattr(output, name, value)
+
+    text_tower_pad: int = 0
+    """The tokenizer's padding id, for joining batches of texts; set by `build_model`."""
+
+    def draw_mask(self, batch: Batch) -> Tensor:
+        """Return which cells are blanked out, bool [B, P]: a function of each sample's key and of the batch's place."""
+        cells = self.grid.height * self.grid.width
+        mask = np.zeros((len(batch), cells), bool)
+        for row, key in enumerate(batch.keys):
+            seed = hashlib.blake2b(f"{key}|{batch.cursor}".encode(), digest_size=8).digest()
+            order = np.random.default_rng(int.from_bytes(seed, "little")).permutation(cells)
+            mask[row, order[: round(self.config.mask_share * cells)]] = True
+        return torch.from_numpy(mask)
+
+    def blank(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Return normalised images [B, C, S, S] with the masked cells' pixels at the mean."""
+        pixels = self.normalise(image)
+        holes = mask.view(-1, 1, self.grid.height, self.grid.width).to(pixels.dtype)
+        return pixels * (1 - F.interpolate(holes, size=pixels.shape[-2:], mode="nearest"))
+
+    @overload
+    def encode_image(self, image: Tensor, patches: Literal[False] = False) -> Tensor: ...
+
+    @overload
+    def encode_image(self, image: Tensor, patches: Literal[True]) -> tuple[Tensor, Tensor]: ...
+
+    def encode_image(self, image: Tensor, patches: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Embed images, uint8 or normalised floats [B, C, S, S] -> [B, D], unnormalised.
+
+        With `patches` also their patches [B, P, D], P the cells of `grid` row by row. A model that was trained without
+        patches gives those of its global head, applied to each cell; ValueError where that has no meaning.
+        """
+        found = self._image(image, patches)
+        if not patches:
+            return found.image
+        assert found.patches is not None
+        return found.image, found.patches
+
+    def encode_text(self, tokens: Tokens) -> Tensor:
+        """Embed tokenised texts -> [B, D], unnormalised."""
+        embedded: Tensor = self.text_head(self._text(tokens).pooled)
+        return embedded
+
+    def resolved_config(self) -> dict[str, Any]:
+        """Return plain JSON values from which `rebuild` makes the same architecture, without any of its sources."""
+        tree: dict[str, Any] = to_tree(self.config)
+        tree.update(image=self.image_tower.resolved(), text=self.text_tower.resolved(), pretrained=None)
+        return {"model": tree, "needs": sorted(self.needs), "scale_init": self.scale_init}
+
+
+def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
+    if channels == 1 and len(values) > 1:
+        values = (sum(values) / len(values),)
+    return torch.tensor(values if len(values) == channels else values * channels, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:
+    """Stack batches of tokens [B_i, L_i] -> [sum of B_i, longest L]."""
+    if len(parts) == 1:
+        return parts[0]
+    width = max(one.ids.shape[1] for one in parts)
+
+    def stack(name: str, fill: Any) -> Tensor:
+        return torch.cat([F.pad(getattr(one, name), (0, width - one.ids.shape[1]), value=fill) for one in parts])
+
+    return Tokens(ids=stack("ids", pad_id), mask=stack("mask", False), words=stack("words", -1))
+
+
+def text_shape(tokenizer: Tokenizer) -> TextShape:
+    """Return what a text tower must know of a tokenizer."""
+    empty = tokenizer([""])
+    closing = int(empty.tokens.ids[0, -1]) if empty.tokens.ids.shape[1] and int(empty.tokens.words[0, -1]) < 0 else None
+    return TextShape(tokenizer.vocab_size, tokenizer.pad_id, tokenizer.length, closing)
+
+
+def assemble(
+    config: ModelConfig,
+    spec: ImageSpec,
+    tokenizer: Tokenizer,
+    needs: Iterable[str] = (),
+    scale_init: tuple[float, float | None] | None = None,
+) -> DualEncoder:
+    """Return the model with random weights, nothing loaded, nothing frozen."""
+    image_tower = build_image_tower(config.image, spec)
+    text_tower = build_text_tower(config.text, text_shape(tokenizer))
+    model = DualEncoder(config, spec, image_tower, text_tower, needs, scale_init)
+    model.text_tower_pad = tokenizer.pad_id
+    return model
+
+
+def build_model(
+    config: ModelConfig,
+    image_spec: ImageSpec,
+    tokenizer: Tokenizer,
+    needs: Iterable[str] = (),
+    scale_init: tuple[float, float | None] | None = None,
+) -> DualEncoder:
+    """Return the model of a recipe, its initial weights loaded and its frozen parts frozen, in training mode.
+
+    `needs`: what the objectives read (`ObjectiveSum.needs`); `scale_init`: their initial log scale and bias. Raises
+    ConfigError, with the path in the recipe, for parts that do not fit each other or for weights that do not fit a tower.
+    """
+    from .pretrained import load_initial
+
+    model = assemble(config, image_spec, tokenizer, needs, scale_init)
+    load_initial(model)
+    model.image_tower.prepare("model.image")
+    model.text_tower.prepare("model.text")
+    still_unreached(model, tokenizer)
+    return model
+
+
+def still_unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
+    """Freeze, and name, the parameters that no output depends on: DDP fails on them, weight decay would shrink them.
+
+    Towers bring such along: mask tokens, poolers that another pooling passes by. Found with one backward of one sample.
+    """
+    was_training = model.training
+    model.eval()
+    spec = model.spec
+    batch = Batch(
+        image=torch.full((1, spec.channels, spec.size, spec.size), 128, dtype=torch.uint8),
+        text=tokenizer(["a"]).tokens,
+        group=torch.zeros(1, 2, dtype=torch.int64),
+        keys=[""],
+    )
+    output = model(batch)
+    reached = (output.image, output.text, output.patches, output.words, output.tokens, output.masked_patches)
+    with torch.enable_grad():
+        total = torch.stack([one.float().square().sum() for one in reached if one is not None]).sum()
+    if total.requires_grad:
+        total.backward()  # type: ignore[no-untyped-call]
+    lost = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is None and name not in ("logit_scale", "logit_bias"):
+            parameter.requires_grad_(False)
+            lost.append(name)
+        parameter.grad = None
+    model.train(was_training)
+    if lost:
+        log.info("no output depends on %s: left as they are", ", ".join(lost))
+    return lost

@@ -1,0 +1,98 @@
+"""Projection heads from a tower's features to the joint space, and pooling of word pieces into words."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import ConfigError, config
+from ..dist import sum_over_ranks
+
+
+@config
+class HeadConfig:
+    """A projection head.
+
+    `linear` (CLIP), `mlp` two layers with `activation` between (ConVIRT), `bn_mlp` two layers with batch normalisation
+    after each, the last without scale and shift (MGCA), `none` for towers that project themselves. `hidden` is the
+    tower's width unless given. `bias`: by default only mlp has one. `add_patches` (image head only): add the pooled
+    patch embeddings to the global one.
+    """
+
+    kind: Literal["linear", "mlp", "bn_mlp", "none"] = "linear"
+    hidden: int | None = None
+    activation: Literal["relu", "gelu"] = "relu"
+    bias: bool | None = None
+    add_patches: Literal["max", "mean"] | None = None
+
+
+def build_head(head: HeadConfig, width: int, dim: int, where: str) -> nn.Module:
+    """Return the module [..., width] -> [..., dim]; raises ConfigError when `none` cannot join the two."""
+    if head.kind == "none":
+        if width != dim:
+            raise ConfigError(f"{where}.kind is none, but the tower's width is {width} and model.dim is {dim}")
+        return nn.Identity()
+    if head.kind == "linear":
+        return nn.Linear(width, dim, bias=bool(head.bias))
+    hidden = head.hidden or width
+    activation = nn.ReLU() if head.activation == "relu" else nn.GELU()
+    if head.kind == "mlp":
+        bias = head.bias is not False
+        return nn.Sequential(nn.Linear(width, hidden, bias=bias), activation, nn.Linear(hidden, dim, bias=bias))
+    first, last = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+    return nn.Sequential(first, BatchNorm(hidden), activation, last, BatchNorm(dim, affine=False))
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of [..., C] over all leading axes, with the statistics of all ranks' rows together.
+
+    Two processes with half of the batch each give what one gives with all of it, gradients included; torch's
+    SyncBatchNorm promises that on GPUs only. A loss over cached chunks cannot be exact with any batch normalisation.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, affine: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows = features.reshape(-1, features.shape[-1]).float()
+        if self.training:
+            ones = rows.new_tensor([float(rows.shape[0])])
+            count = sum_over_ranks(ones)
+            mean = sum_over_ranks(rows.sum(0)) / count
+            var = sum_over_ranks((rows - mean).square().sum(0)) / count
+            with torch.no_grad():
+                unbiased = var * count / (count - 1).clamp(min=1)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+        else:
+            mean, var = self.running_mean.float(), self.running_var.float()
+        normal = (
+            F.batch_norm(rows, mean, var, eps=self.eps)
+            if not self.training
+            else (rows - mean) * (var + self.eps).rsqrt()
+        )
+        if self.weight is not None and self.bias is not None:
+            normal = normal * self.weight + self.bias
+        return normal.to(features.dtype).reshape(features.shape)
+
+
+def sum_pieces(states: Tensor, words: Tensor, count: int) -> Tensor:
+    """Sum word pieces into words: states [B, L, C] (or [B, L]) and the word map [B, L] -> [B, count, C] (or [B, count]).
+
+    Pieces of no word (-1: special tokens, padding) are left out. Source: MGCA, section 3.1 of the reference.
+    """
+    flat = states.unsqueeze(-1) if states.dim() == 2 else states
+    index = torch.where(words < 0, count, words).unsqueeze(-1).expand_as(flat)
+    total = flat.new_zeros(flat.shape[0], count + 1, flat.shape[-1]).scatter_add(1, index, flat)[:, :count]
+    return total.squeeze(-1) if states.dim() == 2 else total

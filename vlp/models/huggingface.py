@@ -1,0 +1,298 @@
+"""Towers from transformers: text encoders (BERT and its kin, CLIP's and SigLIP's text models) and vision models.
+
+The architecture comes from a configuration, in the recipe or in a folder; weights come through `pretrained`, or from the
+same folder. The pooling token's attention over the last layer is computed for that one query only, whatever kernel runs.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ConfigError, config
+from ..types import Tokens
+from .grid import trace_grid
+from .tower import (
+    ImageFeatures,
+    ImageTower,
+    TextFeatures,
+    TextShape,
+    TextTower,
+    TowerConfig,
+    image_towers,
+    text_towers,
+)
+
+if TYPE_CHECKING:
+    from ..preprocess import ImageSpec
+
+NOT_IN_AUTO = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel", "t5": "T5EncoderModel"}
+
+
+@config
+class HfConfig(TowerConfig):
+    """`config`: an architecture, `{model_type: bert, hidden_size: 128, ...}`; or `path`: a folder or cached hub name with
+    one, whose weights are then loaded too unless `weights` is false.
+    """
+
+    config: dict[str, Any] | None = None
+    path: str | None = None
+    weights: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.config is None) == (self.path is None):
+            raise ValueError("kind hf takes either `config` (an architecture) or `path` (a folder or cached hub name)")
+
+
+@config
+class HfTextConfig(HfConfig):
+    """`pooling`: how token states become one vector. `pooler` is the model's own (BERT's dense layer, CLIP's end token)."""
+
+    pooling: Literal["cls", "mean", "max", "mean_max", "pooler"] = "cls"
+
+
+@config
+class HfImageConfig(HfConfig):
+    """`pooling`: `auto` is the model's own output where it has one, else the class token, else the mean of the cells."""
+
+    pooling: Literal["auto", "cls", "mean", "pooler"] = "auto"
+
+
+def read_config(options: HfConfig, part: str, where: str) -> Any:
+    """Return the transformers configuration that the options lead to; of a two-tower model, its `part`."""
+    from transformers import AutoConfig
+
+    try:
+        if options.config is not None:
+            tree = dict(options.config)
+            found = AutoConfig.for_model(tree.pop("model_type"), **tree)
+        else:
+            found = AutoConfig.from_pretrained(str(options.path))
+    except KeyError as error:
+        raise ConfigError(f"{where}.config: missing or unknown model_type ({error})") from None
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{where}: no transformers configuration: {str(error).splitlines()[0]}") from None
+    return getattr(found, part) if hasattr(found, part) else found
+
+
+def build(found: Any, pooler: bool, where: str) -> nn.Module:
+    """Return the bare model of a transformers configuration, random; without a pooling layer that nothing would train."""
+    import transformers
+
+    found._attn_implementation = None
+    try:
+        if found.model_type in NOT_IN_AUTO:
+            model: nn.Module = getattr(transformers, NOT_IN_AUTO[found.model_type])(found)
+            return model
+        cls = transformers.AutoModel._model_mapping[type(found)]
+        cls = cls[0] if isinstance(cls, (list, tuple)) else cls
+        takes_it = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
+        model = transformers.AutoModel.from_config(found, **({"add_pooling_layer": pooler} if takes_it else {}))
+    except (KeyError, ValueError, TypeError, AssertionError) as error:
+        raise ConfigError(f"{where}.config: transformers cannot build a {found.model_type!r}: {error}") from None
+    return model
+
+
+class ClsAttention:
+    """Records, in the last layer, how much the first token attends to every other, averaged over heads, detached.
+
+    Only that layer's attention function is exchanged: the output stays the fused kernel's, and the weights of the one
+    query cost L per head, not L x L.
+    """
+
+    NAME = "vlp_first_token"
+
+    def __init__(self, model: nn.Module) -> None:
+        from transformers import AttentionInterface
+
+        self.module: Any = None
+        for module in model.modules():
+            found = getattr(module, "config", None)
+            if type(module).__name__.endswith("Attention") and getattr(found, "_attn_implementation", None) == "sdpa":
+                self.module = module
+        if self.module is None:
+            return
+        AttentionInterface.register(self.NAME, _attend)
+        self.module.config = copy.deepcopy(self.module.config)
+        self.module.config._attn_implementation = self.NAME
+
+    def take(self) -> Tensor | None:
+        """Return what the last forward recorded [B, L]."""
+        if self.module is None:
+            return None
+        found: Tensor | None = self.module.__dict__.pop("first_token_attention", None)
+        return found
+
+
+def _attend(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    with torch.no_grad():
+        scale = options.get("scaling") or query.shape[-1] ** -0.5
+        logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)) * scale
+        if attention_mask is not None:
+            row = attention_mask[:, :, :1]
+            blocked = torch.finfo(logits.dtype).min
+            logits = logits.masked_fill(~row, blocked) if row.dtype == torch.bool else logits + row.float()
+        module.__dict__["first_token_attention"] = logits.softmax(-1).mean(1).squeeze(1)
+    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    return output, None
+
+
+@text_towers.register("hf")
+class HfTextTower(TextTower):
+    """Any encoder of transformers that takes ids and a mask."""
+
+    Config = HfTextConfig
+    config: HfTextConfig
+
+    def __init__(self, config: HfTextConfig, shape: TextShape) -> None:
+        super().__init__()
+        found = read_config(config, "text_config", "model.text")
+        given = config.config or {}
+        if config.config is not None:  # what the architecture leaves open is made for the tokenizer
+            found.vocab_size = given.get("vocab_size", shape.vocab_size)
+            found.pad_token_id = given.get("pad_token_id", shape.pad_id)
+            for name in ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"):
+                value = getattr(found, name, None)
+                if isinstance(value, int) and value >= found.vocab_size:
+                    setattr(found, name, None)
+            if found.model_type.startswith("clip"):
+                found.eos_token_id = given.get("eos_token_id", shape.closing_id)
+        self.config, self.pad_id = config, shape.pad_id
+        self.hf_config = found
+        self.model = build(found, config.pooling == "pooler", "model.text")
+        states = found.hidden_size
+        self.state_width = states
+        self.width = 2 * states if config.pooling == "mean_max" else states
+        table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
+        self.vocab_size = int(table.num_embeddings)
+        positions = getattr(found, "max_position_embeddings", None) or 1 << 30
+        # RoBERTa counts positions from behind the padding id
+        self.max_length = positions - shape.pad_id - 1 if "roberta" in found.model_type else positions
+        self.attention = ClsAttention(self.model) if config.pooling in ("cls", "pooler") else None
+        # SigLIP attends to its padding and pools at the last position: a text only means something at full length
+        self.fixed_length = found.model_type.startswith("siglip")
+
+    def forward(self, tokens: Tokens) -> TextFeatures:
+        length = tokens.ids.shape[1]
+        if self.fixed_length:
+            ids = nn.functional.pad(tokens.ids, (0, self.max_length - length), value=self.pad_id)
+            result = self.model(input_ids=ids)
+        else:
+            result = self.model(input_ids=tokens.ids, attention_mask=tokens.mask.long())
+        states: Tensor = result.last_hidden_state[:, :length]
+        pooled = (
+            result.pooler_output if self.config.pooling == "pooler" else pool(states, tokens.mask, self.config.pooling)
+        )
+        return TextFeatures(pooled, states, self.attention.take() if self.attention is not None else None)
+
+    def checkpoint_activations(self) -> None:
+        self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+
+    def resolved(self) -> dict[str, Any]:
+        return {**super().resolved(), **_inline(self.hf_config)}
+
+
+def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
+    """Pool token states [B, L, C] over real tokens (mask [B, L]) -> [B, C], or [B, 2C] for `mean_max`."""
+    if how == "cls":
+        return states[:, 0]
+    real = mask.unsqueeze(-1)
+    mean = (states * real).sum(1) / real.sum(1).clamp(min=1)
+    if how == "mean":
+        return mean
+    highest = states.masked_fill(~real, torch.finfo(states.dtype).min).amax(1)
+    return highest if how == "max" else torch.cat([mean, highest], -1)
+
+
+def _inline(found: Any) -> dict[str, Any]:
+    tree = found.to_dict()
+    for key in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"):
+        tree.pop(key, None)
+    return {"config": tree, "path": None}
+
+
+@image_towers.register("hf")
+class HfImageTower(ImageTower):
+    """Any vision model of transformers: ViT, DINOv2, CLIP's, SigLIP's, Swin, ResNet, ConvNeXt, ..."""
+
+    Config = HfImageConfig
+    config: HfImageConfig
+
+    def __init__(self, config: HfImageConfig, spec: ImageSpec) -> None:
+        super().__init__()
+        found = read_config(config, "vision_config", "model.image")
+        if hasattr(found, "image_size"):
+            found.image_size = spec.size
+        if found.model_type.startswith("siglip") and config.pooling in ("cls", "mean"):
+            found.vision_use_head = False
+        self.config, self.hf_config = config, found
+        self.channels = int(getattr(found, "num_channels", 3))
+        self.model = build(found, config.pooling == "pooler", "model.image")
+        blank = torch.zeros(1, self.channels, spec.size, spec.size)
+        shape: list[int] = []
+
+        def run() -> tuple[int, int] | None:
+            result = self.model(pixel_values=blank)
+            states = result.last_hidden_state
+            own = result.get("pooler_output") is not None
+            if states.dim() == 4:
+                shape.extend([states.shape[1], 0, own])
+                return states.shape[2], states.shape[3]
+            side, prefix = _square(states.shape[1], spec.size, found)
+            shape.extend([states.shape[2], prefix, own])
+            return side, side
+
+        grid = trace_grid(self.model, run, (spec.size, spec.size))
+        if grid is None:
+            raise ConfigError(f"model.image: a {found.model_type!r} has no map of cells")
+        self.grid = grid
+        self.width = self.patch_width = shape[0]
+        self.prefix = shape[1]
+        self.pooling = config.pooling if config.pooling != "auto" else self._own_pooling(bool(shape[2]))
+        if self.pooling == "cls" and not self.prefix:
+            raise ConfigError(f"model.image.pooling is cls, but a {found.model_type!r} has no class token")
+        self.attention = ClsAttention(self.model) if self.prefix and self.pooling in ("cls", "pooler") else None
+
+    def _own_pooling(self, has_output: bool) -> str:
+        own = self.hf_config.model_type.startswith(("clip", "siglip")) or not self.prefix
+        if own and has_output:
+            return "pooler"
+        return "cls" if self.prefix else "mean"
+
+    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
+        result = self.model(pixel_values=image)
+        states: Tensor = result.last_hidden_state
+        if states.dim() == 4:
+            states = states.flatten(2).transpose(1, 2)
+        cells = states[:, self.prefix :]
+        if self.pooling == "pooler":
+            pooled = result.pooler_output.flatten(1)
+        else:
+            pooled = states[:, 0] if self.pooling == "cls" else cells.mean(1)
+        attention = self.attention.take() if self.attention is not None else None
+        if not patches:
+            return ImageFeatures(pooled)
+        return ImageFeatures(pooled, cells, None if attention is None else attention[:, self.prefix :])
+
+    def checkpoint_activations(self) -> None:
+        self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+
+    def resolved(self) -> dict[str, Any]:
+        return {**super().resolved(), **_inline(self.hf_config)}
+
+
+def _square(tokens: int, size: int, found: Any) -> tuple[int, int]:
+    """Return the side of the square of cells in a sequence, and how many tokens stand before it."""
+    patch = getattr(found, "patch_size", None)
+    side = size // int(patch) if isinstance(patch, int) else int(tokens**0.5)
+    if side * side > tokens:  # patches were merged on the way (Swin)
+        side = int(tokens**0.5)
+    return side, tokens - side * side

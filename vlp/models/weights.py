@@ -1,0 +1,111 @@
+"""Reading weights from files and folders, safely: safetensors, or pickles of which nothing but tensors is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..config import ConfigError
+from ..registry import did_you_mean
+
+CONTAINERS = ("model", "state_dict", "teacher", "student", "module")
+"""Keys under which training scripts put the state dict, in the order of preference."""
+
+IN_FOLDER = (
+    "model.safetensors",
+    "open_clip_model.safetensors",
+    "pytorch_model.bin",
+    "open_clip_pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+
+
+def read_weights(source: Path | str) -> dict[str, Tensor]:
+    """Return the tensors of a folder or of a `.safetensors`, `.pt`, `.pth` or `.bin` file, by name, on the CPU.
+
+    Raises ConfigError naming the file when it is missing, truncated, or holds anything but tensors and plain values.
+    """
+    path = Path(source)
+    if path.is_dir():
+        path = _in_folder(path)
+    if not path.is_file():
+        near = did_you_mean(path.name, [one.name for one in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        raise ConfigError(f"no such file: {path}{near}")
+    if path.suffix == ".json":
+        return _sharded(path)
+    found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return unpack(found, path)
+
+
+def _in_folder(folder: Path) -> Path:
+    for name in IN_FOLDER:
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(one for one in folder.iterdir() if one.suffix in (".safetensors", ".pt", ".pth", ".bin"))
+    if len(files) == 1:
+        return files[0]
+    if not files:
+        raise ConfigError(f"no weights in {folder}: expected {IN_FOLDER[0]} or {IN_FOLDER[2]}")
+    raise ConfigError(f"several weights in {folder}, name one: {', '.join(one.name for one in files)}")
+
+
+def _sharded(index: Path) -> dict[str, Tensor]:
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"cannot read {index}: {error}") from None
+    merged: dict[str, Tensor] = {}
+    for name in names:
+        if Path(name).name != name:
+            raise ConfigError(f"{index}: the shard {name!r} is not a file beside it")
+        merged.update(read_weights(index.parent / name))
+    return merged
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        found: dict[str, Tensor] = load_file(str(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: it is truncated or no safetensors file ({error})") from None
+    return found
+
+
+def _read_pickle(path: Path) -> Any:
+    import pickle
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0].split("Please file")[0].strip()
+        raise ConfigError(
+            f"{path} holds more than tensors, which is not loaded because unpickling can run code; convert it to "
+            f"safetensors where you trust it ({reason[:160]})"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise ConfigError(
+            f"cannot read {path}: it is truncated or no torch file ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def unpack(found: Any, path: Path | str, prefer: str | None = None) -> dict[str, Tensor]:
+    """Return the state dict inside what a file held: bare, or under one of the `CONTAINERS`."""
+    if isinstance(found, Mapping):
+        names = ([prefer] if prefer else []) + [name for name in CONTAINERS if name != prefer]
+        for name in names:
+            if isinstance(found.get(name), Mapping):
+                return unpack(found[name], path, prefer)
+        tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+    raise ConfigError(
+        f"{path} holds no weights: expected tensors by name, bare or under one of {', '.join(CONTAINERS)}"
+    )
