@@ -33,15 +33,22 @@ from .stats import Tally
 from .work import Job, Pool, Rejected
 
 
+WORTH_WORKERS = 500
+
+
 @config
 class BuildOptions:
-    """Where to, how many at a time, and the rules of the set; `shard_of` is (i, n): make only every n-th shard."""
+    """Where to, how many at a time, and the rules of the set.
+
+    `workers` None is all cores, or none at all for a set too small to be worth starting processes. `shard_of` is (i, n):
+    make only every n-th shard.
+    """
 
     source: str
     out: Path
     raw: Path | None = None
     source_config: Any = None
-    workers: int = 0
+    workers: int | None = None
     resume: bool = False
     overwrite: bool = False
     shard_size: int = 512
@@ -136,12 +143,18 @@ class Build:
             self.key,
             self.options.follow_links,
         )
-        with Pool(job, self.options.workers) as pool:
+        with Pool(job, self._workers(total)) as pool:
             for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
                 self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
             for shard in open_shards.values():  # only duplicates: nothing came back from the workers
                 self._finish(shard, iter(()), pool, tell)
         return self.gather()
+
+    def _workers(self, total: int) -> int:
+        if self.options.workers is not None:
+            return self.options.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores if total >= WORTH_WORKERS else 0
 
     def _plan(self) -> Iterator[Planned]:
         return plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from vlp.config import config
@@ -22,11 +23,12 @@ from .sources.base import NoText, Reject, safe_key
 class TextOptions:
     """What happens to texts. `clean`: numbering, de-identification marks and boilerplate taken out of reports.
 
-    `concepts`: where mentions come from: the package's vocabulary, none, or a file of somebody else's extractor.
+    `concepts`: whether mentions are looked for; `vocabulary`: a file to look them up in instead of the package's.
     """
 
     clean: bool = False
     concepts: Literal["vocabulary", "none"] = "vocabulary"
+    vocabulary: Path | None = None
     no_text: NoText = "reject"
 
 
@@ -37,7 +39,7 @@ class Preparer:
         self._image = image
         self._text = text
         self._hasher = hasher
-        self._extract: Callable[[str], tuple[Mention, ...]] | None = None
+        self._extract: Callable[[Report], tuple[Mention, ...]] | None = None
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
         """Return the sample as it is written; raises Reject."""
@@ -81,9 +83,11 @@ class Preparer:
             return ()
         if self._extract is None:
             from .concepts import Extractor
+            from .vocabulary import Vocabulary
 
-            self._extract = Extractor().extract
-        return self._extract(report.text)
+            own = Vocabulary.read(self._text.vocabulary) if self._text.vocabulary else None
+            self._extract = Extractor(own).of_report
+        return self._extract(report)
 
 
 def _scaled(box: Box, stored: Stored) -> Box:

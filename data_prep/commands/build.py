@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -38,7 +37,8 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     group.add_argument("--max-rejected", type=float, default=0.01, help="fail past this share (default: 0.01)")
     group.add_argument("--no-text", choices=("reject", "drop", "keep", "test"), help="images without a text")
     group.add_argument("--clean", action="store_true", help="take numbering and de-identification marks out of reports")
-    group.add_argument("--concepts", choices=("vocabulary", "none"), default="vocabulary")
+    group.add_argument("--concepts", choices=("vocabulary", "none"), default="vocabulary", help="look for mentions")
+    group.add_argument("--vocabulary", type=Path, help="a vocabulary of your own instead of the package's")
     group.add_argument(
         "--max-side", type=int, default=0, help="shrink images to this longer side (default: as they are)"
     )
@@ -112,7 +112,12 @@ def run(args: argparse.Namespace) -> int:
         image=ImageOptions(
             max_side=args.max_side, format=args.format, quality=args.quality, max_pixels=args.max_pixels
         ),
-        text=TextOptions(clean=args.clean, concepts=args.concepts, no_text=args.no_text or cls.no_text),
+        text=TextOptions(
+            clean=args.clean,
+            concepts=args.concepts,
+            vocabulary=args.vocabulary,
+            no_text=args.no_text or cls.no_text,
+        ),
     )
     build = Build(options)
     with Bar(args.source) as bar:

@@ -12,6 +12,8 @@ import ast
 import hashlib
 import importlib
 import re
+import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +86,7 @@ class Source(ABC):
         self.raw = raw if raw is not None else Path()
         self._root = self.raw.resolve()
         self._follow_links = follow_links
+        self._archives: dict[str, zipfile.ZipFile] = {}
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
@@ -93,26 +96,47 @@ class Source(ABC):
     def sample(self, record: Record) -> Sample:
         """Return the sample of a record; raises Reject."""
 
-    def path(self, name: str | Path) -> Path:
+    def path(self, name: str | Path, root: Path | None = None) -> Path:
         """Return the path of a file named in a table, relative to the raw folder; raises Reject when it leads out of it.
 
-        A link inside the folder that points out of it is followed only with `--follow-links`.
+        `root` is another folder that the user named (the images of a set of annotations). A link inside the folder that
+        points out of it is followed only with `--follow-links`.
         """
         if not str(name).strip():
             raise Reject("image_missing", "the row names no file")
-        lexical = _normal(self.raw.absolute() / name)
-        if not lexical.is_relative_to(_normal(self.raw.absolute())):
+        folder = _normal((root or self.raw).absolute())
+        lexical = _normal(folder / name)
+        if not lexical.is_relative_to(folder):
             raise Reject("outside_raw", f"{name} leaves the raw folder")
-        if not self._follow_links and not lexical.resolve().is_relative_to(self._root):
+        if not self._follow_links and not lexical.resolve().is_relative_to(root.resolve() if root else self._root):
             raise Reject("outside_raw", f"{name} is a link out of the raw folder (--follow-links allows it)")
         return lexical
 
-    def image(self, name: str | Path) -> Path:
-        """Return the path of an image that exists; raises Reject."""
-        path = self.path(name)
-        if not path.is_file():
-            raise Reject("image_missing", f"no such file: {name}")
-        return path
+    def image(self, *names: str | Path, root: Path | None = None) -> Path:
+        """Return the path of the first of the named images that exists; raises Reject."""
+        for name in names:
+            path = self.path(name, root)
+            if path.is_file():
+                return path
+        raise Reject("image_missing", f"no such file: {' or '.join(str(name) for name in names)}")
+
+    def member(self, archive: Path, name: str) -> bytes:
+        """Return a file out of a zip archive, which stays open for the next one; raises Reject."""
+        if str(archive) not in self._archives:
+            self._archives[str(archive)] = zipfile.ZipFile(archive)
+        try:
+            return self._archives[str(archive)].read(name)
+        except KeyError:
+            raise Reject("image_missing", f"no {name} in {archive.name}") from None
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+            raise Reject("image_unreadable", f"{name} in {archive.name}: {error}") from None
+
+    def text(self, path: Path, encoding: str = "utf-8") -> str:
+        """Return a text file; raises Reject when it is missing or not in that encoding, which is never guessed."""
+        try:
+            return decode_text(path.read_bytes(), encoding)
+        except FileNotFoundError:
+            raise Reject("report_missing", f"no such file: {path.name}") from None
 
     def require(self, *names: str) -> Path:
         """Return the first of the files or folders that exists below `raw`; raises SourceError naming all of them."""
@@ -130,6 +154,14 @@ def _normal(path: Path) -> Path:
         elif part not in ("..", "."):
             parts.append(part)
     return Path(*parts)
+
+
+def decode_text(data: bytes, encoding: str = "utf-8") -> str:
+    """Return bytes as text; raises Reject naming the place where they are not in that encoding."""
+    try:
+        return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+    except UnicodeDecodeError as error:
+        raise Reject("text_encoding", f"not {encoding} at byte {error.start}: give --encoding") from None
 
 
 def safe_key(text: str) -> str:

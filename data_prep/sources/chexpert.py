@@ -1,0 +1,129 @@
+"""CheXpert (labels) and CheXpert Plus (reports as well), 224,316 chest radiographs from Stanford.
+
+CheXpert: `train.csv`, `valid.csv` with `Path` (`CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`), `Sex`,
+`Age`, `Frontal/Lateral`, `AP/PA` and 14 labels (1, 0, -1, blank). CheXpert Plus: `df_chexpert_plus_240401.csv` with
+`path_to_image`, `section_findings`, `section_impression`, ..., images in `PNG/`, labels in `chexbert_labels/*.json`
+(JSON lines). Uncertain labels stay uncertain. `train` is split by patient into train and val, the publisher's `valid`
+stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vlp.config import config
+from vlp.types import Report, Sample
+
+from ..labels import CHEXPERT, from_columns
+from ..tables import rows
+from .base import Record, Reject, Source, sources
+
+PLUS = "df_chexpert_plus_240401.csv"
+LABELS = ("chexbert_labels/report_fixed.json", "chexbert_labels/impression_fixed.json", "report_fixed.json")
+SECTIONS = ("history", "clinical_history", "comparison", "technique", "findings", "impression", "summary")
+
+
+@sources.register("chexpert")
+class Chexpert(Source):
+    name = "chexpert"
+    version = "1.0"
+    licence = "Stanford University Dataset Research Use Agreement"
+    no_text = "keep"
+    homepage = "https://stanfordmlgroup.github.io/competitions/chexpert"
+
+    @config
+    class Config:
+        """`frontal` leaves laterals out; `valid_as` is the split that the publisher's 234 validation images become."""
+
+        frontal: bool = False
+        valid_as: str = "test"
+
+    def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
+        super().__init__(raw, config, follow_links)
+        self._plus = (self.raw / PLUS).is_file()
+
+    def records(self) -> Iterator[Record]:
+        yield from self._plus_records() if self._plus else self._plain_records()
+
+    def _plain_records(self) -> Iterator[Record]:
+        self.require("train.csv", "valid.csv", "test.csv")
+        for table in ("train.csv", "valid.csv", "test.csv"):
+            if (self.raw / table).is_file():
+                for row in rows(self.raw / table, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT)):
+                    yield self._record(row["Path"], table.removesuffix(".csv"), {"row": row, "labels": row})
+
+    def _plus_records(self) -> Iterator[Record]:
+        labels: dict[str, dict[str, Any]] = {}
+        for name in LABELS:
+            if (self.raw / name).is_file():
+                for line in _lines(self.raw / name):
+                    labels[line["path_to_image"]] = {
+                        one: line[one] for one in CHEXPERT if line.get(one) not in ("", None)
+                    }
+                break
+        columns = ("path_to_image", "frontal_lateral", "ap_pa", "sex", "age", "section_findings", "section_impression")
+        for row in rows(self.raw / PLUS, columns):
+            split = row.get("split") or PurePosixPath(row["path_to_image"]).parts[0]
+            kept = {name: row[name] for name in (*columns, *(f"section_{one}" for one in SECTIONS)) if name in row}
+            yield self._record(
+                row["path_to_image"], split, {"row": kept, "labels": labels.get(row["path_to_image"], {})}
+            )
+
+    def _record(self, path: str, split: str, data: dict[str, Any]) -> Record:
+        *_, patient, study, view = PurePosixPath(path).with_suffix("").parts
+        return Record(
+            key=f"{patient}_{study}_{view}",
+            patient=patient,
+            study=f"{patient}_{study}",
+            split=None if split == "train" else self.config.valid_as if split == "valid" else split,
+            data={"path": path, **data},
+        )
+
+    def sample(self, record: Record) -> Sample:
+        row = record.data["row"]
+        side = str(row.get("Frontal/Lateral") or row.get("frontal_lateral") or "")
+        if self.config.frontal and side.lower() != "frontal":
+            raise Reject("other_view", side, counted=False)
+        sex, age = row.get("Sex") or row.get("sex"), row.get("Age") or row.get("age")
+        groups = {"sex": str(sex or "")[:1], "age": str(age or "").removesuffix(".0")}
+        return Sample(
+            key=record.key,
+            image=self._file(record.data["path"]),
+            report=_report(row),
+            study=record.study,
+            patient=record.patient,
+            modality="CXR",
+            view=row.get("AP/PA") or row.get("ap_pa") or (side.upper() or None),
+            labels=from_columns(record.data["labels"], CHEXPERT),
+            groups={name: value for name, value in groups.items() if value and value != "U"},
+            source="chexpert_plus" if self._plus else self.name,
+            licence=self.licence,
+        )
+
+    def _file(self, path: str) -> Path:
+        """Return the image: paths begin with the name of the folder that was unpacked, which is `raw` or lies in it."""
+        inner = PurePosixPath(path)
+        below = PurePosixPath(*inner.parts[1:]) if inner.parts[0].startswith("CheXpert") else inner
+        png = below.with_suffix(".png")
+        return self.image(str(inner), str(below), f"PNG/{png}", str(png))
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a file of JSON lines whose name ends in .json."""
+    import json
+
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            if line.strip():
+                yield json.loads(line)
+
+
+def _report(row: dict[str, Any]) -> Report | None:
+    parts = [
+        f"{name.replace('_', ' ').upper()}: {row[f'section_{name}']}" for name in SECTIONS if row.get(f"section_{name}")
+    ]
+    if not (row.get("section_findings") or row.get("section_impression") or row.get("section_summary")):
+        return None
+    return Report("\n".join(parts))

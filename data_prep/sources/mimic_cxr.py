@@ -1,0 +1,121 @@
+"""MIMIC-CXR: radiographs as JPEG (MIMIC-CXR-JPG) or DICOM (MIMIC-CXR), with free-text reports.
+
+Layout: `mimic-cxr-2.*-{metadata,split,chexpert,negbio}.csv.gz` and `files/p10/p10000032/s50414267/<dicom_id>.jpg`; or
+`cxr-record-list.csv.gz` and the same tree with `.dcm`. Reports lie in `files/p10/p10000032/s50414267.txt`, unpacked below
+the raw folder or in `mimic-cxr-reports.zip`. The publisher's split is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from vlp.config import config
+from vlp.types import Report, Sample
+
+from ..labels import CHEXPERT, from_columns
+from ..tables import rows
+from .base import Record, Reject, Source, SourceError, decode_text, sources
+
+REPORTS = ("mimic-cxr-reports.zip", "mimic-cxr-reports", "reports", ".")
+
+
+@sources.register("mimic_cxr")
+class MimicCxr(Source):
+    name = "mimic_cxr"
+    version = "2.1.0"
+    licence = "PhysioNet Credentialed Health Data License 1.5.0"
+    homepage = "https://physionet.org/content/mimic-cxr-jpg"
+
+    @config
+    class Config:
+        """`reports`: the zip or the folder above `files/`, found below the raw folder unless named.
+
+        `views`: only these (PA, AP, LATERAL, LL, ...); `labels`: which labeller's.
+        """
+
+        reports: Path | None = None
+        views: tuple[str, ...] = ()
+        labels: Literal["chexpert", "negbio", "none"] = "chexpert"
+
+    def records(self) -> Iterator[Record]:
+        split = self._table("split", ("dicom_id", "split"))
+        splits = {row["dicom_id"]: row["split"] for row in rows(split)} if split else {}
+        labels = self._labels()
+        for row in self._images():
+            subject, study = str(row["subject_id"]), str(row["study_id"])
+            yield Record(
+                key=row["dicom_id"],
+                patient=f"p{subject}",
+                study=f"s{study}",
+                split=splits.get(row["dicom_id"]),
+                data={"view": row.get("ViewPosition") or None, "labels": labels.get(study, ())},
+            )
+
+    def _images(self) -> Iterator[dict[str, Any]]:
+        metadata = self._table("metadata", ("dicom_id", "subject_id", "study_id", "ViewPosition"))
+        if metadata is not None:
+            yield from rows(metadata)
+            return
+        for name in ("cxr-record-list.csv.gz", "cxr-record-list.csv"):
+            if (self.raw / name).is_file():
+                yield from rows(self.raw / name, ("dicom_id", "subject_id", "study_id", "path"))
+                return
+        raise SourceError(
+            f"mimic_cxr: {self.raw} has neither mimic-cxr-2.*-metadata.csv.gz nor cxr-record-list.csv.gz: is this the "
+            "folder as published?"
+        )
+
+    def _table(self, kind: str, columns: tuple[str, ...]) -> Path | None:
+        found = sorted(path for path in self.raw.glob(f"mimic-cxr-2.*-{kind}.csv*"))
+        if not found:
+            return None
+        next(rows(found[-1], columns), None)
+        return found[-1]
+
+    def _labels(self) -> dict[str, tuple[tuple[str, str], ...]]:
+        """Return the label cells that are not empty, by study."""
+        if self.config.labels == "none":
+            return {}
+        table = self._table(self.config.labels, ("study_id", *CHEXPERT))
+        if table is None:
+            return {}
+        return {
+            str(row["study_id"]): tuple((name, row[name]) for name in CHEXPERT if row[name] != "")
+            for row in rows(table)
+        }
+
+    def sample(self, record: Record) -> Sample:
+        view = record.data["view"]
+        if self.config.views and view not in self.config.views:
+            raise Reject("other_view", str(view), counted=False)
+        patient, study = str(record.patient), str(record.study)
+        place = f"files/{patient[:3]}/{patient}/{study}"
+        text = self._report(f"files/{patient[:3]}/{patient}/{study}.txt")
+        return Sample(
+            key=record.key,
+            image=self.image(f"{place}/{record.key}.jpg", f"{place}/{record.key}.dcm"),
+            report=Report(text) if text else None,
+            study=study,
+            patient=patient,
+            modality="CXR",
+            view=view,
+            labels=from_columns(dict(record.data["labels"]), CHEXPERT),
+            source=self.name,
+            licence=self.licence,
+        )
+
+    def _report(self, name: str) -> str:
+        places = [self.config.reports] if self.config.reports else [self.raw / one for one in REPORTS]
+        for place in places:
+            if place.suffix == ".zip" and place.is_file():
+                try:
+                    return decode_text(self.member(place, name))
+                except Reject as reject:
+                    if reject.reason == "image_missing":
+                        raise Reject("report_missing", f"no {name} in {place.name}") from None
+                    raise
+            if (place / name).is_file():
+                return self.text(self.path(name, place))
+        return ""

@@ -1,0 +1,97 @@
+"""NIH ChestX-ray14: 112,120 frontal radiographs with 14 labels mined from reports, boxes for 880 of them.
+
+Layout: `Data_Entry_2017_v2020.csv` (or `Data_Entry_2017.csv`), `train_val_list.txt`, `test_list.txt`, `BBox_List_2017.csv`
+(its header is broken: `Bbox [x,y,w,h]` spreads over four columns) and images in `images/` or `images_001/images/` ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlp.types import Box, Sample
+
+from ..labels import names_in
+from ..tables import rows
+from .base import Record, Reject, Source, sources
+
+LABELS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Effusion",
+    "Emphysema",
+    "Fibrosis",
+    "Hernia",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pleural_Thickening",
+    "Pneumonia",
+    "Pneumothorax",
+)
+BOX_NAMES = {"Infiltrate": "Infiltration"}
+
+
+@sources.register("nih_cxr14")
+class NihCxr14(Source):
+    name = "nih_cxr14"
+    version = "2020"
+    licence = "no restrictions; credit the NIH Clinical Center"
+    homepage = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
+    no_text = "keep"
+
+    def records(self) -> Iterator[Record]:
+        table = self.require("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+        test = self._list("test_list.txt")
+        listed = test | self._list("train_val_list.txt")
+        boxes: dict[str, list[tuple[str, list[str]]]] = {}
+        if (self.raw / "BBox_List_2017.csv").is_file():
+            for row in rows(
+                self.raw / "BBox_List_2017.csv", ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]")
+            ):
+                place = [row[name] for name in ("Bbox [x", "y", "w", "h]")]
+                boxes.setdefault(row["Image Index"], []).append((row["Finding Label"], place))
+        for row in rows(table, ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")):
+            name = row["Image Index"]
+            yield Record(
+                key=name.removesuffix(".png"),
+                patient=row["Patient ID"],
+                split="test" if name in test else "none" if listed and name not in listed else None,
+                data={"row": row, "boxes": boxes.get(name, [])},
+            )
+
+    def _list(self, name: str) -> set[str]:
+        path = self.raw / name
+        return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
+
+    def sample(self, record: Record) -> Sample:
+        row = record.data["row"]
+        stated = names_in(row["Finding Labels"], "|")
+        unknown = set(stated) - {*LABELS, "No Finding"}
+        if unknown or not stated:
+            raise Reject("bad_label", f"unknown labels: {row['Finding Labels']!r}")
+        groups = {"sex": row.get("Patient Gender") or row.get("Patient Sex"), "age": row["Patient Age"]}
+        return Sample(
+            key=record.key,
+            image=self._file(row["Image Index"]),
+            patient=record.patient,
+            modality="CXR",
+            view=row["View Position"] or None,
+            labels={name: int(name in stated) for name in ("No Finding", *LABELS)},
+            boxes=tuple(_box(name, place) for name, place in record.data["boxes"]),
+            groups={name: value for name, value in groups.items() if value},
+            source=self.name,
+            licence=self.licence,
+        )
+
+    def _file(self, name: str) -> Path:
+        folders = ["images", *(f"images_{number:03d}/images" for number in range(1, 13))]
+        return self.image(*(f"{folder}/{name}" for folder in folders))
+
+
+def _box(name: str, place: list[str]) -> Box:
+    x, y, width, height = (float(value) for value in place)
+    label = BOX_NAMES.get(name, name)
+    return Box(label.replace("_", " ").lower(), (x, y, x + width, y + height), label=label)

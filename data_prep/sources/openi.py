@@ -1,0 +1,105 @@
+"""Open-i / Indiana University chest X-rays: 3,955 reports with 7,470 images, as XML or as the CSV form.
+
+CSV: `indiana_reports.csv` (uid, MeSH, Problems, image, indication, comparison, findings, impression),
+`indiana_projections.csv` (uid, filename, projection) and `images/images_normalized/`. XML: `ecgen-radiology/<n>.xml` and the
+PNG files, `NLMCXR_png/<id>.png`. Words taken out for privacy read `XXXX`; `--clean` removes them.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlp.types import Report, Sample
+
+from ..tables import rows
+from .base import Record, Reject, Source, safe_key, sources
+
+SECTIONS = ("comparison", "indication", "findings", "impression")
+FOLDERS = ("images/images_normalized", "images_normalized", "images", "NLMCXR_png", ".")
+
+
+@sources.register("openi")
+class OpenI(Source):
+    name = "openi"
+    version = "2013"
+    licence = "CC BY-NC-ND 4.0"
+    homepage = "https://openi.nlm.nih.gov"
+
+    def records(self) -> Iterator[Record]:
+        if (self.raw / "indiana_reports.csv").is_file():
+            yield from self._table_records()
+        else:
+            yield from self._xml_records()
+
+    def _table_records(self) -> Iterator[Record]:
+        columns = ("uid", "findings", "impression", "Problems")
+        reports = {row["uid"]: row for row in rows(self.raw / "indiana_reports.csv", columns)}
+        for row in rows(self.require("indiana_projections.csv"), ("uid", "filename", "projection")):
+            report = reports.get(row["uid"], {})
+            yield Record(
+                key=safe_key(row["filename"].removesuffix(".png").removesuffix(".dcm")),
+                patient=f"CXR{row['uid']}",
+                study=f"CXR{row['uid']}",
+                data={
+                    "file": row["filename"],
+                    "view": row["projection"],
+                    "sections": {name: report.get(name, "") for name in SECTIONS},
+                    "problems": [one.strip() for one in str(report.get("Problems", "")).split(";") if one.strip()],
+                },
+            )
+
+    def _xml_records(self) -> Iterator[Record]:
+        folder = self.require("ecgen-radiology", "NLMCXR_reports/ecgen-radiology")
+        for path in sorted(folder.glob("*.xml"), key=lambda one: (len(one.stem), one.stem)):
+            try:
+                tree = ET.parse(path).getroot()
+            except ET.ParseError as error:
+                yield Record(key=f"xml{path.stem}", data={"broken": f"{path.name}: {error}"})
+                continue
+            sections = {
+                str(one.get("Label", "")).lower(): (one.text or "").strip() for one in tree.iter("AbstractText")
+            }
+            problems = [re.split("[/,]", one.text or "")[0].strip() for one in tree.iter("major")]
+            study = next((str(one.get("id")) for one in tree.iter("uId")), f"CXR{path.stem}")
+            for image in tree.iter("parentImage"):
+                yield Record(
+                    key=safe_key(str(image.get("id"))),
+                    patient=study,
+                    study=study,
+                    data={"file": f"{image.get('id')}.png", "view": "", "sections": sections, "problems": problems},
+                )
+
+    def sample(self, record: Record) -> Sample:
+        data = record.data
+        if "broken" in data:
+            raise Reject("bad_row", f"not XML: {data['broken']}")
+        problems = dict.fromkeys(_name(one) for one in data["problems"])
+        return Sample(
+            key=record.key,
+            image=self._file(data["file"]),
+            report=_report(data["sections"]),
+            study=record.study,
+            patient=record.patient,
+            modality="CXR",
+            view=data["view"].upper() or None,
+            labels=dict.fromkeys(sorted(problems), 1),
+            source=self.name,
+            licence=self.licence,
+        )
+
+    def _file(self, name: str) -> Path:
+        return self.image(*(f"{folder}/{name}" for folder in FOLDERS))
+
+
+def _name(problem: str) -> str:
+    return "No Finding" if problem.lower() == "normal" else problem
+
+
+def _report(sections: dict[str, Any]) -> Report | None:
+    if not (sections.get("findings") or sections.get("impression")):
+        return None
+    return Report("\n".join(f"{name.upper()}: {sections[name]}" for name in SECTIONS if sections.get(name)))

@@ -1,0 +1,85 @@
+"""SIIM-ACR Pneumothorax Segmentation (2019): radiographs as DICOM with run-length masks of 1024 x 1024.
+
+Layout: `train-rle.csv` (ImageId, ` EncodedPixels`: stage 1 has blanks before the column's name and before -1) or
+`stage_2_train.csv`, and `dicom-images-train/<study>/<series>/<ImageId>.dcm`. An image with several lesions has several rows;
+all of them make one mask, so that no image is on two sides of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlp.types import Sample
+
+from ..pixels import encode
+from ..tables import rows
+from .base import Record, Reject, Source, sources
+
+SIDE = 1024
+
+
+@sources.register("siim_acr")
+class SiimAcr(Source):
+    name = "siim_acr"
+    version = "stage 1"
+    licence = "Kaggle competition rules; images from NIH ChestX-ray14"
+    homepage = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation"
+    no_text = "keep"
+
+    def records(self) -> Iterator[Record]:
+        table = self.require("train-rle.csv", "stage_2_train.csv")
+        runs: dict[str, list[str]] = {}
+        for row in rows(table, ("ImageId", "EncodedPixels")):
+            runs.setdefault(row["ImageId"].strip(), []).append(row["EncodedPixels"].strip())
+        files = {path.stem: path for path in sorted(self.raw.rglob("*.dcm"))}
+        for key, found in runs.items():
+            place = files.get(key)
+            name = str(place.relative_to(self.raw)) if place else ""
+            yield Record(key=key.replace(".", "_"), patient=key, data={"id": key, "file": name, "runs": found})
+
+    def sample(self, record: Record) -> Sample:
+        if not record.data["file"]:
+            raise Reject("image_missing", f"no {record.data['id']}.dcm below the raw folder")
+        runs = [one for one in record.data["runs"] if one != "-1"]
+        masks = {}
+        if runs:
+            inside = np.zeros((SIDE, SIDE), bool)
+            for one in runs:
+                inside |= decode_rle(one, SIDE, SIDE)
+            masks["pneumothorax"] = encode(inside.astype(np.uint8) * 255, "png")
+        return Sample(
+            key=record.key,
+            image=self.image(Path(record.data["file"])),
+            patient=record.patient,
+            modality="CXR",
+            labels={"Pneumothorax": int(bool(runs))},
+            masks=masks,
+            source=self.name,
+            licence=self.licence,
+        )
+
+
+def decode_rle(text: str, height: int, width: int) -> np.ndarray[Any, Any]:
+    """Return the mask `[height, width]` bool of a run-length code as SIIM writes them; raises Reject.
+
+    Pairs of start and length; a start counts from the end of the run before; the order is down the columns.
+    """
+    try:
+        numbers = [int(part) for part in text.split()]
+    except ValueError:
+        raise Reject("bad_mask", f"run-length code with something else than numbers: {text[:40]!r}") from None
+    if len(numbers) % 2:
+        raise Reject("bad_mask", f"run-length code with {len(numbers)} numbers, expected pairs")
+    flat = np.zeros(height * width, bool)
+    at = 0
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        at += start
+        if start < 0 or length < 0 or at + length > flat.size:
+            raise Reject("bad_mask", f"run-length code leaves the image of {width} x {height}")
+        flat[at : at + length] = True
+        at += length
+    return flat.reshape(width, height).T
