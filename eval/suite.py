@@ -75,8 +75,7 @@ def build(tree: dict[str, Any], where: str, folder: Path) -> Task:
 
 def config_digest(task: Task) -> str:
     """Return the sha256 of everything that defines a task: its specification, settings, and every prompt."""
-    shown = {key: value for key, value in task.show().items()}
-    return digest({"spec": to_tree(task.spec), "settings": to_tree(task.settings), "shown": shown})
+    return digest({"spec": to_tree(task.spec), "settings": to_tree(task.settings), "shown": task.show()})
 
 
 def shipped() -> list[str]:

@@ -112,9 +112,8 @@ class Grounding(Task):
             values = scores_of(heat, truth, self.settings.thresholds)
             partner = others[query.place]
             shuffled = maps.of(partner, texts[query.phrase])
-            values |= control(
-                "shuffled", shuffled, box_mask(rescale(query.boxes, (height, width), shuffled.shape), *shuffled.shape)
-            )
+            moved = rescale(query.boxes, (height, width), shuffled.shape)
+            values |= control("shuffled", shuffled, box_mask(moved, *shuffled.shape))
             if wrong[number] is not None:
                 values |= control("wrong_phrase", maps.of(query.place, texts[str(wrong[number])]), truth)
             values |= control("prior", *prior.map(query.label, query.phrase, query.bare, indices[query.place], truth))
@@ -158,13 +157,9 @@ class Grounding(Task):
             weights = multiplicities(patients, context.resamples, context.seed)
             for name in NAMES:
                 values = np.array([table[row].get(name, NOTHING) for row in members])
-                outcome.metrics[f"{prefix}{name}"] = summary(
-                    values,
-                    weights,
-                    name,
-                    primary=not prefix and name in ("pointing", "cnr"),
-                    members=[table[r] for r in members],
-                )
+                main = not prefix and name in ("pointing", "cnr")
+                areas = [table[row]["area"] for row in members]
+                outcome.metrics[f"{prefix}{name}"] = summary(values, weights, name, primary=main, areas=areas)
             for label in sorted({queries[row].label for row in members}) if not prefix else []:
                 inside = [row for row in members if queries[row].label == label]
                 outcome.per_class[label] = {"n": len(inside)}
@@ -206,7 +201,7 @@ def summary(
     weights: NDArray[np.int32],
     name: str,
     primary: bool = False,
-    members: Sequence[dict[str, float]] = (),
+    areas: Sequence[float] = (),
 ) -> dict[str, Any]:
     """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
     known = np.isfinite(values)
@@ -214,19 +209,11 @@ def summary(
     if not known.all():
         extra["undefined"] = int((~known).sum())
     chance = CHANCE.get(name)
-    if name == "pointing" and members:
-        chance = float(np.mean([one["area"] for one in members]))
-    if name == "pixel_ap" and members:
-        chance = float(np.mean([one["area"] for one in members]))
+    if name in ("pointing", "pixel_ap") and areas:
+        chance = float(np.mean(areas))
     value = float(values[known].mean()) if known.any() else None
-    return metric(
-        value,
-        mean_interval(values, weights),
-        chance=chance,
-        primary=primary,
-        reason="undefined for every phrase",
-        **extra,
-    )
+    bounds = mean_interval(values, weights) if known.any() else None
+    return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
 
 
 def scores_of(heat: Map, truth: NDArray[np.bool_], thresholds: Sequence[float]) -> dict[str, float]:

@@ -46,13 +46,10 @@ def triptychs(
 ) -> dict[str, Any]:
     """Return examples with the image, its map, the same phrase's map on another patient's image, and the scores."""
     chosen = choose(queries, table)
-    heats = [
-        (
-            maps.of(queries[row].place, texts[queries[row].phrase]),
-            maps.of(others[queries[row].place], texts[queries[row].phrase]),
-        )
-        for row in chosen
-    ]
+    heats = []
+    for row in chosen:
+        text, place = texts[queries[row].phrase], queries[row].place
+        heats.append((maps.of(place, text), maps.of(others[place], text)))
     finite = [np.abs(one[np.isfinite(one)]) for pair in heats for one in pair]
     scale = float(np.quantile(np.concatenate(finite), 0.995)) if finite else 1.0
     examples = []

@@ -16,7 +16,7 @@ from vlp.types import Sample
 from .. import index, pictures
 from .. import prompts as prompt_files
 from ..bootstrap import mean_interval, multiplicities
-from ..metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
+from ..metrics.retrieval import Ranks, Ties, average_precisions, chance_hit, precision_at, rank_positives
 from ..results import metric
 from ..scoring import unit
 from .base import Context, Outcome, Plan, Task, some, tasks
@@ -137,9 +137,8 @@ class Retrieval(Task):
                 row[f"rank_{short}"] = float(place)
             for size in settings.pools:
                 if size < len(pool):
-                    outcome.metrics[f"{short}_r@1_pool_{size}"] = self._pooled(
-                        images, texts, pool, direction, size, context.seed
-                    )
+                    pooled = self._pooled(images, texts, pool, direction, size, context.seed)
+                    outcome.metrics[f"{short}_r@1_pool_{size}"] = pooled
         outcome.rows = rows
         self._oracle(context, outcome, pool)
         if context.pictures:
@@ -302,8 +301,6 @@ class ClassRetrieval(Task):
         if not self.prompts:
             owners = [context.data.patient(one) for one, kept in zip(indices, keep, strict=True) if kept]
         weights = multiplicities(owners, context.resamples, context.seed)
-        from ..metrics.retrieval import average_precisions, precision_at
-
         chance = float(relevant[keep].mean())
         for k in self.settings.k:
             if k <= ranked.shape[1]:
@@ -324,6 +321,7 @@ class ClassRetrieval(Task):
             "ties": "index",
         }
         outcome.rows = [context.row(one) for one in indices]
-        for row, kept in zip(np.flatnonzero(keep) if not self.prompts else [], range(len(ranked)), strict=False):
-            outcome.rows[row]["average_precision"] = float(values[kept])
+        if not self.prompts:
+            for row, value in zip(np.flatnonzero(keep).tolist(), values.tolist(), strict=True):
+                outcome.rows[row]["average_precision"] = float(value)
         return outcome
