@@ -32,7 +32,6 @@ from .splits import parse_shares
 from .stats import Tally
 from .work import Job, Pool, Rejected
 
-
 WORTH_WORKERS = 500
 
 

@@ -24,9 +24,8 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     group = parser.add_argument_group(GENERAL)
     group.add_argument("--raw", type=Path, help="the folder as its publisher distributes it")
     group.add_argument("--out", type=Path, required=True, help="where the shards go")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     group.add_argument(
-        "--workers", type=int, default=cores, help="processes, 0 for this one alone (default: all cores)"
+        "--workers", type=int, help="processes, 0: this one alone (default: all cores, 0 for small sets)"
     )
     group.add_argument("--resume", action="store_true", help="go on: keep the shards that are finished")
     group.add_argument("--overwrite", action="store_true", help="remove what an earlier build left in --out")
