@@ -16,8 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from vlp.config import ConfigError
-from vlp.data.index import FORMAT, Entry, Shard, encode_name, format_line
-from vlp.data.manifest import FILE, text_length, write_manifest
+from vlp.data.index import FILE, FORMAT, Entry, Shard, encode_name, format_line, text_length, write_manifest
 from vlp.types import Sample
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"

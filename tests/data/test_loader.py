@@ -328,7 +328,7 @@ def test_labels_and_groups(make: Make) -> None:
         index = int(key[1:])
         expected = {FINDINGS[index % 3]: 1, FINDINGS[(index + 1) % 3]: 0}
         assert batch.labels[row].tolist() == [expected.get(name, -2) for name in FINDINGS]
-    every = [batch for batch in take(make(), 8)]
+    every = take(make(), 8)
     group = {key: row.tolist() for batch in every for key, row in zip(batch.keys, batch.group, strict=True)}
     for one, other in itertools.combinations(sorted(group), 2):
         a, b = int(one[1:]), int(other[1:])

@@ -11,6 +11,7 @@ import json
 import logging
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +20,11 @@ from typing import Any
 import numpy as np
 
 from ..config import ConfigError
+from ..types import Sample
 
 log = logging.getLogger(__name__)
 
+FILE = "manifest.jsonl"
 FORMAT = "vlp-1"
 """Marks a `json` member written by `ShardWriter`; anybody else's is read by the names of its fields."""
 
@@ -252,3 +255,23 @@ def decode_name(name: str) -> str:
     from urllib.parse import unquote
 
     return unquote(name)
+
+
+def write_manifest(folder: Path, lines: Sequence[str]) -> None:
+    """Write `manifest.jsonl` into a folder, whole or not at all."""
+    temporary = folder / f".{FILE}.partial"
+    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    temporary.replace(folder / FILE)
+
+
+def chain_crc32(parts: Iterable[bytes]) -> int:
+    """Return the crc32 of byte strings one after another."""
+    crc = 0
+    for part in parts:
+        crc = zlib.crc32(part, crc)
+    return crc
+
+
+def text_length(sample: Sample) -> int:
+    """Return the length of what a sample says, in characters."""
+    return len(sample.report.text) if sample.report else max((len(one) for one in sample.captions), default=0)

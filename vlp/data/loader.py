@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ..config import ConfigError
 from ..preprocess import ImageError, Preprocess
@@ -66,11 +66,20 @@ class _Batches(Dataset[_Reply]):
             return _Reply(None, failure=f"{type(error).__name__}: {error}")
 
     def _train(self, cursor: int) -> _Reply:
+        self._look_ahead(cursor)
         rejected: list[tuple[str, str]] = []
         ready = [self._good(position, rejected) for position in rows(cursor, self.size, self.rank, self.world)]
         batch = self.assembler.batch(ready)
         batch.cursor, batch.rejected = cursor + self.size, len(rejected)
         return _Reply(batch, tuple(rejected))
+
+    def _look_ahead(self, cursor: int) -> None:
+        """Have the shards of the next window copied, where they are remote; one worker does it for all."""
+        worker = get_worker_info()
+        if worker is None or worker.id == 0:
+            source, own = self.plan.mixture.at(cursor)
+            if self.sources[source].shards.is_remote:
+                self.sources[source].shards.prefetch(self.plan.orders[source].shards_near(own, ahead=1))
 
     def _good(self, position: int, rejected: list[tuple[str, str]]) -> Prepared:
         """Return the sample at a position; for a damaged one, the first good one from a batch further on."""

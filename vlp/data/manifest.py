@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,21 +18,24 @@ import numpy as np
 from ..registry import did_you_mean
 from ..types import Sample
 from .index import (
+    FILE,
     Columns,
     Entry,
     ManifestError,
     Shard,
+    chain_crc32,
     format_line,
     image_extension,
     parse_columns,
     parse_header,
     scan_tar,
+    text_length,
+    write_manifest,
 )
 from .records import SampleError, build
 from .remote import Cache
 from .storage import Files, is_remote, join
 
-FILE = "manifest.jsonl"
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 MAX_PARSED = 64
 GAP = 64 << 10
@@ -168,6 +170,8 @@ class ShardSet:
     def __init__(self, manifest: Manifest, cache: Cache | None = None) -> None:
         self.manifest = manifest
         self.files = Files(cache)
+        self.is_remote = any(is_remote(join(manifest.base, one.shard)) for one in manifest.shards)
+        self._prefetched: list[int] = []
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -187,6 +191,13 @@ class ShardSet:
         shard, row = self.manifest.locate(index)
         extension = image_extension(self.manifest.columns(shard).members(row)) or ""
         return self._sample(index, lambda name: name != extension and not name.endswith(".mask.png"), {extension: b""})
+
+    def prefetch(self, shards: list[int]) -> None:
+        """Start to copy remote shards in the background, so that they are here when their samples are wanted."""
+        if shards != self._prefetched:
+            self._prefetched = shards
+            headers = [self.manifest.shards[one] for one in shards]
+            self.files.prefetch([(join(self.manifest.base, one.shard), one.bytes, one.sha256) for one in headers])
 
     def _sample(self, index: int, wanted: Callable[[str], bool], instead: dict[str, bytes] | None = None) -> Sample:
         shard, row = self.manifest.locate(index)
@@ -261,13 +272,6 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def write_manifest(folder: Path, lines: Sequence[str]) -> None:
-    """Write `manifest.jsonl` into a folder, whole or not at all."""
-    temporary = folder / f".{FILE}.partial"
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(folder / FILE)
-
-
 def _index_shard(path: Path, name: str, source: str, version: str) -> tuple[Shard, list[Entry], list[Problem]]:
     entries, problems = [], []
     with open(path, "rb") as file:
@@ -287,19 +291,6 @@ def _index_shard(path: Path, name: str, source: str, version: str) -> tuple[Shar
     prefix = path.name.partition("-")[0]
     split = prefix if prefix in SPLITS else None
     return Shard(name, len(entries), path.stat().st_size, sha256, split, source, version), entries, problems
-
-
-def chain_crc32(parts: object) -> int:
-    """Return the crc32 of byte strings one after another."""
-    crc = 0
-    for part in parts:  # type: ignore[attr-defined]
-        crc = zlib.crc32(part, crc)
-    return crc
-
-
-def text_length(sample: Sample) -> int:
-    """Return the length of what a sample says, in characters."""
-    return len(sample.report.text) if sample.report else max((len(one) for one in sample.captions), default=0)
 
 
 def verify(

@@ -88,11 +88,13 @@ class Order:
         number = int(np.searchsorted(edges, inside, side="right")) - 1
         return turn, int(self._window(turn, number)[inside - int(edges[number])])
 
-    def shards_near(self, position: int) -> list[int]:
-        """Return the shards of the window that holds `position`."""
+    def shards_near(self, position: int, ahead: int = 0) -> list[int]:
+        """Return the shards of the window that holds `position`, or of the window that comes `ahead` of it (0 or 1)."""
         turn, inside = divmod(position, self.total)
         shards, edges = self._pass(turn)
-        number = int(np.searchsorted(edges, inside, side="right")) - 1
+        number = int(np.searchsorted(edges, inside, side="right")) - 1 + ahead
+        if number == len(edges) - 1:
+            (shards, _), number = self._pass(turn + 1), 0
         return [int(one) for one in shards[number * self.window : (number + 1) * self.window]]
 
     def _pass(self, turn: int) -> tuple[np.ndarray, np.ndarray]:

@@ -59,13 +59,19 @@ class Cache:
         return path
 
     def fetch_fresh(self, url: str) -> Path:
-        """Return a new copy of `url`, for files that may have changed since the last one (manifests)."""
+        """Return a new copy of `url`, for what may have changed since the last one (manifests).
+
+        Its name holds its hash, so that a run keeps the one that it started with; it does not count for the limit.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(url)
         with open(path.with_name(path.name + ".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._download(url, path, None, None)
-        return path
+            final = self.folder / "manifests" / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{path.name}"
+            final.parent.mkdir(exist_ok=True)
+            path.replace(final)
+        return final
 
     def _is_good(self, path: Path, size: int | None) -> bool:
         return path.is_file() and size in (None, path.stat().st_size)
@@ -74,9 +80,11 @@ class Cache:
         partial = path.with_name(path.name + ".partial")
         partial.unlink(missing_ok=True)
         failure: Exception | None = None
-        for attempt in range(ATTEMPTS):
+        attempt = 0
+        while attempt < ATTEMPTS:
             if attempt:
                 time.sleep(min(self.pause * 2 ** (attempt - 1), 30.0))
+            before = _size(partial)
             try:
                 _copy(url, partial, size)
                 _check(url, partial, size, sha256)
@@ -84,12 +92,13 @@ class Cache:
                 if isinstance(error, (FileNotFoundError, PermissionError, ImportError)):
                     raise OSError(f"cannot fetch {url}: {error}") from error
                 failure = error
-                log.warning("fetching %s, attempt %d of %d: %s", url, attempt + 1, ATTEMPTS, error)
+                attempt = 1 if _size(partial) > before else attempt + 1  # a slow way forward is a way forward
+                log.warning("fetching %s, attempt %d of %d: %s", url, attempt, ATTEMPTS, error or type(error).__name__)
                 continue
             partial.replace(path)
             return
         partial.unlink(missing_ok=True)
-        raise OSError(f"cannot fetch {url} after {ATTEMPTS} attempts: {failure}") from failure
+        raise OSError(f"cannot fetch {url} after {ATTEMPTS} attempts: {failure!r}") from failure
 
     def _make_room(self, size: int, keep: Path) -> None:
         files = [one for one in self.folder.iterdir() if one.is_file() and one.suffix not in (".lock", ".partial")]
@@ -100,6 +109,10 @@ class Cache:
                 return
             one.unlink(missing_ok=True)
             total -= sizes[one].st_size
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _copy(url: str, partial: Path, size: int | None) -> None:

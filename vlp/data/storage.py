@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -62,3 +64,14 @@ class Files:
                 break
             data += more
         return data
+
+    def prefetch(self, places: list[tuple[str, int, str]]) -> None:
+        """Start to copy remote files (path, bytes, sha256) in the background."""
+        threading.Thread(target=_fetch, args=(self.cache, places), daemon=True).start()
+
+
+def _fetch(cache: Cache, places: list[tuple[str, int, str]]) -> None:
+    for path, size, sha256 in places:
+        if is_remote(path):
+            with contextlib.suppress(OSError):  # whoever needs the file will try again, and complain
+                cache.fetch(path, size, sha256)
