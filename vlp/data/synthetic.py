@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from ..types import Box, Sample
 from .synthetic_image import render
-from .synthetic_state import FINDINGS, PREVALENCE, SITES, State, draw_state, stream
+from .synthetic_state import FINDINGS, PREVALENCE, SITES, State, draw_patient, draw_state, stream
 from .synthetic_text import EVAL_PHRASES, EVAL_PROMPTS, NEGATIVE, POSITIVE, describe, write
 
 __all__ = [
@@ -23,12 +23,18 @@ __all__ = [
     "State",
     "draw_state",
     "generate",
+    "identify",
 ]
 
 VERSION = "1"
 """Of the world: raised when the same index and seed give another image or text."""
 
 _IMAGE, _TEXT = 3, 4
+
+
+def identify(index: int, seed: int) -> tuple[str, str, str]:
+    """Return key, patient and study of a sample without drawing it; raises ValueError for a negative index or seed."""
+    return f"synthetic-{seed}-{index:07d}", f"p{seed}-{draw_patient(index, seed).number}", f"s{seed}-{index}"
 
 
 def generate(index: int, seed: int, size: int = 128) -> Sample:
@@ -44,12 +50,13 @@ def generate(index: int, seed: int, size: int = 128) -> Sample:
     image, spans = render(state, size, [seed, _IMAGE, index])
     report, mentions = write(state, stream(seed, _TEXT, index))
     patient = state.patient
+    key, person, study = identify(index, seed)
     return Sample(
-        key=f"synthetic-{seed}-{index:07d}",
+        key=key,
         image=image,
         report=report,
-        study=f"s{seed}-{index}",
-        patient=f"p{seed}-{patient.number}",
+        study=study,
+        patient=person,
         modality="CR",
         view="PA",
         labels={finding: int(state.has(finding)) for finding in FINDINGS},

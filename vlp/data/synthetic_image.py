@@ -25,7 +25,10 @@ Span = tuple[float, float, float, float]
 
 @dataclass(slots=True)
 class Scene:
-    """What the painters of findings need to know of the chest. Maps are [H, W]; `lungs` and `apart` by image side."""
+    """What the painters need to know of the chest. Maps are [H, W]; `contours` and `lungs` by side of the image (-1, 1).
+
+    `rng` belongs to the findings alone: the same seed with a finding less is the same chest and film without it.
+    """
 
     camera: Camera
     x: Floats
@@ -43,9 +46,9 @@ class Scene:
             dx, dy = c * dx + s * dy, c * dy - s * dx
         return np.asarray(np.exp(-0.5 * ((dx / wide) ** 2 + (dy / high) ** 2)), dtype=np.float32)
 
-    def texture(self, cells: int) -> Floats:
+    def texture(self, cells: int, rng: np.random.Generator) -> Floats:
         """Return smooth noise of about unit variance with `cells` grains across the image."""
-        coarse = self.rng.standard_normal((cells, cells), dtype=np.float32)
+        coarse = rng.standard_normal((cells, cells), dtype=np.float32)
         size = self.camera.size
         return np.asarray(cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC))
 
@@ -57,7 +60,7 @@ class Scene:
 
 def render(state: State, size: int, seed: list[int]) -> tuple[NDArray[np.uint8], list[Span]]:
     """Return the image [size, size] uint8 and the box (x1, y1, x2, y2) of each of the state's instances, in pixels."""
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng, own = (np.random.Generator(np.random.PCG64([*seed, part])) for part in (0, 1))
     patient = state.patient
     camera = Camera.draw(size, patient.width, patient.height, rng)
     domes = {-1: rng.uniform(0.02, 0.06), 1: rng.uniform(-0.03, 0.01)}
@@ -67,11 +70,11 @@ def render(state: State, size: int, seed: list[int]) -> tuple[NDArray[np.uint8],
         if one.finding == "atelectasis" and one.zone == "lower":
             domes[SIGN[one.side]] += 0.10 if severe else 0.03
         elif one.finding == "cardiomegaly":
-            stretch = rng.uniform(1.50, 1.66) if severe else rng.uniform(1.22, 1.31)
+            stretch = own.uniform(1.50, 1.66) if severe else own.uniform(1.22, 1.31)
         elif one.finding == "edema":
             wet = 1.5 if severe else 1.25
     contours = {sign: lung(sign, domes[sign], rng) for sign in (-1, 1)}
-    scene = Scene(camera, *camera.grid(), contours, {}, np.empty(0, np.float32), rng)
+    scene = Scene(camera, *camera.grid(), contours, {}, np.empty(0, np.float32), own)
     for sign in (-1, 1):
         scene.lungs[sign] = scene.soft(camera.fill(smooth(contours[sign])), 0.012)
     scene.heart = scene.soft(camera.fill(heart(stretch, rng)), 0.014)
@@ -79,16 +82,16 @@ def render(state: State, size: int, seed: list[int]) -> tuple[NDArray[np.uint8],
     air = np.ones((size, size), np.float32)
     calm = np.ones((size, size), np.float32)
     spans = [_span(PAINTERS[one.finding](scene, one, density, air, calm)) for one in state.instances]
-    density += _chest(scene, state, air, calm, wet)
-    return _film(scene, state, density), spans
+    density += _chest(scene, state, air, calm, wet, rng)
+    return _film(scene, state, density, rng), spans
 
 
-def _chest(scene: Scene, state: State, air: Floats, calm: Floats, wet: float) -> Floats:
+def _chest(scene: Scene, state: State, air: Floats, calm: Floats, wet: float, rng: np.random.Generator) -> Floats:
     """Return the density of the chest itself, 0 = air.
 
     `air` [H, W] says how much of a lung still holds any, `calm` where its vessels still show, `wet` how full they are.
     """
-    camera, x, y, rng = scene.camera, scene.x, scene.y, scene.rng
+    camera, x, y = scene.camera, scene.x, scene.y
     body = scene.soft(camera.fill(smooth(outline("torso"))), 0.02)
     lungs = scene.lungs[-1] + scene.lungs[1]
     square = x * x
@@ -102,7 +105,7 @@ def _chest(scene: Scene, state: State, air: Floats, calm: Floats, wet: float) ->
     windpipe = np.exp(windpipe * windpipe * np.float32(-1 / 0.034**2)) * np.clip(-6 * (y + 0.20), 0, 1)
     density = 0.60 - 0.05 * np.abs(x) + 0.05 * y  # the abdomen is denser than the shoulders
     density += vertebrae + 0.14 * scene.soft(ribs, 0.008) + 0.15 * scene.soft(clavicles, 0.010)
-    density += 0.06 * solid - 0.10 * windpipe + 0.012 * scene.texture(14)
+    density += 0.06 * solid - 0.10 * windpipe + 0.012 * scene.texture(14, rng)
     density *= body
     density -= free * (0.40 + 0.025 * rng.uniform(-1, 1))
     hila = scene.blob(-HILUM[0], HILUM[1], 0.055, 0.10) + scene.blob(HILUM[0], HILUM[1] - 0.04, 0.055, 0.10)
@@ -114,7 +117,7 @@ def _chest(scene: Scene, state: State, air: Floats, calm: Floats, wet: float) ->
         density += 0.05 * np.where(y < drop + 0.12, np.minimum(breasts * 1.4, 1), breasts * 0.6)
     if rng.random() < 0.6:
         density -= 0.13 * scene.blob(0.36, 0.66, 0.10, 0.055) * (1 - lungs)  # air in the stomach
-    density += 0.012 * lungs * scene.texture(30)
+    density += 0.012 * lungs * scene.texture(30, rng)
     return np.asarray(density, dtype=np.float32)
 
 
@@ -128,7 +131,7 @@ def _consolidation(scene: Scene, one: Instance, density: Floats, air: Floats, ca
     for dx, dy in rng.uniform(-0.8, 0.8, (5 if small else 8, 2)) * reach:
         wide, high = reach * rng.uniform(0.34, 0.56, 2)
         extent += 0.62 * scene.blob(x + float(dx), y + float(dy), float(wide), float(high))
-    extent *= 1 + 0.30 * scene.texture(30)
+    extent *= 1 + 0.30 * scene.texture(30, rng)
     extent = np.clip(extent, 0, 1) * scene.lungs[sign]
     bronchi = np.zeros(density.shape, np.uint8)
     starts = np.stack([np.full(3, x - sign * 0.8 * reach), y + rng.uniform(-0.3, 0.3, 3) * reach], axis=1)
@@ -205,7 +208,7 @@ def _edema(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floa
     for sign in (-1, 1):
         starts = rng.uniform((0.60, 0.05), (0.66, 0.42), (9 if severe else 5, 2)) * (sign, 1)
         scene.camera.lines(np.stack([starts, starts + np.array((sign * 0.07, 0.01))], axis=1), 0.010, lines, 200)
-    grain = 1 + 0.28 * scene.texture(30)
+    grain = 1 + 0.28 * scene.texture(30, rng)
     density += (0.23 if severe else 0.125) * extent * grain * (1 - 0.6 * scene.heart)
     density += 0.10 * scene.soft(lines, 0.004) * lungs
     return extent
@@ -290,9 +293,9 @@ def _span(extent: Floats) -> Span:
     return float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1)
 
 
-def _film(scene: Scene, state: State, density: Floats) -> NDArray[np.uint8]:
+def _film(scene: Scene, state: State, density: Floats, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Expose, blur, add noise, collimate and mark: [H, W] uint8. The two sites do each of these differently."""
-    rng, size = scene.rng, scene.camera.size
+    size = scene.camera.size
     first = state.patient.site == "northgate"
     gain, offset = rng.uniform(0.92, 1.08), rng.uniform(-0.03, 0.03)
     gain, offset, gamma = (gain * 1.18, offset + 0.05, 0.95) if first else (gain * 1.02, offset + 0.11, 1.2)

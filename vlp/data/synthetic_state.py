@@ -98,9 +98,7 @@ def stream(seed: int, kind: int, number: int) -> np.random.Generator:
 
 def draw_state(index: int, seed: int) -> State:
     """Draw the study `index` of the world `seed` (both >= 0); studies of one patient have consecutive indices."""
-    if index < 0 or seed < 0:
-        raise ValueError(f"a synthetic study needs index >= 0 and seed >= 0, not index {index} and seed {seed}")
-    patient = _patient(index, seed)
+    patient = draw_patient(index, seed)
     rng = stream(seed, _STATE, index)
     instances = list(patient.chronic)
     taken: set[tuple[str, str]] = set()
@@ -138,8 +136,10 @@ def _size(finding: str, rng: np.random.Generator) -> str:
     return SIZES.get(finding, ("small", "large"))[int(rng.integers(2))]
 
 
-def _patient(index: int, seed: int) -> Patient:
+def draw_patient(index: int, seed: int) -> Patient:
     """Return whose study this is: each block of six indices is divided among patients with one to three studies."""
+    if index < 0 or seed < 0:
+        raise ValueError(f"a synthetic study needs index >= 0 and seed >= 0, not index {index} and seed {seed}")
     block, place = divmod(index, _BLOCK)
     rng = stream(seed, _PATIENT, block)
     first, number = 0, 0
