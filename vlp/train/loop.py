@@ -80,7 +80,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
         # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
         bad, stopping, broken, late = dist.agree_each(
             [
-                not math.isfinite(float(losses.total)),
+                not math.isfinite(float(losses.total.detach())),
                 bool(stop),
                 following.failure is not None,
                 is_late and dist.is_main(),
@@ -147,7 +147,7 @@ def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
 def explain_non_finite(log: RunLog, step: int, batch: Batch, losses: Losses) -> str:
     """Return what was not finite, on which ranks, with the keys of their batches (never their texts). Collective."""
     own = {
-        "loss": float(losses.total),
+        "loss": float(losses.total.detach()),
         "parts": [name for name, value in losses.parts.items() if not math.isfinite(float(value))],
         "keys": batch.keys,
     }
