@@ -6,6 +6,7 @@ A task that cannot be scored says why and the others go on; the exit code says w
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -231,9 +232,9 @@ def training_curve(model: str, out: Path) -> None:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # the last line of a run that was killed
-        numbers = {key: value for key, value in row.items() if isinstance(value, (int, float)) and value == value}
-        if "step" in numbers:
-            rows.append(numbers)
+        loss = row.get("loss")
+        if "step" in row and isinstance(loss, float) and math.isfinite(loss):
+            rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
         write_text(out / "figures" / "training.json", json.dumps(rows) + "\n")
 

@@ -322,6 +322,6 @@ class ClassRetrieval(Task):
         }
         outcome.rows = [context.row(one) for one in indices]
         if not self.prompts:
-            for row, value in zip(np.flatnonzero(keep).tolist(), values.tolist(), strict=True):
+            for row, value in zip(np.arange(len(keep))[keep], values, strict=True):
                 outcome.rows[row]["average_precision"] = float(value)
         return outcome

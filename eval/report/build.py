@@ -1,0 +1,203 @@
+"""Put a run folder on one page: results, per-sample rows and figures in, a self-contained report.html out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from .. import results as result_files
+from ..store import write_text
+from . import charts
+from .rows import CONTROLS, Row, row, scale_of, title
+
+FOLDER = Path(__file__).parent
+FILE = "report.html"
+
+
+def write(out: Path) -> Path:
+    """Write `report.html` of a run folder and return its path. Needs neither the model nor the data."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    tree = result_files.read(out)
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html").render(
+        css=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
+        tree=tree,
+        sections=[section(out, one) for one in tree["tasks"]],
+        cards=cards(tree),
+        training=_training(out),
+        samples=_samples(out, tree),
+        title=title,
+        number=format_number,
+    )
+    path = out / FILE
+    write_text(path, page)
+    return path
+
+
+def format_number(value: Any) -> str:
+    """Return a number as the page shows it."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def cards(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the headline of the page: the primary metrics of all tasks."""
+    result = []
+    for task in tree["tasks"]:
+        for name, one in task.get("metrics", {}).items():
+            if not one.get("primary") or one["value"] is None:
+                continue
+            references = [r for r in task["references"] if r["metric"] == name]
+            entry = row(one, title(name), scale_of(name, _numbers(one)), references)
+            result.append({"task": task["id"], "row": entry, "n": one.get("n", task["data"]["n"])})
+    return result
+
+
+def _numbers(one: Mapping[str, Any]) -> list[float]:
+    return [one["value"], *one.get("ci", []), *([one["chance"]] if "chance" in one else [])]
+
+
+def section(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the page shows of one task."""
+    if task["status"] != "ok":
+        return {"task": task, "family": "none"}
+    figures: dict[str, Any] = {}
+    if task.get("figures") and (out / task["figures"]).is_file():
+        figures = json.loads((out / task["figures"]).read_text(encoding="utf-8"))
+    content: dict[str, Any] = {"task": task, "figures": figures, "family": task["family"], "rows": forest(task)}
+    if task["family"] == "classification":
+        content |= classification(task, figures)
+    elif task["family"] == "retrieval":
+        content |= retrieval(out, task)
+    elif task["family"] == "grounding":
+        content |= grounding(task)
+    return content
+
+
+def forest(task: Mapping[str, Any]) -> list[Row]:
+    """Return the rows of all metrics that are fractions and no control of another."""
+    rows = []
+    for name, one in task["metrics"].items():
+        control = any(name.endswith(f"_{other}") for other in CONTROLS)
+        if one["value"] is None or control or "rank" in name or "cnr" in name or not -1 <= one["value"] <= 1:
+            continue
+        references = [r for r in task["references"] if r["metric"] == name]
+        entry = row(one, title(name), scale_of(name, _numbers(one)), references, "main" if one.get("primary") else "")
+        if entry:
+            rows.append(entry)
+    return rows
+
+
+def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
+    per_class = []
+    for name, one in task["per_class"].items():
+        entry = row(one["auroc"], name, (0.0, 1.0), [r for r in task["references"] if r["metric"] == name])
+        per_class.append({"name": name, "row": entry, "n_pos": one["n_pos"], "n_neg": one["n_neg"], "all": one})
+    groups = []
+    for column, one in task["subgroups"].items():
+        entries = []
+        for name, values in one["groups"].items():
+            entry = row(values["auroc_macro"], name, (0.0, 1.0))
+            entries.append(
+                {"name": name, "n": values["n"], "row": entry, "reason": values["auroc_macro"].get("reason")}
+            )
+        groups.append({"column": column, "entries": entries, "all": one})
+    return {
+        "per_class": per_class,
+        "groups": groups,
+        "rocs": [
+            {"curve": one, "roc": charts.roc(one), "pr": charts.precision_recall(one)}
+            for one in figures.get("curves", [])
+        ],
+        "reliability": charts.reliability(figures["calibration"]) if figures.get("calibration") else None,
+        "confusion": confusion(figures.get("confusion")),
+        "wording": wording(figures.get("wording", {})),
+    }
+
+
+def confusion(figure: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return the matrix with each cell's share of its row."""
+    if not figure or not any(map(sum, figure["counts"])):
+        return None
+    rows = []
+    for name, counts in zip(figure["classes"], figure["counts"], strict=True):
+        total = sum(counts)
+        rows.append({"name": name, "total": total, "cells": [(one, one / total if total else 0.0) for one in counts]})
+    return {"title": figure["title"], "classes": figure["classes"], "rows": rows}
+
+
+def wording(sets: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return each prompt set's findings as dots on a track, with the mean."""
+    result = []
+    for name, values in sets.items():
+        if values:
+            mean = sum(values.values()) / len(values)
+            dots = [(round(100 * one, 2), f"{finding} {one:.3f}") for finding, one in values.items()]
+            result.append({"name": name, "mean": mean, "place": round(100 * mean, 2), "dots": dots})
+    return result
+
+
+def retrieval(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
+    rows = result_files.read_samples(out, task)
+    series = {
+        name: [float(one[key]) for one in rows if key in one]
+        for key, name in (("rank_i2t", "image to report"), ("rank_t2i", "report to image"))
+    }
+    series = {name: places for name, places in series.items() if places}
+    return {
+        "curve": charts.rank_curve(series, task["scoring"]["gallery_images"]) if series else None,
+        "series": list(series),
+    }
+
+
+def grounding(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the score beside its controls, for phrases with a place and without."""
+    blocks = []
+    for name in ("pointing", "cnr"):
+        for prefix, words in (("", "phrases that name the place"), ("bare_", "phrases without a place")):
+            metrics = {
+                key: task["metrics"].get(f"{prefix}{name}{key}") for key in ("", *(f"_{one}" for one in CONTROLS))
+            }
+            known = [value for one in metrics.values() if one and one["value"] is not None for value in _numbers(one)]
+            if not known or metrics[""] is None:
+                continue
+            scale = scale_of(name, known)
+            rows = [row(metrics[""], "the model", scale, (), "main")]
+            rows += [
+                row(metrics[f"_{key}"], text, scale, (), "control")
+                for key, text in CONTROLS.items()
+                if metrics[f"_{key}"]
+            ]
+            blocks.append({"title": title(name), "words": words, "rows": [one for one in rows if one]})
+    per_class = []
+    for name, one in task["per_class"].items():
+        per_class.append({"name": name, "n": one["n"], "row": row(one["pointing"], name), "all": one})
+    return {"blocks": blocks, "per_class": per_class}
+
+
+def _training(out: Path) -> Markup | None:
+    path = out / "figures" / "training.json"
+    return charts.training(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def _samples(out: Path, tree: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    for task in tree["tasks"]:
+        if task["status"] == "ok" and task.get("figures"):
+            samples: list[dict[str, Any]] = json.loads((out / task["figures"]).read_text(encoding="utf-8")).get(
+                "samples", []
+            )
+            if samples:
+                return samples
+    return []

@@ -1,0 +1,120 @@
+"""What the page says of a metric: its title, and the geometry of its row in a forest plot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+TITLES = {
+    "auroc_macro": "AUROC, mean of findings",
+    "ap_macro": "Average precision, mean of findings",
+    "auroc_macro_over_prompt_sets": "AUROC, mean over wordings",
+    "accuracy_over_prompt_sets": "Accuracy, mean over wordings",
+    "balanced_accuracy_macro": "Balanced accuracy at .5",
+    "f1_macro": "F1, macro",
+    "mcc_macro": "Matthews correlation",
+    "ece_macro": "Calibration error (ECE)",
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "kappa": "Cohen's kappa",
+    "mcc": "Matthews correlation",
+    "ece": "Calibration error (ECE)",
+    "pointing": "Pointing game",
+    "pointing_minus_shuffled": "Pointing game, above the shuffled image",
+    "cnr": "Contrast to noise (signed)",
+    "cnr_absolute": "Contrast to noise (absolute)",
+    "miou": "mIoU over thresholds .1 to .5",
+    "pixel_auroc": "Pixel AUROC",
+    "pixel_ap": "Pixel average precision",
+    "map": "Mean average precision",
+}
+CONTROLS = {
+    "shuffled": "same phrase, another patient's image",
+    "wrong_phrase": "another finding's phrase, same image",
+    "prior": "text alone (mean box, no image)",
+}
+DIRECTIONS = {"i2t": "Image to report", "t2i": "Report to image"}
+
+
+def title(name: str) -> str:
+    """Return a metric's name in words."""
+    if name.startswith("bare_"):
+        return f"{title(name.removeprefix('bare_'))}, phrase without a place"
+    for control, words in CONTROLS.items():
+        if name.endswith(f"_{control}"):
+            return f"{title(name.removesuffix(f'_{control}'))}: {words}"
+    if name in TITLES:
+        return TITLES[name]
+    found = re.fullmatch(r"(i2t|t2i)_(.+)", name)
+    if found:
+        rest = found[2]
+        pooled = re.fullmatch(r"r@(\d+)_pool_(\d+)", rest)
+        if pooled:
+            return f"{DIRECTIONS[found[1]]}, R@{pooled[1]} in pools of {pooled[2]}"
+        words = {"median_rank": "median rank", "mrr": "mean reciprocal rank"}.get(rest, rest.replace("r@", "R@"))
+        return f"{DIRECTIONS[found[1]]}, {words}"
+    found = re.fullmatch(r"p@(\d+)", name)
+    if found:
+        return f"Precision among the first {found[1]}"
+    return name.replace("_", " ").capitalize()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a forest plot, places in percent of the track. `marks` are (place, kind, words)."""
+
+    title: str
+    value: float
+    text: str
+    bounds: str
+    place: float
+    low: float | None
+    high: float | None
+    marks: list[tuple[float, str, str]] = field(default_factory=list)
+    style: str = ""
+
+
+def row(
+    one: Mapping[str, Any],
+    words: str,
+    scale: tuple[float, float] = (0.0, 1.0),
+    references: Sequence[Mapping[str, Any]] = (),
+    style: str = "",
+) -> Row | None:
+    """Return the forest row of a metric; None where it is undefined."""
+    if one["value"] is None:
+        return None
+
+    def place(value: float) -> float:
+        return round(100 * min(1.0, max(0.0, (value - scale[0]) / (scale[1] - scale[0]))), 2)
+
+    marks = []
+    if "chance" in one:
+        marks.append((place(one["chance"]), "chance", f"chance {one['chance']:.3f}"))
+    if "oracle" in one:
+        marks.append((place(one["oracle"]), "oracle", f"oracle {one['oracle']:.3f}"))
+    for other in references:
+        words_of = f"{other['model']} {other['value']:.3f} ({other['source']}; {other['tag']})"
+        marks.append((place(other["value"]), "reference", words_of))
+    bounds = one.get("ci")
+    return Row(
+        title=words,
+        value=one["value"],
+        text=f"{one['value']:.3f}",
+        bounds=f"{bounds[0]:.3f} – {bounds[1]:.3f}" if bounds else "",
+        place=place(one["value"]),
+        low=place(bounds[0]) if bounds else None,
+        high=place(bounds[1]) if bounds else None,
+        marks=marks,
+        style=style,
+    )
+
+
+def scale_of(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """Return the track's range: [0, 1] for what lives there, wider for contrast to noise."""
+    if "cnr" in name:
+        return (min(0.0, *values, -0.5), max(2.0, *values) * 1.05)
+    low = min([0.0, *values])
+    return (low if low >= 0 else min(low, -0.2), max([1.0, *values]))
