@@ -7,6 +7,7 @@ memory does not grow with the data. With no workers everything runs in this proc
 from __future__ import annotations
 
 import multiprocessing
+import re
 import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -74,7 +75,7 @@ class Worker:
         """Return the line for rejected.jsonl; ids are taken out of it where they are taken out of the samples."""
         if self._hasher is None:
             return Rejected(index, record.key, reject.reason, reject.detail, reject.counted)
-        detail = reject.detail
+        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", reject.detail)  # file names may be made of ids
         for identity in (record.key, record.study, record.patient):
             detail = detail.replace(identity, "***") if identity else detail
         return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted)

@@ -170,16 +170,17 @@ class Bar:
         self._rejected = 0
 
     def __enter__(self) -> Bar:
-        self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._progress.live.is_started:
+            self._progress.stop()
 
     def __call__(self, event: str, number: int) -> None:
         task = self._progress.tasks[0]
         if event == "total":
             self._progress.reset(self._task, total=number)
+            self._progress.start()  # not before: a complaint about the options stays one line
             return
         if event == "rejected":
             self._rejected += number

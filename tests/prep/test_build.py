@@ -1,0 +1,389 @@
+"""`vlp-prep build` end to end: real files, real processes, and every kind of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trees
+from vlp_prep.cli import main
+
+from vlp.data.manifest import Manifest, ShardSet, verify
+from vlp.types import Sample
+
+SHARED = Path(__file__).parents[3] / "shared" / "data"
+COVID = SHARED / "covid_cxr"
+
+
+def build(*words: object, code: int = 0) -> None:
+    assert main(["build", *map(str, words)]) == code
+
+
+def samples(folder: Path) -> dict[str, Sample]:
+    shards = ShardSet(Manifest.read(folder))
+    return {shards.key(index): shards.sample(index) for index in range(len(shards))}
+
+
+def rejected(folder: Path) -> dict[str, str]:
+    lines = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
+    return {line["key"]: line["reason"] for line in lines}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def pairs_folder(root: Path, n: int = 20) -> Path:
+    rows = []
+    for number in range(n):
+        trees.picture(root / "images" / f"i{number}.jpg", number)
+        rows.append(
+            {"image": f"images/i{number}.jpg", "report": f"No effusion {number}.", "patient": f"p{number // 2}"}
+        )
+    trees.table(root / "pairs.csv", rows)
+    return root
+
+
+@pytest.mark.skipif(not COVID.is_dir(), reason="../shared/data/covid_cxr is not here")
+def test_the_real_covid_images(tmp_path: Path) -> None:
+    build("covid_chestxray", "--raw", COVID, "--out", tmp_path / "out", "--workers", 0, "--no-text", "keep")
+    found = samples(tmp_path / "out")
+    assert len(found) == 235 and not rejected(tmp_path / "out") and verify(tmp_path / "out") == []
+    boxed = found["jkms-35-e79-g001-l-a"]
+    assert {box.phrase: box.xyxy for box in boxed.boxes} == {
+        "right lung": (22.0, 39.0, 169.0, 339.0),
+        "left lung": (208.0, 28.0, 379.0, 313.0),
+    }
+    assert boxed.labels["COVID-19"] == 1 and boxed.labels["No Finding"] == 0
+    assert boxed.report is not None and "consolidation" in boxed.report.text
+    assert any(one.code == "consolidation" and one.assertion == "present" for one in boxed.concepts)
+    assert sum(bool(one.masks) for one in found.values()) == 30
+    sides: dict[str, set[str]] = {}
+    for one in found.values():
+        sides.setdefault(str(one.patient), set()).add(str(one.split))
+    assert all(len(side) == 1 for side in sides.values()) and set.union(*sides.values()) == {"train", "val", "test"}
+    # 285 and 339 are one person, says the list beside the table
+    assert {one.patient for one in found.values() if one.patient in ("285", "339")} == {"285"}
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "read 235 = written 235 + rejected 0" in card
+
+
+@pytest.mark.skipif(not (SHARED / "vqa_rad").is_dir(), reason="../shared/data/vqa_rad is not here")
+def test_the_real_vqa_rad_pairs(tmp_path: Path) -> None:
+    mapping = ["key=id", "image=image", "report=qa_text", "labels=organ", "patient=patient_id"]
+    out = tmp_path / "out"
+    build("pairs", "--raw", SHARED / "vqa_rad", "--out", out, "--closed-labels", "--map", *mapping)
+    found = samples(out)
+    assert len(found) == 314
+    assert all(
+        sum(one.labels.values()) == 1 and set(one.labels) == {"head", "chest", "abdomen"} for one in found.values()
+    )
+    assert all(one.report and one.report.sentences for one in found.values())
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
+    raw = pairs_folder(tmp_path / "raw", 60)
+    for workers in (0, 1, 2):
+        build("pairs", "--raw", raw, "--out", tmp_path / f"w{workers}", "--workers", workers, "--shard-size", 7)
+    assert contents(tmp_path / "w0") == contents(tmp_path / "w1") == contents(tmp_path / "w2")
+
+
+def test_job_arrays_make_what_one_machine_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = pairs_folder(tmp_path / "raw", 40)
+    common = ("pairs", "--raw", raw, "--workers", 0, "--shard-size", 5)
+    build(*common, "--out", tmp_path / "one")
+    for part in (2, 0, 1):
+        build(*common, "--out", tmp_path / "many", "--shard-of", f"{part}/3")
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+    assert "shards are other jobs' and not there yet" in capsys.readouterr().out
+
+
+def test_resuming_keeps_what_is_finished(tmp_path: Path) -> None:
+    raw = pairs_folder(tmp_path / "raw", 40)
+    common = ("pairs", "--raw", raw, "--workers", 0, "--shard-size", 5)
+    build(*common, "--out", tmp_path / "whole")
+    out = tmp_path / "out"
+    build(*common, "--out", out, "--shard-of", "0/2")
+    finished = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert finished
+    build(*common, "--out", out, "--resume")
+    assert contents(out) == contents(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
+
+
+def test_kill_9_and_resume(tmp_path: Path) -> None:
+    common = ["--n", "240", "--size", "32", "--shard-size", "20", "--workers", "1"]
+    command = [sys.executable, "-m", "vlp_prep.cli", "build", "synthetic", *common]
+    killed = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while killed.poll() is None and len(list((tmp_path / "out").glob("*.tar"))) < 3:
+            time.sleep(0.02)
+    finally:
+        if killed.poll() is None:
+            os.killpg(killed.pid, signal.SIGKILL)
+        killed.wait()
+    assert killed.returncode == -signal.SIGKILL, "finished before it could be killed"
+    assert not (tmp_path / "out" / "manifest.jsonl").exists()
+    build("synthetic", *common[:-1], "0", "--out", tmp_path / "out", "--resume")
+    build("synthetic", *common[:-1], "0", "--out", tmp_path / "whole")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert verify(tmp_path / "out") == []
+
+
+def bad_folder(root: Path) -> Path:
+    """One folder with every bad image that the issue lists; keys say what is expected."""
+    import io
+
+    from PIL import Image
+    from test_dicom import phantom, saved
+
+    whole = trees.encoded("JPEG", 1, height=200, width=200)
+    files: dict[str, bytes] = {
+        "good.jpg": whole,
+        "truncated_jpeg.jpg": whole[: len(whole) // 2],
+        "zero.jpg": b"",
+        "text.jpg": b"<html>not found</html>",
+        "truncated_png.png": trees.encoded("PNG", 2)[:-200],
+        "cmyk.jpg": trees.encoded("JPEG", 3, "CMYK"),
+        "palette.png": trees.encoded("PNG", 4, "P"),
+        "alpha.png": trees.encoded("PNG", 4, "RGBA"),
+    }
+    deep = io.BytesIO()
+    Image.fromarray((np.arange(48 * 40).reshape(40, 48) * 10).astype(np.uint16)).save(deep, "PNG")
+    files["deep.png"] = deep.getvalue()
+    huge = bytearray(trees.encoded("PNG", 6))
+    huge[16:24] = (30000).to_bytes(4, "big") * 2
+    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
+    files["huge.png"] = bytes(huge)
+    jpeg = bytearray(whole)
+    at = jpeg.find(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = (30000).to_bytes(2, "big") * 2
+    files["huge_jpeg.jpg"] = bytes(jpeg)
+    bare = phantom(np.zeros((4, 4), np.uint16))
+    del bare.PixelData
+    files["no_pixels.dcm"] = saved(bare)
+    for name, data in files.items():
+        trees.put(root / name, data)
+    names = [*files, "../outside.jpg", "gone.jpg", "good.jpg", ""]
+    rows = [{"key": Path(name).stem or "empty", "image": name, "report": "Clear lungs."} for name in names]
+    rows += [
+        {"key": "no_report", "image": "good.jpg", "report": "nan"},
+        {"key": "line", "image": "good.jpg", "report": 'A "quoted"\nline, with comma.'},
+    ]
+    trees.table(root / "pairs.csv", rows)
+    trees.put(root.parent / "outside.jpg", whole)
+    return root
+
+
+def test_every_bad_input_has_a_reason_and_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, out = bad_folder(tmp_path / "raw"), tmp_path / "out"
+    build("pairs", "--raw", raw, "--out", out, "--workers", 0, "--split", "none", code=2)
+    said = capsys.readouterr()
+    assert "rejected, more than --max-rejected 0.01" in said.err and said.err.strip().count("\n") <= 2
+    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert {(line["key"], line["reason"]) for line in lines} == {
+        ("truncated_jpeg", "image_truncated"),
+        ("zero", "image_empty"),
+        ("text", "image_unreadable"),
+        ("truncated_png", "image_truncated"),
+        ("huge", "image_too_large"),
+        ("huge_jpeg", "image_too_large"),
+        ("no_pixels", "image_no_pixels"),
+        ("outside", "outside_raw"),
+        ("gone", "image_missing"),
+        ("good", "duplicate_key"),
+        ("empty", "image_missing"),
+        ("no_report", "no_text"),
+    }
+    assert all(line["detail"] for line in lines)
+    found = samples(out)
+    assert set(found) == {"good", "cmyk", "palette", "alpha", "deep", "line"}
+    assert found["line"].report is not None and found["line"].report.text == 'A "quoted"\nline, with comma.'
+    assert found["cmyk"].steps == ("CMYK converted",) and found["palette"].steps == ("P converted",)
+    assert found["deep"].steps == ("more than 8 bits: 0..19190 scaled to 0..255",)
+    assert "read 18 = written 6 + rejected 12" in said.out
+    build("pairs", "--raw", raw, "--out", out, "--workers", 0, "--split", "none", "--resume", "--max-rejected", 1)
+
+
+def test_a_link_out_of_the_raw_folder_is_not_followed_unless_asked(tmp_path: Path) -> None:
+    raw = pairs_folder(tmp_path / "raw", 3)
+    secret = trees.picture(tmp_path / "secret.jpg", 99)
+    (raw / "images" / "i1.jpg").unlink()
+    (raw / "images" / "i1.jpg").symlink_to(secret)
+    build("pairs", "--raw", raw, "--out", tmp_path / "a", "--max-rejected", 1)
+    assert rejected(tmp_path / "a") == {"images_i1": "outside_raw"}
+    build("pairs", "--raw", raw, "--out", tmp_path / "b", "--follow-links")
+    assert rejected(tmp_path / "b") == {}
+
+
+def test_metadata_of_images_does_not_get_into_shards(tmp_path: Path) -> None:
+    from PIL import Image, PngImagePlugin
+
+    exif = Image.Exif()
+    exif[0x010E] = "Jane Doe, MRN 123456"
+    note = PngImagePlugin.PngInfo()
+    note.add_text("patient", "Jane Doe")
+    raw = tmp_path / "raw"
+    trees.put(raw / "a.jpg", trees.encoded("JPEG", 1, exif=exif, comment=b"Jane Doe"))
+    trees.put(raw / "b.png", trees.encoded("PNG", 1, pnginfo=note))
+    exif[0x0112] = 6
+    trees.put(raw / "c.jpg", trees.encoded("JPEG", 1, exif=exif))
+    trees.table(raw / "pairs.csv", [{"image": name, "report": "Clear."} for name in ("a.jpg", "b.png", "c.jpg")])
+    build("pairs", "--raw", raw, "--out", tmp_path / "out", "--split", "none")
+    found = samples(tmp_path / "out")
+    assert all(b"Jane" not in bytes(one.image) for one in found.values())  # type: ignore[arg-type]
+
+    def decoded(key: str) -> np.ndarray:
+        import io
+
+        return np.asarray(Image.open(io.BytesIO(bytes(found[key].image))))  # type: ignore[arg-type]
+
+    plain = np.asarray(Image.open(raw / "a.jpg"))
+    assert np.array_equal(decoded("a"), plain) and np.array_equal(decoded("b"), trees.pixels(1))
+    assert decoded("c").shape == (48, 40) and np.abs(decoded("c") - np.rot90(plain, -1).astype(int)).mean() < 3
+
+
+def test_ids_become_keyed_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = pairs_folder(tmp_path / "raw", 6)
+    (raw / "images" / "i3.jpg").unlink()
+    common = ("pairs", "--raw", raw, "--max-rejected", 1, "--split", "none")
+    build(*common, "--out", tmp_path / "plain")
+    outs = []
+    for name, key in (
+        ("a", "a secret of the hospital"),
+        ("b", "a secret of the hospital"),
+        ("c", "quite another secret"),
+    ):
+        monkeypatch.setenv("VLP_PREP_KEY", key)
+        build(*common, "--out", tmp_path / name)
+        outs.append(samples(tmp_path / name))
+        everything = b"".join(path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file())
+        assert key.encode() not in everything
+        assert b"images_i3" not in everything and b"i3.jpg" not in everything and b'"p1"' not in everything
+    assert {key: one.patient for key, one in outs[0].items()} == {key: one.patient for key, one in outs[1].items()}
+    assert not set(outs[0]) & set(outs[2]) and not set(outs[0]) & set(samples(tmp_path / "plain"))
+    assert len({one.patient for one in outs[0].values()}) == 3
+    monkeypatch.setenv("VLP_PREP_KEY", "short")
+    build(*common, "--out", tmp_path / "d", code=2)
+
+
+def test_images_shrink_with_their_boxes_and_masks(tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    raw = tmp_path / "raw"
+    trees.picture(raw / "i.jpg", 1, height=200, width=400)
+    mask = np.zeros((200, 400), np.uint8)
+    mask[100:200, 0:200] = 1
+    buffer = io.BytesIO()
+    Image.fromarray(mask).save(buffer, "PNG")
+    trees.put(raw / "m.png", buffer.getvalue())
+    row = {
+        "image": "i.jpg",
+        "report": "Nodule.",
+        "boxes": '{"nodule": [40, 20, 80, 60]}',
+        "masks": '{"left lung": "m.png"}',
+    }
+    trees.table(raw / "pairs.csv", [row])
+    build("pairs", "--raw", raw, "--out", tmp_path / "out", "--max-side", 100, "--split", "none")
+    (one,) = samples(tmp_path / "out").values()
+    assert one.boxes[0].xyxy == (10.0, 5.0, 20.0, 15.0)
+    stored = np.asarray(Image.open(io.BytesIO(bytes(one.image))))  # type: ignore[arg-type]
+    inside = np.asarray(Image.open(io.BytesIO(one.masks["left lung"])))
+    assert stored.shape == inside.shape == (50, 100)
+    assert (inside[25:, :50] == 255).all() and inside.sum() == 255 * 25 * 50
+
+
+def test_complaints_are_one_line_that_names_the_right_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = pairs_folder(tmp_path / "raw", 2)
+    for words, expected in (
+        (["build", "pears", "--out", "x"], "unknown source 'pears': did you mean 'pairs'?"),
+        (["build", "pairs", "--raw", str(tmp_path / "no"), "--out", "x"], "needs --raw"),
+        (
+            ["build", "pairs", "--raw", str(raw), "--out", str(tmp_path / "x"), "--map", "report=raport"],
+            "no column 'raport'",
+        ),
+        (
+            ["build", "pairs", "--raw", str(raw), "--out", str(tmp_path / "x"), "--map", "repot=report"],
+            "did you mean 'report'",
+        ),
+        (["build", "pairs", "--raw", str(raw), "--out", str(tmp_path / "x"), "--split", "0.5,0.1"], "add up to 1"),
+        (["build", "pairs", "--raw", str(raw), "--out", str(raw)], "is not empty"),
+        (["build", "dicom_folder", "--raw", str(raw), "--out", str(tmp_path / "x")], "VLP_PREP_KEY"),
+        (["verify", str(tmp_path / "nothing")], "nothing"),
+        (["virify"], "did you mean 'verify'"),
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert expected in said and said.count("\n") == 1, said
+    latin = trees.put(tmp_path / "latin" / "pairs.csv", b"image,report\na.jpg," + "Opacité".encode("latin-1"))
+    assert main(["build", "pairs", "--raw", str(latin.parent), "--out", str(tmp_path / "y")]) == 2
+    assert "is not utf-8 at byte 24 (0xe9): give --encoding" in capsys.readouterr().err
+    trees.picture(latin.parent / "a.jpg")
+    build("pairs", "--raw", latin.parent, "--out", tmp_path / "y", "--encoding", "latin-1", "--split", "none")
+    (one,) = samples(tmp_path / "y").values()
+    assert one.report is not None and one.report.text == "Opacité"
+
+
+def test_a_build_is_not_mixed_with_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw, out = pairs_folder(tmp_path / "raw", 10), tmp_path / "out"
+    build("pairs", "--raw", raw, "--out", out)
+    build("pairs", "--raw", raw, "--out", out, code=2)
+    assert "already holds a build" in capsys.readouterr().err
+    build("pairs", "--raw", raw, "--out", out, "--resume", "--seed", 1, code=2)
+    assert "was built with other options" in capsys.readouterr().err
+    pairs_folder(raw, 12)
+    build("pairs", "--raw", raw, "--out", out, "--resume", code=2)
+    assert "the raw data has changed" in capsys.readouterr().err
+    build("pairs", "--raw", raw, "--out", out, "--overwrite", "--seed", 1)
+    assert len(samples(out)) == 12
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "tsv", "json", "csv.gz"])
+def test_tables_of_every_form_give_the_same_shards(form: str, tmp_path: Path) -> None:
+    import pandas as pd
+
+    raw = pairs_folder(tmp_path / "raw", 8)
+    frame = pd.read_csv(raw / "pairs.csv")
+    build("pairs", "--raw", raw, "--out", tmp_path / "csv", "--table", "pairs.csv")
+    write = {
+        "jsonl": lambda path: frame.to_json(path, orient="records", lines=True),
+        "json": lambda path: frame.to_json(path, orient="records"),
+        "parquet": frame.to_parquet,
+        "tsv": lambda path: frame.to_csv(path, index=False, sep="\t"),
+        "csv.gz": lambda path: frame.to_csv(path, index=False),
+    }
+    write[form](raw / f"other.{form}")
+    build("pairs", "--raw", raw, "--out", tmp_path / "out", "--table", f"other.{form}")
+    ours, theirs = contents(tmp_path / "out"), contents(tmp_path / "csv")
+    assert {name: data for name, data in ours.items() if name != "README.md"} == {
+        name: data for name, data in theirs.items() if name != "README.md"
+    }
+
+
+def test_images_as_bytes_in_parquet_and_base64(tmp_path: Path) -> None:
+    import base64
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    images = [trees.encoded("PNG", number) for number in range(5)]
+    columns = {"image": [{"bytes": one, "path": None} for one in images], "report": ["Clear."] * 5}
+    pq.write_table(pa.table(columns), raw / "pairs.parquet", row_group_size=2)
+    build("pairs", "--raw", raw, "--out", tmp_path / "a", "--workers", 2, "--split", "none")
+    trees.table(raw / "b.csv", [{"bytes": base64.b64encode(one).decode(), "report": "Clear."} for one in images])
+    build("pairs", "--raw", raw, "--table", "b.csv", "--out", tmp_path / "b", "--split", "none")
+    for folder in ("a", "b"):
+        found = samples(tmp_path / folder)
+        assert [found[f"row{number:08d}"].image for number in range(5)] == images

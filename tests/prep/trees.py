@@ -1,0 +1,55 @@
+"""Small fake raw folders for the tests: pictures, tables, DICOM files."""
+
+import csv
+import gzip
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+def pixels(seed: int = 0, height: int = 40, width: int = 48) -> np.ndarray:
+    """A smooth grey picture, different for each seed."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 255, (6, 6)).astype(np.uint8))
+    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def encoded(
+    form: str = "JPEG", seed: int = 0, mode: str = "L", height: int = 40, width: int = 48, **options: Any
+) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed, height, width)).convert(mode).save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def put(path: Path, content: bytes | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def picture(path: Path, seed: int = 0, **options: Any) -> Path:
+    form = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}[path.suffix]
+    return put(path, encoded(form, seed, **options))
+
+
+def table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write a CSV, gzipped when the name says so."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    data = text.getvalue().encode()
+    return put(path, gzip.compress(data) if path.suffix == ".gz" else data)
+
+
+def dicom(path: Path, stored: np.ndarray | None = None, **elements: Any) -> Path:
+    """Write a computed radiograph; elements beyond the pixels by keyword."""
+    from test_dicom import phantom, saved
+
+    stored = pixels(len(str(path))).astype(np.uint16) * 16 if stored is None else stored
+    return put(path, saved(phantom(stored, Modality="CR", **elements)))
