@@ -176,7 +176,9 @@ class HfTextTower(TextTower):
         positions = getattr(found, "max_position_embeddings", None) or 1 << 30
         # RoBERTa counts positions from behind the padding id
         self.max_length = positions - shape.pad_id - 1 if "roberta" in found.model_type else positions
-        self.attention = ClsAttention(self.model) if config.pooling in ("cls", "pooler") else None
+        # CLIP and SigLIP pool at their last token, so what the first attends to says nothing
+        first = config.pooling in ("cls", "pooler") and not found.model_type.startswith(("clip", "siglip"))
+        self.attention = ClsAttention(self.model) if first else None
         # SigLIP attends to its padding and pools at the last position: a text only means something at full length
         self.fixed_length = found.model_type.startswith("siglip")
 
