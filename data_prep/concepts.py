@@ -23,7 +23,7 @@ from vlp.types import Assertion, Mention, Report
 from .assertion import Cue, find_cues, judge
 from .location import locate
 from .report import CLINICAL, find_blocks, split_sentences
-from .vocabulary import Match, Vocabulary
+from .vocabulary import Match, Vocabulary, default_vocabulary
 
 CLINICAL_KINDS = ("finding", "device")
 _NOT = re.compile(r"\b(?:not|no longer|never)\b", re.IGNORECASE)
@@ -42,7 +42,7 @@ class Extractor:
         kinds: Collection[str] = CLINICAL_KINDS,
         roll_up: Collection[str] | None = None,
     ) -> None:
-        self.vocabulary = vocabulary if vocabulary is not None else Vocabulary.read()
+        self.vocabulary = vocabulary if vocabulary is not None else default_vocabulary()
         self._kinds = frozenset(kinds)
         self._codes: dict[str, str | None] | None = None
         if roll_up is not None:

@@ -169,7 +169,7 @@ def parse_report(text: str, clean: bool = False) -> Report | None:
     text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\ufeff \t\n\v\f\x00")
     blocks = find_blocks(text)
     report = _cleaned(text, blocks) if clean else _as_is(text, blocks)
-    return report if re.search(r"[^\W_]", report.text) else None
+    return report if re.search(r"[^\W\d_]", report.text) else None
 
 
 def find_blocks(text: str) -> list[Block]:
@@ -227,7 +227,7 @@ def split_sentences(text: str, start: int = 0, end: int | None = None) -> list[t
                 begin = stop.end()
         spans.append((begin, last))
     trimmed = (_trim(text, *span) for span in spans)
-    return [span for span in trimmed if re.search(r"[^\W_]", text[slice(*span)])]
+    return [span for span in trimmed if re.search(r"[^\W\d_]", text[slice(*span)])]
 
 
 def _items(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -320,4 +320,4 @@ def clean_sentence(sentence: str) -> str:
     text = re.sub(r"\(\s*\)|\[\s*\]", "", text)
     text = re.sub(r"\s+([.,;:!?)])", r"\1", text)
     text = re.sub(r"([,;:])(?=[.!?])", "", text).strip(" ,;-")
-    return text if re.search(r"[^\W_]", text) else ""
+    return text if re.search(r"[^\W\d_]", text) else ""

@@ -127,6 +127,12 @@ class Vocabulary:
         return sorted(kept, key=lambda one: (one.start, one.entry.code))
 
 
+@lru_cache
+def default_vocabulary() -> Vocabulary:
+    """Return the package's vocabulary, read once."""
+    return Vocabulary.read()
+
+
 def _together(first: Match, second: Match) -> bool:
     """Tell whether one span may stand for both: only what denies several concepts at once does."""
     return first.denies and second.denies and first.entry.code != second.entry.code
