@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import ConfigError
 from ..preprocess import Preprocess
 from ..tokenize import Tokenizer
 from ..types import Batch, PromptSpec
 from .assemble import Assembler
-from .sources import DataConfig, SourceConfig, Stream
+from .pipe import Piped, PipeStream
+from .sources import DataConfig, SourceConfig, Stream, is_pipe
 from .text import TextView, concept_code
 from .worker import Batches, LoaderError, Reply, identity, prepare_worker
 
@@ -56,7 +57,7 @@ class Loader:
                 f"use {f'{low} or ' if low else ''}{low + world}"
             )
         self.config, self.seed, self.rank, self.world, self.split = config, seed, rank, world, split
-        self.stream = Stream(config, seed, split)
+        self.stream = open_stream(config, seed, split, world)
         self.samples = self.stream.samples
         self.assembler = Assembler(preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts)
         self.cursor = 0
@@ -67,9 +68,14 @@ class Loader:
         return -(-self.samples // self.config.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self.samples:
+        if isinstance(self.stream, PipeStream):
+            batches = self._read(Piped(self.stream, self.assembler, self.rank, self.world, self.cursor), None)
+        elif not self.samples:
             raise ConfigError(f"split {self.split!r} is empty")
-        for batch in self._read(itertools.count(self.cursor, self.config.batch_size), training=True):
+        else:
+            dataset = Batches(self.stream, self.assembler, self.rank, self.world, training=True)
+            batches = self._read(dataset, itertools.count(self.cursor, self.config.batch_size))
+        for batch in batches:
             self.cursor = batch.cursor
             yield batch
 
@@ -78,11 +84,14 @@ class Loader:
 
         All ranks yield the same number of batches; of a short last one a rank may have fewer rows, or none.
         """
-        return self._read(range(0, self.samples, self.config.batch_size), training=False)
+        if isinstance(self.stream, PipeStream):
+            raise ConfigError("a stream has no end: it cannot be gone through once")
+        dataset = Batches(self.stream, self.assembler, self.rank, self.world, training=False)
+        return self._read(dataset, range(0, self.samples, self.config.batch_size))
 
-    def _read(self, positions: Iterable[int], training: bool) -> Iterator[Batch]:
+    def _read(self, dataset: Dataset[Reply], positions: Iterable[int] | None) -> Iterator[Batch]:
         loading = DataLoader(
-            Batches(self.stream, self.assembler, self.rank, self.world, training),
+            dataset,
             batch_size=None,
             sampler=positions,
             num_workers=self.config.workers,
@@ -114,7 +123,7 @@ class Loader:
             if key not in self.rejected:
                 self.rejected[key] = why
                 log.warning("rejected sample %s: %s", key, why)
-        if len(self.rejected) > self.config.max_rejected * self.samples:
+        if self.samples and len(self.rejected) > self.config.max_rejected * self.samples:
             raise LoaderError(
                 f"{len(self.rejected)} of {self.samples} samples are damaged, more than data.max_rejected "
                 f"{self.config.max_rejected:g} allows; run `vlp-prep verify`. The last: {next(reversed(self.rejected))!r}"
@@ -149,6 +158,8 @@ class Loader:
                 f"{state['bucket'] or 'without bucketing'} and is {mine['bucket'] or 'without bucketing'} now"
             )
         self.cursor = int(state["cursor"])
+        if isinstance(self.stream, PipeStream):
+            log.warning("resuming a stream that cannot seek: its shards start anew, so samples may be repeated")
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` whole training texts in the order of the plan."""
@@ -161,9 +172,16 @@ class Loader:
     @staticmethod
     def training_texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` whole training texts, for training a tokeniser before there is a loader."""
-        return Stream(config, seed=0).texts(limit)
+        return open_stream(config, 0, "train", 1).texts(limit)
 
     @staticmethod
     def plan_of(config: DataConfig, seed: int, world: int, n: int = 2) -> str:
         """Return what `Loader.plan` would from the start, without a tokeniser."""
-        return Stream(config, seed).describe(0, n, world)
+        return open_stream(config, seed, "train", world).describe(0, n, world)
+
+
+def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:
+    """Open what a split is read from. Raises ConfigError."""
+    if split == "train" and any(is_pipe(one.path) for one in config.sources):
+        return PipeStream(config, seed, ranks)
+    return Stream(config, seed, split)

@@ -29,11 +29,13 @@ class SourceConfig:
 class DataConfig:
     """What is read and how.
 
-    `train` is a path or a list of sources; with several, each has `weight` / sum of weights of all samples, however
-    large it is. `val` is a path, read by its validation split (or whole where it is not split); None takes the
-    validation split of the training sources, if there is one. `batch_size` counts all ranks. `window` shards are
-    shuffled together. `bucket` puts texts of like length into a batch, within the window. More than the share
-    `max_rejected` of damaged samples ends the run. Remote shards are copied to `cache` (a folder, $VLP_CACHE by default).
+    `train` is a path (a folder, manifest or URL of indexed shards, or webdataset's `pipe:...{000..123}...`: see
+    `vlp.data.pipe` for what that costs) or a list of sources; with several, each has `weight` / sum of weights of all
+    samples, however large it is. `val` is a path, read by its validation split (or whole where it is not split); None
+    takes the validation split of the training sources, if there is one. `batch_size` counts all ranks. `window` shards
+    are shuffled together. `bucket` puts texts of like length into a batch, within the window. More than the share
+    `max_rejected` of damaged samples ends the run. Remote shards are copied to `cache` (a folder, $VLP_CACHE by default),
+    at most `cache_gb` GiB of them.
     """
 
     train: str | tuple[SourceConfig, ...]
@@ -55,6 +57,16 @@ class DataConfig:
                 raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 0, found {self.workers}")
+
+    @property
+    def sources(self) -> tuple[SourceConfig, ...]:
+        """The training sources, a bare path included."""
+        return (SourceConfig(path=self.train),) if isinstance(self.train, str) else self.train
+
+
+def is_pipe(path: str) -> bool:
+    """Return whether a path is a stream that cannot seek: webdataset's `pipe:` notation."""
+    return path.startswith("pipe:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +160,14 @@ class Stream:
 def open_sources(config: DataConfig, split: str) -> list[Source]:
     """Open what a split is read from; [] for a validation split that nothing names. Raises ConfigError."""
     cache = Cache(Path(config.cache) if config.cache else None, int(config.cache_gb * 2**30))
-    train = (SourceConfig(path=config.train),) if isinstance(config.train, str) else config.train
-    if not train:
+    train = [one for one in config.sources if not is_pipe(one.path)]
+    if not config.sources:
         raise ConfigError("data.train lists no sources")
     if split == "train":
         chosen = [(one.path, one.split, one.weight) for one in train]
     elif config.val is not None:
+        if is_pipe(config.val):
+            raise ConfigError(f"data.val: {config.val} is a stream; validation needs shards that can seek")
         chosen = [(config.val, split, 1.0)]
     else:
         chosen = [(path, split, 1.0) for path in dict.fromkeys(one.path for one in train)]
