@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import random
+import tarfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -96,7 +97,13 @@ class Piped(IterableDataset[Reply]):
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         try:
             yield from self._replies(self.rank * workers + number, self.world * workers, number, workers)
-        except (LoaderError, OSError, ValueError) as error:  # said in one line by the main process
+        except (
+            LoaderError,
+            OSError,
+            ValueError,
+            EOFError,
+            tarfile.TarError,
+        ) as error:  # said in one line by the main process
             yield Reply(None, failure=f"{type(error).__name__}: {error}")
 
     def _replies(self, reader: int, readers: int, number: int, workers: int) -> Iterator[Reply]:
