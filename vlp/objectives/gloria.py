@@ -6,6 +6,7 @@ Medical Image Recognition*, ICCV 2021.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 import torch
@@ -78,9 +79,9 @@ class WordMatch(torch.autograd.Function):
         """Return Z [B, N] of regions [B, P, D] and words [N, W, D] with mask [N, W]; 0 for a text without words."""
         match = regions.new_zeros((regions.shape[0], words.shape[0]))
         for texts in _text_blocks(regions, words):
-            some, real = words[texts], mask[texts]
+            some = Texts.of(words[texts], mask[texts])
             for index, image in enumerate(regions):
-                match[index, texts] = _compare(image, some, real, attention, matching)[0]
+                match[index, texts] = compare(image, some, attention, matching).match
         ctx.save_for_backward(regions, words, mask)
         ctx.attention, ctx.matching = attention, matching
         return match
@@ -91,11 +92,16 @@ class WordMatch(torch.autograd.Function):
         regions, words, mask = ctx.saved_tensors
         grad_regions, grad_words = torch.zeros_like(regions), torch.zeros_like(words)
         for texts in _text_blocks(regions, words):
-            some, real = words[texts], mask[texts]
+            some = Texts.of(words[texts], mask[texts])
+            direct, by_unit = torch.zeros_like(some.words), torch.zeros_like(some.words)
             for index, image in enumerate(regions):
-                for_image, for_words = _compare_backward(grad[index, texts], image, some, real, ctx)
-                grad_regions[index] += for_image
-                grad_words[texts] += for_words
+                it = compare(image, some, ctx.attention, ctx.matching)
+                weight = it.cosine.mul(ctx.matching).sub_(it.match[:, None]).exp_()
+                weight.mul_((grad[index, texts] * ctx.matching)[:, None]).masked_fill_(~some.mask, 0.0)
+                grad_regions[index] += _compare_backward(weight, image, some, it, ctx.attention, direct, by_unit)
+            # Through the words' lengths once a block: a unit vector moves across itself only.
+            along = torch.linalg.vecdot(by_unit, some.units)[..., None]
+            grad_words[texts] = direct + (by_unit - along * some.units) / some.lengths
         return grad_regions, grad_words, None, None, None
 
 
@@ -104,44 +110,68 @@ def _text_blocks(regions: Tensor, words: Tensor) -> list[slice]:
     return [slice(low, min(low + step, words.shape[0])) for low in range(0, words.shape[0], step)]
 
 
-def _compare(
-    regions: Tensor, words: Tensor, mask: Tensor, attention: float, matching: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Compare one image's regions [P, D] with n texts' words [n, W, D].
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """n texts' words [n, W, D] with mask [n, W], also as unit vectors, their lengths [n, W, 1], and whether none is padding."""
 
-    Returns Z [n], then for the backward: the words' shares of each region [P, n, W], the regions' shares of each word
-    [P, n W], contexts [n, W, D], cosines [n, W], and the lengths of words and of contexts [n, W].
+    words: Tensor
+    mask: Tensor
+    units: Tensor
+    lengths: Tensor
+    full: bool
+
+    @classmethod
+    def of(cls, words: Tensor, mask: Tensor) -> Texts:
+        lengths = words.norm(dim=2, keepdim=True).clamp_(min=1e-6)
+        return cls(words.contiguous(), mask, words / lengths, lengths, bool(mask.all()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compared:
+    """One image's regions against n texts' words: Z [n], and what the backward needs of the way there.
+
+    `by_word` [P, n, W], the words' shares of each region; `powers` [P, n W], the regions' shares of each word up to a factor
+    per word; `context` [n, W, D], the words' mixtures of regions up to that factor, which no cosine sees; `cosine` [n, W].
     """
-    count, width, dim = words.shape
-    flat = words.reshape(count * width, dim)
-    product = (regions @ flat.T).view(-1, count, width)
-    by_word = torch.softmax(product.masked_fill_(~mask, MASKED), 2)
-    by_region = torch.softmax(by_word.view(-1, count * width) * attention, 0)
-    context = (by_region.T @ regions).view(count, width, dim)
-    word_length = words.norm(dim=2).clamp_(min=1e-6)
-    context_length = context.norm(dim=2).clamp_(min=1e-6)
-    cosine = (words * context).sum(2) / (word_length * context_length)
-    match = torch.logsumexp((cosine * matching).masked_fill(~mask, MASKED), 1)
-    return match.masked_fill(~mask.any(1), 0.0), by_word, by_region, context, cosine, word_length, context_length
+
+    match: Tensor
+    by_word: Tensor
+    powers: Tensor
+    context: Tensor
+    length: Tensor
+    cosine: Tensor
 
 
-def _compare_backward(grad: Tensor, regions: Tensor, words: Tensor, mask: Tensor, ctx: Any) -> tuple[Tensor, Tensor]:
-    """Return the gradients of regions [P, D] and words [n, W, D], from that of Z [n]."""
-    match, by_word, by_region, context, cosine, word_length, context_length = _compare(
-        regions, words, mask, ctx.attention, ctx.matching
-    )
-    count, width, dim = words.shape
-    share = (cosine * ctx.matching - match[:, None]).exp().masked_fill(~mask, 0.0)
-    for_cosine = share * (grad * ctx.matching)[:, None]
-    cross = (for_cosine / (word_length * context_length))[..., None]
-    for_context = cross * words - (for_cosine * cosine / context_length.square())[..., None] * context
-    for_words = cross * context - (for_cosine * cosine / word_length.square())[..., None] * words
+def compare(regions: Tensor, texts: Texts, attention: float, matching: float) -> Compared:
+    """Compare one image's regions [P, D] with n texts."""
+    count, width, dim = texts.words.shape
+    product = (regions @ texts.words.view(count * width, dim).T).view(-1, count, width)
+    if not texts.full:
+        product.masked_fill_(~texts.mask, MASKED)
+    by_word = torch.softmax(product, 2)
+    # The second softmax, over regions, needs no maximum taken out, as shares are at most 1, and no division either.
+    powers = torch.mul(by_word, attention, out=product).exp_().view(-1, count * width)
+    context = (powers.T @ regions).view(count, width, dim)
+    length = torch.linalg.vecdot(context, context).sqrt_().clamp_(min=1e-6)
+    cosine = torch.linalg.vecdot(texts.units, context).div_(length)
+    match = torch.logsumexp((cosine * matching).masked_fill_(~texts.mask, MASKED), 1)
+    return Compared(match.masked_fill_(~texts.mask.any(1), 0.0), by_word, powers, context, length, cosine)
+
+
+def _compare_backward(
+    slope: Tensor, regions: Tensor, texts: Texts, it: Compared, attention: float, direct: Tensor, by_unit: Tensor
+) -> Tensor:
+    """Return the gradient of regions [P, D] from that of the cosines [n, W]; add those of words and of unit words."""
+    count, width, dim = texts.words.shape
+    cross = (slope / it.length)[..., None]
+    by_unit.addcmul_(it.context, cross)
+    for_context = texts.units * cross
+    for_context.addcmul_(it.context, (slope * it.cosine / it.length.square())[..., None], value=-1)
     flat = for_context.view(count * width, dim)
-    # Softmax over regions: the sum that its backward subtracts is (context . its gradient), already at hand.
-    for_share = (regions @ flat.T).sub_((context * for_context).sum(2).view(-1)).mul_(by_region).mul_(ctx.attention)
-    for_share = for_share.view(-1, count, width)
+    # Softmax over regions: what its backward subtracts is context . for_context, 0 as a cosine is flat along its vector.
+    for_share = (regions @ flat.T).mul_(it.powers).view(-1, count, width)
     # Softmax over words.
-    inner = torch.einsum("pnw,pnw->pn", for_share, by_word)
-    for_product = for_share.sub_(inner[..., None]).mul_(by_word).view(-1, count * width)
-    for_regions = by_region @ flat + for_product @ words.reshape(count * width, dim)
-    return for_regions, for_words + (for_product.T @ regions).view(count, width, dim)
+    inner = torch.linalg.vecdot(for_share, it.by_word)
+    for_product = for_share.sub_(inner[..., None]).mul_(it.by_word).view(-1, count * width)
+    direct.view(count * width, dim).addmm_(for_product.T, regions, alpha=attention)
+    return (it.powers @ flat).addmm_(for_product, texts.words.view(count * width, dim), alpha=attention)
