@@ -48,11 +48,17 @@ def rows(path: Path, required: Iterable[str] = (), encoding: str = "utf-8", skip
         raise SourceError(f"no such table: {path}{near}") from None
     except UnicodeDecodeError as error:
         raise SourceError(
-            f"{path} is not {encoding} at byte {error.start} (0x{error.object[error.start]:02x}): give --encoding, "
+            f"{path} is not {encoding} (byte 0x{error.object[error.start]:02x} in {_near(error)!r}): give --encoding, "
             "for example --encoding latin-1"
         ) from None
     except (csv.Error, json.JSONDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise SourceError(f"{path} cannot be read: {error}") from None
+
+
+def _near(error: UnicodeDecodeError) -> str:
+    """Return a few characters around the byte that could not be decoded, to look for in an editor."""
+    around = error.object[max(0, error.start - 12) : error.start + 8]
+    return " ".join(around.decode("ascii", "replace").split())
 
 
 def table_kind(path: Path) -> str:

@@ -327,7 +327,7 @@ def test_complaints_are_one_line_that_names_the_right_word(tmp_path: Path, capsy
         assert expected in said and said.count("\n") == 1, said
     latin = trees.put(tmp_path / "latin" / "pairs.csv", b"image,report\na.jpg," + "Opacité".encode("latin-1"))
     assert main(["build", "pairs", "--raw", str(latin.parent), "--out", str(tmp_path / "y")]) == 2
-    assert "is not utf-8 at byte 24 (0xe9): give --encoding" in capsys.readouterr().err
+    assert "is not utf-8 (byte 0xe9 in" in capsys.readouterr().err
     trees.picture(latin.parent / "a.jpg")
     build("pairs", "--raw", latin.parent, "--out", tmp_path / "y", "--encoding", "latin-1", "--split", "none")
     (one,) = samples(tmp_path / "y").values()

@@ -1,0 +1,49 @@
+"""Image-caption pairs with concepts linked by scispaCy and UMLS, in the JSON-lines layout that ConceptCLIP published.
+
+Layout: `<table>.jsonl` with `image` (a path below the raw folder), `caption` and `umls_meta_info`; see `vlp_prep.umls`. The
+linker's concepts are used instead of the package's vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from vlp.config import config
+from vlp.types import Report, Sample
+
+from ..report import split_sentences
+from ..umls import SIMILARITY, read_linked
+from .base import Record, Source, safe_key, sources
+
+
+@sources.register("linked_concepts")
+class LinkedConcepts(Source):
+    name = "linked_concepts"
+    licence = "that of the images"
+    homepage = "https://github.com/JerrryNie/ConceptCLIP"
+
+    @config
+    class Config:
+        """`table`: the JSON-lines file in the raw folder; links weaker than `similarity` are left out."""
+
+        table: str
+        similarity: float = SIMILARITY
+        modality: str | None = None
+
+    def records(self) -> Iterator[Record]:
+        for one in read_linked(self.path(self.config.table), self.config.similarity):
+            stem = str(PurePosixPath(one.image).with_suffix("")) if one.image else ""
+            yield Record(key=safe_key(stem.replace("/", "_")), data={"linked": one})
+
+    def sample(self, record: Record) -> Sample:
+        one = record.data["linked"]
+        report = Report(one.caption, tuple(split_sentences(one.caption))) if one.caption.strip() else None
+        return Sample(
+            key=record.key,
+            image=self.image(one.image),
+            report=report,
+            concepts=one.mentions,
+            modality=self.config.modality,
+            source=self.name,
+        )

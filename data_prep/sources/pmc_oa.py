@@ -1,0 +1,62 @@
+"""PMC-OA: 1.6 million figures and sub-figures of PubMed Central's open-access articles with captions.
+
+Layout: `pmc_oa.jsonl` (`image`, `caption`, ...; one line per sub-figure) or `pmc_oa_beta.jsonl`, and the images,
+`caption_T060_filtered_top4_sep_v0_subfigures/<image>`, unpacked or still in `images.zip`. Lines that speak of one image become
+one sample with several captions; figures of one article stay on one side of a split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vlp.types import Sample
+
+from ..tables import rows
+from .base import Record, Source, safe_key, sources
+
+FOLDER = "caption_T060_filtered_top4_sep_v0_subfigures"
+
+
+@sources.register("pmc_oa")
+class PmcOa(Source):
+    name = "pmc_oa"
+    version = "2023"
+    licence = "by article: CC BY, CC BY-NC, CC0 and others"
+    homepage = "https://huggingface.co/datasets/axiong/pmc_oa"
+
+    def records(self) -> Iterator[Record]:
+        table = self.require("pmc_oa.jsonl", "pmc_oa_beta.jsonl")
+        name, captions = "", list[str]()
+        for row in rows(table, ("image", "caption")):
+            if row["image"] != name and captions:
+                yield _record(name, captions)
+                captions = []
+            name = row["image"]
+            captions.append(str(row["caption"]))
+        if captions:
+            yield _record(name, captions)
+
+    def sample(self, record: Record) -> Sample:
+        return Sample(
+            key=record.key,
+            image=self._image(record.data["file"]),
+            captions=tuple(dict.fromkeys(one.strip() for one in record.data["captions"])),
+            study=record.study,
+            source=self.name,
+            licence=self.licence,
+        )
+
+    def _image(self, name: str) -> Any:
+        archive = self.raw / "images.zip"
+        self.path(name)
+        if archive.is_file():
+            return self.member(archive, f"{FOLDER}/{name}")
+        return self.image(f"{FOLDER}/{name}", f"images/{FOLDER}/{name}", f"images/{name}", name)
+
+
+def _record(name: str, captions: list[str]) -> Record:
+    """Return the record of lines that follow each other and speak of one image; the article is the image's first part."""
+    stem = Path(name).stem
+    return Record(key=safe_key(stem), study=stem.partition("_")[0], data={"file": name, "captions": captions})

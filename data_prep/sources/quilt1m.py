@@ -1,0 +1,54 @@
+"""Quilt-1M: histopathology images with captions from educational videos, articles and posts.
+
+Layout: `quilt_1M_lookup.csv` (caption, image_path, subset, split, pathology, roi_text, magnification, height, width, ...; a
+row per caption) and `quilt_1m/<image_path>`. Rows of one image become one sample with several captions; images of one video
+stay on one side of a split where the publisher made none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vlp.types import Sample
+
+from ..tables import rows
+from .base import Record, Source, safe_key, sources
+
+FOLDERS = ("quilt_1m", "images", ".")
+
+
+@sources.register("quilt1m")
+class Quilt1M(Source):
+    name = "quilt1m"
+    version = "1"
+    licence = "research only, see the publisher's agreement"
+    homepage = "https://github.com/wisdomikezogwo/quilt1m"
+
+    def records(self) -> Iterator[Record]:
+        # one row per caption, not sorted by image: texts are kept until the table has been read to its end
+        images: dict[str, list[str]] = {}
+        splits: dict[str, str] = {}
+        for row in rows(self.require("quilt_1M_lookup.csv"), ("caption", "image_path", "split")):
+            images.setdefault(row["image_path"], []).append(row["caption"])
+            splits[row["image_path"]] = row["split"]
+        for name, captions in images.items():
+            stem = Path(name).stem
+            yield Record(
+                key=safe_key(stem),
+                study=stem.partition("_image_")[0],
+                split=splits[name] or None,
+                data={"file": name, "captions": captions},
+            )
+
+    def sample(self, record: Record) -> Sample:
+        name = record.data["file"]
+        return Sample(
+            key=record.key,
+            image=self.image(*(f"{folder}/{name}" for folder in FOLDERS)),
+            captions=tuple(dict.fromkeys(one.strip() for one in record.data["captions"] if one.strip())),
+            study=record.study,
+            modality="histopathology",
+            source=self.name,
+            licence=self.licence,
+        )
