@@ -37,6 +37,7 @@ def write(out: Path) -> Path:
         cards=cards(tree),
         training=_training(out),
         samples=_samples(out, tree),
+        hue=hues(tree, out),
         title=title,
         number=format_number,
     )
@@ -187,9 +188,33 @@ def grounding(task: Mapping[str, Any]) -> dict[str, Any]:
     return {"blocks": blocks, "per_class": per_class}
 
 
-def _training(out: Path) -> Markup | None:
+HUES = ("#5ec8ff", "#ffb454", "#7ee08a", "#ff7b9c", "#c9a4ff", "#ffe066", "#4fe0d0", "#ff9a6b", "#9fb6ff", "#d8d8d8")
+
+
+def hues(tree: Mapping[str, Any], out: Path) -> dict[str, str]:
+    """Return a colour for each label of the sample images, bright enough on a radiograph."""
+    labels = sorted({box["label"] for one in _samples(out, tree) for box in one["boxes"]})
+    return {label: HUES[at % len(HUES)] for at, label in enumerate(labels)}
+
+
+def _training(out: Path) -> dict[str, Any] | None:
+    """Return the loss curve and the facts beside it; None for a model whose training left no log."""
     path = out / "figures" / "training.json"
-    return charts.training(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    if not path.is_file():
+        return None
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    chart = charts.training(rows)
+    trained = [one for one in rows if one.get("event", "train") == "train"]
+    if chart is None:
+        return None
+    facts = [("Steps", f"{max(one['step'] for one in rows):,}")]
+    if "samples" in trained[-1]:
+        facts.append(("Samples seen", f"{trained[-1]['samples']:,}"))
+    facts += [("First loss", f"{trained[0]['loss']:.3f}"), ("Last loss", f"{trained[-1]['loss']:.3f}")]
+    held_out = [one["loss"] for one in rows if one.get("event") == "validate"]
+    if held_out:
+        facts += [("Best held-out loss", f"{min(held_out):.3f}"), ("Last held-out loss", f"{held_out[-1]:.3f}")]
+    return {"chart": chart, "facts": facts}
 
 
 def _samples(out: Path, tree: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:

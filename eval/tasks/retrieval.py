@@ -293,7 +293,7 @@ class ClassRetrieval(Task):
             patient = codes([context.data.patient(one) for one in indices])
             same = patient[:, None] == patient
             scores, relevant = np.where(same, -np.inf, scores), relevant & ~same
-        keep = relevant.any(1)
+        keep = np.logical_or.reduce(relevant, axis=1)
         order = np.argsort(-scores[keep], axis=1, kind="stable")
         ranked = np.take_along_axis(relevant[keep], order, axis=1)
         outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
@@ -322,6 +322,6 @@ class ClassRetrieval(Task):
         }
         outcome.rows = [context.row(one) for one in indices]
         if not self.prompts:
-            for row, value in zip(np.arange(len(keep))[keep], values, strict=True):
+            for row, value in zip(np.flatnonzero(keep), values, strict=True):
                 outcome.rows[row]["average_precision"] = float(value)
         return outcome
