@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from vlp import dist, hub
 from vlp.config import ConfigError, dump_yaml, read_yaml
 from vlp.config import digest as digest_of
 from vlp.data.loader import Loader
-from vlp.models.dual_encoder import build_model
+from vlp.models.dual_encoder import DualEncoder, build_model
 from vlp.objectives import build_objectives
 from vlp.preprocess import Preprocess
 from vlp.tokenize import Tokenizer, build_tokenizer, load_tokenizer
@@ -83,8 +84,9 @@ def _open_run(recipe: Recipe, resume: bool) -> Path | None:
     run.mkdir(parents=True, exist_ok=True)
     checkpoint.rotate(run, recipe.train.keep)
     (run / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
-    if found is None:
+    if found is None:  # what an earlier start left behind before its first checkpoint belongs to no one
         (run / "log.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(run / "tokenizer", ignore_errors=True)
     return found
 
 
@@ -134,6 +136,8 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path) -> Tokenizer:
             temporary = folder.with_name(".tokenizer.tmp")
             build_tokenizer(spec, reader(recipe).texts(TOKENIZER_TEXTS)).save(temporary)
             temporary.rename(folder)
+        except ConfigError as error:
+            failure = str(error)
         except (ValueError, OSError) as error:
             failure = f"tokenizer: {error}"
     failure = dist.broadcast_object(failure)
@@ -165,7 +169,12 @@ def write_checkpoint(
         write_random_states(random_states(), folder / "state" / "random", dist.rank())
         if dist.is_main():
             hub.save_pretrained(
-                folder, parts.engine.module.model, parts.preprocess, parts.tokenizer, {"step": step}, weights=weights
+                folder,
+                cast(DualEncoder, parts.engine.module.model),
+                parts.preprocess,
+                parts.tokenizer,
+                {"step": step},
+                weights=weights,
             )
             (folder / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
             checkpoint.write_counters(folder, counters)

@@ -33,8 +33,8 @@ class EngineConfig:
 
     `torch`: DDP, or with `shard` FSDP2. `deepspeed`: ZeRO stage `zero`, `offload` of the optimiser to the CPU, and
     `extra`, a JSON file of DeepSpeed keys of one's own. `precision: auto` is bf16 on a GPU that has it and fp32 elsewhere
-    (bf16 on a CPU is 25 times slower). `timeout_minutes` bounds every collective. `checkpoint_activations` computes the
-    towers' blocks again in the backward instead of keeping them; `compile` hands the model to torch.compile.
+    (bf16 on a CPU is 25 times slower). `timeout_minutes` bounds every collective. `compile` hands the model to
+    torch.compile. To trade compute for memory, see the towers' own `checkpointing`, and `train.accumulate`.
     """
 
     kind: Literal["torch", "deepspeed"] = "torch"
@@ -44,7 +44,6 @@ class EngineConfig:
     extra: str | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     timeout_minutes: float = 10.0
-    checkpoint_activations: bool = False
     compile: bool = False
 
 
@@ -128,28 +127,16 @@ def autocast(precision: str, device: torch.device) -> Any:
 
 def build_engine(step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> Engine:
     """Return the engine that a recipe asks for, with `step` moved to `device` and wrapped."""
-    prepare(step, config)
+    if config.compile:
+        step.model.compile()
+    engine: Engine
     if config.kind == "deepspeed":
         from .engine_deepspeed import DeepSpeedEngine
 
-        return DeepSpeedEngine(step, optim, config, device)
-    return TorchEngine(step, optim, config, device)
-
-
-def prepare(step: TrainStep, config: EngineConfig) -> None:
-    """Turn on activation checkpointing and compilation, which every engine has alike."""
-    if config.checkpoint_activations:
-        from functools import partial
-
-        from torch.utils.checkpoint import checkpoint
-
-        found = blocks(step.model)
-        if not found:
-            raise ConfigError("engine.checkpoint_activations: these towers have no repeated blocks to apply it to")
-        for block in found:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    if config.compile:
-        step.model.compile()
+        engine = DeepSpeedEngine(step, optim, config, device)
+    else:
+        engine = TorchEngine(step, optim, config, device)
+    return engine
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:

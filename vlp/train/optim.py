@@ -19,8 +19,8 @@ class OptimConfig:
     """AdamW and its schedule.
 
     `clip` is the largest norm of the whole gradient, 0 = no clipping. `multipliers` scales the rate of parameters whose
-    name starts with a prefix, the longest that fits: `{image: 0.1, text: 0.1}` for pretrained towers, `objectives: 2`;
-    0 keeps them as they are. `warmup_samples` rise linearly from 0; then `cosine` falls to `final` of the rate at
+    name starts with a prefix, the longest that fits: `{image_tower: 0.1, text_tower: 0.1}` for pretrained towers,
+    `objectives: 2` for what objectives own. `warmup_samples` rise linearly from 0; then `cosine` falls to `final` of the rate at
     the end of the run, `constant` stays.
     """
 

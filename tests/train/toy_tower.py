@@ -1,0 +1,34 @@
+"""A text tower without transformers, named in the tests' recipes as a user would name one of their own."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from vlp.config import config
+from vlp.models.tower import TextFeatures, TextShape, TextTower, TowerConfig
+from vlp.types import Tokens
+
+
+@config
+class ToyConfig(TowerConfig):
+    width: int = 16
+    dropout: float = 0.0
+
+
+class ToyText(TextTower):
+    Config = ToyConfig
+    config: ToyConfig
+
+    def __init__(self, config: ToyConfig, shape: TextShape) -> None:
+        super().__init__()
+        self.config = config
+        self.width = self.state_width = config.width
+        self.vocab_size, self.max_length = shape.vocab_size, shape.length
+        self.embed = nn.Embedding(shape.vocab_size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.mix = nn.Linear(config.width, config.width)
+
+    def forward(self, tokens: Tokens) -> TextFeatures:
+        weight = tokens.mask.unsqueeze(-1).float()
+        states = self.mix(self.dropout(self.embed(tokens.ids)))
+        return TextFeatures((states * weight).sum(1) / weight.sum(1).clamp(min=1), states)
