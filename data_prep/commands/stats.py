@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LIMITS = (77, 128, 256, 512)
+LONGEST = 100_000
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -65,17 +66,13 @@ def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, 
     from dataclasses import replace
 
     from vlp.config import compose, validate
-    from vlp.tokenize import TextSpec, build_tokenizer, load_tokenizer
+    from vlp.tokenize import TextSpec, build_tokenizer
 
     from ..stats import quantiles
 
-    if where.is_dir():
-        tokenizer = load_tokenizer(where)
-        tokenizer.length = 100_000
-    else:
-        tree = compose(where).get("tokenizer") or {}
-        spec = replace(validate(TextSpec, tree, f"{where}: tokenizer"), length=100_000, overflow="truncate")
-        tokenizer = build_tokenizer(spec, texts)
+    tree = _saved(where) if where.is_dir() else compose(where).get("tokenizer") or {}
+    spec = replace(validate(TextSpec, tree, f"{where}: tokenizer"), length=LONGEST, overflow="truncate")
+    tokenizer = build_tokenizer(spec, texts)
     lengths: Counter[int] = Counter()
     for at in range(0, len(texts), 256):
         lengths.update(int(count) for count in tokenizer(texts[at : at + 256]).tokens.mask.sum(1))
@@ -84,6 +81,16 @@ def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, 
         for limit in LIMITS
     }
     return quantiles(lengths), cut
+
+
+def _saved(folder: Path) -> dict[str, Any]:
+    """Return the `tokenizer:` of a recipe that would use a saved tokenizer."""
+    from vlp.tokenize import load_tokenizer
+
+    kind = load_tokenizer(folder).kind
+    files = {"sentencepiece": "spiece.model", "open_clip": "merges.txt.gz"}
+    path = folder / files[kind] if kind in files else folder
+    return {"kind": kind, "path": str(path) if path.exists() else None}
 
 
 def _text(record: dict[str, Any]) -> str:

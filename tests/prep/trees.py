@@ -12,10 +12,13 @@ from PIL import Image
 
 
 def pixels(seed: int = 0, height: int = 40, width: int = 48) -> np.ndarray:
-    """A smooth grey picture, different for each seed."""
+    """A grey picture with detail at several scales, different for each seed."""
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(0, 255, (6, 6)).astype(np.uint8))
-    return np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    picture = np.zeros((height, width))
+    for cells in (3, 6, 12, 24):
+        coarse = Image.fromarray(rng.uniform(-60 / cells**0.5, 60 / cells**0.5, (cells, cells)).astype(np.float32))
+        picture += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    return np.clip(picture + 128, 0, 255).astype(np.uint8)
 
 
 def encoded(
