@@ -1,0 +1,93 @@
+"""What `vlp-eval check` finds out about the data of a task: counts, prevalence, hashes, and patients seen in training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from . import data as data_files
+from .data import Data, DataSpec
+from .tasks.base import Task
+
+
+def check_task(
+    task: Task, root: Path, train: Path | None, train_split: str, decode: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Return facts about a task's data and the problems found. Raises DataError when it cannot be read at all."""
+    data = data_files.read(task.spec.data, root)
+    facts: dict[str, Any] = {
+        "task": task.spec.id,
+        "data": data.name,
+        "split": data.split,
+        "images": len(data),
+        "patients": len({data.patient(one) for one in range(len(data))}),
+        "ids_sha256": data_files.ids_digest([one.key for one in data.records]),
+        "data_digest": data.digest,
+    }
+    problems = []
+    classes = getattr(task.settings, "classes", ())
+    if "labels" in task.needs and classes:
+        facts["prevalence"] = prevalence(data, classes, getattr(task.settings, "truth", "labels"))
+        for name, one in facts["prevalence"].items():
+            if not one["positive"]:
+                problems.append(f"no image is positive for {name!r}")
+    if "boxes" in task.needs:
+        boxes = [box for one in data.records for box in one.boxes]
+        facts["boxes"] = {"images": sum(bool(one.boxes) for one in data.records), "boxes": len(boxes)}
+        facts["boxes"]["phrases"] = len({box.phrase for box in boxes})
+        if not boxes:
+            problems.append("no image has a box")
+        flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
+        if flat:
+            problems.append(f"{flat} boxes have no area")
+    if "report" in task.needs:
+        texts = [one.report.text for one in data.records if one.report and one.report.text.strip()]
+        facts["reports"] = {"images": len(texts), "distinct": len(set(texts))}
+        if not texts:
+            problems.append("no image has a report")
+    if train is not None:
+        facts["training"] = overlap(data, train, train_split)
+        shared = [(key.split("_")[0], facts["training"][key]) for key in ("patients_shared", "images_shared")]
+        problems += [f"{count} {what} are in the training data too" for what, count in shared if count]
+    if decode:
+        problems += unreadable(data)
+    return facts, problems
+
+
+def prevalence(data: Data, classes: tuple[str, ...], truth: str) -> dict[str, dict[str, int]]:
+    """Return how often each class is stated present, absent, uncertain, or not at all."""
+    result = {}
+    for name in classes:
+        if truth == "labels":
+            counts = Counter(one.labels.get(name, -2) for one in data.records)
+        else:
+            counts = Counter(int(one.groups[truth] == name) if truth in one.groups else -2 for one in data.records)
+        result[name] = {"positive": counts[1], "negative": counts[0], "uncertain": counts[-1], "unknown": counts[-2]}
+    return result
+
+
+def overlap(data: Data, train: Path, split: str) -> dict[str, int]:
+    """Return how many patients, and how many image keys, the data shares with training shards."""
+    other = data_files.read(DataSpec(split=split), train)
+    patients = {one.patient for one in other.records if one.patient}
+    keys = {one.key for one in other.records}
+    shared = {one.patient for one in data.records if one.patient in patients}
+    return {
+        "images": len(other),
+        "patients_shared": len(shared),
+        "images_shared": sum(one.key in keys for one in data.records),
+    }
+
+
+def unreadable(data: Data) -> list[str]:
+    """Return a line for each image that does not decode."""
+    from vlp.preprocess import decode
+
+    problems = []
+    for index, record in enumerate(data.records):
+        try:
+            decode(data.image(index), 1)
+        except (ValueError, OSError) as error:
+            problems.append(f"image {record.key!r}: {error}")
+    return problems

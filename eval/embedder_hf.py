@@ -1,0 +1,138 @@
+"""transformers models in a local folder: `hf:PATH` of a CLIP, SigLIP or VisionTextDualEncoder with its processor."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import ConfigError
+
+from .embedder import TEXT_ROWS, Card, Floats, fingerprint, state_digest, to_rows
+from .tokens_of_towers import HiddenPatches
+
+
+class TransformersEmbedder:
+    """A dual encoder of transformers with `get_image_features` and `get_text_features`."""
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any, name: str, device: str = "cpu") -> None:
+        self._model, self._processor, self._tokenizer, self._device = (
+            model.to(device).eval(),
+            processor,
+            tokenizer,
+            device,
+        )
+        self._length = self._text_length()
+        side, resize = _geometry(processor)
+        self._patches = HiddenPatches.of(model, side)
+        weights = state_digest(model)
+        scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+        grid = self._patches.grid if self._patches else None
+        self.card = Card(
+            name=name,
+            kind="transformers",
+            weights_sha256=weights,
+            fingerprint=fingerprint(weights, processor.to_json_string(), str(self._length)),
+            dim=int(self._encode_texts(["a"]).shape[1]),
+            image_spec={
+                "size": side,
+                "channels": 3,
+                "resize": resize,
+                "interpolation": "bicubic",
+                "mean": [float(one) for one in processor.image_mean],
+                "std": [float(one) for one in processor.image_std],
+            },
+            grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
+            params=sum(one.numel() for one in model.parameters()),
+            logit_scale=float(scale.detach().exp()) if scale is not None else None,
+            logit_bias=float(bias.detach()) if bias is not None else None,
+            device=device,
+        )
+
+    @classmethod
+    def load(cls, path: str, device: str) -> TransformersEmbedder:
+        """Load a folder, safetensors only, nothing fetched. Raises ConfigError naming what is missing."""
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        if not (Path(path) / "config.json").is_file():
+            raise ConfigError(
+                f"hf:{path}: no config.json there; expected a folder that transformers' save_pretrained wrote"
+            )
+        try:
+            model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True)
+            processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"hf:{path}: {str(error).splitlines()[0]}") from None
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"hf:{path}: no tokenizer that loads: {str(error).splitlines()[0]}") from None
+        if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
+            raise ConfigError(f"hf:{path} is a {type(model).__name__}, not a dual encoder of images and texts")
+        return cls(model, processor, tokenizer, Path(path).name, device)
+
+    def _text_length(self) -> int:
+        config = self._model.config
+        text = getattr(config, "text_config", None) or getattr(config, "text", None) or config
+        positions = getattr(text, "max_position_embeddings", None) or 512
+        return int(min(positions, self._tokenizer.model_max_length, 512))
+
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(image)) as opened:
+            size = (opened.height, opened.width)
+            pixels = self._processor(images=opened.convert("RGB"), return_tensors="np")["pixel_values"][0]
+        return np.asarray(pixels, np.float32), size
+
+    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
+        import torch
+
+        batch = torch.from_numpy(inputs).to(self._device)
+        with torch.inference_mode():
+            rows = to_rows(_pooled(self._model.get_image_features(pixel_values=batch)))
+            if not patches or self._patches is None:
+                return rows, None
+            return rows, to_rows(self._patches.run(batch))
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        blocks = []
+        for start in range(0, len(texts), TEXT_ROWS):
+            part = list(texts[start : start + TEXT_ROWS])
+            blocks.append(self._encode_texts(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.card.dim), np.float32)
+
+    def _encode_texts(self, texts: list[str]) -> Floats:
+        """Encode texts at full length: SigLIP is trained on padding, CLIP does not mind it."""
+        import torch
+
+        tokens = self._tokenizer(
+            texts, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
+        )
+        siglip = self._model.config.model_type.startswith("siglip")
+        names = ("input_ids",) if siglip else ("input_ids", "attention_mask")
+        inputs = {name: tokens[name].to(self._device) for name in names if name in tokens}
+        with torch.inference_mode():
+            return to_rows(_pooled(self._model.get_text_features(**inputs)))
+
+
+def _pooled(output: Any) -> Any:
+    """Return the embedding of `get_*_features`: a tensor up to transformers 4, an output with `pooler_output` from 5 on."""
+    return output if hasattr(output, "detach") else output.pooler_output
+
+
+def _geometry(processor: Any) -> tuple[int, str]:
+    """Return the side of a processor's square output and how it gets there: crop or squash."""
+    size = dict(processor.size)
+    if getattr(processor, "do_center_crop", False) and "shortest_edge" in size:
+        crop = dict(processor.crop_size)
+        if crop["height"] != size["shortest_edge"]:
+            raise ConfigError("an image processor that resizes and crops to different sizes is not supported")
+        return int(crop["height"]), "crop"
+    if "height" in size:
+        return int(size["height"]), "squash"
+    raise ConfigError(f"an image processor of size {size} without a centre crop is not supported")

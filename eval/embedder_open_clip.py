@@ -1,0 +1,101 @@
+"""open_clip models by name: `open_clip:ViT-B-32,PRETRAINED`, or a local weights file for PRETRAINED; offline without one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import ConfigError
+from vlp.registry import did_you_mean
+
+from .embedder import TEXT_ROWS, Card, Floats, fingerprint, state_digest, to_rows
+from .tokens_of_towers import TokenHook
+
+
+class OpenClipEmbedder:
+    """An open_clip model with its own transform and tokenizer; patch features where its image tower is a ViT."""
+
+    def __init__(self, model: Any, transform: Any, tokenizer: Any, name: str, device: str = "cpu") -> None:
+        self._model, self._transform, self._tokenizer, self._device = (
+            model.to(device).eval(),
+            transform,
+            tokenizer,
+            device,
+        )
+        config = getattr(model.visual, "preprocess_cfg", {})
+        size = model.visual.image_size
+        side = int(size[0] if isinstance(size, (tuple, list)) else size)
+        mode = {"shortest": "crop", "longest": "pad", "squash": "squash"}[config.get("resize_mode", "shortest")]
+        self._hook = TokenHook.of(model.visual, side)
+        weights = state_digest(model)
+        scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
+        grid = self._hook.grid if self._hook else None
+        self.card = Card(
+            name=name,
+            kind="open_clip",
+            weights_sha256=weights,
+            fingerprint=fingerprint(weights, repr(transform), name),
+            dim=int(self._encode_texts(["a"]).shape[1]),
+            image_spec={
+                "size": side,
+                "channels": 3,
+                "resize": mode,
+                "interpolation": "bicubic",
+                "mean": list(config.get("mean", (0.5,))),
+                "std": list(config.get("std", (0.5,))),
+            },
+            grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
+            params=sum(one.numel() for one in model.parameters()),
+            logit_scale=float(scale.detach().exp()) if scale is not None else None,
+            logit_bias=float(bias.detach()) if bias is not None else None,
+            device=device,
+        )
+
+    @classmethod
+    def load(cls, spec: str, device: str) -> OpenClipEmbedder:
+        """Create the model that `NAME[,PRETRAINED]` names. Raises ConfigError for an unknown name or missing weights."""
+        import open_clip
+
+        name, _, pretrained = spec.partition(",")
+        if ":" not in name and name not in open_clip.list_models():
+            raise ConfigError(f"open_clip has no model {name!r}{did_you_mean(name, open_clip.list_models())}")
+        try:
+            model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise ConfigError(f"open_clip cannot make {spec!r}: {error}") from None
+        return cls(model, transform, open_clip.get_tokenizer(name), spec, device)
+
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+        from PIL import Image
+
+        with Image.open(io.BytesIO(image)) as opened:
+            size = (opened.height, opened.width)
+            pixels: NDArray[Any] = self._transform(opened).numpy()
+        return pixels, size
+
+    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
+        import torch
+
+        batch = torch.from_numpy(inputs).to(self._device)
+        with torch.inference_mode():
+            if not patches or self._hook is None:
+                return to_rows(self._model.encode_image(batch)), None
+            rows, cells = self._hook.run(lambda: self._model.encode_image(batch))
+            return to_rows(rows), to_rows(cells)
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        blocks = []
+        for start in range(0, len(texts), TEXT_ROWS):
+            part = list(texts[start : start + TEXT_ROWS])
+            blocks.append(self._encode_texts(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.card.dim), np.float32)
+
+    def _encode_texts(self, texts: list[str]) -> Floats:
+        import torch
+
+        with torch.inference_mode():
+            return to_rows(self._model.encode_text(self._tokenizer(texts).to(self._device)))

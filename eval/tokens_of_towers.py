@@ -1,0 +1,87 @@
+"""Patch features of other people's ViTs, projected into the joint space the way their pooled token is.
+
+For models that were not trained to align patches this is the usual reading (MaskCLIP): the last layer's tokens through the
+same norm and projection. Towers that are no ViT have none, and are left to gradient methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from vlp.types import PatchGrid
+
+
+def square_grid(count: int, side: int) -> PatchGrid | None:
+    """Return the grid of `count` square patches that tile an input of `side` pixels; None when they do not."""
+    edge = round(count**0.5)
+    if edge * edge != count:
+        return None
+    step = side / edge
+    return PatchGrid(edge, edge, (step, step), (step / 2, step / 2))
+
+
+class TokenHook:
+    """The tokens of an open_clip VisionTransformer: caught before pooling, then normed and projected."""
+
+    def __init__(self, visual: Any, grid: PatchGrid, kind: str) -> None:
+        self._visual, self.grid, self._kind = visual, grid, kind
+
+    @classmethod
+    def of(cls, visual: Any, side: int) -> TokenHook | None:
+        """Return the hook for a ViT of open_clip or one of timm inside it; None for other towers."""
+        if hasattr(visual, "conv1") and hasattr(visual, "ln_post") and hasattr(visual, "transformer"):
+            rows, columns = visual.grid_size
+            grid = square_grid(rows * columns, side)
+            return cls(visual, grid, "native") if grid else None
+        trunk = getattr(visual, "trunk", None)
+        if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
+            grid = square_grid(trunk.patch_embed.num_patches, side)
+            return cls(visual, grid, "timm") if grid else None
+        return None
+
+    def run(self, forward: Callable[[], Any]) -> tuple[Any, Any]:
+        """Return what `forward` returns and the projected patch tokens [n, P, D]."""
+        caught: list[Any] = []
+        module = self._visual.transformer if self._kind == "native" else self._visual.trunk.blocks
+        handle = module.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
+        try:
+            rows = forward()
+        finally:
+            handle.remove()
+        tokens = caught[0]
+        count = self.grid.height * self.grid.width
+        if self._kind == "native":
+            visual = self._visual
+            cells = visual.ln_post(tokens[:, -count:])
+            return rows, cells @ visual.proj if visual.proj is not None else cells
+        trunk = self._visual.trunk
+        cells = trunk.norm(tokens)[:, -count:]
+        cells = getattr(trunk, "fc_norm", lambda one: one)(cells)
+        return rows, self._visual.head(cells)
+
+
+class HiddenPatches:
+    """The last hidden states of a transformers vision tower, normed and projected as its pooled output is."""
+
+    def __init__(self, model: Any, grid: PatchGrid) -> None:
+        self._model, self.grid = model, grid
+
+    @classmethod
+    def of(cls, model: Any, side: int) -> HiddenPatches | None:
+        config = getattr(model.config, "vision_config", None)
+        patch = getattr(config, "patch_size", None)
+        if not isinstance(patch, int) or not hasattr(model, "vision_model"):
+            return None
+        grid = square_grid((side // patch) ** 2, side)
+        return cls(model, grid) if grid else None
+
+    def run(self, pixels: Any) -> Any:
+        """Return patch features [n, P, D] of normalised pixels [n, 3, S, S]."""
+        tower = self._model.vision_model
+        tokens = tower(pixel_values=pixels).last_hidden_state[:, -self.grid.height * self.grid.width :]
+        norm = getattr(tower, "post_layernorm", None)
+        if norm is not None and self._model.config.model_type.startswith("clip"):
+            tokens = norm(tokens)  # SigLIP's tower returns normed tokens already
+        project = getattr(self._model, "visual_projection", None)
+        return project(tokens) if project is not None else tokens
