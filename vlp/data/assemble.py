@@ -45,6 +45,7 @@ class Assembler:
             raise ConfigError("an objective needs labels: name them in data.labels")
         self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
         self.labels, self.needs = tuple(labels), needs
+        self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
         self._prompt_tokens: Tokens | None = None
         if prompts is not None and self.findings:
@@ -59,18 +60,17 @@ class Assembler:
             raise TypeError(
                 f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
             )
-        image_rng, text_rng = None, None
-        if seed is not None:
-            # two streams, so that another augmentation does not change the text that is shown
-            image_rng, text_rng = (np.random.Generator(np.random.PCG64([seed, stream])) for stream in (0, 1))
         pixels = self.preprocess.decode(sample.image)
         try:
-            if image_rng is None:
+            if seed is None or not self._augments:
                 image = self.preprocess.eval(pixels)
             else:
-                image = self.preprocess.train(pixels, self.augment, image_rng)
+                image = self.preprocess.train(pixels, self.augment, _generator(seed, 0))
         except cv2.error as error:
             raise ImageError(f"an image of {list(pixels.shape)} cannot be resized: {error}") from error
+        draws = self.view.subset or self.view.sentence or sample.captions
+        # a stream of its own, so that another augmentation does not change the text that is shown
+        text_rng = None if seed is None or not draws else _generator(seed, 1)
         return Prepared(sample, image, show(sample, self.view, text_rng))
 
     def batch(self, rows: Sequence[Prepared]) -> Batch:
@@ -111,6 +111,10 @@ class Assembler:
         table = [asserted(sample.concepts, self.findings) for sample in samples]
         said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.findings))
         return Prompts(tokens=self._prompt_tokens, findings=list(self.findings), asserted=said)
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, stream]))
 
 
 def _part(tokens: Tokens, first: int, last: int) -> Tokens:
