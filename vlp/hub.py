@@ -98,7 +98,7 @@ class Pretrained:
         import torch
 
         rows = []
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in range(0, len(images), batch_size):
                 pixels = [self.preprocess.eval(self._pixels(one)) for one in images[start : start + batch_size]]
                 rows.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
@@ -112,7 +112,7 @@ class Pretrained:
         from .types import Tokens
 
         rows = []
-        with torch.inference_mode():
+        with torch.no_grad():
             for start in range(0, len(texts), batch_size):
                 tokens = self.tokenizer(list(texts[start : start + batch_size])).tokens
                 ids, mask, words = (one.to(self.device) for one in (tokens.ids, tokens.mask, tokens.words))
@@ -128,7 +128,7 @@ class Pretrained:
         import torch
 
         pixels = self._pixels(image)
-        with torch.inference_mode():
+        with torch.no_grad():
             _, patches = self.model.encode_image(self.preprocess.eval(pixels)[None].to(self.device), patches=True)
             unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
             cosines = (unit @ self.embed_texts([phrase])[0]).cpu().numpy()
@@ -152,7 +152,7 @@ def from_pretrained(source: Path | str) -> Pretrained:
     A name that is no folder here is looked up on the Hugging Face Hub (its local cache when offline). Raises ConfigError
     naming the file when the folder is torn, incomplete, or of another format.
     """
-    folder = _locate(source)
+    folder = locate(source)
     record = _read_config(folder / CONFIG)
     preprocess = Preprocess.load(folder)
     tokenizer = load_tokenizer(folder / TOKENIZER)
@@ -161,6 +161,7 @@ def from_pretrained(source: Path | str) -> Pretrained:
             raise ConfigError(
                 f"the {name} in {folder} is not the one that the model was saved with: the fingerprint differs"
             )
+    from .models.adapters import inject_all
     from .models.dual_encoder import ModelConfig, assemble
     from .models.weights import read_weights
 
@@ -169,6 +170,7 @@ def from_pretrained(source: Path | str) -> Pretrained:
     model = assemble(
         config, preprocess.spec, tokenizer, record["needs"], None if scale is None else (scale[0], scale[1])
     )
+    inject_all(model)
     tensors = read_weights(folder / WEIGHTS)
     if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != record["weights_sha256"]:
         raise ConfigError(f"{folder / WEIGHTS} is damaged or another model's: its hash is not the one in {CONFIG}")
@@ -183,7 +185,8 @@ def from_pretrained(source: Path | str) -> Pretrained:
     return Pretrained(model.eval(), preprocess, tokenizer, record)
 
 
-def _locate(source: Path | str) -> Path:
+def locate(source: Path | str) -> Path:
+    """Return the folder of a model: an export, a checkpoint, a run's newest checkpoint, or a Hub name's local copy."""
     folder = Path(source)
     if folder.is_dir():
         if not (folder / CONFIG).is_file() and (folder / "last").is_dir():

@@ -22,6 +22,7 @@ from ..preprocess import ImageSpec
 from ..tokenize import Tokenizer
 from ..types import Batch, ModelOutput, PatchGrid, Tokens
 from . import conv, huggingface, openclip, timm_tower  # noqa: F401  (each registers its towers)
+from .adapters import inject_all
 from .heads import HeadConfig, build_head, sum_pieces
 from .tower import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, build_image_tower, build_text_tower
 
@@ -311,6 +312,7 @@ def build_model(
 
     model = assemble(config, image_spec, tokenizer, needs, scale_init)
     load_initial(model)
+    inject_all(model)
     model.image_tower.prepare("model.image")
     model.text_tower.prepare("model.text")
     still_unreached(model, tokenizer)

@@ -1,0 +1,241 @@
+"""The model card: front matter that the Hub understands, what the model was made of, its scores, its limits.
+
+Built from configurations and counts alone. Nothing of a report or a patient goes in: no texts, no keys, no local paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from . import __version__
+from .config import ConfigError
+
+if TYPE_CHECKING:
+    from .hub import Pretrained
+
+LIBRARY = {
+    "vlp": "vlp",
+    "open_clip": "open_clip",
+    "transformers": "transformers",
+    "image": "transformers",
+    "text": "transformers",
+}
+PIPELINE = {"image": "image-feature-extraction", "text": "feature-extraction"}
+
+USE = {
+    "vlp": """import vlp
+
+model = vlp.from_pretrained("{repo}")
+labels = ["there is a nodule", "there is no nodule"]
+scores = model.embed_images(["image.png"]) @ model.embed_texts(labels).T
+print(labels[int(scores[0].argmax())])
+heat = model.heatmap("image.png", "nodule")  # [H, W], on the image's own pixels""",
+    "open_clip": """import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:{repo}")  # or local-dir:/path/to/folder
+tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")""",
+    "transformers": """from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", "{repo}")
+classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_template="there is {{}}")""",
+    "onnx": """import onnxruntime
+
+image = onnxruntime.InferenceSession("image.onnx")  # pixels: float32 [B, C, S, S], normalised as preprocess.json says
+text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], from tokenizer/""",
+    "image": """from transformers import AutoModel
+
+tower = AutoModel.from_pretrained("{repo}")""",
+    "text": """from transformers import AutoModel, AutoTokenizer
+
+tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretrained("{repo}")""",
+}
+
+LIMITS = """Research use. This is no medical device: it has not been cleared by any authority, and must not be used for
+diagnosis, triage or treatment.
+
+- Similarity is not probability: scores of different prompts, models or sites are not comparable, and thresholds have to
+  be set on data of the place of use.
+- It saw the populations, scanners and reporting habits of its training data, and will be worse elsewhere, also for groups
+  that were few in it. Compare the scores by group before use.
+- Reports mention what was asked for: what a radiologist left out was learned as absent or not at all.
+- A heat map shows where an embedding resembles a phrase. It is no segmentation, and may point where such findings usually
+  are without seeing one.
+- Embeddings of images and reports can identify patients. Treat them as the data they came from."""
+
+
+def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes: Iterable[str]) -> str:
+    """Return the card as Markdown with YAML front matter."""
+    recipe = _recipe(source)
+    name = options.name or str(recipe.get("name") or options.to.name)
+    results = [_results(path) for path in options.results] or _near(source, loaded)
+    front: dict[str, Any] = {
+        "license": options.licence,
+        "library_name": LIBRARY.get(options.format, "onnx"),
+        "pipeline_tag": PIPELINE.get(options.format, "zero-shot-image-classification"),
+        "tags": ["medical", "radiology", "vision-language", "vlp", options.format],
+    }
+    bases = sorted(set(base_models(recipe)))
+    if bases:
+        front["base_model"] = bases
+    index = model_index(name, results)
+    if index:
+        front["model-index"] = index
+    use = USE[options.format].format(repo=options.push or options.to.name)
+    about = [f"- {line}" for line in describe(loaded)]
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {name}",
+        "A vision-language model of medical images and their reports, trained with vlp " + __version__ + ".",
+        f"## Use\n\n```python\n{use}\n```",
+        "## What it is\n\n" + "\n".join(about),
+        "## Checked on export\n\n" + "\n".join(f"- {note}" for note in notes),
+        "## Scores\n\n"
+        + (scores(results) or "None were given. `vlp-eval run` makes them, `--results` puts them here."),
+        "## Training data\n\n" + (training_data(recipe) or "Not recorded."),
+        f"## Intended use and limits\n\n{LIMITS}",
+        "## Recipe\n\n```yaml\n" + yaml.safe_dump(without_paths(recipe), sort_keys=False).rstrip() + "\n```",
+        "## Cite\n\nCite the training objective's paper (named in the recipe), the data sets above, and vlp "
+        + __version__
+        + ".",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _recipe(source: Path) -> dict[str, Any]:
+    path = source / "recipe.yaml"
+    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return tree if isinstance(tree, dict) else {}
+
+
+def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
+    """Return the results in the run's own folder that scored this very step."""
+    folder = source.resolve()
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    step = loaded.config.get("extra", {}).get("step")
+    found = [_results(path) for path in (*sorted(run.glob("*/results.json")), *sorted(run.glob("results.json")))]
+    return [one for one in found if step is not None and one["model"].get("step") == step]
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--results: cannot read {path}: {error}") from None
+    if not isinstance(tree, dict) or "tasks" not in tree:
+        raise ConfigError(f"--results: {path} is no results file of vlp-eval")
+    return tree
+
+
+def describe(loaded: Pretrained) -> list[str]:
+    """Return the model's size and make in sentences."""
+    model, spec, tree = loaded.model, loaded.preprocess.spec, loaded.config["model"]
+    towers = {part: tree[part].get("name") or _kind(tree[part]) for part in ("image", "text")}
+    return [
+        f"image tower {towers['image']}, text tower {towers['text']}, joint width {model.dim}",
+        f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f} million parameters",
+        f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}; "
+        f"preprocessing {loaded.preprocess.fingerprint}",
+        f"texts: up to {loaded.tokenizer.length} tokens of {loaded.tokenizer.vocab_size}; "
+        f"tokenizer {loaded.tokenizer.fingerprint}",
+        f"weights sha256 {loaded.config['weights_sha256']}",
+    ]
+
+
+def _kind(tower: Mapping[str, Any]) -> str:
+    config = tower.get("config") or {}
+    return str(config.get("model_type") or tower["kind"])
+
+
+def base_models(recipe: Mapping[str, Any]) -> Iterable[str]:
+    """Yield the Hub names that the recipe's weights came from."""
+    model = recipe.get("model") or {}
+    for tree in (model, model.get("image") or {}, model.get("text") or {}):
+        for key in ("pretrained", "path"):
+            name = str(tree.get(key) or "")
+            name = name.removeprefix("hf:").removeprefix("hf-hub:") if name.startswith("hf") else ""
+            if name.count("/") == 1:
+                yield name
+
+
+def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the Hub's `model-index`: primary metrics with their interval, n and the hashes of data and prompts."""
+    rows = []
+    for tree in results:
+        for task in tree["tasks"]:
+            if task.get("status") != "ok":
+                continue
+            data = task["data"]
+            metrics = [
+                {
+                    "type": key,
+                    "name": key,
+                    "value": metric["value"],
+                    "args": {
+                        "ci": metric.get("ci"),
+                        "n": metric.get("n", data["n"]),
+                        "ids_sha256": data["ids_sha256"],
+                        "task_sha256": task["config_sha256"],
+                    },
+                }
+                for key, metric in task["metrics"].items()
+                if metric["value"] is not None and (metric.get("primary") or len(task["metrics"]) == 1)
+            ]
+            if metrics:
+                rows.append(
+                    {
+                        "task": {"type": task["family"], "name": task["id"]},
+                        "dataset": {"type": data["name"], "name": data["name"], "split": data["split"] or "all"},
+                        "metrics": metrics,
+                    }
+                )
+    return [{"name": name, "results": rows}] if rows else []
+
+
+def scores(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return all metrics as a table; undefined ones with their reason."""
+    lines = []
+    for tree in results:
+        for task in tree["tasks"]:
+            if task.get("status") != "ok":
+                continue
+            for key, metric in task["metrics"].items():
+                value, interval = metric["value"], metric.get("ci")
+                shown = f"{value:.3f}" if value is not None else f"undefined: {metric.get('reason', '')}"
+                between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+                chance = f"{metric['chance']:.3f}" if metric.get("chance") is not None else ""
+                lines.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {task['data']['n']} |")
+    if not lines:
+        return ""
+    head = ["| task | metric | value | 95 % interval | chance | n |", "|---|---|---|---|---|---|"]
+    return "\n".join([*head, *lines])
+
+
+def training_data(recipe: Mapping[str, Any]) -> str:
+    """Return the training sets' names, licences and digests, from the cards beside their shards."""
+    train = (recipe.get("data") or {}).get("train") or []
+    sources = [train] if isinstance(train, str) else [one["path"] if isinstance(one, Mapping) else one for one in train]
+    lines = []
+    for one in sources:
+        card = Path(str(one)) / "README.md"
+        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(str(one)).name)
+        licence = next((line for line in text.splitlines() if line.startswith("**Licence:**")), "")
+        lines.append(f"- {title}{'. ' + licence if licence else ''}")
+    return "\n".join(lines)
+
+
+def without_paths(tree: Any) -> Any:
+    """Return a recipe with every absolute path cut to its last part: whose disk it was is nobody's business."""
+    if isinstance(tree, Mapping):
+        return {key: without_paths(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [without_paths(value) for value in tree]
+    if isinstance(tree, str) and ("\\" in tree or tree.startswith(("/", "~", ".."))):
+        return Path(tree.replace("\\", "/")).name
+    return tree
