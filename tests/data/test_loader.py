@@ -441,3 +441,15 @@ def test_pinning_keeps_every_field(make: Make, monkeypatch: pytest.MonkeyPatch) 
     assert pinned.image is not batch.image and torch.equal(pinned.image, batch.image)
     assert pinned.spans is not None and batch.spans is not None and pinned.spans.start is not batch.spans.start
     assert replace(pinned, image=batch.image).keys == batch.keys
+
+
+def test_workers_can_be_spawned_as_well_as_forked(make: Make) -> None:
+    import pickle
+
+    from vlp.data.worker import Batches
+
+    loader = make(bucket=True, needs=frozenset({"spans"}), **RANDOM)
+    dataset = Batches(loader.stream, loader.assembler, 0, 1, training=True)  # type: ignore[arg-type]
+    dataset[0]
+    again = pickle.loads(pickle.dumps(dataset))[64].batch
+    assert again is not None and content([again]) == content([dataset[64].batch])  # type: ignore[list-item]
