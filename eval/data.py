@@ -42,7 +42,8 @@ class Columns:
 class DataSpec:
     """Where a task's data is, below `--data`, and which of it is scored.
 
-    `folder`: shards with a manifest (empty: `--data` itself). `table`: a CSV or JSONL file instead, with `columns`.
+    `folder`: shards with a manifest (empty: `--data` itself). `table`: a CSV or JSONL file, with `columns`, for where
+    there are no shards.
     `split`: None takes everything; `whole_if_unsplit` takes everything of a set without splits. `where`: keep records with
     these values (`modality`, `view`, `source`, or a group column).
     """
@@ -128,9 +129,8 @@ def ids_digest(keys: Sequence[str]) -> str:
 
 def present(spec: DataSpec, root: Path) -> bool:
     """Return whether the data of a spec seems to be there."""
-    if spec.table:
-        return (root / spec.folder / spec.table).is_file()
-    return _manifest(spec, root) is not None
+    there = spec.table is not None and (root / spec.folder / spec.table).is_file()
+    return there or _manifest(spec, root) is not None
 
 
 def _manifest(spec: DataSpec, root: Path) -> Path | None:
@@ -143,7 +143,8 @@ def _manifest(spec: DataSpec, root: Path) -> Path | None:
 def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None = None) -> Data:
     """Read the records that a spec names; `split` overrides the spec's ("" keeps it). Raises DataError."""
     chosen = spec.split if split == "" else split
-    data = _read_table(spec, root, chosen) if spec.table else _read_shards(spec, root, chosen)
+    from_table = spec.table and _manifest(spec, root) is None
+    data = _read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
     keep = [index for index, one in enumerate(data.records) if _passes(one, spec.where or {})]
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")

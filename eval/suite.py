@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError, component, config, digest, load, to_tree, validate
-from vlp.registry import did_you_mean
+from vlp.config import ConfigError, config, digest, load, to_tree, validate
+from vlp.registry import UnknownNameError, did_you_mean
 
 from .tasks import all_families
 from .tasks.base import Task, TaskSpec
@@ -69,8 +69,11 @@ def build(tree: dict[str, Any], where: str, folder: Path) -> Task:
     common = {item.name for item in fields(TaskSpec)}
     spec = validate(TaskSpec, {key: value for key, value in tree.items() if key in common}, where)
     rest = {key: value for key, value in tree.items() if key not in common}
-    family, settings = component(all_families(), {"kind": spec.family, **rest}, where)
-    return family(spec, settings, folder)
+    try:
+        family = all_families().get(spec.family)
+    except UnknownNameError as error:
+        raise ConfigError(f"{where}.family: {error}") from None
+    return family(spec, validate(family.Config, rest, where), folder)
 
 
 def config_digest(task: Task) -> str:

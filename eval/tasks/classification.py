@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import config, to_tree
+from vlp.types import Sample
 
 from .. import prompts as prompt_files
 from ..bootstrap import Interval, interval, mean_interval
@@ -33,8 +34,9 @@ UNKNOWN = -2
 class Settings:
     """What is told apart, by which prompts, and how it is scored.
 
-    `classes` are label names (or values of the group column `truth`). The first of `prompts` gives the score; the others
-    show how much the wording matters. `uncertain`: what a label of -1 counts as. `no_finding` names a class that stays
+    `classes` are label names, or values of `truth`: `modality`, `view` or a group column (labels where a record lacks it).
+    The first of `prompts` gives the score; the others show how much the wording matters. `uncertain`: what a label of -1
+    counts as; `unstated`: what an absent one does (data sets that list positives only need `negative`). `no_finding` names a class that stays
     out of the mean: with a positive/negative pair its denying prompt is a double negation. `calibrate` is the split on
     which a temperature is fitted, shown beside the model's own.
     """
@@ -45,6 +47,7 @@ class Settings:
     prompts: tuple[str, ...]
     scoring: Scoring = Scoring(rule="pair")
     uncertain: Literal["exclude", "positive", "negative"] = "exclude"
+    unstated: Literal["exclude", "negative"] = "exclude"
     no_finding: str | None = None
     subgroups: tuple[str, ...] = ()
     min_group: int = 20
@@ -55,17 +58,20 @@ class Settings:
 def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[np.int64]:
     """Return labels [n, C] of 1, 0 and -2 (unknown), uncertain ones as the settings say."""
     stands = {"exclude": UNKNOWN, "positive": 1, "negative": 0}[settings.uncertain]
+    unstated = UNKNOWN if settings.unstated == "exclude" else 0
     table = np.full((len(indices), len(settings.classes)), UNKNOWN, dtype=np.int64)
     for row, index in enumerate(indices):
         record = data.records[index]
         for column, name in enumerate(settings.classes):
-            if settings.truth == "labels":
-                value = record.labels.get(name, UNKNOWN)
-            else:
-                found = record.groups.get(settings.truth)
-                value = UNKNOWN if found is None else int(found == name)
+            found = None if settings.truth == "labels" else field_of(record, settings.truth)
+            value = record.labels.get(name, unstated) if found is None else int(found == name)
             table[row, column] = stands if value == -1 else value
     return table
+
+
+def field_of(record: Sample, name: str) -> str | None:
+    """Return the modality, the view or a group column of a record, None where it has none."""
+    return getattr(record, name) if name in ("modality", "view") else record.groups.get(name)
 
 
 @tasks.register("classification")
