@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from .faults import follow_parent
 
-    follow_parent()
+    if dist.launched():  # what a shell started in the background outlives the shell
+        follow_parent()
     dist.init(recipe.engine.timeout_minutes)
     if arguments.dry_run:
         from .survey import dry_run

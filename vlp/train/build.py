@@ -24,7 +24,7 @@ from . import checkpoint
 from .cached import check_accumulation
 from .engine import Engine, build_engine
 from .recipe import Recipe, check_resume, check_world
-from .state import random_states, read_random_states, set_random_states, write_random_states
+from .state import random_states, read_random_states, seed_all, set_random_states, write_random_states
 from .step import TrainStep
 
 TOKENIZER_TEXTS = 200_000
@@ -115,7 +115,7 @@ def build(recipe: Recipe, run: Path) -> Parts:
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.
-    torch.manual_seed(recipe.seed * 1_000_003 + dist.rank())
+    seed_all(recipe.seed * 1_000_003 + dist.rank())
     return Parts(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
 
 
@@ -196,7 +196,7 @@ def load_checkpoint(parts: Parts, recipe: Recipe, folder: Path) -> tuple[int, in
 
     def restore() -> None:
         if states is None:
-            torch.manual_seed((recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + dist.rank())
+            seed_all((recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + dist.rank())
         else:
             set_random_states(states)
 

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-LAUNCHERS = ("torchrun", "torch.distributed", "deepspeed", "accelerate")
+LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "deepspeed", "accelerate")
+LAUNCHER_MODULES = ("deepspeed.launcher.", "accelerate.commands.")
 GRACE_SECONDS = 60.0
 
 
@@ -41,7 +42,7 @@ class StopRequest:
 
 
 def follow_parent() -> None:
-    """Have this process told to stop when the process that started it is gone, as an orphan would train on for nobody.
+    """Have a launched process told to stop when its launcher is gone, as an orphan would train on for nobody.
 
     Linux sends SIGTERM at the parent's death; a thread watches the launchers further up as well (deepspeed's front
     process is this one's grandparent), and ends the process if it has not stopped by itself in a minute.
@@ -58,9 +59,17 @@ def launchers(pid: int) -> dict[int, str]:
     found = {}
     while pid > 1:
         pid, started, command = _parent(pid)
-        if pid > 1 and any(name in command for name in LAUNCHERS):
+        if pid > 1 and is_launcher(command):
             found[pid] = started
     return found
+
+
+def is_launcher(command: list[str]) -> bool:
+    """Return whether a command line is a launcher's: named so itself, or the script or module that a python runs."""
+    names = [Path(word).name for word in command[:4]]
+    if not names or not (names[0].startswith("python") or names[0] in LAUNCHERS):
+        return False
+    return any(name in LAUNCHERS or name.startswith(LAUNCHER_MODULES) for name in names)
 
 
 def _stat(pid: int) -> list[str]:
@@ -71,17 +80,17 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _parent(pid: int) -> tuple[int, str, str]:
+def _parent(pid: int) -> tuple[int, str, list[str]]:
     """Return a process's parent: pid, start time, command line."""
     fields = _stat(pid)
     if not fields:
-        return 0, "", ""
+        return 0, "", []
     parent = int(fields[1])
     above = _stat(parent)
     try:
-        command = Path(f"/proc/{parent}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        command = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").split("\0")
     except OSError:
-        command = ""
+        command = []
     return parent, above[19] if above else "", command
 
 

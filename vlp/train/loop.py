@@ -59,7 +59,8 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     total = recipe.steps * recipe.data.batch_size
     log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
     log.write("start" if start is None else "resume", step, world=dist.world(), **parts.summary())
-    meter, saved_step, saved_time, broken = Meter(), step, time.monotonic(), False
+    meter, saved_step, saved_time = Meter(), step, time.monotonic()
+    stopping = broken = False
     iterator = iter(loader)
     following = fetch(iterator, parts)
     if dist.agree(following.failure is not None):
@@ -114,7 +115,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
             break
 
     # ------------------------------------------------------------------ the end
-    if broken:
+    if broken and not stopping:
         raise TrainingStopped(failures(following) + f"; saved at step {saved_step}, --resume goes on from there")
     outcome = "finished" if step >= recipe.steps else "resumable"
     log.write("end", step, samples=samples, outcome=outcome)

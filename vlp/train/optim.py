@@ -20,8 +20,8 @@ class OptimConfig:
 
     `clip` is the largest norm of the whole gradient, 0 = no clipping. `multipliers` scales the rate of parameters whose
     name starts with a prefix, the longest that fits: `{image_tower: 0.1, text_tower: 0.1}` for pretrained towers,
-    `objectives: 2` for what objectives own. `warmup_samples` rise linearly from 0; then `cosine` falls to `final` of the rate at
-    the end of the run, `constant` stays.
+    `objectives: 2` for what objectives own. `warmup_samples` rise linearly from 0; then `cosine` falls to `final` of the
+    rate at the end of the run, `constant` stays.
     """
 
     lr: float = 5e-4

@@ -53,7 +53,7 @@ class Recipe:
     tokenizer: TextSpec
     model: ModelConfig
     data: DataConfig
-    objectives: tuple[dict[str, Any], ...]
+    objectives: tuple[str | dict[str, Any], ...]
     optim: OptimConfig
     engine: EngineConfig
     train: TrainConfig

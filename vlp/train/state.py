@@ -79,6 +79,17 @@ def _quiet() -> Iterator[None]:
         yield
 
 
+def seed_all(seed: int) -> None:
+    """Seed every generator of this process that training may draw from."""
+    import random
+
+    import numpy as np
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - not ours, but a library may draw from it
+
+
 def random_states() -> dict[str, Tensor]:
     """Return the state of every generator of this process that training may draw from, as uint8 tensors."""
     import random
@@ -90,7 +101,7 @@ def random_states() -> dict[str, Tensor]:
         states["cuda"] = torch.cuda.get_rng_state()
     _, words, _ = random.getstate()
     states["python"] = torch.tensor(words, dtype=torch.int64)
-    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002 - not ours, but a library may draw from it
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
     states["numpy"] = torch.tensor([*legacy[1].tolist(), legacy[2]], dtype=torch.int64)
     return states
 
