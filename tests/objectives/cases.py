@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import sys
+import types
+from pathlib import Path
+
+from vlp.objectives import objectives
+
 from . import oracles as o
 from .kit import FACETS, FINDINGS, PLACES, Case
+
+GUIDE = Path(__file__).parents[2] / "docs" / "objectives.md"
+if "example_margin" not in objectives:
+    (EXAMPLE,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    module = sys.modules["guide_example"] = types.ModuleType("guide_example")
+    exec(compile(EXAMPLE, str(GUIDE), "exec"), module.__dict__)
 
 CONCEPT = {"kind": "concept", "align": "none", "alpha": 1.0, "bias": -2.0}
 PHRASES = {**CONCEPT, "of": "phrases", "pool": "lse", "loss": "softmax"}
@@ -14,6 +27,7 @@ MEDSLIP = {
 ALONE = "a batch of 1"
 
 CASES = [
+    Case("guide", {"kind": "example_margin"}, lambda x, b, p: o.margin(x)),
     Case("convirt", {"kind": "convirt"}, lambda x, b, p: o.convirt(x)),
     Case("convirt/group", {"kind": "convirt", "positives": "group"}, lambda x, b, p: o.convirt(x, positive=o.groups(b))),
     Case("clip", {"kind": "clip"}, lambda x, b, p: o.clip(x), ("image", "text", "logit_scale")),

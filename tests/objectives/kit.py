@@ -109,7 +109,8 @@ def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[Mode
     width = int(changed["word_mask"].sum(1).max())
     for name in ("words", "word_mask", "word_attention"):
         changed[name] = changed[name][:, :width]
-    changed["phrases"] = output.phrases[own] if output.phrases is not None else None
+    if output.phrases is not None:  # a model makes empty outputs out of nothing: without a graph
+        changed["phrases"] = output.phrases[own] if own.any() else output.phrases.new_zeros(0, DIM)
     spans = {
         item.name: getattr(batch.spans, item.name)[own] for item in dataclasses.fields(Spans) if item.name != "dropped"
     }

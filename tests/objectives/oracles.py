@@ -94,6 +94,12 @@ def siglip(o: Any, positive: Array | None = None) -> float:
     return float(-np.log(sigmoid(y * z)).sum() / len(z))
 
 
+def margin(o: Any) -> float:
+    s = cosines(o)
+    n = len(s)
+    return float(sum(max(0.0, 0.2 + s[i, j] - s[i, i]) for i in range(n) for j in range(n) if i != j) / n)
+
+
 def dhn_nce(
     o: Any, betas: tuple[float, float] = (0.15, 0.15), alpha: float = 0.0, positive: Array | None = None
 ) -> float:
