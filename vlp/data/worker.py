@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,6 +107,9 @@ def identity(reply: Any) -> Any:
 
 
 def prepare_worker(_: int) -> None:
+    # A batch system signals all processes of a job: the run finishes its step and saves, with its workers alive. They
+    # end with it, by the loader's own means.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # parallelism is between workers; threads inside one would only fight the others
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
