@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,43 @@ def to_eight_bits(stored: Array, dataset: Any, options: DicomOptions, index: int
         steps.append(f"frame {index} of {frame_count(dataset)}")
     if stored.ndim == 3:
         return _colour(stored, steps), tuple(steps)
-    padding = _padding(stored, dataset, steps)
-    modal = _modality_lut(stored.astype(np.float64), dataset, steps)
+    levels, place = _levels(stored, dataset)
+    grey = _map_levels(levels, dataset, options, steps)
+    return (grey if place is None else place(grey)), tuple(steps)
+
+
+def _levels(stored: Array, dataset: Any) -> tuple[Array, Callable[[Array], Array] | None]:
+    """Return values to map, in order, and how to put what they become in their places.
+
+    Every step maps a value whatever its place, so it is done once per value and not once per pixel: several times faster.
+    Images of so many values that it does not pay are returned as they are.
+    """
+    if stored.dtype.kind not in "iu" or stored.size == 0:
+        return stored, None
+    low, high = int(stored.min()), int(stored.max())
+    if high - low >= stored.size:
+        return stored, None
+    shifted: Array = stored if low == 0 and stored.dtype.kind == "u" else stored.astype(np.int64) - low
+    if "PixelPaddingValue" in dataset or "ModalityLUTSequence" in dataset:
+        # values between those that occur would widen the full range that is scaled when there is no window
+        occurs = np.zeros(high - low + 1, bool)
+        occurs[shifted] = True
+        levels: Array = np.flatnonzero(occurs)
+    else:
+        levels = np.arange(high - low + 1)
+
+    def place(grey: Array) -> Array:
+        table: Array = np.zeros(high - low + 1, np.uint8)
+        table[levels] = grey
+        return np.asarray(np.take(table, shifted))
+
+    return np.asarray(levels + low, stored.dtype), place
+
+
+def _map_levels(values: Array, dataset: Any, options: DicomOptions, steps: list[str]) -> Array:
+    """Return what stored values become, uint8, whatever their shape."""
+    padding = _padding(values, dataset, steps)
+    modal = _modality_lut(values.astype(np.float64), dataset, steps)
     scaled = _window(modal, padding, dataset, options, steps)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         scaled = 255.0 - scaled
@@ -145,7 +180,7 @@ def to_eight_bits(stored: Array, dataset: Any, options: DicomOptions, index: int
     grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     if padding is not None:
         grey[padding] = 0
-    return grey, tuple(steps)
+    return grey
 
 
 def _colour(values: Array, steps: list[str]) -> Array:

@@ -12,6 +12,7 @@ import base64
 import binascii
 from collections.abc import Iterator
 from dataclasses import field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -52,7 +53,7 @@ class Pairs(Source):
         box_format: Literal["xyxy", "xywh"] = "xyxy"
 
     def records(self) -> Iterator[Record]:
-        table = self._table()
+        table = self._table
         columns: dict[str, str] = {}
         names: list[str] = []
         for number, row in enumerate(rows(table, (), self.config.encoding, skip_bytes=True)):
@@ -75,6 +76,7 @@ class Pairs(Source):
                 data={"row": picked, "number": number, "columns": columns, "names": names},
             )
 
+    @cached_property
     def _table(self) -> Path:
         if self.config.table:
             return self.path(self.config.table)
@@ -133,8 +135,8 @@ class Pairs(Source):
         row, columns = record.data["row"], record.data["columns"]
         column = columns.get("bytes") or columns["image"]
         value = row["bytes"] if "bytes" in columns else row["image"]
-        if self._table().suffix in (".parquet", ".pq") and value == "":
-            value = row_at(self._table(), record.data["number"], column)
+        if self._table.suffix in (".parquet", ".pq") and value == "":
+            value = row_at(self._table, record.data["number"], column)
         if isinstance(value, dict):
             value = value.get("bytes") or value.get("path") or ""
         if isinstance(value, bytes):
