@@ -19,6 +19,8 @@ from . import results as result_files
 from . import suite as suites
 
 console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=160)  # a pipe has no width; do not cut names for it
 
 
 def ls(options: argparse.Namespace) -> int:

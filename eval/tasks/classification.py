@@ -34,11 +34,11 @@ UNKNOWN = -2
 class Settings:
     """What is told apart, by which prompts, and how it is scored.
 
-    `classes` are label names, or values of `truth`: `modality`, `view` or a group column (labels where a record lacks it).
-    The first of `prompts` gives the score; the others show how much the wording matters. `uncertain`: what a label of -1
-    counts as; `unstated`: what an absent one does (data sets that list positives only need `negative`). `no_finding` names a class that stays
-    out of the mean: with a positive/negative pair its denying prompt is a double negation. `calibrate` is the split on
-    which a temperature is fitted, shown beside the model's own.
+    `classes` are label names, or values of `truth`: `modality`, `view` or a group column (labels where a record lacks
+    it). The first of `prompts` gives the score; the others show how much the wording matters. `uncertain`: what a label
+    of -1 counts as; `unstated`: what an absent one does (sets that list positives only need `negative`). `no_finding`
+    names a class that stays out of the mean: with a positive/negative pair its denying prompt is a double negation.
+    `calibrate`: the split on which a temperature is fitted, shown beside the model's own.
     """
 
     classes: tuple[str, ...]

@@ -15,7 +15,7 @@ from vlp.data.manifest import Manifest, ShardSet
 from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
 from vlp.types import Sample
 
-STATE, CELLS, SIZE = 64, 16, 128
+STATE, CELLS, SIZE = 64, 32, 128
 DIM = STATE + len(FINDINGS)
 
 
@@ -29,7 +29,9 @@ def direction(text: str, width: int = STATE) -> NDArray[np.float64]:
 class Planted:
     """`sign` -1 turns every text around; `noise` is the length of a random vector added to each image's unit vector."""
 
-    def __init__(self, shards: Path, sign: float = 1.0, noise: float = 0.0, random: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, shards: Path, sign: float = 1.0, noise: float = 0.0, random: bool = False, seed: int = 0
+    ) -> None:
         self.sign, self.noise, self.random, self.seed = sign, noise, random, seed
         source = ShardSet(Manifest.read(shards))
         self.known: dict[str, Sample] = {}
@@ -81,20 +83,20 @@ class Planted:
         return row / np.linalg.norm(row) + self.noise * direction(f"{key}|{self.seed}", DIM)
 
     def _cells(self, sample: Sample) -> NDArray[np.float64]:
+        count = CELLS * CELLS
         if self.random:
-            return np.stack([direction(f"{sample.key}|{one}|{self.seed}", DIM) for one in range(CELLS * CELLS)])
-        cells = 0.05 * np.stack([direction(f"{sample.key}|{one}", DIM) for one in range(CELLS * CELLS)])
-        cells += self.noise * np.stack([direction(f"{sample.key}|{one}|{self.seed}", DIM) for one in range(CELLS * CELLS)])
+            return direction(f"{sample.key}|cells|{self.seed}", count * DIM).reshape(count, DIM) * 100
+        cells = direction(f"{sample.key}|cells", count * DIM).reshape(count, DIM) * (0.05 + self.noise) * count**0.5
         step = SIZE / CELLS
         for box in sample.boxes:
             x1, y1, x2, y2 = box.xyxy
             middle = (int((y1 + y2) / 2 // step), int((x1 + x2) / 2 // step))
+            meaning = direction(box.phrase) + direction(f"label {box.label}")
             for row in range(CELLS):
                 for column in range(CELLS):
                     inside = y1 <= (row + 0.5) * step < y2 and x1 <= (column + 0.5) * step < x2
                     if inside or (row, column) == middle:
-                        strength = 1.0 + 0.5 * ((row, column) == middle)
-                        cells[row * CELLS + column, :STATE] += strength * (direction(box.phrase) + direction(f"label {box.label}"))
+                        cells[row * CELLS + column, :STATE] += (1.0 + 0.5 * ((row, column) == middle)) * meaning
         return cells
 
     def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:

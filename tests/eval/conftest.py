@@ -1,0 +1,65 @@
+"""Small sets of synthetic shards and tiny models, made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from vlp_eval.cli import main
+from vlp_prep.writer import ShardWriter
+
+from vlp.data.synthetic import generate
+
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 260 synthetic studies as shards, split by patient: train, val, test."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    with ShardWriter(folder, source="synthetic", version="1") as writer:
+        for index in range(260):
+            sample = generate(index, seed=7, size=128)
+            place = int(str(sample.patient).rpartition("-")[2]) % 10
+            writer.write(replace(sample, split="train" if place < 3 else "val" if place < 4 else "test"))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an export of a small untrained model of ours."""
+    import torch
+
+    from vlp.hub import save_pretrained
+    from vlp.models.dual_encoder import ModelConfig, build_model
+    from vlp.preprocess import ImageSpec, Preprocess
+    from vlp.tokenize import TextSpec, build_tokenizer
+
+    torch.manual_seed(0)
+    spec = ImageSpec(size=64, channels=1)
+    texts = [str(generate(index, seed=7, size=32).report) for index in range(30)]
+    tokenizer = build_tokenizer(TextSpec(kind="wordpiece", vocab_size=300, length=96), texts)
+    text = {
+        "model_type": "bert",
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+    }
+    config = ModelConfig(
+        dim=16,
+        image={"kind": "conv", "width": 8, "blocks": [1, 1, 1]},
+        text={"kind": "hf", "config": text},
+    )
+    model = build_model(config, spec, tokenizer, {"patches", "logit_scale"}, (2.0, None)).eval()
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    save_pretrained(folder, model, Preprocess(spec), tokenizer)
+    return folder
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return `vlp-eval` as a function of its words."""
+    return lambda *words: main([str(one) for one in words])

@@ -1,0 +1,386 @@
+"""The whole harness on synthetic shards: embedders with known answers, resuming, what does not change a digit, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run
+from vlp_eval import results
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def planted(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLP_TEST_SHARDS", str(shards))
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def read(out: Path) -> dict[str, Any]:
+    return {one["id"].partition(".")[2]: one for one in results.read(out)["tasks"]}
+
+
+def score(run: Run, shards: Path, out: Path, model: object, *more: object, suite: str = "smoke") -> int:
+    words = ["--model", model, "--suite", suite, "--data", shards, "--out", out, "--resamples", 200, "--no-html"]
+    return run("run", *words, *more)
+
+
+def value(task: dict[str, Any], name: str) -> float:
+    number = task["metrics"][name]["value"]
+    assert isinstance(number, float)
+    return number
+
+
+def test_a_perfect_embedder_scores_one(run: Run, shards: Path, tmp_path: Path) -> None:
+    assert score(run, shards, tmp_path / "out", "factories:perfect") == 0
+    tasks = read(tmp_path / "out")
+    for name in ("i2t_r@1", "t2i_r@1", "i2t_mrr"):
+        assert value(tasks["retrieval"], name) == 1
+    assert tasks["retrieval"]["metrics"]["i2t_r@1"]["oracle"] == 1
+    assert value(tasks["classification"], "auroc_macro") == 1
+    assert value(tasks["classification"], "ap_macro") == 1
+    assert value(tasks["grounding"], "pointing") == 1
+    assert value(tasks["grounding"], "cnr") > 2
+    assert value(tasks["grounding"], "pointing_shuffled") < 0.6
+
+
+def test_an_inverted_embedder_scores_zero(run: Run, shards: Path, tmp_path: Path) -> None:
+    assert score(run, shards, tmp_path / "out", "factories:inverted") == 0
+    tasks = read(tmp_path / "out")
+    assert value(tasks["retrieval"], "i2t_r@10") == 0
+    assert value(tasks["classification"], "auroc_macro") == 0
+    assert value(tasks["grounding"], "pointing") == 0
+    assert value(tasks["grounding"], "cnr") < -1
+
+
+def test_a_random_embedder_scores_chance_within_its_interval(run: Run, shards: Path, tmp_path: Path) -> None:
+    assert score(run, shards, tmp_path / "out", "factories:random") == 0
+    tasks = read(tmp_path / "out")
+    for task, name in (("retrieval", "i2t_r@10"), ("classification", "auroc_macro"), ("grounding", "cnr")):
+        one = tasks[task]["metrics"][name]
+        low, high = one["ci"]
+        slack = (high - low) / 2  # of many intervals at 95 % some miss; half a width more does not
+        assert low - slack <= one["chance"] <= high + slack, (name, one)
+
+
+def test_the_number_of_workers_and_the_order_change_no_digit(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path
+) -> None:
+    assert score(run, shards, tmp_path / "one", tiny, "--workers", 1) == 0
+    assert score(run, shards, tmp_path / "four", tiny, "--workers", 4) == 0
+    alike = [
+        json.dumps({k: v for k, v in results.read(tmp_path / one).items() if k != "run"}) for one in ("one", "four")
+    ]
+    assert alike[0] == alike[1]
+    for name in ("retrieval", "classification", "grounding"):
+        files = [(tmp_path / one / "samples" / f"smoke.{name}.jsonl").read_bytes() for one in ("one", "four")]
+        assert files[0] == files[1]
+
+
+def test_an_embedding_does_not_depend_on_its_company(shards: Path, tiny: Path, tmp_path: Path) -> None:
+    from vlp_eval import data, embedder, store
+
+    model = embedder.load(str(tiny), "cpu")
+    known = data.read(data.DataSpec(), shards)
+    together, alone = store.Store(tmp_path / "a", model), store.Store(tmp_path / "b", model)
+    rows = together.images(known, range(40))
+    for index in (39, 0, 7):
+        assert (alone.images(known, [index])[0] == rows[index]).all()
+    texts = [str(one.report.text) for one in known.records[:20] if one.report] + ["nodule"]
+    both = together.texts(texts)
+    for index in (20, 3, 11):
+        assert (alone.texts([texts[index]])[0] == both[index]).all()
+
+
+def test_a_killed_run_resumes_to_the_same_file(run: Run, shards: Path, tmp_path: Path) -> None:
+    assert score(run, shards, tmp_path / "whole", "factories:noisy") == 0
+    words = [
+        "--suite",
+        "smoke",
+        "--data",
+        str(shards),
+        "--out",
+        str(tmp_path / "cut"),
+        "--resamples",
+        "200",
+        "--no-html",
+    ]
+    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    killed = subprocess.run(
+        [sys.executable, "-m", "vlp_eval.cli", "run", "--model", "factories:mortal", *words],
+        env={**os.environ, "PYTHONPATH": paths},
+        check=False,
+        capture_output=True,
+    )
+    assert killed.returncode == 9, killed.stderr.decode()
+    assert not (tmp_path / "cut" / "report.html").exists()
+    assert score(run, shards, tmp_path / "cut", "factories:noisy", "--resume") == 0
+    whole, cut = (results.read(tmp_path / one) for one in ("whole", "cut"))
+    assert whole.pop("run") and cut.pop("run")
+    assert whole == cut
+
+
+def test_resume_scores_only_what_is_missing(run: Run, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert score(run, shards, out, "factories:noisy") == 0
+    whole = results.read(out)
+    tree = json.loads((out / "results.json").read_text())
+    tree["tasks"] = tree["tasks"][:1]
+    (out / "results.json").write_text(json.dumps(tree))
+    before = (out / "samples" / "smoke.retrieval.jsonl").stat().st_mtime_ns
+    assert score(run, shards, out, "factories:noisy", "--resume") == 0
+    assert results.read(out)["tasks"] == whole["tasks"]
+    assert (out / "samples" / "smoke.retrieval.jsonl").stat().st_mtime_ns == before
+
+
+def test_resuming_with_another_model_is_refused(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
+    assert score(run, shards, tmp_path / "out", "factories:noisy") == 0
+    assert score(run, shards, tmp_path / "out", "factories:perfect", "--resume") == 2
+    assert "another model" in capsys.readouterr().err
+
+
+def test_cached_embeddings_score_the_same_without_the_model(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    assert score(run, shards, tmp_path / "run", tiny) == 0
+    assert run("embed", "--model", tiny, "--suite", "smoke", "--data", shards, "--out", tmp_path / "cache") == 0
+    words = ["--suite", "smoke", "--data", shards, "--out", tmp_path / "score", "--resamples", 200, "--no-html"]
+    assert run("score", "--embeddings", tmp_path / "cache", *words) == 0
+    assert results.read(tmp_path / "run")["tasks"] == results.read(tmp_path / "score")["tasks"]
+
+
+def test_no_patient_and_no_text_of_real_data_leaves(run: Run, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert score(run, shards, out, "factories:noisy") == 0
+    rows = (out / "samples" / "smoke.retrieval.jsonl").read_text()
+    assert '"p7-' not in rows and '"patient"' in rows
+
+
+# Bad input
+
+
+def test_absent_data_is_exit_2_and_says_what_to_do(run: Run, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert score(run, tmp_path / "empty", tmp_path / "out", tiny) == 2
+    for task in results.read(tmp_path / "out")["tasks"]:
+        assert task["status"] == "skipped" and "manifest.jsonl" in task["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--suite", "smok"], "did you mean 'smoke'?"),
+        (["--model", "nowhere/at/all"], "no such folder"),
+        (["--model", "open_clip:ViT-B-33"], "did you mean"),
+        (["--model", "hf:nowhere"], "no config.json"),
+        (["--model", "factories:perfekt"], "cannot import"),
+    ],
+)
+def test_a_wrong_name_is_one_line_and_exit_2(
+    run: Run, shards: Path, tmp_path: Path, capsys: Any, words: list[str], expected: str
+) -> None:
+    told = {"--suite": "smoke", "--model": "factories:perfect", "--data": str(shards), "--out": str(tmp_path / "out")}
+    told |= dict(zip(words[::2], words[1::2], strict=True))
+    assert run("run", *[word for pair in told.items() for word in pair]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_without_tokenizer_is_exit_2(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    shutil.rmtree(broken / "tokenizer")
+    assert score(run, shards, tmp_path / "out", broken) == 2
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def suite_file(folder: Path, task: dict[str, Any], prompts: str | None = None) -> Path:
+    if prompts:
+        (folder / "mine.yaml").write_text(prompts)
+    path = folder / "suite.yaml"
+    path.write_text(json.dumps({"version": "1", "about": "a test", "tasks": [task]}))
+    return path
+
+
+TASK = {"id": "mine", "family": "classification", "classes": ["nodule"], "prompts": ["mine.yaml"]}
+PROMPTS = 'version: "1"\nabout: x\nclasses:\n  nodule: {pos: [a nodule], neg: [no nodule]}\n'
+
+
+@pytest.mark.parametrize(
+    ("task", "prompts", "expected"),
+    [
+        (TASK, PROMPTS.replace("nodule:", "nodul:"), "did you mean 'nodul'?"),
+        (TASK, PROMPTS.replace("pos:", "posi:"), "posi"),
+        (TASK, PROMPTS.replace(", neg: [no nodule]", ""), "0 denying"),
+        ({**TASK, "promts": []}, PROMPTS, "did you mean 'prompts'?"),
+        ({**TASK, "family": "clasification"}, PROMPTS, "did you mean 'classification'?"),
+        ({**TASK, "scoring": {"rule": "pairs"}}, PROMPTS, "scoring.rule"),
+    ],
+)
+def test_a_typo_in_a_task_or_its_prompts_is_exit_2(
+    run: Run, shards: Path, tmp_path: Path, capsys: Any, task: dict[str, Any], prompts: str, expected: str
+) -> None:
+    suite = suite_file(tmp_path, task, prompts)
+    assert score(run, shards, tmp_path / "out", "factories:perfect", suite=str(suite)) == 2
+    assert expected in capsys.readouterr().err
+
+
+def table(folder: Path, shards: Path, rows: int = 24) -> Path:
+    """Write a CSV of images with a broken one, a class without positives, and boxes, one of them outside of its image."""
+    from vlp.data.manifest import Manifest, ShardSet
+
+    source = ShardSet(Manifest.read(shards).select("test"))
+    lines = ["file,who,text,nodule,never,boxes"]
+    for index in range(rows):
+        sample = source.sample(index)
+        assert isinstance(sample.image, bytes) and sample.report is not None
+        (folder / f"{index}.png").write_bytes(sample.image)
+        box = [{"phrase": "nodule", "xyxy": [500, 500, 520, 520] if index == 0 else [10, 10, 40, 40]}]
+        boxes = json.dumps(box).replace('"', '""')
+        text = sample.report.text.replace('"', "'").replace("\n", " ")
+        lines.append(f'{index}.png,{sample.patient},"{text}",{sample.labels["nodule"]},0,"{boxes}"')
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def own_task(family: str, **settings: Any) -> dict[str, Any]:
+    columns = {
+        "image": "file",
+        "patient": "who",
+        "report": "text",
+        "labels": {"nodule": "nodule", "never": "never"},
+        "boxes": "boxes",
+    }
+    return {"id": f"mine.{family}", "family": family, "data": {"table": "table.csv", "columns": columns}, **settings}
+
+
+def test_a_table_of_ones_own_is_scored_and_what_cannot_be_is_counted(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path
+) -> None:
+    folder = table(tmp_path, shards)
+    prompts = PROMPTS + "  never: {pos: [never], neg: [always]}\n"
+    task = own_task("classification", classes=["nodule", "never"], prompts=["mine.yaml"])
+    suite = suite_file(tmp_path, task, prompts)
+    assert score(run, folder, tmp_path / "out", tiny, suite=str(suite)) == 0
+    entry = read(tmp_path / "out")["classification"]
+    assert entry["per_class"]["never"]["auroc"] == {"value": None, "reason": "no positive", "higher_is_better": True}
+    assert entry["metrics"]["auroc_macro"]["n_classes"] == 1
+    assert any("never" in one for one in entry["warnings"])
+
+    suite = suite_file(tmp_path, own_task("grounding"))
+    assert score(run, folder, tmp_path / "boxes", tiny, suite=str(suite)) == 0
+    assert sum(read(tmp_path / "boxes")["grounding"]["data"]["excluded"].values()) == 1
+
+
+@pytest.mark.parametrize("damage", ["missing", "unreadable"])
+def test_a_bad_image_stops_the_task_or_is_counted(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = table(tmp_path, shards)
+    if damage == "missing":
+        (folder / "3.png").unlink()
+    else:
+        (folder / "3.png").write_bytes(b"not an image")
+    suite = suite_file(tmp_path, own_task("retrieval"))
+    assert score(run, folder, tmp_path / "strict", tiny, suite=str(suite)) == 2
+    entry = results.read(tmp_path / "strict")["tasks"][0]
+    assert entry["status"] == "failed" and "'3'" in entry["reason"]
+    assert score(run, folder, tmp_path / "lenient", tiny, "--allow-missing", suite=str(suite)) == 0
+    entry = results.read(tmp_path / "lenient")["tasks"][0]
+    assert entry["data"]["missing"] == 1 and entry["data"]["n"] == 23
+
+
+def test_some_tasks_without_data_is_exit_3(run: Run, shards: Path, tmp_path: Path) -> None:
+    tasks = [
+        {"id": "here", "family": "retrieval", "size": 20},
+        {"id": "there", "family": "retrieval", "data": {"table": "absent.csv"}},
+    ]
+    path = tmp_path / "two.yaml"
+    path.write_text(json.dumps({"version": "1", "about": "two", "tasks": tasks}))
+    (tmp_path / "empty").mkdir()
+    tasks[1]["data"] = {"split": "nope"}
+    path.write_text(json.dumps({"version": "1", "about": "two", "tasks": tasks}))
+    assert score(run, shards, tmp_path / "out", "factories:perfect", suite=str(path)) == 3
+    assert [one["status"] for one in results.read(tmp_path / "out")["tasks"]] == ["ok", "failed"]
+
+
+# The other verbs
+
+
+def test_compare_pairs_runs(run: Run, shards: Path, tmp_path: Path) -> None:
+    for name in ("perfect", "random"):
+        assert score(run, shards, tmp_path / name, f"factories:{name}") == 0
+    same, other = tmp_path / "same.json", tmp_path / "other.json"
+    assert run("compare", tmp_path / "random", tmp_path / "random", "--json", same, "--resamples", 200) == 0
+    assert all(one["difference"] == 0 and one["p"] == 1 for one in json.loads(same.read_text()))
+    assert run("compare", tmp_path / "random", tmp_path / "perfect", "--json", other, "--resamples", 200) == 0
+    table = {(one["task"], one["metric"]): one for one in json.loads(other.read_text())}
+    for key in (
+        ("smoke.retrieval", "i2t_r@1"),
+        ("smoke.classification", "auroc_macro"),
+        ("smoke.grounding", "pointing"),
+    ):
+        assert table[key]["ci"][0] > 0 and table[key]["p"] < 0.05
+
+
+def test_compare_refuses_other_images(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
+    assert score(run, shards, tmp_path / "all", "factories:random") == 0
+    assert score(run, shards, tmp_path / "few", "factories:random", "--limit", 60) == 0
+    assert run("compare", tmp_path / "all", tmp_path / "few") == 2
+    assert "same images" in capsys.readouterr().err
+
+
+def test_ls_show_and_check(run: Run, shards: Path, capsys: Any) -> None:
+    assert run("ls", "--data", shards) == 0
+    assert "chexpert5x200" in capsys.readouterr().out
+    assert run("show", "smoke.classification") == 0
+    assert "The radiograph shows no pulmonary nodule." in capsys.readouterr().out
+    assert run("check", "smoke.classification", "--data", shards, "--train", shards) == 0
+    told = capsys.readouterr().out
+    assert "patients_shared: 0" in told and "prevalence" in told
+    assert run("check", "smoke.classification", "--data", shards, "--train", shards, "--train-split", "test") == 2
+    assert "problem:" in capsys.readouterr().out
+    assert run("show", "smoke.clasification") == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys, vlp_eval.cli; vlp_eval.cli.parser(); print([m for m in ('torch', 'numpy') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_markdown_and_csv(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
+    assert score(run, shards, tmp_path / "out", "factories:perfect") == 0
+    capsys.readouterr()
+    assert run("report", tmp_path / "out", "--md") == 0
+    assert "| smoke.retrieval | Image to report, R@10 | 1.000 |" in capsys.readouterr().out
+    assert run("report", tmp_path / "out", "--csv") == 0
+    assert "smoke.classification,nodule,auroc,1.0" in capsys.readouterr().out
+
+
+def test_prompts_are_the_worlds_own() -> None:
+    from vlp_eval import prompts, suite
+
+    from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
+
+    found = prompts.read("synthetic", FINDINGS, pairs=True)
+    assert {name: (one.pos, one.neg) for name, one in found.texts.items()} == EVAL_PROMPTS
+    grounding = suite.find_task("synthetic.grounding", None)
+    assert grounding.settings.bare == EVAL_PHRASES
+
+
+def test_every_suite_reads_and_every_reference_names_a_metric() -> None:
+    from vlp_eval import suite
+
+    known = {"accuracy", "auroc_macro", "cnr_absolute", "miou", "pointing", "p@5"}
+    for _, task in suite.every_task():
+        for one in task.spec.references:
+            assert one.tag in ("R", "S") and 0 < one.value < 2
+            assert one.metric in known or one.metric in task.settings.classes
