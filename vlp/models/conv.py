@@ -1,20 +1,23 @@
 """A small residual CNN for radiographs of 96 to 128 pixels: fast on two CPU cores, cells exactly where they seem to be.
 
 Everything that shrinks the map is an even kernel or an average pooling, so cell i of a map of stride s is centred at
-s * (i + 1/2). Normalisation is by group, never by batch: one process and two give the same gradients. Local features are
-taken at stride 8, with the coarse map's context added, since a finding like an enlarged heart is larger than a cell sees.
+s * (i + 1/2). Normalisation is by batch, over the rows of all ranks, so that one process and two give the same gradients;
+normalising each image by itself drowns a small finding in the anatomy around it (on synthetic radiographs, supervised,
+AUROC .76 by group against .93 by batch after the same number of samples). Local features are taken at stride 8, with the
+coarse map's context added, since a finding like an enlarged heart is larger than a cell sees.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import ConfigError, config
+from ..dist import sum_over_ranks, world
 from ..types import PatchGrid
 from .tower import ImageFeatures, ImageTower, TowerConfig, image_towers
 
@@ -27,20 +30,46 @@ class ConvConfig(TowerConfig):
     """`width` channels at stride 4, twice that at stride 8, four times at stride 16; `blocks` residual blocks at each.
 
     `position`: learned maps are added to the features, without which left and right look alike to a convolution.
+    `norm: group` (of `groups` groups) makes an image's features independent of the batch's, as cached embeddings need to
+    be exact, and learns far more slowly.
     """
 
     width: int = 32
     blocks: tuple[int, int, int] = (1, 2, 2)
+    norm: Literal["batch", "group"] = "batch"
     groups: int = 8
     position: bool = True
+
+
+class BatchNorm2d(nn.BatchNorm2d):
+    """Batch normalisation of [B, C, H, W] with the statistics of all ranks' rows, exact in its gradients on any device."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        if not self.training or world() == 1:
+            return super().forward(features)
+        rows = features.float()
+        count = sum_over_ranks(rows.new_tensor([float(rows.numel() // rows.shape[1])]))
+        mean = sum_over_ranks(rows.sum((0, 2, 3))) / count
+        variance = sum_over_ranks((rows - mean[:, None, None]).square().sum((0, 2, 3))) / count
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum or 0.1)
+            self.running_var.lerp_(variance * count / (count - 1).clamp(min=1), self.momentum or 0.1)
+        scale = self.weight * (variance + self.eps).rsqrt()
+        return (rows * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]).to(features.dtype)
+
+
+def build_norm(config: ConvConfig, width: int) -> nn.Module:
+    return BatchNorm2d(width) if config.norm == "batch" else nn.GroupNorm(config.groups, width)
 
 
 class Block(nn.Module):
     """Pre-activation residual block of two 3 x 3 convolutions; starts as the identity."""
 
-    def __init__(self, width: int, groups: int) -> None:
+    def __init__(self, width: int, config: ConvConfig) -> None:
         super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(groups, width), nn.GroupNorm(groups, width)
+        self.norm1, self.norm2 = build_norm(config, width), build_norm(config, width)
         self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
@@ -63,20 +92,20 @@ class ConvTower(ImageTower):
             raise ConfigError(f"model.image.kind conv needs an image.size that 16 divides, found {spec.size}")
         self.config, self.channels = config, spec.channels
         widths = [config.width * factor for factor in (1, 2, 4)]
-        if config.width % config.groups:
+        if config.norm == "group" and config.width % config.groups:
             raise ConfigError(f"model.image.groups is {config.groups}, which does not divide width {config.width}")
         self.width, self.patch_width = 2 * widths[2], widths[1]
         side = spec.size // 8
         self.grid = PatchGrid(side, side, (8.0, 8.0), (4.0, 4.0))
-        self.stem = nn.Conv2d(spec.channels, widths[0], 4, stride=2, padding=1)
+        self.stem = nn.Conv2d(spec.channels, widths[0], 8, stride=4, padding=2)
         self.layers = nn.ModuleList(
-            nn.Sequential(*(Block(width, config.groups) for _ in range(count)))
+            nn.Sequential(*(Block(width, config) for _ in range(count)))
             for width, count in zip(widths, config.blocks, strict=True)
         )
         self.widen = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
-        self.norm = nn.GroupNorm(config.groups, widths[2])
+        self.norm = build_norm(config, widths[2])
         self.local = nn.ModuleDict(
-            {"context": nn.Conv2d(widths[2], widths[1], 1), "norm": nn.GroupNorm(config.groups, widths[1])}
+            {"context": nn.Conv2d(widths[2], widths[1], 1), "norm": build_norm(config, widths[1])}
         )
         self.position = nn.ParameterList(
             nn.Parameter(torch.randn(1, width, spec.size // stride, spec.size // stride) * 0.02)
@@ -86,8 +115,7 @@ class ConvTower(ImageTower):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
-        fine = F.avg_pool2d(F.relu(self.stem(image.contiguous(memory_format=torch.channels_last))), 2)
-        fine = self.layers[0](fine)
+        fine = self.layers[0](self.stem(image.contiguous(memory_format=torch.channels_last)))
         middle = self.widen[0](F.avg_pool2d(fine, 2))
         middle = self.layers[1](middle + self.position[0] if self.config.position else middle)
         coarse = self.widen[1](F.avg_pool2d(middle, 2))

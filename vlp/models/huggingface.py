@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -71,12 +72,19 @@ def read_config(options: HfConfig, part: str, where: str) -> Any:
             tree = dict(options.config)
             found = AutoConfig.for_model(tree.pop("model_type"), **tree)
         else:
-            found = AutoConfig.from_pretrained(str(options.path))
+            found = AutoConfig.from_pretrained(str(options.path).removeprefix("hf:"))
     except KeyError as error:
         raise ConfigError(f"{where}.config: missing or unknown model_type ({error})") from None
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{where}: no transformers configuration: {str(error).splitlines()[0]}") from None
     return getattr(found, part) if hasattr(found, part) else found
+
+
+def weights_of(options: HfConfig) -> str | None:
+    """Return where the weights beside a configuration are: its folder, or its Hub name."""
+    if options.path is None or not options.weights:
+        return None
+    return options.path if Path(options.path).is_dir() else f"hf:{options.path}"
 
 
 def build(found: Any, pooler: bool, where: str) -> nn.Module:
@@ -195,6 +203,9 @@ class HfTextTower(TextTower):
         )
         return TextFeatures(pooled, states, self.attention.take() if self.attention is not None else None)
 
+    def default_weights(self) -> str | None:
+        return weights_of(self.config)
+
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
@@ -283,6 +294,9 @@ class HfImageTower(ImageTower):
         if not patches:
             return ImageFeatures(pooled)
         return ImageFeatures(pooled, cells, None if attention is None else attention[:, self.prefix :])
+
+    def default_weights(self) -> str | None:
+        return weights_of(self.config)
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]

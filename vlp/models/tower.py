@@ -100,6 +100,10 @@ class Tower(nn.Module):
         tree = {"kind": self.kind, **to_tree(self.config)}
         return {**tree, "pretrained": None}
 
+    def default_weights(self) -> str | None:
+        """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
+        return None
+
     def prepare(self, where: str) -> None:
         """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
         if self.config.checkpointing:

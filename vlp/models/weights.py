@@ -26,6 +26,38 @@ IN_FOLDER = (
 )
 
 
+def locate_weights(source: str, where: str) -> Path:
+    """Return the folder or file that a recipe's `pretrained` means.
+
+    A path; `hf:owner/name` (or `hf:owner/name/file`) in the local cache or on the Hub; `open_clip:MODEL/TAG` likewise.
+    Raises ConfigError, with the key, for what is in none of these places.
+    """
+    if source.startswith("hf:"):
+        from huggingface_hub import hf_hub_download, snapshot_download
+
+        owner, _, rest = source[3:].partition("/")
+        name, _, file = rest.partition("/")
+        try:
+            if file:
+                return Path(hf_hub_download(f"{owner}/{name}", file))
+            wanted = ["*.safetensors", "*.safetensors.index.json", "*.bin", "*.bin.index.json", "*config.json"]
+            return Path(snapshot_download(f"{owner}/{name}", allow_patterns=wanted))
+        except Exception as error:  # offline, unknown, gated: each library layer has its own kind
+            raise ConfigError(f"{where}: {source!r} is neither cached nor to be had ({type(error).__name__})") from None
+    if source.startswith("open_clip:"):
+        from open_clip.pretrained import download_pretrained, get_pretrained_cfg
+
+        model, _, tag = source.removeprefix("open_clip:").partition("/")
+        found = get_pretrained_cfg(model, tag)
+        if not found:
+            raise ConfigError(f"{where}: open_clip has no weights {tag!r} for {model!r}")
+        try:
+            return Path(download_pretrained(found))
+        except Exception as error:
+            raise ConfigError(f"{where}: {source!r} is neither cached nor to be had ({type(error).__name__})") from None
+    return Path(source)
+
+
 def read_weights(source: Path | str) -> dict[str, Tensor]:
     """Return the tensors of a folder or of a `.safetensors`, `.pt`, `.pth` or `.bin` file, by name, on the CPU.
 
