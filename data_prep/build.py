@@ -33,6 +33,8 @@ from .stats import Tally
 from .work import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
+ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
+"""Options that say where and how, and do not change what is written."""
 
 
 @config
@@ -48,6 +50,7 @@ class BuildOptions:
     raw: Path | None = None
     source_config: Any = None
     workers: int | None = None
+    engine: str = "processes"
     resume: bool = False
     overwrite: bool = False
     shard_size: int = 512
@@ -92,7 +95,7 @@ class Build:
     def _fingerprint(self) -> str:
         """Return a hash of everything that decides the bytes of the output, the raw folder's place excepted."""
         tree = to_tree(self.options)
-        for name in ("out", "raw", "workers", "resume", "overwrite", "shard_of", "max_rejected", "key_file"):
+        for name in (*ELSEWHERE, "max_rejected"):
             del tree[name]
         tree["version"] = self.source.version
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
@@ -142,7 +145,7 @@ class Build:
             self.key,
             self.options.follow_links,
         )
-        with Pool(job, self._workers(total)) as pool:
+        with Pool(job, self._workers(total), self.options.engine) as pool:
             for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
                 self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
             for shard in open_shards.values():  # only duplicates: nothing came back from the workers
@@ -253,7 +256,7 @@ class Build:
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
-        for name in ("source", "out", "raw", "workers", "resume", "overwrite", "shard_of", "key_file", "source_config"):
+        for name in (*ELSEWHERE, "source", "source_config"):
             del tree[name]
         tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
         return {

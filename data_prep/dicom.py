@@ -177,7 +177,7 @@ def _map_levels(values: Array, dataset: Any, options: DicomOptions, steps: list[
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         scaled = 255.0 - scaled
         steps.append("MONOCHROME1 inverted")
-    grey = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
+    grey: Array = np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)
     if padding is not None:
         grey[padding] = 0
     return grey

@@ -1,21 +1,24 @@
 """The workers of a build: records in, ready samples or reasons out, in the order that they were asked for.
 
 Each worker sets up the source once; chunks of records go out, at most a few ahead of what has been written, so that
-memory does not grow with the data. With no workers everything runs in this process.
+memory does not grow with the data. With no workers everything runs in this process; with `--engine ray` the same chunks
+go to a cluster. (Ray's tasks, not Ray Data: order, sharding and resuming are ours already, what is missing is machines.)
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import re
 import signal
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vlp.config import ConfigError
 from vlp.types import Sample
@@ -81,33 +84,76 @@ class Worker:
         return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted)
 
 
-_worker: Worker | None = None
+def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
+    """Do a chunk of a pickled job, wherever this is called; the worker that it needs is kept for the next one."""
+    return _workers(job)(split, chunk)
 
 
-def _start(job: Job) -> None:
-    global _worker
+@lru_cache(maxsize=1)
+def _workers(job: bytes) -> Worker:
+    return Worker(pickle.loads(job))
+
+
+def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-    _worker = Worker(job)
 
 
-def _run(split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
-    assert _worker is not None
-    return _worker(split, chunk)
+class Submits(Protocol):
+    """What an engine must do: `concurrent.futures`, Dask's `client.get_executor()` and `RayTasks` all do."""
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
+        """Return a future of the call."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of what was not started."""
+
+
+def open_engine(engine: str, workers: int) -> tuple[Submits | None, int]:
+    """Return what runs chunks, and how many to have under way; None is this process alone.
+
+    "processes" starts `workers` of them here; "ray" or "ray:ADDRESS" sends chunks to a Ray cluster, whose machines must see
+    the raw folder under the same path. Raises ConfigError.
+    """
+    if engine.partition(":")[0] == "ray":
+        tasks = RayTasks(engine.partition(":")[2])
+        return tasks, 2 * tasks.cores
+    if engine != "processes":
+        raise ConfigError(f"--engine {engine!r}: expected processes, ray or ray:ADDRESS")
+    if not workers:
+        return None, 0
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start), 3 * workers
+
+
+class RayTasks:
+    """The part of a `concurrent.futures` executor that a build needs, on a Ray cluster or, without an address, started here."""
+
+    def __init__(self, address: str = "") -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ConfigError("--engine ray needs Ray: install vlp[cluster]") from None
+        self._ray = ray
+        self._mine = not ray.is_initialized()
+        if self._mine:
+            ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
+        self.cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
+        return self._ray.remote(function).remote(*arguments).future()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        if self._mine:
+            self._ray.shutdown()
 
 
 class Pool:
     """Workers, 0 for none, as a context manager; leaving it early drops what has not been asked for."""
 
-    def __init__(self, job: Job, workers: int) -> None:
+    def __init__(self, job: Job, workers: int, engine: str = "processes") -> None:
         self.local = Worker(job)
-        self._ahead = 3 * workers
-        self._executor = (
-            ProcessPoolExecutor(
-                workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(job,)
-            )
-            if workers
-            else None
-        )
+        self._job = pickle.dumps(job)
+        self._executor, self._ahead = open_engine(engine, workers)
 
     def __enter__(self) -> Pool:
         return self
@@ -118,7 +164,7 @@ class Pool:
 
     def map(self, groups: Iterable[tuple[int, str | None, list[tuple[int, Record]]]]) -> Iterator[Any]:
         """Yield (group, outcome) for each record of (group, split, records), in order; raises ConfigError."""
-        pending: deque[tuple[int, Future[list[Sample | Rejected]]]] = deque()
+        pending: deque[tuple[int, Any]] = deque()
         try:
             for group, split, records in groups:
                 for at in range(0, len(records), CHUNK):
@@ -126,7 +172,7 @@ class Pool:
                     if self._executor is None:
                         yield from ((group, outcome) for outcome in self.local(split, chunk))
                         continue
-                    pending.append((group, self._executor.submit(_run, split, chunk)))
+                    pending.append((group, self._executor.submit(run_chunk, self._job, split, chunk)))
                     if len(pending) > self._ahead:
                         yield from _collect(pending)
             while pending:
@@ -137,6 +183,6 @@ class Pool:
             ) from None
 
 
-def _collect(pending: deque[tuple[int, Future[list[Sample | Rejected]]]]) -> Iterator[Any]:
+def _collect(pending: deque[tuple[int, Any]]) -> Iterator[Any]:
     group, future = pending.popleft()
     yield from ((group, outcome) for outcome in future.result())

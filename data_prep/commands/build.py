@@ -27,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     group.add_argument(
         "--workers", type=int, help="processes, 0: this one alone (default: all cores, 0 for small sets)"
     )
+    group.add_argument("--engine", default="processes", help="processes (default), ray, or ray:ADDRESS of a cluster")
     group.add_argument("--resume", action="store_true", help="go on: keep the shards that are finished")
     group.add_argument("--overwrite", action="store_true", help="remove what an earlier build left in --out")
     group.add_argument("--shard-size", type=int, default=512, help="records per shard (default: 512)")
@@ -98,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
         raw=args.raw,
         source_config=config,
         workers=args.workers,
+        engine=args.engine,
         resume=args.resume,
         overwrite=args.overwrite,
         shard_size=args.shard_size,

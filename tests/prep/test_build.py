@@ -104,6 +104,15 @@ def test_job_arrays_make_what_one_machine_makes(tmp_path: Path, capsys: pytest.C
     assert "shards are other jobs' and not there yet" in capsys.readouterr().out
 
 
+def test_a_ray_cluster_makes_what_one_machine_makes(tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    raw = pairs_folder(tmp_path / "raw", 40)
+    common = ("pairs", "--raw", raw, "--shard-size", 15)
+    build(*common, "--out", tmp_path / "one", "--workers", 0)
+    build(*common, "--out", tmp_path / "ray", "--engine", "ray")
+    assert contents(tmp_path / "one") == contents(tmp_path / "ray")
+
+
 def test_resuming_keeps_what_is_finished(tmp_path: Path) -> None:
     raw = pairs_folder(tmp_path / "raw", 40)
     common = ("pairs", "--raw", raw, "--workers", 0, "--shard-size", 5)
