@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -110,32 +111,11 @@ class DeepSpeedEngine:
         self._norm = math.nan
         if config.zero == 0:
             self.engine.clip_fp32_gradients = self._clip
-        if config.zero == 3:
-            self._keep_whole()
 
     @property
     def inner(self) -> Any:
         """Return torch's AdamW inside of DeepSpeed's optimiser."""
         return self.engine.optimizer if self.config.zero == 0 else self.engine.optimizer.optimizer
-
-    def _keep_whole(self) -> None:
-        """Keep parameters whole that a module other than a leaf owns: prototypes, scales, position maps.
-
-        ZeRO 3 fetches parameters again for the backward through hooks on the tensors a module returns; towers, model and
-        objectives return dataclasses, in which it finds none.
-        """
-        offload = self.engine.optimizer.parameter_offload
-        for module in self.module.modules():
-            if not any(True for _ in module.children()) and not module.__module__.startswith("vlp."):
-                continue
-            direct: list[Any] = list(module.parameters(recurse=False))
-            for parameter in direct:
-                if not parameter.ds_persist:
-                    parameter.ds_persist = True
-                    offload.persistent_parameters.append(parameter)
-        if offload.persistent_parameters:
-            self.engine.optimizer.persistent_parameters = offload.persistent_parameters
-            offload.persistent_parameters[0].all_gather(offload.persistent_parameters)
 
     # ------------------------------------------------------------------ forward and backward
 
@@ -348,6 +328,33 @@ class DeepSpeedEngine:
                 fragment[0].copy_(value.flatten().narrow(0, fragment[1].start, fragment[1].numel))
 
 
+def _show_dataclasses_to_hooks() -> None:
+    """Teach stage 3 that tensors may be in the fields of what model and objectives return and take.
+
+    It fetches a module's parameters again for the backward through hooks on those tensors, and knows tuples and dicts only:
+    without this, whatever an objective or the dual encoder owns itself has a wrong gradient, 0 or an error.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+
+    known: Any = parameter_offload.apply_to_tensors_only
+    if getattr(known, "knows_dataclasses", False):
+        return
+
+    def apply(function: Any, value: Any, warning_msg_fn: Any = None) -> Any:
+        if isinstance(value, (tuple, list)) and any(isinstance(one, (ModelOutput, Losses)) for one in value):
+            return type(value)(apply(function, one, warning_msg_fn) for one in value)
+        if not isinstance(value, (ModelOutput, Losses)):
+            return known(function, value, None)
+        for item in fields(value):
+            inner = getattr(value, item.name)
+            if isinstance(inner, (Tensor, dict)):
+                setattr(value, item.name, known(function, inner))
+        return value
+
+    apply.knows_dataclasses = True  # type: ignore[attr-defined]
+    parameter_offload.apply_to_tensors_only = apply
+
+
 def _import(timeout_minutes: float) -> Any:
     """Import deepspeed without its surprises, and give a single process the group that it insists on."""
     if not torch.cuda.is_available():
@@ -358,6 +365,7 @@ def _import(timeout_minutes: float) -> Any:
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On a CPU it would compile a shared-memory collective for over a minute before the first step.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    _show_dataclasses_to_hooks()
     if not dist.is_distributed():
         import socket
 
