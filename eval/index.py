@@ -78,69 +78,77 @@ def rank(
 
 
 def top(
-    queries: Floats, gallery: Floats, k: int, own: NDArray[np.int64] | None = None
-) -> tuple[NDArray[np.int64], Floats]:
+    queries: Floats,
+    gallery: Floats,
+    k: int,
+    own: NDArray[np.int64] | None = None,
+    use_faiss: bool | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the first k gallery rows of each query [Q, k] and their scores; equal scores in the order of the gallery.
 
-    `own` as in `rank`. With faiss installed its flat index proposes k + some candidates, scored again here, so that the
-    answer is the same with and without it.
+    `own` [Q] is the gallery row that is the query itself (-1: none), which is left out. `use_faiss`: its exact flat index
+    (by default where it is installed and the gallery is large) or blocks of products here. Either proposes some more
+    candidates than k in float32; they are scored again in float64, so that both give the same answer.
     """
     extra = 0 if own is None else 1
     count = min(k, len(gallery) - extra)
-    rows = np.empty((len(queries), count), np.int64)
-    values = np.empty((len(queries), count), np.float32)
-    across = np.ascontiguousarray(gallery.T)
-    for block in blocks(len(queries), len(gallery)):
-        scores = queries[block] @ across
-        if own is not None:
-            there = own[block] >= 0
-            scores[np.flatnonzero(there), own[block][there]] = -np.inf
-        rows[block], values[block] = _first(scores, count)
+    wide = min(len(gallery), count + extra + MARGIN)
+    if use_faiss is None:
+        use_faiss = have_faiss() and len(gallery) >= LARGE
+    propose = _propose_faiss if use_faiss else _propose
+    rows, values = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float64)
+    for block, found in propose(queries, gallery, wide):
+        for at, candidates in enumerate(found):
+            query = block.start + at
+            mine = -1 if own is None else int(own[query])
+            rows[query], values[query] = _settle(queries[query], gallery, np.sort(candidates), count, mine)
     return rows, values
 
 
-def _first(scores: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
-    """Return the columns of the k largest of each row, equal ones by column, without sorting the rest."""
-    if k >= scores.shape[1]:
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return order, np.take_along_axis(scores, order, axis=1)
-    edge = -np.partition(-scores, k - 1, axis=1)[:, k - 1]
-    rows = np.empty((len(scores), k), np.int64)
-    for row, bound in enumerate(edge):
-        certain = np.flatnonzero(scores[row] > bound)
-        equal = np.flatnonzero(scores[row] == bound)[: k - len(certain)]
-        chosen = np.concatenate([certain, equal])
-        rows[row] = chosen[np.lexsort((chosen, -scores[row, chosen]))]
-    return rows, np.take_along_axis(scores, rows, axis=1)
+MARGIN = 32
+LARGE = 50_000
+CLOSE = 1e-5
+"""Float32 products may differ by this from float64 ones (unit vectors); candidates nearer to the edge are looked at again."""
 
 
-def have_faiss() -> bool:
-    return importlib.util.find_spec("faiss") is not None
+def _settle(
+    query: Floats, gallery: Floats, candidates: NDArray[np.int64], k: int, own: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the first k of the candidates by float64 score, or of everything when the candidates may not hold them all."""
+    chosen = candidates[candidates != own]
+    scores = _exact(query, gallery[chosen])
+    order = np.lexsort((chosen, -scores))
+    if len(candidates) < len(gallery) and scores[order[-1]] >= scores[order[k - 1]] - CLOSE:
+        chosen = np.flatnonzero(np.arange(len(gallery)) != own)
+        scores = _exact(query, gallery[chosen])
+        order = np.lexsort((chosen, -scores))
+    return chosen[order[:k]], scores[order[:k]]
 
 
-def top_faiss(queries: Floats, gallery: Floats, k: int, margin: int = 32) -> tuple[NDArray[np.int64], Floats]:
-    """Return what `top` returns, searched by faiss's exact flat index.
+def _exact(query: Floats, rows: Floats) -> NDArray[np.float64]:
+    """Return the products [n] summed the same way for each row, so that equal rows have equal scores, whatever n is."""
+    result: NDArray[np.float64] = (rows.astype(np.float64) * query.astype(np.float64)).sum(1)
+    return result
 
-    faiss sums in another order than numpy and orders ties freely: `margin` more candidates than k are taken, scored again
-    as `top` scores them, and ordered; a row whose last candidate ties with its k-th is searched again by `top`.
-    """
+
+def _propose(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    across = np.ascontiguousarray(gallery.T)
+    for block in blocks(len(queries), len(gallery)):
+        scores = queries[block] @ across
+        if wide >= scores.shape[1]:
+            yield block, np.tile(np.arange(scores.shape[1]), (len(scores), 1))
+        else:
+            yield block, np.argpartition(-scores, wide - 1, axis=1)[:, :wide]
+
+
+def _propose_faiss(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
     import faiss
 
     index = faiss.IndexFlatIP(gallery.shape[1])
     index.add(np.ascontiguousarray(gallery))
-    wide = min(len(gallery), k + margin)
-    _, found = index.search(np.ascontiguousarray(queries), wide)
-    count = min(k, len(gallery))
-    rows, values = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float32)
-    unsure = []
-    for row, candidates in enumerate(found):
-        chosen = np.sort(candidates)
-        scores = gallery[chosen] @ queries[row]
-        order = np.lexsort((chosen, -scores))
-        rows[row], values[row] = chosen[order[:count]], scores[order[:count]]
-        gaps = scores[order[: count + 1]]
-        if (len(gallery) > wide and scores.min() >= values[row, -1] - 1e-5) or (np.abs(np.diff(gaps)) < 1e-6).any():
-            unsure.append(row)
-    if unsure:
-        rows[unsure], values[unsure] = top(queries[unsure], gallery, k)
-    return rows, values
+    for block in blocks(len(queries), len(gallery)):
+        yield block, index.search(np.ascontiguousarray(queries[block]), wide)[1]
+
+
+def have_faiss() -> bool:
+    return importlib.util.find_spec("faiss") is not None

@@ -1,0 +1,142 @@
+"""The page: it stands alone, holds what it should, hides real text, and looks right in a real browser at two widths."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Run
+
+BROWSER = next((one for one in ("chromium", "chromium-browser", "google-chrome") if shutil.which(one)), None)
+
+
+@pytest.fixture(scope="module")
+def page(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import sys
+
+    from vlp_eval.cli import main
+
+    out = tmp_path_factory.mktemp("report") / "out"
+    sys.path.insert(0, str(Path(__file__).parent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLP_TEST_SHARDS", str(shards))
+        words = [
+            "run",
+            "--model",
+            "factories:noisy",
+            "--suite",
+            "smoke",
+            "--data",
+            shards,
+            "--out",
+            out,
+            "--resamples",
+            "100",
+        ]
+        assert main([str(one) for one in words]) == 0
+    return out / "report.html"
+
+
+def test_the_page_stands_alone(page: Path) -> None:
+    text = page.read_text()
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
+    assert "<script" not in text and "@import" not in text and "url(" not in text
+    assert text.count("data:image/") > 20
+    assert page.stat().st_size < 5_000_000
+
+
+def test_the_page_shows_scores_with_intervals_and_every_section(page: Path) -> None:
+    text = page.read_text()
+    for words in (
+        "Queries and their first five answers",
+        "ROC curves",
+        "Maps beside their boxes",
+        "For whom it holds",
+        "Provenance",
+    ):
+        assert words in text
+    assert "text alone (mean box, no image)" in text and "FINDINGS" in text.upper()
+
+
+def test_the_text_of_real_data_is_not_shown(page: Path, shards: Path, tmp_path: Path, run: Run) -> None:
+    import json
+
+    from vlp.data.manifest import Manifest, ShardSet
+
+    source = ShardSet(Manifest.read(shards).select("test"))
+    lines = ["file,who,text"]
+    for index in range(12):
+        sample = source.sample(index)
+        assert isinstance(sample.image, bytes)
+        (tmp_path / f"{index}.png").write_bytes(sample.image)
+        lines.append(f"{index}.png,patient-{index},secret sentence {index}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    columns = {"image": "file", "patient": "who", "report": "text"}
+    task = {"id": "mine", "family": "retrieval", "data": {"table": "table.csv", "columns": columns}}
+    (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": [task]}))
+    from planted import Planted, direction
+
+    class Free(Planted):
+        def _text(self, text: str) -> np.ndarray:
+            return direction(text, 72)
+
+    import factories
+
+    factories.free = lambda: Free(shards)  # type: ignore[attr-defined]
+    words = ["--model", "factories:free", "--suite", tmp_path / "suite.yaml", "--data", tmp_path]
+    assert run("run", *words, "--out", tmp_path / "hidden", "--resamples", 50) == 0
+    assert run("run", *words, "--out", tmp_path / "shown", "--resamples", 50, "--show-text") == 0
+    for name, there in (("hidden", False), ("shown", True)):
+        everything = "".join(one.read_text() for one in (tmp_path / name).rglob("*") if one.is_file())
+        assert ("secret sentence" in everything) is there
+        assert "patient-3" not in everything
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome here")
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_fits_a_desktop_and_a_phone(page: Path, tmp_path: Path, dark: bool) -> None:
+    import cv2
+
+    text = page.read_text()
+    if dark:
+        text = text.replace("@media (prefers-color-scheme: dark)", "@media all")
+    probe = "<script>document.title = document.documentElement.scrollWidth + ' ' + window.innerWidth</script>"
+    (tmp_path / "page.html").write_text(text.replace("</body>", f"{probe}</body>"))
+    frame = '<body style="margin:0"><iframe src="page.html" style="width:390px;height:2400px;border:0"></iframe>'
+    (tmp_path / "phone.html").write_text(frame)
+    shots = {}
+    for name, width in (("page", 1280), ("phone", 500)):
+        shot = tmp_path / f"{name}.png"
+        words = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--allow-file-access-from-files",
+        ]
+        subprocess.run(
+            [
+                str(BROWSER),
+                *words,
+                f"--window-size={width},2400",
+                f"--screenshot={shot}",
+                (tmp_path / f"{name}.html").as_uri(),
+            ],
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        shots[name] = cv2.imread(str(shot))
+    desktop, phone = shots["page"], shots["phone"][:, :390]
+    for picture in (desktop, phone):
+        paper = picture[5, 5].astype(int)
+        assert (paper.mean() < 60) == dark  # the background follows the theme
+        assert (np.abs(picture.astype(int) - paper).sum(2) > 60).mean() > 0.05  # something is drawn
+    edge = phone[:, -6:].astype(int)
+    assert (
+        np.abs(edge - phone[5, 5].astype(int)).sum(2) > 60
+    ).mean() < 0.02  # and nothing runs off a phone's right edge
