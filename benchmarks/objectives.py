@@ -37,22 +37,22 @@ def pairs(count: int) -> tuple[Tensor, Tensor]:
 
 
 def contrastive(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
-    from open_clip.loss import ClipLoss, SigLipLoss
-
-    from vlp.objectives import build_objectives
-    from vlp.types import Batch, ModelOutput, Tokens
-
     kind, _, whose = name.partition(" ")
     image, text = pairs(count)
     scale = torch.tensor([10.0 if kind == "siglip" else 14.3], requires_grad=True)
     bias = torch.tensor([-10.0], requires_grad=True)
     inputs = [image, text]
-    if name == "clip open_clip":
-        return lambda: ClipLoss()(image, text, scale), inputs
-    if name == "siglip open_clip":
+    if whose == "open_clip":
+        from open_clip.loss import ClipLoss, SigLipLoss
+
+        if kind == "clip":
+            return lambda: ClipLoss()(image, text, scale), inputs
         return lambda: SigLipLoss()(image, text, scale, bias), inputs
     if whose == "dense":
         return lambda: dense_dhn_nce(image, text), inputs
+    from vlp.objectives import build_objectives
+    from vlp.types import Batch, ModelOutput, Tokens
+
     blank = torch.zeros((count, 1), dtype=torch.int64)
     batch = Batch(
         torch.zeros(count, 1), Tokens(blank, blank == 0, blank), torch.arange(2 * count).view(-1, 2), [""] * count
@@ -110,15 +110,17 @@ def measure(name: str, count: int, threads: int) -> dict[str, float]:
     build = gloria if name.startswith("gloria") else contrastive
     step, inputs = build(name, count)
     for one in inputs:
-        one.grad = torch.zeros_like(one)
+        one.grad = torch.full_like(one, 0.0)
     build(name, 4)[0]().backward()  # first calls load libraries
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     cpu, wall = time.process_time(), time.perf_counter()
     loss = step()
     loss.backward()
     spent, waited = time.process_time() - cpu, time.perf_counter() - wall
-    extra = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return {"loss": loss.item(), "cpu_s": spent, "wall_s": waited, "extra_mib": extra}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "loss": loss.item(), "cpu_s": spent, "wall_s": waited, "extra_mib": (peak - before) / 1024, "peak_mib": peak / 1024,
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -131,7 +133,7 @@ def main() -> None:
     if asked.one:
         print(json.dumps(measure(asked.one[0], int(asked.one[1]), asked.threads)))
         return
-    print("| what | N | loss | CPU s | wall s | extra MiB |\n|---|---|---|---|---|---|")
+    print("| what | N | loss | CPU s | wall s | extra MiB | process MiB |\n|---|---|---|---|---|---|---|")
     for group in asked.only or [name for name in GROUPS if name != "large"]:
         rivals = GROUPS[group]
         found: dict[str, list[dict[str, float]]] = {name: [] for name, _ in rivals}
@@ -142,9 +144,10 @@ def main() -> None:
                 found[name].append(json.loads(done.stdout.splitlines()[-1]))
         for name, count in rivals:
             best = min(found[name], key=lambda one: one["cpu_s"])
-            memory = max(one["extra_mib"] for one in found[name])
+            memory, peak = (max(one[size] for one in found[name]) for size in ("extra_mib", "peak_mib"))
             print(
-                f"| {name} | {count} | {best['loss']:.5f} | {best['cpu_s']:.2f} | {best['wall_s']:.2f} | {memory:.0f} |",
+                f"| {name} | {count} | {best['loss']:.5f} | {best['cpu_s']:.2f} | {best['wall_s']:.2f} | "
+                f"{memory:.0f} | {peak:.0f} |",
                 flush=True,
             )
 

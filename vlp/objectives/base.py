@@ -96,9 +96,27 @@ def in_full_precision(output: ModelOutput) -> ModelOutput:
     return dataclasses.replace(output, **wide) if wide else output
 
 
+class _Unit(torch.autograd.Function):
+    """Vectors over their lengths; keeps the inputs and one number a vector, and needs one temporary in the backward."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        inverse = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-6).reciprocal_()
+        ctx.save_for_backward(vectors, inverse)
+        return vectors * inverse
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        vectors, inverse = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, vectors)[..., None] * inverse.square()
+        return torch.addcmul(grad, vectors, along, value=-1).mul_(inverse)
+
+
 def unit(vectors: Tensor) -> Tensor:
     """Scale vectors [..., D] to length 1; a zero vector stays zero, with a finite gradient."""
-    return torch.nn.functional.normalize(vectors, dim=-1, eps=1e-6)
+    result: Tensor = _Unit.apply(vectors)
+    return result
 
 
 def scalar(parameter: Tensor | None) -> Tensor:

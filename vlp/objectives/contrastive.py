@@ -74,12 +74,12 @@ def similarity_sums(
             pull = weights * similarity
             pull_row, pull_column = pull.sum(1) / degree[rows.start : rows.start + rows.count], (pull / degree).sum(1)
     else:
-        by_row, by_column = LogSums.apply(image, texts, scales, relation, rows.start, exclude)
+        by_row, by_column, own = LogSums.apply(image, texts, scales, relation, rows.start, exclude)
         if relation is not None and degree is not None:
             pull_row = Pulls.apply(image, texts, relation)[0] / degree[rows.start : rows.start + rows.count]
             pull_column = Pulls.apply(image, texts / degree[:, None], relation)[0]
     if relation is None:
-        pull_row = pull_column = (image * text).sum(1)
+        pull_row = pull_column = (image * text).sum(1) if dense else own
     return Sums(by_row, over_ranks(by_column), pull_row, pull_column, degree)
 
 

@@ -48,13 +48,16 @@ def _add_log(total: Tensor, more: Tensor) -> None:
 
 
 class LogSums(torch.autograd.Function):
-    """Per-row and per-column log-sum-exp of scaled similarities, for several scales in one pass."""
+    """Per-row and per-column log-sum-exp of scaled similarities, for several scales in one pass, and the own similarities.
+
+    The own pairs' products are here because their gradients start the sums of the others': two [N, D] less.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, a: Tensor, b: Tensor, scales: Tensor, relation: Relation | None, start: int, exclude: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Return `[K, n]` and `[K, m]`: log-sum-exp over the other side of `scales[k] * a @ b.T`.
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `[K, n]` and `[K, m]`: log-sum-exp over the other side of `scales[k] * a @ b.T`; and `[n]`, own products.
 
         `a` [n, D], `b` [m, D], `scales` [K]; row i of `a` belongs to row `start + i` of `b`. With `exclude`, positives
         (by `relation`, or the diagonal) are left out of the sums; a row with nothing left gets about `MASKED`.
@@ -77,13 +80,15 @@ class LogSums(torch.autograd.Function):
                 _add_log(by_column[index, columns], column)
         ctx.save_for_backward(a, b, scales, by_row, by_column)
         ctx.relation, ctx.start, ctx.exclude = relation, start, exclude
-        return by_row, by_column
+        return by_row, by_column, torch.linalg.vecdot(a, b[start : start + n])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_row, grad_column = grads
+        grad_row, grad_column, grad_own = grads
         a, b, scales, by_row, by_column = ctx.saved_tensors
-        grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
+        own = slice(ctx.start, ctx.start + a.shape[0])
+        grad_a, grad_b = b[own] * grad_own[:, None], torch.zeros_like(b)
+        torch.mul(a, grad_own[:, None], out=grad_b[own])
         grad_scales = torch.zeros_like(scales)
         factors = scales.unbind()
         single = len(factors) == 1
