@@ -59,7 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command.arguments(inner, rest)
         code: int = command.run(inner.parse_args(rest))
-    except (ConfigError, UnknownNameError) as error:
+    except (ValueError, UnknownNameError) as error:
+        ours = isinstance(error, (ConfigError, UnknownNameError)) or type(error).__module__.startswith("vlp.")
+        if not ours:  # a bug keeps its traceback
+            raise
         sys.stderr.write(f"vlp-prep {name}: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
