@@ -138,6 +138,7 @@ def make_context(task: Task, store: Store, datasets: Datasets, settings: Setting
         data=data,
         store=store,
         split=datasets.other(task.spec.data),
+        read=datasets.get,
         seed=settings.seed,
         resamples=settings.resamples,
         show_text=settings.show_text or data.synthetic,

@@ -29,6 +29,10 @@ TITLES = {
     "pixel_auroc": "Pixel AUROC",
     "pixel_ap": "Pixel average precision",
     "map": "Mean average precision",
+    "auroc_corrupted": "AUROC on damaged images, mean",
+    "notices_wrong_report": "Notices another patient's report",
+    "notices_wrong_side": "Notices the wrong side",
+    "notices_negation": "Notices turned-around findings",
 }
 CONTROLS = {
     "shuffled": "same phrase, another patient's image",

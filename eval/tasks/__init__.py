@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def all_families() -> Registry[type[Task]]:
     """Import the families that come with the harness and return the registry; `pkg.mod:Class` names others."""
-    from . import base, classification, grounding, retrieval
+    from . import base, classification, corruption, grounding, mismatch, probe, retrieval
 
-    assert classification and grounding and retrieval
+    assert classification and corruption and grounding and mismatch and probe and retrieval
     return base.tasks

@@ -79,6 +79,7 @@ class Context:
     data: Data
     store: Store
     split: Callable[[str], Data | None]
+    read: Callable[[DataSpec], Data]
     seed: int = 0
     resamples: int = 1000
     show_text: bool = False

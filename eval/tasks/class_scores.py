@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..data import Data
 from ..prompts import PromptSet
 from ..scoring import Scoring, local_scores, mix, pair_softmax, sigmoid, similarity, softmax, unit, xplainer, zscore
-from ..store import Store
+from ..store import Store, Transform
 
 Floats = NDArray[np.float64]
 
@@ -29,9 +29,17 @@ class Scores:
     temperature: float
 
 
-def score(store: Store, data: Data, indices: Sequence[int], prompts: PromptSet, rule: Scoring) -> Scores:
-    """Score images against the prompts of each class."""
-    rows = unit(store.images(data, indices))
+def score(
+    store: Store,
+    data: Data,
+    indices: Sequence[int],
+    prompts: PromptSet,
+    rule: Scoring,
+    view: str = "",
+    transform: Transform | None = None,
+) -> Scores:
+    """Score images, or a named transform of them, against the prompts of each class."""
+    rows = unit(store.images(data, indices, view, transform))
     positive = {name: store.texts(one.pos) for name, one in prompts.texts.items()}
     negative = {name: store.texts(one.neg) for name, one in prompts.texts.items() if one.neg}
     model_temperature = 1 / store.card.logit_scale if store.card.logit_scale else 1.0

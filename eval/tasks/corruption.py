@@ -1,0 +1,184 @@
+"""Classification of damaged images, and of images from elsewhere: how much is lost, and whether the scores notice."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import ConfigError, config, to_tree
+from vlp.registry import did_you_mean
+
+from .. import prompts as prompt_files
+from ..bootstrap import Interval, multiplicities
+from ..corruptions import CORRUPTIONS
+from ..data import Data, DataError, DataSpec
+from ..metrics.ranking import Ranking
+from ..metrics.shift import energy, max_softmax, out_of_distribution
+from ..results import metric
+from ..scoring import Scoring
+from ..store import Transform
+from .base import Context, Outcome, Plan, Task, tasks
+from .class_scores import Scores, score
+from .classification import UNKNOWN, Classification
+from .classification import Settings as ClassSettings
+
+
+@config
+class Settings(ClassSettings):
+    """A classification, repeated on images with each of `corruptions` at each of `severities` (1 to 5)."""
+
+    corruptions: tuple[str, ...] = ("noise", "blur", "contrast", "occlusion")
+    severities: tuple[int, ...] = (1, 3, 5)
+    limit: int | None = None
+
+
+@tasks.register("corruption")
+class Corruption(Classification):
+    """Macro AUROC under corruption, with paired intervals of what is lost."""
+
+    Config = Settings
+
+    def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
+        super().__init__(spec, settings, folder)
+        for name in settings.corruptions:
+            if name not in CORRUPTIONS:
+                raise ConfigError(f"task {spec.id}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
+        if settings.kind != "multilabel" or not all(1 <= one <= 5 for one in settings.severities):
+            raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks, severities 1 to 5")
+
+    def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
+        indices, truth = super().select(context)
+        return indices[: self.settings.limit], truth[: self.settings.limit]
+
+    def run(self, context: Context) -> Outcome:
+        indices, truth = self.select(context)
+        weights = context.weights(indices)
+        clean = self._draws(truth, score(context.store, context.data, indices, self.sets[0], self.scoring), weights)
+        if clean is None:
+            raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
+        ones, drawn = clean
+        outcome = Outcome(indices, {}, prompts=[self.sets[0].to_tree()])
+        outcome.metrics["auroc_macro"] = metric(ones, Interval.of(drawn), chance=0.5)
+        kept: list[float] = []
+        for name in self.settings.corruptions:
+            values, losses = [], []
+            for severity in self.settings.severities:
+                view: Transform = partial(_apply, name, severity)
+                scores = score(
+                    context.store, context.data, indices, self.sets[0], self.scoring, f"{name}-{severity}", view
+                )
+                found = self._draws(truth, scores, weights)
+                assert found is not None
+                values.append(found[0])
+                losses.append(found[1] - drawn)
+            kept += values
+            change = Interval.of(np.mean(losses, axis=0))
+            by = {str(one): value for one, value in zip(self.settings.severities, values, strict=True)}
+            outcome.metrics[f"auroc_{name}"] = metric(float(np.mean(values)), chance=0.5, by_severity=by)
+            outcome.metrics[f"change_{name}"] = metric(float(np.mean(values)) - ones, change)
+        outcome.metrics["auroc_corrupted"] = metric(float(np.mean(kept)), chance=0.5, primary=True)
+        outcome.rows = [context.row(one) for one in indices]
+        return outcome
+
+    def _draws(
+        self, truth: NDArray[np.int64], scores: Scores, weights: NDArray[np.int32]
+    ) -> tuple[float, NDArray[np.float64]] | None:
+        """Return the macro AUROC and its resamples over classes with both outcomes."""
+        values, draws = [], []
+        for column in range(truth.shape[1]):
+            known = truth[:, column] != UNKNOWN
+            ranking = Ranking.of(truth[known, column], scores.ranking[known, column])
+            value = float(ranking.auroc(np.ones(int(known.sum())))[0])
+            if np.isfinite(value):
+                values.append(value)
+                draws.append(ranking.auroc(weights[:, known]))
+        return (float(np.mean(values)), np.mean(draws, axis=0)) if values else None
+
+
+def _apply(name: str, severity: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return CORRUPTIONS[name](pixels, severity)
+
+
+@config
+class OutSettings:
+    """In distribution is the task's data; `out` says what is not: `where` picks other records of the same folder, or a
+    `corruption` (scramble) makes them. Scores are of the class logits of `prompts`.
+    """
+
+    classes: tuple[str, ...]
+    prompts: str
+    out_where: dict[str, str] | None = None
+    out_folder: str | None = None
+    corruption: str | None = None
+    severity: int = 1
+    score: Literal["msp", "max_logit", "energy"] = "msp"
+    limit: int = 500
+
+
+@tasks.register("ood")
+class OutOfDistribution(Task):
+    """Whether the class scores tell that an image is not one of theirs (MSP, largest logit, energy)."""
+
+    Config = OutSettings
+
+    def __init__(self, spec: Any, settings: OutSettings, folder: Any = None) -> None:
+        super().__init__(spec, settings, folder)
+        self.prompts = prompt_files.read(settings.prompts, settings.classes, folder)
+        self.scoring = Scoring(rule="softmax")
+        if (settings.corruption is None) == (settings.out_where is None and settings.out_folder is None):
+            raise ConfigError(f"task {spec.id}: give either `corruption` or `out_where` / `out_folder`")
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.scoring), "prompts": [self.prompts.to_tree()]}
+
+    def plan(self, context: Context) -> Plan:
+        return Plan(images=context.usable[: self.settings.limit], texts=self.prompts.all())
+
+    def _outside(self, context: Context) -> tuple[Data, list[int], str, Transform | None]:
+        settings = self.settings
+        if settings.corruption:
+            view: Transform = partial(_apply, settings.corruption, settings.severity)
+            return context.data, context.usable[: settings.limit], f"{settings.corruption}-{settings.severity}", view
+        base = self.spec.data
+        spec = DataSpec(
+            folder=settings.out_folder if settings.out_folder is not None else base.folder,
+            table=base.table,
+            columns=base.columns,
+            split=base.split,
+            where=settings.out_where,
+        )
+        data = context.read(spec)
+        return data, data.usable()[: settings.limit], "", None
+
+    def run(self, context: Context) -> Outcome:
+        inside = context.usable[: self.settings.limit]
+        data, outside, name, view = self._outside(context)
+        home = score(context.store, context.data, inside, self.prompts, self.scoring)
+        away = score(context.store, data, outside, self.prompts, self.scoring, name, view)
+        outcome = Outcome(inside, {}, prompts=[self.prompts.to_tree()])
+        outcome.scoring = {"inside": len(inside), "outside": len(outside), "temperature": home.temperature}
+        for key, function in {"msp": max_softmax, "max_logit": _largest, "energy": energy}.items():
+            values = function(home.logits), function(away.logits)
+            found = out_of_distribution(*values)
+            assert found is not None
+            labels = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
+            owners = [context.data.patient(one) for one in inside] + [data.patient(one) for one in outside]
+            drawn = Ranking.of(labels, np.r_[values]).auroc(multiplicities(owners, context.resamples, context.seed))
+            main = key == self.settings.score
+            outcome.metrics[f"ood_auroc_{key}"] = metric(found.auroc, Interval.of(drawn), chance=0.5, primary=main)
+            outcome.metrics[f"fpr95_{key}"] = metric(found.fpr95, chance=0.95, higher_is_better=False)
+            outcome.metrics[f"ap_in_{key}"] = metric(found.ap_in, chance=len(inside) / len(labels))
+            outcome.metrics[f"ap_out_{key}"] = metric(found.ap_out, chance=len(outside) / len(labels))
+            outcome.metrics[f"detection_accuracy_{key}"] = metric(found.detection_accuracy, chance=0.5)
+        outcome.rows = [
+            context.row(one) | {"msp": float(v)} for one, v in zip(inside, max_softmax(home.logits), strict=True)
+        ]
+        return outcome
+
+
+def _largest(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = logits.max(-1)
+    return result

@@ -1,0 +1,132 @@
+"""Whether the image-text score notices a wrong text: another patient's, the other side, a finding denied or invented."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import config
+
+from ..bootstrap import mean_interval, multiplicities
+from ..results import metric
+from ..scoring import unit
+from .base import Context, Outcome, Plan, Task, some, tasks
+from .grounding import partners
+from .retrieval import text_of
+
+Edit = Literal["report", "side", "negation"]
+SIDES = re.compile(r"\b(left|right)\b", re.I)
+FLIPS = (
+    (re.compile(r"\bThere is no evidence of\b", re.I), "There is evidence of"),
+    (re.compile(r"\bThere (is|are) no\b", re.I), r"There \1"),
+    (re.compile(r"\bNo evidence of\b", re.I), "Evidence of"),
+    (re.compile(r"\b(is|are) not (seen|visible|identified)\b", re.I), r"\1 \2"),
+    (re.compile(r"^\s*No\b", re.I), ""),
+    (re.compile(r"\bThere (is|are) (?!no\b)", re.I), r"There \1 no "),
+    (re.compile(r"\b(is|are) (seen|visible|identified|noted|demonstrated|present)\b", re.I), r"\1 not \2"),
+)
+
+
+@config
+class Settings:
+    """`text`: report, a section, or `phrases` (those of the boxes, each with its image). `edits`: what is made wrong."""
+
+    text: Literal["report", "findings", "impression", "caption", "phrases"] = "report"
+    edits: tuple[Edit, ...] = ("report", "side", "negation")
+    size: int | None = 500
+
+
+def other_side(text: str) -> str | None:
+    """Return a text with left and right exchanged, None where it names neither."""
+
+    def swap(found: re.Match[str]) -> str:
+        word = found[0]
+        new = "right" if word.lower() == "left" else "left"
+        return new.upper() if word.isupper() else new.capitalize() if word[0].isupper() else new
+
+    return SIDES.sub(swap, text) if SIDES.search(text) else None
+
+
+def negated(text: str) -> str | None:
+    """Return a text in which every sentence that can be is turned around (denied or affirmed), None where none can."""
+    parts = re.split(r"(?<=[.!?])(\s+)", text)
+    changed = False
+    for at in range(0, len(parts), 2):
+        for pattern, new in FLIPS:
+            flipped, count = pattern.subn(new, parts[at], count=1)
+            if count:
+                parts[at], changed = flipped.strip(), True
+                break
+    return "".join(parts) if changed else None
+
+
+@tasks.register("mismatch")
+class Mismatch(Task):
+    """The share of pairs whose own text scores above the wrong one (ties count one half)."""
+
+    Config = Settings
+    needs = frozenset({"report"})
+
+    def pairs(self, context: Context) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = []
+        for one in context.usable:
+            record = context.data.records[one]
+            if self.settings.text == "phrases":
+                found += [(one, phrase) for phrase in dict.fromkeys(box.phrase for box in record.boxes)]
+            elif text := text_of(record, self.settings.text):
+                found.append((one, text))
+        some([one for one, _ in found], f"a text ({self.settings.text})", context.data)
+        return found[: self.settings.size]
+
+    def wrong(self, context: Context, pairs: Sequence[tuple[int, str]]) -> dict[Edit, list[str | None]]:
+        """Return the wrong text of each pair for each edit, None where an edit does not apply."""
+        others = partners(context.data, [one for one, _ in pairs], context.seed)
+        made: dict[Edit, list[str | None]] = {
+            "report": [
+                pairs[other][1] if pairs[other][1] != text else None
+                for other, (_, text) in zip(others, pairs, strict=True)
+            ],
+            "side": [other_side(text) for _, text in pairs],
+            "negation": [negated(text) for _, text in pairs],
+        }
+        return {edit: made[edit] for edit in self.settings.edits}
+
+    def plan(self, context: Context) -> Plan:
+        pairs = self.pairs(context)
+        texts = [text for _, text in pairs]
+        texts += [one for values in self.wrong(context, pairs).values() for one in values if one is not None]
+        return Plan(images=[one for one, _ in pairs], texts=texts)
+
+    def run(self, context: Context) -> Outcome:
+        pairs = self.pairs(context)
+        images = unit(context.store.images(context.data, [one for one, _ in pairs]))
+        own = (images * unit(context.store.texts([text for _, text in pairs]))).sum(1)
+        weights = multiplicities([context.data.patient(one) for one, _ in pairs], context.resamples, context.seed)
+        outcome = Outcome([one for one, _ in pairs], {}, scoring={"text": self.settings.text, "ties": "half"})
+        columns: dict[str, NDArray[np.float64]] = {}
+        for edit, texts in self.wrong(context, pairs).items():
+            known = np.array([one is not None for one in texts])
+            noticed = np.full(len(pairs), np.nan)
+            if known.any():
+                other = unit(context.store.texts([one for one in texts if one is not None]))
+                scores = (images[known] * other).sum(1)
+                noticed[known] = (own[known] > scores) + 0.5 * (own[known] == scores)
+            value = float(np.nanmean(noticed)) if known.any() else None
+            bounds = mean_interval(noticed, weights) if known.any() else None
+            name = f"notices_{'wrong_report' if edit == 'report' else f'wrong_{edit}' if edit == 'side' else edit}"
+            reason = "the edit applies to no text"
+            outcome.metrics[name] = metric(
+                value, bounds, chance=0.5, primary=edit == "side", reason=reason, n=int(known.sum())
+            )
+            columns[name] = noticed
+        outcome.rows = []
+        for at, (one, _) in enumerate(pairs):
+            values: dict[str, Any] = {
+                name: None if np.isnan(column[at]) else float(column[at]) for name, column in columns.items()
+            }
+            outcome.rows.append(context.row(one) | values)
+        return outcome

@@ -1,0 +1,185 @@
+"""What frozen image embeddings hold: linear probes on shares of the training data, and neighbours by finding and by centre."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.config import config
+
+from ..data import Data, DataError
+from ..metrics.ranking import auroc
+from ..metrics.shift import Robustness, robustness_index
+from ..results import metric
+from ..scoring import unit
+from .base import Context, Outcome, Plan, Task, some, tasks
+from .classification import UNKNOWN, truth_of
+from .classification import Settings as ClassSettings
+
+Floats = NDArray[np.float64]
+
+
+@config
+class Settings:
+    """A logistic regression per class on embeddings of `train`, from `shares` of its images or `shots` of each outcome.
+
+    `strength` is scikit-learn's C. Each share is drawn once per seed; the score is the mean over seeds, with their spread.
+    """
+
+    classes: tuple[str, ...]
+    truth: str = "labels"
+    train: str = "train"
+    shares: tuple[float, ...] = (0.01, 0.1, 1.0)
+    shots: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    strength: float = 0.316
+    primary_share: float = 1.0
+
+
+@tasks.register("probe")
+class Probe(Task):
+    Config = Settings
+    needs = frozenset({"labels", "train"})
+
+    def _settings(self) -> ClassSettings:
+        return ClassSettings(classes=self.settings.classes, truth=self.settings.truth, prompts=())
+
+    def plan(self, context: Context) -> Plan:
+        return Plan(images=some(context.usable, "an image", context.data))
+
+    def run(self, context: Context) -> Outcome:
+        train = context.split(self.settings.train)
+        if train is None:
+            raise DataError(f"{context.data.name} has no split {self.settings.train!r} to fit a probe on")
+        seen = self._table(context, train, train.usable())
+        test = self._table(context, context.data, context.usable)
+        outcome = Outcome(context.usable, {}, scoring={"probe": "logistic regression", "C": self.settings.strength})
+        outcome.scoring["train_images"] = len(seen[0])
+        count = len(seen[0])
+        draws = {}
+        for share in self.settings.shares:
+            draws[f"auroc_{share:g}"] = [_share(count, share, seed) for seed in self.settings.seeds]
+        for name, chosen in draws.items():
+            found = [self._macro(seen, test, one) for one in chosen]
+            main = name == f"auroc_{self.settings.primary_share:g}"
+            outcome.metrics[name] = self._metric(found, main, [len(one) for one in chosen])
+        for shots in self.settings.shots:
+            found = [self._macro(seen, test, None, shots, seed) for seed in self.settings.seeds]
+            outcome.metrics[f"auroc_{shots}_shots"] = self._metric(found, False, [])
+        outcome.rows = [context.row(one) for one in context.usable]
+        return outcome
+
+    def _table(self, context: Context, data: Data, indices: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
+        return unit(context.store.images(data, indices)), truth_of(data, indices, self._settings())
+
+    def _metric(self, found: list[dict[str, float]], main: bool, sizes: list[int]) -> dict[str, Any]:
+        means = [float(np.mean(list(one.values()))) for one in found if one]
+        sizes_of = sizes[0] if sizes else None
+        reason = "no class has both outcomes in the share that was drawn"
+        classes = {name: float(np.mean([one[name] for one in found if name in one])) for one in found for name in one}
+        entry = metric(float(np.mean(means)) if means else None, chance=0.5, primary=main, reason=reason)
+        entry |= {"n_classes": len(classes), "by_class": classes, "seeds": len(means)}
+        entry["std"] = float(np.std(means)) if means else None
+        return entry if sizes_of is None else entry | {"images": sizes_of}
+
+    def _macro(
+        self,
+        seen: tuple[Floats, NDArray[np.int64]],
+        test: tuple[Floats, NDArray[np.int64]],
+        chosen: NDArray[np.int64] | None,
+        shots: int = 0,
+        seed: int = 0,
+    ) -> dict[str, float]:
+        from sklearn.linear_model import LogisticRegression
+
+        result = {}
+        for column, name in enumerate(self.settings.classes):
+            rows = np.arange(len(seen[0])) if chosen is None else chosen
+            rows = rows[seen[1][rows, column] != UNKNOWN]
+            if shots:
+                rows = _shots(rows, seen[1][:, column], shots, seed)
+            labels = seen[1][rows, column]
+            known = test[1][:, column] != UNKNOWN
+            if len(set(labels.tolist())) < 2:
+                continue
+            model = LogisticRegression(C=self.settings.strength, class_weight="balanced", max_iter=2000)
+            model.fit(seen[0][rows], labels)
+            area = auroc(test[1][known, column], model.decision_function(test[0][known]))
+            if area is not None:
+                result[name] = area
+        return result
+
+
+def _share(count: int, share: float, seed: int) -> NDArray[np.int64]:
+    size = max(2, round(count * share))
+    return np.sort(np.random.default_rng(seed).permutation(count)[:size])
+
+
+def _shots(rows: NDArray[np.int64], labels: NDArray[np.int64], shots: int, seed: int) -> NDArray[np.int64]:
+    mixed = np.random.default_rng(seed).permutation(rows)
+    return np.concatenate([mixed[labels[mixed] == outcome][:shots] for outcome in (0, 1)])
+
+
+@config
+class RobustSettings:
+    """`biology`: images that show exactly one of these labels; `centre`: the group column of where they were made."""
+
+    biology: tuple[str, ...]
+    centre: str = "site"
+    k: tuple[int, ...] = (5, 10, 20)
+    primary_k: int = 10
+    truth: str = "labels"
+
+
+@tasks.register("robustness")
+class RobustnessIndex(Task):
+    """Whether nearest neighbours share the finding or the hospital: SO / (SO + OS), 1 is biology alone (PathoROB)."""
+
+    Config = RobustSettings
+    needs = frozenset({"labels"})
+
+    def members(self, context: Context) -> tuple[list[int], list[str], list[str]]:
+        """Return the images that count, their finding and their centre."""
+        settings = ClassSettings(classes=self.settings.biology, truth=self.settings.truth, prompts=())
+        table = truth_of(context.data, context.usable, settings)
+        found = []
+        for index, row in zip(context.usable, table, strict=True):
+            centre = context.data.records[index].groups.get(self.settings.centre)
+            if (row == 1).sum() == 1 and centre:
+                found.append((index, self.settings.biology[int((row == 1).argmax())], centre))
+        some([one for one, _, _ in found], f"exactly one of the findings and a {self.settings.centre}", context.data)
+        return [one for one, _, _ in found], [kind for _, kind, _ in found], [centre for _, _, centre in found]
+
+    def plan(self, context: Context) -> Plan:
+        return Plan(images=self.members(context)[0])
+
+    def run(self, context: Context) -> Outcome:
+        indices, kind, centre = self.members(context)
+        if len(set(centre)) < 2 or len(set(kind)) < 2:
+            raise DataError(
+                f"{context.data.name}: the robustness index needs two findings and two of {self.settings.centre}"
+            )
+        rows = context.store.images(context.data, indices)
+        owners = [context.data.patient(one) for one in indices]
+        outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})
+        for k in self.settings.k:
+            found: Robustness = robustness_index(rows, kind, centre, k, owners)
+            counts = {"ss": found.same_same, "so": found.same_other, "os": found.other_same, "oo": found.other_other}
+            reason = "no neighbour differs in one of the two alone"
+            main = k == self.settings.primary_k
+            entry = metric(found.index, chance=_chance(kind, centre), primary=main, reason=reason)
+            outcome.metrics[f"robustness_index@{k}"] = entry | counts
+            outcome.metrics[f"robustness_ratio@{k}"] = metric(found.ratio, reason=reason)
+        outcome.rows = [context.row(one) for one in indices]
+        return outcome
+
+
+def _chance(kind: Sequence[str], centre: Sequence[str]) -> float:
+    """Return the index of random neighbours: pairs of SO among pairs of SO and OS."""
+    kinds, places = np.unique(kind, return_inverse=True)[1], np.unique(centre, return_inverse=True)[1]
+    same_kind, same_place = kinds[:, None] == kinds, places[:, None] == places
+    alone, swapped = int((same_kind & ~same_place).sum()), int((~same_kind & same_place).sum())
+    return alone / (alone + swapped) if alone + swapped else 0.5
