@@ -101,7 +101,7 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
-        inverse = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-6).reciprocal_()
+        inverse: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp_(min=1e-6).reciprocal_()
         ctx.save_for_backward(vectors, inverse)
         return vectors * inverse
 
@@ -110,7 +110,8 @@ class _Unit(torch.autograd.Function):
         (grad,) = grads
         vectors, inverse = ctx.saved_tensors
         along = torch.linalg.vecdot(grad, vectors)[..., None] * inverse.square()
-        return torch.addcmul(grad, vectors, along, value=-1).mul_(inverse)
+        result: Tensor = torch.addcmul(grad, vectors, along, value=-1).mul_(inverse)
+        return result
 
 
 def unit(vectors: Tensor) -> Tensor:
