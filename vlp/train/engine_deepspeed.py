@@ -104,6 +104,8 @@ class DeepSpeedEngine:
         self.names = [(name, parameter) for name, parameter in step.named_parameters()]
         settings = deepspeed_config(config, optim, self.precision)
         deepspeed = _import(config.timeout_minutes)
+        for parameter in step.parameters():  # it flattens them, and cannot even broadcast channels-last ones
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         optimizer = build_optimizer(self.groups, optim)
         self.engine: Any = deepspeed.initialize(
             model=step, optimizer=optimizer, config=settings, dist_init_required=False

@@ -1,0 +1,146 @@
+"""The launch scripts with two CPU processes, and what happens when one of them, or the launcher, is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .conftest import environment
+from .test_run import lines, wait_for
+
+LAUNCH = Path(__file__).parents[2] / "launch"
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+
+
+def launch_environment(**extra: str) -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return environment(PATH=path, PROCESSES="2", DS_ACCELERATOR="cpu", **extra)
+
+
+def launch(script: list[str], *arguments: Any, **extra: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(LAUNCH / script[0]), *script[1:], *(str(one) for one in arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=launch_environment(**extra),
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], seconds: float = 240) -> str:
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return output
+
+
+def pids(folder: Path) -> list[int]:
+    return [json.loads((folder / "ranks" / f"{rank}.json").read_text())["pid"] for rank in range(2)]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("script", ["torchrun.sh", "deepspeed.sh", "accelerate.sh"])
+def test_each_launcher_trains_on_two_processes(script: str, recipe: Path, tmp_path: Path) -> None:
+    process = launch([script], recipe, "name=two", "train.samples=32")
+    output = finish(process)
+    assert process.returncode == 0, output
+    folder = tmp_path / "runs" / "two"
+    assert lines(folder, "start")[0]["world"] == 2 and lines(folder, "end")[0]["outcome"] == "finished"
+    assert lines(folder, "train")[-1]["sources"] == {"synthetic": 8}, "both ranks' samples are counted"
+    assert (folder / "last" / "model.safetensors").is_file()
+
+
+def test_slurms_body_with_slurms_variables(recipe: Path, tmp_path: Path) -> None:
+    """`srun` and `scontrol` are stand-ins: two tasks with the variables that Slurm sets, signals passed on to them."""
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "scontrol").write_text(
+        f'#!/bin/bash\n[[ $1 == show ]] && echo 127.0.0.1 || echo "$@" >> {tmp_path}/scontrol.txt\n'
+    )
+    (tools / "srun").write_text(
+        "#!/bin/bash\nshift\n"
+        'for id in 0 1; do SLURM_PROCID=$id SLURM_LOCALID=$id SLURM_NTASKS=2 "$@" & tasks+=($!); done\n'
+        "trap 'kill -USR1 \"${tasks[@]}\"' USR1\n"
+        'code=0; for task in "${tasks[@]}"; do\n'
+        'while kill -0 "$task" 2>/dev/null; do wait "$task"; code=$?; done; done; exit $code\n'
+    )
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    path = os.pathsep.join([str(tools), str(Path(sys.executable).parent), os.environ["PATH"]])
+    variables = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NODELIST": "127.0.0.1", "PATH": path}
+    process = subprocess.Popen(
+        ["bash", str(LAUNCH / "slurm.sbatch"), str(recipe), "name=slurm", "train.samples=1000000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment(**variables),
+        start_new_session=True,
+    )
+    folder = tmp_path / "runs" / "slurm"
+    wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
+    process.send_signal(signal.SIGUSR1)  # what --signal=B:USR1@300 sends
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("resumable") == 2, "each rank says so"
+    assert lines(folder, "end")[-1]["step"] == lines(folder, "checkpoint")[-1]["step"]
+    assert (tmp_path / "scontrol.txt").read_text() == f"requeue {os.getpid()}\n"
+
+
+def test_a_killed_rank_is_named_leaves_no_orphan_and_the_next_try_resumes(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "killed"
+    process = launch(
+        ["retry.sh", str(LAUNCH / "torchrun.sh")], recipe, "name=killed", "train.samples=2400", TRIES="2"
+    )  # fmt: skip
+    wait_for(lambda: (folder / "last").exists())
+    first = pids(folder)
+    os.kill(first[1], signal.SIGKILL)
+    wait_for(lambda: not any(is_running(pid) for pid in first), 60)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "rank 1 (pid" in output or f"rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: {first[1]})" in output, (
+        output
+    )
+    assert lines(folder, "resume")[0]["step"] >= 10
+    assert lines(folder, "end")[-1]["outcome"] == "finished"
+    assert [line["step"] for line in lines(folder, "train")] == list(range(1, 301))
+
+
+@pytest.mark.parametrize("script", ["torchrun.sh", "deepspeed.sh"])
+def test_killing_the_launcher_leaves_no_orphan(script: str, recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "orphans"
+    process = launch([script], recipe, "name=orphans", "train.samples=1000000")
+    wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
+    ranks = pids(folder)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: not any(is_running(pid) for pid in ranks), 90)
+    process.communicate(timeout=60)
+    assert (folder / "last").exists(), "they had the time to save"
+
+
+def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "term"
+    process = launch(["torchrun.sh"], recipe, "name=term", "train.samples=1000000")
+    wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process, 90)
+    assert output.count("resumable") == 2, output
+    assert not any(is_running(pid) for pid in pids(folder))
+    time.sleep(0.1)
+    assert json.loads((folder / "last/state/counters.json").read_text())["step"] == lines(folder, "end")[-1]["step"]
