@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError, to_tree
 
+from .saliency import Tower
+
 if TYPE_CHECKING:
     import torch
 
@@ -165,6 +167,11 @@ class FolderEmbedder:
                 return to_rows(self._model.encode_image(batch)), None
             rows, cells = self._model.encode_image(batch, patches=True)
             return to_rows(rows), to_rows(cells)
+
+    def tower(self) -> Tower:
+        """Return the image tower with gradients, for saliency maps."""
+        model = self._model
+        return Tower(model.image_tower, lambda pixels: model.encode_image(pixels), model.normalise, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
         import torch

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vlp.config import ConfigError
 
 from .embedder import TEXT_ROWS, Card, Floats, fingerprint, state_digest, to_rows
+from .saliency import Tower
 from .tokens_of_towers import HiddenPatches
 
 
@@ -98,6 +99,15 @@ class TransformersEmbedder:
             if not patches or self._patches is None:
                 return rows, None
             return rows, to_rows(self._patches.run(batch))
+
+    def tower(self) -> Tower:
+        """Return the image tower with gradients, for saliency maps."""
+        model = self._model
+
+        def encode(pixels: Any) -> Any:
+            return _pooled(model.get_image_features(pixel_values=pixels))
+
+        return Tower(model.vision_model, encode, lambda pixels: pixels, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
         blocks = []

@@ -13,6 +13,7 @@ from vlp.config import ConfigError
 from vlp.registry import did_you_mean
 
 from .embedder import TEXT_ROWS, Card, Floats, fingerprint, state_digest, to_rows
+from .saliency import Tower
 from .tokens_of_towers import TokenHook
 
 
@@ -86,6 +87,11 @@ class OpenClipEmbedder:
                 return to_rows(self._model.encode_image(batch)), None
             rows, cells = self._hook.run(lambda: self._model.encode_image(batch))
             return to_rows(rows), to_rows(cells)
+
+    def tower(self) -> Tower:
+        """Return the image tower with gradients, for saliency maps."""
+        model = self._model
+        return Tower(model.visual, lambda pixels: model.encode_image(pixels), lambda pixels: pixels, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
         blocks = []

@@ -121,6 +121,8 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
         texts.update(plan.texts)
     for data, images, patches in wanted.values():
         for chosen, local in ((patches, True), (images, False)):
+            if local and store.grid is None:
+                continue
             try:
                 store.ensure(data, sorted(chosen), patches=local)
             except UnreadableError as error:
@@ -149,8 +151,9 @@ def make_context(task: Task, store: Store, datasets: Datasets, settings: Setting
 def score(task: Task, store: Store, datasets: Datasets, settings: Settings, out: Path) -> dict[str, Any]:
     """Run one task; write its samples and figures; return its entry in the results."""
     context = make_context(task, store, datasets, settings)
-    if "patches" in task.needs and store.grid is None:
-        raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs")
+    if task.plan(context).patches and store.grid is None:
+        hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
+        raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs; {hint}")
     try:
         outcome = task.run(context)
     except UnreadableError as error:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import config, to_tree
+from vlp.types import PatchGrid
 
 from ..bootstrap import mean_interval, multiplicities
-from ..data import Data
-from ..maps import cell_similarity, to_image
+from ..data import Data, DataError
+from ..maps import cell_similarity, smooth, to_image
 from ..metrics.grounding import (
     THRESHOLDS,
     box_mask,
@@ -27,6 +28,8 @@ from ..metrics.grounding import (
 )
 from ..metrics.ranking import Ranking
 from ..results import metric
+from ..saliency import Layer, Tower, find_layer
+from ..saliency import cells as saliency_cells
 from .base import Context, Outcome, Plan, Task, some, tasks
 from .grounding_figures import triptychs
 from .priors import Prior, Rectangle
@@ -40,7 +43,7 @@ class Settings:
     """`limit`: the first images with boxes. `sigma`: smoothing on the patch grid, in cells. `prior_split`: where the text
     prior's mean boxes come from; without such a split, from the other patients of the scored one. `bare`: finding ->
     phrase without a place, scored against all boxes of the finding. `source`: `patches`, or a saliency method for models
-    without aligned patches.
+    without aligned patches, on a `layer` of the image tower (by default the last one with a grid).
     """
 
     limit: int | None = None
@@ -48,7 +51,8 @@ class Settings:
     thresholds: tuple[float, ...] = THRESHOLDS
     prior_split: str | None = "train"
     bare: dict[str, str] | None = None
-    source: str = "patches"
+    source: Literal["patches", "gradcam", "gscorecam", "m2ib"] = "patches"
+    layer: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Query:
 @tasks.register("grounding")
 class Grounding(Task):
     Config = Settings
-    needs = frozenset({"boxes", "patches"})
+    needs = frozenset({"boxes"})
 
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
@@ -88,7 +92,8 @@ class Grounding(Task):
 
     def plan(self, context: Context) -> Plan:
         indices, queries, _ = self.select(context)
-        return Plan(images=indices, patches=indices, texts=[one.phrase for one in queries])
+        local = indices if self.settings.source == "patches" else []
+        return Plan(images=indices, patches=local, texts=[one.phrase for one in queries])
 
     def run(self, context: Context) -> Outcome:
         indices, queries, excluded = self.select(context)
@@ -279,19 +284,47 @@ def wrong_phrases(queries: Sequence[Query], seed: int) -> list[str | None]:
 
 
 class Maps:
-    """Maps of phrases on the images of a task, from patch features read once."""
+    """Maps of phrases on the images of a task: cosines of patch features read once, or a saliency method on demand."""
 
     def __init__(self, context: Context, indices: Sequence[int], settings: Settings) -> None:
-        self._cells = context.store.patches(context.data, indices)
         self._geometry = [context.store.geometry(context.data, one) for one in indices]
-        grid = context.store.grid
-        assert grid is not None
-        self._grid, self._sigma = grid, settings.sigma
+        self._settings = settings
+        if settings.source == "patches":
+            self._cells = context.store.patches(context.data, indices)
+            grid = context.store.grid
+            assert grid is not None
+            self._grid = grid
+            return
+        embedder = context.store.embedder
+        if embedder is None or not hasattr(embedder, "tower"):
+            raise DataError(f"{settings.source} needs the model itself, and one that gives its tower (`tower()`)")
+        self._tower: Tower = embedder.tower()
+        self._images = [lambda one=one: embedder.prepare(context.data.image(one))[0] for one in indices]
+        first = self._input(0)
+        self._layer = find_layer(self._tower, self._tower.normalise(first), settings.layer)
+        self._grid = grid_of_layer(context.store.grid, self._layer, int(first.shape[-1]))
+
+    def _input(self, place: int) -> Any:
+        import torch
+
+        return torch.from_numpy(self._images[place]())[None].to(self._tower.device)
 
     def size(self, place: int) -> tuple[int, int]:
         return self._geometry[place].height, self._geometry[place].width
 
     def of(self, place: int, text: NDArray[np.float32]) -> Map:
         """Return the map [H, W] of a text embedding on an image."""
-        cells = cell_similarity(self._cells[place], text, self._grid, self._sigma)
+        if self._settings.source == "patches":
+            cells = cell_similarity(self._cells[place], text, self._grid, self._settings.sigma)
+        else:
+            found = saliency_cells(self._tower, self._input(place), text, self._settings.source, self._layer)
+            cells = smooth(found, self._settings.sigma)
         return to_image(cells, self._grid, self._geometry[place])
+
+
+def grid_of_layer(own: PatchGrid | None, layer: Layer, side: int) -> PatchGrid:
+    """Return where a layer's cells lie: the model's own grid where it has that shape, else an even tiling of the input."""
+    if own is not None and (own.height, own.width) == (layer.height, layer.width):
+        return own
+    stride = (side / layer.height, side / layer.width)
+    return PatchGrid(layer.height, layer.width, stride, (stride[0] / 2, stride[1] / 2))
