@@ -81,6 +81,8 @@ def export(options: argparse.Namespace) -> Path:
         if target.exists():
             shutil.rmtree(target)
         work.replace(target)
+        for name, content in _settled(options.format, target, None).items():
+            (target / name).write_bytes(content)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     for note in notes:
@@ -88,8 +90,17 @@ def export(options: argparse.Namespace) -> Path:
     if options.push:
         from . import export_push
 
-        say(export_push.push(target, options.push, options.private))
+        say(export_push.push(target, options.push, options.private, _settled(options.format, target, options.push)))
     return target
+
+
+def _settled(kind: str, folder: Path, repository: str | None) -> dict[str, bytes]:
+    """Return the files that name the place where the model lies, for formats that have such."""
+    from importlib import import_module
+
+    module = import_module(f"vlp.export_{kind}")
+    found: dict[str, bytes] = module.settle(folder, repository) if hasattr(module, "settle") else {}
+    return found
 
 
 def say(line: str) -> None:
