@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 TOLERANCE = {"vlp": 1e-6, "onnx": 1e-4}
 """Largest difference of an embedding's coordinates (unit length) that passes; 1e-5 for the other formats."""
 
-LEAST_COSINE = 0.999
+LEAST_COSINE = 0.995
 """Similarity to the native embedding, on an image that has to be resized, below which `--approximate` is asked for.
 
 Libraries round crops to other pixels and weight neighbours otherwise; that much is a matter of taste, more is another model.
