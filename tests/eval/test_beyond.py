@@ -18,7 +18,7 @@ CLASSES = {"family": "classification", "classes": TWO, "prompts": ["synthetic"]}
 
 
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS))
-@pytest.mark.parametrize("shape", [(40, 56), (40, 56, 3)])
+@pytest.mark.parametrize("shape", [(120, 168), (120, 168, 3)])
 def test_a_corruption_is_deterministic_and_grows(name: str, shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 255, shape, dtype=np.uint8)
     mild, same, severe = (CORRUPTIONS[name](pixels, one) for one in (1, 1, 4))
@@ -100,7 +100,7 @@ def test_every_family_runs_on_a_small_model(shards: Path, tiny: Path, tmp_path: 
         "--resamples",
         50,
     ]
-    assert run("run", *words) == 0
+    assert run("run", *words, "--out", tmp_path / "out") == 0
     found = {one["id"]: one for one in results.read(tmp_path / "out")["tasks"]}
     assert all(one["status"] == "ok" for one in found.values()), [one.get("reason") for one in found.values()]
     assert found["probe"]["metrics"]["auroc_1"]["value"] > 0.5  # features of random weights still carry something
