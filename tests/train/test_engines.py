@@ -152,13 +152,14 @@ TORCH, DEEPSPEED = ["ddp", "fsdp2"], ["zero0", "zero1", "zero2", "zero3"]
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("names", [TORCH, DEEPSPEED], ids=["torch", "deepspeed"])
+@pytest.mark.parametrize("names", [TORCH, pytest.param(DEEPSPEED, marks=pytest.mark.slow)], ids=["torch", "deepspeed"])
 def test_two_ranks_do_what_one_process_does(folder: Path, names: list[str]) -> None:
     run_ranks(ranks_main, 2, folder / "-".join(names), names, folder)
     check_against_one(folder, names)
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_engines_read_each_others_checkpoints(folder: Path) -> None:
     names = [*TORCH, "zero1", "zero3"]
     for name in names:

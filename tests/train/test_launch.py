@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .conftest import environment
+from .conftest import environment, start
 from .test_run import lines, wait_for
 
 LAUNCH = Path(__file__).parents[2] / "launch"
@@ -98,7 +98,7 @@ def test_slurms_body_with_slurms_variables(recipe: Path, tmp_path: Path) -> None
     process.send_signal(signal.SIGUSR1)  # what --signal=B:USR1@300 sends
     output = finish(process)
     assert process.returncode == 0, output
-    assert output.count("resumable") == 2, "each rank says so"
+    assert output.count("resumable: ") == 2, "each rank says so"
     assert lines(folder, "end")[-1]["step"] == lines(folder, "checkpoint")[-1]["step"]
     assert (tmp_path / "scontrol.txt").read_text() == f"requeue {os.getpid()}\n"
 
@@ -140,7 +140,42 @@ def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(recipe: Path, tmp_
     wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
     process.send_signal(signal.SIGTERM)
     output = finish(process, 90)
-    assert output.count("resumable") == 2, output
+    assert output.count("resumable: ") == 2, output
     assert not any(is_running(pid) for pid in pids(folder))
-    time.sleep(0.1)
-    assert json.loads((folder / "last/state/counters.json").read_text())["step"] == lines(folder, "end")[-1]["step"]
+    step = lines(folder, "end")[-1]["step"]
+    assert json.loads((folder / "last/state/counters.json").read_text())["step"] == step
+
+    # One process goes on where two stopped.
+    alone = start(recipe, "name=term", "train.samples=1000000", "--resume")
+    wait_for(lambda: len(lines(folder, "train")) >= step + 2)
+    alone.send_signal(signal.SIGTERM)
+    _, errors = alone.communicate(timeout=60)
+    assert alone.returncode == 0, errors
+    resumed = lines(folder, "resume")[0]
+    assert (resumed["step"], resumed["world"]) == (step, 1)
+    assert [line["samples"] for line in lines(folder, "train")] == [
+        8 * (number + 1) for number in range(len(lines(folder, "train")))
+    ]
+
+
+def test_nan_on_one_rank_ends_all(recipe: Path, tmp_path: Path) -> None:
+    text = "model.text={kind: 'train.toy_tower:ToyText', nan_on_rank: 1}"
+    process = launch(["torchrun.sh"], recipe, "name=nan", text)
+    output = finish(process, 120)
+    assert process.returncode != 0
+    assert "step 1: the loss is not finite" in output and "keys of the batch: " in output
+    assert len(lines(tmp_path / "runs" / "nan", "stopped")[0]["keys"]) in (4, 8)
+    assert not any(is_running(pid) for pid in pids(tmp_path / "runs" / "nan"))
+
+
+def test_damaged_data_on_one_rank_ends_all(recipe: Path, tmp_path: Path, shards: Path) -> None:
+    """A shard that lost its second half: its samples cannot be read, and there are too many of them."""
+    broken = tmp_path / "broken"
+    shutil.copytree(shards, broken)
+    victim = sorted(broken.glob("train-*.tar"))[0]
+    with victim.open("r+b") as file:
+        file.truncate(victim.stat().st_size // 2)
+    process = launch(["torchrun.sh"], recipe, "name=cut", f"data.train={broken}")
+    output = finish(process, 120)
+    assert process.returncode != 0
+    assert "the data failed: rank" in output, output

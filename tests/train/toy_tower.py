@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from vlp import dist
 from vlp.config import config
 from vlp.models.tower import TextFeatures, TextShape, TextTower, TowerConfig
 from vlp.types import Tokens
@@ -13,6 +14,7 @@ from vlp.types import Tokens
 class ToyConfig(TowerConfig):
     width: int = 16
     dropout: float = 0.0
+    nan_on_rank: int | None = None
 
 
 class ToyText(TextTower):
@@ -30,5 +32,7 @@ class ToyText(TextTower):
 
     def forward(self, tokens: Tokens) -> TextFeatures:
         weight = tokens.mask.unsqueeze(-1).float()
+        if dist.rank() == self.config.nan_on_rank and self.training:
+            weight = weight * float("nan")
         states = self.mix(self.dropout(self.embed(tokens.ids)))
         return TextFeatures((states * weight).sum(1) / weight.sum(1).clamp(min=1), states)
