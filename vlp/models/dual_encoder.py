@@ -198,14 +198,13 @@ class DualEncoder(nn.Module):
         filled = {name: tokens for name, tokens in present.items() if len(tokens)}
         if not present:
             return
-        rows = iter(())
-        if filled:
-            joined = join_tokens(list(filled.values()), self.text_tower_pad)
-            embedded = self.text_head(self._text(joined).pooled)
-            rows = iter(embedded.split([len(tokens) for tokens in filled.values()]))
+        # A batch without any still calls the tower, on one text: where parameters are spread over ranks (FSDP2, ZeRO 3),
+        # every rank has to call it as often as the others, or they wait for each other.
+        joined = join_tokens(list(filled.values()), self.text_tower_pad) if filled else first_row(batch.text)
+        embedded = self.text_head(self._text(joined).pooled)
+        rows = iter(embedded.split([len(tokens) for tokens in filled.values()]) if filled else ())
         for name in present:
-            value = next(rows) if name in filled else output.text.new_zeros(0, self.dim)
-            setattr(output, name, value)
+            setattr(output, name, next(rows) if name in filled else embedded[:0])
 
     text_tower_pad: int = 0
     """The tokenizer's padding id, for joining batches of texts; set by `build_model`."""
@@ -260,6 +259,11 @@ def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
     if channels == 1 and len(values) > 1:
         values = (sum(values) / len(values),)
     return torch.tensor(values if len(values) == channels else values * channels, dtype=torch.float32).view(1, -1, 1, 1)
+
+
+def first_row(tokens: Tokens) -> Tokens:
+    """Return the first of some texts."""
+    return Tokens(ids=tokens.ids[:1], mask=tokens.mask[:1], words=tokens.words[:1])
 
 
 def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:
