@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -199,13 +200,17 @@ class Store:
                 return f"{error}"
 
         with ThreadPoolExecutor(self.workers) as pool:
-            for start in range(0, len(todo), PART):
-                part = todo[start : start + PART]
-                for index, result in zip(part, pool.map(prepare, part), strict=True):
-                    if isinstance(result, str):
-                        bad[data.records[index].key] = result
-                    else:
-                        yield result
+            waiting = iter(todo)
+            ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, 2 * PART))
+            while ahead:
+                index, future = ahead.popleft()
+                result = future.result()
+                for one in islice(waiting, 1):  # decoding goes on while the model works
+                    ahead.append((one, pool.submit(prepare, one)))
+                if isinstance(result, str):
+                    bad[data.records[index].key] = result
+                else:
+                    yield result
 
     def _forward(self, inputs: NDArray[Any], patches: bool) -> dict[str, NDArray[Any]]:
         assert self.embedder is not None
