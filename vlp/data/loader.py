@@ -6,8 +6,10 @@ hold no state and the loader's whole state is one number. Resuming is starting t
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import logging
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -27,6 +29,17 @@ from .worker import Batches, LoaderError, Reply, identity, prepare_worker
 __all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView", "concept_code"]
 
 log = logging.getLogger(__name__)
+
+
+_reading: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+@atexit.register  # after multiprocessing's own, hence before it at exit
+def _end_workers() -> None:
+    """End the workers of loaders that a script left open: they ignore SIGTERM, by which Python would end and await them."""
+    for replies in list(_reading):
+        if hasattr(replies, "_shutdown_workers"):
+            replies._shutdown_workers()
 
 
 class Loader:
@@ -101,6 +114,7 @@ class Loader:
             generator=torch.Generator(),  # else starting workers would draw from the run's own
         )
         replies = iter(loading)
+        _reading.add(replies)
         while True:
             try:
                 reply: Reply = next(replies)
