@@ -269,9 +269,11 @@ def test_masked_patches_do_not_see_what_is_blanked() -> None:
     assert torch.allclose(model(data).masked_patches, output.masked_patches)
 
 
-def test_the_cnn_treats_each_image_by_itself() -> None:
-    model, tokenizer = make()
-    model.train()
+@pytest.mark.parametrize(("norm", "mode"), [("group", True), ("batch", False)])
+def test_the_cnn_treats_each_image_by_itself(norm: str, mode: bool) -> None:
+    """Except in training with batch normalisation, whose statistics are the batch's."""
+    model, tokenizer = make(image={"kind": "conv", "width": 16, "norm": norm})
+    model.train(mode)
     pixels = batch(tokenizer).image
     together = model.encode_image(pixels)
     alone = torch.cat([model.encode_image(one[None]) for one in pixels])
