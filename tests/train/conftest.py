@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vlp_prep.writer import ShardWriter
 
 from vlp.data.synthetic import generate
+from vlp_prep.writer import ShardWriter
 
 RECIPE = """
 seed: 3
