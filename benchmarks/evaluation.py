@@ -22,6 +22,7 @@ def embedding(model: str | None, images: int) -> None:
     """Print images a second through the store (decode, preprocess, forward, write) and of the bare forward."""
     import cv2
     import torch
+
     from vlp_eval.data import Columns, DataSpec, read
     from vlp_eval.embedder import load
     from vlp_eval.store import ROWS, Store

@@ -25,9 +25,8 @@ WORDS = "the heart size is normal and lungs are clear without focal consolidatio
 
 def make_shards(out: Path, images: Path | None, n: int) -> Path:
     """Write n chest images of 512 px as JPEG with 60-word reports, as shards of 100."""
-    from vlp_prep.writer import ShardWriter
-
     from vlp.types import Report, Sample
+    from vlp_prep.writer import ShardWriter
 
     rng = np.random.default_rng(0)
     sources = sorted(images.glob("*.jpg")) if images and images.is_dir() else []

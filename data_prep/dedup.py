@@ -86,8 +86,8 @@ def near_embeddings(embeddings: Array, similarity: float) -> Iterator[tuple[int,
 def embed(model: Path, images: Iterable[bytes], batch: int = 32) -> Array:
     """Return the image embeddings [N, D] float32 of a run folder, an export or a hub name."""
     import torch
-    from vlp.hub import from_pretrained
 
+    from vlp.hub import from_pretrained
     from vlp.preprocess import decode
 
     loaded = from_pretrained(str(model))

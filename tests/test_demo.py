@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+
 from vlp_recipes.demo import FLOORS, judge
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from vlp_prep.writer import ShardWriter
 
 from vlp.types import Mention, Report, Sample
+from vlp_prep.writer import ShardWriter
 
 FINDINGS = ("effusion", "nodule", "edema")
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vlp_eval.cli import main
-from vlp_prep.writer import ShardWriter
 
 from vlp.data.synthetic import generate
+from vlp_eval.cli import main
+from vlp_prep.writer import ShardWriter
 
 Run = Callable[..., int]
 

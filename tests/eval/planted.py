@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from vlp_eval.embedder import Card
 
 from vlp.data.manifest import Manifest, ShardSet
 from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
 from vlp.types import Sample
+from vlp_eval.embedder import Card
 
 STATE, CELLS, SIZE = 64, 32, 128
 DIM = STATE + len(FINDINGS)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Run
+
 from vlp_eval import results
 from vlp_eval.corruptions import CORRUPTIONS
 from vlp_eval.tasks.mismatch import negated, other_side

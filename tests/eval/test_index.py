@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
 from vlp_eval import index
 from vlp_eval.metrics.retrieval import rank_positives
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from vlp_eval import bootstrap, scoring
 from vlp_eval.metrics import calibration, decisions, fairness, grounding, ranking, retrieval, segmentation, shift
 
@@ -308,10 +309,9 @@ def test_box_overlap() -> None:
 
 
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
-    from vlp_eval.maps import smooth
-
     from vlp.geometry import resample_grid
     from vlp.types import PatchGrid
+    from vlp_eval.maps import smooth
 
     delta = np.zeros((7, 7))
     delta[3, 3] = 1

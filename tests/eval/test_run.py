@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Run
+
 from vlp_eval import results
 
 HERE = Path(__file__).parent
@@ -366,9 +367,8 @@ def test_markdown_and_csv(run: Run, shards: Path, tmp_path: Path, capsys: Any) -
 
 
 def test_prompts_are_the_worlds_own() -> None:
-    from vlp_eval import prompts, suite
-
     from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
+    from vlp_eval import prompts, suite
 
     found = prompts.read("synthetic", FINDINGS, pairs=True)
     assert {name: (one.pos, one.neg) for name, one in found.texts.items()} == EVAL_PROMPTS

@@ -13,13 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from vlp.preprocess import ImageSpec, Preprocess
+from vlp.types import PatchGrid
 from vlp_eval import saliency, segment
 from vlp_eval.embedder_hf import TransformersEmbedder
 from vlp_eval.embedder_open_clip import OpenClipEmbedder
 from vlp_eval.maps import cell_similarity, to_image
-
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.types import PatchGrid
 
 SIDE = 64
 TEXTS = ["a small nodule in the right upper zone", "no pleural effusion"]
@@ -95,12 +95,12 @@ def test_a_clip_of_transformers_is_read_as_transformers_reads_it(clip_folder: Pa
 def test_one_clip_through_our_loader_and_through_transformers_is_the_same(clip_folder: Path, tmp_path: Path) -> None:
     """Its towers and projections in a model of ours, saved and loaded as ours, on images that need no resizing."""
     from transformers import CLIPModel
-    from vlp_eval import embedder
 
     from vlp.config import validate
     from vlp.hub import save_pretrained
     from vlp.models.dual_encoder import ModelConfig, build_model
     from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp_eval import embedder
 
     theirs = TransformersEmbedder.load(str(clip_folder), "cpu")
     spec = ImageSpec(
@@ -345,10 +345,10 @@ def test_segmentation_task_with_and_without_a_sam(shards: Path, sam_folder: Path
     """Masks of the planted world's nodules, asked for by the planted embedder, which knows where they are."""
     import cv2
     from planted import Planted
-    from vlp_eval import results
-    from vlp_prep.writer import ShardWriter
 
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp_eval import results
+    from vlp_prep.writer import ShardWriter
 
     source = ShardSet(Manifest.read(shards).select("test"))
     with ShardWriter(tmp_path / "masks", source="synthetic", version="1") as writer:

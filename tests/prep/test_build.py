@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees
-from vlp_prep.cli import main
 
 from vlp.data.manifest import Manifest, ShardSet, verify
 from vlp.types import Sample
+from vlp_prep.cli import main
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 COVID = SHARED / "covid_cxr"

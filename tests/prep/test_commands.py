@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees
-from vlp_prep.cli import COMMANDS, main
-from vlp_prep.writer import ShardWriter
 
 from vlp.data.manifest import Manifest, ShardSet
 from vlp.types import Box, Report, Sample
+from vlp_prep.cli import COMMANDS, main
+from vlp_prep.writer import ShardWriter
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -171,6 +171,7 @@ def test_near_identical_reports_and_embeddings(tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.skipif(not (SHARED / "vqa_rad").is_dir(), reason="../shared/data is not here")
 def test_no_two_different_real_images_are_called_the_same_and_copies_are(tmp_path: Path) -> None:
     import cv2
+
     from vlp_prep.dedup import IMAGE_DISTANCE, image_hash, near_hashes
 
     paths = sorted((SHARED / "vqa_rad" / "images").glob("*.jpg"))[:150]
@@ -203,6 +204,7 @@ def test_scan_counts_what_identifies_and_prints_no_text(tmp_path: Path, capsys: 
 
 def test_burned_in_text_is_warned_of(tmp_path: Path) -> None:
     import cv2
+
     from vlp_prep.burned_in import has_text
 
     plain = cv2.GaussianBlur(trees.pixels(5, 512, 512), (0, 0), 3) // 2

@@ -7,14 +7,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from vlp_prep.concepts import Extractor, score
-from vlp_prep.umls import read_linked
-from vlp_prep.vocabulary import Entry, Vocabulary
 
 from vlp.config import ConfigError
 from vlp.data.synthetic import FINDINGS, draw_state
 from vlp.data.synthetic_state import stream
 from vlp.data.synthetic_text import write
+from vlp_prep.concepts import Extractor, score
+from vlp_prep.umls import read_linked
+from vlp_prep.vocabulary import Entry, Vocabulary
 
 GOLD = Path(__file__).parent / "gold_sentences.jsonl"
 

@@ -9,6 +9,7 @@ import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, generate_uid
+
 from vlp_prep.dicom import DicomOptions, apply_window, frame_count, header, ids, iter_frames, open_dicom, read_dicom
 from vlp_prep.sources.base import Reject
 

@@ -5,12 +5,12 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from vlp.config import ConfigError
 from vlp_prep.labels import label_value, names_in, parse_boxes
 from vlp_prep.plan import plan, standard_split
 from vlp_prep.sources.base import Record, Reject, safe_key
 from vlp_prep.splits import choose, leaks, parse_shares
-
-from vlp.config import ConfigError
 
 
 def test_shares_are_met_and_seeds_differ() -> None:

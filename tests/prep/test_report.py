@@ -5,12 +5,12 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from vlp_prep.report import clean_sentence, parse_report, split_sentences
 
 from vlp.data.synthetic import draw_state
 from vlp.data.synthetic_state import stream
 from vlp.data.synthetic_text import write
 from vlp.types import Report
+from vlp_prep.report import clean_sentence, parse_report, split_sentences
 
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PORTABLE AP)

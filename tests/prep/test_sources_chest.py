@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees
+
+from vlp.data.manifest import Manifest, ShardSet
+from vlp.types import Sample
 from vlp_prep.cli import main
 from vlp_prep.labels import CHEXPERT
 from vlp_prep.sources.siim_acr import decode_rle
 from vlp_prep.sources.vindr_cxr import merge_boxes, overlap
-
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Sample
 
 
 def run(name: str, raw: Path, *words: object, code: int = 0) -> dict[str, Sample]:

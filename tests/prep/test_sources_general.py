@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import trees
 from test_sources_chest import reasons, run
+
 from vlp_prep.cli import main
 
 

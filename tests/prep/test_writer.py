@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import webdataset
 from PIL import Image
-from vlp_prep.writer import ShardWriter
 
 from vlp.config import ConfigError
 from vlp.data.manifest import Manifest, ShardSet, verify
 from vlp.types import Box, Mention, Report, Sample
+from vlp_prep.writer import ShardWriter
 
 
 def png(value: int = 0, size: tuple[int, int] = (5, 4), mode: str = "L", form: str = "PNG") -> bytes:
