@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 QUICK = ("loader", "objectives", "evaluation")
-"""`prep` needs a folder of real images, `compare_objectives` hours: run them by name, `python -m benchmarks.NAME`."""
+"""`prep` needs a folder of real images, `compare_objectives` most of an hour: run them by name, `python -m benchmarks.NAME`."""
 
 if __name__ == "__main__":
     codes = [subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode for name in QUICK]
