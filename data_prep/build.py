@@ -11,13 +11,17 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pickle
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from vlp.config import ConfigError, config, digest, to_tree
 from vlp.types import Sample
@@ -25,7 +29,7 @@ from vlp.types import Sample
 from .card import render_card
 from .pixels import ImageOptions
 from .plan import Planned, plan
-from .prepare import TextOptions
+from .prepare import TextOptions, choose_finder
 from .privacy import VARIABLE, IdHasher, read_key
 from .sources.base import Reject, find_source
 from .splits import parse_shares
@@ -79,6 +83,7 @@ class Build:
         self.shares = parse_shares(options.split)
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
+        self.finder = choose_finder(options.text)
         self.state = options.out / ".build"
         self._prepare_out()
 
@@ -92,12 +97,14 @@ class Build:
             )
         return key
 
+    @cached_property
     def _fingerprint(self) -> str:
         """Return a hash of everything that decides the bytes of the output, the raw folder's place excepted."""
         tree = to_tree(self.options)
         for name in (*ELSEWHERE, "max_rejected"):
             del tree[name]
         tree["version"] = self.source.version
+        tree["concepts"] = self.finder.fingerprint() if self.finder else None
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
         return digest(tree)
 
@@ -107,11 +114,11 @@ class Build:
         if options.overwrite:
             _remove_build(out)
         if mark.is_file():
-            if json.loads(mark.read_text())["fingerprint"] != self._fingerprint():
+            if json.loads(mark.read_text())["fingerprint"] != self._fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
             if not options.resume and options.shard_of[1] == 1:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
-        elif out.exists() and any(out.iterdir()):
+        elif out.exists() and any(path != self.state for path in out.iterdir()):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
 
     def run(self, report: Any = None) -> Counter[str]:
@@ -120,46 +127,70 @@ class Build:
         `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
         """
         tell = report or (lambda *_: None)
-        wanted, total = set(), 0
-        for shard in self._plan():
-            if self._mine(shard) and not self._done(shard):
-                wanted.add(shard.ordinal)
-                total += len(shard.records) + len(shard.duplicates)
-        tell("total", total)
-        self.state.mkdir(parents=True, exist_ok=True)
-        _write(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint()}))
-        open_shards: dict[int, Planned] = {}
+        with self._state(), tempfile.TemporaryFile(dir=self.state) as list_file:
+            names, total = self._list(list_file, tell)
+            if self.finder and total:
+                self.finder.prepare(self.state)
+            tell("total", total)
+            _write(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint}))
+            open_shards: dict[int, Planned] = {}
 
-        def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
-            for shard in self._plan():
-                if shard.ordinal in wanted:
+            def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
+                for shard in _listed(list_file):
                     open_shards[shard.ordinal] = shard
                     yield shard.ordinal, shard.split, shard.records
 
-        job = Job(
-            self.options.source,
-            self.options.raw,
-            self.source.config,
-            self.options.image,
-            self.options.text,
-            self.key,
-            self.options.follow_links,
+            with Pool(self._job(), self._workers(total), self.options.engine) as pool:
+                for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
+                    self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
+                for shard in open_shards.values():  # only duplicates: nothing came back from the workers
+                    self._finish(shard, iter(()), pool, tell)
+        return self.gather(names)
+
+    @contextmanager
+    def _state(self) -> Iterator[None]:
+        """Make the folder of what is finished; leave no empty one behind when the source cannot be listed."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty: something was built
+                self.state.rmdir()
+                self.options.out.rmdir()
+
+    def _list(self, file: IO[bytes], tell: Any) -> tuple[list[str], int]:
+        """Ask the source once what there is: write the shards that are still to be made to `file`, one pickle each.
+
+        Return the names of all shards of the set, and the number of records to do. Raises ConfigError.
+        """
+        names, total = [], 0
+        for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
+            size = len(shard.records) + len(shard.duplicates)
+            tell("listed", size)
+            names.append(shard.name)
+            if self._mine(shard) and not self._done(shard):
+                pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
+                total += size
+        return names, total
+
+    def _job(self) -> Job:
+        options = self.options
+        return Job(
+            source=options.source,
+            raw=options.raw,
+            config=self.source.config,
+            image=options.image,
+            text=options.text,
+            finder=self.finder,
+            key=self.key,
+            follow_links=options.follow_links,
         )
-        with Pool(job, self._workers(total), self.options.engine) as pool:
-            for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
-                self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
-            for shard in open_shards.values():  # only duplicates: nothing came back from the workers
-                self._finish(shard, iter(()), pool, tell)
-        return self.gather()
 
     def _workers(self, total: int) -> int:
         if self.options.workers is not None:
             return self.options.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if total >= WORTH_WORKERS else 0
-
-    def _plan(self) -> Iterator[Planned]:
-        return plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size)
 
     def _mine(self, shard: Planned) -> bool:
         part, parts = self.options.shard_of
@@ -224,13 +255,12 @@ class Build:
             writer.abort()
             shutil.rmtree(room)
 
-    def gather(self) -> Counter[str]:
+    def gather(self, planned: list[str]) -> Counter[str]:
         """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
 
-        With shards of other jobs missing nothing is written: whoever finishes last does it. Raises ConfigError past
-        `max_rejected`, after writing.
+        `planned` are the names of all shards of the set, in order. With shards of other jobs missing nothing is written:
+        whoever finishes last does it.
         """
-        planned = [shard.name for shard in self._plan()]
         missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
         if missing:
             return Counter(missing=len(missing), shards=len(planned))
@@ -259,6 +289,9 @@ class Build:
         for name in (*ELSEWHERE, "source", "source_config"):
             del tree[name]
         tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
+        text = tree["text"]
+        text["concepts"] = Path(text["concepts"]).name  # where files lie is nobody's business
+        text["vocabulary"] = text["vocabulary"] and Path(text["vocabulary"]).name
         return {
             "source": self.source.name,
             "version": self.source.version,
@@ -275,6 +308,14 @@ def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None
             f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {max_rejected:g}: "
             f"see {out / 'rejected.jsonl'}"
         )
+
+
+def _listed(file: IO[bytes]) -> Iterator[Planned]:
+    """Yield the shards that `Build._list` wrote; the place in the file is kept between them."""
+    file.seek(0)
+    with suppress(EOFError):
+        while True:
+            yield pickle.load(file)
 
 
 class _atomic:

@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vlp.config import ConfigError
+from vlp.config import ConfigError, digest, to_tree
 from vlp.registry import did_you_mean
 from vlp.types import Assertion, Mention, Report
 
@@ -53,6 +53,13 @@ class Extractor:
             self._codes = {
                 code: next((one for one in self.vocabulary.ancestors(code) if one in roll_up), None) for code in known
             }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the vocabulary."""
+        return digest([to_tree(one) for one in self.vocabulary.entries.values()])
+
+    def prepare(self, room: Path) -> None:
+        """Do nothing: the vocabulary is in memory."""
 
     def __call__(self, text: str, sentences: Sequence[tuple[int, int]]) -> tuple[Mention, ...]:
         """Return the mentions in the sentences `[start, end)` of a text, with characters of the text, in order."""

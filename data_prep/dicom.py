@@ -147,26 +147,27 @@ def _levels(stored: Array, dataset: Any) -> tuple[Array, Callable[[Array], Array
     Every step maps a value whatever its place, so it is done once per value and not once per pixel: several times faster.
     Images of so many values that it does not pay are returned as they are.
     """
-    if stored.dtype.kind not in "iu" or stored.size == 0:
+    unsigned = {1: np.uint8, 2: np.uint16}.get(stored.dtype.itemsize)
+    if unsigned is None or stored.dtype.kind not in "iu" or stored.size == 0:
         return stored, None
     low, high = int(stored.min()), int(stored.max())
     if high - low >= stored.size:
         return stored, None
-    shifted: Array = stored if low == 0 and stored.dtype.kind == "u" else stored.astype(np.int64) - low
+    places: Array = stored.view(unsigned)  # of a value in a table of all values: its bits, whatever its sign
+    size = 1 << (8 * stored.dtype.itemsize)
+    levels: Array = np.arange(low, high + 1).astype(stored.dtype)
     if "PixelPaddingValue" in dataset or "ModalityLUTSequence" in dataset:
         # values between those that occur would widen the full range that is scaled when there is no window
-        occurs = np.zeros(high - low + 1, bool)
-        occurs[shifted] = True
-        levels: Array = np.flatnonzero(occurs)
-    else:
-        levels = np.arange(high - low + 1)
+        occurs = np.zeros(size, bool)
+        occurs[places] = True
+        levels = levels[occurs[levels.view(unsigned)]]
 
     def place(grey: Array) -> Array:
-        table: Array = np.zeros(high - low + 1, np.uint8)
-        table[levels] = grey
-        return np.asarray(np.take(table, shifted))
+        table: Array = np.zeros(size, np.uint8)
+        table[levels.view(unsigned)] = grey
+        return np.asarray(np.take(table, places, mode="wrap"))  # no bounds to check: the table holds every place
 
-    return np.asarray(levels + low, stored.dtype), place
+    return levels, place
 
 
 def _map_levels(values: Array, dataset: Any, options: DicomOptions, steps: list[str]) -> Array:

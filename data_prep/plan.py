@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from .sources.base import Record
-from .splits import choose
+from .sources.base import LEARN, Record
+from .splits import choose, without_test
 
 _VALIDATION = {"valid", "validate", "validation", "dev"}
 
@@ -47,19 +47,21 @@ class Planned:
 def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shard_size: int) -> Iterator[Planned]:
     """Yield the shards; memory holds one open shard per split and 8 bytes of hash per key.
 
-    A record with its own `split` keeps it; the others are split by patient, else study, else key. A key that was seen
+    A record with its own `split` keeps it; the others are split by patient, else study, else key, those of `LEARN` among
+    all shares but `test`. A key that was seen
     before is set aside as a duplicate of the shard that it would have gone to.
     """
+    learning = without_test(shares)
     filling: dict[str | None, Planned] = {}
     numbers: dict[str | None, int] = {}
     ordinal = 0
     seen: set[int] = set()
     for index, record in enumerate(records):
-        split = (
-            standard_split(record.split)
-            if record.split
-            else choose(record.patient or record.study or record.key, shares, seed)
-        )
+        who = record.patient or record.study or record.key
+        if record.split == LEARN:
+            split = choose(who, learning, seed)
+        else:
+            split = standard_split(record.split) if record.split else choose(who, shares, seed)
         if split not in filling:
             filling[split] = Planned(-1, split, numbers.get(split, 0))
             numbers[split] = filling[split].number + 1

@@ -6,10 +6,9 @@ sections and sentences, concepts found, ids hashed. Pure but for reading the ima
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
 from vlp.config import config
 from vlp.types import Box, Mention, Report, Sample
@@ -23,23 +22,53 @@ from .sources.base import NoText, Reject, safe_key
 class TextOptions:
     """What happens to texts. `clean`: numbering, de-identification marks and boilerplate taken out of reports.
 
-    `concepts`: whether mentions are looked for; `vocabulary`: a file to look them up in instead of the package's.
+    `concepts`: where mentions come from, "vocabulary", "none", or a file of somebody else's extractor (see `umls.py`);
+    `vocabulary`: a file to look them up in instead of the package's.
     """
 
     clean: bool = False
-    concepts: Literal["vocabulary", "none"] = "vocabulary"
+    concepts: str = "vocabulary"
     vocabulary: Path | None = None
     no_text: NoText = "reject"
+
+
+class Finder(Protocol):
+    """Where the mentions of a report come from: set up once in the main process, pickled to the workers."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides which mentions are found; raises ConfigError."""
+
+    def prepare(self, room: Path) -> None:
+        """Do what must be done once before the workers start, in a folder that they can read; raises ConfigError."""
+
+    def of_report(self, report: Report) -> tuple[Mention, ...]:
+        """Return the mentions of a report."""
+
+
+def choose_finder(text: TextOptions) -> Finder | None:
+    """Return what `--concepts` and `--vocabulary` ask for; raises ConfigError for a file that cannot be read."""
+    if text.concepts == "none":
+        return None
+    if text.concepts != "vocabulary":
+        from .umls import LinkedTexts
+
+        return LinkedTexts(Path(text.concepts))
+    from .concepts import Extractor
+    from .vocabulary import Vocabulary
+
+    return Extractor(Vocabulary.read(text.vocabulary) if text.vocabulary else None)
 
 
 class Preparer:
     """The per-sample work of a build, set up once per worker."""
 
-    def __init__(self, image: ImageOptions, text: TextOptions, hasher: IdHasher | None = None) -> None:
+    def __init__(
+        self, image: ImageOptions, text: TextOptions, finder: Finder | None = None, hasher: IdHasher | None = None
+    ) -> None:
         self._image = image
         self._text = text
+        self._finder = finder
         self._hasher = hasher
-        self._extract: Callable[[Report], tuple[Mention, ...]] | None = None
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
         """Return the sample as it is written; raises Reject."""
@@ -79,15 +108,7 @@ class Preparer:
         return parse_report(report.text, clean=self._text.clean)
 
     def _concepts(self, report: Report | None) -> tuple[Mention, ...]:
-        if report is None or self._text.concepts == "none":
-            return ()
-        if self._extract is None:
-            from .concepts import Extractor
-            from .vocabulary import Vocabulary
-
-            own = Vocabulary.read(self._text.vocabulary) if self._text.vocabulary else None
-            self._extract = Extractor(own).of_report
-        return self._extract(report)
+        return () if report is None or self._finder is None else self._finder.of_report(report)
 
 
 def _scaled(box: Box, stored: Stored) -> Box:

@@ -34,6 +34,15 @@ def parse_shares(text: str) -> dict[str, float]:
     return shares
 
 
+def without_test(shares: Mapping[str, float]) -> dict[str, float]:
+    """Return the shares scaled up to 1 without `test`; `{"train": 1}` where nothing else is left, {} for {}."""
+    rest = {name: share for name, share in shares.items() if name != "test"}
+    total = sum(rest.values())
+    if not shares:
+        return {}
+    return {name: share / total for name, share in rest.items()} if total else {"train": 1.0}
+
+
 def position(who: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on the seed and on whom the sample belongs to, and on nothing else."""
     digest = hashlib.blake2b(f"{seed}\0{who}".encode(), digest_size=8).digest()

@@ -24,7 +24,7 @@ from vlp.config import ConfigError
 from vlp.types import Sample
 
 from .pixels import ImageOptions
-from .prepare import Preparer, TextOptions
+from .prepare import Finder, Preparer, TextOptions
 from .privacy import IdHasher
 from .sources.base import Record, Reject, find_source
 
@@ -51,6 +51,7 @@ class Job:
     config: Any
     image: ImageOptions
     text: TextOptions
+    finder: Finder | None
     key: bytes | None
     follow_links: bool
 
@@ -61,7 +62,7 @@ class Worker:
     def __init__(self, job: Job) -> None:
         self._source = find_source(job.source)(job.raw, job.config, job.follow_links)
         self._hasher = IdHasher(job.key) if job.key else None
-        self._prepare = Preparer(job.image, job.text, self._hasher)
+        self._prepare = Preparer(job.image, job.text, job.finder, self._hasher)
 
     def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
         return [self._one(split, index, record) for index, record in chunk]

@@ -29,6 +29,10 @@ NoText = Literal["reject", "drop", "keep", "test"]
 as image-only; kept as image-only when it falls into the test split and left out otherwise."""
 
 
+LEARN = "train+val"
+"""The split of a record that the publisher keeps out of a test set of its own: the build's shares, test aside."""
+
+
 class Reject(Exception):
     """A record that cannot become a sample: a short reason (a stable word, counted) and a detail (for a person).
 
@@ -52,7 +56,7 @@ class Record:
     """One image to be: its key, whom it belongs to, and whatever `sample` needs, small and picklable.
 
     `patient` (else `study`, else `key`) decides the split, so that no patient is on both sides; `split` overrides it
-    where the publisher made the split.
+    where the publisher made the split, or is `LEARN` where only a test set was published.
     """
 
     key: str

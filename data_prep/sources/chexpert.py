@@ -18,7 +18,7 @@ from vlp.types import Report, Sample
 
 from ..labels import CHEXPERT, from_columns
 from ..tables import rows
-from .base import Record, Reject, Source, sources
+from .base import LEARN, Record, Reject, Source, sources
 
 PLUS = "df_chexpert_plus_240401.csv"
 LABELS = ("chexbert_labels/report_fixed.json", "chexbert_labels/impression_fixed.json", "report_fixed.json")
@@ -77,7 +77,7 @@ class Chexpert(Source):
             key=f"{patient}_{study}_{view}",
             patient=patient,
             study=f"{patient}_{study}",
-            split=None if split == "train" else self.config.valid_as if split == "valid" else split,
+            split=LEARN if split == "train" else self.config.valid_as if split == "valid" else split,
             data={"path": path, **data},
         )
 

@@ -13,7 +13,7 @@ from vlp.types import Box, Sample
 
 from ..labels import names_in
 from ..tables import rows
-from .base import Record, Reject, Source, sources
+from .base import LEARN, Record, Reject, Source, sources
 
 LABELS = (
     "Atelectasis",
@@ -58,9 +58,15 @@ class NihCxr14(Source):
             yield Record(
                 key=name.removesuffix(".png"),
                 patient=row["Patient ID"],
-                split="test" if name in test else "none" if listed and name not in listed else None,
+                split=self._side(name, test, listed),
                 data={"row": row, "boxes": boxes.get(name, [])},
             )
+
+    def _side(self, name: str, test: set[str], listed: set[str]) -> str | None:
+        """Return the publisher's side: unknown without lists, "none" for an image on neither of them."""
+        if not listed:
+            return None
+        return "test" if name in test else LEARN if name in listed else "none"
 
     def _list(self, name: str) -> set[str]:
         path = self.raw / name

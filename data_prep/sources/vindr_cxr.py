@@ -15,7 +15,7 @@ from vlp.config import config
 from vlp.types import Box, Sample
 
 from ..tables import rows
-from .base import Record, Source, sources
+from .base import LEARN, Record, Source, sources
 
 OVERLAP = 0.5
 XYXY = ("x_min", "y_min", "x_max", "y_max")
@@ -55,7 +55,7 @@ class VindrCxr(Source):
                 yield Record(
                     key=key,
                     patient=key,
-                    split=split if split == "test" else None,
+                    split="test" if split == "test" else LEARN,
                     data={"split": split, "votes": said, "boxes": boxes.get(key, [])},
                 )
 

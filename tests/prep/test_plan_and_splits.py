@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from vlp.config import ConfigError
 from vlp_prep.labels import label_value, names_in, parse_boxes
 from vlp_prep.plan import plan, standard_split
-from vlp_prep.sources.base import Record, Reject, safe_key
-from vlp_prep.splits import choose, leaks, parse_shares
+from vlp_prep.sources.base import LEARN, Record, Reject, safe_key
+from vlp_prep.splits import choose, leaks, parse_shares, without_test
 
 
 def test_shares_are_met_and_seeds_differ() -> None:
@@ -55,6 +55,17 @@ def test_a_plan_holds_every_record_once_and_no_patient_twice(found: list[Record]
     sides = [(str(shard.split), record.patient, record.key) for shard in shards for _, record in shard.records]
     hashed = [row for row in sides if next(one for one in found if one.key == row[2]).split is None]
     assert leaks(hashed) == []
+
+
+def test_what_a_publisher_keeps_out_of_its_test_set_never_gets_into_ours() -> None:
+    ours = [Record(key=f"k{number}", split=LEARN) for number in range(3000)]
+    theirs = [Record(key=f"t{number}", split="test") for number in range(50)]
+    sizes: Counter[str | None] = Counter()
+    for shard in plan([*ours, *theirs], parse_shares("0.6,0.2,0.2"), 0, 512):
+        sizes[shard.split] += len(shard.records)
+        assert shard.split != "test" or all(record.key.startswith("t") for _, record in shard.records)
+    assert sizes["test"] == 50 and abs(sizes["val"] / 3000 - 0.25) < 0.03 and sizes["train"] + sizes["val"] == 3000
+    assert without_test(parse_shares("test=1")) == {"train": 1.0} and without_test({}) == {}
 
 
 def test_leaks_are_groups_on_two_sides() -> None:
