@@ -7,6 +7,7 @@ transformers models (`image`, `text`). One folder holds one format: two of them 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ def export(options: argparse.Namespace) -> Path:
     from .models.adapters import merged
 
     target: Path = options.to
+    if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
+        raise ConfigError(f"--push takes a repository as owner/name, found {options.push!r}")
     if target.exists() and not options.overwrite and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists: choose another --to, or give --overwrite")
     source = locate(options.run)
@@ -90,17 +93,20 @@ def export(options: argparse.Namespace) -> Path:
     if options.push:
         from . import export_push
 
-        say(export_push.push(target, options.push, options.private, _settled(options.format, target, options.push)))
+        there = _settled(options.format, target, options.push)
+        say(f"loading it as {options.push} in a fresh process, as a download will lie")
+        export_check.check_repository(loaded, target, options.format, options.approximate, options.push, there)
+        say(export_push.push(target, options.push, options.private, there))
     return target
 
 
 def _settled(kind: str, folder: Path, repository: str | None) -> dict[str, bytes]:
-    """Return the files that name the place where the model lies, for formats that have such."""
-    from importlib import import_module
+    """Return the files that name the place where the model lies: only open_clip's format has such."""
+    if kind != "open_clip":
+        return {}
+    from .export_open_clip import settle
 
-    module = import_module(f"vlp.export_{kind}")
-    found: dict[str, bytes] = module.settle(folder, repository) if hasattr(module, "settle") else {}
-    return found
+    return settle(folder, repository)
 
 
 def say(line: str) -> None:

@@ -8,39 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import export_processor
 from .export import CannotExpress
+from .preprocess import Preprocess
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from .hub import Pretrained
 
 
 def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
-    """Write the tower; raises CannotExpress for those that transformers cannot build."""
+    """Write the tower and its preprocessing; raises CannotExpress for towers that transformers cannot build."""
     tower: Any = loaded.model.image_tower
+    tower.stop_recording()
     if tower.kind == "timm":
         from transformers import TimmWrapperModel
 
-        from .export_transformers import _vision
+        from .export_transformers import vision
 
-        config, state, _ = _vision(loaded.model)
+        config, state, _ = vision(loaded.model)
         model: Any = TimmWrapperModel(config)
         model.load_state_dict(state)
     elif tower.kind == "hf":
         model = tower.model
     else:
         raise CannotExpress(f"transformers has no image tower of kind {tower.kind!r}: export with --format onnx or vlp")
-    _plain(model)
     model.save_pretrained(folder)
     loaded.preprocess.save(folder)
-    return ["the tower's own features, before the projection head; pixels are made as preprocess.json says"]
-
-
-def _plain(model: Any) -> None:
-    """Undo what only our training needs: the last layer's attention function that records its first token."""
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if getattr(config, "_attn_implementation", "").startswith("vlp"):
-            module.config = model.config
+    notes = ["the tower's own features, before the projection head"]
+    try:
+        if tower.channels != 3:
+            raise CannotExpress("transformers' processors make three channels, this tower takes one")
+        settings = export_processor.image_processor(loaded.preprocess.spec, approximate)
+    except CannotExpress as reason:
+        return [*notes, f"there is no image processor ({reason}); pixels are made as preprocess.json says"]
+    export_processor.write_image_processor(settings, folder)
+    return notes + export_processor.colours(loaded.preprocess.spec, "transformers")
 
 
 def native(loaded: Pretrained, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -64,15 +68,28 @@ def _mean(found: Any) -> np.ndarray:
     return result
 
 
-def load(folder: Path, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Run the tower with transformers alone, on pixels made as `preprocess.json` says."""
+def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Run the tower with transformers alone, on pixels made by its processor, or else as `preprocess.json` says."""
     import torch
     from transformers import AutoModel
 
-    from .preprocess import Preprocess
+    from .hub import locate
 
-    preprocess = Preprocess.load(folder)
-    mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
-    pixels = torch.stack([preprocess.eval(one) for one in pictures]).expand(-1, 3, -1, -1).float() / 255
+    model, folder = AutoModel.from_pretrained(source).eval(), locate(source)
+    if (folder / export_processor.FILE).is_file():
+        from PIL import Image
+        from transformers import AutoImageProcessor
+
+        images = [Image.fromarray(one).convert("RGB") for one in pictures]
+        pixels = AutoImageProcessor.from_pretrained(source)(images=images, return_tensors="pt")["pixel_values"]
+    else:
+        pixels = _pixels(Preprocess.load(folder), pictures)
     with torch.no_grad():
-        return {"images": _mean(AutoModel.from_pretrained(folder).eval()(pixel_values=(pixels - mean) / std))}
+        return {"images": _mean(model(pixel_values=pixels))}
+
+
+def _pixels(preprocess: Preprocess, pictures: Sequence[np.ndarray]) -> Tensor:
+    import torch
+
+    mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
+    return (torch.stack([preprocess.eval(one) for one in pictures]).float() / 255 - mean) / std

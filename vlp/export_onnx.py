@@ -30,7 +30,8 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     except ImportError:
         raise ConfigError("--format onnx needs onnx and onnxscript: install vlp with the extra `onnx`") from None
     model = copy.deepcopy(loaded.model).eval()
-    _use_plain_attention(model)
+    for tower in (model.image_tower, model.text_tower):
+        tower.stop_recording()
 
     class Image(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:
@@ -70,28 +71,16 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     return ["embeddings have unit length; patches and words are left out"]
 
 
-def _use_plain_attention(model: Any) -> None:
-    """Replace what only training needs and a graph cannot hold: the recorded attention of the first token."""
-    for tower in (model.image_tower, model.text_tower):
-        for module in tower.modules():
-            config: Any = getattr(module, "config", None)
-            if str(getattr(config, "_attn_implementation", "")).startswith("vlp"):
-                config._attn_implementation = "sdpa"
-        if hasattr(tower, "attention"):
-            tower.attention = None
-        if hasattr(tower, "watched"):
-            for module in tower.modules():
-                module._forward_pre_hooks.clear()
-
-
-def load(folder: Path, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
     """Embed with onnxruntime alone; one text at a time and all together, to try both dynamic axes."""
     import onnxruntime
 
     from .export_check import read_json
+    from .hub import locate
     from .preprocess import Preprocess
     from .tokenize import load_tokenizer
 
+    folder = locate(source)
     preprocess, tokenizer = Preprocess.load(folder), load_tokenizer(folder / "tokenizer")
     channels = read_json(folder / "config.json")["channels"]
     pixels = np.stack([preprocess.eval(one).numpy() for one in pictures]).astype(np.float32) / 255

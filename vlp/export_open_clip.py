@@ -1,7 +1,8 @@
 """open_clip's format: `open_clip_config.json`, `open_clip_model.safetensors`, and tokenizer files beside them.
 
-A transformers text tower is rebuilt by open_clip from a configuration that it looks up by name: the folder itself when
-local (an absolute path, so the folder must stay where it is), the repository when pushed.
+A transformers text tower is rebuilt by open_clip from a configuration that it looks up by name, and a relative path would be
+relative to the user's own folder. So the name is the repository when pushed, an absolute path when local; after a move,
+`moved.py` in the folder corrects it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import export_processor
 from .export import CannotExpress
 
 if TYPE_CHECKING:
@@ -21,9 +23,23 @@ if TYPE_CHECKING:
 
     from .hub import Pretrained
     from .models.dual_encoder import DualEncoder
+    from .preprocess import ImageSpec
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+MOVED = "moved.py"
 POOLERS = {"cls": "cls_last_hidden_state_pooler", "mean": "mean_pooler", "pooler": "cls_pooler"}
+
+
+SCRIPT = f'''"""Run this after moving the folder: open_clip finds the text tower's configuration by an absolute path only."""
+
+import json
+import pathlib
+
+here = pathlib.Path(__file__).resolve().parent
+tree = json.loads((here / "{CONFIG}").read_text(encoding="utf-8"))
+tree["model_cfg"]["text_cfg"]["hf_model_name"] = str(here)
+(here / "{CONFIG}").write_text(json.dumps(tree, indent=2) + "\\n", encoding="utf-8")
+'''
 
 
 def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
@@ -35,24 +51,48 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     config: dict[str, Any] = {"embed_dim": model.dim, "vision_cfg": _image(model, state)}
     notes = ["patch and word heads are left out: open_clip has none"] if model.patch_head or model.word_head else []
     config["text_cfg"] = _text(loaded, folder, state)
-    if model.image_tower.kind == "open_clip" and getattr(model.image_tower, "tree", {}).get("quick_gelu"):
+    if quick_gelu(model):
         config["quick_gelu"] = True
     import torch
 
-    scale = torch.tensor(math.log(1 / 0.07)) if model.logit_scale is None else model.logit_scale.detach().reshape(())
-    state["logit_scale"] = scale
+    state["logit_scale"] = torch.tensor(log_scale(model))
     if model.logit_bias is not None:
         config["init_logit_bias"] = 0.0
         state["logit_bias"] = model.logit_bias.detach().reshape(())
     save_file({name: value.detach().contiguous().clone() for name, value in state.items()}, str(folder / WEIGHTS))
     config["custom_text"] = True
-    tree = {"model_cfg": config, "preprocess_cfg": _preprocess(loaded)}
+    tree = {"model_cfg": config, "preprocess_cfg": _preprocess(loaded.preprocess.spec, approximate)}
     (folder / CONFIG).write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-    return notes
+    if "hf_model_name" in config["text_cfg"]:
+        (folder / MOVED).write_text(SCRIPT, encoding="utf-8")
+        notes.append(
+            f"open_clip looks up the text tower's configuration where the folder was written: run {MOVED} after moving it"
+        )
+    return notes + export_processor.colours(loaded.preprocess.spec, "open_clip")
 
 
-def _preprocess(loaded: Pretrained) -> dict[str, Any]:
-    spec = loaded.preprocess.spec
+def log_scale(model: DualEncoder) -> float:
+    """Return the logarithm of the scale that the model multiplies cosines by, CLIP's own where it has none."""
+    return (
+        math.log(1 / 0.07)
+        if model.logit_scale is None
+        else min(max(float(model.logit_scale.detach()), 0.0), math.log(100))
+    )
+
+
+def quick_gelu(model: DualEncoder) -> bool:
+    """Return whether open_clip's towers use QuickGELU; raises CannotExpress where only one of them does."""
+    from .models.openclip import OpenClipImageTower, OpenClipTextTower
+
+    towers = (model.image_tower, model.text_tower)
+    used = {bool(one.tree["quick_gelu"]) for one in towers if isinstance(one, (OpenClipImageTower, OpenClipTextTower))}
+    if len(used) > 1:
+        raise CannotExpress("open_clip has one quick_gelu for both towers, here they differ: export with --format vlp")
+    return used == {True}
+
+
+def _preprocess(spec: ImageSpec, approximate: bool) -> dict[str, Any]:
+    export_processor.require_interpolation(spec, "open_clip", approximate)
     modes = {"pad": "longest", "crop": "shortest", "squash": "squash"}
     if spec.crop_share != 1.0:
         raise CannotExpress(
@@ -184,14 +224,15 @@ def settle(folder: Path, repository: str | None) -> dict[str, bytes]:
     return {CONFIG: (json.dumps(tree, indent=2) + "\n").encode()}
 
 
-def load(folder: Path, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Embed with open_clip alone, as its users do."""
+def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Embed with open_clip alone, as its users do; `source` is a folder or a Hub name."""
     import open_clip
     import torch
     from PIL import Image
 
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    name = f"local-dir:{source}" if Path(source).is_dir() else f"hf-hub:{source}"
+    model, _, preprocess = open_clip.create_model_and_transforms(name)
+    tokenizer = open_clip.get_tokenizer(name)
     model.eval()
     with torch.no_grad():
         images = torch.stack([preprocess(Image.fromarray(one)) for one in pictures])

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import export_processor
 from .export import CannotExpress
-from .export_image import _plain
 
 if TYPE_CHECKING:
     from .hub import Pretrained
@@ -17,17 +17,24 @@ if TYPE_CHECKING:
 
 def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     """Write the tower and its tokenizer; raises CannotExpress for those that transformers cannot build."""
-    tower: Any = loaded.model.text_tower
-    if tower.kind != "hf" or loaded.tokenizer.kind != "hf":
-        raise CannotExpress(
-            f"transformers has no text tower of kind {tower.kind!r} with a tokenizer of kind {loaded.tokenizer.kind!r}: "
-            "export with --format onnx or vlp"
+    from .models.huggingface import NOT_IN_AUTO, HfTextTower
+
+    tower = loaded.model.text_tower
+    if not isinstance(tower, HfTextTower):
+        raise CannotExpress(f"transformers has no text tower of kind {tower.kind!r}: export with --format onnx or vlp")
+    export_processor.write_tokenizer(loaded.tokenizer, folder)
+    tower.stop_recording()
+    tower.model.save_pretrained(folder)  # type: ignore[operator]
+    notes = ["the tower's own token states (last_hidden_state), before the projection head"]
+    if tower.config.pooling != "pooler":
+        notes.append(
+            f"texts were pooled by {tower.config.pooling} in training; a pooler_output, where there is one, is not"
         )
-    _plain(tower.model)
-    tower.model.save_pretrained(folder)
-    for name, content in loaded.tokenizer.files().items():
-        (folder / name).write_bytes(content)
-    return ["the tower's own token states, before the projection head"]
+    if tower.hf_config.model_type in NOT_IN_AUTO:
+        notes.append(
+            f"AutoModel does not build this tower, transformers.{NOT_IN_AUTO[tower.hf_config.model_type]} does"
+        )
+    return notes
 
 
 def native(loaded: Pretrained, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
@@ -47,13 +54,16 @@ def _mean(states: Any, mask: Any) -> np.ndarray:
     return result
 
 
-def load(folder: Path, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
     """Run the tower with transformers alone."""
     import torch
-    from transformers import AutoModel, AutoTokenizer
+    import transformers
 
-    given = AutoTokenizer.from_pretrained(folder)(list(texts), padding=True, truncation=True, return_tensors="pt")
-    model = AutoModel.from_pretrained(folder).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    (name,) = transformers.AutoConfig.from_pretrained(source).architectures
+    model = getattr(transformers, name).from_pretrained(source).eval()
+    full = model.config.model_type.startswith("siglip")  # attends to its padding
+    given = tokenizer(list(texts), padding="max_length" if full else True, truncation=True, return_tensors="pt")
+    inputs = {"input_ids": given["input_ids"], **({} if full else {"attention_mask": given["attention_mask"]})}
     with torch.no_grad():
-        states = model(input_ids=given["input_ids"], attention_mask=given["attention_mask"]).last_hidden_state
-    return {"texts": _mean(states, given["attention_mask"])}
+        return {"texts": _mean(model(**inputs).last_hidden_state, given["attention_mask"])}

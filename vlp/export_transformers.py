@@ -5,44 +5,61 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import export_processor
 from .export import CannotExpress
+from .export_open_clip import log_scale
 
 if TYPE_CHECKING:
     from .hub import Pretrained
     from .models.dual_encoder import DualEncoder
+    from .models.tower import Tower
 
 SHRINK = 2.0**-12
 """Scale that takes a pooler's tanh to where it is straight: tanh(s x) / s = x (1 - s^2 x^2 / 3), 5e-7 off at x = 5."""
 
 
+PROCESSORS = {"clip": "CLIPProcessor", "siglip": "SiglipProcessor"}
+
+
 def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     """Write the model for transformers; raises CannotExpress for what it has no words for."""
-    model = loaded.model
+    model, spec = loaded.model, loaded.preprocess.spec
     if model.config.image_head.add_patches is not None:
         raise CannotExpress("transformers cannot add pooled patches to the global embedding: export with --format vlp")
-    kinds = [
-        getattr(getattr(one, "hf_config", None), "model_type", "") for one in (model.image_tower, model.text_tower)
-    ]
-    if kinds == ["clip_vision_model", "clip_text_model"]:
+    if model.image_tower.channels != 3:
+        raise CannotExpress(
+            "transformers' processors make three channels, this image tower takes one: export with --format vlp or onnx, "
+            "or train with a three-channel tower (grey images are repeated)"
+        )
+    image = export_processor.image_processor(spec, approximate)
+    kinds = model_type(model.image_tower), model_type(model.text_tower)
+    if kinds == ("clip_vision_model", "clip_text_model"):
         made: Any = _clip(model)
-    elif kinds == ["siglip_vision_model", "siglip_text_model"]:
-        made = _siglip(model)
+    elif kinds == ("siglip_vision_model", "siglip_text_model"):
+        made = _siglip(loaded)
     else:
         made = _dual(model)
     made.save_pretrained(folder)
+    processor = PROCESSORS.get(made.config.model_type, "VisionTextDualEncoderProcessor")
+    export_processor.write_image_processor({**image, "processor_class": processor}, folder)
+    export_processor.write_tokenizer(loaded.tokenizer, folder, processor)
     notes = ["patch and word heads are left out: transformers has none"] if model.patch_head or model.word_head else []
-    if model.logit_bias is not None and kinds[0] != "siglip_vision_model":
+    if model.logit_bias is not None and made.config.model_type != "siglip":
         notes.append("logit_bias is left out: it does not change a softmax over labels")
-    _processor(loaded, folder, approximate)
-    return notes
+    return notes + export_processor.colours(spec, "transformers")
+
+
+def model_type(tower: Tower) -> str:
+    """Return transformers' name of a tower's architecture, empty for towers of other libraries."""
+    from .models.huggingface import HfImageTower, HfTextTower
+
+    return str(tower.hf_config.model_type) if isinstance(tower, (HfImageTower, HfTextTower)) else ""
 
 
 def _linear(model: DualEncoder, part: str) -> Any:
@@ -57,18 +74,14 @@ def _linear(model: DualEncoder, part: str) -> Any:
     return head.weight.detach()
 
 
-def _scale(model: DualEncoder) -> float:
-    return math.log(1 / 0.07) if model.logit_scale is None else float(model.logit_scale.detach())
-
-
 def _dual(model: DualEncoder) -> Any:
     import torch
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
-    vision, vision_state, vision_factor = _vision(model)
-    text, text_state, text_factor = _text(model)
+    seeing, vision_state, vision_factor = vision(model)
+    reading, text_state, text_factor = _text(model)
     config = VisionTextDualEncoderConfig.from_vision_text_configs(
-        vision, text, projection_dim=model.dim, logit_scale_init_value=_scale(model)
+        seeing, reading, projection_dim=model.dim, logit_scale_init_value=log_scale(model)
     )
     made = VisionTextDualEncoderModel(config)
     image_weight, text_weight = _linear(model, "image"), _linear(model, "text")
@@ -77,7 +90,7 @@ def _dual(model: DualEncoder) -> Any:
         _fill(made.text_model, text_state)
         made.visual_projection.weight.copy_(image_weight / vision_factor)
         made.text_projection.weight.copy_(text_weight / text_factor)
-        made.logit_scale.fill_(_scale(model))
+        made.logit_scale.fill_(log_scale(model))
     return made
 
 
@@ -94,7 +107,7 @@ def _fill(module: Any, state: dict[str, Any]) -> None:
         dense.bias.zero_()
 
 
-def _vision(model: DualEncoder) -> tuple[Any, dict[str, Any], float]:
+def vision(model: DualEncoder) -> tuple[Any, dict[str, Any], float]:
     """Return a vision model's configuration, weights, and the factor that its pooled output carries."""
     tower: Any = model.image_tower
     if tower.kind == "timm":
@@ -103,10 +116,6 @@ def _vision(model: DualEncoder) -> tuple[Any, dict[str, Any], float]:
         names = {"img_size": model.spec.size, **tower.config.options, "in_chans": tower.channels}
         if not hasattr(tower.model, "patch_embed"):
             names.pop("img_size")
-        if tower.channels != 3:
-            raise CannotExpress(
-                "transformers' processors make three channels, this image tower takes one: --format vlp"
-            )
         config = TimmWrapperConfig(architecture=tower.config.name, model_args=names, hidden_size=tower.width)
         return config, {f"timm_model.{name}": value for name, value in tower.model.state_dict().items()}, 1.0
     if tower.kind != "hf" or not hasattr(tower.hf_config, "hidden_size"):
@@ -131,7 +140,7 @@ def _text(model: DualEncoder) -> tuple[Any, dict[str, Any], float]:
     tower: Any = model.text_tower
     if tower.kind != "hf":
         raise CannotExpress(f"transformers has no text tower like kind {tower.kind!r}: --format vlp or open_clip")
-    has_pooler = tower.hf_config.model_type in ("bert", "roberta", "xlm-roberta", "electra", "camembert")
+    has_pooler = tower.hf_config.model_type in ("bert", "roberta", "xlm-roberta", "camembert")
     if tower.config.pooling not in ("cls", "pooler") or not has_pooler:
         raise CannotExpress(
             f"VisionTextDualEncoder pools texts as BERT's pooler does, this tower is a {tower.hf_config.model_type!r} with "
@@ -158,7 +167,7 @@ def _clip(model: DualEncoder) -> Any:
 
     image, text = _pooled(model)
     config = CLIPConfig(
-        text_config=image_free(text.hf_config), vision_config=image_free(image.hf_config), projection_dim=model.dim
+        text_config=text.hf_config.to_dict(), vision_config=image.hf_config.to_dict(), projection_dim=model.dim
     )
     made = CLIPModel(config)
     with torch.no_grad():
@@ -166,22 +175,28 @@ def _clip(model: DualEncoder) -> Any:
         made.text_model.load_state_dict(text.model.state_dict())
         made.visual_projection.weight.copy_(_linear(model, "image"))
         made.text_projection.weight.copy_(_linear(model, "text"))
-        made.logit_scale.fill_(_scale(model))
+        made.logit_scale.fill_(log_scale(model))
     return made
 
 
-def _siglip(model: DualEncoder) -> Any:
+def _siglip(loaded: Pretrained) -> Any:
     import torch
     from transformers import SiglipConfig, SiglipModel
 
+    model = loaded.model
     image, text = _pooled(model)
+    if loaded.tokenizer.length != text.max_length:
+        raise CannotExpress(
+            f"a SiglipModel reads every text at the length of its tokenizer, this tower at its {text.max_length} positions: "
+            f"train with tokenizer.length={text.max_length}, or export with --format vlp"
+        )
     if model.config.image_head.kind != "none" or model.config.text_head.kind != "none":
         raise CannotExpress("a SiglipModel has no projections beside its towers: train with heads of kind none")
-    made = SiglipModel(SiglipConfig(text_config=image_free(text.hf_config), vision_config=image_free(image.hf_config)))
+    made = SiglipModel(SiglipConfig(text_config=text.hf_config.to_dict(), vision_config=image.hf_config.to_dict()))
     with torch.no_grad():
         made.vision_model.load_state_dict(image.model.state_dict())
         made.text_model.load_state_dict(text.model.state_dict())
-        made.logit_scale.fill_(_scale(model))
+        made.logit_scale.fill_(log_scale(model))
         made.logit_bias.fill_(0.0 if model.logit_bias is None else float(model.logit_bias.detach()))
     return made
 
@@ -194,68 +209,13 @@ def _pooled(model: DualEncoder) -> tuple[Any, Any]:
     return image, text
 
 
-def image_free(config: Any) -> dict[str, Any]:
-    """Return a configuration's plain values."""
-    tree: dict[str, Any] = config.to_dict()
-    return tree
-
-
-def _processor(loaded: Pretrained, folder: Path, approximate: bool) -> None:
-    spec, tokenizer = loaded.preprocess.spec, loaded.tokenizer
-    if tokenizer.kind != "hf":
-        raise CannotExpress(
-            f"transformers does not read a tokenizer of kind {tokenizer.kind!r}: --format vlp or open_clip"
-        )
-    if spec.resize == "pad" and not approximate:
-        raise CannotExpress(
-            "transformers' processors do not pad images around the centre: give --approximate to have them squashed "
-            "instead, train with image.resize=squash or crop, or export with --format vlp or open_clip"
-        )
-    for name, content in tokenizer.files().items():
-        (folder / name).write_bytes(content)
-    settings = _tokenizer_settings(folder, tokenizer.length)
-    settings["processor_class"] = "VisionTextDualEncoderProcessor"
-    resized = int(spec.size / spec.crop_share)
-    crop = spec.resize == "crop"
-    image = {
-        "image_processor_type": "CLIPImageProcessor",
-        "processor_class": "VisionTextDualEncoderProcessor",
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": resized} if crop else {"height": spec.size, "width": spec.size},
-        "resample": 2 if spec.interpolation == "bilinear" else 3,
-        "do_center_crop": crop,
-        "crop_size": {"height": spec.size, "width": spec.size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(spec.mean * 3 if len(spec.mean) == 1 else spec.mean),
-        "image_std": list(spec.std * 3 if len(spec.std) == 1 else spec.std),
-    }
-    config = json.loads((folder / "config.json").read_text())
-    name = {"clip": "CLIPProcessor", "siglip": "SiglipProcessor"}.get(
-        config["model_type"], "VisionTextDualEncoderProcessor"
-    )
-    for tree in (settings, image):
-        tree["processor_class"] = name
-    (folder / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n", encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-
-
-def _tokenizer_settings(folder: Path, length: int) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    tree["model_max_length"] = length
-    return tree
-
-
-def load(folder: Path, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Embed with transformers alone, as its users do."""
+def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Embed with transformers alone, as its users do; `source` is a folder or a Hub name."""
     import torch
     from PIL import Image
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    model, processor = AutoModel.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+    model, processor = AutoModel.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
     images = [Image.fromarray(one).convert("RGB") for one in pictures]
     fixed = {"padding": "max_length"} if model.config.model_type == "siglip" else {"padding": True}
     with torch.no_grad():
@@ -266,7 +226,7 @@ def load(folder: Path, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> 
             given["attention_mask"] = words["attention_mask"]
         image = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
         text = torch.nn.functional.normalize(model.get_text_features(**given).pooler_output, dim=1)
-    ask = pipeline("zero-shot-image-classification", str(folder))
+    ask = pipeline("zero-shot-image-classification", source)
     found = ask(images[0], candidate_labels=["nodule", "no nodule"], hypothesis_template="{}")
     if {one["label"] for one in found} != {"nodule", "no nodule"}:
         raise ValueError("the pipeline does not answer")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from .hub import Pretrained
@@ -15,3 +18,11 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
 
     save_pretrained(folder, loaded.model, loaded.preprocess, loaded.tokenizer, loaded.config.get("extra"))
     return []
+
+
+def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Embed with `vlp.from_pretrained`; `source` is a folder or a Hub name."""
+    from .hub import from_pretrained
+
+    loaded = from_pretrained(source)
+    return {"images": loaded.embed_images(pictures).numpy(), "texts": loaded.embed_texts(texts).numpy()}

@@ -49,7 +49,9 @@ class Assembler:
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
         self._prompt_tokens: Tokens | None = None
         if prompts is not None and self.findings:
-            self._prompt_tokens = tokenizer([*prompts.affirm, *prompts.deny]).tokens
+            pairs = [pair for wordings in prompts.wordings for pair in wordings]
+            self._prompt_tokens = tokenizer([affirm for affirm, _ in pairs] + [deny for _, deny in pairs]).tokens
+            self._wordings = np.array([len(wordings) for wordings in prompts.wordings])
 
     def prepare(self, sample: Sample, seed: int | None) -> Prepared:
         """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
@@ -73,8 +75,11 @@ class Assembler:
         text_rng = None if seed is None or not draws else _generator(seed, 1)
         return Prepared(sample, image, show(sample, self.view, text_rng))
 
-    def batch(self, rows: Sequence[Prepared]) -> Batch:
-        """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""
+    def batch(self, rows: Sequence[Prepared], turn: int = 0) -> Batch:
+        """Put prepared samples together. Images stay uint8; texts are padded to the longest of them.
+
+        `turn` draws the wordings of prompts: equal turns show the same ones.
+        """
         samples = [row.sample for row in rows]
         said = [phrases(sample) for sample in samples] if "phrases" in self.needs else []
         texts = [row.shown.text for row in rows]
@@ -83,14 +88,14 @@ class Assembler:
         encoded = self.tokenizer([*texts, *extra], sentences)
         return Batch(
             image=self._images(rows),
-            text=_part(encoded.tokens, 0, len(texts)),
+            text=_take(encoded.tokens, slice(len(texts))),
             group=torch.tensor([group_of(sample) for sample in samples], dtype=torch.int64).reshape(-1, 2),
             keys=[sample.key for sample in samples],
             labels=self._labels(samples) if self.labels else None,
             label_names=self.labels,
             spans=_spans(rows, encoded) if "spans" in self.needs else None,
             phrases=_phrases(said, encoded.tokens, len(texts)) if "phrases" in self.needs else None,
-            prompts=self._prompts(samples),
+            prompts=self._prompts(samples, turn),
             sources=[sample.source for sample in samples],
             truncated=sum(1 for row in encoded.cut if row < len(texts)),
         )
@@ -105,33 +110,36 @@ class Assembler:
         table = [[sample.labels.get(name, UNKNOWN) for name in self.labels] for sample in samples]
         return torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.labels))
 
-    def _prompts(self, samples: Sequence[Sample]) -> Prompts | None:
+    def _prompts(self, samples: Sequence[Sample], turn: int) -> Prompts | None:
         if self._prompt_tokens is None:
             return None
+        first = self._wordings.cumsum() - self._wordings
+        drawn = first + _generator(turn, 2).integers(self._wordings)
+        both = torch.from_numpy(np.concatenate([drawn, self._wordings.sum() + drawn]))
         table = [asserted(sample.concepts, self.findings) for sample in samples]
         said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.findings))
-        return Prompts(tokens=self._prompt_tokens, findings=list(self.findings), asserted=said)
+        return Prompts(tokens=_take(self._prompt_tokens, both), findings=list(self.findings), asserted=said)
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, stream]))
 
 
-def _part(tokens: Tokens, first: int, last: int) -> Tokens:
-    """Return rows `[first, last)`, trimmed to the longest of them."""
-    mask = tokens.mask[first:last]
+def _take(tokens: Tokens, rows: Tensor | slice) -> Tokens:
+    """Return those rows, trimmed to the longest of them."""
+    mask = tokens.mask[rows]
     width = int(mask.sum(1).max()) if mask.numel() else 0
     return Tokens(
-        ids=tokens.ids[first:last, :width].contiguous(),
+        ids=tokens.ids[rows, :width].contiguous(),
         mask=mask[:, :width].contiguous(),
-        words=tokens.words[first:last, :width].contiguous(),
-        sentences=None if tokens.sentences is None else tokens.sentences[first:last, :width].contiguous(),
+        words=tokens.words[rows, :width].contiguous(),
+        sentences=None if tokens.sentences is None else tokens.sentences[rows, :width].contiguous(),
     )
 
 
 def _phrases(said: Sequence[Sequence[tuple[str, int]]], tokens: Tokens, first: int) -> Phrases:
     owner = [row for row, one in enumerate(said) for _ in one]
-    part = _part(tokens, first, first + len(owner))
+    part = _take(tokens, slice(first, first + len(owner)))
     part.sentences = None
     code = [code for one in said for _, code in one]
     return Phrases(

@@ -125,8 +125,14 @@ class ClsAttention:
         if self.module is None:
             return
         AttentionInterface.register(self.NAME, _attend)
-        self.module.config = copy.deepcopy(self.module.config)
+        self.shared = self.module.config
+        self.module.config = copy.deepcopy(self.shared)
         self.module.config._attn_implementation = self.NAME
+
+    def remove(self) -> None:
+        """Give the layer its attention function back."""
+        if self.module is not None:
+            self.module.config, self.module = self.shared, None
 
     def take(self) -> Tensor | None:
         """Return what the last forward recorded [B, L]."""
@@ -205,6 +211,10 @@ class HfTextTower(TextTower):
 
     def default_weights(self) -> str | None:
         return weights_of(self.config)
+
+    def stop_recording(self) -> None:
+        if self.attention is not None:
+            self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
@@ -297,6 +307,10 @@ class HfImageTower(ImageTower):
 
     def default_weights(self) -> str | None:
         return weights_of(self.config)
+
+    def stop_recording(self) -> None:
+        if self.attention is not None:
+            self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]

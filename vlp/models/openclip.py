@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ..config import ConfigError, config
 from ..registry import did_you_mean
@@ -88,8 +89,9 @@ class OpenClipImageTower(ImageTower):
             raise ConfigError("model.image: this open_clip tower has no map of cells")
         self.grid, self.patch_width = grid, widths[0]
         self.seen: Tensor | None = None
+        self.watching: RemovableHandle | None = None
         if hasattr(self.model, "transformer") and self.model.pool_type == "tok" and self.model.attn_pool is None:
-            self.model.transformer.resblocks[-1].ln_1.register_forward_hook(self._watch)
+            self.watching = self.model.transformer.resblocks[-1].ln_1.register_forward_hook(self._watch)
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, embed_dim] and cells [B, C, h, w]."""
@@ -134,6 +136,10 @@ class OpenClipImageTower(ImageTower):
             query, key = (one.view(*one.shape[:2], heads, -1).transpose(1, 2).float() for one in (query, key))
             weights = (query @ key.transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, 1:]
+
+    def stop_recording(self) -> None:
+        if self.watching is not None:
+            self.watching.remove()
 
     def as_pooled(self, cells: Tensor) -> Tensor | None:
         projection = getattr(self.model, "proj", None)

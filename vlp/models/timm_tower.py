@@ -58,9 +58,8 @@ class TimmTower(ImageTower):
         self.width, self.patch_width = widths
         self.seen: Tensor | None = None
         last = _last_attention(self.model)
-        self.watched = last is not None and self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
-        if self.watched and last is not None:
-            last.register_forward_pre_hook(self._watch)
+        pools_at_token = self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
+        self.watching = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
 
     def _features(self, image: Tensor, patches: bool) -> tuple[Tensor, Tensor]:
         """Return pooled [B, width] and cells [B, C, h, w]."""
@@ -105,6 +104,10 @@ class TimmTower(ImageTower):
             query, key = module.q_norm(mixed[0][:, :, :1]), module.k_norm(mixed[1])
             weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, self.prefix :]
+
+    def stop_recording(self) -> None:
+        if self.watching is not None:
+            self.watching.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)

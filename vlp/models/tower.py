@@ -104,6 +104,9 @@ class Tower(nn.Module):
         """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
         return None
 
+    def stop_recording(self) -> None:
+        """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
+
     def prepare(self, where: str) -> None:
         """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
         if self.config.checkpointing:

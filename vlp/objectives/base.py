@@ -210,8 +210,7 @@ class ObjectiveSum(nn.Module):
             return None
         return PromptSpec(
             findings=tuple(one for spec in asked for one in spec.findings),
-            affirm=tuple(one for spec in asked for one in spec.affirm),
-            deny=tuple(one for spec in asked for one in spec.deny),
+            wordings=tuple(one for spec in asked for one in spec.wordings),
         )
 
     def check(self, output: ModelOutput, batch: Batch) -> None:

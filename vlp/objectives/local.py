@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -23,10 +24,10 @@ def pooled_similarity(patches: Tensor, vectors: Tensor, pool: Pool, gamma: float
     """
 
     def pooled(some: Tensor, vectors: Tensor) -> Tensor:
-        similarity = some @ vectors.T
         if pool == "max":
-            return similarity.amax(1)
-        return (torch.logsumexp(gamma * similarity, 1) - torch.log(similarity.new_tensor(some.shape[1]))) / gamma
+            return (some @ vectors.T).amax(1)
+        scaled = some @ (gamma * vectors).T  # scaling the vectors spares two passes over [B, P, T]
+        return (torch.logsumexp(scaled, 1) - math.log(some.shape[1])) / gamma
 
     return by_chunks(pooled, (patches,), (vectors,), held=patches.shape[0] * patches.shape[1] * vectors.shape[0])
 
