@@ -1,6 +1,7 @@
 """A rank of the multi-process tests: `python -m objectives.ranks RANK FOLDER`, three of them, started once per session.
 
-All cases run with three processes, then with two; each rank leaves its losses and gradients in FOLDER.
+All cases run with three processes, then with two, and the reference's two-rank example with two; each rank leaves its
+losses and gradients in FOLDER.
 """
 
 from __future__ import annotations
@@ -12,7 +13,12 @@ from pathlib import Path
 import torch
 import torch.distributed as td
 
+from vlp.objectives import build_objectives
+from vlp.objectives.mgca import sinkhorn
+from vlp.types import Batch, ModelOutput, Tokens
+
 from .cases import CASES
+from .fixtures import IMAGE_OF_TWO_RANKS, PROTOTYPES, TEXT_OF_TWO_RANKS, tensor
 from .kit import loss_and_gradients
 
 
@@ -33,6 +39,36 @@ LAYOUTS = [
     Layout("two-bare", (3, 3), bare=True),
     Layout("two-uneven", (4, 2), training=False),
 ]
+
+
+TWO_RANKS = {
+    "clip": ({"kind": "clip"}, 1 / 0.07, 0.0),
+    "siglip": ({"kind": "siglip"}, 10.0, -10.0),
+    "siglip/ring": ({"kind": "siglip", "exchange": "ring"}, 10.0, -10.0),
+}
+"""The reference's example F1x: (recipe line, scale, bias)."""
+
+
+def two_ranks(rank: int, ranks: int = 2) -> dict[str, torch.Tensor]:
+    """Return this rank's losses and Sinkhorn codes on its share of F1x; of one rank, those of the whole."""
+    rows = slice(rank * 4 // ranks, (rank + 1) * 4 // ranks)
+    image, text = IMAGE_OF_TWO_RANKS[rows], TEXT_OF_TWO_RANKS[rows]
+    count = len(image)
+    blank = torch.zeros((count, 1), dtype=torch.int64)
+    batch = Batch(
+        image=torch.zeros(count, 1, 2, 2),
+        text=Tokens(ids=blank, mask=blank == 0, words=blank),
+        group=torch.arange(1, 2 * count + 1).reshape(count, 2) + 100 * rank,
+        keys=[f"{rank}-{row}" for row in range(count)],
+    )
+    found: dict[str, torch.Tensor] = {}
+    for name, (tree, scale, bias) in TWO_RANKS.items():
+        output = ModelOutput(image=image, text=text, logit_scale=tensor([scale]), logit_bias=tensor([bias]))
+        found[name] = build_objectives([tree], 4)(output, batch).total
+    unit = torch.nn.functional.normalize
+    scores = unit(image, dim=1) @ unit(PROTOTYPES, dim=1).T
+    found["codes"], found["local codes"] = sinkhorn(scores, 0.05, 3, True), sinkhorn(scores, 0.05, 3, False)
+    return found
 
 
 def run(rank: int, folder: Path) -> None:
@@ -57,6 +93,8 @@ def run(rank: int, folder: Path) -> None:
                 for dtype in (torch.float32, torch.float64)
             }
             torch.save(found, folder / f"{layout.name}-{rank}.pt")
+        if world == 2:
+            torch.save(two_ranks(rank), folder / f"two-ranks-{rank}.pt")
         td.barrier()
         td.destroy_process_group()
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,40 +48,14 @@ def test_the_value_is_the_formulas(case: Case, bare: bool) -> None:
     np.testing.assert_allclose(objective(output, batch, 0.5).total.item(), expected, rtol=1e-9, atol=1e-12)
 
 
-@pytest.fixture(scope="session")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """Return what each rank of each layout found; the processes run once for all tests."""
-    folder = tmp_path_factory.mktemp("ranks")
-    here = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    command = [sys.executable, "-m", "objectives.ranks"]
-    started = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment, cwd=here, stderr=subprocess.PIPE)
-        for rank in range(3)
-    ]
-    try:
-        errors = [one.communicate(timeout=240)[1].decode() for one in started]
-    finally:
-        for one in started:
-            one.kill()
-    assert all(one.returncode == 0 for one in started), "\n".join(errors)
-    return {
-        layout.name: [
-            torch.load(folder / f"{layout.name}-{rank}.pt", weights_only=True) for rank in range(len(layout.shares))
-        ]
-        for layout in LAYOUTS
-    }
-
-
 @pytest.mark.dist
 @every
 @pytest.mark.parametrize("layout", LAYOUTS, ids=[layout.name for layout in LAYOUTS])
-def test_many_processes_are_one(case: Case, layout: Layout, ranks: dict[str, list[dict[str, Any]]]) -> None:
+def test_many_processes_are_one(case: Case, layout: Layout, ranks: dict[str, dict[str, Any]]) -> None:
+    ranks_of = [ranks[f"{layout.name}-{rank}"] for rank in range(len(layout.shares))]
     for dtype, tolerance in ((torch.float32, 1e-6 * case.magnitude), (torch.float64, 1e-12 * case.magnitude)):
         alone = loss_and_gradients(case, dtype, bare=layout.bare, training=layout.training)
-        found = [one[f"{case.name}/{dtype}"] for one in ranks[layout.name]]
+        found = [one[f"{case.name}/{dtype}"] for one in ranks_of]
         for name, expected in alone.items():
             mean = torch.stack([one[name] for one in found]).mean(0)
             size = max(1.0, float(expected.abs().max()))

@@ -17,25 +17,19 @@ from vlp.objectives.medslip import exist_loss, icl_loss, proto_loss, sampled_neg
 from vlp.objectives.mgca import clipped_weights, sinkhorn
 from vlp.types import Batch, Losses, Mention, ModelOutput, Spans, Tokens, concept_code
 
-
-def tensor(values: Any) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-IMAGE = tensor([[1, 2, 0, 1], [0, 1, 1, 0], [2, 0, 1, 1]])
-TEXT = tensor([[1, 1, 0, 1], [0, 2, 1, 1], [1, 0, 1, 0]])
-PATCHES = tensor([[[1, 0, 0], [0, 1, 1], [1, 1, 0]], [[0, 0, 1], [1, 0, 1], [0, 2, 1]]])
-WORDS = tensor([[[1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1]], [[0, 1, 1], [1, 0, 0], [0, 1, 0], [1, 1, 0]]])
-WORD_MASK = torch.tensor([[True, True, True, True], [True, True, True, False]])
-WORD_ATTENTION = tensor([[0.1, 0.4, 0.3, 0.2], [0.5, 0.3, 0.2, 0]])
-PATCH_ATTENTION = tensor([[0.2, 0.5, 0.3], [0.6, 0.1, 0.3]])
-PROTOTYPES = tensor([[1, 0, 0, 0], [0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, -1]])
-TOKENS = tensor(
-    [
-        [[9, 9, 9], [1, 0, 1], [0, 1, 0], [1, 1, 1], [0, 0, 1], [9, 9, 9]],
-        [[9, 9, 9], [0, 1, 1], [1, 0, 0], [0, 1, 0], [1, 1, 0], [9, 9, 9]],
-    ]
+from .fixtures import (
+    IMAGE,
+    PATCH_ATTENTION,
+    PATCHES,
+    PROTOTYPES,
+    TEXT,
+    TOKENS,
+    WORD_ATTENTION,
+    WORD_MASK,
+    WORDS,
+    tensor,
 )
+from .ranks import TWO_RANKS, two_ranks
 
 
 def batch_of(rows: int, **fields: Any) -> Batch:
@@ -72,6 +66,7 @@ SIGMOID = {"logit_scale": tensor([10.0]), "logit_bias": tensor([-10.0])}
         ({"kind": "convirt", "image_to_text": 0.0}, {}, 0.223021),
         ({"kind": "clip"}, SCALE, 0.137096),
         ({"kind": "clip"}, {"logit_scale": tensor([10 * 0.941765])}, 0.209603),
+        ({"kind": "clip"}, {"logit_scale": tensor([10.0])}, 0.197319),
         ({"kind": "siglip"}, SIGMOID, 1.466921),
         ({"kind": "siglip"}, {**SIGMOID, "logit_bias": tensor([0.0])}, 10.273745),
         ({"kind": "dhn_nce"}, {}, 0.240891),
@@ -167,6 +162,15 @@ def test_mgca(attention: Tensor | None, normalised: bool, expected: float) -> No
     assert losses.total.item() == pytest.approx(0.339314 + 0.7 * expected + 0.5 * 2.105149, abs=2e-6)
 
 
+def test_mgca_of_three() -> None:
+    """F1 whole: the instances' and the prototypes' part, and both as the recorded total weighs them."""
+    tokens = {"patches": torch.ones(3, 1, 4), "words": torch.ones(3, 1, 4), "word_mask": torch.ones(3, 1).bool()}
+    losses = run({"kind": "mgca", "prototypes": 4, "preset": "class_defaults"}, **tokens)
+    parts = {name: losses.parts[f"mgca/{name}"].item() for name in ("ita", "cta", "cpa")}
+    assert parts == pytest.approx({"ita": 0.274193, "cta": 0.0, "cpa": 1.960506}, abs=1e-6)
+    assert losses.total.item() + 0.7 * 1.340679 == pytest.approx(2.192921, abs=2e-6)
+
+
 def test_sinkhorn_codes() -> None:
     codes = tensor(
         [
@@ -179,6 +183,45 @@ def test_sinkhorn_codes() -> None:
     found = sinkhorn(unit(IMAGE, dim=1) @ unit(PROTOTYPES, dim=1).T, 0.05, 3, False)
     torch.testing.assert_close(found, codes, atol=1e-6, rtol=0)
     torch.testing.assert_close(found.sum(1), torch.ones(3, dtype=torch.float64))
+
+
+@pytest.mark.dist
+def test_two_ranks(ranks: dict[str, dict[str, Any]]) -> None:
+    """F1x, rows 1-2 on rank 0 and 3-4 on rank 1: each rank's own share, and one process's loss as their mean."""
+    expected = {"clip": (0.250821, 0.135855, 0.193338), "siglip": (1.420672, 1.570807, 1.495740)}
+    found, alone = [ranks["two-ranks-0"], ranks["two-ranks-1"]], two_ranks(0, 1)
+    for name in TWO_RANKS:
+        *shares, mean = expected[name.partition("/")[0]]
+        assert [one[name].item() for one in found] == pytest.approx(shares, abs=1e-6), name
+        assert alone[name].item() == pytest.approx(mean, abs=1e-6), name
+        assert sum(one[name].item() for one in found) / 2 == pytest.approx(mean, abs=1e-6), name
+
+
+@pytest.mark.dist
+def test_sinkhorn_of_two_ranks(ranks: dict[str, dict[str, Any]]) -> None:
+    codes = tensor(
+        [
+            [0.000509, 0.768751, 0.23074, 0],
+            [0, 0.000373, 0.018968, 0.980659],
+            [0.885689, 0.000004, 0.114277, 0.00003],
+            [0.000051, 0.314804, 0.685145, 0],
+        ]
+    )
+    found = {
+        name: torch.cat([ranks[f"two-ranks-{rank}"][name] for rank in (0, 1)]) for name in ("codes", "local codes")
+    }
+    torch.testing.assert_close(found["codes"], codes, atol=1e-6, rtol=0)
+    torch.testing.assert_close(two_ranks(0, 1)["codes"], codes, atol=1e-6, rtol=0)
+    # What the released code does, each rank by itself, is something else: up to 0.46 on this example.
+    assert float((found["local codes"] - codes).abs().max()) == pytest.approx(0.46, abs=0.01)
+
+
+def test_sinkhorn_uses_prototypes_alike() -> None:
+    """Rows sum to 1; with rounds enough, every prototype gets B / K of the rows."""
+    scores = torch.nn.functional.normalize(torch.randn(12, 5, dtype=torch.float64), dim=1)
+    found = sinkhorn(scores, 0.05, 400, False)
+    torch.testing.assert_close(found.sum(1), torch.ones(12, dtype=torch.float64))
+    torch.testing.assert_close(found.sum(0), torch.full((5,), 12 / 5, dtype=torch.float64), atol=1e-3, rtol=0)
 
 
 def test_gloria() -> None:
