@@ -127,10 +127,8 @@ class Build:
         `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
         """
         tell = report or (lambda *_: None)
-        with self._state(), tempfile.TemporaryFile(dir=self.state) as list_file:
-            names, total = self._list(list_file, tell)
-            if self.finder and total:
-                self.finder.prepare(self.state)
+        with self._state(), tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
+            names, total = self._list(list_file, pool, tell)
             tell("total", total)
             _write(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint}))
             open_shards: dict[int, Planned] = {}
@@ -140,11 +138,10 @@ class Build:
                     open_shards[shard.ordinal] = shard
                     yield shard.ordinal, shard.split, shard.records
 
-            with Pool(self._job(), self._workers(total), self.options.engine) as pool:
-                for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
-                    self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
-                for shard in open_shards.values():  # only duplicates: nothing came back from the workers
-                    self._finish(shard, iter(()), pool, tell)
+            for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
+                self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
+            for shard in open_shards.values():  # only duplicates: nothing came back from the workers
+                self._finish(shard, iter(()), pool, tell)
         return self.gather(names)
 
     @contextmanager
@@ -158,10 +155,11 @@ class Build:
                 self.state.rmdir()
                 self.options.out.rmdir()
 
-    def _list(self, file: IO[bytes], tell: Any) -> tuple[list[str], int]:
+    def _list(self, file: IO[bytes], pool: Pool, tell: Any) -> tuple[list[str], int]:
         """Ask the source once what there is: write the shards that are still to be made to `file`, one pickle each.
 
-        Return the names of all shards of the set, and the number of records to do. Raises ConfigError.
+        Return the names of all shards of the set, and the number of records to do; workers are started as soon as there is
+        enough for them. Raises ConfigError.
         """
         names, total = [], 0
         for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
@@ -171,11 +169,14 @@ class Build:
             if self._mine(shard) and not self._done(shard):
                 pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
                 total += size
+                pool.start(self._workers(total))
         return names, total
 
-    def _job(self) -> Job:
+    def _pool(self) -> Pool:
         options = self.options
-        return Job(
+        if self.finder:
+            self.finder.prepare(self.state)
+        job = Job(
             source=options.source,
             raw=options.raw,
             config=self.source.config,
@@ -185,6 +186,7 @@ class Build:
             key=self.key,
             follow_links=options.follow_links,
         )
+        return Pool(job, options.engine)
 
     def _workers(self, total: int) -> int:
         if self.options.workers is not None:

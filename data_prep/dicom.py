@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from vlp.config import config
@@ -165,7 +166,7 @@ def _levels(stored: Array, dataset: Any) -> tuple[Array, Callable[[Array], Array
     def place(grey: Array) -> Array:
         table: Array = np.zeros(size, np.uint8)
         table[levels.view(unsigned)] = grey
-        return np.asarray(np.take(table, places, mode="wrap"))  # no bounds to check: the table holds every place
+        return np.asarray(cv2.LUT(places, table))
 
     return levels, place
 

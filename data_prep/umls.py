@@ -134,8 +134,10 @@ class LinkedTexts:
 
     def prepare(self, room: Path) -> None:
         """Write the index into a folder; raises ConfigError with the line for what is not of this layout."""
-        places = [(_digest(str(_record(line, where)["caption"])), at) for where, at, line in _lines(self._path)]
         self._index = room / "linked.npy"
+        if self._index.is_file():  # by an earlier run of this build, with the same fingerprint
+            return
+        places = [(_digest(str(_record(line, where)["caption"])), at) for where, at, line in _lines(self._path)]
         with tempfile.NamedTemporaryFile(dir=room, suffix=".npy", delete=False) as file:  # job arrays all write it
             np.save(file, np.array(sorted(places), np.uint64).reshape(-1, 2))
         os.replace(file.name, self._index)

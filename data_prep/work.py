@@ -8,6 +8,7 @@ go to a cluster. (Ray's tasks, not Ray Data: order, sharding and resuming are ou
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import re
 import signal
@@ -130,6 +131,7 @@ class RayTasks:
     """The part of a `concurrent.futures` executor that a build needs, on a Ray cluster or, without an address, started here."""
 
     def __init__(self, address: str = "") -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine tells nobody what it does
         try:
             import ray
         except ImportError:
@@ -149,12 +151,24 @@ class RayTasks:
 
 
 class Pool:
-    """Workers, 0 for none, as a context manager; leaving it early drops what has not been asked for."""
+    """What does the chunks of a job, as a context manager; leaving it early drops what has not been asked for.
 
-    def __init__(self, job: Job, workers: int, engine: str = "processes") -> None:
+    Everything is done in this process until `start` is called with the number of workers to have.
+    """
+
+    def __init__(self, job: Job, engine: str = "processes") -> None:
         self.local = Worker(job)
         self._job = pickle.dumps(job)
-        self._executor, self._ahead = open_engine(engine, workers)
+        self._engine = engine
+        self._executor: Submits | None = None
+        self._ahead = 0
+
+    def start(self, workers: int) -> None:
+        """Start the workers, if that has not been done: they import what they need while the main process goes on."""
+        if self._executor is None:
+            self._executor, self._ahead = open_engine(self._engine, workers)
+            for _ in range(workers if self._executor else 0):
+                self._executor.submit(run_chunk, self._job, None, [])  # type: ignore[union-attr]
 
     def __enter__(self) -> Pool:
         return self
