@@ -8,7 +8,9 @@ import types
 from pathlib import Path
 
 from vlp.objectives import objectives
+from vlp.types import Batch, concept_code
 
+from . import oracle_networks as n
 from . import oracles as o
 from .kit import FACETS, FINDINGS, PLACES, Case
 
@@ -22,9 +24,19 @@ CONCEPT = {"kind": "concept", "align": "none", "alpha": 1.0, "bias": -2.0}
 PHRASES = {**CONCEPT, "of": "phrases", "pool": "lse", "loss": "softmax"}
 MEDSLIP = {
     "kind": "medslip", "findings": ["nodule", "edema"], "places": PLACES, "width": 8, "layers": 1, "heads": 2,
-    "dropout": 0.0, "negatives": 1, "from_extras": True,
+    "dropout": 0.0, "negatives": 0,
 }  # fmt: skip
+MAE = {"kind": "mae", "patch": 4, "channels": 1, "width": 16, "depth": 1, "heads": 2}
 ALONE = "a batch of 1"
+
+
+def mentioned(b: Batch) -> o.Array:
+    places, findings = list(PLACES.values()), ["nodule", "edema"]
+    codes = {
+        concept_code(finding, *place): (a, q) for a, place in enumerate(places) for q, finding in enumerate(findings)
+    }
+    return n.triplets(b, codes, len(places), len(findings))
+
 
 CASES = [
     Case("guide", {"kind": "example_margin"}, lambda x, b, p: o.margin(x)),
@@ -117,10 +129,14 @@ CASES = [
         "multi_text/unmentioned", {"kind": "multi_text", "texts": FACETS, "unmentioned": "negative"},
         lambda x, b, p: o.multi_text(x, b, True), ("image", "prompts"), prompts=slice(3, 6),
     ),
-    Case("medslip", MEDSLIP, None, ("patches",)),
+    Case("medslip", MEDSLIP, lambda x, b, p: n.medslip(x, mentioned(b), p, heads=2, layers=1), ("patches",)),
     Case(
-        "mae", {"kind": "mae", "patch": 4, "channels": 1, "width": 16, "depth": 1, "heads": 2}, None,
-        ("masked_patches",),
+        "medslip/extras", {**MEDSLIP, "from_extras": True, "layers": 2, "alpha": 0.5},
+        lambda x, b, p: n.medslip(x, b.extras["triplets"], p, heads=2, layers=2, alpha=0.5), ("patches",),
+    ),
+    Case("medslip/sampled", {**MEDSLIP, "from_extras": True, "negatives": 1}, None, ("patches",)),
+    Case(  # its positions and pixels are fp32
+        "mae", MAE, lambda x, b, p: n.mae(x, b, p, patch=4, heads=2, depth=1), ("masked_patches",), exact=1e-6,
     ),
 ]  # fmt: skip
-"""medslip and mae own networks; their formulas are tested piece by piece against the reference's vectors."""
+"""Sampled negatives have no formula: `test_vectors` holds them to what they must keep."""

@@ -15,16 +15,29 @@ import torch
 from torch import Tensor
 
 from vlp.objectives import ObjectiveSum, build_objectives
-from vlp.types import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+from vlp.types import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens, concept_code
 
 DIM = 4
 FINDINGS = {"effusion": "pleural effusion", "nodule": "nodule", "edema": "edema"}
 FACETS = {"effusion": ("fluid in the pleural space", "blunted angle"), "edema": ("wet lungs",)}
 PLACES = {"left": ("left", None), "right": ("right", None), "heart": (None, None)}
+CODES = [
+    concept_code(*one)
+    for one in (
+        ("nodule", "left", None),
+        ("edema", "right", None),
+        ("nodule", "left", None),
+        ("edema", None, None),
+        ("edema", "right", None),
+        ("edema", None, None),
+        ("opacity", "left", None),
+    )
+]
+"""What the world's mentions speak of: some the same as others', one of no finding that `medslip` is asked for."""
 
 
 def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype = torch.float64) -> tuple[Any, Batch]:
-    """Return (output, batch) of `rows` samples; `bare` leaves all but the first rows without a concept."""
+    """Return (output, batch) of `rows` samples; `bare` leaves all but the first two without a concept, label or assertion."""
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -73,13 +86,13 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
             start=ids(start),
             end=ids(start + rng.integers(1, 4, count)),
             owner=ids(owners),
-            code=ids([7, 8, 7, 9, 8, 9, 5][:count]),
+            code=ids(CODES[:count]),
             assertion=ids([1, 1, 1, 0, 1, 1, 1][:count]),
         ),
         phrases=Phrases(
             tokens=Tokens(ids=blank[:count], mask=blank[:count] == 0, words=blank[:count]),
             owner=ids(owners),
-            code=ids([7, 8, 7, 9, 8, 9, 5][:count]),
+            code=ids(CODES[:count]),
         ),
         prompts=Prompts(
             tokens=Tokens(ids=blank[:1], mask=blank[:1] == 0, words=blank[:1]),
@@ -93,6 +106,10 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
         },
         cursor=96,
     )
+    if bare:
+        assert batch.labels is not None and batch.prompts is not None
+        batch.labels[2:], batch.prompts.asserted[2:], batch.extras["triplets"][2:] = -2, -2, -1
+        batch.extras["category"][2:] = 0
     return output, batch
 
 
@@ -164,7 +181,7 @@ class Case:
 
     `oracle(output, batch, parameters)` gets numpy arrays and returns the loss; `reaches` names the outputs that must get a
     gradient; `single` is the error that a batch of one must raise, None where it must work; `magnitude` scales the tolerance
-    of fp32 where the logits, and with them their rounding, are large.
+    of fp32 where the logits, and with them their rounding, are large; `exact` is how close value and oracle are in fp64.
     """
 
     name: str
@@ -174,6 +191,7 @@ class Case:
     single: str | None = None
     magnitude: float = 1.0
     prompts: slice | None = None
+    exact: float = 1e-9
 
     def build(self, dtype: torch.dtype = torch.float64) -> ObjectiveSum:
         torch.manual_seed(0)
