@@ -19,12 +19,20 @@ _DEGREE = (
     r"acute|new))*"
 )
 _CHANGE = r"(?:change|increase|decrease|difference|improvement|progression|worsening|growth)s?"
+_SEEN = (
+    r"(?:seen|identified|visuali[sz]ed|visible|evident|present|appreciated|demonstrated|apparent|noted|detected|observed|found|"
+    r"shown|recogni[sz]ed)"
+)
 PSEUDO = (
     rf"\b(?:no|without|not\s+any){_DEGREE}\s+{_CHANGE}\b(?:\s+(?:in|of|from|to)\b)?",
     r"\bnot\s+(?:significantly |substantially |appreciably |markedly )?(?:changed|increased|decreased|improved|worsened)\b",
     r"\bnot\s+only\b",
     r"\bno\s+(?:prior|previous|comparison|old)\s+(?:stud|exam|film|image|radiograph|chest|comparison)\w*",
     r"\b(?:nearly|almost|partially|partly|incompletely|not(?:\s+\w+)?)\s+(?:completely\s+)?(?:resolved|cleared)\b",
+    r"\b(?:near(?:ly)?|almost|partial|incomplete|some)[\s-]+(?:complete\s+)?(?:resolution|clearing)\s+of\b",
+    r"\b(?:no|without(?:\s+a)?)\s+(?:doubt|question)\b",
+    rf"\bnot\s+(?:well\s+|clearly\s+)?{_SEEN}\s+(?:on|in)\s+(?:the\s+|a\s+|any\s+)?(?:lateral|frontal|ap|pa|prior|previous|"
+    r"earlier|old)\b",
 )
 """Look like negations and are none."""
 
@@ -34,10 +42,11 @@ _CANNOT = (
 )
 UNCERTAIN_BEFORE = (
     rf"{_CANNOT}(?:exclude|rule\s+out)\b",
-    r"\bdifficult\s+to\s+(?:exclude|rule\s+out)\b",
+    r"\b(?:difficult|hard|impossible|not\s+possible)\s+to\s+(?:exclude|rule\s+out)\b",
+    r"\b(?:unclear|uncertain|not\s+certain|questionable)\s+(?:whether|if)\b",
     r"\b(?:rule\s+out|r/o|evaluate\s+for|evaluation\s+for|assess\s+for|assessment\s+for|query|question\s+of|\?)",
     r"\b(?:may|might|could|would)\s+(?:also\s+|well\s+|potentially\s+)?(?:represent|reflect|be|indicate|suggest|relate|"
-    r"correspond|signify|have|still|mimic|include)\w*",
+    r"correspond|signify|have|still|mimic|include)\w*(?:\s+(?:due|related|secondary|attributable|attributed)\s+to\b)?",
     r"\b(?:possible|possibly|probable|probably|likely|presumably|presumed|presumptive|suspected|potential|potentially)\b",
     r"\b(?:suspicion|suspicious|concern|concerning|worrisome|worry)\s+(?:for|of)\b",
     r"\b(?:suggest(?:s|ing|ed|ive)?|favor(?:s|ed|ing)?|favour(?:s|ed|ing)?)\b(?:\s+of\b)?",
@@ -49,11 +58,18 @@ UNCERTAIN_BEFORE = (
 UNCERTAIN_AFTER = (
     rf"\b{_CANNOT}(?:be\s+)?(?:excluded|ruled\s+out)\b",
     r"\b(?:is|are|was|were)\s+not\s+(?:entirely\s+|completely\s+|definitively\s+)?(?:excluded|ruled\s+out)\b",
-    r"\b(?:is|are|was|were|remains?)\s+(?:difficult\s+to\s+exclude|suspected|questioned|considered|suggested|favou?red)\b",
+    r"\b(?:is|are|was|were|be|remains?)\s+(?:\w+ly\s+)?(?:difficult|hard|impossible|not\s+possible)\s+to\s+"
+    r"(?:exclude|rule\s+out)\b",
+    r"\b(?:is|are|was|were)\s+(?:thought|felt|believed|considered)\s+(?:to\s+be\s+)?(?:likely|possible|probable|unlikely)\b",
+    r"\b(?:is|are|was|were|remains?)\s+(?:suspected|questioned|considered|suggested|favou?red)\b",
+    r",\s*if\s+(?:present|any)\b",
     r"\b(?:is|are|remains?|seems?)\s+(?:possible|probable|likely|questionable|unlikely|a\s+possibility|equivocal)\b",
     r"\b(?:may|might|could)\s+be\s+(?:present|considered|suspected)\b",
     r"\b(?:vs\.?|versus)(?=\s)",
 )
+NEGATIVE_FIRST = (rf"\b(?:no\s+longer|not)\s+{_SEEN}\s+(?:is|are)\b", r"^\s*absent(?=\s+[a-z])")
+"""Negations in front of their finding that read like those behind one."""
+
 NEGATIVE_BEFORE = (
     r"\b(?:no|without|neither|nor|never|denies|lacks?)\b",
     r"\b(?:negative|clear|free)\s+(?:for|of)\b",
@@ -64,16 +80,15 @@ NEGATIVE_BEFORE = (
     r"\bfails?\s+to\s+(?:show|reveal|demonstrate)\b",
 )
 NEGATIVE_AFTER = (
-    r"\b(?:not|no\s+longer)\s+(?:definitely\s+|clearly\s+|well\s+|yet\s+)?(?:seen|identified|visuali[sz]ed|visible|evident|"
-    r"present|appreciated|demonstrated|apparent|noted|detected|observed|found|shown|recogni[sz]ed|suspected|confirmed)\b",
-    r"\b(?:absent|resolved|excluded|ruled\s+out|removed|withdrawn|extubated)\b",
-    r"\bhas\s+(?:completely\s+)?cleared\b",
-    r":\s*(?:none|no|absent|negative|nil)\b",
+    rf"\b(?:not|no\s+longer)\s+(?:definitely\s+|clearly\s+|well\s+|yet\s+)?(?:{_SEEN}|suspected|confirmed)\b",
+    r"\b(?:absent|lacking|resolved|excluded|ruled\s+out|removed|withdrawn|extubated|replaced\s+(?:by|with))\b",
+    r"\b(?:has|have)\s+(?:(?:since|now|completely|entirely|fully)\s+)*cleared\b",
+    r":\s*(?:none|no|absent|negative|nil)(?=\s*(?:[.;,]|$))",
 )
 
 _BREAK = re.compile(
-    r";|[.!?]\s|\b(?:but|however|although|though|except|while|whereas|yet|which|secondary\s+to|due\s+to|because)\b|"
-    r"\b(?:aside|apart)\s+from\b|\bother\s+than\b",
+    r";|[.!?]\s|\b(?:but|however|although|though|except|while|whereas|yet|which|secondary\s+to|due\s+to|because|despite|notwithstanding)\b|"
+    r"\bin\s+spite\s+of\b|\b(?:aside|apart)\s+from\b|\bother\s+than\b",
     re.IGNORECASE,
 )
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|demonstrates?|persists?)\b", re.IGNORECASE)
@@ -106,6 +121,7 @@ _CUES: tuple[tuple[re.Pattern[str], Assertion | None, tuple[bool, ...]], ...] = 
     (_joined(UNCERTAIN_AFTER), "uncertain", (False,)),
     (_joined((r"\b(?:vs\.?|versus)(?=\s)",)), "uncertain", (True, False)),
     (_joined(UNCERTAIN_BEFORE), "uncertain", (True,)),
+    (_joined(NEGATIVE_FIRST), "absent", (True,)),
     (_joined(NEGATIVE_AFTER), "absent", (False,)),
     (_joined(NEGATIVE_BEFORE), "absent", (True,)),
 )
@@ -117,7 +133,7 @@ def find_cues(sentence: str) -> list[Cue]:
     cues = []
     for pattern, says, directions in _CUES:
         for match in pattern.finditer(sentence):
-            versus = match[0].lower().rstrip(".") in ("vs", "versus")
+            versus = _is_versus(match[0])
             if any(start < match.end() and match.start() < end for start, end in taken):
                 continue
             taken.append(match.span())
@@ -134,7 +150,11 @@ def judge(sentence: str, start: int, end: int, cues: list[Cue]) -> Assertion:
             continue
         if cue.forward and cue.end <= start and _reaches_forward(sentence, cue.end, start):
             reaching.append((start - cue.end, cue))
-        elif not cue.forward and end <= cue.start and _reaches_backward(sentence, end, cue.start):
+        elif (
+            not cue.forward
+            and end <= cue.start
+            and _reaches_backward(sentence, end, cue.start, _is_versus(sentence[cue.start : cue.end]))
+        ):
             reaching.append((cue.start - end, cue))
     if not reaching:
         return "present"
@@ -161,10 +181,34 @@ def _reaches_forward(sentence: str, start: int, stop: int) -> bool:
     return bool(_OR.search(clause[comma.end() :])) or not _VERB.search(clause[comma.end() :])
 
 
-def _reaches_backward(sentence: str, start: int, stop: int) -> bool:
-    between = sentence[start:stop]
+_ASIDE = re.compile(r",\s*(?:which|that)\b[^,;]*,", re.IGNORECASE)
+_SAME_SUBJECT = re.compile(
+    r"(?:,\s*)?\b(?:but|though|although|and|yet)\s+(?:(?:this|it|these|they)\b\s*|(?=(?:has|have|had|is|are|was|were)\b)|$)"
+    r"[^,;]*$",
+    re.IGNORECASE,
+)
+"""A second clause about what the first one named: "was seen before but has cleared", "..., but this cannot be excluded"."""
+_OWN_VERB = re.compile(
+    r"\s*\b(?:is|are|was|were|has|have|had|been|be|can|could|would|will|to|since|now|both|all|also|again|\w+ly)\s*$",
+    re.IGNORECASE,
+)
+
+
+def _reaches_backward(sentence: str, start: int, stop: int, versus: bool) -> bool:
+    between = _ASIDE.sub(" ", sentence[start:stop])
+    same = _SAME_SUBJECT.search(between)
+    if same:
+        between = _VERB.sub(" ", between[: same.start()])
     if _BREAK.search(between) or re.search(r"\band\s+(?:there|the|a|an)\b", between, re.IGNORECASE):
         return False
-    # the cue's own "is", "has been" may end the stretch; another verb before it belongs to the mention
-    between = re.sub(r"\s*(?:is|are|was|were|has|have|been|has\s+been|have\s+been|be|can|could)*\s*$", "", between)
+    if versus and "," in between:
+        return False  # "an opacity, atelectasis versus pneumonia": the opacity is there
+    while own := _OWN_VERB.search(
+        between
+    ):  # the cue's own "is", "has been" end the stretch; other verbs are the mention's
+        between = between[: own.start()]
     return not _VERB.search(between)
+
+
+def _is_versus(text: str) -> bool:
+    return text.lower().rstrip(".") in ("vs", "versus")

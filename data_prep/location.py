@@ -31,7 +31,7 @@ _ZONES |= dict.fromkeys(("lower", "base", "bases", "basal", "basilar", "basally"
 
 _WORDS = re.compile(rf"\b(?:{'|'.join([*_LOBES, *_SIDES, *_ZONES])})\b", re.IGNORECASE)
 _NO_SIDE = re.compile(
-    r"[\s-]+(?:heart|atri\w+|ventric\w+|cardiac\s+(?:border|contour|margin|chamber)s?|main(?:stem)?\b|anterior\s+descending|handed|greater\s+than\s+left|hilar\s+"
+    r"[\s-]+(?:heart|atri\w+|ventric\w+|cardiac\s+(?:border|contour|margin|chamber)s?|main(?:stem)?\b|anterior\s+descending|handed|greater\s+than\s+left|clinical|setting|hilar\s+"
     r"angle|pulmonary\s+arter\w+)",
     re.IGNORECASE,
 )
@@ -43,9 +43,13 @@ _NO_ZONE = re.compile(
 _SEPARATOR = re.compile(
     r"[,;:]|\b(?:and|or|nor|with|without|plus|as\s+well\s+as|but|versus|vs|suggest\w*|represent\w*|reflect\w*|likely|"
     r"consistent\s+with|compatible\s+with|concerning\s+for|suspicious\s+for|worrisome\s+for|indicat\w*|secondary\s+to|"
-    r"due\s+to|rather\s+than|terminat\w*|tip|courses?|ends?)\b",
+    r"due\s+to|rather\s+than|following|after|removal\s+of|terminat\w*|tip|courses?|ends?)\b",
     re.IGNORECASE,
 )
+_NO_BOTH = re.compile(
+    r"\s+(?:absent|present|stable|new|old|seen|noted|small|large|likely|clear|\w+ed)\b", re.IGNORECASE
+)
+_COMPARED = re.compile(r"\b(?:compared|relative)\s+(?:with|to)\s+(?:the\s+)?$", re.IGNORECASE)
 _FAR = re.compile(r"[;:]|\b(?:but|terminat\w*|tip|courses?|ends?|however|although)\b", re.IGNORECASE)
 _JOINT = re.compile(r"^\s*(?:,|and|or|nor|,\s*(?:and|or)|as\s+well\s+as|plus)?\s*$", re.IGNORECASE)
 _PREPOSITION = re.compile(
@@ -119,8 +123,12 @@ def _words(sentence: str) -> list[_Word]:
         if text in _LOBES:
             side, zone = _LOBES[text]
             words.append(_Word(match.start(), match.end(), Place({side}, {zone})))
-        elif text == "both" and not re.match(r"\s+[a-z]", sentence[match.end() :], re.IGNORECASE):
-            continue  # "effusion, atelectasis or both"
+        elif text == "both" and (
+            not re.match(r"\s+[a-z]", sentence[match.end() :], re.IGNORECASE) or _NO_BOTH.match(sentence, match.end())
+        ):
+            continue  # "effusion, atelectasis or both", "both absent"
+        elif _COMPARED.search(sentence[: match.start()]):
+            continue  # "compared with the left": not where it is
         elif text in _SIDES and not _NO_SIDE.match(sentence, match.end()):
             words.append(_Word(match.start(), match.end(), Place({_SIDES[text]})))
         elif text in _ZONES and not _NO_ZONE.match(sentence, match.end()):
