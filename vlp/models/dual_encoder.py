@@ -38,6 +38,7 @@ KNOWN_NEEDS = frozenset(
         "phrases",
         "prompts",
         "labels",
+        "text_view",
         "logit_scale",
         "logit_bias",
     }
@@ -145,6 +146,8 @@ class DualEncoder(nn.Module):
                 output.tokens = self.word_head(text.states)
             if "words" in self.needs:
                 self._words(output, text, batch.text)
+        if "text_view" in self.needs and batch.text_view is not None:
+            output.text_view = self.encode_text(batch.text_view)
         self._short_texts(output, batch)
         if self.logit_scale is not None:
             output.logit_scale = self.logit_scale.clamp(0, math.log(100)).exp()
@@ -203,7 +206,7 @@ class DualEncoder(nn.Module):
             return
         joined = join_tokens(list(filled.values()), self.text_tower_pad) if filled else take_rows(batch.text, slice(1))
         embedded = self._by_length(joined)
-        rows = iter(embedded.split([len(tokens) for tokens in filled.values()]) if filled else ())
+        rows = iter(torch.split(embedded, [len(tokens) for tokens in filled.values()]) if filled else ())
         for name in present:
             setattr(output, name, next(rows) if name in filled else embedded[:0])
 
