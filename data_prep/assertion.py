@@ -49,8 +49,10 @@ UNCERTAIN_BEFORE = (
     r"correspond|signify|have|still|mimic|include)\w*(?:\s+(?:due|related|secondary|attributable|attributed)\s+to\b)?",
     r"\b(?:possible|possibly|probable|probably|likely|presumably|presumed|presumptive|suspected|potential|potentially)\b",
     r"\b(?:suspicion|suspicious|concern|concerning|worrisome|worry)\s+(?:for|of)\b",
-    r"\b(?:suggest(?:s|ing|ed|ive)?|favor(?:s|ed|ing)?|favour(?:s|ed|ing)?)\b(?:\s+of\b)?",
-    r"\b(?:questionable|equivocal|indeterminate\s+for|apparent|vs\.?|versus)(?=\s)",
+    r"\b(?:findings?|features?|signs?|changes?)\s+to\s+suggest\b",
+    r"\b(?:(?<!to )suggest(?:s|ing|ed|ive)?|favor(?:s|ed|ing)?|favour(?:s|ed|ing)?)\b(?:\s+of\b)?",
+    r"\b(?:questionable|equivocal|indeterminate\s+for|apparent)(?=\s)",
+    r"\bpossibility\s+of\b",
     r"\braises?\s+(?:the\s+)?(?:possibility|question|concern|suspicion)\b",
     r"\bdifferential\b",
     r"\b(?:history\s+of|hx\s+of|diagnosed\s+with)\b",  # told, not seen
@@ -59,15 +61,22 @@ UNCERTAIN_AFTER = (
     rf"\b{_CANNOT}(?:be\s+)?(?:excluded|ruled\s+out)\b",
     r"\b(?:is|are|was|were)\s+not\s+(?:entirely\s+|completely\s+|definitively\s+)?(?:excluded|ruled\s+out)\b",
     r"\b(?:is|are|was|were|be|remains?)\s+(?:\w+ly\s+)?(?:difficult|hard|impossible|not\s+possible)\s+to\s+"
-    r"(?:exclude|rule\s+out)\b",
+    r"(?:exclude|rule\s+out)\b(?=\s*(?:[.,;]|$|in\b|on\b|given\b|with\b))",
     r"\b(?:is|are|was|were)\s+(?:thought|felt|believed|considered)\s+(?:to\s+be\s+)?(?:likely|possible|probable|unlikely)\b",
     r"\b(?:is|are|was|were|remains?)\s+(?:suspected|questioned|considered|suggested|favou?red)\b",
     r",\s*if\s+(?:present|any)\b",
-    r"\b(?:is|are|remains?|seems?)\s+(?:possible|probable|likely|questionable|unlikely|a\s+possibility|equivocal)\b",
-    r"\b(?:may|might|could)\s+be\s+(?:present|considered|suspected)\b",
-    r"\b(?:vs\.?|versus)(?=\s)",
+    r"\b(?:is|are|remains?|seems?)\s+(?:possible|probable|(?:less\s+)?likely|questionable|unlikely|a\s+possibility|"
+    r"equivocal)\b(?!\s+to\b)",
+    r"\b(?:may|might|could|should)\s+be\s+(?:present|considered|suspected|missed)\b",
 )
-NEGATIVE_FIRST = (rf"\b(?:no\s+longer|not)\s+{_SEEN}\s+(?:is|are)\b", r"^\s*absent(?=\s+[a-z])")
+EITHER = (r"\b(?:vs\.?|versus|favou?red\s+over)(?=\s)",)
+"""Between two findings of which one is there."""
+
+NEGATIVE_FIRST = (
+    rf"\b(?:no\s+longer|not)\s+{_SEEN}\s+(?:is|are)\b",
+    r"^\s*absent(?=\s+[a-z])",
+    r"\bnothing\s+to\s+(?:suggest|indicate)\b",
+)
 """Negations in front of their finding that read like those behind one."""
 
 NEGATIVE_BEFORE = (
@@ -94,7 +103,8 @@ _BREAK = re.compile(
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|demonstrates?|persists?)\b", re.IGNORECASE)
 _STARTERS = (
     r"(?:there|a|an|the|its|small|tiny|trace|mild|moderate|large|severe|marked|stable|unchanged|persistent|again|minimal|"
-    r"subtle|slight|left|right|bilateral|bibasilar|mildly|status|possible|probable|likely|\w+ly)"
+    r"subtle|slight|left|right|bilateral|bibasilar|mildly|status|possible|probable|likely|residual|associated|"
+    r"underlying|resulting|\w+ly)"
 )
 _NEW_ITEM = re.compile(rf"(?:,|\band\b|,\s*and\b|\bwith\b)\s+{_STARTERS}\b", re.IGNORECASE)
 _COMMA = re.compile(r",\s*(?!and\b|or\b|nor\b)", re.IGNORECASE)
@@ -118,10 +128,10 @@ def _joined(patterns: tuple[str, ...]) -> re.Pattern[str]:
 # In the order in which they claim characters: "cannot be excluded" must not be read as "not" or as "excluded".
 _CUES: tuple[tuple[re.Pattern[str], Assertion | None, tuple[bool, ...]], ...] = (
     (_joined(PSEUDO), None, (True,)),
-    (_joined(UNCERTAIN_AFTER), "uncertain", (False,)),
-    (_joined((r"\b(?:vs\.?|versus)(?=\s)",)), "uncertain", (True, False)),
-    (_joined(UNCERTAIN_BEFORE), "uncertain", (True,)),
     (_joined(NEGATIVE_FIRST), "absent", (True,)),
+    (_joined(UNCERTAIN_AFTER), "uncertain", (False,)),
+    (_joined(EITHER), "uncertain", (True, False)),
+    (_joined(UNCERTAIN_BEFORE), "uncertain", (True,)),
     (_joined(NEGATIVE_AFTER), "absent", (False,)),
     (_joined(NEGATIVE_BEFORE), "absent", (True,)),
 )
@@ -211,4 +221,4 @@ def _reaches_backward(sentence: str, start: int, stop: int, versus: bool) -> boo
 
 
 def _is_versus(text: str) -> bool:
-    return text.lower().rstrip(".") in ("vs", "versus")
+    return bool(re.match(EITHER[0], f"{text} ", re.IGNORECASE))

@@ -16,7 +16,12 @@ from vlp_prep.concepts import Extractor, score
 from vlp_prep.umls import read_linked
 from vlp_prep.vocabulary import Entry, Vocabulary
 
-GOLD = Path(__file__).parent / "gold_sentences.jsonl"
+HERE = Path(__file__).parent
+GOLD = HERE / "gold_sentences.jsonl"
+HARD = (HERE / "adversarial_sentences.jsonl", HERE / "held_out_sentences.jsonl")
+"""Sentences written to trip the rules, before the rules were run on them. When they were first scored, code and assertion
+were right for 84 % of what was found and 81 % of what was to be found in the first file, and for 86 % and 88 % in the
+second, which was written after the rules had been put right by the first. Both have since been learnt from."""
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +55,18 @@ def test_every_synonym_is_found_in_a_sentence_of_its_own() -> None:
             assert entry.code in codes, (entry.code, phrase, codes)
 
 
-def test_the_gold_set_is_sound_and_scored() -> None:
-    lines = [json.loads(line) for line in GOLD.read_text().splitlines()]
-    assert len(lines) >= 100
+@pytest.mark.parametrize("path", [GOLD, *HARD], ids=lambda path: path.stem)
+def test_the_gold_sets_are_sound_and_scored(path: Path) -> None:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len(lines) >= (100 if path == GOLD else 40)
     known = Vocabulary.read().entries
     for line in lines:
         for mention in line["mentions"]:
             assert line["text"][mention["start"] : mention["end"]] == mention["text"]
             assert mention["code"] in known and mention["assertion"] in ("present", "absent", "uncertain")
-    rates = score(Extractor(), GOLD).rates()
-    assert all(rate >= 0.9 for rate in rates.values()), rates
+    rates = score(Extractor(), path).rates()
+    print(path.stem, {name: round(rate, 3) for name, rate in rates.items()})  # noqa: T201
+    assert all(rate >= 0.95 for rate in rates.values()), rates
 
 
 def test_the_score_is_printed_and_a_missing_file_is_one_line() -> None:
