@@ -219,8 +219,11 @@ class Batch:
 
     `image` [B, C, H, W] uint8 (the model normalises it) or float (already normalised); `group` [B, 2] int64: a hash of
     the study and one of the normalised report, rows that agree in any column are not negatives of each other;
-    `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `extras` holds
-    tensors that an objective of somebody else's needs, by field name. The last four are for messages and counts.
+    `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
+    another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
+    `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
+    present labels, drawn (counted from 1, K + 1 for none present, 0 for none known); or somebody else's. The last four are
+    for messages and counts.
     """
 
     image: Tensor
@@ -232,6 +235,7 @@ class Batch:
     spans: Spans | None = None
     phrases: Phrases | None = None
     prompts: Prompts | None = None
+    text_view: Tokens | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
     sources: list[str] = field(default_factory=list)
     cursor: int = 0

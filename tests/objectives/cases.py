@@ -107,9 +107,24 @@ CASES = [
     Case(
         "gloria/group", {"kind": "gloria", "positives": "group"}, lambda x, b, p: o.gloria(x, o.groups(b)), magnitude=10,
     ),
-    Case("medclip", {"kind": "medclip"}, lambda x, b, p: o.medclip(x, b), ("image", "text", "text_view", "logit_scale")),
-    Case("medclip/cosine", {"kind": "medclip", "similarity": "cosine"}, lambda x, b, p: o.medclip(x, b, cosine=True)),
+    Case(
+        "medclip", {"kind": "medclip"}, lambda x, b, p: o.medclip(x, b.labels, b.labels, [x.text]),
+        ("image", "text", "logit_scale"),
+    ),
+    Case(
+        "medclip/views", {"kind": "medclip", "text_labels": "mentions", "views": 2},
+        lambda x, b, p: o.medclip(x, b.labels, b.extras["text_labels"], [x.text, x.text_view]),
+        ("image", "text", "text_view", "logit_scale"),
+    ),
+    Case(
+        "medclip/cosine", {"kind": "medclip", "similarity": "cosine"},
+        lambda x, b, p: o.medclip(x, b.labels, b.labels, [x.text], cosine=True),
+    ),
     Case("label_aware", {"kind": "label_aware"}, lambda x, b, p: o.clip(x, o.same_labels(b))),
+    Case(
+        "label_aware/category", {"kind": "label_aware", "by": "category", "form": "sum"},
+        lambda x, b, p: 2 * len(x.image) * o.clip(x, o.same_category(b)),
+    ),
     Case(
         "label_aware/overlap", {"kind": "label_aware", "match": "overlap"}, lambda x, b, p: o.clip(x, o.jaccard(b)),
     ),

@@ -79,6 +79,11 @@ def jaccard(b: Any) -> Array:
     return np.array([[one(i, j) for j in range(len(sets))] for i in range(len(sets))])
 
 
+def same_category(b: Any) -> Array:
+    drawn = b.extras["category"]
+    return np.array([[float(i == j or (c == d and c != 0)) for j, d in enumerate(drawn)] for i, c in enumerate(drawn)])
+
+
 def convirt(o: Any, share: float = 0.75, positive: Array | None = None) -> float:
     to_text, to_image = both(cosines(o) / 0.1, positive)
     return share * to_text + (1 - share) * to_image
@@ -188,7 +193,7 @@ def gloria(o: Any, positive: Array | None = None) -> float:
     return float(sum(both(10 * cosines(o), positive)) + sum(both(10 * z, positive)))
 
 
-def medclip(o: Any, b: Any, *, cosine: bool = False) -> float:
+def medclip(o: Any, image_labels: Array, text_labels: Array, texts: list[Array], *, cosine: bool = False) -> float:
     def vectors(labels: Array) -> Array:
         values = np.where(labels == 1, 1.0, np.where(labels == 0, -1.0, 0.0))
         if cosine:
@@ -196,13 +201,13 @@ def medclip(o: Any, b: Any, *, cosine: bool = False) -> float:
             values = values / np.where(length > 0, length, 1)
         return values
 
-    r = vectors(b.labels) @ vectors(b.extras["text_labels"]).T
+    r = vectors(image_labels) @ vectors(text_labels).T
     total = 0.0
-    for text in (o.text, o.text_view):
+    for text in texts:
         logits = o.logit_scale[0] * unit(o.image) @ unit(text).T
         for goal, side in ((r, logits), (r.T, logits.T)):
-            total -= (softmax(goal, 1) * (side - log_sum_exp(side, 1)[:, None])).sum(1).mean() / 4
-    return float(total)
+            total -= (softmax(goal, 1) * (side - log_sum_exp(side, 1)[:, None])).sum(1).mean() / 2
+    return float(total / len(texts))
 
 
 def assertion(o: Any, b: Any, patch_weight: float = 0.0) -> float:

@@ -101,6 +101,7 @@ def test_nothing_asked_for_is_left_out_of_the_needs(case: Case) -> None:
         batch.spans = None
     if "labels" not in objective.needs:
         batch.labels = None
+    batch.extras = {name: value for name, value in batch.extras.items() if f"extras.{name}" in objective.needs}
     total = objective(dataclasses.replace(output, **bare), batch, 0.5).total
     assert torch.isfinite(total)
 

@@ -240,9 +240,8 @@ def test_medclip(similarity: str, expected: float) -> None:
     image = torch.tensor([[1, -1, 0], [-1, 1, -1], [1, 1, -1]])
     text = torch.tensor([[1, -1, -1], [-1, 1, 0], [-1, -1, 1]])
     fields = {"labels": image, "extras": {"text_labels": text}}
-    assert run({"kind": "medclip", "similarity": similarity}, 3, fields, **SCALE).total.item() == pytest.approx(
-        expected, abs=1e-6
-    )
+    tree = {"kind": "medclip", "similarity": similarity, "text_labels": "mentions"}
+    assert run(tree, 3, fields, **SCALE).total.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_label_aware() -> None:

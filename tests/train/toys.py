@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from vlp.objectives import build_objectives
 from vlp.train.step import TrainStep
-from vlp.types import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+from vlp.types import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens, concept_code
 
 WIDTH, VOCABULARY, SIDE, LENGTH = 8, 20, 6, 7
 FINDINGS = ("nodule", "effusion", "edema")
+PLACES = {"left": ("left", None), "right": ("right", None)}
+CODES = [concept_code(finding, *place) for finding in FINDINGS for place in PLACES.values()]
 
 
 class Block(nn.Module):
@@ -31,8 +33,11 @@ class Block(nn.Module):
 class Toy(nn.Module):
     """Patches of 3x3 pixels through two blocks; tokens embedded, through one, averaged. Everything an output can hold."""
 
-    def __init__(self, dropout: float = 0.0, scale: tuple[float, float | None] | None = None) -> None:
+    def __init__(
+        self, dropout: float = 0.0, scale: tuple[float, float | None] | None = None, masks: bool = False
+    ) -> None:
         super().__init__()
+        self.masks = masks
         self.image = nn.Sequential(nn.Linear(9, WIDTH), nn.Sequential(Block(dropout), Block(dropout)))
         self.text = nn.ModuleDict({"embed": nn.Embedding(VOCABULARY, WIDTH), "block": Block(dropout)})
         if scale is not None:
@@ -50,9 +55,14 @@ class Toy(nn.Module):
     def encode(self, tokens: Tokens) -> Tensor:
         return self.pooled(tokens, self.states(tokens))
 
+    def cells(self, image: Tensor) -> Tensor:
+        cells = image.float().unfold(2, 3, 3).unfold(3, 3, 3).flatten(4).flatten(2, 3).squeeze(1)
+        return (cells / 255).to(self.text["embed"].weight.dtype)
+
     def forward(self, batch: Batch) -> ModelOutput:
-        cells = batch.image.float().unfold(2, 3, 3).unfold(3, 3, 3).flatten(4).flatten(2, 3).squeeze(1)
-        patches = self.image((cells / 255).to(self.text["embed"].weight.dtype))
+        cells = self.cells(batch.image)
+        patches = self.image(cells)
+        blank = torch.tensor([len(key) + int(key[-1]) for key in batch.keys])[:, None] % 4 == torch.arange(4)
         states = self.states(batch.text)
         words = int(batch.text.words.max()) + 1
         owner = nn.functional.one_hot(batch.text.words + 1, words + 1)[..., 1:].to(states.dtype)
@@ -69,6 +79,9 @@ class Toy(nn.Module):
             prompts=self.encode(batch.prompts.tokens) if batch.prompts is not None else None,
             logit_scale=None if scale is None else scale.exp().clamp(1, 100),
             logit_bias=getattr(self, "logit_bias", None),
+            text_view=None if batch.text_view is None else self.encode(batch.text_view),
+            masked_patches=self.image(cells.masked_fill(blank[..., None], 0.0)) if self.masks else None,
+            patch_mask=blank if self.masks else None,
         )
 
 
@@ -86,7 +99,7 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     text = tokens(rows, generator)
     owner = torch.tensor([row for row in range(rows) if row != 2 for _ in range(1 + row % 2)])
-    code = torch.randint(0, 5, owner.shape, generator=generator)
+    code = torch.tensor(CODES)[torch.randint(0, len(CODES), owner.shape, generator=generator)]
     jumbled = torch.randperm(len(owner), generator=generator)
     return Batch(
         image=torch.randint(0, 256, (rows, 1, SIDE, SIDE), dtype=torch.uint8, generator=generator),
@@ -106,6 +119,13 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
             findings=list(FINDINGS),
             asserted=torch.randint(-2, 2, (rows, len(FINDINGS)), generator=generator).to(torch.int8),
         ),
+        labels=torch.randint(-2, 2, (rows, len(FINDINGS)), generator=generator).to(torch.int8),
+        label_names=FINDINGS,
+        text_view=tokens(rows, generator),
+        extras={
+            "category": torch.randint(0, 4, (rows,), generator=generator),
+            "text_labels": torch.randint(-2, 2, (rows, len(FINDINGS)), generator=generator).to(torch.int8),
+        },
         sources=["toy"] * rows,
     )
 
@@ -120,7 +140,7 @@ def shard(whole: Batch, rank: int, world: int) -> Batch:
 def step_of(kinds: Sequence[Any], dropout: float = 0.0, seed: int = 0) -> TrainStep:
     torch.manual_seed(seed)
     objectives = build_objectives(kinds, WIDTH)
-    return TrainStep(Toy(dropout, objectives.scale_init), objectives)
+    return TrainStep(Toy(dropout, objectives.scale_init, "masked_patches" in objectives.needs), objectives)
 
 
 def fields_of(output: ModelOutput) -> dict[str, Tensor]:

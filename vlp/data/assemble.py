@@ -13,17 +13,25 @@ from torch import Tensor
 from ..config import ConfigError
 from ..preprocess import Augment, ImageError, Preprocess
 from ..tokenize import Encoded, Tokenizer
-from ..types import UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
+from ..types import PRESENT, UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
 from .text import ASSERTIONS, Shown, TextView, asserted, concept_code, group_of, phrases, show
+
+FILLED = ("extras.category", "extras.text_labels")
+"""Entries of `Batch.extras` that are filled where an objective needs them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A sample that was read and decoded: its input image, uint8 [C, S, S], and the text that is shown."""
+    """A sample that was read and decoded: its input image, uint8 [C, S, S], and the text that is shown.
+
+    `second` is another random part of its text, and `category` one of its present labels (see `Batch`), where needed.
+    """
 
     sample: Sample
     image: Tensor
     shown: Shown
+    second: Shown | None = None
+    category: int = 0
 
 
 class Assembler:
@@ -41,8 +49,20 @@ class Assembler:
     ) -> None:
         if "prompts" in needs and prompts is None:
             raise ConfigError("an objective needs prompts, and no objective says which (prompt_spec)")
-        if "labels" in needs and not labels:
-            raise ConfigError("an objective needs labels: name them in data.labels")
+        for need in sorted(needs & {"labels", *FILLED}):
+            if not labels:
+                raise ConfigError(
+                    f"an objective needs {need}, and there are no label columns: name them in data.labels"
+                )
+        for need in sorted(needs):
+            if need.startswith("extras.") and need not in FILLED:
+                raise ConfigError(
+                    f"an objective needs Batch.{need}, which the loader does not fill (it fills {', '.join(FILLED)})"
+                )
+        if "text_view" in needs and not (view.subset or view.sentence or view.field == "captions"):
+            raise ConfigError(
+                "an objective needs text_view, another random part of the text: set data.text.subset or data.text.sentence"
+            )
         self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
         self.labels, self.needs = tuple(labels), needs
         self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
@@ -73,7 +93,12 @@ class Assembler:
         draws = self.view.subset or self.view.sentence or sample.captions
         # a stream of its own, so that another augmentation does not change the text that is shown
         text_rng = None if seed is None or not draws else _generator(seed, 1)
-        return Prepared(sample, image, show(sample, self.view, text_rng))
+        second, category = None, 0
+        if "text_view" in self.needs:
+            second = show(sample, self.view, None if seed is None else _generator(seed, 3))
+        if "extras.category" in self.needs:
+            category = self._category(sample, None if seed is None else _generator(seed, 4))
+        return Prepared(sample, image, show(sample, self.view, text_rng), second, category)
 
     def batch(self, rows: Sequence[Prepared], turn: int = 0) -> Batch:
         """Put prepared samples together. Images stay uint8; texts are padded to the longest of them.
@@ -96,6 +121,8 @@ class Assembler:
             spans=_spans(rows, encoded) if "spans" in self.needs else None,
             phrases=_phrases(said, encoded.tokens, len(texts)) if "phrases" in self.needs else None,
             prompts=self._prompts(samples, turn),
+            text_view=self._text_view(rows) if "text_view" in self.needs else None,
+            extras=self._extras(rows),
             sources=[sample.source for sample in samples],
             truncated=sum(1 for row in encoded.cut if row < len(texts)),
         )
@@ -109,6 +136,26 @@ class Assembler:
     def _labels(self, samples: Sequence[Sample]) -> Tensor:
         table = [[sample.labels.get(name, UNKNOWN) for name in self.labels] for sample in samples]
         return torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.labels))
+
+    def _category(self, sample: Sample, rng: np.random.Generator | None) -> int:
+        known = [index for index, name in enumerate(self.labels) if sample.labels.get(name, UNKNOWN) != UNKNOWN]
+        present = [index for index in known if sample.labels[self.labels[index]] == PRESENT]
+        if not present:
+            return len(self.labels) + 1 if known else 0
+        return 1 + present[0 if rng is None else int(rng.integers(len(present)))]
+
+    def _text_view(self, rows: Sequence[Prepared]) -> Tokens:
+        tokens = self.tokenizer([row.second.text if row.second is not None else "" for row in rows]).tokens
+        return _take(tokens, slice(len(rows)))
+
+    def _extras(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if "extras.category" in self.needs:
+            found["category"] = torch.tensor([row.category for row in rows], dtype=torch.int64)
+        if "extras.text_labels" in self.needs:
+            table = [asserted(row.shown.mentions(row.sample), self.labels) for row in rows]
+            found["text_labels"] = torch.tensor(table, dtype=torch.int8).reshape(len(rows), len(self.labels))
+        return found
 
     def _prompts(self, samples: Sequence[Sample], turn: int) -> Prompts | None:
         if self._prompt_tokens is None:

@@ -21,6 +21,7 @@ from ..preprocess import Preprocess
 from ..tokenize import Tokenizer
 from ..types import Batch, PromptSpec
 from .assemble import Assembler
+from .content import check_content
 from .pipe import Piped, PipeStream
 from .sources import DataConfig, SourceConfig, Stream, is_pipe
 from .text import TextView, concept_code
@@ -46,7 +47,7 @@ class Loader:
     """An infinite iterator of this rank's batches of the training stream, and of one pass over a validation split.
 
     `needs` and `prompts` come from the objectives. Raises ConfigError for what cannot work: no such split, a batch that
-    does not divide among the ranks, fewer samples than a batch holds.
+    does not divide among the ranks, fewer samples than a batch holds, data without what the objectives need.
     """
 
     def __init__(
@@ -73,6 +74,8 @@ class Loader:
         self.stream = open_stream(config, seed, split, world)
         self.samples = self.stream.samples
         self.assembler = Assembler(preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts)
+        if split == "train" and isinstance(self.stream, Stream):
+            check_content(self.stream, needs, config.labels, self.assembler.findings)
         self.cursor = 0
         self.rejected: dict[str, str] = {}
 

@@ -54,6 +54,10 @@ class Shown:
                 return start - first + begin, end - first + begin
         return None
 
+    def mentions(self, sample: Sample) -> list[Mention]:
+        """Return the mentions of the sample's report that are shown."""
+        return [one for one in sample.concepts if self.place(one.start, one.end) is not None]
+
 
 def show(sample: Sample, view: TextView, rng: np.random.Generator | None) -> Shown:
     """Return the text of a sample that `view` asks for; random choices are drawn from `rng`, and None makes none."""

@@ -22,13 +22,20 @@ NEEDS: dict[str, tuple[str, str]] = {
     "patches": ("ModelOutput.patches", "choose an image tower that returns a feature map (model.image)"),
     "words": ("ModelOutput.words", "choose a text tower that returns token states, and a tokenizer with a word map"),
     "tokens": ("ModelOutput.tokens", "choose a text tower that returns token states (model.text)"),
-    "spans": ("Batch.spans", "build shards whose samples hold `concepts` (vlp-prep concepts)"),
-    "phrases": ("Batch.phrases", "build shards whose samples hold `concepts` with sentences (vlp-prep concepts)"),
+    "spans": ("Batch.spans", "build shards whose samples hold `concepts` (vlp-prep build --concepts vocabulary)"),
+    "phrases": ("Batch.phrases", "build shards whose samples hold `concepts` (vlp-prep build --concepts vocabulary)"),
     "prompts": ("Batch.prompts", "give the loader this objective's prompt_spec()"),
     "labels": ("Batch.labels", "name the label columns in data.labels"),
+    "text_view": ("ModelOutput.text_view", "show random parts of texts: data.text.subset or data.text.sentence"),
     "masked_patches": ("ModelOutput.masked_patches", "choose an image tower that returns a feature map (model.image)"),
     "logit_scale": ("ModelOutput.logit_scale", "build the model with the objectives' scale_init"),
     "logit_bias": ("ModelOutput.logit_bias", "build the model with the objectives' scale_init"),
+    "extras.text_labels": (
+        "Batch.extras['text_labels']",
+        "name the labels in data.labels, by the codes of the concepts",
+    ),
+    "extras.category": ("Batch.extras['category']", "name the label columns in data.labels"),
+    "extras.triplets": ("Batch.extras['triplets']", "no loader of ours fills it; mentions do: from_extras: false"),
 }
 """What an objective may ask for: the field that must be there, and how to get it."""
 
@@ -74,12 +81,13 @@ class Objective(nn.Module):
         for need in sorted(self.needs):
             group, _, extra = need.partition(".")
             if group == "extras":
-                if extra not in batch.extras:
-                    raise ConfigError(f"objective {self.name!r} needs Batch.extras[{extra!r}]: have the loader fill it")
-                continue
-            place, how = NEEDS[need]
-            holder, _, attribute = place.partition(".")
-            if getattr(output if holder == "ModelOutput" else batch, attribute) is None:
+                place, how = NEEDS.get(need, (f"Batch.extras[{extra!r}]", "have the loader fill it"))
+                missing = extra not in batch.extras
+            else:
+                place, how = NEEDS[need]
+                holder, _, attribute = place.partition(".")
+                missing = getattr(output if holder == "ModelOutput" else batch, attribute) is None
+            if missing:
                 raise ConfigError(f"objective {self.name!r} needs {need}, but {place} is missing: {how}")
 
 

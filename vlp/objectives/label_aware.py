@@ -23,8 +23,9 @@ class LabelAware(Objective):
 
     `by: labels` takes as P(i) the samples with the same set of present findings in `Batch.labels`, or with `match: overlap`
     all that share one, weighted by the Jaccard index of the sets (ours: neither paper has multi-label images).
-    `by: category` compares `Batch.extras["category"]` [B] int64, FLAIR's sampled category of each image, 0 for none. A
-    sample without a label is a positive of itself only; with all labels distinct this is `clip`. Scale s is learned and
+    `by: category` compares `Batch.extras["category"]` [B] int64: as in FLAIR one of an image's labels, drawn anew at each
+    access (our loader draws among the present ones of `data.labels`; 0 is none). A sample without a label is a positive of
+    itself only; with all labels distinct this is `clip`. Scale s is learned and
     starts at 1 / 0.07. `form: sum` sums over rows and directions instead, as UniCL's paper writes it.
     """
 

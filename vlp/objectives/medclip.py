@@ -24,32 +24,41 @@ class MedClip(Objective):
     """`L = ½ [CE(softmax_rows(R), s S) + CE(softmax_rows(R^T), (s S)^T)]`, `R = y_image y_text^T`, S cosines.
 
     Label vectors hold 1 for present, `absent` for absent and 0 for uncertain or not stated: the published code's
-    convention with absent = -1. Texts have `Batch.extras["text_labels"]` [B, K] where the loader gives it, else the sample's
-    own labels. `similarity: dot` is the code's R, `cosine` the paper's. Scale s is learned and starts at 1 / 0.07. With a
-    second view of the texts (`ModelOutput.text_view`) the loss is the mean of both views'.
+    convention with absent = -1. `text_labels: sample` gives a text its image's labels, `mentions` what the part of the
+    report that is shown says of each (`Batch.extras["text_labels"]`; a random sentence then stands for what is in it, as in
+    the paper). `similarity: dot` is the code's R, `cosine` the paper's. Scale s is learned and starts at 1 / 0.07. With
+    `views: 2` each report is shown in a second random part as well (`ModelOutput.text_view`; the paper alters words
+    instead), and the loss is the mean of both views'.
     """
-
-    needs = frozenset({"labels", "logit_scale"})
 
     @config
     class Config:
         similarity: Literal["dot", "cosine"] = "dot"
         absent: float = -1.0
         scale: float = 1 / 0.07
+        text_labels: Literal["sample", "mentions"] = "sample"
+        views: Literal[1, 2] = 1
 
     def __init__(self, config: Config, dim: int) -> None:
         super().__init__(config, dim)
         if not 1 <= config.scale <= 100:
             raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
+        wanted = {"labels", "logit_scale"}
+        wanted |= {"extras.text_labels"} if config.text_labels == "mentions" else set()
+        self.needs = frozenset(wanted | ({"text_view"} if config.views == 2 else set()))
         self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
+        config: Any = self.config
         assert batch.labels is not None
         rows = Rows.of(len(batch), even=self.training)
-        text_labels = batch.extras.get("text_labels", batch.labels)
+        text_labels = batch.extras["text_labels"] if config.text_labels == "mentions" else batch.labels
         image_labels = self._vectors(batch.labels, output.image)
         relevance = image_labels @ rows.gather(self._vectors(text_labels, output.image)).T
-        views = [output.text] if output.text_view is None else [output.text, output.text_view]
+        views = [output.text]
+        if config.views == 2:
+            assert output.text_view is not None
+            views.append(output.text_view)
         image, scale = unit(output.image), scalar(output.logit_scale)
         losses = [matching_loss(scale * (image @ rows.gather(unit(view)).T), relevance, rows) for view in views]
         return Losses(torch.stack(losses).mean())

@@ -35,9 +35,10 @@ class MedSlip(Objective):
     Each mean runs over what is stated in the batch of all ranks.
 
     `findings` are concept codes, `places` map a name to its (side, zone) as the extractor writes them; M comes from
-    `Batch.spans`, or from `Batch.extras["triplets"]` [B, A, Q] int8 where the loader has it. `book`: a safetensors file with
-    `places` [A, E] and `findings` [Q, E], the published ones being Bio_ClinicalBERT's CLS vectors of explanations; without
-    one, fixed random unit vectors of length `dim` are used, which name but do not explain.
+    `Batch.spans`, the mentions in the text that is shown (what is not shown counts as not mentioned), or `from_extras` from
+    `Batch.extras["triplets"]` [B, A, Q] int8 of a loader of your own. `book`: a safetensors file with `places` [A, E] and
+    `findings` [Q, E], the published ones being Bio_ClinicalBERT's CLS vectors of explanations; without one, fixed random
+    unit vectors of length `dim` are used, which name but do not explain.
 
     How the released code differs: it changes the caller's matrix in place (a second pass sees another loss), fails on a
     batch without any positive (0 here), samples negatives from the global generator (here by sample key and cursor, so
