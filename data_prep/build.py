@@ -283,6 +283,7 @@ class Build:
         read = tally.samples + len(lines)
         _write(self.options.out / "README.md", render_card(self._about(), tally, reasons, read))
         counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
 

@@ -43,7 +43,7 @@ class Tally:
             self.words[len(text.split())] += 1
         for mention in sample.concepts:
             self._count("concepts", mention.assertion)
-        for kind, items in (("boxes", sample.boxes), ("masks", sample.masks)):
+        for kind, items in (("boxes", sample.boxes), ("concepts", sample.concepts), ("masks", sample.masks)):
             if items:
                 self._count("with", kind)
         for step in sample.steps:

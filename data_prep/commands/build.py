@@ -37,7 +37,12 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     group.add_argument("--max-rejected", type=float, default=0.01, help="fail past this share (default: 0.01)")
     group.add_argument("--no-text", choices=("reject", "drop", "keep", "test"), help="images without a text")
     group.add_argument("--clean", action="store_true", help="take numbering and de-identification marks out of reports")
-    group.add_argument("--concepts", choices=("vocabulary", "none"), default="vocabulary", help="look for mentions")
+    group.add_argument(
+        "--concepts",
+        default="vocabulary",
+        metavar="{vocabulary,none,FILE}",
+        help="look for mentions; or take them from a JSONL of scispaCy and UMLS in ConceptCLIP's layout, by text",
+    )
     group.add_argument("--vocabulary", type=Path, help="a vocabulary of your own instead of the package's")
     group.add_argument(
         "--max-side", type=int, default=0, help="shrink images to this longer side (default: as they are)"
@@ -124,6 +129,8 @@ def run(args: argparse.Namespace) -> int:
     with Bar(args.source) as bar:
         counts = build.run(bar)
     _print_counts(counts, args.out)
+    if args.concepts not in ("vocabulary", "none") and not counts["missing"]:
+        sys.stdout.write(f"{args.concepts} has mentions for {counts['concepts']} of {counts['written']} samples\n")
     if args.ids == "auto" and build.key is None and cls.name == "pairs":
         sys.stderr.write("ids are kept as they are in the table: set VLP_PREP_KEY to replace them by keyed hashes\n")
     check_rejected(counts, args.max_rejected, args.out)
@@ -180,9 +187,14 @@ class Bar:
 
     def __call__(self, event: str, number: int) -> None:
         task = self._progress.tasks[0]
+        self._progress.start()  # not before: a complaint about the options stays one line
         if event == "total":
             self._progress.reset(self._task, total=number)
-            self._progress.start()  # not before: a complaint about the options stays one line
+            return
+        if event == "listed":
+            self._progress.update(
+                self._task, advance=number, rate=(task.completed + number) / max(task.elapsed or 0.0, 1e-3)
+            )
             return
         if event == "rejected":
             self._rejected += number

@@ -1,12 +1,6 @@
 """`vlp-prep build` end to end: real files, real processes, and every kind of bad input."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -37,17 +31,6 @@ def rejected(folder: Path) -> dict[str, str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-
-
-def pairs_folder(root: Path, n: int = 20) -> Path:
-    rows = []
-    for number in range(n):
-        trees.picture(root / "images" / f"i{number}.jpg", number)
-        rows.append(
-            {"image": f"images/i{number}.jpg", "report": f"No effusion {number}.", "patient": f"p{number // 2}"}
-        )
-    trees.table(root / "pairs.csv", rows)
-    return root
 
 
 @pytest.mark.skipif(not COVID.is_dir(), reason="../shared/data/covid_cxr is not here")
@@ -88,14 +71,14 @@ def test_the_real_vqa_rad_pairs(tmp_path: Path) -> None:
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
-    raw = pairs_folder(tmp_path / "raw", 60)
+    raw = trees.pairs(tmp_path / "raw", 60)
     for workers in (0, 1, 2):
         build("pairs", "--raw", raw, "--out", tmp_path / f"w{workers}", "--workers", workers, "--shard-size", 7)
     assert contents(tmp_path / "w0") == contents(tmp_path / "w1") == contents(tmp_path / "w2")
 
 
 def test_job_arrays_make_what_one_machine_makes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = pairs_folder(tmp_path / "raw", 40)
+    raw = trees.pairs(tmp_path / "raw", 40)
     common = ("pairs", "--raw", raw, "--workers", 0, "--shard-size", 5)
     build(*common, "--out", tmp_path / "one")
     for part in (2, 0, 1):
@@ -106,7 +89,7 @@ def test_job_arrays_make_what_one_machine_makes(tmp_path: Path, capsys: pytest.C
 
 def test_a_ray_cluster_makes_what_one_machine_makes(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    raw = pairs_folder(tmp_path / "raw", 40)
+    raw = trees.pairs(tmp_path / "raw", 40)
     common = ("pairs", "--raw", raw, "--shard-size", 15)
     build(*common, "--out", tmp_path / "one", "--workers", 0)
     build(*common, "--out", tmp_path / "ray", "--engine", "ray")
@@ -114,7 +97,7 @@ def test_a_ray_cluster_makes_what_one_machine_makes(tmp_path: Path) -> None:
 
 
 def test_resuming_keeps_what_is_finished(tmp_path: Path) -> None:
-    raw = pairs_folder(tmp_path / "raw", 40)
+    raw = trees.pairs(tmp_path / "raw", 40)
     common = ("pairs", "--raw", raw, "--workers", 0, "--shard-size", 5)
     build(*common, "--out", tmp_path / "whole")
     out = tmp_path / "out"
@@ -124,113 +107,6 @@ def test_resuming_keeps_what_is_finished(tmp_path: Path) -> None:
     build(*common, "--out", out, "--resume")
     assert contents(out) == contents(tmp_path / "whole")
     assert all(path.stat().st_mtime_ns == at for path, at in finished.items())
-
-
-def test_kill_9_and_resume(tmp_path: Path) -> None:
-    common = ["--n", "240", "--size", "32", "--shard-size", "20", "--workers", "1"]
-    command = [sys.executable, "-m", "vlp_prep.cli", "build", "synthetic", *common]
-    killed = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out")], stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        while killed.poll() is None and len(list((tmp_path / "out").glob("*.tar"))) < 3:
-            time.sleep(0.02)
-    finally:
-        if killed.poll() is None:
-            os.killpg(killed.pid, signal.SIGKILL)
-        killed.wait()
-    assert killed.returncode == -signal.SIGKILL, "finished before it could be killed"
-    assert not (tmp_path / "out" / "manifest.jsonl").exists()
-    build("synthetic", *common[:-1], "0", "--out", tmp_path / "out", "--resume")
-    build("synthetic", *common[:-1], "0", "--out", tmp_path / "whole")
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert verify(tmp_path / "out") == []
-
-
-def bad_folder(root: Path) -> Path:
-    """One folder with every bad image that the issue lists; keys say what is expected."""
-    import io
-
-    from PIL import Image
-    from test_dicom import phantom, saved
-
-    whole = trees.encoded("JPEG", 1, height=200, width=200)
-    files: dict[str, bytes] = {
-        "good.jpg": whole,
-        "truncated_jpeg.jpg": whole[: len(whole) // 2],
-        "zero.jpg": b"",
-        "text.jpg": b"<html>not found</html>",
-        "truncated_png.png": trees.encoded("PNG", 2)[:-200],
-        "cmyk.jpg": trees.encoded("JPEG", 3, "CMYK"),
-        "palette.png": trees.encoded("PNG", 4, "P"),
-        "alpha.png": trees.encoded("PNG", 4, "RGBA"),
-    }
-    deep = io.BytesIO()
-    Image.fromarray((np.arange(48 * 40).reshape(40, 48) * 10).astype(np.uint16)).save(deep, "PNG")
-    files["deep.png"] = deep.getvalue()
-    huge = bytearray(trees.encoded("PNG", 6))
-    huge[16:24] = (30000).to_bytes(4, "big") * 2
-    huge[29:33] = zlib.crc32(huge[12:29]).to_bytes(4, "big")
-    files["huge.png"] = bytes(huge)
-    jpeg = bytearray(whole)
-    at = jpeg.find(b"\xff\xc0")
-    jpeg[at + 5 : at + 9] = (30000).to_bytes(2, "big") * 2
-    files["huge_jpeg.jpg"] = bytes(jpeg)
-    bare = phantom(np.zeros((4, 4), np.uint16))
-    del bare.PixelData
-    files["no_pixels.dcm"] = saved(bare)
-    for name, data in files.items():
-        trees.put(root / name, data)
-    names = [*files, "../outside.jpg", "gone.jpg", "good.jpg", ""]
-    rows = [{"key": Path(name).stem or "empty", "image": name, "report": "Clear lungs."} for name in names]
-    rows += [
-        {"key": "no_report", "image": "good.jpg", "report": "nan"},
-        {"key": "line", "image": "good.jpg", "report": 'A "quoted"\nline, with comma.'},
-    ]
-    trees.table(root / "pairs.csv", rows)
-    trees.put(root.parent / "outside.jpg", whole)
-    return root
-
-
-def test_every_bad_input_has_a_reason_and_nothing_is_lost(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw, out = bad_folder(tmp_path / "raw"), tmp_path / "out"
-    build("pairs", "--raw", raw, "--out", out, "--workers", 0, "--split", "none", code=2)
-    said = capsys.readouterr()
-    assert "rejected, more than --max-rejected 0.01" in said.err and said.err.strip().count("\n") <= 2
-    lines = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    assert {(line["key"], line["reason"]) for line in lines} == {
-        ("truncated_jpeg", "image_truncated"),
-        ("zero", "image_empty"),
-        ("text", "image_unreadable"),
-        ("truncated_png", "image_truncated"),
-        ("huge", "image_too_large"),
-        ("huge_jpeg", "image_too_large"),
-        ("no_pixels", "image_no_pixels"),
-        ("outside", "outside_raw"),
-        ("gone", "image_missing"),
-        ("good", "duplicate_key"),
-        ("empty", "image_missing"),
-        ("no_report", "no_text"),
-    }
-    assert all(line["detail"] for line in lines)
-    found = samples(out)
-    assert set(found) == {"good", "cmyk", "palette", "alpha", "deep", "line"}
-    assert found["line"].report is not None and found["line"].report.text == 'A "quoted"\nline, with comma.'
-    assert found["cmyk"].steps == ("CMYK converted",) and found["palette"].steps == ("P converted",)
-    assert found["deep"].steps == ("more than 8 bits: 0..19190 scaled to 0..255",)
-    assert "read 18 = written 6 + rejected 12" in said.out
-    build("pairs", "--raw", raw, "--out", out, "--workers", 0, "--split", "none", "--resume", "--max-rejected", 1)
-
-
-def test_a_link_out_of_the_raw_folder_is_not_followed_unless_asked(tmp_path: Path) -> None:
-    raw = pairs_folder(tmp_path / "raw", 3)
-    secret = trees.picture(tmp_path / "secret.jpg", 99)
-    (raw / "images" / "i1.jpg").unlink()
-    (raw / "images" / "i1.jpg").symlink_to(secret)
-    build("pairs", "--raw", raw, "--out", tmp_path / "a", "--max-rejected", 1)
-    assert rejected(tmp_path / "a") == {"images_i1": "outside_raw"}
-    build("pairs", "--raw", raw, "--out", tmp_path / "b", "--follow-links")
-    assert rejected(tmp_path / "b") == {}
 
 
 def test_metadata_of_images_does_not_get_into_shards(tmp_path: Path) -> None:
@@ -261,7 +137,7 @@ def test_metadata_of_images_does_not_get_into_shards(tmp_path: Path) -> None:
 
 
 def test_ids_become_keyed_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = pairs_folder(tmp_path / "raw", 6)
+    raw = trees.pairs(tmp_path / "raw", 6)
     (raw / "images" / "i3.jpg").unlink()
     common = ("pairs", "--raw", raw, "--max-rejected", 1, "--split", "none")
     build(*common, "--out", tmp_path / "plain")
@@ -282,6 +158,44 @@ def test_ids_become_keyed_hashes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert len({one.patient for one in outs[0].values()}) == 3
     monkeypatch.setenv("VLP_PREP_KEY", "short")
     build(*common, "--out", tmp_path / "d", code=2)
+
+
+def test_mentions_of_somebody_elses_linker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tmp_path / "raw"
+    texts = ["Right lung mass. No effusion.", "Clear lungs.", "Never linked."]
+    for number in range(len(texts)):
+        trees.picture(raw / f"{number}.jpg", number)
+    trees.table(raw / "pairs.csv", [{"image": f"{n}.jpg", "report": text} for n, text in enumerate(texts)])
+    mass = {"umls_cui": "C0149726", "umls_similarity": 0.93, "start_char": 8, "end_char": 17}
+    lines = [
+        {"caption": "Some other caption.", "umls_meta_info": []},
+        {"caption": f"  {texts[0]}\n", "image": "elsewhere.jpg", "umls_meta_info": [mass]},
+        {"caption": texts[1], "umls_meta_info": []},
+    ]
+    linked = trees.put(tmp_path / "linked.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
+    common = ("pairs", "--raw", raw, "--split", "none", "--shard-size", 1)
+    for workers in (0, 2):
+        out = tmp_path / f"out{workers}"
+        build(*common, "--out", out, "--concepts", linked, "--workers", workers)
+        assert "linked.jsonl has mentions for 1 of 3 samples" in capsys.readouterr().out
+        found = samples(out)
+        (one,) = found["0"].concepts
+        assert (one.text, one.code, one.start, one.end, one.assertion, one.side) == (
+            *("lung mass", "C0149726", 6, 15, "present", "right"),
+        )
+        assert texts[0][one.start : one.end] == one.text and found["1"].concepts == found["2"].concepts == ()
+        assert str(tmp_path) not in (out / "README.md").read_text()
+    assert contents(tmp_path / "out0") == contents(tmp_path / "out2")
+    linked.write_text(linked.read_text() + "{}\n")  # another file under the same name is not gone on with
+    build(*common, "--out", tmp_path / "out0", "--concepts", linked, "--resume", code=2)
+    assert "was built with other options" in capsys.readouterr().err
+    for file, complaint in (
+        (linked, "linked.jsonl:4: expected a mapping with 'caption'"),
+        ("gone.jsonl", "cannot read gone"),
+    ):
+        build(*common, "--out", tmp_path / "bad", "--concepts", file, code=2)
+        said = capsys.readouterr().err
+        assert complaint in said and said.count("\n") == 1 and not (tmp_path / "bad").exists()
 
 
 def test_images_shrink_with_their_boxes_and_masks(tmp_path: Path) -> None:
@@ -313,7 +227,7 @@ def test_images_shrink_with_their_boxes_and_masks(tmp_path: Path) -> None:
 
 
 def test_complaints_are_one_line_that_names_the_right_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw = pairs_folder(tmp_path / "raw", 2)
+    raw = trees.pairs(tmp_path / "raw", 2)
     for words, expected in (
         (["build", "pears", "--out", "x"], "unknown source 'pears': did you mean 'pairs'?"),
         (["build", "pairs", "--raw", str(tmp_path / "no"), "--out", "x"], "needs --raw"),
@@ -334,23 +248,16 @@ def test_complaints_are_one_line_that_names_the_right_word(tmp_path: Path, capsy
         assert main(words) == 2
         said = capsys.readouterr().err
         assert expected in said and said.count("\n") == 1, said
-    latin = trees.put(tmp_path / "latin" / "pairs.csv", b"image,report\na.jpg," + "Opacité".encode("latin-1"))
-    assert main(["build", "pairs", "--raw", str(latin.parent), "--out", str(tmp_path / "y")]) == 2
-    assert "is not utf-8 (byte 0xe9 in" in capsys.readouterr().err
-    trees.picture(latin.parent / "a.jpg")
-    build("pairs", "--raw", latin.parent, "--out", tmp_path / "y", "--encoding", "latin-1", "--split", "none")
-    (one,) = samples(tmp_path / "y").values()
-    assert one.report is not None and one.report.text == "Opacité"
 
 
 def test_a_build_is_not_mixed_with_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    raw, out = pairs_folder(tmp_path / "raw", 10), tmp_path / "out"
+    raw, out = trees.pairs(tmp_path / "raw", 10), tmp_path / "out"
     build("pairs", "--raw", raw, "--out", out)
     build("pairs", "--raw", raw, "--out", out, code=2)
     assert "already holds a build" in capsys.readouterr().err
     build("pairs", "--raw", raw, "--out", out, "--resume", "--seed", 1, code=2)
     assert "was built with other options" in capsys.readouterr().err
-    pairs_folder(raw, 12)
+    trees.pairs(raw, 12)
     build("pairs", "--raw", raw, "--out", out, "--resume", code=2)
     assert "the raw data has changed" in capsys.readouterr().err
     build("pairs", "--raw", raw, "--out", out, "--overwrite", "--seed", 1)
@@ -361,7 +268,7 @@ def test_a_build_is_not_mixed_with_another(tmp_path: Path, capsys: pytest.Captur
 def test_tables_of_every_form_give_the_same_shards(form: str, tmp_path: Path) -> None:
     import pandas as pd
 
-    raw = pairs_folder(tmp_path / "raw", 8)
+    raw = trees.pairs(tmp_path / "raw", 8)
     frame = pd.read_csv(raw / "pairs.csv")
     build("pairs", "--raw", raw, "--out", tmp_path / "csv", "--table", "pairs.csv")
     write = {

@@ -56,3 +56,15 @@ def dicom(path: Path, stored: np.ndarray | None = None, **elements: Any) -> Path
 
     stored = pixels(len(str(path))).astype(np.uint16) * 16 if stored is None else stored
     return put(path, saved(phantom(stored, Modality="CR", **elements)))
+
+
+def pairs(root: Path, n: int = 20) -> Path:
+    """Write n pictures and `pairs.csv`, two pictures to a patient."""
+    rows = []
+    for number in range(n):
+        picture(root / "images" / f"i{number}.jpg", number)
+        rows.append(
+            {"image": f"images/i{number}.jpg", "report": f"No effusion {number}.", "patient": f"p{number // 2}"}
+        )
+    table(root / "pairs.csv", rows)
+    return root
