@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config import ConfigError
 from ..preprocess import Augment, ImageError, Preprocess
 from ..tokenize import Encoded, Tokenizer
-from ..types import PRESENT, UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
+from ..types import PRESENT, UNCERTAIN, UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
 from .text import ASSERTIONS, Shown, TextView, asserted, concept_code, group_of, phrases, show
 
 FILLED = ("extras.category", "extras.text_labels")
@@ -138,10 +138,10 @@ class Assembler:
         return torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.labels))
 
     def _category(self, sample: Sample, rng: np.random.Generator | None) -> int:
-        known = [index for index, name in enumerate(self.labels) if sample.labels.get(name, UNKNOWN) != UNKNOWN]
-        present = [index for index in known if sample.labels[self.labels[index]] == PRESENT]
+        stated = [sample.labels[name] for name in self.labels if name in sample.labels]
+        present = [index for index, name in enumerate(self.labels) if sample.labels.get(name) == PRESENT]
         if not present:
-            return len(self.labels) + 1 if known else 0
+            return len(self.labels) + 1 if stated and UNCERTAIN not in stated else 0
         return 1 + present[0 if rng is None else int(rng.integers(len(present)))]
 
     def _text_view(self, rows: Sequence[Prepared]) -> Tokens:
