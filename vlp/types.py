@@ -222,8 +222,8 @@ class Batch:
     `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
     another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
     `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
-    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's. The last four are
-    for messages and counts.
+    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's. The
+    last four are for messages and counts.
     """
 
     image: Tensor
