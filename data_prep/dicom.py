@@ -8,6 +8,7 @@ what `header` lists.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,23 +39,36 @@ class DicomOptions:
 
 def open_dicom(data: bytes | Path) -> Any:
     """Return the parsed file, pixels not decoded yet; raises Reject for what is not DICOM or has no image in it."""
-    import pydicom
     from pydicom.errors import InvalidDicomError
 
     name = data.name if isinstance(data, Path) else "file"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(data if isinstance(data, Path) else io.BytesIO(data), force=True)
-            empty = "SOPClassUID" not in dataset and "Rows" not in dataset
+        dataset = read_header(data, stop_before_pixels=False)
+        empty = "SOPClassUID" not in dataset and "Rows" not in dataset
     except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise Reject("image_unreadable", f"{name}: DICOM: {error}") from None
+        raise Reject("image_unreadable", f"{name}: DICOM: {complaint(error)}") from None
     if empty:
         raise Reject("image_unreadable", f"{name} is not DICOM")
     if "PixelData" not in dataset or "Rows" not in dataset:
         kind = getattr(getattr(dataset, "SOPClassUID", None), "name", "unknown")
         raise Reject("image_no_pixels", f"{name}: DICOM without pixels ({kind})")
     return dataset
+
+
+def read_header(data: bytes | Path, stop_before_pixels: bool = True) -> Any:
+    """Return the parsed file, in silence: what pydicom warns of quotes values, and those may be anybody's."""
+    import pydicom
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        file = data if isinstance(data, Path) else io.BytesIO(data)
+        return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels, force=True)
+
+
+def complaint(error: Exception) -> str:
+    """Return what an error of pydicom says, without the values of the header that it quotes."""
+    return f"{type(error).__name__}: " + re.sub(r"(['\"]).*?\1", "'...'", " ".join(str(error).split()))[:160]
 
 
 def read_dicom(
@@ -76,7 +90,7 @@ def _whole(dataset: Any, name: str, default: int | None = None) -> int:
         value = getattr(dataset, name, None)
         return int(default if value in (None, "") and default is not None else value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError) as error:
-        raise Reject("bad_header", f"DICOM {name}: {error}") from None
+        raise Reject("bad_header", f"DICOM {name}: {complaint(error)}") from None
 
 
 def iter_frames(

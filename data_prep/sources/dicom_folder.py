@@ -21,7 +21,7 @@ from vlp.config import config
 from vlp.registry import did_you_mean
 from vlp.types import Report, Sample
 
-from ..dicom import DicomOptions, header, ids, iter_frames, open_dicom
+from ..dicom import DicomOptions, complaint, frame_count, header, ids, iter_frames, open_dicom, read_header
 from ..tables import rows
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
@@ -53,14 +53,11 @@ class DicomFolder(Source):
         window: str = "file"
         modalities: tuple[str, ...] = ()
 
-    def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
-        super().__init__(raw, config, follow_links)
-        self._found: list[Record] | None = None
-
     def records(self) -> Iterator[Record]:
-        if self._found is None:  # headers are slow to read; they are read once
-            self._found = list(self._walk())
-        yield from self._found
+        if self.config.series == "volume":  # the first record of a series grows with its files until all are seen
+            yield from list(self._walk())
+        else:
+            yield from self._walk()
 
     def _walk(self) -> Iterator[Record]:
         reports, link = self._reports()
@@ -84,14 +81,14 @@ class DicomFolder(Source):
                 yield Record(key, data, record.patient, record.study)
 
     def _record(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
-        import pydicom
-
-        key = safe_key(name)
         try:
-            dataset = pydicom.dcmread(path, stop_before_pixels=True)
+            dataset = read_header(path)
             known = ids(dataset)
+            found = {"header": header(dataset), "frames": frame_count(dataset), "place": _place(dataset)}
+        except Reject as reject:
+            return Record(key=safe_key(name), data={"file": name, "problem": (reject.reason, reject.detail)})
         except Exception as error:  # pydicom raises many kinds on damaged headers
-            return Record(key=key, data={"file": name, "problem": f"{type(error).__name__}: {error}"[:200]})
+            return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", complaint(error))})
         identity = known.get(link if link != "image" else "image", "")
         return Record(
             key=safe_key(known.get("image") or name),
@@ -99,10 +96,8 @@ class DicomFolder(Source):
             study=known.get("study"),
             data={
                 "file": name,
-                "header": header(dataset),
+                **found,
                 "series": known.get("series"),
-                "frames": int(getattr(dataset, "NumberOfFrames", 1) or 1),
-                "place": _place(dataset),
                 "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(identity),
             },
         )
@@ -138,7 +133,7 @@ class DicomFolder(Source):
         data = record.data
         if "problem" in data:
             open_dicom(self.image(data["file"]))  # says why, for most
-            raise Reject("image_unreadable", data["problem"])
+            raise Reject(*data["problem"])
         known = data["header"]
         if self.config.modalities and known.get("modality") not in self.config.modalities:
             raise Reject("other_modality", known.get("modality", ""), counted=False)

@@ -7,12 +7,9 @@ import numpy as np
 import pytest
 import trees
 
-from vlp.data.manifest import Manifest, ShardSet, verify
+from vlp.data.manifest import Manifest, ShardSet
 from vlp.types import Sample
 from vlp_prep.cli import main
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
-COVID = SHARED / "covid_cxr"
 
 
 def build(*words: object, code: int = 0) -> None:
@@ -31,43 +28,6 @@ def rejected(folder: Path) -> dict[str, str]:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-
-
-@pytest.mark.skipif(not COVID.is_dir(), reason="../shared/data/covid_cxr is not here")
-def test_the_real_covid_images(tmp_path: Path) -> None:
-    build("covid_chestxray", "--raw", COVID, "--out", tmp_path / "out", "--workers", 0, "--no-text", "keep")
-    found = samples(tmp_path / "out")
-    assert len(found) == 235 and not rejected(tmp_path / "out") and verify(tmp_path / "out") == []
-    boxed = found["jkms-35-e79-g001-l-a"]
-    assert {box.phrase: box.xyxy for box in boxed.boxes} == {
-        "right lung": (22.0, 39.0, 169.0, 339.0),
-        "left lung": (208.0, 28.0, 379.0, 313.0),
-    }
-    assert boxed.labels["COVID-19"] == 1 and boxed.labels["No Finding"] == 0
-    assert boxed.report is not None and "consolidation" in boxed.report.text
-    assert any(one.code == "consolidation" and one.assertion == "present" for one in boxed.concepts)
-    assert sum(bool(one.masks) for one in found.values()) == 30
-    sides: dict[str, set[str]] = {}
-    for one in found.values():
-        sides.setdefault(str(one.patient), set()).add(str(one.split))
-    assert all(len(side) == 1 for side in sides.values()) and set.union(*sides.values()) == {"train", "val", "test"}
-    # 285 and 339 are one person, says the list beside the table
-    assert {one.patient for one in found.values() if one.patient in ("285", "339")} == {"285"}
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "read 235 = written 235 + rejected 0" in card
-
-
-@pytest.mark.skipif(not (SHARED / "vqa_rad").is_dir(), reason="../shared/data/vqa_rad is not here")
-def test_the_real_vqa_rad_pairs(tmp_path: Path) -> None:
-    mapping = ["key=id", "image=image", "report=qa_text", "labels=organ", "patient=patient_id"]
-    out = tmp_path / "out"
-    build("pairs", "--raw", SHARED / "vqa_rad", "--out", out, "--closed-labels", "--map", *mapping)
-    found = samples(out)
-    assert len(found) == 314
-    assert all(
-        sum(one.labels.values()) == 1 and set(one.labels) == {"head", "chest", "abdomen"} for one in found.values()
-    )
-    assert all(one.report and one.report.sentences for one in found.values())
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path: Path) -> None:
