@@ -44,6 +44,7 @@ CASES = [
     Case("convirt/group", {"kind": "convirt", "positives": "group"}, lambda x, b, p: o.convirt(x, positive=o.groups(b))),
     Case("clip", {"kind": "clip"}, lambda x, b, p: o.clip(x), ("image", "text", "logit_scale")),
     Case("clip/label", {"kind": "clip", "positives": "label"}, lambda x, b, p: o.clip(x, o.same_labels(b))),
+    Case("clip/group", {"kind": "clip", "positives": "group"}, lambda x, b, p: o.clip(x, o.groups(b))),
     Case("siglip", {"kind": "siglip"}, lambda x, b, p: o.siglip(x), ("image", "text", "logit_scale", "logit_bias")),
     Case("siglip/group", {"kind": "siglip", "positives": "group"}, lambda x, b, p: o.siglip(x, o.groups(b))),
     Case("siglip/ring", {"kind": "siglip", "exchange": "ring"}, lambda x, b, p: o.siglip(x)),
@@ -54,6 +55,10 @@ CASES = [
     Case(
         "mgca/preset", {"kind": "mgca", "prototypes": 5, "preset": "class_defaults", "ita": 2.0},
         lambda x, b, p: o.mgca(x, p, (2.0, 0.7, 0.5)),
+    ),
+    Case(
+        "mgca/group", {"kind": "mgca", "prototypes": 5, "positives": "group"},
+        lambda x, b, p: o.mgca(x, p, positive=o.groups(b)),
     ),
     Case("dhn_nce", {"kind": "dhn_nce"}, lambda x, b, p: o.dhn_nce(x), single=ALONE),
     Case(
@@ -77,6 +82,13 @@ CASES = [
         {"kind": "concept", "matches": "negative", "mentions": "all"},
         lambda x, b, p: (
             o.siglip(x) + 0.5 * o.concept(x, b, p, of="spans", how="max", matches="negative", present=False)
+        ),
+        ("image", "text", "patches", "tokens"),
+    ),
+    Case(
+        "concept/group", {"kind": "concept", "positives": "group"},
+        lambda x, b, p: (
+            o.siglip(x, o.groups(b)) + 0.5 * o.concept(x, b, p, of="spans", how="max", matches="ignore")
         ),
         ("image", "text", "patches", "tokens"),
     ),

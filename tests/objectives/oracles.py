@@ -164,8 +164,10 @@ def token_side(queries: Array, context: Array, weights: Array) -> float:
     return float((weights * (row + column)).sum() / 2)
 
 
-def mgca(o: Any, p: dict[str, Array], shares: tuple[float, float, float] = (1, 1, 1)) -> float:
-    ita = sum(both(cosines(o) / 0.07))
+def mgca(
+    o: Any, p: dict[str, Array], shares: tuple[float, float, float] = (1, 1, 1), positive: Array | None = None
+) -> float:
+    ita = sum(both(cosines(o) / 0.07, positive))
     cta = 0.0
     for i in range(len(o.image)):
         real = o.word_mask[i]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -202,13 +204,107 @@ def test_bounded_memory_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPa
         torch.testing.assert_close(streamed[name], expected, rtol=1e-9, atol=1e-11, msg=name)
 
 
-GROUPED = [dict(case.tree) for case in CASES if case.tree.get("positives") == "group"]
+GROUPED = [kind for kind in objectives if "positives" in objectives.get(kind).Config.__annotations__]
 
 
-@pytest.mark.parametrize("tree", GROUPED, ids=[str(tree["kind"]) for tree in GROUPED])
-def test_distinct_groups_are_the_diagonal(tree: dict[str, Any]) -> None:
-    output, batch = make()
+def line_of(kind: str, **settings: Any) -> dict[str, Any]:
+    first = next(case for case in CASES if case.tree["kind"] == kind)
+    return {**first.tree, **settings}
+
+
+def test_every_contrastive_kind_lets_positives_be_chosen() -> None:
+    """The others match by labels (`label_aware`, `medclip`) or assertions (`assertion`, `multi_text`), or compare no pairs."""
+    assert {"convirt", "clip", "siglip", "mgca", "dhn_nce", "concept", "gloria"} == set(GROUPED)
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+@pytest.mark.parametrize("positives", ["group", "label"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["fp32", "fp64"])
+def test_distinct_groups_are_the_diagonal(kind: str, positives: str, dtype: torch.dtype) -> None:
+    output, batch = make(dtype=dtype)
     batch.group = torch.arange(1, 13).reshape(6, 2)
-    grouped = Case("", tree).build()(output, batch, 0.5).total
-    plain = Case("", {**tree, "positives": "diagonal"}).build()(output, batch, 0.5).total
-    assert abs(float(grouped - plain)) < 1e-9
+    batch.labels = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]], dtype=torch.int8)
+    align = {"align": "siglip"} if kind == "concept" else {}
+    values = [
+        Case("", line_of(kind, positives=one, **align)).build(dtype)(output, batch, 0.5).total
+        for one in (positives, "diagonal")
+    ]
+    assert abs(values[0].item() - values[1].item()) <= 1e-7
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_samples_of_one_group_do_not_push_each_other_away(kind: str) -> None:
+    """The gradient of an image on its twin's text pulls where it pushed."""
+    output, batch = make()
+    batch.group = torch.tensor([[1, 11], [1, 12], [3, 13], [4, 14], [5, 15], [6, 16]])
+    output.image[:] = torch.eye(6, 4)[:, [0, 1, 2, 3]] + 0.01
+    output.text[:] = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    output.text[1] = torch.nn.functional.normalize(output.text[1], dim=0)
+    slopes = {}
+    for positives in ("diagonal", "group"):
+        align = {"align": "siglip"} if kind == "concept" else {}
+        given, leaves = with_gradients(output)
+        Case("", line_of(kind, positives=positives, **align)).build()(given, batch, 0.5).total.backward()
+        assert leaves["image"].grad is not None
+        slopes[positives] = float(leaves["image"].grad[0] @ output.text[1])
+    assert slopes["group"] < slopes["diagonal"], (
+        "the loss falls faster, or rises less, as the image nears its twin's text"
+    )
+
+
+CORE = ["convirt", "clip", "siglip", "dhn_nce", "label_aware"]
+
+
+def saved_by(kind: str, rows: int, like: torch.dtype = torch.float32) -> tuple[int, Tensor, list[Tensor]]:
+    """Return the largest number of values that a loss of `rows` samples keeps for its backward, its value, its gradients."""
+    generator = torch.Generator().manual_seed(rows)
+    image, text = (torch.randn(rows, 8, generator=generator, dtype=like).requires_grad_() for _ in range(2))
+    scale, bias = torch.tensor([10.0], dtype=like).requires_grad_(), torch.tensor([-5.0], dtype=like).requires_grad_()
+    _, batch = make(1)
+    batch = dataclasses.replace(
+        batch,
+        image=torch.zeros(rows, 1),
+        keys=[str(row) for row in range(rows)],
+        group=torch.arange(1, 2 * rows + 1).reshape(rows, 2),
+        labels=torch.randint(0, 2, (rows, 12), generator=generator).to(torch.int8),
+    )
+    largest = 0
+
+    def note(tensor: Tensor) -> Tensor:
+        nonlocal largest
+        largest = max(largest, tensor.numel())
+        return tensor
+
+    objective = Case("", {"kind": kind}).build(like)
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        total = objective(ModelOutput(image, text, logit_scale=scale, logit_bias=bias), batch, 0.5).total
+    total.backward()
+    return largest, total.detach(), [one.grad for one in (image, text, scale, bias) if one.grad is not None]
+
+
+@pytest.mark.parametrize("kind", CORE)
+def test_large_batches_never_hold_their_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, above the documented size; below it the matrix is formed, as that is faster."""
+    limit = 2048 * 2048
+    assert limit == contrastive.STREAM_ABOVE
+    held, _, _ = saved_by(kind, 128)
+    assert held >= 128 * 128
+    rows = 2100
+    held, streamed, slopes = saved_by(kind, rows)
+    assert held < rows * rows // 50
+    monkeypatch.setattr(contrastive, "STREAM_ABOVE", rows * rows)
+    held, dense, expected = saved_by(kind, rows)
+    assert held >= rows * rows
+    torch.testing.assert_close(streamed, dense, rtol=1e-5, atol=1e-5)
+    for found, other in zip(slopes, expected, strict=True):
+        assert float((found - other).abs().max()) <= 1e-5 * max(1.0, float(other.abs().max()))
+
+
+def test_every_kind_says_where_it_is_from() -> None:
+    """Each has its paper, its equation and its own settings, with defaults that are stated where they are set."""
+    for kind in set(objectives) - {"example_margin"}:
+        cls = objectives.get(kind)
+        about, page = sys.modules[cls.__module__].__doc__ or "", cls.__doc__ or ""
+        assert re.search(r"(19|20)\d\d", about), f"{kind}: no paper"
+        assert re.search(r"`[^`]*=[^`]*`", page), f"{kind}: no equation"
+        assert "Config" in vars(cls), f"{kind}: owns no Config"

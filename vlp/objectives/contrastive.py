@@ -70,6 +70,8 @@ def similarity_sums(
         if exclude:
             logits = logits.masked_fill(weights > 0 if weights is not None else diagonal(rows, similarity), MASKED)
         by_row, by_column = torch.logsumexp(logits, 2), torch.logsumexp(logits, 1)
+        # Read off the matrix, so that distinct groups give the same bits as none.
+        own = similarity[:, rows.start : rows.start + rows.count].diagonal()
         if weights is not None and degree is not None:
             pull = weights * similarity
             pull_row, pull_column = pull.sum(1) / degree[rows.start : rows.start + rows.count], (pull / degree).sum(1)
@@ -79,7 +81,7 @@ def similarity_sums(
             pull_row = Pulls.apply(image, texts, relation)[0] / degree[rows.start : rows.start + rows.count]
             pull_column = Pulls.apply(image, texts / degree[:, None], relation)[0]
     if relation is None:
-        pull_row = pull_column = (image * text).sum(1) if dense else own
+        pull_row = pull_column = own
     return Sums(by_row, over_ranks(by_column), pull_row, pull_column, degree)
 
 
