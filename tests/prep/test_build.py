@@ -158,6 +158,25 @@ def test_mentions_of_somebody_elses_linker(tmp_path: Path, capsys: pytest.Captur
         assert complaint in said and said.count("\n") == 1 and not (tmp_path / "bad").exists()
 
 
+@pytest.mark.parametrize(
+    ("policy", "written", "counted"), [("reject", 2, True), ("drop", 2, False), ("keep", 3, False), ("test", 2, False)]
+)
+def test_images_without_a_text(policy: str, written: int, counted: bool, tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    texts = ("Clear lungs.", "1. 2. ___", "Effusion.")
+    for number in range(len(texts)):
+        trees.picture(raw / f"{number}.jpg", number)
+    trees.table(
+        raw / "pairs.csv", [{"image": f"{n}.jpg", "report": text, "split": "train"} for n, text in enumerate(texts)]
+    )
+    out = tmp_path / "out"
+    build("pairs", "--raw", raw, "--out", out, "--clean", "--no-text", policy, code=2 if counted else 0)
+    found = samples(out)
+    assert len(found) == written and rejected(out) == ({} if written == 3 else {"1": "no_text"})
+    assert all(one.report is None or one.report.text for one in found.values())
+    assert (found["1"].report is None) if "1" in found else written == 2
+
+
 def test_images_shrink_with_their_boxes_and_masks(tmp_path: Path) -> None:
     import io
 

@@ -40,11 +40,15 @@ def test_one_flipped_byte_is_found(tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["verify", str(out)]) == 0
     assert "sound: 10 samples in 2 shards" in capsys.readouterr().out
     shard = sorted(out.glob("*.tar"))[0]
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 3] ^= 1
-    shard.write_bytes(data)
-    assert main(["verify", str(out)]) == 1
-    assert shard.name in capsys.readouterr().out
+    sound = shard.read_bytes()
+    for place in (0, len(sound) // 3, len(sound) // 2, len(sound) - 1):
+        data = bytearray(sound)
+        data[place] ^= 1
+        shard.write_bytes(data)
+        assert main(["verify", str(out)]) == 1
+        assert shard.name in capsys.readouterr().out
+    shard.write_bytes(sound)
+    assert main(["verify", str(out)]) == 0
 
 
 def test_existing_shards_are_indexed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +93,12 @@ def test_stats_tell_how_much_a_tokenizer_would_cut(tmp_path: Path, capsys: pytes
     # "effusion" is one token of so small a vocabulary's corpus, with two special tokens around the text
     assert record["tokens"]["max"] == 602
     assert record["truncated"] == {"77": 0.75, "128": 0.5, "256": 0.25, "512": 0.25}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("tokenizer: {kind: wordpiece, vocab_size: 80, length: 64}\n")
+    assert main(["stats", str(out), "--tokenizer", str(recipe)]) == 0
+    assert (
+        "longer than: 77 tokens 75.0%, 128 tokens 50.0%, 256 tokens 25.0%, 512 tokens 25.0%" in capsys.readouterr().out
+    )
 
 
 def test_preview_draws_boxes_and_escapes_texts(tmp_path: Path) -> None:

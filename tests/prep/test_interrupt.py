@@ -1,7 +1,9 @@
-"""Builds that are killed or interrupted, with real signals to real processes: what is finished stays, resuming ends it."""
+"""Builds as they run: killed or interrupted with real signals, and watched on a terminal."""
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -93,3 +95,25 @@ def test_ctrl_c_is_one_line_and_resuming_ends_it(workers: int, tmp_path: Path) -
         "vlp-prep build: interrupted; --resume goes on from the last finished shard"
     )
     resume_and_compare(out, tmp_path / "whole")
+
+
+def test_a_terminal_shows_progress_rate_and_time_to_go(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vlp_prep.cli", "build", "synthetic", *OPTIONS, "--out", str(tmp_path / "out")]
+    ours, theirs = pty.openpty()
+    running = subprocess.Popen(
+        [*command, "--workers", "0"],
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        env={**os.environ, "COLUMNS": "120", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            seen += chunk
+    except OSError:
+        pass  # the other end was closed: the command is done
+    assert running.wait() == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
+    under_way = re.findall(rf"(\d+)/{N} (\d+) samples/s 0 rejected (\d+:\d\d:\d\d)", shown)
+    assert any(0 < int(done) < N and int(rate) > 0 for done, rate, _ in under_way), shown[-2000:]
