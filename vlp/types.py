@@ -190,14 +190,11 @@ class Phrases:
 
 @dataclass(frozen=True, slots=True)
 class PromptSpec:
-    """The prompt pairs that an objective asks the loader for: F finding codes, and for each its wordings.
-
-    A wording is a pair (affirming text, denying text). A batch shows one wording of each, drawn by the batch's place in
-    the run, so that all ranks show the same.
-    """
+    """The prompt pairs that an objective asks the loader for: F finding codes, F affirming texts, F denying texts."""
 
     findings: tuple[str, ...]
-    wordings: tuple[tuple[tuple[str, str], ...], ...]
+    affirm: tuple[str, ...]
+    deny: tuple[str, ...]
 
 
 @dataclass(slots=True)

@@ -50,8 +50,8 @@ def test_prompts_of_several_objectives_share_the_batch() -> None:
     spec = both.prompt_spec()
     assert spec is not None
     assert spec.findings == ("effusion", "nodule", "edema", "effusion", "effusion", "edema")
-    assert spec.wordings[0] == (("there is pleural effusion", "there is no pleural effusion"),)
-    assert spec.wordings[-1] == (("wet lungs", ""),) and len(spec.wordings) == len(spec.findings)
+    assert spec.affirm[0] == "there is pleural effusion" and spec.affirm[-1] == "wet lungs"
+    assert spec.deny[0] == "there is no pleural effusion" and len(spec.deny) == len(spec.affirm)
     output, batch = make()
     joint = both(output, batch, 0.0).parts
     assert output.prompts is not None and batch.prompts is not None

@@ -69,9 +69,7 @@ class Assembler:
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
         self._prompt_tokens: Tokens | None = None
         if prompts is not None and self.findings:
-            pairs = [pair for wordings in prompts.wordings for pair in wordings]
-            self._prompt_tokens = tokenizer([affirm for affirm, _ in pairs] + [deny for _, deny in pairs]).tokens
-            self._wordings = np.array([len(wordings) for wordings in prompts.wordings])
+            self._prompt_tokens = tokenizer([*prompts.affirm, *prompts.deny]).tokens
 
     def prepare(self, sample: Sample, seed: int | None) -> Prepared:
         """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
@@ -100,11 +98,8 @@ class Assembler:
             category = self._category(sample, None if seed is None else _generator(seed, 4))
         return Prepared(sample, image, show(sample, self.view, text_rng), second, category)
 
-    def batch(self, rows: Sequence[Prepared], turn: int = 0) -> Batch:
-        """Put prepared samples together. Images stay uint8; texts are padded to the longest of them.
-
-        `turn` draws the wordings of prompts: equal turns show the same ones.
-        """
+    def batch(self, rows: Sequence[Prepared]) -> Batch:
+        """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""
         samples = [row.sample for row in rows]
         said = [phrases(sample) for sample in samples] if "phrases" in self.needs else []
         texts = [row.shown.text for row in rows]
@@ -120,7 +115,7 @@ class Assembler:
             label_names=self.labels,
             spans=_spans(rows, encoded) if "spans" in self.needs else None,
             phrases=_phrases(said, encoded.tokens, len(texts)) if "phrases" in self.needs else None,
-            prompts=self._prompts(samples, turn),
+            prompts=self._prompts(samples),
             text_view=self._text_view(rows) if "text_view" in self.needs else None,
             extras=self._extras(rows),
             sources=[sample.source for sample in samples],
@@ -157,22 +152,19 @@ class Assembler:
             found["text_labels"] = torch.tensor(table, dtype=torch.int8).reshape(len(rows), len(self.labels))
         return found
 
-    def _prompts(self, samples: Sequence[Sample], turn: int) -> Prompts | None:
+    def _prompts(self, samples: Sequence[Sample]) -> Prompts | None:
         if self._prompt_tokens is None:
             return None
-        first = self._wordings.cumsum() - self._wordings
-        drawn = first + _generator(turn, 2).integers(self._wordings)
-        both = torch.from_numpy(np.concatenate([drawn, self._wordings.sum() + drawn]))
         table = [asserted(sample.concepts, self.findings) for sample in samples]
         said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.findings))
-        return Prompts(tokens=_take(self._prompt_tokens, both), findings=list(self.findings), asserted=said)
+        return Prompts(tokens=self._prompt_tokens, findings=list(self.findings), asserted=said)
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, stream]))
 
 
-def _take(tokens: Tokens, rows: Tensor | slice) -> Tokens:
+def _take(tokens: Tokens, rows: slice) -> Tokens:
     """Return those rows, trimmed to the longest of them."""
     mask = tokens.mask[rows]
     width = int(mask.sum(1).max()) if mask.numel() else 0

@@ -122,7 +122,7 @@ class Piped(IterableDataset[Reply]):
                 if bad > 10 and bad > self.most_rejected * seen:
                     raise LoaderError(f"{bad} of {seen} samples of the stream are damaged, the last: {error}") from None
             if len(ready) == self.size // self.world:
-                batch = self.assembler.batch(ready, cursor)
+                batch = self.assembler.batch(ready)
                 batch.cursor, batch.rejected = cursor, len(rejected)
                 yield Reply(batch, tuple(rejected))
                 ready, rejected, cursor = [], [], cursor + self.size * workers

@@ -55,7 +55,7 @@ class Batches(Dataset[Reply]):
         self._look_ahead(cursor)
         rejected: list[tuple[str, str]] = []
         ready = [self._good(position, rejected) for position in rows(cursor, self.size, self.rank, self.world)]
-        batch = self.assembler.batch(ready, cursor)
+        batch = self.assembler.batch(ready)
         batch.cursor, batch.rejected = cursor + self.size, len(rejected)
         return Reply(batch, tuple(rejected))
 
@@ -97,7 +97,7 @@ class Batches(Dataset[Reply]):
                 ready.append(self._prepare(Draw(position, source, 0, index), seeded=False))
             except (SampleError, ImageError) as error:
                 rejected.append((self.sources[source].shards.key(index), str(error)))
-        batch = self.assembler.batch(ready, cursor)
+        batch = self.assembler.batch(ready)
         batch.cursor, batch.rejected = min(cursor + self.size, self.total), len(rejected)
         return Reply(batch, tuple(rejected))
 

@@ -218,7 +218,8 @@ class ObjectiveSum(nn.Module):
             return None
         return PromptSpec(
             findings=tuple(one for spec in asked for one in spec.findings),
-            wordings=tuple(one for spec in asked for one in spec.wordings),
+            affirm=tuple(one for spec in asked for one in spec.affirm),
+            deny=tuple(one for spec in asked for one in spec.deny),
         )
 
     def check(self, output: ModelOutput, batch: Batch) -> None:

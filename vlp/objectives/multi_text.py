@@ -51,8 +51,9 @@ class MultiText(Objective):
     def prompt_spec(self) -> PromptSpec:
         config: Any = self.config
         pairs = [(code, text) for code, texts in config.texts.items() for text in texts]
+        texts = tuple(text for _, text in pairs)
         # The denying half of the pairs is not used; an empty text is the cheapest to encode.
-        return PromptSpec(tuple(code for code, _ in pairs), tuple(((text, ""),) for _, text in pairs))
+        return PromptSpec(findings=tuple(code for code, _ in pairs), affirm=texts, deny=("",) * len(texts))
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
