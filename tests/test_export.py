@@ -35,9 +35,10 @@ def native(image: Any, text: Any = None, size: int = 32, spec: Any = None, **opt
     options = {"needs": frozenset({"logit_scale"}), **options}
     model, tokenizer = make(image=image, text=text, size=size, channels=1, **options)
     torch.manual_seed(1)
-    for value in model.state_dict().values():
+    for name, value in model.state_dict().items():
         if value.is_floating_point():
-            value.add_(torch.rand_like(value) * 0.05)
+            noise = torch.randn_like(value) * 0.05
+            value.add_(noise.abs() if name.endswith("running_var") else noise)
     record = {"weights_sha256": "0" * 64, "extra": {}, **model.resolved_config()}
     return Pretrained(model.eval(), Preprocess(spec), tokenizer, record)
 
@@ -46,11 +47,27 @@ def compare(loaded: Pretrained, kind: str, folder: Path, approximate: bool = Fal
     """Write, load with the format's library, and compare; the fresh process is another test's subject."""
     module = import_module(f"vlp.export_{kind}")
     notes: list[str] = module.write(loaded, folder, approximate)
-    pictures = export_check.probes(loaded)
-    found = module.load(folder, list(pictures.values()), export_check.TEXTS)
-    return notes + export_check.compare(export_check.native(loaded, pictures, kind), found, kind, approximate)
+    pictures = list(export_check.probes(loaded).values())
+    found = module.load(str(folder), pictures, export_check.texts(loaded))
+    ours = export_check.native(loaded, kind)
+    for part in ours.values():
+        assert np.linalg.norm(part[:1] - part[1:], axis=1).min() > 0.01, "a constant would be equal too"
+    return notes + export_check.compare(ours, found, kind, approximate)
 
 
+SIGLIP = {
+    "image": {"kind": "hf", "config": {"model_type": "siglip_vision_model", **LAYER, "patch_size": 8}},
+    "text": {
+        "kind": "hf",
+        "pooling": "pooler",
+        "config": {"model_type": "siglip_text_model", **LAYER, "projection_size": 32, "max_position_embeddings": 64},
+    },
+    "image_head": NONE,
+    "text_head": NONE,
+    "dim": 32,
+    "needs": frozenset({"logit_scale", "logit_bias"}),
+    "spec": {"resize": "squash"},
+}
 HEAD = {"text_head": HeadConfig(kind="mlp", activation="gelu", bias=False, hidden=28)}
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
     "open_clip, timm and bert": ("open_clip", {"image": RESNET, "text": {**BERT, "pooling": "mean"}}),
@@ -59,17 +76,24 @@ FITS: dict[str, tuple[str, dict[str, Any]]] = {
         "open_clip",
         {"image": CLIP_IMAGE, "text": CLIP_TEXT, "image_head": NONE, "text_head": NONE, "tokenizer": "clip"},
     ),
-    "open_clip, padded": ("open_clip", {"image": RESNET, "spec": {"resize": "pad"}}),
+    "open_clip, padded": ("open_clip", {"image": RESNET, "spec": {"resize": "pad", "pad_value": 9}}),
+    "open_clip, squashed": ("open_clip", {"image": RESNET, "spec": {"resize": "squash", "interpolation": "bilinear"}}),
     "transformers, vit and bert": ("transformers", {"image": VIT}),
     "transformers, dinov2 and pooler": ("transformers", {"image": DINO, "text": {**BERT, "pooling": "pooler"}}),
     "transformers, timm vit": ("transformers", {"image": TIMM, "spec": {"resize": "squash"}}),
     "transformers, timm resnet": ("transformers", {"image": RESNET}),
     "transformers, clip": ("transformers", {"image": CLIP_HF[0], "text": CLIP_HF[1]}),
+    "transformers, siglip": ("transformers", SIGLIP),
+    "transformers, padded": ("transformers", {"image": VIT, "spec": {"resize": "pad", "interpolation": "bilinear"}}),
     "onnx, our own cnn": ("onnx", {"image": CONV, "image_head": HeadConfig(add_patches="max")}),
     "onnx, timm vit": ("onnx", {"image": TIMM, "text": {**BERT, "pooling": "mean_max"}}),
-    "image, hf": ("image", {"image": VIT}),
-    "image, timm": ("image", {"image": TIMM}),
+    "onnx, open_clip's": ("onnx", {"image": CLIP_IMAGE, "text": CLIP_TEXT, "tokenizer": "clip"}),
+    "image, hf": ("image", {"image": VIT, "spec": {"resize": "squash"}}),
+    "image, timm": ("image", {"image": TIMM, "spec": {"resize": "pad"}}),
+    "image, one channel": ("image", {"image": {**RESNET, "channels": 1}}),
+    "image, opencv's resizing": ("image", {"image": VIT, "spec": {"interpolation": "area"}}),
     "text": ("text", {"image": CONV}),
+    "text, siglip": ("text", {"image": CONV, "text": SIGLIP["text"], "text_head": NONE, "dim": 32}),
 }  # fmt: skip
 
 
@@ -90,10 +114,32 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "relu heads": ("open_clip", {"image": RESNET, "text_head": HeadConfig(kind="mlp")}, "text head is another"),
     "max pooling": ("open_clip", {"image": RESNET, "text": {**BERT, "pooling": "max"}}, "pooling like 'max'"),
     "pooled patches": ("open_clip", {"image": RESNET, "image_head": HeadConfig(add_patches="max")}, "--format vlp"),
-    "our cnn for transformers": ("transformers", {"image": CONV}, "kind 'conv'"),
+    "our cnn for transformers": ("transformers", {"image": {**CONV, "channels": 3}}, "kind 'conv'"),
     "heads of two layers": ("transformers", {"image": VIT, "image_head": HeadConfig(kind="mlp")}, "one linear layer"),
     "mean pooling": ("transformers", {"image": VIT, "text": {**BERT, "pooling": "mean"}}, "--format vlp or open_clip"),
-    "padding": ("transformers", {"image": VIT, "spec": {"resize": "pad"}}, "do not pad images"),
+    "padding": (
+        "transformers",
+        {"image": VIT, "spec": {"resize": "pad", "pad_value": 9}},
+        "black only, .* open_clip or vlp",
+    ),
+    "opencv's resizing": (
+        "transformers",
+        {"image": VIT, "spec": {"interpolation": "area"}},
+        "is area .*--format vlp or onnx",
+    ),
+    "and in open_clip": (
+        "open_clip",
+        {"image": RESNET, "spec": {"interpolation": "area"}},
+        "is area .*--format vlp or onnx",
+    ),
+    "one channel": ("transformers", {"image": {**RESNET, "channels": 1}}, "--format vlp or onnx"),
+    "short texts": ("transformers", {**SIGLIP, "tokenizer": wordpieces(48)}, "tokenizer.length=64"),
+    "heads on siglip": ("transformers", {**SIGLIP, "image_head": HeadConfig()}, "heads of kind none"),
+    "a CLIP text tower alone": (
+        "text",
+        {"image": CLIP_IMAGE, "text": CLIP_TEXT, "tokenizer": clip_tokens()},
+        "--format onnx or vlp",
+    ),
     "a cnn alone": ("image", {"image": CONV}, "--format onnx or vlp"),
 }
 
@@ -105,16 +151,78 @@ def test_what_a_format_cannot_express_is_refused_with_the_reason(name: str, tmp_
         import_module(f"vlp.export_{kind}").write(native(**options), tmp_path, False)
 
 
-def test_another_way_of_resizing_is_measured_and_refused_unless_accepted(tmp_path: Path) -> None:
-    notes = compare(native(VIT, spec={"interpolation": "area"}), "transformers", tmp_path, approximate=True)
-    assert any(note.startswith("images that have to be resized: a cosine of 0.9") for note in notes)
+def test_another_way_of_resizing_is_measured_where_it_is_accepted(tmp_path: Path) -> None:
+    for kind, image in (("transformers", VIT), ("open_clip", RESNET)):
+        (tmp_path / kind).mkdir()
+        notes = compare(
+            native(image, spec={"interpolation": "area", "resize": "squash"}), kind, tmp_path / kind, approximate=True
+        )
+        assert any(note.startswith("images that have to be resized: a cosine of 0.") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cosine", "passes"),
+    [("open_clip", 0.9999, False), ("transformers", 0.9999, True), ("transformers", 0.99, False)],
+)
+def test_resizing_must_be_exact_but_for_the_rounding_of_tensors(kind: str, cosine: float, passes: bool) -> None:
     ours = {"images": np.eye(4, dtype=np.float32)}
     theirs = {"images": ours["images"].copy()}
-    theirs["images"][3] = [0.1, 0, 0, 0.99]
-    with pytest.raises(ConfigError, match=r"resizes images otherwise.*0\.9900.*--approximate"):
-        export_check.compare(ours, theirs, "open_clip", False)
-    notes = export_check.compare(ours, theirs, "open_clip", True)
-    assert notes[-1] == "images that have to be resized: a cosine of 0.99000 with the native embedding"
+    theirs["images"][3] = [(1 - cosine**2) ** 0.5, 0, 0, cosine]
+    note = f"images that have to be resized: a cosine of {cosine:.5f} with the native embedding"
+    if passes:
+        assert export_check.compare(ours, theirs, kind, False)[-1] == note
+    else:
+        with pytest.raises(ConfigError, match=rf"resizes images otherwise.*{cosine:.5f}.*--approximate"):
+            export_check.compare(ours, theirs, kind, False)
+    assert export_check.compare(ours, theirs, kind, True)[-1] == note
+
+
+@pytest.mark.parametrize(
+    ("name", "library"),
+    [("clip", "CLIPModel"), ("siglip", "SiglipModel"), ("vit and bert", "VisionTextDualEncoderModel")],
+)
+def test_the_pipeline_gives_the_native_probabilities(name: str, library: str, tmp_path: Path) -> None:
+    from PIL import Image
+    from transformers import AutoModel, pipeline
+
+    _, options = FITS[f"transformers, {name}"]
+    loaded = native(**options)
+    import_module("vlp.export_transformers").write(loaded, tmp_path, False)
+    assert type(AutoModel.from_pretrained(tmp_path)).__name__ == library
+    picture = export_check.probes(loaded)["same0"]
+    labels = ["there is a nodule", "no pleural effusion is seen in the left lung", "x"]
+    found = pipeline("zero-shot-image-classification", str(tmp_path))(
+        Image.fromarray(picture), candidate_labels=labels, hypothesis_template="{}"
+    )
+    model = loaded.model
+    with torch.no_grad():
+        cosines = (loaded.embed_images([picture]) @ loaded.embed_texts(labels).T)[0]
+        logits = cosines * model.logit_scale.exp() + (model.logit_bias if model.logit_bias is not None else 0.0)
+        expected = logits.sigmoid() if name == "siglip" else logits.softmax(0)
+    scores = {one["label"]: one["score"] for one in found}
+    assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert expected.max() - expected.min() > 1e-3, "a constant would pass as well"
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resize", ["pad", "crop", "squash"])
+def test_transformers_processor_sees_the_same_picture(resize: Any, interpolation: Any) -> None:
+    """Up to the rounding of grey levels; a margin of odd width is cut a pixel to the other side, so sizes here are even."""
+    from PIL import Image
+    from transformers import CLIPImageProcessor
+
+    from vlp.export_processor import image_processor
+
+    spec = ImageSpec(size=64, resize=resize, interpolation=interpolation, mean=(0.0,), std=(1.0,))
+    settings = image_processor(spec, False)
+    del settings["image_processor_type"]
+    processor = CLIPImageProcessor(**settings)
+    rng = np.random.default_rng(0)
+    for height, width in ((128, 96), (96, 160), (64, 64), (300, 200), (48, 32)):
+        picture = np.kron(rng.integers(0, 256, (height // 4, width // 4)), np.ones((4, 4))).astype(np.uint8)
+        theirs = processor(images=[Image.fromarray(picture).convert("RGB")], return_tensors="np")["pixel_values"][0]
+        gap = np.abs(theirs * 255 - Preprocess(spec).eval(picture).numpy())
+        assert gap.max() < 3.5 and gap.mean() < 0.2, (height, width)
 
 
 def test_wrong_weights_do_not_pass(tmp_path: Path) -> None:
@@ -126,10 +234,10 @@ def test_wrong_weights_do_not_pass(tmp_path: Path) -> None:
     tensors = load_file(str(tmp_path / module.WEIGHTS))
     tensors["visual.head.proj.weight"][0] += 0.01
     save_file(tensors, str(tmp_path / module.WEIGHTS))
-    pictures = export_check.probes(loaded)
-    found = module.load(tmp_path, list(pictures.values()), export_check.TEXTS)
+    pictures = list(export_check.probes(loaded).values())
+    found = module.load(str(tmp_path), pictures, export_check.texts(loaded))
     with pytest.raises(ConfigError, match="images differ from the model's by"):
-        export_check.compare(export_check.native(loaded, pictures, "open_clip"), found, "open_clip", False)
+        export_check.compare(export_check.native(loaded, "open_clip"), found, "open_clip", False)
 
 
 def test_an_open_clip_folder_knows_where_it_lies(tmp_path: Path) -> None:

@@ -83,13 +83,15 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
         images = [Image.fromarray(one).convert("RGB") for one in pictures]
         pixels = AutoImageProcessor.from_pretrained(source)(images=images, return_tensors="pt")["pixel_values"]
     else:
-        pixels = _pixels(Preprocess.load(folder), pictures)
+        config = model.config
+        own = config.model_args["in_chans"] if config.model_type == "timm_wrapper" else config.num_channels
+        pixels = _pixels(Preprocess.load(folder), own, pictures)
     with torch.no_grad():
         return {"images": _mean(model(pixel_values=pixels))}
 
 
-def _pixels(preprocess: Preprocess, pictures: Sequence[np.ndarray]) -> Tensor:
+def _pixels(preprocess: Preprocess, channels: int, pictures: Sequence[np.ndarray]) -> Tensor:
     import torch
 
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
-    return (torch.stack([preprocess.eval(one) for one in pictures]).float() / 255 - mean) / std
+    return (torch.stack([preprocess.eval(one) for one in pictures]).expand(-1, channels, -1, -1) / 255 - mean) / std

@@ -6,12 +6,18 @@ not sent twice.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .config import ConfigError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
 
 TRIES = 5
 
@@ -29,10 +35,10 @@ def push(
 
     api = HfApi()
     instead = instead or {}
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
     def attempt() -> str:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(repository, private=private or None, exist_ok=True)  # None: as the owner's settings have it
         operations = [
             CommitOperationAdd(name, instead[name] if name in instead else str(folder / name)) for name in names
         ]
@@ -40,11 +46,35 @@ def push(
         return str(done.oid)
 
     commit = _patiently(attempt, repository, pause)
-    arrived = set(_patiently(lambda: api.list_repo_files(repository, revision=commit), repository, pause))
-    lost = sorted(set(names) - arrived)
-    if lost:
-        raise ConfigError(f"{repository} at {commit} lacks {', '.join(lost)}: do not use it; push again")
+    arrived = {one.path: one for one in _patiently(lambda: _files(api, repository, commit), repository, pause)}
+    for name in names:
+        where = f"{repository} at {commit}"
+        if name not in arrived:
+            raise ConfigError(f"{where} lacks {name}: do not use it; push again")
+        if not is_same(arrived[name], instead[name] if name in instead else folder / name):
+            raise ConfigError(f"{where} has other bytes in {name}: do not use it; push again")
     return f"pushed {len(names)} files to {repository} (commit {commit})"
+
+
+def _files(api: HfApi, repository: str, commit: str) -> list[RepoFile]:
+    from huggingface_hub.hf_api import RepoFile
+
+    return [one for one in api.list_repo_tree(repository, recursive=True, revision=commit) if isinstance(one, RepoFile)]
+
+
+def is_same(there: RepoFile, content: bytes | Path) -> bool:
+    """Return whether a file of the Hub has this content: by its SHA-256 where it is large, else by git's own hash."""
+    size = content.stat().st_size if isinstance(content, Path) else len(content)
+    if there.lfs is not None:
+        return bool(there.lfs.sha256 == _hash(content, hashlib.sha256()))
+    return bool(there.blob_id == _hash(content, hashlib.sha1(b"blob %d\0" % size)))
+
+
+def _hash(content: bytes | Path, digest: Any) -> str:
+    with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return str(digest.hexdigest())
 
 
 def _patiently(attempt: Any, repository: str, pause: float) -> Any:
@@ -54,18 +84,30 @@ def _patiently(attempt: Any, repository: str, pause: float) -> Any:
     for left in reversed(range(TRIES)):
         try:
             return attempt()
-        except HfHubHTTPError as error:
-            status = getattr(getattr(error, "response", None), "status_code", 0)
-            if not (status in (408, 429) or status >= 500) or not left:
-                raise ConfigError(f"the Hub refused to take {repository}: {str(error).splitlines()[0]}") from None
-        except ValueError as error:
-            raise ConfigError(f"cannot push to {repository}: {error}") from None
         except Exception as error:
-            # a dropped connection has another type with each transport that the client has used over the years
-            transport = type(error).__module__.partition(".")[0] in TRANSPORTS or isinstance(error, OSError)
-            if not transport:
+            fault = _fault(error)
+            if isinstance(fault, HfHubHTTPError):
+                status = fault.response.status_code
+                if not (status in (408, 429) or status >= 500) or not left:
+                    raise ConfigError(f"the Hub refused to take {repository}: {str(fault).splitlines()[0]}") from None
+            elif isinstance(error, ValueError):
+                raise ConfigError(f"cannot push to {repository}: {error}") from None
+            elif fault is None:
                 raise
-            if not left:
-                raise ConfigError(f"cannot reach the Hub for {repository} ({type(error).__name__}: {error})") from None
+            elif not left:
+                raise ConfigError(f"cannot reach the Hub for {repository} ({type(fault).__name__}: {fault})") from None
         time.sleep(pause)
     raise AssertionError("unreachable")
+
+
+def _fault(error: BaseException | None) -> BaseException | None:
+    """Return what the network or the Hub has to do with an error: uploads wrap it. None where it has nothing to do with it."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    while error is not None:
+        # a dropped connection has another type with each transport that the client has used over the years
+        transport = type(error).__module__.partition(".")[0] in TRANSPORTS
+        if transport or isinstance(error, (HfHubHTTPError, ConnectionError, TimeoutError)):
+            return error
+        error = error.__cause__
+    return None

@@ -22,7 +22,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     tower = loaded.model.text_tower
     if not isinstance(tower, HfTextTower):
         raise CannotExpress(f"transformers has no text tower of kind {tower.kind!r}: export with --format onnx or vlp")
-    export_processor.write_tokenizer(loaded.tokenizer, folder)
+    export_processor.write_tokenizer(loaded.tokenizer, folder, not tower.fixed_length)
     tower.stop_recording()
     tower.model.save_pretrained(folder)  # type: ignore[operator]
     notes = ["the tower's own token states (last_hidden_state), before the projection head"]
@@ -62,8 +62,8 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     tokenizer = transformers.AutoTokenizer.from_pretrained(source)
     (name,) = transformers.AutoConfig.from_pretrained(source).architectures
     model = getattr(transformers, name).from_pretrained(source).eval()
-    full = model.config.model_type.startswith("siglip")  # attends to its padding
+    full = "attention_mask" not in tokenizer.model_input_names  # SigLIP reads its padding too
     given = tokenizer(list(texts), padding="max_length" if full else True, truncation=True, return_tensors="pt")
-    inputs = {"input_ids": given["input_ids"], **({} if full else {"attention_mask": given["attention_mask"]})}
+    mask = given["input_ids"] != tokenizer.pad_token_id if full else given["attention_mask"]
     with torch.no_grad():
-        return {"texts": _mean(model(**inputs).last_hidden_state, given["attention_mask"])}
+        return {"texts": _mean(model(**given).last_hidden_state, mask)}

@@ -48,7 +48,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     made.save_pretrained(folder)
     processor = PROCESSORS.get(made.config.model_type, "VisionTextDualEncoderProcessor")
     export_processor.write_image_processor({**image, "processor_class": processor}, folder)
-    export_processor.write_tokenizer(loaded.tokenizer, folder, processor)
+    export_processor.write_tokenizer(loaded.tokenizer, folder, made.config.model_type != "siglip", processor)
     notes = ["patch and word heads are left out: transformers has none"] if model.patch_head or model.word_head else []
     if model.logit_bias is not None and made.config.model_type != "siglip":
         notes.append("logit_bias is left out: it does not change a softmax over labels")
@@ -221,11 +221,8 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     with torch.no_grad():
         pixels = processor(images=images, return_tensors="pt")["pixel_values"]
         words = processor.tokenizer(list(texts), return_tensors="pt", truncation=True, **fixed)
-        given = {"input_ids": words["input_ids"]}
-        if model.config.model_type != "siglip":
-            given["attention_mask"] = words["attention_mask"]
         image = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
-        text = torch.nn.functional.normalize(model.get_text_features(**given).pooler_output, dim=1)
+        text = torch.nn.functional.normalize(model.get_text_features(**words).pooler_output, dim=1)
     ask = pipeline("zero-shot-image-classification", source)
     found = ask(images[0], candidate_labels=["nodule", "no nodule"], hypothesis_template="{}")
     if {one["label"] for one in found} != {"nodule", "no nodule"}:
