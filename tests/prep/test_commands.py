@@ -212,7 +212,7 @@ def test_scan_counts_what_identifies_and_prints_no_text(tmp_path: Path, capsys: 
     assert json.loads(hits)["key"] == "k1" and "Smith" not in hits
 
 
-def test_burned_in_text_is_warned_of(tmp_path: Path) -> None:
+def test_burned_in_text_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
 
     from vlp_prep.burned_in import has_text
@@ -221,6 +221,11 @@ def test_burned_in_text_is_warned_of(tmp_path: Path) -> None:
     named = plain.copy()
     cv2.putText(named, "DOE JANE 1930", (20, 480), cv2.FONT_HERSHEY_SIMPLEX, 0.7, 255, 2)
     assert has_text(named) and not has_text(plain)
+    images = [cv2.imencode(".jpg", one)[1].tobytes() for one in (plain, named)]
+    out = write(tmp_path / "set", [sample(number, image=image) for number, image in enumerate(images)])
+    assert main(["scan", str(out)]) == 0 and main(["scan", str(out), "--images"]) == 1
+    said = capsys.readouterr().out
+    assert "text in image    1" in said and "1 of 2 samples" in said
 
 
 def test_help_imports_nothing_heavy() -> None:
