@@ -201,11 +201,13 @@ class PromptSpec:
 class Prompts:
     """Prompt pairs, and what each report asserts of their findings.
 
-    `tokens` of 2F texts: first the F that affirm a finding, then the F that deny it; `findings` their F names;
-    `asserted` [B, F] int8: 1 present, 0 absent, -1 uncertain, -2 not mentioned.
+    `tokens` of the distinct texts among them; `rows` [2F] int64, which of these each prompt is: first the F that affirm a
+    finding, then the F that deny it; `findings` their F names; `asserted` [B, F] int8: 1 present, 0 absent, -1 uncertain,
+    -2 not mentioned.
     """
 
     tokens: Tokens
+    rows: Tensor
     findings: list[str]
     asserted: Tensor
 

@@ -106,7 +106,7 @@ def test_a_category_is_one_of_the_present_labels(make: Make, tmp_path: Path) -> 
     [
         ({"concepts": ()}, {"spans"}, {}, r"needs spans, .* first 16 samples holds any `concepts`: .*vlp-prep build"),
         ({"concepts": ()}, {"phrases"}, {}, r"needs phrases.*vlp-prep build --concepts vocabulary"),
-        ({}, {"prompts"}, {"prompts": PromptSpec(("mass",), ((("mass", "no mass"),),))},
+        ({}, {"prompts"}, {"prompts": PromptSpec(("mass",), ("mass",), ("no mass",))},
          r"needs prompts.*code among \['mass'\].*codes of concepts there: edema, effusion, nodule"),
         ({"labels": {"Edema": 1}}, {"labels"}, {}, r"needs labels.*labels there: Edema"),
         ({"labels": {"Edema": 1}}, CATEGORY, {}, r"needs labels.*labels there: Edema"),

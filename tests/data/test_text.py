@@ -227,6 +227,10 @@ def test_phrases_and_prompts_of_a_batch(any_tokenizer: Tokenizer) -> None:
     assert batch.phrases.tokens.ids[:2].tolist() == alone.ids.tolist()
     assert batch.prompts.asserted.tolist() == [[-2, -2, -2], [0, 1, -2], [0, 1, -2]]
     assert len(batch.prompts.tokens) == 6 and batch.prompts.findings == list(spec.findings)
+    assert batch.prompts.rows.tolist() == list(range(6))
+    same = assembler(any_tokenizer, "prompts", prompts=PromptSpec(("a", "b", "c"), ("x", "y", "x"), ("", "", "")))
+    told = same.batch(rows).prompts
+    assert told is not None and len(told.tokens) == 3 and told.rows.tolist() == [0, 1, 0, 2, 2, 2]
     assert build.batch(rows[:1]).phrases is not None
     nothing = build.batch(rows[:1]).phrases
     assert nothing is not None and len(nothing.tokens) == 0 and nothing.owner.shape == (0,)

@@ -1,5 +1,6 @@
 """The dual encoder: what it computes and what not, against the original libraries' own numbers."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -135,6 +136,9 @@ def test_phrases_and_prompts_are_embedded_as_texts() -> None:
     assert data.phrases is not None and data.prompts is not None
     assert torch.allclose(output.phrases, model.encode_text(data.phrases.tokens), atol=1e-5)
     assert torch.allclose(output.prompts, model.encode_text(data.prompts.tokens), atol=1e-5)
+    twice = dataclasses.replace(data.prompts, rows=torch.tensor([1, 1, 0, 1]))
+    again = model(dataclasses.replace(data, prompts=twice)).prompts
+    assert torch.allclose(again, output.prompts[[1, 1, 0, 1]], atol=1e-5)
     none = tokenizer([]).tokens
     data.phrases.tokens = Tokens(none.ids.view(0, 0), none.mask.view(0, 0), none.words.view(0, 0))
     assert model(data).phrases.shape == (0, 24)

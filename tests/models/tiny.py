@@ -74,6 +74,9 @@ def batch(tokenizer: Tokenizer, size: int = 32, channels: int = 1, rows: int = 4
             torch.tensor([5, 6]),
         ),
         prompts=Prompts(
-            tokenizer(["there is a nodule", "there is no nodule"]).tokens, ["nodule"], torch.zeros(rows, 1)
+            tokenizer(["there is a nodule", "there is no nodule"]).tokens,
+            torch.arange(2),
+            ["nodule"],
+            torch.zeros(rows, 1),
         ),
     )

@@ -96,6 +96,7 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
         ),
         prompts=Prompts(
             tokens=Tokens(ids=blank[:1], mask=blank[:1] == 0, words=blank[:1]),
+            rows=torch.zeros(2 * (len(FINDINGS) + 3), dtype=torch.int64),
             findings=[*FINDINGS, "effusion", "effusion", "edema"],
             asserted=torch.tensor(rng.choice([1, 0, -1, -2], (rows, len(FINDINGS) + 3)), dtype=torch.int8),
         ),

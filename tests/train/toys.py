@@ -76,7 +76,7 @@ class Toy(nn.Module):
             word_mask=owner.sum(1) > 0,
             tokens=states,
             phrases=self.encode(batch.phrases.tokens) if batch.phrases is not None else None,
-            prompts=self.encode(batch.prompts.tokens) if batch.prompts is not None else None,
+            prompts=self.encode(batch.prompts.tokens)[batch.prompts.rows] if batch.prompts is not None else None,
             logit_scale=None if scale is None else scale.exp().clamp(1, 100),
             logit_bias=getattr(self, "logit_bias", None),
             text_view=None if batch.text_view is None else self.encode(batch.text_view),
@@ -116,6 +116,7 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
         phrases=Phrases(tokens=tokens(len(owner), generator), owner=owner[jumbled], code=code[jumbled]),
         prompts=Prompts(
             tokens=tokens(2 * len(FINDINGS), torch.Generator().manual_seed(99)),
+            rows=torch.arange(2 * len(FINDINGS)),
             findings=list(FINDINGS),
             asserted=torch.randint(-2, 2, (rows, len(FINDINGS)), generator=generator).to(torch.int8),
         ),

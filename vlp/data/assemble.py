@@ -69,7 +69,10 @@ class Assembler:
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
         self._prompt_tokens: Tokens | None = None
         if prompts is not None and self.findings:
-            self._prompt_tokens = tokenizer([*prompts.affirm, *prompts.deny]).tokens
+            texts = [*prompts.affirm, *prompts.deny]
+            place = {text: row for row, text in enumerate(dict.fromkeys(texts))}  # an equal text is encoded once
+            self._prompt_tokens = tokenizer(list(place)).tokens
+            self._prompt_rows = torch.tensor([place[text] for text in texts], dtype=torch.int64)
 
     def prepare(self, sample: Sample, seed: int | None) -> Prepared:
         """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
@@ -157,7 +160,7 @@ class Assembler:
             return None
         table = [asserted(sample.concepts, self.findings) for sample in samples]
         said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.findings))
-        return Prompts(tokens=self._prompt_tokens, findings=list(self.findings), asserted=said)
+        return Prompts(tokens=self._prompt_tokens, rows=self._prompt_rows, findings=list(self.findings), asserted=said)
 
 
 def _generator(seed: int, stream: int) -> np.random.Generator:

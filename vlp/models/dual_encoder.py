@@ -209,6 +209,8 @@ class DualEncoder(nn.Module):
         rows = iter(torch.split(embedded, [len(tokens) for tokens in filled.values()]) if filled else ())
         for name in present:
             setattr(output, name, next(rows) if name in filled else embedded[:0])
+        if output.prompts is not None and batch.prompts is not None:
+            output.prompts = output.prompts[batch.prompts.rows]
 
     def _by_length(self, tokens: Tokens) -> Tensor:
         """Embed texts, on a CPU in parts of like length: padding costs there what words cost, and calls cost nothing.

@@ -52,7 +52,7 @@ class MultiText(Objective):
         config: Any = self.config
         pairs = [(code, text) for code, texts in config.texts.items() for text in texts]
         texts = tuple(text for _, text in pairs)
-        # The denying half of the pairs is not used; an empty text is the cheapest to encode.
+        # The denying half of the pairs is not used: one empty text stands for all.
         return PromptSpec(findings=tuple(code for code, _ in pairs), affirm=texts, deny=("",) * len(texts))
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
