@@ -24,6 +24,13 @@ TIMM = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 2, 
 RESNET = {"kind": "timm", "name": "resnet10t"}
 DINO = {"kind": "hf", "config": {**VIT["config"], "model_type": "dinov2"}}
 LAYER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+HF_RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+}
 CLIP_HF = (
     {"kind": "hf", "config": {"model_type": "clip_vision_model", **LAYER, "patch_size": 8}},
     {"kind": "hf", "pooling": "pooler", "config": {"model_type": "clip_text_model", **LAYER}},
@@ -114,7 +121,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "relu heads": ("open_clip", {"image": RESNET, "text_head": HeadConfig(kind="mlp")}, "text head is another"),
     "max pooling": ("open_clip", {"image": RESNET, "text": {**BERT, "pooling": "max"}}, "pooling like 'max'"),
     "pooled patches": ("open_clip", {"image": RESNET, "image_head": HeadConfig(add_patches="max")}, "--format vlp"),
-    "our cnn for transformers": ("transformers", {"image": {**CONV, "channels": 3}}, "kind 'conv'"),
+    "our cnn for transformers": ("transformers", {"image": CONV}, "three channels"),
+    "a ResNet of transformers": (
+        "transformers",
+        {"image": {"kind": "hf", "config": HF_RESNET}},
+        "kind 'hf'.*--format vlp",
+    ),
     "heads of two layers": ("transformers", {"image": VIT, "image_head": HeadConfig(kind="mlp")}, "one linear layer"),
     "mean pooling": ("transformers", {"image": VIT, "text": {**BERT, "pooling": "mean"}}, "--format vlp or open_clip"),
     "padding": (

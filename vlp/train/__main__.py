@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 import traceback
@@ -83,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     if dist.launched():  # what a shell started in the background outlives the shell
         follow_parent()
     dist.init(recipe.engine.timeout_minutes)
+    show_log(dist.is_main())
     if arguments.dry_run:
         from .survey import dry_run
 
@@ -94,6 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"vlp-train: {rank}{outcome}: {recipe.folder}", file=sys.stderr, flush=True)  # noqa: T201
     dist.shutdown()
     return 0
+
+
+def show_log(everything: bool) -> None:
+    """Print what the library remarks (which weights were loaded, what is left frozen), on other ranks warnings only."""
+    log, handler = logging.getLogger("vlp"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("vlp-train: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO if everything else logging.WARNING)
 
 
 def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
