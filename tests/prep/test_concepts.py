@@ -22,6 +22,8 @@ HARD = (HERE / "adversarial_sentences.jsonl", HERE / "held_out_sentences.jsonl")
 """Sentences written to trip the rules, before the rules were run on them. When they were first scored, code and assertion
 were right for 84 % of what was found and 81 % of what was to be found in the first file, and for 86 % and 88 % in the
 second, which was written after the rules had been put right by the first. Both have since been learnt from."""
+FRESH = HERE / "fresh_sentences.jsonl"
+"""Thirty more, scored once and never learnt from: what hard sentences really get. Put no rule right by them."""
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +57,11 @@ def test_every_synonym_is_found_in_a_sentence_of_its_own() -> None:
             assert entry.code in codes, (entry.code, phrase, codes)
 
 
-@pytest.mark.parametrize("path", [GOLD, *HARD], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [GOLD, *HARD, FRESH], ids=lambda path: path.stem)
 def test_the_gold_sets_are_sound_and_scored(path: Path) -> None:
+    """Precision and recall are printed with `-s`."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert len(lines) >= (100 if path == GOLD else 40)
+    assert len(lines) >= (100 if path == GOLD else 30)
     known = Vocabulary.read().entries
     for line in lines:
         for mention in line["mentions"]:
@@ -66,7 +69,7 @@ def test_the_gold_sets_are_sound_and_scored(path: Path) -> None:
             assert mention["code"] in known and mention["assertion"] in ("present", "absent", "uncertain")
     rates = score(Extractor(), path).rates()
     print(path.stem, {name: round(rate, 3) for name, rate in rates.items()})  # noqa: T201
-    assert all(rate >= 0.95 for rate in rates.values()), rates
+    assert all(rate >= (0.75 if path == FRESH else 0.95) for rate in rates.values()), rates
 
 
 def test_the_score_is_printed_and_a_missing_file_is_one_line() -> None:
