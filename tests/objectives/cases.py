@@ -62,8 +62,8 @@ CASES = [
     ),
     Case("dhn_nce", {"kind": "dhn_nce"}, lambda x, b, p: o.dhn_nce(x), single=ALONE),
     Case(
-        "dhn_nce/betas", {"kind": "dhn_nce", "beta_image": 1.0, "beta_text": 0.5, "alpha": 0.5},
-        lambda x, b, p: o.dhn_nce(x, (1.0, 0.5), 0.5), single=ALONE,
+        "dhn_nce/betas", {"kind": "dhn_nce", "beta_image": 1.0, "beta_text": 0.5, "alpha": 0.5, "reduction": "sum"},
+        lambda x, b, p: 6 * o.dhn_nce(x, (1.0, 0.5), 0.5), single=ALONE,
     ),
     Case(
         "dhn_nce/group", {"kind": "dhn_nce", "positives": "group"},
@@ -114,10 +114,10 @@ CASES = [
     ),
     Case(
         "gloria", {"kind": "gloria"}, lambda x, b, p: o.gloria(x), ("image", "text", "patches", "words"),
-        magnitude=10,
+        magnitude=2,
     ),
     Case(
-        "gloria/group", {"kind": "gloria", "positives": "group"}, lambda x, b, p: o.gloria(x, o.groups(b)), magnitude=10,
+        "gloria/group", {"kind": "gloria", "positives": "group"}, lambda x, b, p: o.gloria(x, o.groups(b)), magnitude=2,
     ),
     Case(
         "medclip", {"kind": "medclip"}, lambda x, b, p: o.medclip(x, b.labels, b.labels, [x.text]),

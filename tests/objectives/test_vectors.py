@@ -70,6 +70,7 @@ SIGMOID = {"logit_scale": tensor([10.0]), "logit_bias": tensor([-10.0])}
         ({"kind": "siglip"}, SIGMOID, 1.466921),
         ({"kind": "siglip"}, {**SIGMOID, "logit_bias": tensor([0.0])}, 10.273745),
         ({"kind": "dhn_nce"}, {}, 0.240891),
+        ({"kind": "dhn_nce", "reduction": "sum"}, {}, 0.722674),
         ({"kind": "dhn_nce", "beta_image": 0.0, "beta_text": 0.0}, {}, 0.213785),
         ({"kind": "dhn_nce", "beta_image": 1.0, "beta_text": 0.5}, {}, 0.341078),
         ({"kind": "dhn_nce", "variant": "released_code"}, {}, -1.855342),

@@ -24,7 +24,7 @@ class DhnNce(Objective):
     """`l_i = -a_ii + log sum_{j≠i} w_ij exp(a_ij)`, `w_ij = (N-1) exp(β a_ij) / sum_{k≠i} exp(β a_ik)`, a = cosine / τ.
 
     The loss is the mean over rows of both directions' *sum* (β1 image-to-text, β2 text-to-image), defaults τ = 0.6,
-    β = 0.15, as in the paper; the positive is absent from the denominator, so the loss can be negative. `alpha` 1 puts it
+    β = 0.15, as in the paper, which sums over rows (`reduction: sum`); the positive is absent from the denominator, so the loss can be negative. `alpha` 1 puts it
     back (HN-NCE); with β = 0 that is InfoNCE, both directions summed. `detach_weights` keeps gradients out of w.
     With `positives: group` other positives are no negatives, and the pull is the mean over all positives.
 
@@ -39,6 +39,7 @@ class DhnNce(Objective):
         beta_text: float = 0.15
         alpha: float = 0.0
         detach_weights: bool = False
+        reduction: Literal["mean", "sum"] = "mean"
         variant: Literal["paper", "released_code"] = "paper"
         positives: Positives = "diagonal"
 
@@ -48,8 +49,8 @@ class DhnNce(Objective):
             raise ConfigError(
                 f"temperature must be above 0, beta_image, beta_text and alpha at least 0, found {config}"
             )
-        if config.variant == "released_code" and config.positives != "diagonal":
-            raise ConfigError("variant: released_code knows positives: diagonal only")
+        if config.variant == "released_code" and (config.positives != "diagonal" or config.reduction != "mean"):
+            raise ConfigError("variant: released_code knows positives: diagonal and reduction: mean only")
         self.needs = needs_of(config.positives)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
@@ -63,7 +64,11 @@ class DhnNce(Objective):
             betas = (config.beta_image, config.beta_text)
             return Losses(released_code(similarity / config.temperature, *betas, config.alpha))
         to_text, to_image = self._directions(image, text, batch, rows)
-        return Losses(to_text + to_image, {"image_to_text": to_text, "text_to_image": to_image})
+        total = to_text + to_image
+        return Losses(
+            total * (rows.total if config.reduction == "sum" else 1),
+            {"image_to_text": to_text, "text_to_image": to_image},
+        )
 
     def _directions(self, image: Tensor, text: Tensor, batch: Batch, rows: Rows) -> tuple[Tensor, Tensor]:
         config: Any = self.config
