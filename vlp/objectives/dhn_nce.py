@@ -24,9 +24,10 @@ class DhnNce(Objective):
     """`l_i = -a_ii + log sum_{j≠i} w_ij exp(a_ij)`, `w_ij = (N-1) exp(β a_ij) / sum_{k≠i} exp(β a_ik)`, a = cosine / τ.
 
     The loss is the mean over rows of both directions' *sum* (β1 image-to-text, β2 text-to-image), defaults τ = 0.6,
-    β = 0.15, as in the paper, which sums over rows (`reduction: sum`); the positive is absent from the denominator, so the loss can be negative. `alpha` 1 puts it
-    back (HN-NCE); with β = 0 that is InfoNCE, both directions summed. `detach_weights` keeps gradients out of w.
-    With `positives: group` other positives are no negatives, and the pull is the mean over all positives.
+    β = 0.15, as in the paper, which sums over rows (`reduction: sum`). The positive is absent from the denominator, so the
+    loss can be negative; `alpha` 1 puts it back (HN-NCE), and with β = 0 that is InfoNCE, both directions summed.
+    `detach_weights` keeps gradients out of w. With `positives: group` other positives are no negatives, and the pull is the
+    mean over all positives.
 
     The released code computes another function (unmasked, unsummed, normalised across columns, averaged over N² entries):
     `variant: released_code` is there to reproduce its checkpoints' training, on the batch of all ranks.
@@ -64,11 +65,8 @@ class DhnNce(Objective):
             betas = (config.beta_image, config.beta_text)
             return Losses(released_code(similarity / config.temperature, *betas, config.alpha))
         to_text, to_image = self._directions(image, text, batch, rows)
-        total = to_text + to_image
-        return Losses(
-            total * (rows.total if config.reduction == "sum" else 1),
-            {"image_to_text": to_text, "text_to_image": to_image},
-        )
+        factor = rows.total if config.reduction == "sum" else 1
+        return Losses(factor * (to_text + to_image), {"image_to_text": to_text, "text_to_image": to_image})
 
     def _directions(self, image: Tensor, text: Tensor, batch: Batch, rows: Rows) -> tuple[Tensor, Tensor]:
         config: Any = self.config
