@@ -275,6 +275,24 @@ def test_too_much_damage_ends_the_run(make: Make, new_set: Callable[..., Path]) 
         take(make(train=out, max_rejected=1.0), 1)
 
 
+def test_texts_leave_out_unreadable_records_up_to_the_limit(make: Make, new_set: Callable[..., Path]) -> None:
+    whole, out = new_set(n=60), new_set(n=60)
+    manifest = Manifest.read(out)
+    for shard, header in enumerate(manifest.shards):
+        columns = manifest.columns(shard)
+        for row in range(len(columns)):
+            if columns.key(row) in ("s000005", "s000033"):
+                offset, size = columns.members(row)["json"]
+                with open(out / header.shard, "r+b") as file:
+                    file.seek(offset)
+                    file.write(b"{" * size)
+    texts = list(make(train=whole).texts(1000))
+    found = list(make(train=out, max_rejected=0.04).texts(1000))
+    assert len(found) == 58 and set(found) <= set(texts)
+    with pytest.raises(ConfigError, match=r"2 of 60 samples are damaged.*max_rejected 0\.02.*vlp-prep verify"):
+        list(make(train=out, max_rejected=0.02).texts(1000))
+
+
 def test_a_vanished_shard_is_one_clear_line(make: Make, new_set: Callable[..., Path]) -> None:
     for workers in (0, 2):
         out = new_set(n=60)

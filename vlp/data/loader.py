@@ -23,7 +23,7 @@ from ..types import Batch, PromptSpec
 from .assemble import Assembler
 from .content import check_content
 from .pipe import Piped, PipeStream
-from .sources import DataConfig, SourceConfig, Stream, is_pipe
+from .sources import DataConfig, SourceConfig, Stream, is_pipe, too_damaged
 from .text import TextView, concept_code
 from .worker import Batches, LoaderError, Reply, identity, prepare_worker
 
@@ -140,11 +140,9 @@ class Loader:
             if key not in self.rejected:
                 self.rejected[key] = why
                 log.warning("rejected sample %s: %s", key, why)
-        if self.samples and len(self.rejected) > self.config.max_rejected * self.samples:
-            raise LoaderError(
-                f"{len(self.rejected)} of {self.samples} samples are damaged, more than data.max_rejected "
-                f"{self.config.max_rejected:g} allows; run `vlp-prep verify`. The last: {next(reversed(self.rejected))!r}"
-            )
+        problem = too_damaged(self.rejected, self.samples, self.config.max_rejected) if self.samples else None
+        if problem:
+            raise LoaderError(problem)
 
     def state(self) -> dict[str, Any]:
         """Return the position after the last batch that was yielded, as JSON values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,11 @@ from ..config import ConfigError, config
 from ..preprocess import Augment
 from .manifest import Manifest, ShardSet
 from .plan import Mixture, Order, Plan, rows, seed_of
+from .records import SampleError
 from .remote import Cache
 from .text import TextView, show
+
+log = logging.getLogger(__name__)
 
 VALIDATION_SPLITS = ("val", "valid", "validation", "dev")
 
@@ -78,6 +82,16 @@ class Source:
     weight: float
 
 
+def too_damaged(rejected: dict[str, str], samples: int, most: float) -> str | None:
+    """Return what to say when more than the share `most` of the samples was rejected, None when it is not."""
+    if len(rejected) <= most * samples:
+        return None
+    return (
+        f"{len(rejected)} of {samples} samples are damaged, more than data.max_rejected {most:g} allows; "
+        f"run `vlp-prep verify`. The last: {next(reversed(rejected))!r}"
+    )
+
+
 class Stream:
     """The samples of a split of all sources, and the endless order in which training meets them.
 
@@ -125,10 +139,22 @@ class Stream:
         return f"{seed_of(*(f'{digest}:{quota}' for digest, quota in zip(digests, quotas, strict=False))):016x}"
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
-        """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser."""
+        """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser.
+
+        Unreadable records are left out and logged; raises ConfigError when `max_rejected` does not allow so many.
+        """
+        rejected: dict[str, str] = {}
         for position in range(min(limit, self.samples)):
             draw = self.plan.draw(position)
-            text = show(self.sources[draw.source].shards.record(draw.index), self.config.text, None).text
+            shards = self.sources[draw.source].shards
+            try:
+                text = show(shards.record(draw.index), self.config.text, None).text
+            except SampleError as error:
+                rejected[shards.key(draw.index)] = str(error)
+                log.warning("rejected the text of sample %s: %s", shards.key(draw.index), error)
+                if problem := too_damaged(rejected, self.samples, self.config.max_rejected):
+                    raise ConfigError(problem) from None
+                continue
             if text:
                 yield text
 
