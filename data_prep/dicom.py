@@ -1,7 +1,7 @@
 """DICOM files to 8-bit pixels, each step recorded: modality LUT, VOI LUT or window, inversion of MONOCHROME1.
 
-Formulas are those of DICOM PS3.3 (C.11.1 modality LUT, C.11.2 VOI LUT, C.7.6.3 image pixel). Overlays are never drawn;
-pydicom clears the bits above the stored ones, where old files keep them. Nothing of the header leaves this module but
+Formulas are those of DICOM PS3.3 (C.11.1 modality LUT, C.11.2 VOI LUT, C.7.6.3 image pixel). Overlays are never drawn,
+and the bits above the stored ones, where old files keep them, are cleared. Nothing of the header leaves this module but
 what `header` lists.
 """
 
@@ -115,8 +115,10 @@ def _decode(dataset: Any, index: int) -> Array:
             warnings.simplefilter("ignore")
             if syntax is None:
                 _guess_syntax(dataset)
-            values: Array = pixel_array(dataset, index=index)
-            if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            palette = dataset.PhotometricInterpretation == "PALETTE COLOR"
+            grey = _whole(dataset, "SamplesPerPixel", 1) == 1 and not palette
+            values: Array = pixel_array(dataset, index=index, view_only=grey, correct_unused_bits=not grey)
+            if palette:
                 values = apply_color_lut(values, dataset)
     except (RuntimeError, NotImplementedError) as error:
         name = getattr(syntax, "name", "unknown")
@@ -129,7 +131,21 @@ def _decode(dataset: Any, index: int) -> Array:
             r"less than|fewer|not enough|length of the pixel data|end of|unexpected", str(error).lower()
         )
         raise Reject("image_truncated" if truncated else "image_unreadable", f"DICOM pixels: {error}") from None
-    return values
+    return _clear_unused_bits(values, dataset) if grey else values
+
+
+def _clear_unused_bits(values: Array, dataset: Any) -> Array:
+    """Return values without what stands above the stored bits (PS3.5 8.1.1): the same array where nothing does."""
+    size = values.dtype.itemsize * 8
+    bits = _whole(dataset, "BitsStored", size)
+    if values.ndim != 2 or values.dtype.kind not in "iu" or values.size == 0 or not 0 < bits < size:
+        return values
+    signed = values.dtype.kind == "i"
+    top = 1 << (bits - signed)
+    if values.max() < top and values.min() >= (-top if signed else 0):
+        return values
+    cleared: Array = (values << (size - bits)) >> (size - bits)
+    return cleared
 
 
 def _guess_syntax(dataset: Any) -> None:
