@@ -107,6 +107,37 @@ def state_digest(module: torch.nn.Module) -> str:
     return stamp.hexdigest()
 
 
+def card_of(
+    model: torch.nn.Module,
+    *,
+    name: str,
+    kind: str,
+    reads: Sequence[str],
+    dim: int,
+    image_spec: dict[str, Any],
+    grid: PatchGrid | None,
+    device: str,
+    step: int | None = None,
+) -> Card:
+    """Return the card of a dual encoder; `reads` stands for how it is given images and texts (transform, tokenizer)."""
+    weights, own = state_digest(model), dict(model.named_parameters())
+    scale, bias = own.get("logit_scale"), own.get("logit_bias")
+    return Card(
+        name=name,
+        kind=kind,
+        weights_sha256=weights,
+        fingerprint=fingerprint(weights, *reads),
+        dim=dim,
+        image_spec=image_spec,
+        grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
+        params=sum(one.numel() for one in own.values()),
+        step=step,
+        logit_scale=float(scale.detach().exp()) if scale is not None else None,
+        logit_bias=float(bias.detach()) if bias is not None else None,
+        device=device,
+    )
+
+
 def fingerprint(*parts: str) -> str:
     return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
 
@@ -125,21 +156,15 @@ class FolderEmbedder:
     def __init__(self, loaded: Any, name: str, device: str, step: int | None) -> None:
         self._model, self._tokenizer, self._device = loaded.model.to(device).eval(), loaded.tokenizer, device
         self._preprocess: Preprocess = loaded.preprocess
-        weights = state_digest(self._model)
-        scale, bias = getattr(self._model, "logit_scale", None), getattr(self._model, "logit_bias", None)
-        grid: PatchGrid | None = getattr(self._model, "grid", None)
-        self.card = Card(
+        self.card = card_of(
+            self._model,
             name=name,
             kind="vlp",
-            weights_sha256=weights,
-            fingerprint=fingerprint(weights, self._preprocess.fingerprint, self._tokenizer.fingerprint),
+            reads=(self._preprocess.fingerprint, self._tokenizer.fingerprint),
             dim=self.texts(["a"]).shape[1],
             image_spec=to_tree(self._preprocess.spec),
-            grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
-            params=sum(one.numel() for one in self._model.parameters()),
+            grid=self._model.grid,
             step=step,
-            logit_scale=float(scale.detach().exp()) if scale is not None else None,
-            logit_bias=float(bias.detach()) if bias is not None else None,
             device=device,
         )
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError
 
-from .embedder import TEXT_ROWS, Card, Floats, fingerprint, state_digest, to_rows
+from .embedder import TEXT_ROWS, Floats, card_of, to_rows
 from .saliency import Tower
 from .tokens_of_towers import HiddenPatches
 
@@ -30,14 +30,11 @@ class TransformersEmbedder:
         self._length = self._text_length()
         side, resize = _geometry(processor)
         self._patches = HiddenPatches.of(model, side)
-        weights = state_digest(model)
-        scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
-        grid = self._patches.grid if self._patches else None
-        self.card = Card(
+        self.card = card_of(
+            model,
             name=name,
             kind="transformers",
-            weights_sha256=weights,
-            fingerprint=fingerprint(weights, processor.to_json_string(), str(self._length)),
+            reads=(processor.to_json_string(), str(self._length)),
             dim=int(self._encode_texts(["a"]).shape[1]),
             image_spec={
                 "size": side,
@@ -47,10 +44,7 @@ class TransformersEmbedder:
                 "mean": [float(one) for one in processor.image_mean],
                 "std": [float(one) for one in processor.image_std],
             },
-            grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
-            params=sum(one.numel() for one in model.parameters()),
-            logit_scale=float(scale.detach().exp()) if scale is not None else None,
-            logit_bias=float(bias.detach()) if bias is not None else None,
+            grid=self._patches.grid if self._patches else None,
             device=device,
         )
 
@@ -77,9 +71,7 @@ class TransformersEmbedder:
         return cls(model, processor, tokenizer, Path(path).name, device)
 
     def _text_length(self) -> int:
-        config = self._model.config
-        text = getattr(config, "text_config", None) or getattr(config, "text", None) or config
-        positions = getattr(text, "max_position_embeddings", None) or 512
+        positions = self._model.config.get_text_config().max_position_embeddings
         return int(min(positions, self._tokenizer.model_max_length, 512))
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:

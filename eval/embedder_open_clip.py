@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vlp.config import ConfigError
 from vlp.registry import did_you_mean
 
-from .embedder import TEXT_ROWS, Card, Floats, fingerprint, state_digest, to_rows
+from .embedder import TEXT_ROWS, Floats, card_of, to_rows
 from .saliency import Tower
 from .tokens_of_towers import TokenHook
 
@@ -32,14 +32,11 @@ class OpenClipEmbedder:
         side = int(size[0] if isinstance(size, (tuple, list)) else size)
         mode = {"shortest": "crop", "longest": "pad", "squash": "squash"}[config.get("resize_mode", "shortest")]
         self._hook = TokenHook.of(model.visual, side)
-        weights = state_digest(model)
-        scale, bias = getattr(model, "logit_scale", None), getattr(model, "logit_bias", None)
-        grid = self._hook.grid if self._hook else None
-        self.card = Card(
+        self.card = card_of(
+            model,
             name=name,
             kind="open_clip",
-            weights_sha256=weights,
-            fingerprint=fingerprint(weights, repr(transform), name),
+            reads=(repr(transform), name),
             dim=int(self._encode_texts(["a"]).shape[1]),
             image_spec={
                 "size": side,
@@ -49,10 +46,7 @@ class OpenClipEmbedder:
                 "mean": list(config.get("mean", (0.5,))),
                 "std": list(config.get("std", (0.5,))),
             },
-            grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
-            params=sum(one.numel() for one in model.parameters()),
-            logit_scale=float(scale.detach().exp()) if scale is not None else None,
-            logit_bias=float(bias.detach()) if bias is not None else None,
+            grid=self._hook.grid if self._hook else None,
             device=device,
         )
 

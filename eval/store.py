@@ -7,9 +7,11 @@ results do not depend on order, batch size, workers, or on what else was asked f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +37,8 @@ Floats = NDArray[np.float32]
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 ROWS = 32
 PART = 8 * ROWS
+AHEAD = 4 * ROWS
+"""The model works on `ROWS` images while the next `AHEAD` are decoded; `PART` of them are one file."""
 
 
 class UnreadableError(DataError):
@@ -173,12 +177,22 @@ class Store:
         title = f"encode {len(todo)} images" + (f" ({view})" if view else "")
         task = self.progress.add_task(title, total=len(todo)) if self.progress else None
         queue = self._prepared(data, todo, transform, bad)
-        while batch := list(islice(queue, PART)):
-            keys, sizes, inputs = zip(*batch, strict=True)
-            arrays = self._forward(np.stack(inputs), patches)
-            shelf.add(keys, sizes, arrays)
+        done: list[tuple[Sequence[str], Sequence[Any], dict[str, NDArray[Any]]]] = []
+        while True:
+            batch = list(islice(queue, ROWS))
+            if batch:
+                keys, sizes, inputs = zip(*batch, strict=True)
+                done.append((keys, sizes, self._forward(inputs, patches)))
+            if done and (len(batch) < ROWS or len(done) * ROWS == PART):
+                arrays = {one: np.concatenate([part[2][one] for part in done]) for one in done[0][2]}
+                shelf.add(
+                    [key for part in done for key in part[0]], [fact for part in done for fact in part[1]], arrays
+                )
+                done = []
             if self.progress:
                 self.progress.advance(task, len(batch))
+            if len(batch) < ROWS:
+                break
         if self.progress:
             self.progress.remove_task(task)
         if bad:
@@ -199,9 +213,9 @@ class Store:
             except (ValueError, OSError) as error:
                 return f"{error}"
 
-        with ThreadPoolExecutor(self.workers) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=step_back) as pool:
             waiting = iter(todo)
-            ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, 2 * PART))
+            ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, AHEAD))
             while ahead:
                 index, future = ahead.popleft()
                 result = future.result()
@@ -212,21 +226,15 @@ class Store:
                 else:
                     yield result
 
-    def _forward(self, inputs: NDArray[Any], patches: bool) -> dict[str, NDArray[Any]]:
+    def _forward(self, inputs: Sequence[NDArray[Any]], patches: bool) -> dict[str, NDArray[Any]]:
         assert self.embedder is not None
-        images, cells = [], []
-        for start in range(0, len(inputs), ROWS):
-            block = inputs[start : start + ROWS]
-            padded = np.concatenate([block, np.repeat(block[:1], ROWS - len(block), axis=0)])
-            rows, local = self.embedder.images(padded, patches)
-            images.append(rows[: len(block)])
-            if local is not None:
-                cells.append(local[: len(block)])
-        arrays: dict[str, NDArray[Any]] = {"images": np.concatenate(images)}
+        count = len(inputs)
+        rows, cells = self.embedder.images(np.stack([*inputs, *[inputs[0]] * (ROWS - count)]), patches)
+        arrays: dict[str, NDArray[Any]] = {"images": rows[:count]}
         if patches:
-            if not cells:
+            if cells is None:
                 raise ConfigError(f"{self.card.name} has no patch features")
-            arrays["patches"] = np.concatenate(cells)
+            arrays["patches"] = cells[:count]
         return arrays
 
     def images(self, data: Data, indices: Sequence[int], view: str = "", transform: Transform | None = None) -> Floats:
@@ -262,6 +270,20 @@ class Store:
                 self.progress.remove_task(task)
         found: Floats = shelf.rows(codes, "texts")
         return found
+
+
+def step_back() -> None:
+    """Make a decoding thread give way to the forward pass: one core at a time, and only what the model leaves idle.
+
+    The passes of a model wait for their slowest thread, so a core that decodes holds up all of them.
+    """
+    import cv2
+    import torch
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)  # of this thread: the model's keeps its own number
+    with contextlib.suppress(OSError, AttributeError):  # Linux counts niceness by thread; elsewhere it stays as it is
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 def _shelf_name(data: Data, view: str) -> str:

@@ -69,9 +69,10 @@ class HiddenPatches:
 
     @classmethod
     def of(cls, model: Any, side: int) -> HiddenPatches | None:
-        config = getattr(model.config, "vision_config", None)
-        patch = getattr(config, "patch_size", None)
-        if not isinstance(patch, int) or not hasattr(model, "vision_model"):
+        if not hasattr(model, "vision_model"):
+            return None
+        patch = model.config.vision_config.to_dict().get("patch_size")  # convolutional towers have none
+        if not isinstance(patch, int):
             return None
         grid = square_grid((side // patch) ** 2, side)
         return cls(model, grid) if grid else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +74,17 @@ def field_of(record: Sample, name: str) -> str | None:
     return getattr(record, name) if name in ("modality", "view") else record.groups.get(name)
 
 
+@dataclass(frozen=True)
+class Scored:
+    """What is to be summed up: records, their labels [n, C], a score of each prompt set, resampled multiplicities [R, n]."""
+
+    context: Context
+    indices: list[int]
+    truth: NDArray[np.int64]
+    scores: list[Scores]
+    weights: NDArray[np.int32]
+
+
 @tasks.register("classification")
 class Classification(Task):
     Config = Settings
@@ -112,24 +123,18 @@ class Classification(Task):
             indices, truth, main = by_study(context.data, indices, truth, main)
             scores = [main]
         weights = context.weights(indices)
-        run = self._multiclass if self.settings.kind == "multiclass" else self._multilabel
-        outcome = run(context, indices, truth, scores, weights)
+        scored = Scored(context, indices, truth, scores, weights)
+        outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
         outcome.prompts = [one.to_tree() for one in self.sets]
         outcome.scoring = to_tree(self.scoring) | {"temperature": main.temperature, "ties": "half"}
         return outcome
 
     # multi-label
 
-    def _multilabel(
-        self,
-        context: Context,
-        indices: list[int],
-        truth: NDArray[np.int64],
-        scores: list[Scores],
-        weights: NDArray[np.int32],
-    ) -> Outcome:
+    def _multilabel(self, scored: Scored) -> Outcome:
+        context, truth, scores, weights = scored.context, scored.truth, scored.scores, scored.weights
         main, names = scores[0], self.settings.classes
-        outcome = Outcome(indices, {})
+        outcome = Outcome(scored.indices, {})
         resampled: dict[str, dict[str, Floats]] = {"auroc": {}, "ap": {}}
         for column, name in enumerate(names):
             known = truth[:, column] != UNKNOWN
@@ -156,7 +161,7 @@ class Classification(Task):
         outcome.metrics |= self._wording(truth, scores, counted)
         outcome.metrics |= self._decided(truth, main, counted)
         self._subgroups(context, outcome, truth, main, counted)
-        outcome.rows = self._rows(context, indices, truth, main)
+        outcome.rows = self._rows(context, scored.indices, truth, main)
         outcome.figures = {
             "curves": curve_figure(names, truth, main.ranking, weights),
             "calibration": calibration_figure(self, context, truth, main),
@@ -283,17 +288,11 @@ class Classification(Task):
 
     # multi-class
 
-    def _multiclass(
-        self,
-        context: Context,
-        indices: list[int],
-        truth: NDArray[np.int64],
-        scores: list[Scores],
-        weights: NDArray[np.int32],
-    ) -> Outcome:
+    def _multiclass(self, scored: Scored) -> Outcome:
+        context, truth, scores, weights = scored.context, scored.truth, scored.scores, scored.weights
         main, names = scores[0], self.settings.classes
         answer, decided = (truth == 1).argmax(1), main.ranking.argmax(1)
-        outcome = Outcome(indices, {})
+        outcome = Outcome(scored.indices, {})
         right = (answer == decided).astype(np.float64)
         share = np.bincount(answer, minlength=len(names)) / len(answer)
         outcome.prevalence = {name: float(share[column]) for column, name in enumerate(names)}
@@ -329,7 +328,7 @@ class Classification(Task):
             outcome.metrics["accuracy_over_prompt_sets"] = metric(
                 float(np.mean(values)), spread=max(values) - min(values), std=float(np.std(values)), sets=sets
             )
-        outcome.rows = self._rows(context, indices, truth, main)
+        outcome.rows = self._rows(context, scored.indices, truth, main)
         counts = decisions.confusion(answer, decided, len(names))
         one_hot = np.eye(len(names), dtype=np.int64)[answer]
         outcome.figures = {
