@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -117,9 +118,11 @@ mean box for pointing (of the phrase with its place, or of the bare finding).
 Machine: {cores} cores of {processor}, {jobs} runs side by side with one thread each, torch {torch}; shared with
 other work, so samples/s are lower bounds.
 
-How to read it: the models are tiny and see few samples, so this ranks how fast each objective learns from scratch on
-clean, made-up reports, not what it is worth on real ones. Settings are the published ones unless the row says otherwise,
-and were not tuned for these data. MAE and MeDSLIP train no text tower, so they accompany a base.
+How to read it: the models are tiny and see few samples, so this ranks how fast each objective leaves its start from scratch
+on clean, made-up reports, not what it is worth on real ones. Seeds differ a lot (some runs have just left their plateau,
+some not yet): a difference smaller than a row's spread is none, and a row of one seed is an anecdote. Settings are the
+published ones unless the row says otherwise, and were not tuned for these data. MAE and MeDSLIP train no text tower, so
+they accompany a base.
 """
 
 
@@ -162,7 +165,9 @@ class Comparison:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     def is_done(self, kind: str, seed: int) -> bool:
-        return (self.folder(kind, seed) / "eval" / "results.json").is_file()
+        """Return whether a run has all its scores: an evaluation that was stopped leaves those of its first tasks."""
+        results = self.folder(kind, seed) / "eval" / "results.json"
+        return results.is_file() and {column.task for column in COLUMNS} <= set(self.read(kind, seed))
 
     def read(self, kind: str, seed: int) -> dict[str, dict[str, Any]]:
         """Return a run's metrics by task."""
@@ -220,8 +225,6 @@ def call(*command: str) -> None:
 
 def page(comparison: Comparison, table: list[str], jobs: int) -> str:
     """Return the page of documentation that shows the table."""
-    import torch
-
     processor = next(
         (line.partition(":")[2].strip() for line in _lines(Path("/proc/cpuinfo")) if line.startswith("model name")),
         platform.processor(),
@@ -234,7 +237,7 @@ def page(comparison: Comparison, table: list[str], jobs: int) -> str:
         cores=os.cpu_count(),
         processor=processor,
         jobs=jobs,
-        torch=torch.__version__,
+        torch=version("torch"),
     )
 
 
