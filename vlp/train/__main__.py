@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def complain(error: Exception, rank: str | None) -> int:
     """Print what went wrong: one line for what the project itself raised, a traceback for what nobody foresaw."""
-    from vlp.registry import UnknownNameError
+    from ..registry import UnknownNameError
 
     prefix = f"vlp-train: rank {rank}: " if rank is not None else "vlp-train: "
     is_ours = type(error).__module__.startswith("vlp.")
@@ -77,8 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         print_plan(recipe)
         return 0
-    from vlp import dist
-
+    from .. import dist
     from .faults import follow_parent
 
     if dist.launched():  # what a shell started in the background outlives the shell
@@ -108,8 +107,7 @@ def show_log(everything: bool) -> None:
 
 def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
     """Train; when that fails while other ranks are gone, say which ones, as the error itself never does."""
-    from vlp import dist
-
+    from .. import dist
     from .faults import missing_ranks
     from .loop import train
 

@@ -11,15 +11,14 @@ from typing import Any, cast
 
 import torch
 
-from vlp import dist, hub
-from vlp.config import ConfigError, dump_yaml, read_yaml
-from vlp.config import digest as digest_of
-from vlp.data.loader import Loader
-from vlp.models.dual_encoder import DualEncoder, build_model
-from vlp.objectives import build_objectives
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer, build_tokenizer, load_tokenizer
-
+from .. import dist, hub
+from ..config import ConfigError, dump_yaml, read_yaml
+from ..config import digest as digest_of
+from ..data.loader import Loader
+from ..models.dual_encoder import DualEncoder, build_model
+from ..objectives import build_objectives
+from ..preprocess import Preprocess
+from ..tokenize import Tokenizer, build_tokenizer, load_tokenizer
 from . import checkpoint
 from .cached import check_accumulation
 from .engine import Engine, build_engine

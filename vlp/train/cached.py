@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlp.config import ConfigError
-from vlp.types import Batch, Losses, ModelOutput
-
+from ..config import ConfigError
+from ..types import Batch, Losses, ModelOutput
 from .chunks import cut, without_prompts
 from .step import tensors
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlp import dist
-from vlp.config import ConfigError
+from .. import dist
+from ..config import ConfigError
 
 FOLDER = "checkpoints"
 LAST = "last"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from vlp.types import Batch, ModelOutput, Phrases, Prompts, Spans, Tokens
+from ..types import Batch, ModelOutput, Phrases, Prompts, Spans, Tokens
 
 
 def cut(batch: Batch, count: int) -> list[Batch]:

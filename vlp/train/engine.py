@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from vlp import dist
-from vlp.config import ConfigError, config
-from vlp.types import Batch, Losses, ModelOutput
-
+from .. import dist
+from ..config import ConfigError, config
+from ..types import Batch, Losses, ModelOutput
 from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state
 

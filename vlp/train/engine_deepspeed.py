@@ -20,10 +20,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from vlp import dist
-from vlp.config import ConfigError
-from vlp.types import Batch, Losses, ModelOutput
-
+from .. import dist
+from ..config import ConfigError
+from ..types import Batch, Losses, ModelOutput
 from .engine import EngineConfig, StepReport, resolve_precision
 from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from vlp import dist
-from vlp.config import config
+from .. import dist
+from ..config import config
 
 if TYPE_CHECKING:
-    from vlp.types import Batch, Losses
+    from ..types import Batch, Losses
 
 FILE = "log.jsonl"
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlp import dist
-from vlp.config import to_tree
-
+from .. import dist
+from ..config import to_tree
 from . import checkpoint
 from .build import Parts, build, load_checkpoint, open_run, write_checkpoint
 from .cached import gradients
@@ -21,8 +20,7 @@ from .log import Meter, RunLog
 from .optim import factor
 
 if TYPE_CHECKING:
-    from vlp.types import Batch, Losses
-
+    from ..types import Batch, Losses
     from .recipe import Recipe
 
 

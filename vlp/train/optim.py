@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from vlp.config import ConfigError, config
-from vlp.registry import did_you_mean
+from ..config import ConfigError, config
+from ..registry import did_you_mean
 
 
 @config

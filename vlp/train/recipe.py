@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError, compose, config, to_tree, validate
-from vlp.data.loader import DataConfig
-from vlp.models.dual_encoder import ModelConfig
-from vlp.preprocess import ImageSpec
-from vlp.tokenize import TextSpec
-
+from ..config import ConfigError, compose, config, to_tree, validate
+from ..data.loader import DataConfig
+from ..models.dual_encoder import ModelConfig
+from ..preprocess import ImageSpec
+from ..tokenize import TextSpec
 from .engine import EngineConfig
 from .log import LogConfig
 from .optim import OptimConfig

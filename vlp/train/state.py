@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlp import dist
-from vlp.config import ConfigError
+from .. import dist
+from ..config import ConfigError
 
 
 def write_state(state: dict[str, Tensor], folder: Path) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlp.objectives.base import in_full_precision
-from vlp.types import Batch, Losses, ModelOutput
-
+from ..objectives.base import in_full_precision
+from ..types import Batch, Losses, ModelOutput
 from .chunks import join
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp import dist
+from .. import dist
 
 if TYPE_CHECKING:
     from .recipe import Recipe
