@@ -46,37 +46,59 @@ def by_kmeans(heat: ArrayLike, iterations: int = 50) -> Mask:
     return values > (low + high) / 2
 
 
-def by_crf(heat: ArrayLike, image: NDArray[np.uint8], steps: int = 5, strength: float = 4.0) -> Mask:
-    """Return the labels after mean-field steps of a CRF whose messages are smoothed along the image's edges.
+def by_crf(heat: ArrayLike, image: NDArray[np.uint8], longest: int = 64) -> Mask:
+    """Return the labels of a fully connected CRF (Krähenbühl & Koltun 2011) over the map and the image [H, W(, 3)].
 
-    Unary: the scaled map as a probability. Pairwise (Potts): a Gaussian of 1.5 % of the side and a guided filter (He et al.
-    2013) in place of the bilateral kernel, which it approximates in linear time.
+    The field is solved on the image reduced to `longest` pixels, where all pairs of pixels fit into memory and nothing is
+    approximated, and its log-odds are spread back bilinearly: a map of patches has no finer detail of its own.
     """
     import cv2
 
     probability = np.clip(scaled(heat), 0.01, 0.99)
-    unary = np.log(probability / (1 - probability))
-    guide = (image if image.ndim == 2 else image.mean(2)).astype(np.float64) / 255
-    side = max(1.0, 0.015 * max(guide.shape))
-    belief = probability
+    height, width = probability.shape
+    ratio = min(1.0, longest / max(height, width))
+    size = max(1, round(width * ratio)), max(1, round(height * ratio))
+    reduced = cv2.resize(probability, size, interpolation=cv2.INTER_AREA)
+    colours = cv2.resize(np.atleast_3d(image).astype(np.float32), size, interpolation=cv2.INTER_AREA)
+    odds = mean_field(np.log(reduced / (1 - reduced)), colours.reshape(*size[::-1], -1))
+    return np.asarray(cv2.resize(odds, (width, height), interpolation=cv2.INTER_LINEAR) > 0)
+
+
+def mean_field(
+    unary: Floats,
+    colours: NDArray[np.float32],
+    steps: int = 10,
+    weights: tuple[float, float] = (2.0, 4.0),
+    spreads: tuple[float, float, float] = (2.0, 8.0, 20.0),
+) -> Floats:
+    """Return log-odds [H, W] after mean-field steps of a two-label Potts model in which every pair of pixels is joined.
+
+    `unary`: log-odds [H, W]; `colours` [H, W, C] in 0..255. `weights` of the smoothness and the appearance kernel;
+    `spreads`: pixels of the first, pixels and grey levels of the second. Kernels have no diagonal and are normalised as
+    D^-1/2 K D^-1/2, so that a weight means the same at any spread.
+    """
+    shape = unary.shape
+    place = np.indices(shape).reshape(2, -1).T.astype(np.float64)
+    shade = colours.reshape(len(place), -1).astype(np.float64)
+
+    def apart(rows: Floats) -> Floats:
+        square = (rows**2).sum(1)
+        return np.maximum(square[:, None] + square - 2 * rows @ rows.T, 0)
+
+    distance = apart(place)
+    kernel = np.zeros_like(distance)
+    for weight, exponent in (
+        (weights[0], distance / (2 * spreads[0] ** 2)),
+        (weights[1], distance / (2 * spreads[1] ** 2) + apart(shade) / (2 * spreads[2] ** 2)),
+    ):
+        alike = np.exp(-exponent)
+        np.fill_diagonal(alike, 0)
+        scale = 1 / np.sqrt(np.maximum(alike.sum(1), 1e-12))
+        kernel += weight * scale[:, None] * alike * scale
+    odds = start = unary.reshape(-1)
     for _ in range(steps):
-        near = cv2.GaussianBlur(belief, (0, 0), side)
-        alike = guided(belief, guide, int(4 * side) | 1)
-        field = unary + strength * (0.5 * (2 * near - 1) + 0.5 * (2 * alike - 1))
-        belief = 1 / (1 + np.exp(-field))
-    return np.asarray(belief > 0.5)
-
-
-def guided(values: Floats, guide: Floats, window: int, eps: float = 1e-3) -> Floats:
-    """Smooth `values` where `guide` is smooth, keep its edges: a guided filter with a square window."""
-    import cv2
-
-    def mean(field: Floats) -> Floats:
-        return np.asarray(cv2.blur(field, (window, window)), dtype=np.float64)
-
-    centre, own = mean(guide), mean(values)
-    slope = (mean(guide * values) - centre * own) / (mean(guide * guide) - centre**2 + eps)
-    return mean(slope) * guide + mean(own - slope * centre)
+        odds = start + kernel @ np.tanh(odds / 2)  # of a log-odds x, the beliefs differ by tanh(x / 2)
+    return np.asarray(odds.reshape(shape))
 
 
 def largest_parts(mask: ArrayLike, count: int = 1) -> list[Mask]:

@@ -300,6 +300,30 @@ def test_masks_of_a_map() -> None:
     assert not segment.by_threshold(np.full((4, 4), np.nan), 0.5).any()
 
 
+def test_the_field_is_that_of_a_dense_crf() -> None:
+    """Two labels and their beliefs, pair by pair, as the paper writes it: q(l) ~ exp(-unary(l) - sum of w k q(other l))."""
+    rng = np.random.default_rng(0)
+    shape, weights, spreads = (5, 6), (0.7, 1.3), (1.5, 3.0, 40.0)
+    unary, colours = rng.normal(size=shape), rng.integers(0, 255, (*shape, 3)).astype(np.float32)
+    found = segment.mean_field(unary, colours, 4, weights, spreads)
+    pixels = [(row, column) for row in range(shape[0]) for column in range(shape[1])]
+    kernels = np.zeros((2, len(pixels), len(pixels)))
+    for i, one in enumerate(pixels):
+        for j, other in enumerate(pixels):
+            far = (one[0] - other[0]) ** 2 + (one[1] - other[1]) ** 2
+            unlike = float(((colours[one].astype(float) - colours[other]) ** 2).sum())
+            if i != j:
+                kernels[0, i, j] = np.exp(-far / (2 * spreads[0] ** 2))
+                kernels[1, i, j] = np.exp(-far / (2 * spreads[1] ** 2) - unlike / (2 * spreads[2] ** 2))
+    kernels /= np.sqrt(kernels.sum(2, keepdims=True) * kernels.sum(1, keepdims=True))
+    energy = np.stack([unary.ravel() / 2, -unary.ravel() / 2])  # of labels 0 and 1
+    belief = np.exp(-energy) / np.exp(-energy).sum(0)
+    for _ in range(4):
+        against = sum(weight * kernel @ belief[::-1].T for weight, kernel in zip(weights, kernels, strict=True)).T
+        belief = np.exp(-energy - against) / np.exp(-energy - against).sum(0)
+    assert np.allclose(found.ravel(), np.log(belief[1] / belief[0]), atol=1e-9)
+
+
 @pytest.fixture(scope="module")
 def sam_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
