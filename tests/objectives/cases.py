@@ -114,10 +114,10 @@ CASES = [
     ),
     Case(
         "gloria", {"kind": "gloria"}, lambda x, b, p: o.gloria(x), ("image", "text", "patches", "words"),
-        magnitude=2,
+        magnitude=10,
     ),
     Case(
-        "gloria/group", {"kind": "gloria", "positives": "group"}, lambda x, b, p: o.gloria(x, o.groups(b)), magnitude=2,
+        "gloria/group", {"kind": "gloria", "positives": "group"}, lambda x, b, p: o.gloria(x, o.groups(b)), magnitude=10,
     ),
     Case(
         "medclip", {"kind": "medclip"}, lambda x, b, p: o.medclip(x, b.labels, b.labels, [x.text]),
