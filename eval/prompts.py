@@ -25,7 +25,10 @@ class Texts:
 
 @config
 class PromptFile:
-    """What a prompt file holds: `classes` verbatim, or `templates` with {} for each of the `names` of each class."""
+    """What a prompt file holds: `templates` with {} for each of the `names` of each class, and `classes` verbatim.
+
+    A class that the templates would garble ("there is no no finding") is given verbatim beside the others.
+    """
 
     version: str
     about: str
@@ -62,8 +65,10 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     """
     path = _find(name, base)
     content = load(PromptFile, path)
-    if bool(content.classes) == bool(content.names):
-        raise ConfigError(f"{path}: expected either `classes` or `templates` with `names`")
+    if not content.classes and not content.names:
+        raise ConfigError(f"{path}: expected `classes`, or `templates` with `names`")
+    if twice := sorted(set(content.classes or {}) & set(content.names or {})):
+        raise ConfigError(f"{path}: class {twice[0]!r} stands under `classes` and under `names`")
     known = dict(content.classes or {})
     for label, words in (content.names or {}).items():
         for template in (*content.templates.pos, *content.templates.neg):

@@ -11,19 +11,19 @@ from .rows import title
 
 
 def markdown_table(tree: Mapping[str, Any]) -> str:
-    """Return the primary metrics, with intervals, chance and published numbers, as markdown."""
+    """Return the primary metrics and those with published numbers, with intervals and chance, as markdown."""
     lines = ["| task | metric | value | 95 % interval | chance | published |", "|---|---|---|---|---|---|"]
     for task in tree["tasks"]:
         if task["status"] != "ok":
             lines.append(f"| {task['id']} | | {task['status']} | | | |")
             continue
         for name, one in task["metrics"].items():
-            if not one.get("primary"):
+            published = "; ".join(f"{r['model']} {r['value']:.3f}" for r in task["references"] if r["metric"] == name)
+            if not one.get("primary") and not published:
                 continue
             value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
             bounds = f"{one['ci'][0]:.3f} – {one['ci'][1]:.3f}" if "ci" in one else ""
             chance = f"{one['chance']:.3f}" if "chance" in one else ""
-            published = "; ".join(f"{r['model']} {r['value']:.3f}" for r in task["references"] if r["metric"] == name)
             lines.append(f"| {task['id']} | {title(name)} | {value} | {bounds} | {chance} | {published} |")
     return "\n".join(lines) + "\n"
 

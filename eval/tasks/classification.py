@@ -23,6 +23,7 @@ from ..metrics.shift import energy, max_softmax
 from ..results import metric
 from ..scoring import Scoring
 from .base import Context, Outcome, Plan, Task, some, tasks
+from .chosen import fewest, uncertain
 from .class_scores import Scores, score
 from .curves import calibration_figure, curve_figure, single_finding_confusion
 
@@ -38,6 +39,7 @@ class Settings:
     it). The first of `prompts` gives the score; the others show how much the wording matters. `uncertain`: what a label
     of -1 counts as; `unstated`: what an absent one does (sets that list positives only need `negative`). `no_finding`
     names a class that stays out of the mean: with a positive/negative pair its denying prompt is a double negation.
+    `per_class` (multi-class): at most so many images of each class, those with the smallest hashes of their keys.
     `calibrate`: the split on which a temperature is fitted, shown beside the model's own.
     """
 
@@ -52,6 +54,7 @@ class Settings:
     subgroups: tuple[str, ...] = ()
     min_group: int = 20
     specificity: float = 0.9
+    per_class: int | None = None
     calibrate: str | None = None
 
 
@@ -104,6 +107,10 @@ class Classification(Task):
         table = truth_of(context.data, context.usable, self.settings)
         if self.settings.kind == "multiclass":
             keep = (table == 1).sum(1) == 1
+            if self.settings.uncertain == "exclude":
+                keep &= ~uncertain(context, self.settings.classes)
+            if self.settings.per_class:
+                keep &= fewest(context, np.where(keep, (table == 1).argmax(1), -1), self.settings.per_class)
         else:
             keep = (table != UNKNOWN).any(1)
         indices = [index for index, kept in zip(context.usable, keep, strict=True) if kept]

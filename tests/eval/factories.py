@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,16 @@ def noisy() -> Planted:
     return Planted(_shards(), noise=2.0)
 
 
-class Mortal(Planted):
-    """A noisy embedder whose process dies, without a word, when it is asked for its third batch of texts."""
+class Slow(Planted):
+    """The noisy embedder, slowly, so that its process can be killed at work."""
 
     def __init__(self, shards: Path) -> None:
         super().__init__(shards, noise=2.0)
 
     def images(self, inputs: NDArray[Any], patches: bool) -> Any:
-        if self.calls == 2:
-            os._exit(9)
+        time.sleep(0.05)
         return super().images(inputs, patches)
 
 
-def mortal() -> Mortal:
-    return Mortal(_shards())
+def slow() -> Slow:
+    return Slow(_shards())

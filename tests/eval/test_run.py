@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,38 +98,72 @@ def test_an_embedding_does_not_depend_on_its_company(shards: Path, tiny: Path, t
     rows = together.images(known, range(40))
     for index in (39, 0, 7):
         assert (alone.images(known, [index])[0] == rows[index]).all()
+    for size in (7, 32, 33):  # asked for in batches of any size, in any order
+        parts = store.Store(tmp_path / f"by-{size}", model)
+        for start in reversed(range(0, 40, size)):
+            assert (parts.images(known, range(start, min(40, start + size))) == rows[start : start + size]).all()
     texts = [str(one.report.text) for one in known.records[:20] if one.report] + ["nodule"]
     both = together.texts(texts)
     for index in (20, 3, 11):
         assert (alone.texts([texts[index]])[0] == both[index]).all()
 
 
-def test_a_killed_run_resumes_to_the_same_file(run: Run, shards: Path, tmp_path: Path) -> None:
-    assert score(run, shards, tmp_path / "whole", "factories:noisy") == 0
-    words = [
-        "--suite",
-        "smoke",
-        "--data",
-        str(shards),
-        "--out",
-        str(tmp_path / "cut"),
-        "--resamples",
-        "200",
-        "--no-html",
-    ]
+def kill_when(run_again: list[str], there: Callable[[], bool]) -> None:
+    """Start a run and kill it -9 as soon as `there` says so."""
     paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-    killed = subprocess.run(
-        [sys.executable, "-m", "vlp_eval.cli", "run", "--model", "factories:mortal", *words],
+    with subprocess.Popen(
+        [sys.executable, "-m", "vlp_eval.cli", *run_again],
         env={**os.environ, "PYTHONPATH": paths},
-        check=False,
-        capture_output=True,
-    )
-    assert killed.returncode == 9, killed.stderr.decode()
-    assert not (tmp_path / "cut" / "report.html").exists()
-    assert score(run, shards, tmp_path / "cut", "factories:noisy", "--resume") == 0
-    whole, cut = (results.read(tmp_path / one) for one in ("whole", "cut"))
-    assert whole.pop("run") and cut.pop("run")
-    assert whole == cut
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as running:
+        while running.poll() is None and not there():
+            time.sleep(0.002)
+        running.kill()
+        assert running.stderr is not None
+        told = running.stderr.read().decode()
+    assert running.returncode == -signal.SIGKILL, told
+
+
+def apart_from_time(out: Path) -> dict[str, bytes]:
+    """Return every file of a run, the three values that tell the time left out of the results."""
+    files = {str(one.relative_to(out)): one.read_bytes() for one in out.rglob("*") if one.is_file()}
+    text, times = re.subn(rb'"(started|seconds|finished)": [^\n]*', b"", files["results.json"])
+    assert times >= 2
+    return {**files, "results.json": text}
+
+
+def test_a_run_killed_twice_resumes_to_the_same_bytes(run: Run, shards: Path, tmp_path: Path) -> None:
+    """Once while it encodes, once between two tasks; what is on disk at the end is what an unbroken run writes."""
+    assert score(run, shards, tmp_path / "whole", "factories:noisy") == 0
+    cut = tmp_path / "cut"
+    words = ["run", "--model", "factories:slow", "--suite", "smoke", "--data", str(shards), "--out", str(cut)]
+    words += ["--resamples", "200", "--no-html"]
+    kill_when(words, lambda: any((cut / ".embeddings").rglob("*.npy")))
+    assert not (cut / "results.json").exists()
+    kill_when([*words, "--resume"], (cut / "results.json").exists)
+    kept = [one["status"] for one in json.loads((cut / "results.json").read_text())["tasks"]]
+    assert kept and set(kept) == {"ok"} and len(kept) < 3
+    assert score(run, shards, cut, "factories:slow", "--resume") == 0
+    assert apart_from_time(cut) == apart_from_time(tmp_path / "whole")
+
+
+def test_the_order_of_the_tasks_and_of_the_records_changes_no_digit(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path
+) -> None:
+    import yaml
+
+    from vlp_eval import suite
+
+    tree = yaml.safe_load((suite.FOLDER / "smoke.yaml").read_text())
+    found = {}
+    for name, tasks in (("there", tree["tasks"]), ("back", tree["tasks"][::-1])):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "smoke.yaml"
+        path.write_text(yaml.safe_dump({**tree, "tasks": tasks}))
+        assert score(run, shards, tmp_path / name / "out", tiny, suite=str(path)) == 0
+        found[name] = {one["id"]: json.dumps(one) for one in results.read(tmp_path / name / "out")["tasks"]}
+    assert found["there"] == found["back"]
 
 
 def test_resume_scores_only_what_is_missing(run: Run, shards: Path, tmp_path: Path) -> None:
@@ -379,7 +417,7 @@ def test_prompts_are_the_worlds_own() -> None:
 def test_every_suite_reads_and_every_reference_names_a_metric() -> None:
     from vlp_eval import suite
 
-    known = {"accuracy", "auroc_macro", "cnr_absolute", "miou", "pointing", "p@5"}
+    known = {"accuracy", "f1_macro", "auroc_macro", "cnr_absolute", "miou", "pointing", "p@1", "p@5", "p@10"}
     for _, task in suite.every_task():
         for one in task.spec.references:
             assert one.tag in ("R", "S") and 0 < one.value < 2

@@ -1,0 +1,81 @@
+"""Every task of every public suite, from the publisher's own layout through `vlp-prep` to a score, on a tiny random model."""
+
+from __future__ import annotations
+
+import html
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Run
+
+from vlp_eval import results, suite
+
+
+@pytest.mark.parametrize("name", ["cxr_zero_shot", "cxr_retrieval", "cxr_grounding", "general"])
+def test_a_public_suite_runs_on_shards_of_its_sources(
+    name: str, run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "prep"))
+    import public_trees
+
+    wanted = suite.read(name)
+    public_trees.build(wanted, tmp_path / "raw", tmp_path / "data")
+    out = tmp_path / "out"
+    words = ["--model", tiny, "--suite", name, "--data", tmp_path / "data", "--out", out, "--resamples", 50]
+    code = run("run", *words)
+    found = {one["id"]: one for one in results.read(out)["tasks"]}
+    assert {key: one.get("reason") for key, one in found.items() if one["status"] != "ok"} == {}
+    assert code == 0 and set(found) == {one.spec.id for one in wanted.tasks}
+    for task in wanted.tasks:
+        entry = found[task.spec.id]
+        classes = getattr(task.settings, "classes", ())
+        if task.spec.family == "classification":  # each class of the suite is one that the source writes
+            assert set(entry["per_class"]) == set(classes)
+            undefined = [one for one, values in entry["per_class"].items() if values["auroc"]["value"] is None]
+            assert undefined == [], task.spec.id
+            assert len(task.settings.prompts) >= 3
+        assert [one["model"] for one in entry["references"]] == [one.model for one in task.spec.references]
+        assert any(one.get("primary") and one["value"] is not None for one in entry["metrics"].values())
+    capsys.readouterr()
+    assert run("report", out, "--md") == 0
+    told = capsys.readouterr().out
+    for task in wanted.tasks:
+        assert task.spec.id in told
+        for one in task.spec.references:
+            assert f"{one.model} {one.value:.3f}" in told or one.metric in getattr(task.settings, "classes", ())
+    page = html.unescape((out / "report.html").read_text())
+    for one in {one.source for task in wanted.tasks for one in task.spec.references}:
+        assert one in page
+    assert run("check", wanted.tasks[0].spec.id, "--suite", name, "--data", tmp_path / "data") == 0
+
+
+def test_our_own_list_of_single_findings_is_the_same_for_everyone(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most `per_class` images of each class, none with an uncertain one, chosen by hash: see mimic5x200."""
+    import hashlib
+
+    lines = ["file,a,b"]
+    labels = [(1, 0), (1, -1), (0, 1), (1, 1), (1, 0), (1, 0), (0, 1), (0, 0), (1, 0), (0, 1)]
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "prep"))
+    import trees
+
+    for number, (first, second) in enumerate(labels):
+        trees.picture(tmp_path / f"i{number}.png", number)
+        lines.append(f"i{number}.png,{first},{second}")
+    (tmp_path / "table.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "mine.yaml").write_text('version: "1"\nabout: x\nclasses: {a: {pos: [a thing]}, b: {pos: [another]}}\n')
+    data = {"table": "table.csv", "columns": {"image": "file", "labels": {"a": "a", "b": "b"}}}
+    task = {"id": "list", "family": "classification", "kind": "multiclass", "classes": ["a", "b"], "per_class": 2}
+    task |= {"prompts": ["mine.yaml"], "scoring": {"rule": "softmax"}, "data": data}
+    (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": [task]}))
+    words = ["--model", tiny, "--suite", tmp_path / "suite.yaml", "--data", tmp_path, "--out", tmp_path / "out"]
+    assert run("run", *words, "--resamples", 50, "--no-html") == 0
+    rows = [json.loads(one) for one in (tmp_path / "out" / "samples" / "list.jsonl").read_text().splitlines()]
+    alone = {"a": [0, 4, 5, 8], "b": [2, 6, 9]}
+    hashed = {
+        name: sorted(members, key=lambda one: hashlib.sha256(f"i{one}".encode()).hexdigest())
+        for name, members in alone.items()
+    }
+    assert {one["id"] for one in rows} == {f"i{one}" for members in hashed.values() for one in members[:2]}
