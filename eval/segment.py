@@ -83,7 +83,7 @@ def mean_field(
 
     def apart(rows: Floats) -> Floats:
         square = (rows**2).sum(1)
-        return np.maximum(square[:, None] + square - 2 * rows @ rows.T, 0)
+        return np.asarray(np.maximum(square[:, None] + square - 2 * rows @ rows.T, 0))
 
     distance = apart(place)
     kernel = np.zeros_like(distance)

@@ -213,6 +213,9 @@ class Store:
             except (ValueError, OSError) as error:
                 return f"{error}"
 
+        import torch
+
+        threads = torch.get_num_threads()
         with ThreadPoolExecutor(self.workers, initializer=step_back) as pool:
             waiting = iter(todo)
             ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, AHEAD))
@@ -225,6 +228,7 @@ class Store:
                     bad[data.records[index].key] = result
                 else:
                     yield result
+        torch.set_num_threads(threads)  # what later threads of the process will take
 
     def _forward(self, inputs: Sequence[NDArray[Any]], patches: bool) -> dict[str, NDArray[Any]]:
         assert self.embedder is not None

@@ -258,6 +258,8 @@ PROMPTS = 'version: "1"\nabout: x\nclasses:\n  nodule: {pos: [a nodule], neg: [n
         (TASK, PROMPTS.replace("nodule:", "nodul:"), "did you mean 'nodul'?"),
         (TASK, PROMPTS.replace("pos:", "posi:"), "posi"),
         (TASK, PROMPTS.replace(", neg: [no nodule]", ""), "0 denying"),
+        (TASK, PROMPTS.replace("[a nodule]", "[]"), "class 'nodule' has no affirming prompt"),
+        (TASK, PROMPTS.replace("classes:", "clases:"), "did you mean 'classes'?"),
         ({**TASK, "promts": []}, PROMPTS, "did you mean 'prompts'?"),
         ({**TASK, "family": "clasification"}, PROMPTS, "did you mean 'classification'?"),
         ({**TASK, "scoring": {"rule": "pairs"}}, PROMPTS, "scoring.rule"),
@@ -316,6 +318,23 @@ def test_a_table_of_ones_own_is_scored_and_what_cannot_be_is_counted(
     suite = suite_file(tmp_path, own_task("grounding"))
     assert score(run, folder, tmp_path / "boxes", tiny, suite=str(suite)) == 0
     assert sum(read(tmp_path / "boxes")["grounding"]["data"]["excluded"].values()) == 1
+
+
+def test_an_empty_class_is_undefined_and_said(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    """A class that no image shows, among classes that occur; when only one occurs there is nothing to tell apart."""
+    classes = ["consolidation", "nodule", "unicorn"]
+    lines = "".join(f"  {one}: {{pos: [{one}]}}\n" for one in classes)
+    task = {"id": "mine.some", "family": "classification", "kind": "multiclass", "prompts": ["mine.yaml"]}
+    task |= {"scoring": {"rule": "softmax"}, "classes": classes}
+    suite = suite_file(tmp_path, task, f'version: "1"\nabout: x\nclasses:\n{lines}')
+    assert score(run, shards, tmp_path / "out", tiny, suite=str(suite)) == 0
+    entry = read(tmp_path / "out")["some"]
+    assert entry["per_class"]["unicorn"]["auroc"]["value"] is None
+    assert entry["metrics"]["accuracy"]["n_classes"] == entry["metrics"]["auroc_macro"]["n_classes"] == 2
+    assert entry["warnings"] == ["unicorn: no positive; left out of the means"]
+    suite = suite_file(tmp_path, task | {"classes": classes[1:]})
+    assert score(run, shards, tmp_path / "one", tiny, suite=str(suite)) == 2
+    assert "only one of the classes nodule, unicorn occurs" in results.read(tmp_path / "one")["tasks"][0]["reason"]
 
 
 @pytest.mark.parametrize("damage", ["missing", "unreadable"])
