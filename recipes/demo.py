@@ -134,21 +134,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Export it, reload the export in a fresh process, compare",
             ["vlp-export", str(run / "last"), "--to", str(export)],
         ),
-        (
-            "Score the export as a user would, on a few images",
-            [
-                "vlp-eval",
-                "run",
-                "--model",
-                str(export),
-                "--suite",
-                "smoke",
-                "--data",
-                str(shards),
-                "--out",
-                str(out / "smoke"),
-            ],
-        ),
     ]
     for number, (what, command) in enumerate(steps, 1):
         console.rule(f"[bold]{number}/{len(steps)}  {what}", align="left")
