@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -123,8 +124,13 @@ def test_a_line_of_the_log_and_the_shape_of_a_run(
     assert checked["step"] == 4 and checked["n"] + checked["left_out"] == 10 and checked["loss"] > 0
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000004"], "rotated"
     assert os.readlink(folder / "last") == "checkpoints/step-00000004", "relative: the folder can be moved"
-    assert list((folder / "wandb").glob("offline-run-*/*.wandb")), "wandb's own file is there"
-    everything = (folder / "log.jsonl").read_text() + done.stdout + done.stderr
+    (own,) = (folder / "wandb").glob("offline-run-*/*.wandb")
+    words = own.read_bytes()
+    console = next(line for line in done.stderr.splitlines() if line.startswith("train 4/4 "))
+    for name in [name for name in line if name not in ("event", "step", "time", "sources")]:
+        assert f" {name} " in console and f"train/{name}".encode() in words, name
+    assert " sources/synthetic 8" in console and b"train/sources/synthetic" in words
+    everything = (folder / "log.jsonl").read_text() + done.stdout + done.stderr + words.decode(errors="replace")
     for word in ("effusion", "radiograph", "patient"):
         assert word not in everything.lower(), "reports stay out of logs"
 
@@ -154,7 +160,12 @@ def test_a_line_of_the_log_and_the_shape_of_a_run(
     ],
 )
 def test_what_is_wrong_is_one_line_and_exit_code_two(
-    recipe: Path, overrides: list[str], expected: str, capsys: pytest.CaptureFixture[str], handlers: None
+    recipe: Path,
+    overrides: list[str],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    handlers: None,
 ) -> None:
     """In this process: starting one costs seconds of imports; the next test does."""
     try:
@@ -164,6 +175,7 @@ def test_what_is_wrong_is_one_line_and_exit_code_two(
     assert code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert expected in line and line.startswith("vlp-train: ")
+    assert not (tmp_path / "runs" / "tiny").exists(), "a start that comes to nothing leaves nothing"
 
 
 def test_a_missing_recipe_names_the_nearest(recipe: Path) -> None:
@@ -197,5 +209,12 @@ def test_plan_and_dry_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "48 samples" in plan and "train-00000" in plan
     assert main([str(recipe), "--dry-run", "data.workers=0"]) == 0
     dry = capsys.readouterr().out
-    assert "parameters" in dry and "peak of one step" in dry and "zero 3" in dry
+    trained = int(re.search(r"([\d,]+) parameters, ([\d,]+) trained, fp32 on cpu", dry)[2].replace(",", ""))  # type: ignore[index]
+    peak, before = re.search(
+        r"peak of one step, largest process: ([\d,]+) MiB \(([\d,]+) MiB before it\)", dry
+    ).groups()  # type: ignore[union-attr]
+    assert int(peak.replace(",", "")) >= int(before.replace(",", "")) > 50
+    for stage, bytes_each in {"ddp / zero 0": 16, "zero 1": 8 + 12 / 8, "zero 2": 4 + 16 / 8, "zero 3": 20 / 8}.items():
+        row = next(line.split() for line in dry.splitlines() if line.strip().startswith(stage))
+        assert float(row[-2]) == pytest.approx(trained * bytes_each / 2**20, abs=0.051), f"{stage} on 8 processes"
     assert not (tmp_path / "runs").exists(), "looking leaves nothing behind"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,6 +59,7 @@ def open_run(recipe: Recipe, resume: bool) -> Path | None:
     Raises ConfigError on every rank when the folder holds another run's checkpoints, or (without `resume`) this one's.
     """
     check_world(recipe, dist.world())
+    reader(recipe, dist.world())  # what the data cannot do is said before any rank waits for another
     found: Path | None = None
     failure: str | None = None
     if dist.is_main():
@@ -87,6 +89,16 @@ def _open_run(recipe: Recipe, resume: bool) -> Path | None:
         (run / "log.jsonl").unlink(missing_ok=True)
         shutil.rmtree(run / "tokenizer", ignore_errors=True)
     return found
+
+
+def clear_away(run: Path) -> None:
+    """Remove what a start that came to nothing wrote into its folder, and the folder if nothing else is in it."""
+    if dist.is_main():
+        (run / "recipe.yaml").unlink(missing_ok=True)
+        for name in ("ranks", "tokenizer"):
+            shutil.rmtree(run / name, ignore_errors=True)
+        with suppress(OSError):
+            run.rmdir()
 
 
 def build(recipe: Recipe, run: Path) -> Parts:

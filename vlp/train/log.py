@@ -180,7 +180,7 @@ class RunLog:
             self._show(event, step, values)
 
     def _show(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        shown = " ".join(f"{key} {short(value)}" for key, value in values.items() if not isinstance(value, Mapping))
+        shown = " ".join(f"{key} {short(value)}" for key, value in flat(values).items())
         if event == "train" and self._progress is not None:
             brief = f"loss {short(values['loss'])} · {values['samples_per_s']:.0f} samples/s"
             self._progress.update(self._task, completed=step, description=brief)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .. import dist
-from ..config import to_tree
+from ..config import ConfigError, to_tree
 from . import checkpoint
-from .build import Parts, build, load_checkpoint, open_run, write_checkpoint
+from .build import Parts, build, clear_away, load_checkpoint, open_run, write_checkpoint
 from .cached import gradients
 from .faults import StopRequest, sign_in
 from .log import Meter, RunLog
@@ -51,7 +51,12 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     sign_in(run, dist.rank())
 
     # ------------------------------------------------------------------ what
-    parts = build(recipe, run)
+    try:
+        parts = build(recipe, run)
+    except ConfigError:
+        if start is None:
+            clear_away(run)
+        raise
     engine, loader = parts.engine, parts.loader
     step, samples, random_states = load_checkpoint(parts, recipe, start) if start else (0, 0, None)
     total = recipe.steps * recipe.data.batch_size
