@@ -286,7 +286,8 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     recipe = {
         "name": "demo", "data": {"train": str(shards)},
-        "model": {"image": {"kind": "timm", "pretrained": "hf:microsoft/rad-dino"}, "text": {"path": str(tmp_path / "bert")}},
+        "model": {"image": {"kind": "timm", "pretrained": "hf:microsoft/rad-dino/backbone_compatible.safetensors"},
+                  "text": {"path": str(tmp_path / "bert")}, "pretrained": "open_clip:ViT-B-32/laion2b_s34b_b79k"},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     options = argparse.Namespace(
@@ -294,7 +295,7 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
     )
     text = export_card.render(native(CONV), tmp_path, options, ["images: equal"])
     data = ModelCard(text).data
-    assert data.license == "mit" and data.base_model == ["microsoft/rad-dino"]
+    assert data.license == "mit" and data.base_model == ["laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "microsoft/rad-dino"]
     (result,) = data.eval_results
     assert result.metric_value == 0.5 and result.metric_args["ci"] == [0.4, 0.6] and result.dataset_split == "test"
     assert "| toy | r@10 | 0.500 | 0.400 to 0.600 | 0.100 | 40 |" in text and "undefined: too few" in text

@@ -153,14 +153,18 @@ def _kind(tower: Mapping[str, Any]) -> str:
 
 
 def base_models(recipe: Mapping[str, Any]) -> Iterable[str]:
-    """Yield the Hub names that the recipe's weights came from."""
+    """Yield the Hub names that the recipe's weights came from; open_clip's tags by the repository behind them."""
     model = recipe.get("model") or {}
     for tree in (model, model.get("image") or {}, model.get("text") or {}):
         for key in ("pretrained", "path"):
-            name = str(tree.get(key) or "")
-            name = name.removeprefix("hf:").removeprefix("hf-hub:") if name.startswith("hf") else ""
-            if name.count("/") == 1:
-                yield name
+            kind, _, name = str(tree.get(key) or "").partition(":")
+            if kind == "open_clip":
+                from open_clip.pretrained import get_pretrained_cfg
+
+                architecture, _, tag = name.partition("/")
+                kind, name = "hf", str(get_pretrained_cfg(architecture, tag).get("hf_hub", ""))
+            if kind == "hf" and "/" in name:
+                yield "/".join(name.split("/")[:2])
 
 
 def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

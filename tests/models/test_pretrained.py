@@ -200,6 +200,63 @@ def test_lvm_med_resnet_loads_and_its_sam_encoder_is_refused() -> None:
         load_tower(tower, sam, "lvmmed_vit.pth")
 
 
+def test_a_medical_mae_of_a_cnn_is_found_behind_its_prefix(tmp_path: Path) -> None:
+    import torchvision
+
+    model = shake(torchvision.models.resnet18())
+    inside = {f"module.model.encoder.{name}": value for name, value in model.state_dict().items()}
+    torch.save({"state_dict": {**inside, "module.model.decoder.weight": torch.zeros(2)}}, tmp_path / "cnn.pth")
+    report = load_tower(image_tower({"kind": "timm", "name": "resnet18"}, 64), read_weights(tmp_path / "cnn.pth"), "x")
+    assert not report.missing and report.prefix == "module.model.encoder."
+    assert "module.model.decoder.weight" in report.unexpected
+
+
+def test_the_patch_kernel_is_resized_where_the_patch_is_another() -> None:
+    from timm.layers import resample_patch_embed
+
+    sixteen = shake(image_tower(timm_vit(64, 16), 64))
+    eight = image_tower(timm_vit(32, 16, patch_size=8), 32)
+    report = load_tower(eight, sixteen.model.state_dict(), "x")
+    assert report.resized == {"patch_embed.proj.weight": ((32, 3, 16, 16), (32, 3, 8, 8))} and not report.missing
+    expected = resample_patch_embed(sixteen.model.patch_embed.proj.weight, [8, 8])
+    assert torch.allclose(eight.model.patch_embed.proj.weight, expected, atol=1e-6)
+
+
+def hub_cache(folder: Path, name: str, files: dict[str, bytes]) -> None:
+    """Lay out a repository as huggingface_hub caches it."""
+    place = folder / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    for file, content in files.items():
+        (place / "snapshots" / ("0" * 40) / file).write_bytes(content)
+
+
+def test_names_of_the_hub_and_of_open_clip_come_from_the_local_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+    from open_clip.pretrained import get_pretrained_cfg
+    from safetensors.torch import save
+
+    source = shake(image_tower(timm_vit(64, 16), 64))
+    weights = save({name: value.contiguous() for name, value in source.model.state_dict().items()})
+    hub_cache(tmp_path, "lab/mae", {"model.safetensors": weights, "other.safetensors": weights})
+    (where,) = {get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")["hf_hub"].strip("/")}
+    hub_cache(tmp_path, where, {"open_clip_model.safetensors": weights})
+    for name, value in (("HF_HUB_CACHE", str(tmp_path)), ("HF_HUB_OFFLINE", True)):
+        monkeypatch.setattr(constants, name, value)
+    for name in ("hf:lab/mae", "hf:lab/mae/other.safetensors", "open_clip:ViT-B-32/laion2b_s34b_b79k"):
+        model, _ = make(image={**timm_vit(64, 16), "pretrained": name}, size=64, channels=3)
+        with torch.no_grad():
+            found, expected = (one.eval()(pictures(64)).pooled for one in (model.image_tower, source))
+        assert torch.equal(found, expected), name
+    with pytest.raises(ConfigError, match=r"'open_clip:ViT-B-32/openai' is neither cached nor to be had"):
+        make(image={**timm_vit(64, 16), "pretrained": "open_clip:ViT-B-32/openai"}, size=64, channels=3)
+    with pytest.raises(ConfigError, match=r"open_clip has no weights 'nothing' for 'ViT-B-32'"):
+        make(image={**timm_vit(64, 16), "pretrained": "open_clip:ViT-B-32/nothing"}, size=64, channels=3)
+
+
 def test_one_channel_and_three_channels() -> None:
     three = image_tower({"kind": "timm", "name": "resnet10t"}, 64)
     shake(three)
