@@ -6,24 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trees
+from built import build, rejected, samples
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Sample
 from vlp_prep.cli import main
-
-
-def build(*words: object, code: int = 0) -> None:
-    assert main(["build", *map(str, words)]) == code
-
-
-def samples(folder: Path) -> dict[str, Sample]:
-    shards = ShardSet(Manifest.read(folder))
-    return {shards.key(index): shards.sample(index) for index in range(len(shards))}
-
-
-def rejected(folder: Path) -> dict[str, str]:
-    lines = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
-    return {line["key"]: line["reason"] for line in lines}
 
 
 def contents(folder: Path) -> dict[str, bytes]:

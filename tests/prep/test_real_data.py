@@ -6,28 +6,13 @@ from pathlib import Path
 
 import pydicom
 import pytest
+from built import build, rejected, samples
 
-from vlp.data.manifest import Manifest, ShardSet, verify
-from vlp.types import Sample
-from vlp_prep.cli import main
+from vlp.data.manifest import verify
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 COVID = SHARED / "covid_cxr"
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
-
-
-def build(*words: object, code: int = 0) -> None:
-    assert main(["build", *map(str, words)]) == code
-
-
-def samples(folder: Path) -> dict[str, Sample]:
-    shards = ShardSet(Manifest.read(folder))
-    return {shards.key(index): shards.sample(index) for index in range(len(shards))}
-
-
-def rejected(folder: Path) -> dict[str, str]:
-    lines = [json.loads(line) for line in (folder / "rejected.jsonl").read_text().splitlines()]
-    return {line["key"]: line["reason"] for line in lines}
 
 
 @pytest.mark.skipif(not COVID.is_dir(), reason="../shared/data/covid_cxr is not here")
