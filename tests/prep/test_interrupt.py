@@ -50,9 +50,20 @@ def finished(out: Path) -> dict[str, int]:
     return {json.loads(one["entry"])["shard"]: one["tally"]["samples"] for one in states if one["entry"]}
 
 
+def hear_ctrl_c() -> None:
+    """A shell's background jobs ignore SIGINT, and so do their children: the tests may be one."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def stop_after(command: list[str], out: Path, shards: int, how: signal.Signals) -> tuple[int, str]:
     """Start a command in a group of its own, send it a signal when that many shards are there; return code and stderr."""
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=hear_ctrl_c,
+    )
     try:
         while running.poll() is None and len(list(out.glob("*.tar"))) < shards:
             time.sleep(0.01)
