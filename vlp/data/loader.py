@@ -9,6 +9,8 @@ from __future__ import annotations
 import atexit
 import itertools
 import logging
+import multiprocessing
+import multiprocessing.util  # registers its own end before ours below
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 
 _reading: weakref.WeakSet[Any] = weakref.WeakSet()
+_workers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @atexit.register  # after multiprocessing's own, hence before it at exit
@@ -41,6 +44,9 @@ def _end_workers() -> None:
     for replies in list(_reading):
         if hasattr(replies, "_shutdown_workers"):
             replies._shutdown_workers()
+    for worker in multiprocessing.active_children():
+        if worker in _workers:
+            worker.kill()
 
 
 class Loader:
@@ -118,6 +124,7 @@ class Loader:
         )
         replies = iter(loading)
         _reading.add(replies)
+        _workers.update(getattr(replies, "_workers", ()))
         while True:
             try:
                 reply: Reply = next(replies)
