@@ -12,6 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 FILE = "vlp_tokenizer.json"
 
 Spans = Sequence[tuple[int, int]]
+Row = tuple[int, int, int, int]
 
 
 class TokenizerError(ValueError):
@@ -56,13 +58,24 @@ class TextSpec:
             )
 
 
-class Piece(NamedTuple):
-    """A token: its id, the word that it is a piece of (-1: special), and its characters `[start, end)` of the text."""
+class Pieces(NamedTuple):
+    """The tokens of several texts one after another, special ones included, each text cut to the tokenizer's `length`.
 
-    id: int
-    word: int
-    start: int
-    end: int
+    `counts`: how many tokens each text has; `rows`: (id, word that it is a piece of, first character, end) of each token
+    with -1 for what a special token has not; `cut`: the texts that lost some.
+    """
+
+    counts: list[int]
+    rows: np.ndarray
+    cut: frozenset[int]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[list[Row], bool]]) -> Pieces:
+        """Put together each text's tokens and whether it was cut."""
+        flat = chain.from_iterable(chain.from_iterable(rows for rows, _ in found))
+        counts = [len(rows) for rows, _ in found]
+        table = np.fromiter(flat, np.int64, 4 * sum(counts)).reshape(-1, 4)
+        return cls(counts, table, frozenset(index for index, (_, cut) in enumerate(found) if cut))
 
 
 @dataclass(slots=True)
@@ -101,8 +114,8 @@ class Tokenizer(ABC):
     pad_id: int
 
     @abstractmethod
-    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
-        """Return each text's tokens, special ones included, cut to `length`, and whether anything was cut."""
+    def _pieces(self, texts: list[str]) -> Pieces:
+        """Return the tokens of the texts."""
 
     @abstractmethod
     def files(self) -> dict[str, bytes]:
@@ -116,19 +129,14 @@ class Tokenizer(ABC):
         """
         import torch
 
-        found = self._pieces(list(texts))
-        width = max((len(pieces) for pieces, _ in found), default=0)
-        table = np.full((len(found), width, 4), -1, np.int64)
-        table[..., 0] = self.pad_id
-        mask = np.zeros((len(found), width), bool)
-        for row, (pieces, _) in enumerate(found):
-            if pieces:
-                table[row, : len(pieces)] = pieces
-                mask[row, : len(pieces)] = True
-        cut = frozenset(row for row, (_, was_cut) in enumerate(found) if was_cut)
+        counts, rows, cut = self._pieces(list(texts))
+        width = max(counts, default=0)
+        mask = np.arange(width) < np.array(counts, np.int64)[:, None]
+        table = np.full((len(counts), width, 4), (self.pad_id, -1, -1, -1), np.int64)
+        table[mask] = rows
         if cut and self.overflow == "error":
             raise TokenizerError(
-                f"{len(cut)} of {len(found)} texts have more than {self.length} tokens (tokenizer.overflow is error); "
+                f"{len(cut)} of {len(counts)} texts have more than {self.length} tokens (tokenizer.overflow is error); "
                 f"the first has {len(texts[min(cut)])} characters"
             )
         offsets = table[..., 2:]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from .tokenize import Piece, Tokenizer, TokenizerError
+import numpy as np
+
+from .tokenize import Pieces, Row, Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
@@ -30,17 +33,20 @@ class FastTokenizer(Tokenizer):
         self.pad_id, self.length, self.overflow = pad_id, length, overflow
         self.vocab_size = backend.get_vocab_size(with_added_tokens=True)
 
-    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
-        found = []
-        for one in self.backend.encode_batch(texts):
-            pieces = [
-                Piece(token, -1, -1, -1) if word is None or special else Piece(token, word, *span)
-                for token, word, span, special in zip(
-                    one.ids, one.word_ids, one.offsets, one.special_tokens_mask, strict=True
-                )
-            ]
-            found.append((pieces, bool(one.overflowing)))
-        return found
+    def _pieces(self, texts: list[str]) -> Pieces:
+        encoded = self.backend.encode_batch(texts)
+        counts = [len(one) for one in encoded]
+        rows = np.empty((sum(counts), 4), np.int64)
+
+        def column(name: str) -> Iterator[Any]:
+            return chain.from_iterable(getattr(one, name) for one in encoded)
+
+        rows[:, 0] = np.fromiter(column("ids"), np.int64, len(rows))
+        rows[:, 1] = np.fromiter((-1 if word is None else word for word in column("word_ids")), np.int64, len(rows))
+        rows[:, 2:] = np.fromiter(chain.from_iterable(column("offsets")), np.int64, 2 * len(rows)).reshape(-1, 2)
+        special = np.fromiter(column("special_tokens_mask"), bool, len(rows))
+        rows[special | (rows[:, 1] < 0), 1:] = -1
+        return Pieces(counts, rows, frozenset(row for row, one in enumerate(encoded) if one.overflowing))
 
     def files(self) -> dict[str, bytes]:
         return {"tokenizer.json": self.backend.to_str(pretty=True).encode(), **self.extra}
@@ -79,12 +85,12 @@ class OpenClipTokenizer(Tokenizer):
         self.__dict__.update(state)
         self._build()
 
-    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
-        encoder, found = self.encoder, []
+    def _pieces(self, texts: list[str]) -> Pieces:
+        encoder, found = self.encoder, list[tuple[list[Row], bool]]()
         for text in texts:
             clean = encoder.clean_fn(text)
             place = align(clean, text)
-            pieces = [Piece(encoder.sot_token_id, -1, -1, -1)]
+            pieces: list[Row] = [(encoder.sot_token_id, -1, -1, -1)]
             for word, match in enumerate(encoder.pat.finditer(clean)):
                 raw = "".join(encoder.byte_encoder[byte] for byte in match.group().encode())
                 # byte -> character of the clean text, since pieces are made of bytes
@@ -93,11 +99,11 @@ class OpenClipTokenizer(Tokenizer):
                 for piece in encoder.bpe(raw).split(" "):
                     width = len(piece.removesuffix("</w>"))
                     first, last = owner[used], owner[min(used + width, len(owner)) - 1]
-                    pieces.append(Piece(encoder.encoder[piece], word, place[first][0], place[last][1]))
+                    pieces.append((encoder.encoder[piece], word, place[first][0], place[last][1]))
                     used += width
             cut = len(pieces) >= self.length
-            found.append(([*pieces[: self.length - 1], Piece(encoder.eot_token_id, -1, -1, -1)], cut))
-        return found
+            found.append(([*pieces[: self.length - 1], (encoder.eot_token_id, -1, -1, -1)], cut))
+        return Pieces.of(found)
 
     def files(self) -> dict[str, bytes]:
         return {} if self.merges is None else {"merges.txt.gz": self.merges}
@@ -159,22 +165,22 @@ class SentencePieceTokenizer(Tokenizer):
         self.__dict__.update(state)
         self._build()
 
-    def _pieces(self, texts: list[str]) -> list[tuple[list[Piece], bool]]:
+    def _pieces(self, texts: list[str]) -> Pieces:
         opening, closing = (
-            [Piece(token, -1, -1, -1)] if token >= 0 else []
-            for token in (self.processor.bos_id(), self.processor.eos_id())
+            [(token, -1, -1, -1)] if token >= 0 else [] for token in (self.processor.bos_id(), self.processor.eos_id())
         )
         room = self.length - len(opening) - len(closing)
-        found = []
+        found: list[tuple[list[Row], bool]] = []
         for text in texts:
-            pieces, word = [], -1
+            pieces: list[Row] = []
+            word = -1
             for one in self._encode(text).pieces:
                 # a bare word-start marker has no characters, and the piece after it continues that word
                 word += 1 if one.piece.startswith("▁") or word < 0 else 0
                 start = one.begin + len(one.surface) - len(one.surface.lstrip())
-                pieces.append(Piece(one.id, word, min(start, one.end), one.end))
+                pieces.append((one.id, word, min(start, one.end), one.end))
             found.append(([*opening, *pieces[:room], *closing], len(pieces) > room))
-        return found
+        return Pieces.of(found)
 
     def files(self) -> dict[str, bytes]:
         return {"spiece.model": self.model}

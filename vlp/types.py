@@ -157,6 +157,20 @@ class Tokens:
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
+    def take(self, rows: slice | Tensor, width: int | None = None) -> Tokens:
+        """Return some of the texts, without the columns from `width` on."""
+        return Tokens(
+            ids=self.ids[rows, :width].contiguous(),
+            mask=self.mask[rows, :width].contiguous(),
+            words=self.words[rows, :width].contiguous(),
+            sentences=None if self.sentences is None else self.sentences[rows, :width].contiguous(),
+        )
+
+    def trimmed(self, rows: slice | Tensor) -> Tokens:
+        """Return some of the texts, as wide as the longest of them."""
+        lengths = self.mask[rows].sum(1)
+        return self.take(rows, int(lengths.max()) if lengths.numel() else 0)
+
 
 @dataclass(slots=True)
 class Spans:

@@ -67,6 +67,8 @@ class Assembler:
         self.labels, self.needs = tuple(labels), needs
         self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
+        self._asked = {code: place for place, code in enumerate(dict.fromkeys(self.findings))}  # of many wordings: once
+        self._asked_in = [self._asked[code] for code in self.findings]
         self._prompt_tokens: Tokens | None = None
         if prompts is not None and self.findings:
             texts = [*prompts.affirm, *prompts.deny]
@@ -111,7 +113,7 @@ class Assembler:
         encoded = self.tokenizer([*texts, *extra], sentences)
         return Batch(
             image=self._images(rows),
-            text=_take(encoded.tokens, slice(len(texts))),
+            text=encoded.tokens.trimmed(slice(len(texts))),
             group=torch.tensor([group_of(sample) for sample in samples], dtype=torch.int64).reshape(-1, 2),
             keys=[sample.key for sample in samples],
             labels=self._labels(samples) if self.labels else None,
@@ -144,7 +146,7 @@ class Assembler:
 
     def _text_view(self, rows: Sequence[Prepared]) -> Tokens:
         tokens = self.tokenizer([row.second.text if row.second is not None else "" for row in rows]).tokens
-        return _take(tokens, slice(len(rows)))
+        return tokens.trimmed(slice(len(rows)))
 
     def _extras(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -158,8 +160,8 @@ class Assembler:
     def _prompts(self, samples: Sequence[Sample]) -> Prompts | None:
         if self._prompt_tokens is None:
             return None
-        table = [asserted(sample.concepts, self.findings) for sample in samples]
-        said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self.findings))
+        table = [asserted(sample.concepts, tuple(self._asked)) for sample in samples]
+        said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self._asked))[:, self._asked_in]
         return Prompts(tokens=self._prompt_tokens, rows=self._prompt_rows, findings=list(self.findings), asserted=said)
 
 
@@ -167,21 +169,9 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, stream]))
 
 
-def _take(tokens: Tokens, rows: slice) -> Tokens:
-    """Return those rows, trimmed to the longest of them."""
-    mask = tokens.mask[rows]
-    width = int(mask.sum(1).max()) if mask.numel() else 0
-    return Tokens(
-        ids=tokens.ids[rows, :width].contiguous(),
-        mask=mask[:, :width].contiguous(),
-        words=tokens.words[rows, :width].contiguous(),
-        sentences=None if tokens.sentences is None else tokens.sentences[rows, :width].contiguous(),
-    )
-
-
 def _phrases(said: Sequence[Sequence[tuple[str, int]]], tokens: Tokens, first: int) -> Phrases:
     owner = [row for row, one in enumerate(said) for _ in one]
-    part = _take(tokens, slice(first, first + len(owner)))
+    part = tokens.trimmed(slice(first, first + len(owner)))
     part.sentences = None
     code = [code for one in said for _, code in one]
     return Phrases(

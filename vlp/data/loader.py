@@ -40,7 +40,10 @@ _workers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 @atexit.register  # after multiprocessing's own, hence before it at exit
 def _end_workers() -> None:
-    """End the workers of loaders that a script left open: they ignore SIGTERM, by which Python would end and await them."""
+    """End the workers of loaders that a script left open: they ignore SIGTERM, by which Python would end and await them.
+
+    First as torch does it, then by force: torch gives up on a worker that has not ended within some seconds.
+    """
     for replies in list(_reading):
         if hasattr(replies, "_shutdown_workers"):
             replies._shutdown_workers()

@@ -204,7 +204,7 @@ class DualEncoder(nn.Module):
         filled = {name: tokens for name, tokens in present.items() if len(tokens)}
         if not present:
             return
-        joined = join_tokens(list(filled.values()), self.text_tower_pad) if filled else take_rows(batch.text, slice(1))
+        joined = join_tokens(list(filled.values()), self.text_tower_pad) if filled else batch.text.take(slice(1))
         embedded = self._by_length(joined)
         rows = iter(torch.split(embedded, [len(tokens) for tokens in filled.values()]) if filled else ())
         for name in present:
@@ -221,13 +221,11 @@ class DualEncoder(nn.Module):
         if tokens.ids.device.type != "cpu":
             embedded: Tensor = self.text_head(self._text(tokens).pooled)
             return embedded
-        lengths = tokens.mask.sum(1)
-        order = lengths.argsort(stable=True)
+        order = tokens.mask.sum(1).argsort(stable=True)
         found = []
         for part in order.tensor_split(LENGTH_PARTS):
             rows = part if len(part) else order[:1]
-            width = int(lengths[rows].max())
-            found.append(self.text_head(self._text(take_rows(tokens, rows, width)).pooled)[: len(part)])
+            found.append(self.text_head(self._text(tokens.trimmed(rows)).pooled)[: len(part)])
         return torch.cat(found)[order.argsort()]
 
     text_tower_pad: int = 0
@@ -283,11 +281,6 @@ def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
     if channels == 1 and len(values) > 1:
         values = (sum(values) / len(values),)
     return torch.tensor(values if len(values) == channels else values * channels, dtype=torch.float32).view(1, -1, 1, 1)
-
-
-def take_rows(tokens: Tokens, rows: Tensor | slice, width: int | None = None) -> Tokens:
-    """Return some of the texts, without the columns from `width` on and without their sentences."""
-    return Tokens(ids=tokens.ids[rows, :width], mask=tokens.mask[rows, :width], words=tokens.words[rows, :width])
 
 
 def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:

@@ -33,7 +33,7 @@ def _rows(batch: Batch, start: int, stop: int) -> Batch:
 def _part(value: Any, rows: int, start: int, stop: int) -> Any:
     """Return what belongs to rows `[start, stop)` of a field of the batch: of whatever has one entry a row, those."""
     if isinstance(value, Tokens):
-        return _tokens(value, slice(start, stop))
+        return value.take(slice(start, stop))
     if isinstance(value, Spans):
         return _spans(value, start, stop)
     if isinstance(value, Phrases):
@@ -44,11 +44,6 @@ def _part(value: Any, rows: int, start: int, stop: int) -> Any:
         return {name: _part(one, rows, start, stop) for name, one in value.items()}
     is_by_row = isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
     return value[start:stop] if is_by_row and len(value) == rows else value
-
-
-def _tokens(tokens: Tokens, index: slice | Tensor) -> Tokens:
-    sentences = None if tokens.sentences is None else tokens.sentences[index]
-    return Tokens(ids=tokens.ids[index], mask=tokens.mask[index], words=tokens.words[index], sentences=sentences)
 
 
 def _owned(owner: Tensor, start: int, stop: int) -> Tensor:
@@ -69,7 +64,7 @@ def _spans(spans: Spans, start: int, stop: int) -> Spans:
 
 def _phrases(phrases: Phrases, start: int, stop: int) -> Phrases:
     index = _owned(phrases.owner, start, stop)
-    tokens = _tokens(phrases.tokens, index)
+    tokens = phrases.tokens.take(index)
     return Phrases(tokens=tokens, owner=phrases.owner[index] - start, code=phrases.code[index])
 
 
