@@ -7,7 +7,7 @@ query-key-value matrix becomes three views into it: copying into a view fills th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
@@ -15,9 +15,12 @@ from torch import Tensor
 RULES: list[tuple[str, str]] = [
     # where the layers are
     (r"^blocks\.\d+\.(\d+)\.(?=norm|attn|mlp|ls)", r"block.\1."),  # DINOv2 trained in chunks
-    (r"^(?:transformer\.resblocks|encoder\.layers?|layers?|blocks)\.(\d+)\.", r"block.\1."),
+    (r"^(?:transformer\.resblocks|(?:encoder|model)\.layers?|layers?|blocks)\.(\d+)\.", r"block.\1."),
     # before the layers
-    (r"^(?:embeddings\.patch_embeddings\.projection|embeddings\.patch_embedding|patch_embed\.proj|conv1)\.", "patch."),
+    (
+        r"^(?:embeddings\.patch_embeddings\.projection|embeddings\.patch_embeddings?|patch_embed\.proj|conv1)\.",
+        "patch.",
+    ),
     (r"^(?:embeddings\.cls_token|embeddings\.class_embedding|class_embedding|cls_token)$", "cls"),
     (r"^(?:embeddings\.position_embeddings?(?:\.weight)?|positional_embedding|pos_embed)$", "pos"),
     (r"^(?:embeddings\.register_tokens|register_tokens|reg_token|storage_tokens)$", "registers"),
@@ -40,11 +43,15 @@ RULES: list[tuple[str, str]] = [
     (r"\.(?:attention\.attention|attention\.self|attention|self_attn|attn)\.(?:key|k_proj)\.", ".attn.k."),
     (r"\.(?:attention\.attention|attention\.self|attention|self_attn|attn)\.(?:value|v_proj)\.", ".attn.v."),
     (r"\.attn\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
+    (r"\.attn\.([qkv])_bias$", r".attn.\1.bias"),
     (r"\.(?:attention\.output\.dense|attention\.o_proj|self_attn\.out_proj|attn\.out_proj|attn\.proj)\.", ".attn.out."),
     (r"\.(?:intermediate\.dense|mlp\.fc1|mlp\.c_fc)\.", ".mlp.1."),
     (r"(\.\d+)\.(?:output\.dense|mlp\.fc2|mlp\.c_proj)\.", r"\1.mlp.2."),
-    (r"\.(?:mlp\.w12|mlp\.weights_in)\.", ".mlp.in."),
-    (r"\.(?:mlp\.w3|mlp\.weights_out)\.", ".mlp.last."),
+    # a gated one: silu(gate) * up, in one matrix or in two
+    (r"\.(?:mlp\.w12|mlp\.weights_in)\.", ".mlp.gated."),
+    (r"\.(?:mlp\.gate_proj|mlp\.fc1_g|mlp\.w1)\.", ".mlp.gate."),
+    (r"\.(?:mlp\.up_proj|mlp\.fc1_x|mlp\.w2)\.", ".mlp.up."),
+    (r"\.(?:mlp\.down_proj|mlp\.w3|mlp\.weights_out)\.", ".mlp.2."),
     (r"\.(?:ls1\.gamma|ls_1\.gamma|layer_scale1\.lambda1|gamma_1)$", ".scale1"),
     (r"\.(?:ls2\.gamma|ls_2\.gamma|layer_scale2\.lambda1|gamma_2)$", ".scale2"),
     # BERT's first checkpoints
@@ -52,7 +59,7 @@ RULES: list[tuple[str, str]] = [
     (r"LayerNorm\.beta$", "LayerNorm.bias"),
 ]
 _COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in RULES]
-_FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v")}
+_FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "gated": ("gate", "up")}
 
 
 class Part(NamedTuple):
@@ -64,20 +71,36 @@ class Part(NamedTuple):
 
 def canonical(state: Mapping[str, Tensor]) -> dict[str, Part]:
     """Return the tensors of a tower under the common names; those without one keep theirs."""
+    common = {name: _renamed(name) for name in state}
+    shapes = {common[name]: value.shape for name, value in state.items()}
     found: dict[str, Part] = {}
     for name, value in state.items():
-        common = name
-        for pattern, replacement in _COMPILED:
-            common = pattern.sub(replacement, common)
-        for one, part in _split(common, value):
+        for one, part in _split(_by_shape(common[name], shapes), value):
             found[one if one not in found else name] = Part(name, part)
     return found
+
+
+def _renamed(name: str) -> str:
+    for pattern, replacement in _COMPILED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def _by_shape(name: str, shapes: Mapping[str, Sequence[int]]) -> str:
+    """Tell a gated MLP from a plain one where their spellings are the same: timm's fc1 is both, DINOv3's up_proj too."""
+    block, inside, rest = name.partition(".mlp.")
+    first, last = shapes.get(f"{block}.mlp.1.weight"), shapes.get(f"{block}.mlp.2.weight")
+    if inside and rest.startswith("1.") and first is not None and last is not None and first[0] == 2 * last[1]:
+        return f"{block}.mlp.gated.{rest[2:]}"
+    if inside and rest.startswith("up.") and f"{block}.mlp.gate.weight" not in shapes:
+        return f"{block}.mlp.1.{rest[3:]}"
+    return name
 
 
 def _split(name: str, value: Tensor) -> list[tuple[str, Tensor]]:
     stem, _, last = name.rpartition(".")
     before, _, fused = stem.rpartition(".")
-    if fused in _FUSED and before.endswith(("attn", "pool")):
+    if fused in _FUSED and before.endswith(("attn", "pool", "mlp")):
         letters = _FUSED[fused]
         pieces = value.chunk(len(letters), 0)
         return [(f"{before}.{letter}.{last}", piece) for letter, piece in zip(letters, pieces, strict=True)]
