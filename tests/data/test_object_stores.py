@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from fsspec.registry import _registry
 
 from vlp.data.loader import DataConfig, Loader
 from vlp.data.manifest import Manifest, ManifestError, ShardSet
@@ -121,15 +122,15 @@ def test_a_data_set_that_the_hub_does_not_have(hub: Server, cache: Cache) -> Non
         Manifest.read("hf://datasets/lab/other", cache)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("s3fs") is None, reason="s3fs is not installed")
 def test_shards_in_a_bucket(
     bucket: Server, cache: Cache, toy: Path, preprocess: Preprocess, tokenizer: Tokenizer
 ) -> None:
     check("s3://bucket/shards", bucket, cache, toy, preprocess, tokenizer)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("s3fs") is not None, reason="s3fs is installed")
-def test_a_bucket_without_its_client_names_the_package(cache: Cache) -> None:
+def test_a_bucket_without_its_client_names_the_package(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as if it were not installed
+    monkeypatch.delitem(_registry, "s3", raising=False)
     with pytest.raises(ManifestError, match=r"cannot fetch s3://bucket/shards/manifest\.jsonl: Install s3fs"):
         Manifest.read("s3://bucket/shards", cache)
 
