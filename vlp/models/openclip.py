@@ -151,7 +151,10 @@ class OpenClipImageTower(ImageTower):
         return None
 
     def checkpoint_activations(self) -> None:
-        self.model.set_grad_checkpointing(True)
+        if hasattr(self.model, "attnpool"):  # it takes the call, and does nothing
+            raise ConfigError("open_clip's own ResNet cannot recompute activations")
+        model = self.model.trunk if hasattr(self.model, "trunk") else self.model
+        model.set_grad_checkpointing(True)
 
     def resolved(self) -> dict[str, Any]:
         return {**super().resolved(), "model": None, "config": self.tree}

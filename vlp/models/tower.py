@@ -41,7 +41,8 @@ class TowerConfig:
 
     `pretrained`: weights to start from (a folder, a file, `hf:name`, `open_clip:name`), of which at least the share
     `minimum_loaded` of the tower's tensors must be found. `frozen` keeps the whole tower as it is, `freeze_layers` the
-    embeddings and the first n layers; frozen parts stay in eval mode. `checkpointing` trades compute for memory.
+    embeddings and the first n layers; frozen parts stay in eval mode. `checkpointing` trades compute for memory: blocks
+    are computed again in the backward pass (batch normalisation then counts each batch twice in its running statistics).
     """
 
     pretrained: str | None = None
@@ -92,8 +93,8 @@ class Tower(nn.Module):
         return [before, *([layer] for layer in stack)]
 
     def checkpoint_activations(self) -> None:
-        """Recompute activations in the backward pass; towers that cannot say so."""
-        raise ConfigError(f"a tower of kind {self.kind} cannot recompute activations: remove `checkpointing`")
+        """Recompute activations in the backward pass; raises ValueError or AssertionError where that is not possible."""
+        raise ConfigError(f"a tower of kind {self.kind} cannot recompute activations")
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe of this tower with everything written out, so that it is rebuilt without its sources."""
@@ -110,7 +111,10 @@ class Tower(nn.Module):
     def prepare(self, where: str) -> None:
         """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
         if self.config.checkpointing:
-            self.checkpoint_activations()
+            try:
+                self.checkpoint_activations()
+            except (ValueError, AssertionError) as error:
+                raise ConfigError(f"{where}.checkpointing: {error}; leave it out") from None
         if self.config.frozen or self.config.adapter is not None:
             for name, parameter in self.named_parameters():
                 parameter.requires_grad_("lora_" in name)
