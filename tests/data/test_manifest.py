@@ -17,7 +17,7 @@ from PIL import Image
 from vlp.config import ConfigError
 from vlp.data.index import scan_tar, split_name
 from vlp.data.manifest import Manifest, ManifestError, ShardSet, index_folder, verify
-from vlp.data.records import SampleError
+from vlp.data.records import SampleError, build
 
 from .toys import make_sample, write_set
 
@@ -243,6 +243,22 @@ def test_samples_without_image_or_with_broken_json_are_reported(tmp_path: Path) 
     manifest = index_folder(tmp_path, progress=said.append)
     assert [ShardSet(manifest).key(i) for i in range(len(manifest))] == ["c"]
     assert len(said) == 1 and "1 samples, 2 left out" in said[0]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b'{"labels": {"impression": "There is a nodule."}}',
+        b'{"report": {"said": "There is a nodule."}}',
+        b'{"boxes": ["There is a nodule."]}',
+        b'{"concepts": [{"There is a nodule.": 1}]}',
+        b'{"report": "There is a nodule." oops}',
+    ],
+)
+def test_a_record_that_is_wrong_is_refused_without_its_text(record: bytes) -> None:
+    with pytest.raises(SampleError, match=r"x\.tar: the \w+ of key 'k'") as caught:
+        build("k", {"png": encoded(), "json": record}, "x.tar")
+    assert "nodule" not in str(caught.value)
 
 
 def test_keys_with_dots_and_keys_used_twice_are_errors(tmp_path: Path) -> None:

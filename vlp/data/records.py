@@ -41,7 +41,9 @@ def build(key: str, members: Mapping[str, bytes], where: str = "") -> Sample:
             return Sample.from_json(record, image, masks)
         return _foreign(key, record if isinstance(record, dict) else {}, members, image, masks)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({error!r})") from None
+        # The others quote the value or the name that they could not take, which may be text.
+        said = repr(error) if isinstance(error, (KeyError, AttributeError)) else type(error).__name__
+        raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({said})") from None
 
 
 def _foreign(
