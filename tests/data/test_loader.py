@@ -80,11 +80,13 @@ def test_ranks_share_the_same_batches(make: Make, world: int) -> None:
         assert {part[step].cursor for part in parts} == {whole[step].cursor} == {8 * (step + 1)}
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_each_sample_once_in_a_pass_and_passes_run_on(make: Make, world: int) -> None:
-    loaders = [iter(make(rank=rank, world=world, window=2)) for rank in range(world)]
-    keys = [key for _ in range(23) for one in loaders for key in next(one).keys]
-    assert len(keys) == 184
+@pytest.mark.parametrize("workers", [0, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 4])
+def test_each_sample_once_in_a_pass_and_passes_run_on(make: Make, world: int, workers: int) -> None:
+    options: dict[str, Any] = {"world": world, "workers": workers, "window": 2, "batch_size": 24}
+    ranks = [take(make(rank=rank, **options), 8) for rank in range(world)]
+    keys = [key for step in range(8) for batches in ranks for key in batches[step].keys]
+    assert len(keys) == 192
     passes = [keys[at : at + 60] for at in range(0, 180, 60)]
     assert all(sorted(one) == [f"s{index:06d}" for index in range(60)] for one in passes)
     assert len({tuple(one) for one in passes}) == 3
