@@ -42,13 +42,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def write_recipe(folder: Path, shards: Path) -> Path:
+    """Write the recipe for `shards` into a folder, under which its runs will be."""
+    path = folder / "tiny.yaml"
+    path.write_text(RECIPE.replace("data: {", f"data: {{train: {shards}, ") + f"out: {folder / 'runs'}\n")
+    return path
+
+
 @pytest.fixture
 def recipe(tmp_path: Path, shards: Path) -> Path:
-    path = tmp_path / "tiny.yaml"
-    path.write_text(RECIPE + f"out: {tmp_path / 'runs'}\n")
-    text = path.read_text().replace("data: {", f"data: {{train: {shards}, ")
-    path.write_text(text)
-    return path
+    return write_recipe(tmp_path, shards)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -32,13 +32,19 @@ def environment(rank: int, world: int, port: int) -> dict[str, str]:
 
 
 def _entry(
-    function: Callable[..., None], rank: int, world: int, port: int, out: Path, arguments: tuple[Any, ...]
+    function: Callable[..., None],
+    rank: int,
+    world: int,
+    port: int,
+    out: Path,
+    timeout_minutes: float,
+    arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment(rank, world, port))
     from vlp import dist
 
     try:
-        dist.init(timeout_minutes=2)
+        dist.init(timeout_minutes)
         function(*arguments)
         dist.barrier()
         dist.shutdown()
@@ -47,13 +53,16 @@ def _entry(
         os._exit(1)
 
 
-def run_ranks(function: Callable[..., None], world: int, out: Path, *arguments: Any) -> None:
+def run_ranks(
+    function: Callable[..., None], world: int, out: Path, *arguments: Any, timeout_minutes: float = 2.0
+) -> None:
     """Call `function(*arguments)` in `world` processes; raises AssertionError with their tracebacks when one fails."""
     out.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     port = free_port()
     processes = [
-        context.Process(target=_entry, args=(function, rank, world, port, out, arguments)) for rank in range(world)
+        context.Process(target=_entry, args=(function, rank, world, port, out, timeout_minutes, arguments))
+        for rank in range(world)
     ]
     for process in processes:
         process.start()

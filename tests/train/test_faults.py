@@ -1,19 +1,27 @@
-"""What one rank alone runs into; real processes."""
+"""What one rank alone runs into, and a run that is killed twenty times: real processes."""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import random
 import resource
+import time
 from pathlib import Path
 
 import pytest
 
+import vlp
 from vlp import dist
 from vlp.config import ConfigError
 from vlp.train import checkpoint
+from vlp.train.__main__ import main
 from vlp.train.build import open_run
 from vlp.train.recipe import load_recipe
 
+from .conftest import run, start
 from .ranks import run_ranks
+from .test_run import assert_same_checkpoint, lines, wait_for
 
 
 def full_disk_main(folder: Path) -> None:
@@ -50,3 +58,70 @@ def too_little_data_main(path: Path, batch: int) -> None:
 def test_too_little_data_for_the_ranks_is_said_before_the_first_collective(recipe: Path, tmp_path: Path) -> None:
     run_ranks(too_little_data_main, 2, tmp_path / "out", recipe, 1000)
     assert not (tmp_path / "runs").exists()
+
+
+def absent_main() -> None:
+    started = time.monotonic()
+    if dist.rank() == 1:
+        time.sleep(20)  # alive, and never there
+    else:
+        with pytest.raises(RuntimeError, match=r"(?i)time"):
+            dist.agree(True)
+        assert time.monotonic() - started < 19, "it gave up before the other came"
+    os._exit(0)  # the group is beyond a barrier
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_a_collective_that_a_rank_does_not_enter_times_out(tmp_path: Path) -> None:
+    run_ranks(absent_main, 2, tmp_path, timeout_minutes=0.1)
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_during_a_run_leaves_the_last_checkpoint(recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "full"
+    process = start(recipe, "name=full", "train.samples=1000000")
+    wait_for(lambda: (folder / "last").exists())
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (50_000, resource.RLIM_INFINITY))  # the log goes on
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    good = checkpoint.latest(folder)
+    assert good is not None and "could not be written (rank 0: OSError: " in errors
+    assert f"the last good checkpoint is {good}" in errors and "Traceback" not in errors
+    assert [path.name for path in (folder / checkpoint.FOLDER).iterdir() if path.name.startswith(".")] == []
+    assert vlp.from_pretrained(good).embed_texts(["no effusion"]).shape == (1, 16)
+
+
+def _train(arguments: list[str]) -> None:
+    silent = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silent, 1)
+    os.dup2(silent, 2)
+    os._exit(main(arguments))
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_and_still_the_same_run(recipe: Path, tmp_path: Path) -> None:
+    """The trainer saves at every step and is killed at a random moment after its first; the last start ends the run."""
+    common = ["data.workers=0", "train.samples=4000", "train.checkpoint_every_steps=1", "train.log_every=1"]
+    arguments = [str(recipe), "name=killed", "--resume", *common]
+    folder, draw, while_saving = tmp_path / "runs" / "killed", random.Random(1), 0
+    for _ in range(20):
+        process = multiprocessing.get_context("fork").Process(target=_train, args=(arguments,))
+        seen = checkpoint.latest(folder)
+        process.start()
+        while checkpoint.latest(folder) == seen:
+            assert process.is_alive(), "it resumes from what the kill left"
+            time.sleep(0.005)
+        time.sleep(draw.random() * 0.3)
+        process.kill()
+        process.join()
+        while_saving += bool(list((folder / checkpoint.FOLDER).glob(".step-*.tmp")))
+    assert while_saving, "no kill came while a checkpoint was being written"
+    killed_at = int(checkpoint.latest(folder).name.removeprefix("step-"))  # type: ignore[union-attr]
+    assert killed_at < 495, "the last start has something left to do"
+    finished = run(*arguments)
+    assert finished.returncode == 0, finished.stderr
+    whole = run(recipe, "name=whole", *common, "train.checkpoint_every_steps=null")
+    assert whole.returncode == 0, whole.stderr
+    assert [line["step"] for line in lines(folder, "train")] == list(range(1, 501))
+    assert_same_checkpoint(folder / "last", tmp_path / "runs" / "whole" / "last")
