@@ -17,6 +17,7 @@ from vlp.config import ConfigError, dump_yaml, to_tree
 from . import data as data_files
 from . import results as result_files
 from . import suite as suites
+from .tasks.grounding_scores import base_of
 
 console = Console(highlight=False)
 if not console.is_terminal:
@@ -104,11 +105,14 @@ def embed(options: argparse.Namespace) -> int:
 
     suite = suites.read(options.suite)
     model = embedder.load(options.model, options.device)
-    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing)
+    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
     with _progress() as progress:
         store = Store(options.out, model, options.workers, progress)
         datasets = runner.Datasets(options.data, options.limit)
         runner.encode(suite.tasks, store, datasets, settings, strict=True)
+        left = runner.rehearse(suite.tasks, store, datasets, settings)
+    for name in left:
+        console.print(f"{name} needs the model itself: `run` scores it, `score` cannot", markup=False)
     console.print(f"embeddings of {model.card.name} in {options.out}", markup=False)
     return 0
 
@@ -162,6 +166,9 @@ def summary_table(tree: dict[str, Any]) -> Table:
             continue
         name = task["id"]
         for metric, one in task["metrics"].items():
+            base = base_of(metric)
+            if base and not task["metrics"][base].get("primary"):
+                continue  # the page shows the controls of every score, the console those of the main ones
             value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
             bounds = f"{one['ci'][0]:.3f} to {one['ci'][1]:.3f}" if "ci" in one else one.get("reason", "")
             chance = f"{one['chance']:.3f}" if "chance" in one else ""

@@ -17,6 +17,7 @@ from vlp.config import ConfigError
 from . import results as result_files
 from .bootstrap import Interval, multiplicities, paired_difference, weighted_means
 from .metrics.ranking import Ranking, delong
+from .tasks.grounding_scores import base_of
 
 Rows = list[dict[str, Any]]
 
@@ -91,9 +92,10 @@ def _values(
     elif task["family"] == "classification":
         readers["accuracy"] = _right
     else:
-        skip = {"id", "patient"}
+        skip = {"id", "patient", "area"}
         for name, value in first[0].items():
-            if name not in skip and isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if number and name not in skip and base_of(name) is None:
                 readers[name] = lambda one, n=name: one.get(n) if not one.get("bare") else None
     return {name: (column(first, read), column(second, read)) for name, read in readers.items()}
 

@@ -28,6 +28,7 @@ class TransformersEmbedder:
             device,
         )
         self._length = self._text_length()
+        self._late = hasattr(processor, "rescale_and_normalize") and processor.do_rescale and processor.do_normalize
         side, resize = _geometry(processor)
         self._patches = HiddenPatches.of(model, side)
         self.card = card_of(
@@ -79,14 +80,23 @@ class TransformersEmbedder:
 
         with Image.open(io.BytesIO(image)) as opened:
             size = (opened.height, opened.width)
-            pixels = self._processor(images=opened.convert("RGB"), return_tensors="np")["pixel_values"][0]
-        return np.asarray(pixels, np.float32), size
+            picture = opened.convert("RGB")
+        late = {"do_rescale": False, "do_normalize": False} if self._late else {}
+        pixels = self._processor(images=picture, return_tensors="np", **late)["pixel_values"][0]
+        return np.asarray(pixels, np.uint8 if self._late else np.float32), size
+
+    def _normalise(self, inputs: Any) -> Any:
+        """Return the model's input [n, 3, S, S]: the processor's own arithmetic on floats, for a whole batch at once."""
+        if not self._late:
+            return inputs
+        own = self._processor
+        return own.rescale_and_normalize(inputs, True, own.rescale_factor, True, own.image_mean, own.image_std)
 
     def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
         import torch
 
-        batch = torch.from_numpy(inputs).to(self._device)
         with torch.inference_mode():
+            batch = self._normalise(torch.from_numpy(inputs).to(self._device))
             rows = to_rows(_pooled(self._model.get_image_features(pixel_values=batch)))
             if not patches or self._patches is None:
                 return rows, None
@@ -99,7 +109,7 @@ class TransformersEmbedder:
         def encode(pixels: Any) -> Any:
             return _pooled(model.get_image_features(pixel_values=pixels))
 
-        return Tower(model.vision_model, encode, lambda pixels: pixels, self._device)
+        return Tower(model.vision_model, encode, self._normalise, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
         blocks = []

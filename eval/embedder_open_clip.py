@@ -1,4 +1,8 @@
-"""open_clip models by name: `open_clip:ViT-B-32,PRETRAINED`, or a local weights file for PRETRAINED; offline without one."""
+"""open_clip models by name: `open_clip:ViT-B-32,PRETRAINED`, or a local weights file for PRETRAINED; offline without one.
+
+Of open_clip's transform, the steps on pictures run as images are decoded; the arithmetic on floats (`ToTensor`, `Normalize`)
+runs on whole batches, in the same order, so that a decoding thread takes as little as it can from the model's.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,7 @@ class OpenClipEmbedder:
         side = int(size[0] if isinstance(size, (tuple, list)) else size)
         mode = {"shortest": "crop", "longest": "pad", "squash": "squash"}[config.get("resize_mode", "shortest")]
         self._hook = TokenHook.of(model.visual, side)
+        self._pixels, self._floats = split(transform)
         self.card = card_of(
             model,
             name=name,
@@ -69,14 +74,27 @@ class OpenClipEmbedder:
 
         with Image.open(io.BytesIO(image)) as opened:
             size = (opened.height, opened.width)
-            pixels: NDArray[Any] = self._transform(opened).numpy()
-        return pixels, size
+            picture: Any = opened
+            for step in self._pixels:
+                picture = step(picture)
+            if not self._floats:
+                return picture.numpy(), size
+            return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), size
+
+    def _normalise(self, inputs: Any) -> Any:
+        """Return what the model takes [n, 3, S, S] of inputs on its device."""
+        if not self._floats:
+            return inputs
+        batch = inputs.float().div(255)
+        for step in self._floats:
+            batch = step(batch)
+        return batch
 
     def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
         import torch
 
-        batch = torch.from_numpy(inputs).to(self._device)
         with torch.inference_mode():
+            batch = self._normalise(torch.from_numpy(inputs).to(self._device))
             if not patches or self._hook is None:
                 return to_rows(self._model.encode_image(batch)), None
             rows, cells = self._hook.run(lambda: self._model.encode_image(batch))
@@ -85,7 +103,7 @@ class OpenClipEmbedder:
     def tower(self) -> Tower:
         """Return the image tower with gradients, for saliency maps."""
         model = self._model
-        return Tower(model.visual, lambda pixels: model.encode_image(pixels), lambda pixels: pixels, self._device)
+        return Tower(model.visual, lambda pixels: model.encode_image(pixels), self._normalise, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
         blocks = []
@@ -99,3 +117,16 @@ class OpenClipEmbedder:
 
         with torch.inference_mode():
             return to_rows(self._model.encode_text(self._tokenizer(texts).to(self._device)))
+
+
+def split(transform: Any) -> tuple[list[Any], list[Any]]:
+    """Return the steps of a transform before `ToTensor`, which make RGB pictures, and those after it; all in the first part
+    when it is made in another way.
+    """
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    steps = list(transform.transforms) if isinstance(transform, Compose) else []
+    at = next((place for place, step in enumerate(steps) if isinstance(step, ToTensor)), None)
+    if at is None or not all(isinstance(step, Normalize) for step in steps[at + 1 :]):
+        return [transform], []
+    return steps[:at], steps[at + 1 :]

@@ -7,12 +7,12 @@ the same product, and equal scores are equal.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics.retrieval import Ranks
+from .metrics.retrieval import Ranks, Ties
 
 Floats = NDArray[np.float32]
 BUDGET = 64 << 20
@@ -75,6 +75,43 @@ def rank(
             equal = np.flatnonzero(scores[row] == best[row])
             before[block.start + row] = int((equal < winners.min()).sum() - (winners < winners.min()).sum())
     return Ranks(above, level, level_positives, before, missing.astype(np.int64))
+
+
+def found(
+    queries: Floats,
+    gallery: Floats,
+    query_group: NDArray[np.int64],
+    gallery_group: NDArray[np.int64],
+    ks: Sequence[int],
+    ties: Ties = "expected",
+) -> NDArray[np.float64]:
+    """Return how many of each query's positives are among its first k, [Q, len(ks)]: a mean over tied orders if `expected`.
+
+    Rows and groups as for `rank`. Divided by the number of positives this is true recall, by k precision.
+    """
+    result = np.empty((len(queries), len(ks)))
+    cut = [min(k, len(gallery)) - 1 for k in ks]
+    across = np.ascontiguousarray(gallery.T)
+    for block in blocks(len(queries), len(gallery)):
+        scores = queries[block] @ across
+        ordered = -np.partition(-scores, sorted(set(cut)), axis=1)[:, : max(cut) + 1]
+        right = query_group[block][:, None] == gallery_group
+        for column, last in enumerate(cut):
+            edge = ordered[:, last, None]
+            level = scores == edge
+            slots = last + 1 - (scores > edge).sum(1)
+            tied, width = (level & right).sum(1), level.sum(1)
+            sure = ((scores > edge) & right).sum(1)
+            if ties == "index":
+                part = (level & right & (np.cumsum(level, axis=1) <= slots[:, None])).sum(1)
+            else:
+                part = {
+                    "expected": tied * slots / width,
+                    "pessimistic": np.maximum(0, slots - (width - tied)),
+                    "optimistic": np.minimum(slots, tied),
+                }[ties]
+            result[block, column] = sure + part
+    return result
 
 
 def top(

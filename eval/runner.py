@@ -134,6 +134,14 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
     store.texts(sorted(texts))
 
 
+def rehearse(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings) -> list[str]:
+    """Run tasks for what they encode on the way (other splits, damaged images); return those that need the model itself."""
+    for task in todo:
+        if not task.needs_model():
+            task.run(make_context(task, store, datasets, settings))
+    return [one.spec.id for one in todo if one.needs_model()]
+
+
 def make_context(task: Task, store: Store, datasets: Datasets, settings: Settings) -> Context:
     data = datasets.get(task.spec.data)
     return Context(

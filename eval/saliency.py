@@ -155,10 +155,10 @@ def grad_cam(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer) -> Floa
 def g_score_cam(
     tower: Tower, pixels: Tensor, target: Tensor, layer: Layer, top: int = 300, scale: float = 100.0
 ) -> Floats:
-    """Return channels weighted by the score of the image seen through each (gScoreCAM, Chen et al. 2022).
+    """Return ReLU of the channels weighted by the score of the image seen through each (gScoreCAM, Chen et al. 2022).
 
-    The `top` channels by mean gradient are normalised and spread over the input as masks; their weights are the softmax of
-    `scale` times the cosines. One pass per channel.
+    The `top` channels by mean gradient are scaled to [0, 1] and spread over the input as masks; their weights are the
+    softmax of `scale` times the cosines. One pass per channel.
     """
     import torch
 
@@ -173,7 +173,7 @@ def g_score_cam(
     with torch.no_grad():
         scores = torch.cat([_cosine(tower.encode(pixels * part), target) for part in torch.split(spread, 32)])
     weights = (scale * scores).softmax(0)
-    result: Floats = (weights[:, None, None] * masks).sum(0).double().cpu().numpy()
+    result: Floats = (weights[:, None, None] * channels).sum(0).relu().double().cpu().numpy()
     return result
 
 

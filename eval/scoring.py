@@ -25,10 +25,12 @@ class Scoring:
     `rule`: `softmax` over classes (CLIP; the decision is the argmax), `pair` (softmax over the affirming and the denying
     prompt: CheXzero, BioViL), `xplainer` (geometric mean of pair softmaxes over descriptors), `cosine` (the pooled
     similarity to the affirming prompts alone), `score-logit` (sigmoid of scale * cosine + bias: SigLIP).
-    `pooling`: how several prompts become one score. `temperature`: None takes the model's own for `softmax`, 1 for pairs.
+    `pooling`: how several prompts become one score. `temperature`: None takes the model's own scale, 0.5 for `xplainer`.
     `normalise`: `zscore` standardises each class's column over the whole set before the decision: transductive, as in
     GLoRIA's released code, so off by default. `local`: share of ConceptCLIP's local branch in the mix (0 = none), with the
-    mean of the `top_patches` best patches. `views: mean` averages the views of a study before the decision.
+    mean of the `top_patches` best patches; a class's local vector is the mean of its prompts' embeddings (ConceptCLIP's own
+    is of the word tokens of its name, which models of others do not give). `views: mean` averages the views of a study
+    before the decision.
     """
 
     rule: Literal["softmax", "pair", "xplainer", "cosine", "score-logit"] = "softmax"

@@ -127,39 +127,46 @@ def point_of(mask: Mask) -> list[float]:
 
 
 class Sam:
-    """A SAM of transformers from a local folder: masks from boxes or points."""
+    """A promptable segmenter of transformers (SAM, SAM 2, SAM-HQ, EdgeTAM, ...): masks from boxes or points."""
 
     def __init__(self, model: Any, processor: Any, device: str = "cpu") -> None:
         self._model, self._processor, self._device = model.to(device).eval(), processor, device
 
     @classmethod
-    def load(cls, path: str, device: str = "cpu") -> Sam:
-        """Load a folder with a model and its processor; nothing is fetched. Raises ConfigError."""
+    def load(cls, name: str, device: str = "cpu") -> Sam:
+        """Load a folder, or what the local Hub cache holds of a name, with its processor. Nothing is fetched.
+
+        Raises ConfigError.
+        """
+        from huggingface_hub import snapshot_download
         from transformers import AutoModelForMaskGeneration, AutoProcessor
 
-        if not (Path(path) / "config.json").is_file():
-            raise ConfigError(f"no SAM in {path}: expected a folder that transformers' save_pretrained wrote")
         try:
-            model = AutoModelForMaskGeneration.from_pretrained(path, local_files_only=True, use_safetensors=True)
-            processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+            folder = name if Path(name).is_dir() else snapshot_download(name, local_files_only=True)
+            model = AutoModelForMaskGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot load a SAM from {path}: {str(error).splitlines()[0]}") from None
+            hint = "expected a folder that transformers' save_pretrained wrote, or a name in the local Hub cache"
+            raise ConfigError(f"no SAM in {name!r}: {str(error).splitlines()[0]}; {hint}") from None
         return cls(model, processor, device)
 
     def __call__(self, image: NDArray[np.uint8], parts: Sequence[Mask], prompt: Literal["box", "points"]) -> Mask:
         """Return the union [H, W] of the best masks for each part's box or inner point, on an RGB image [H, W, 3]."""
         import torch
 
-        height, width = image.shape[:2]
-        result = np.zeros((height, width), dtype=bool)
+        result = np.zeros(image.shape[:2], dtype=bool)
         for part in parts:
-            asked = {"input_boxes": [[box_of(part)]]} if prompt == "box" else {"input_points": [[[point_of(part)]]]}
+            if prompt == "box":
+                asked: dict[str, Any] = {"input_boxes": [[box_of(part)]]}
+            else:
+                asked = {"input_points": [[[point_of(part)]]], "input_labels": [[[1]]]}
             inputs = self._processor(images=image, return_tensors="pt", **asked).to(self._device)
             with torch.inference_mode():
                 output = self._model(**inputs)
-            masks = self._processor.post_process_masks(
-                output.pred_masks.cpu(), inputs["original_sizes"].cpu(), inputs["reshaped_input_sizes"].cpu()
-            )[0]
-            best = int(output.iou_scores.flatten().argmax())
-            result |= np.asarray(masks.flatten(0, 1)[best].numpy(), dtype=bool)
+            sizes = [inputs["original_sizes"].cpu()]
+            if "reshaped_input_sizes" in inputs:  # the first SAM pads; its successors squash
+                sizes.append(inputs["reshaped_input_sizes"].cpu())
+            masks = self._processor.post_process_masks(output.pred_masks.cpu(), *sizes)[0].flatten(0, 1)
+            best = int(output.iou_scores.flatten()[: len(masks)].argmax())
+            result |= np.asarray(masks[best].numpy(), dtype=bool)
         return result

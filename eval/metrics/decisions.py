@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .ratio import ratio
+
 
 def confusion(labels: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
     """Return the counts [C, C]: rows are the true class, columns the predicted one."""
@@ -77,3 +79,23 @@ def matthews(labels: ArrayLike, predicted: ArrayLike) -> float | None:
     if spread <= 0:
         return None
     return float((np.trace(counts) * total - actual @ chosen) / np.sqrt(spread))
+
+
+def binary_decisions(labels: ArrayLike, decided: ArrayLike, weights: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Return accuracy, balanced accuracy, F1 of the positives, kappa and MCC [R] under weights [R, n]; NaN where undefined."""
+    truth, yes = np.asarray(labels, dtype=bool), np.asarray(decided, dtype=bool)
+    rows = np.atleast_2d(np.asarray(weights, dtype=np.float64))
+    hit, alarm, miss, rest = (
+        rows @ one.astype(np.float64) for one in (truth & yes, ~truth & yes, truth & ~yes, ~truth & ~yes)
+    )
+    total, positive, negative = hit + alarm + miss + rest, hit + miss, alarm + rest
+    agreed = ratio(hit + rest, total)
+    by_chance = ratio(positive * (hit + alarm) + negative * (miss + rest), total**2)
+    spread = positive * negative * (hit + alarm) * (miss + rest)
+    return {
+        "accuracy": agreed,
+        "balanced_accuracy": (ratio(hit, positive) + ratio(rest, negative)) / 2,
+        "f1": ratio(2 * hit, 2 * hit + alarm + miss),
+        "kappa": ratio(agreed - by_chance, 1 - by_chance),
+        "mcc": ratio(hit * rest - alarm * miss, np.sqrt(spread)),
+    }

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .ranking import auroc, average_precision
-
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Rectangle = tuple[float, float, float, float]
@@ -97,16 +95,32 @@ def pointing_hit(heat: ArrayLike, truth: ArrayLike, any_tied: bool = False) -> b
     return bool(mask.flat[int(np.nanargmax(values))])
 
 
+def pixel_ranking(heat: ArrayLike, truth: ArrayLike) -> tuple[float, float] | None:
+    """Return AUROC (ties half) and average precision of the map's pixels: no threshold to tune; None where a side is empty.
+
+    By sorting each side alone, which for a radiograph of millions of pixels is many times faster than ranking all of them.
+    """
+    kind = np.float32 if np.asarray(heat).dtype == np.float32 else np.float64
+    inside, outside = (np.sort(one.astype(kind)) for one in _inside_outside(heat, truth))
+    if not len(inside) or not len(outside):
+        return None
+    under, upto = np.searchsorted(outside, inside, "left"), np.searchsorted(outside, inside, "right")
+    area = (under.sum() + 0.5 * (upto - under).sum()) / (len(inside) * len(outside))
+    hits = len(inside) - np.searchsorted(inside, inside, "left")  # inside pixels at or above each inside pixel
+    alarms = len(outside) - under
+    return float(area), float((hits / (hits + alarms)).mean())
+
+
 def pixel_auroc(heat: ArrayLike, truth: ArrayLike) -> float | None:
-    """Return the AUROC of the map's pixels against the truth: no threshold to tune; None where a side is empty."""
-    inside, outside = _inside_outside(heat, truth)
-    return auroc(np.r_[np.ones(len(inside)), np.zeros(len(outside))], np.r_[inside, outside])
+    """Return the AUROC of the map's pixels against the truth; None where a side is empty."""
+    both = pixel_ranking(heat, truth)
+    return both[0] if both else None
 
 
 def pixel_average_precision(heat: ArrayLike, truth: ArrayLike) -> float | None:
-    """Return the average precision of the map's pixels against the truth; None where no pixel of the truth was seen."""
-    inside, outside = _inside_outside(heat, truth)
-    return average_precision(np.r_[np.ones(len(inside)), np.zeros(len(outside))], np.r_[inside, outside])
+    """Return the average precision of the map's pixels against the truth; None where a side is empty."""
+    both = pixel_ranking(heat, truth)
+    return both[1] if both else None
 
 
 def dice_at(heat: ArrayLike, truth: ArrayLike, threshold: float) -> float | None:
@@ -150,3 +164,9 @@ def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
     row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
     rows, columns = np.nonzero(parts == parts[row, column])
     return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+
+
+def best_overlap(detected: Rectangle, boxes: Sequence[Rectangle]) -> tuple[float, float] | None:
+    """Return the largest IoU and the largest IoBB of a detected box with any of the boxes; None where none has an area."""
+    known = [box_overlap(detected, one) for one in boxes if one[2] > one[0] and one[3] > one[1]]
+    return (max(one.iou for one in known), max(one.iobb for one in known)) if known else None

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from .. import results as result_files
 from ..store import write_text
 from . import charts
-from .rows import CONTROLS, Row, row, scale_of, title
+from .rows import CONTROLS, Row, meaning, row, scale_of, title
 
 FOLDER = Path(__file__).parent
 FILE = "report.html"
@@ -62,7 +62,8 @@ def cards(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
                 continue
             references = [r for r in task["references"] if r["metric"] == name]
             entry = row(one, title(name), scale_of(name, _numbers(one)), references)
-            result.append({"task": task["id"], "row": entry, "n": one.get("n", task["data"]["n"])})
+            count = one.get("n", task["data"]["n"])
+            result.append({"task": task["id"], "row": entry, "n": count, "meaning": meaning(name)})
     return result
 
 
@@ -78,6 +79,7 @@ def section(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     if task.get("figures") and (out / task["figures"]).is_file():
         figures = json.loads((out / task["figures"]).read_text(encoding="utf-8"))
     content: dict[str, Any] = {"task": task, "figures": figures, "family": task["family"], "rows": forest(task)}
+    content["published"] = published(task)
     if task["family"] == "classification":
         content |= classification(task, figures)
     elif task["family"] == "retrieval":
@@ -99,6 +101,18 @@ def forest(task: Mapping[str, Any]) -> list[Row]:
         if entry:
             rows.append(entry)
     return rows
+
+
+def published(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the published numbers of a task's own metrics, best first, with where they were read."""
+    result = []
+    for name in task["metrics"]:
+        found = [one for one in task["references"] if one["metric"] == name]
+        if found:
+            numbers = [(one["model"], one["value"]) for one in sorted(found, key=lambda one: -one["value"])]
+            sources = dict.fromkeys(one["source"] for one in found)
+            result.append({"title": title(name), "numbers": numbers, "sources": "; ".join(sources)})
+    return result
 
 
 def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,7 +199,17 @@ def grounding(task: Mapping[str, Any]) -> dict[str, Any]:
     per_class = []
     for name, one in task["per_class"].items():
         per_class.append({"name": name, "n": one["n"], "row": row(one["pointing"], name), "all": one})
-    return {"blocks": blocks, "per_class": per_class}
+    return {"blocks": blocks, "per_class": per_class, "beside": beside(task)}
+
+
+def beside(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each score with its controls, for phrases that name a place."""
+    metrics = task["metrics"]
+    names = [one for one in metrics if not one.startswith("bare_") and f"{one}_{next(iter(CONTROLS))}" in metrics]
+    return [
+        {"title": title(name), "scores": [metrics[one]["value"] for one in (name, *(f"{name}_{c}" for c in CONTROLS))]}
+        for name in names
+    ]
 
 
 HUES = ("#5ec8ff", "#ffb454", "#7ee08a", "#ff7b9c", "#c9a4ff", "#ffe066", "#4fe0d0", "#ff9a6b", "#9fb6ff", "#d8d8d8")

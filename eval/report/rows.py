@@ -12,8 +12,10 @@ TITLES = {
     "ap_macro": "Average precision, mean of findings",
     "auroc_macro_over_prompt_sets": "AUROC, mean over wordings",
     "accuracy_over_prompt_sets": "Accuracy, mean over wordings",
-    "balanced_accuracy_macro": "Balanced accuracy at .5",
+    "accuracy_macro": "Accuracy of decisions",
+    "balanced_accuracy_macro": "Balanced accuracy of decisions",
     "f1_macro": "F1, macro",
+    "kappa_macro": "Cohen's kappa",
     "mcc_macro": "Matthews correlation",
     "ece_macro": "Calibration error (ECE)",
     "accuracy": "Accuracy",
@@ -28,6 +30,12 @@ TITLES = {
     "miou": "mIoU over thresholds .1 to .5",
     "pixel_auroc": "Pixel AUROC",
     "pixel_ap": "Pixel average precision",
+    "dice": "Dice",
+    "iou": "IoU",
+    "box_iou": "IoU of the map's box",
+    "iobb": "IoBB of the map's box",
+    "nsd": "Surface Dice (NSD)",
+    "hd95": "Surface distance, 95th percentile (pixels)",
     "map": "Mean average precision",
     "auroc_corrupted": "AUROC on damaged images, mean",
     "notices_wrong_report": "Notices another patient's report",
@@ -57,12 +65,45 @@ def title(name: str) -> str:
         pooled = re.fullmatch(r"r@(\d+)_pool_(\d+)", rest)
         if pooled:
             return f"{DIRECTIONS[found[1]]}, R@{pooled[1]} in pools of {pooled[2]}"
-        words = {"median_rank": "median rank", "mrr": "mean reciprocal rank"}.get(rest, rest.replace("r@", "R@"))
+        words = {"median_rank": "median rank", "mrr": "mean reciprocal rank"}.get(rest, rest)
+        words = words.replace("recall@", "true recall@") if rest.startswith("recall") else words.replace("r@", "R@")
         return f"{DIRECTIONS[found[1]]}, {words}"
+    found = re.fullmatch(r"sensitivity_at_([\d.]+)_specificity_macro", name)
+    if found:
+        return f"Sensitivity at {found[1]} specificity"
+    found = re.fullmatch(r"auroc_([\d.]+)", name)
+    if found:
+        return f"AUROC of a probe on {100 * float(found[1]):g} % of the training images"
+    found = re.fullmatch(r"auroc_(\d+)_shots", name)
+    if found:
+        return f"AUROC of a probe on {found[1]} of each"
     found = re.fullmatch(r"p@(\d+)", name)
     if found:
         return f"Precision among the first {found[1]}"
     return name.replace("_", " ").capitalize()
+
+
+MEANINGS = (
+    (r"(i2t|t2i)_r@(\d+)", "queries with a right answer among the first {1}"),
+    (r"p@(\d+)", "share of the first {0} that has the query's class"),
+    (r"auroc_macro|auroc_corrupted", "how often an image with the finding scores above one without"),
+    (r"auroc_[\d.]+", "how often an image with the finding scores above one without"),
+    (r"accuracy", "share of images whose class is answered"),
+    (r"pointing", "phrases whose map is highest inside of a box"),
+    (r"cnr", "how far the map rises inside of the boxes, in units of its noise"),
+    (r"dice", "overlap of the answered and the true mask"),
+    (r"notices_.+", "pairs whose own text scores above the wrong one"),
+    (r"ood_auroc_.+", "how often a stranger scores below an image of the set"),
+    (r"robustness_index@\d+", "neighbours that share the finding and not the hospital, against the reverse"),
+)
+
+
+def meaning(name: str) -> str:
+    """Return in a few words what a main metric counts, for those who do not know its name; empty where it has none."""
+    for pattern, words in MEANINGS:
+        if found := re.fullmatch(pattern, name):
+            return words.format(*found.groups())
+    return ""
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,10 @@ class Task(ABC):
     def run(self, context: Context) -> Outcome:
         """Score; everything in the plan is in the store."""
 
+    def needs_model(self) -> bool:
+        """Return whether the task looks into the model itself, so that cached embeddings do not serve it."""
+        return False
+
     def show(self) -> dict[str, Any]:
         """Return what `vlp-eval show` prints beyond the specification: prompts and scoring."""
         return {}

@@ -1,4 +1,4 @@
-"""Images against a prompt set: what is ranked, what is a probability, and what is decided, under a named rule."""
+"""Images, or studies, against a prompt set: what is ranked, what is a probability, and what is decided, under a named rule."""
 
 from __future__ import annotations
 
@@ -10,16 +10,30 @@ from numpy.typing import NDArray
 
 from ..data import Data
 from ..prompts import PromptSet
-from ..scoring import Scoring, local_scores, mix, pair_softmax, sigmoid, similarity, softmax, unit, xplainer, zscore
+from ..scoring import (
+    Scoring,
+    average_views,
+    local_scores,
+    mix,
+    pair_softmax,
+    sigmoid,
+    similarity,
+    softmax,
+    unit,
+    xplainer,
+    zscore,
+)
 from ..store import Store, Transform
 
 Floats = NDArray[np.float64]
+UNKNOWN = -2
+"""Stands in a table of labels for one that is not known."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of n images and C classes, all [n, C]: `ranking` orders images within a class (AUROC) and classes within an image
-    (argmax); `probability` is calibrated or not, but in [0, 1]; `decision` says yes or no; `logits` before the link.
+    """Of n images (or studies) and C classes, all [n, C]: `ranking` orders images within a class (AUROC) and classes within
+    an image (argmax); `probability` is calibrated or not, but in [0, 1]; `decision` says yes or no; `logits` before the link.
     """
 
     ranking: Floats
@@ -38,44 +52,90 @@ def score(
     view: str = "",
     transform: Transform | None = None,
 ) -> Scores:
-    """Score images, or a named transform of them, against the prompts of each class."""
+    """Score images, or a named transform of them, against the prompts of each class.
+
+    With `views: mean` the result has a row for each study, in order of first occurrence: what is averaged over its images
+    is each descriptor's probability under `xplainer`, before the geometric mean, and each class's score otherwise.
+    """
     rows = unit(store.images(data, indices, view, transform))
     positive = {name: store.texts(one.pos) for name, one in prompts.texts.items()}
     negative = {name: store.texts(one.neg) for name, one in prompts.texts.items() if one.neg}
-    model_temperature = 1 / store.card.logit_scale if store.card.logit_scale else 1.0
+    temperature = rule.temperature or (1 / store.card.logit_scale if store.card.logit_scale else 1.0)
+    together = Views([data.records[one].study or data.records[one].key for one in indices], rule.views == "mean")
     if rule.rule == "xplainer":
-        return _xplainer(rows, positive, negative, rule.temperature or 0.5)
+        return _xplainer(rows, positive, negative, rule.temperature or 0.5, together)
     for_it = np.stack([similarity(rows, one, rule.pooling) for one in positive.values()], axis=1)
     if rule.rule == "pair":
-        against = np.stack([similarity(rows, one, rule.pooling) for one in negative.values()], axis=1)
-        temperature = rule.temperature or model_temperature
-        chance = pair_softmax(for_it, against, temperature)
-        return Scores(for_it - against, chance, chance > 0.5, (for_it - against) / temperature, temperature)
-    temperature = rule.temperature or model_temperature
+        margin = for_it - np.stack([similarity(rows, one, rule.pooling) for one in negative.values()], axis=1)
+        chance = together(pair_softmax(margin, 0.0, temperature))
+        margin = together(margin)
+        return Scores(margin, chance, chance > 0.5, margin / temperature, temperature)
     if rule.normalise == "zscore":
         for_it = zscore(for_it)
     if rule.rule == "score-logit":
         logits = for_it / temperature + (store.card.logit_bias or 0.0)
-        return Scores(for_it, sigmoid(logits), logits > 0, logits, temperature)
+        chance = together(sigmoid(logits))
+        return Scores(together(for_it), chance, chance > 0.5, together(logits), temperature)
     logits = for_it / temperature
-    probability = softmax(logits)
-    ranking = for_it
+    probability, ranking = softmax(logits), for_it
     if rule.local:
         concepts = np.stack([unit(one).mean(0) for one in positive.values()])
         local = local_scores(store.patches(data, indices), concepts, rule.top_patches) / temperature
         probability = ranking = mix(softmax(local), probability, rule.local)
+    ranking = together(ranking)
     decision = np.arange(ranking.shape[1]) == ranking.argmax(1)[:, None]
-    return Scores(ranking, probability, decision, logits, temperature)
+    return Scores(ranking, together(probability), decision, together(logits), temperature)
+
+
+class Views:
+    """The mean over the images of each study, or nothing at all."""
+
+    def __init__(self, studies: Sequence[str], averaged: bool) -> None:
+        self._studies, self._averaged = studies, averaged
+
+    def __call__(self, values: Floats) -> Floats:
+        return average_views(values, self._studies)[0] if self._averaged else values
 
 
 def _xplainer(
-    rows: Floats, positive: dict[str, NDArray[np.float32]], negative: dict[str, NDArray[np.float32]], temperature: float
+    rows: Floats,
+    positive: dict[str, NDArray[np.float32]],
+    negative: dict[str, NDArray[np.float32]],
+    temperature: float,
+    together: Views,
 ) -> Scores:
     found, missing = [], []
     for name, texts in positive.items():
         p = pair_softmax(rows @ unit(texts).T, rows @ unit(negative[name]).T, temperature)
-        present, absent = xplainer(p)
+        present, absent = xplainer(together(p))
         found.append(present)
         missing.append(absent)
     present, absent = np.stack(found, axis=1), np.stack(missing, axis=1)
     return Scores(present, present, present > absent, np.log(present) - np.log(absent), temperature)
+
+
+def with_no_finding(scores: Scores, at: int) -> Scores:
+    """Return scores with a column inserted at `at` for an image without any of the findings: 1 - max P (Xplainer)."""
+    value = 1 - scores.probability.max(1)
+
+    def put(values: Floats, column: Floats) -> Floats:
+        return np.insert(values, at, column, axis=1)
+
+    return Scores(
+        put(scores.ranking, value),
+        put(scores.probability, value),
+        np.insert(scores.decision, at, value > 0.5, axis=1),
+        put(scores.logits, np.log(value) - np.log1p(-value)),
+        scores.temperature,
+    )
+
+
+def by_study(data: Data, indices: Sequence[int], truth: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
+    """Return the first image of each study and its labels [m, C]: 1 where any image's is, else 0 where any is known."""
+    studies = [data.records[one].study or data.records[one].key for one in indices]
+    first: dict[str, int] = {}
+    place = np.array([first.setdefault(one, len(first)) for one in studies], dtype=np.int64)
+    labels = np.full((len(first), truth.shape[1]), UNKNOWN, dtype=np.int64)
+    np.maximum.at(labels, place, truth)
+    starts = np.unique(place, return_index=True)[1]
+    return [indices[int(one)] for one in starts], labels

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import config, to_tree
+from vlp.config import ConfigError, config, to_tree
 from vlp.types import Sample
 
 from .. import prompts as prompt_files
@@ -19,16 +19,16 @@ from ..metrics import decisions
 from ..metrics.calibration import calibration_error
 from ..metrics.fairness import equity_scaled
 from ..metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
-from ..metrics.shift import energy, max_softmax
+from ..prompts import PromptSet
 from ..results import metric
 from ..scoring import Scoring
 from .base import Context, Outcome, Plan, Task, some, tasks
 from .chosen import fewest, uncertain
-from .class_scores import Scores, score
+from .class_scores import UNKNOWN, Scores, by_study, score, with_no_finding
 from .curves import calibration_figure, curve_figure, single_finding_confusion
+from .decided import Drawn, decided_class, decided_macro
 
 Floats = NDArray[np.float64]
-UNKNOWN = -2
 
 
 @config
@@ -95,9 +95,13 @@ class Classification(Task):
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
-        pairs = settings.scoring.rule in ("pair", "xplainer")
-        self.sets = [prompt_files.read(one, settings.classes, folder, pairs) for one in settings.prompts]
         self.scoring: Scoring = settings.scoring
+        if settings.no_finding is not None and settings.no_finding not in settings.classes:
+            raise ConfigError(f"task {spec.id}: no_finding {settings.no_finding!r} is none of the classes")
+        pairs = self.scoring.rule in ("pair", "xplainer")
+        self.derived = settings.no_finding if self.scoring.rule == "xplainer" else None
+        asked = [one for one in settings.classes if one != self.derived]
+        self.sets = [prompt_files.read(one, asked, folder, pairs) for one in settings.prompts]
 
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.scoring), "prompts": [one.to_tree() for one in self.sets]}
@@ -124,17 +128,21 @@ class Classification(Task):
 
     def run(self, context: Context) -> Outcome:
         indices, truth = self.select(context)
-        scores = [score(context.store, context.data, indices, one, self.scoring) for one in self.sets]
+        scores = [self.scores(context, context.data, indices, one) for one in self.sets]
         main = scores[0]
         if self.scoring.views == "mean":
-            indices, truth, main = by_study(context.data, indices, truth, main)
-            scores = [main]
+            indices, truth = by_study(context.data, indices, truth)
         weights = context.weights(indices)
         scored = Scored(context, indices, truth, scores, weights)
         outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
         outcome.prompts = [one.to_tree() for one in self.sets]
         outcome.scoring = to_tree(self.scoring) | {"temperature": main.temperature, "ties": "half"}
         return outcome
+
+    def scores(self, context: Context, data: Data, indices: Sequence[int], prompts: PromptSet) -> Scores:
+        """Return the scores of images (of studies under `views: mean`) against one set of prompts."""
+        found = score(context.store, data, indices, prompts, self.scoring)
+        return with_no_finding(found, self.settings.classes.index(self.derived)) if self.derived else found
 
     # multi-label
 
@@ -143,6 +151,7 @@ class Classification(Task):
         main, names = scores[0], self.settings.classes
         outcome = Outcome(scored.indices, {})
         resampled: dict[str, dict[str, Floats]] = {"auroc": {}, "ap": {}}
+        drawn: dict[str, Drawn] = {}
         for column, name in enumerate(names):
             known = truth[:, column] != UNKNOWN
             labels, values = truth[known, column], main.ranking[known, column]
@@ -151,6 +160,8 @@ class Classification(Task):
             )
             if draws:
                 resampled["auroc"][name], resampled["ap"][name] = draws
+                yes = main.decision[known, column]
+                drawn[name] = decided_class(outcome.per_class[name], labels, yes, weights[:, known])
             outcome.prevalence[name] = float((labels == 1).mean()) if len(labels) else 0.0
             if not draws:
                 outcome.warnings.append(f"{name}: {outcome.per_class[name]['auroc']['reason']}; left out of the means")
@@ -166,7 +177,7 @@ class Classification(Task):
                 value, bounds, chance=base, primary=key == "auroc", n_classes=len(counted), undefined=undefined
             )
         outcome.metrics |= self._wording(truth, scores, counted)
-        outcome.metrics |= self._decided(truth, main, counted)
+        outcome.metrics |= decided_macro(outcome.per_class, counted, drawn)
         self._subgroups(context, outcome, truth, main, counted)
         outcome.rows = self._rows(context, scored.indices, truth, main)
         outcome.figures = {
@@ -226,38 +237,6 @@ class Classification(Task):
             "auroc_macro_over_prompt_sets": metric(
                 float(np.mean(means)), chance=0.5, spread=max(means) - min(means), std=float(np.std(means)), sets=sets
             )
-        }
-
-    def _decided(self, truth: NDArray[np.int64], main: Scores, counted: Sequence[str]) -> dict[str, Any]:
-        values: dict[str, list[float]] = {
-            "balanced_accuracy_macro": [],
-            "f1_macro": [],
-            "mcc_macro": [],
-            "ece_macro": [],
-        }
-        for column, name in enumerate(self.settings.classes):
-            if name not in counted:
-                continue
-            known = truth[:, column] != UNKNOWN
-            labels, decided = truth[known, column], main.decision[known, column].astype(np.int64)
-            errors = calibration_error(main.probability[known, column], labels)
-            found = {
-                "balanced_accuracy_macro": decisions.balanced_accuracy(labels, decided),
-                "f1_macro": positive_f1(labels, decided),
-                "mcc_macro": decisions.matthews(labels, decided),
-                "ece_macro": errors[0] if errors else None,
-            }
-            for key, value in found.items():
-                if value is not None:
-                    values[key].append(value)
-        return {
-            key: metric(
-                float(np.mean(one)) if one else None,
-                reason="every decision is the same",
-                higher_is_better=key != "ece_macro",
-                n_classes=len(one),
-            )
-            for key, one in values.items()
         }
 
     def _subgroups(
@@ -356,35 +335,9 @@ class Classification(Task):
             )
             if drawn:
                 draws.append((outcome.per_class[name]["auroc"]["value"], drawn[0]))
+                decided_class(outcome.per_class[name], labels, main.decision[:, column], weights)
             else:
                 outcome.warnings.append(f"{name}: {outcome.per_class[name]['auroc']['reason']}; left out of the means")
         value = float(np.mean([one for one, _ in draws]))
         bounds = Interval.of(np.mean([one for _, one in draws], axis=0))
         outcome.metrics["auroc_macro"] = metric(value, bounds, chance=0.5, n_classes=len(draws))
-
-
-def positive_f1(labels: NDArray[np.int64], decided: NDArray[np.int64]) -> float | None:
-    """Return the F1 of the positive class; None when it neither occurs nor is predicted."""
-    total = int((labels == 1).sum() + (decided == 1).sum())
-    return float(2 * ((labels == 1) & (decided == 1)).sum() / total) if total else None
-
-
-def by_study(
-    data: Data, indices: Sequence[int], truth: NDArray[np.int64], scores: Scores
-) -> tuple[list[int], NDArray[np.int64], Scores]:
-    """Average the views of a study; a study is positive where any of its images is. Its first image stands for it."""
-    from ..scoring import average_views
-
-    studies = [data.records[one].study or data.records[one].key for one in indices]
-    probability, names, member = average_views(scores.probability, studies)
-    ranking, _, _ = average_views(scores.ranking, studies)
-    decision = average_views(scores.decision.astype(np.float64), studies)[0] > 0.5
-    label = np.full((len(names), truth.shape[1]), UNKNOWN, dtype=np.int64)
-    np.maximum.at(label, member, truth)
-    first = [indices[int(np.flatnonzero(member == one)[0])] for one in range(len(names))]
-    return first, label, replace(scores, probability=probability, ranking=ranking, decision=decision)
-
-
-def home_scores(logits: Floats) -> dict[str, Floats]:
-    """Return the scores that say how much at home an image is, high = in distribution, from class logits [n, C]."""
-    return {"msp": max_softmax(logits), "max_logit": logits.max(1), "energy": energy(logits)}

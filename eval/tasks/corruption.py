@@ -21,8 +21,8 @@ from ..results import metric
 from ..scoring import Scoring
 from ..store import Transform
 from .base import Context, Outcome, Plan, Task, tasks
-from .class_scores import Scores, score
-from .classification import UNKNOWN, Classification
+from .class_scores import UNKNOWN, Scores, score
+from .classification import Classification
 from .classification import Settings as ClassSettings
 
 
@@ -48,6 +48,8 @@ class Corruption(Classification):
                 raise ConfigError(f"task {spec.id}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
         if settings.kind != "multilabel" or not all(1 <= one <= 5 for one in settings.severities):
             raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks, severities 1 to 5")
+        if settings.scoring.views != "none" or self.derived:
+            raise ConfigError(f"task {spec.id}: corruption scores single images of named findings")
 
     def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
         indices, truth = super().select(context)

@@ -12,7 +12,7 @@ from ..metrics.calibration import calibration_error, fit_temperature, reliabilit
 from ..metrics.ranking import auroc, precision_recall_curve, roc_curve
 from ..scoring import sigmoid
 from .base import Context
-from .class_scores import Scores, score
+from .class_scores import UNKNOWN, Scores, by_study
 
 if TYPE_CHECKING:
     from .classification import Classification
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 GRID = np.linspace(0, 1, 51)
 BANDS = 200
-UNKNOWN = -2
 
 
 def curve_figure(
@@ -81,7 +80,9 @@ def calibration_figure(
 
     indices = held_out.usable()
     other = truth_of(held_out, indices, task.settings)
-    scores = score(context.store, held_out, indices, task.sets[0], task.scoring)
+    scores = task.scores(context, held_out, indices, task.sets[0])
+    if task.scoring.views == "mean":
+        indices, other = by_study(held_out, indices, other)
     there = other != UNKNOWN
     scale = fit_temperature(scores.logits[there], other[there])
     if scale is not None:

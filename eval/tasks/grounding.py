@@ -19,28 +19,21 @@ from vlp.types import PatchGrid
 from ..bootstrap import mean_interval, multiplicities
 from ..data import Data, DataError
 from ..maps import cell_similarity, smooth, to_image
-from ..metrics.grounding import (
-    THRESHOLDS,
-    box_mask,
-    contrast_to_noise,
-    mean_iou,
-    pointing_hit,
-)
-from ..metrics.ranking import Ranking
+from ..metrics.grounding import THRESHOLDS, box_mask
 from ..results import metric
 from ..saliency import Layer, Tower, find_layer
 from ..saliency import cells as saliency_cells
 from .base import Context, Outcome, Plan, Task, some, tasks
 from .grounding_figures import triptychs
+from .grounding_scores import NAMES, NOTHING, Map, scores_of, summary
 from .priors import Prior, Rectangle
-
-Map = NDArray[np.float32]
-NOTHING = float("nan")
 
 
 @config
 class Settings:
-    """`limit`: the first images with boxes. `sigma`: smoothing on the patch grid, in cells. `prior_split`: where the text
+    """`limit`: the first images with boxes. `sigma`: smoothing on the patch grid, in cells. `thresholds` of mIoU are of the
+    raw map; `cut` of Dice and of the detected box is of the map scaled to [0, 1], fixed, not tuned on what is scored.
+    `prior_split`: where the text
     prior's mean boxes come from; without such a split, from the other patients of the scored one. `bare`: finding ->
     phrase without a place, scored against all boxes of the finding. `source`: `patches`, or a saliency method for models
     without aligned patches, on a `layer` of the image tower (by default the last one with a grid).
@@ -49,6 +42,7 @@ class Settings:
     limit: int | None = None
     sigma: float = 0.0
     thresholds: tuple[float, ...] = THRESHOLDS
+    cut: float = 0.5
     prior_split: str | None = "train"
     bare: dict[str, str] | None = None
     source: Literal["patches", "gradcam", "gscorecam", "m2ib"] = "patches"
@@ -70,6 +64,9 @@ class Query:
 class Grounding(Task):
     Config = Settings
     needs = frozenset({"boxes"})
+
+    def needs_model(self) -> bool:
+        return bool(self.settings.source != "patches")
 
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
@@ -114,14 +111,16 @@ class Grounding(Task):
                     excluded.get("box outside of the image or of what the model sees", 0) + 1
                 )
                 continue
-            values = scores_of(heat, truth, self.settings.thresholds)
-            partner = others[query.place]
-            shuffled = maps.of(partner, texts[query.phrase])
+            rule = self.settings.thresholds, self.settings.cut
+            values = scores_of(heat, truth, query.boxes, *rule)
+            values["area"] = float(truth[np.isfinite(heat)].mean())
+            shuffled = maps.of(others[query.place], texts[query.phrase])
             moved = rescale(query.boxes, (height, width), shuffled.shape)
-            values |= control("shuffled", shuffled, box_mask(moved, *shuffled.shape))
-            if wrong[number] is not None:
-                values |= control("wrong_phrase", maps.of(query.place, texts[str(wrong[number])]), truth)
-            values |= control("prior", *prior.map(query.label, query.phrase, query.bare, indices[query.place], truth))
+            values |= scores_of(shuffled, box_mask(moved, *shuffled.shape), moved, *rule, "shuffled")
+            other = None if wrong[number] is None else maps.of(query.place, texts[str(wrong[number])])
+            values |= scores_of(other, truth, query.boxes, *rule, "wrong_phrase")
+            guess = prior.map(query.label, query.phrase, query.bare, indices[query.place], truth.shape)
+            values |= scores_of(guess, truth, query.boxes, *rule, "prior")
             kept.append(query)
             table.append(values)
             rows.append(
@@ -135,6 +134,7 @@ class Grounding(Task):
             "map": self.settings.source,
             "sigma": self.settings.sigma,
             "thresholds": list(self.settings.thresholds),
+            "cut": self.settings.cut,
             "cnr": "signed, population variance",
             "pointing": "first maximum",
             "prior": prior.source,
@@ -182,71 +182,6 @@ class Grounding(Task):
             outcome.metrics["pointing_minus_shuffled"] = metric(
                 float(gain.mean()), mean_interval(gain, weights), chance=0.0
             )
-
-
-NAMES = (
-    "pointing",
-    "cnr",
-    "miou",
-    "pixel_auroc",
-    "pixel_ap",
-    "cnr_absolute",
-    "pointing_shuffled",
-    "cnr_shuffled",
-    "pointing_wrong_phrase",
-    "cnr_wrong_phrase",
-    "pointing_prior",
-    "cnr_prior",
-)
-CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5}
-
-
-def summary(
-    values: NDArray[np.float64],
-    weights: NDArray[np.int32],
-    name: str,
-    primary: bool = False,
-    areas: Sequence[float] = (),
-) -> dict[str, Any]:
-    """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
-    known = np.isfinite(values)
-    extra: dict[str, Any] = {"n": int(known.sum())}
-    if not known.all():
-        extra["undefined"] = int((~known).sum())
-    chance = CHANCE.get(name)
-    if name in ("pointing", "pixel_ap") and areas:
-        chance = float(np.mean(areas))
-    value = float(values[known].mean()) if known.any() else None
-    bounds = mean_interval(values, weights) if known.any() else None
-    return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
-
-
-def scores_of(heat: Map, truth: NDArray[np.bool_], thresholds: Sequence[float]) -> dict[str, float]:
-    """Return all scores of one map, NaN where one is undefined."""
-    seen = np.isfinite(heat)
-    ranking = Ranking.of(truth[seen].astype(np.int64), heat[seen])
-    ones = np.ones(len(ranking.order))
-    cnr = contrast_to_noise(heat, truth)
-    overlap = mean_iou(heat, truth, thresholds)
-    return {
-        "pointing": float(bool(pointing_hit(heat, truth))),
-        "cnr": NOTHING if cnr is None else cnr,
-        "cnr_absolute": NOTHING if cnr is None else abs(cnr),
-        "miou": NOTHING if overlap is None else overlap[1],
-        "pixel_auroc": float(ranking.auroc(ones)[0]),
-        "pixel_ap": float(ranking.average_precision(ones)[0]),
-        "area": float(truth[seen].mean()),
-    }
-
-
-def control(name: str, heat: Map | None, truth: NDArray[np.bool_]) -> dict[str, float]:
-    """Return pointing and CNR of a control's map, NaN where undefined."""
-    hit = None if heat is None else pointing_hit(heat, truth)
-    cnr = None if heat is None else contrast_to_noise(heat, truth)
-    return {
-        f"pointing_{name}": NOTHING if hit is None else float(hit),
-        f"cnr_{name}": NOTHING if cnr is None else cnr,
-    }
 
 
 def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:
@@ -302,7 +237,7 @@ class Maps:
         self._images = [lambda one=one: embedder.prepare(context.data.image(one))[0] for one in indices]
         first = self._input(0)
         self._layer = find_layer(self._tower, self._tower.normalise(first), settings.layer)
-        self._grid = grid_of_layer(context.store.grid, self._layer, int(first.shape[-1]))
+        self._grid = grid_of_layer(self._tower, self._tower.normalise(first), self._layer)
 
     def _input(self, place: int) -> Any:
         import torch
@@ -322,9 +257,14 @@ class Maps:
         return to_image(cells, self._grid, self._geometry[place])
 
 
-def grid_of_layer(own: PatchGrid | None, layer: Layer, side: int) -> PatchGrid:
-    """Return where a layer's cells lie: the model's own grid where it has that shape, else an even tiling of the input."""
-    if own is not None and (own.height, own.width) == (layer.height, layer.width):
-        return own
-    stride = (side / layer.height, side / layer.width)
-    return PatchGrid(layer.height, layer.width, stride, (stride[0] / 2, stride[1] / 2))
+def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> PatchGrid:
+    """Return where a layer's cells lie on the input, followed through every strided layer before it."""
+    from vlp.models.grid import trace_grid
+
+    def run() -> tuple[int, int]:
+        tower.encode(image)
+        return layer.height, layer.width
+
+    grid = trace_grid(tower.module, run, (int(image.shape[-2]), int(image.shape[-1])))
+    assert grid is not None
+    return grid

@@ -26,7 +26,7 @@ FLIPS = (
     (re.compile(r"\bNo evidence of\b", re.I), "Evidence of"),
     (re.compile(r"\b(is|are) not (seen|visible|identified)\b", re.I), r"\1 \2"),
     (re.compile(r"^\s*No\b", re.I), ""),
-    (re.compile(r"\bThere (is|are) (?!no\b)", re.I), r"There \1 no "),
+    (re.compile(r"\bThere (is|are) (?!no\b)(?:an? |some )?", re.I), r"There \1 no "),
     (re.compile(r"\b(is|are) (seen|visible|identified|noted|demonstrated|present)\b", re.I), r"\1 not \2"),
 )
 

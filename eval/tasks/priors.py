@@ -88,20 +88,18 @@ class Prior:
                 return x1, y1, x2, y2
         return None
 
-    def map(
-        self, label: str, phrase: str, bare: bool, index: int, truth: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_]]:
-        """Return the prior as a map on an image, highest at the mean box's centre and flat outside of it, and the truth."""
+    def map(self, label: str, phrase: str, bare: bool, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """Return the prior as a map [H, W] on an image, highest at the mean box's centre and flat outside of it."""
         patient = self.own.patient(index) if self.own is not None else ""
         box = self.mean_box(label, phrase, bare, patient)
         if box is None:
-            return None, truth
-        height, width = truth.shape
+            return None
+        height, width = size[0], size[1]
         x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
         across = 1 - np.abs((np.arange(width) + 0.5 - (x1 + x2) / 2) / max(1.0, (x2 - x1) / 2))
         down = 1 - np.abs((np.arange(height) + 0.5 - (y1 + y2) / 2) / max(1.0, (y2 - y1) / 2))
         inside = np.minimum(across[None, :], down[:, None])
-        return np.where(inside > 0, 1 + 0.01 * inside, 0).astype(np.float32), truth
+        return np.where(inside > 0, 1 + 0.01 * inside, 0).astype(np.float32)
 
 
 def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[int, int]]:

@@ -16,8 +16,9 @@ from ..metrics.shift import Robustness, robustness_index
 from ..results import metric
 from ..scoring import unit
 from .base import Context, Outcome, Plan, Task, some, tasks
-from .classification import UNKNOWN, truth_of
+from .class_scores import UNKNOWN
 from .classification import Settings as ClassSettings
+from .classification import truth_of
 
 Floats = NDArray[np.float64]
 

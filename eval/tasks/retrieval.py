@@ -16,6 +16,7 @@ from vlp.types import Sample
 from .. import index, pictures
 from .. import prompts as prompt_files
 from ..bootstrap import mean_interval, multiplicities
+from ..data import DataError
 from ..metrics.retrieval import Ranks, Ties, average_precisions, chance_hit, precision_at, rank_positives
 from ..results import metric
 from ..scoring import unit
@@ -127,12 +128,12 @@ class Retrieval(Task):
         for direction in settings.directions:
             short = SHORT[direction]
             if direction == "image-to-text":
-                ranks = index.rank(images, texts[text_first], pool.groups, text_groups)
-                gallery = len(text_first)
+                queries, gallery, groups = images, texts[text_first], text_groups
             else:
-                ranks = index.rank(texts, images, pool.groups, pool.groups)
-                gallery = len(pool)
-            self._score(context, outcome, short, ranks, gallery)
+                queries, gallery, groups = texts, images, pool.groups
+            ranks = index.rank(queries, gallery, pool.groups, groups)
+            self._score(context, outcome, short, ranks, len(gallery))
+            self._recall(context, outcome, short, ranks, (queries, gallery, pool.groups, groups))
             for row, place in zip(rows, ranks.rank(settings.ties), strict=True):
                 row[f"rank_{short}"] = float(place)
             for size in settings.pools:
@@ -174,6 +175,34 @@ class Retrieval(Task):
         outcome.metrics[f"{short}_mrr"] = metric(
             float((1 / places).mean()), mean_interval(1 / places, weights), method="bootstrap_query"
         )
+
+    def _recall(
+        self,
+        context: Context,
+        outcome: Outcome,
+        short: str,
+        ranks: Ranks,
+        pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64]],
+    ) -> None:
+        """Add true recall, the share of a query's positives among the first k, where any query has several."""
+        several = ranks.positives > 1
+        if not several.any():
+            return
+        queries, gallery, query_groups, groups = pairs
+        weights = multiplicities([str(one) for one in range(len(ranks))], context.resamples, context.seed)
+        count = index.found(
+            queries[several], gallery, query_groups[several], groups, self.settings.k, self.settings.ties
+        )
+        for at, k in enumerate(self.settings.k):
+            shares = ranks.hits(k, self.settings.ties)
+            shares[several] = count[:, at] / ranks.positives[several]
+            outcome.metrics[f"{short}_recall@{k}"] = metric(
+                float(shares.mean()),
+                mean_interval(shares, weights),
+                method="bootstrap_query",
+                chance=min(1.0, k / len(gallery)),
+                n_queries=len(ranks),
+            )
 
     def _pooled(
         self, images: Floats, texts: Floats, pool: Pool, direction: Direction, size: int, seed: int, draws: int = 100
@@ -234,13 +263,14 @@ class Retrieval(Task):
 
 @config
 class ImageSettings:
-    """Search of images by an image (`queries: images`) or by a class's prompts (`queries: prompts`, 8x200's protocol).
+    """Search of images by images, of images by each class's prompts (8x200's protocol), or of those prompts by images.
 
-    A candidate is right when it has the query's class; a query image never finds its own patient.
+    A candidate is right when it has a class of the query; a query image never finds its own patient.
     """
 
     classes: tuple[str, ...]
     queries: Literal["images", "prompts"] = "images"
+    gallery: Literal["images", "prompts"] = "images"
     prompts: str | None = None
     truth: str = "labels"
     k: tuple[int, ...] = (1, 5, 10, 50)
@@ -254,8 +284,9 @@ class ClassRetrieval(Task):
 
     def __init__(self, spec: Any, settings: ImageSettings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
-        if settings.queries == "prompts" and not settings.prompts:
-            raise ConfigError(f"task {spec.id}: queries: prompts needs a prompt set in `prompts`")
+        asked = "prompts" in (settings.queries, settings.gallery)
+        if settings.queries == settings.gallery == "prompts" or asked != bool(settings.prompts):
+            raise ConfigError(f"task {spec.id}: `prompts` names the texts for either `queries` or `gallery`: prompts")
         self.prompts = prompt_files.read(settings.prompts, settings.classes, folder) if settings.prompts else None
 
     def show(self) -> dict[str, Any]:
@@ -280,48 +311,77 @@ class ClassRetrieval(Task):
 
     def run(self, context: Context) -> Outcome:
         indices, classes = self.members(context)
-        gallery = unit(context.store.images(context.data, indices))
+        images = unit(context.store.images(context.data, indices))
+        sides = {"images": Side(images, classes, codes([context.data.patient(one) for one in indices]))}
         if self.prompts:
-            texts = [
-                (name, row) for name, one in self.prompts.texts.items() for row in unit(context.store.texts(one.pos))
-            ]
-            scores = np.stack([row for _, row in texts]) @ gallery.T
-            relevant = np.stack([classes[:, self.settings.classes.index(name)] for name, _ in texts])
-        else:
-            scores = gallery @ gallery.T
-            relevant = classes.astype(np.int64) @ classes.T.astype(np.int64) > 0
-            patient = codes([context.data.patient(one) for one in indices])
-            same = patient[:, None] == patient
-            scores, relevant = np.where(same, -np.inf, scores), relevant & ~same
-        keep = np.logical_or.reduce(relevant, axis=1)
-        order = np.argsort(-scores[keep], axis=1, kind="stable")
-        ranked = np.take_along_axis(relevant[keep], order, axis=1)
+            texts = [unit(context.store.texts(one.pos)) for one in self.prompts.texts.values()]
+            of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(one) for one in texts], axis=0)
+            sides["prompts"] = Side(np.concatenate(texts), of_text, None)
+        queries, gallery = sides[self.settings.queries], sides[self.settings.gallery]
+        keep, chance, hits, values = search(queries, gallery, self.settings.k)
         outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
-        owners = [str(one) for one in range(int(keep.sum()))]
-        if not self.prompts:
-            owners = [context.data.patient(one) for one, kept in zip(indices, keep, strict=True) if kept]
+        by_image = self.settings.queries == "images"
+        owners = [context.data.patient(indices[one]) if by_image else str(one) for one in keep]
         weights = multiplicities(owners, context.resamples, context.seed)
-        chance = float(relevant[keep].mean())
-        for k in self.settings.k:
-            if k <= ranked.shape[1]:
-                values = precision_at(ranked, k)
-                outcome.metrics[f"p@{k}"] = metric(
-                    float(values.mean()),
-                    mean_interval(values, weights),
-                    method="bootstrap_query" if self.prompts else "bootstrap_patient",
-                    chance=chance,
-                    primary=k == self.settings.primary_k,
-                )
-        values = average_precisions(ranked)
+        for k, column in hits.items():
+            outcome.metrics[f"p@{k}"] = metric(
+                float(column.mean()),
+                mean_interval(column, weights),
+                method="bootstrap_patient" if by_image else "bootstrap_query",
+                chance=chance,
+                primary=k == self.settings.primary_k,
+            )
         outcome.metrics["map"] = metric(float(values.mean()), mean_interval(values, weights), chance=chance)
         outcome.scoring = {
             "queries": self.settings.queries,
-            "n_queries": len(ranked),
-            "gallery": len(indices),
+            "n_queries": len(keep),
+            "gallery": len(gallery.rows),
             "ties": "index",
         }
         outcome.rows = [context.row(one) for one in indices]
-        if not self.prompts:
-            for row, value in zip(np.flatnonzero(keep), values, strict=True):
+        if by_image:
+            for row, value in zip(keep, values, strict=True):
                 outcome.rows[row]["average_precision"] = float(value)
         return outcome
+
+
+@dataclass(frozen=True)
+class Side:
+    """What searches, or is searched: unit rows [n, D] with their classes [n, C] and, of images, a number for the patient."""
+
+    rows: NDArray[np.float64]
+    classes: NDArray[np.bool_]
+    patient: NDArray[np.int64] | None
+
+
+def search(
+    queries: Side, gallery: Side, ks: Sequence[int]
+) -> tuple[NDArray[np.int64], float, dict[int, NDArray[np.float64]], NDArray[np.float64]]:
+    """Return the queries that have an answer [Q], the chance of one, precision at each k and average precision of each.
+
+    Images do not find their own patient's. By blocks of queries: memory does not grow with their number. A k beyond the
+    gallery is left out.
+    """
+    kept: list[int] = []
+    precision: list[NDArray[np.float64]] = []
+    average: list[NDArray[np.float64]] = []
+    right = candidates = 0
+    ks = [one for one in ks if one <= len(gallery.rows)]
+    for block in index.blocks(len(queries.rows), 8 * len(gallery.rows)):
+        scores = queries.rows[block] @ gallery.rows.T
+        relevant = queries.classes[block].astype(np.int64) @ gallery.classes.T.astype(np.int64) > 0
+        allowed = np.ones_like(relevant)
+        if queries.patient is not None and gallery.patient is not None:
+            allowed = queries.patient[block][:, None] != gallery.patient
+        relevant &= allowed
+        some_right = np.flatnonzero(relevant.any(1))
+        right, candidates = right + int(relevant[some_right].sum()), candidates + int(allowed[some_right].sum())
+        order = np.argsort(-np.where(allowed, scores, -np.inf)[some_right], axis=1, kind="stable")
+        ranked = np.take_along_axis(relevant[some_right], order, axis=1)
+        kept += (some_right + block.start).tolist()
+        precision.append(np.array([precision_at(ranked, k) for k in ks]).reshape(len(ks), -1).T)
+        average.append(average_precisions(ranked))
+    if not kept:
+        raise DataError("no query has an answer of its class in the gallery")
+    every = np.concatenate(precision)
+    return np.array(kept), right / candidates, {k: every[:, at] for at, k in enumerate(ks)}, np.concatenate(average)

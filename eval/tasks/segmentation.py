@@ -54,6 +54,9 @@ class Segmentation(Task):
         if not settings.masks:
             raise ConfigError(f"task {spec.id}: `masks` names no mask")
 
+    def needs_model(self) -> bool:
+        return bool(self.settings.source != "patches")
+
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
 

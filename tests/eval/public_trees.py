@@ -41,7 +41,8 @@ def stanford(raw: Path, names: Sequence[str], part: str = "train", base: str = "
 
 
 def chexpert(raw: Path) -> list[str]:
-    trees.table(raw / "CheXpert-v1.0-small" / "valid.csv", stanford(raw, CHEXPERT, "valid"))
+    for part in ("train", "valid"):
+        trees.table(raw / "CheXpert-v1.0-small" / f"{part}.csv", stanford(raw, CHEXPERT, part))
     return ["--raw", str(raw / "CheXpert-v1.0-small")]
 
 
@@ -117,7 +118,7 @@ def nih(raw: Path) -> list[str]:
 
 def rsna(raw: Path) -> list[str]:
     rows, detail = [], []
-    for number, name in turns(("Normal", "Lung Opacity", "No Lung Opacity / Not Normal"), 4):
+    for number, name in turns(("Normal", "Lung Opacity", "No Lung Opacity / Not Normal"), 12):
         key, sick = f"{number:08x}", name == "Lung Opacity"
         trees.dicom(raw / "stage_2_train_images" / f"{key}.dcm", trees.pixels(number).astype("uint16") * 16)
         place = (
@@ -136,7 +137,7 @@ def siim(raw: Path) -> list[str]:
     import numpy as np
 
     rows = []
-    for number, code in turns(("-1", "1024 200 824 200"), 3):
+    for number, code in turns(("-1", "1024 200 824 200"), 14):
         key = f"1.2.276.0.7230010.3.1.4.{number}"
         coarse = trees.pixels(number, 64, 64).astype(np.uint16) * 16
         trees.dicom(
@@ -257,5 +258,7 @@ def build(suite: Suite, raw: Path, out: Path) -> None:
             words = tree(raw / name)
         else:
             source, words = "label_captions", class_folders(raw / name, task.settings.classes, task.spec.data.split)
+        if task.spec.family == "probe":  # which needs something to fit on
+            words = [one for one in words if one not in ("--split", "none")]
         given = [] if "--raw" in words else ["--raw", str(raw / name)]
         assert main(["build", source, *given, "--out", str(out / name), "--workers", "0", *words]) == 0, name

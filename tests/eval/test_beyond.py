@@ -40,7 +40,7 @@ def test_the_other_side() -> None:
 @pytest.mark.parametrize(
     ("text", "turned"),
     [
-        ("There is a nodule.", "There is no a nodule."),
+        ("There is a nodule.", "There is no nodule."),
         ("There is no effusion. Heart normal.", "There is effusion. Heart normal."),
         ("No pneumothorax.", "pneumothorax."),
         ("Edema is not seen.", "Edema is seen."),

@@ -68,3 +68,54 @@ def test_a_gallery_smaller_than_k_is_returned_whole() -> None:
     rows = coarse(0, 3)
     found, _ = index.top(rows, rows, 10)
     assert found.shape == (3, 3)
+
+
+@pytest.mark.parametrize("budget", [4 * 50 * 3, 1 << 20])
+def test_true_recall_counts_every_positive(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ties: the mean over many random orders of the gallery, and the first in its own order."""
+    monkeypatch.setattr(index, "BUDGET", budget)
+    rng = np.random.default_rng(0)
+    queries, gallery = coarse(1, 20), coarse(2, 50)
+    of_gallery = rng.integers(0, 8, 50)
+    of_queries = of_gallery[rng.integers(0, 50, 20)]
+    ks = (1, 4, 10, 80)
+    right, scores = of_queries[:, None] == of_gallery, queries @ gallery.T
+    draws = []
+    for _ in range(3000):
+        order = np.argsort(-(scores + 1e-5 * rng.random(scores.shape)), axis=1)
+        draws.append(np.cumsum(np.take_along_axis(right, order, 1), axis=1)[:, [0, 3, 9, 49]])
+    expected = index.found(queries, gallery, of_queries, of_gallery, ks)
+    assert np.abs(np.mean(draws, axis=0) - expected).max() < 0.08
+    low = index.found(queries, gallery, of_queries, of_gallery, ks, "pessimistic")
+    high = index.found(queries, gallery, of_queries, of_gallery, ks, "optimistic")
+    assert (low == np.min(draws, axis=0)).mean() > 0.9 and (low <= np.min(draws, axis=0)).all()
+    assert (high == np.max(draws, axis=0)).mean() > 0.9 and (high >= np.max(draws, axis=0)).all()
+    first = np.argsort(-scores, axis=1, kind="stable")
+    inside = np.cumsum(np.take_along_axis(right, first, 1), axis=1)[:, [0, 3, 9, 49]]
+    assert (index.found(queries, gallery, of_queries, of_gallery, ks, "index") == inside).all()
+    assert (expected[:, -1] == right.sum(1)).all()
+
+
+def test_search_by_class_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Precision at k and average precision of images that never find their own patient, in blocks of a few rows."""
+    from sklearn.metrics import average_precision_score
+
+    from vlp_eval.tasks.retrieval import Side, search
+
+    monkeypatch.setattr(index, "BUDGET", 4 * 8 * 40 * 7)
+    rng = np.random.default_rng(0)
+    rows = unit(rng.standard_normal((40, 6))).astype(np.float64)
+    classes, patient = rng.random((40, 3)) < 0.4, rng.integers(0, 15, 40)
+    side = Side(rows, classes, patient)
+    kept, chance, precision, average = search(side, side, (1, 5))
+    shared = classes.astype(int) @ classes.T.astype(int) > 0
+    others = patient[:, None] != patient
+    wanted = [one for one in range(40) if (shared[one] & others[one]).any()]
+    assert kept.tolist() == wanted
+    for at, one in enumerate(wanted):
+        allowed = np.flatnonzero(others[one])
+        order = allowed[np.argsort(-(rows[allowed] @ rows[one]))]
+        assert precision[5][at] == shared[one, order[:5]].mean() and precision[1][at] == shared[one, order[0]]
+        exact = average_precision_score(shared[one, allowed], rows[allowed] @ rows[one])
+        assert average[at] == pytest.approx(exact)
+    assert chance == pytest.approx((shared & others)[wanted].sum() / others[wanted].sum())

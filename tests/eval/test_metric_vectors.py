@@ -296,6 +296,31 @@ def test_pixel_scores_and_dice() -> None:
     assert close(grounding.foreground_background_iou(H2, BOX, 0.5), [0.6, 0.8461538462, 0.7230769231])
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pixels_are_ranked_as_scikit_learn_ranks_them(seed: int) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    heat, truth = rng.integers(0, 20, (30, 40)).astype(np.float32) / 7, rng.random((30, 40)) < 0.2
+    heat[:3] = np.nan
+    seen = np.isfinite(heat)
+    found = grounding.pixel_ranking(heat, truth)
+    assert close(found, [f(truth[seen], heat[seen]) for f in (roc_auc_score, average_precision_score)])
+    assert grounding.pixel_ranking(heat, np.zeros_like(truth)) is None
+
+
+def test_the_box_of_a_map_against_the_nearest_box() -> None:
+    """ChestX-ray8: the box around the part of {map > t} that holds the maximum; NaN is outside."""
+    heat = np.zeros((20, 20))
+    heat[4:8, 5:11], heat[15, 15] = 0.8, 0.6
+    heat[5, 6] = 1
+    assert grounding.box_of_map(heat, 0.5) == (5, 4, 11, 8)
+    assert grounding.box_of_map(heat, 1.0) is None
+    best = grounding.best_overlap((5, 4, 11, 8), [(0, 0, 2, 2), (5, 4, 8, 12), (3, 3, 3, 9)])
+    assert close(best, [12 / 36, 12 / 24])  # 3 x 4 shared, of 24 + 24 - 12; of the detected 24
+    assert grounding.best_overlap((5, 4, 11, 8), [(3, 3, 3, 9)]) is None
+
+
 def test_pointing_game_takes_the_first_maximum() -> None:
     assert grounding.pointing_hit(H1, BOX) is True
     tie, truth = np.array([[0.9, 0.1], [0.9, 0.2]]), np.array([[False, False], [True, False]])
@@ -376,6 +401,27 @@ def test_decisions_agree_with_scikit_learn(seed: int) -> None:
     assert close(decisions.matthews(y, p), metrics.matthews_corrcoef(y, p))
     assert close(decisions.macro_f1(y, p), metrics.f1_score(y, p, average="macro"))
     assert close(decisions.balanced_accuracy(y, p), metrics.balanced_accuracy_score(y, p))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weighted_decisions_are_those_of_the_resample(seed: int) -> None:
+    from sklearn import metrics
+
+    rng = np.random.default_rng(seed)
+    y, p = rng.integers(0, 2, 60), rng.integers(0, 2, 60)
+    weights = bootstrap.multiplicities([str(one) for one in rng.integers(0, 20, 60)], 6, seed)
+    found = decisions.binary_decisions(y, p, weights)
+    formulas = {
+        "accuracy": metrics.accuracy_score,
+        "balanced_accuracy": metrics.balanced_accuracy_score,
+        "f1": metrics.f1_score,
+        "kappa": metrics.cohen_kappa_score,
+        "mcc": metrics.matthews_corrcoef,
+    }
+    for name, formula in formulas.items():
+        assert close(found[name], [formula(np.repeat(y, row), np.repeat(p, row)) for row in weights]), name
+    constant = decisions.binary_decisions([1, 1, 0], [0, 0, 0], np.ones(3))
+    assert np.isnan(constant["mcc"][0]) and constant["balanced_accuracy"][0] == 0.5 and constant["f1"][0] == 0
 
 
 def test_expected_ties_are_the_mean_over_random_orders() -> None:

@@ -1,0 +1,100 @@
+"""One checkpoint, three formats: our loader, open_clip and transformers give the same scores to 1e-5, task by task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Run
+
+from vlp.data.synthetic import generate
+from vlp_eval import results
+
+SIDE = 128
+FINDINGS = ["consolidation", "nodule", "effusion", "cardiomegaly"]
+BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.fixture(scope="module")
+def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return what `--model` takes for the same weights in each format: a ResNet and a BERT with linear heads."""
+    from vlp import export_open_clip, export_transformers
+    from vlp.config import validate
+    from vlp.hub import from_pretrained, save_pretrained
+    from vlp.models.dual_encoder import ModelConfig, build_model
+    from vlp.preprocess import ImageSpec, Preprocess
+    from vlp.tokenize import TextSpec, build_tokenizer
+
+    texts = [str(generate(index, seed=7, size=32).report) for index in range(60)]
+    tokenizer = build_tokenizer(TextSpec(vocab_size=400, length=160), texts)
+    spec = ImageSpec(size=SIDE, channels=1, resize="crop", interpolation="bicubic")
+    tree = {
+        "dim": 24,
+        "image": {"kind": "timm", "name": "resnet10t"},
+        "text": {"kind": "hf", "config": {**BERT, "intermediate_size": 64}},
+        "image_head": {"kind": "linear"},
+        "text_head": {"kind": "linear"},
+    }
+    torch.manual_seed(0)
+    model = build_model(validate(ModelConfig, tree), spec, tokenizer, {"logit_scale"}, (2.0, None)).eval()
+    for name, value in model.state_dict().items():  # an untrained tower says nearly the same of every image
+        if value.is_floating_point():
+            noise = torch.randn_like(value) * 0.05
+            value.add_(noise.abs() if name.endswith("running_var") else noise)
+    folder = tmp_path_factory.mktemp("formats")
+    save_pretrained(folder / "ours", model, Preprocess(spec), tokenizer)
+    loaded = from_pretrained(folder / "ours")
+    for name, module in (("open_clip", export_open_clip), ("transformers", export_transformers)):
+        (folder / name).mkdir()
+        module.write(loaded, folder / name, False)
+    return {
+        "ours": str(folder / "ours"),
+        "open_clip": f"open_clip:local-dir:{folder / 'open_clip'}",
+        "transformers": f"hf:{folder / 'transformers'}",
+    }
+
+
+def test_one_checkpoint_scores_the_same_through_three_libraries(
+    formats: dict[str, str], shards: Path, tmp_path: Path, run: Run
+) -> None:
+    """Images are stored at the input's size; maps are Grad-CAM, since open_clip and transformers know no patch heads."""
+    tasks = [
+        {"id": "retrieval", "family": "retrieval", "positives": "text", "pools": [50]},
+        {"id": "pairs", "family": "classification", "classes": FINDINGS, "prompts": ["synthetic", "synthetic-seen"]},
+        {
+            "id": "softmax",
+            "family": "classification",
+            "classes": FINDINGS,
+            "kind": "multiclass",
+            "prompts": ["synthetic"],
+            "scoring": {"rule": "softmax", "pooling": "mean-raw"},
+        },
+        {"id": "search", "family": "class_retrieval", "classes": FINDINGS},
+        {"id": "wrong", "family": "mismatch"},
+        {"id": "maps", "family": "grounding", "source": "gradcam", "limit": 8, "prior_split": None},
+    ]
+    (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "three ways", "tasks": tasks}))
+    found = {}
+    for name, model in formats.items():
+        words = ["--model", model, "--suite", tmp_path / "suite.yaml", "--data", shards, "--out", tmp_path / name]
+        assert run("run", *words, "--resamples", 50, "--no-html", "--device", "cpu") == 0
+        tree = results.read(tmp_path / name)
+        assert all(one["status"] == "ok" for one in tree["tasks"])
+        found[name] = {
+            (task["id"], metric): one["value"] for task in tree["tasks"] for metric, one in task["metrics"].items()
+        }
+        found[name] |= {
+            (task["id"], label, metric): one["value"]
+            for task in tree["tasks"]
+            for label, values in task["per_class"].items()
+            for metric, one in values.items()
+            if isinstance(one, dict) and "value" in one
+        }
+    ours = found.pop("ours")
+    assert len(ours) > 120 and len({value for value in ours.values() if value is not None}) > 60
+    for name, theirs in found.items():
+        assert ours.keys() == theirs.keys()
+        for key, value in ours.items():
+            assert theirs[key] == (value if value is None else pytest.approx(value, abs=1e-5)), (name, key)
