@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..config import ConfigError
-from ..preprocess import Augment, ImageError, Preprocess
+from ..preprocess import Augment, Decode, ImageError, Preprocess
 from ..tokenize import Encoded, Tokenizer
 from ..types import PRESENT, UNCERTAIN, UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
 from .text import ASSERTIONS, Shown, TextView, asserted, concept_code, group_of, phrases, show
@@ -46,6 +46,7 @@ class Assembler:
         labels: Sequence[str],
         needs: frozenset[str],
         prompts: PromptSpec | None,
+        decode: Decode = "full",
     ) -> None:
         if "prompts" in needs and prompts is None:
             raise ConfigError("an objective needs prompts, and no objective says which (prompt_spec)")
@@ -64,7 +65,7 @@ class Assembler:
                 "an objective needs text_view, another random part of the text: set data.text.subset or data.text.sentence"
             )
         self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
-        self.labels, self.needs = tuple(labels), needs
+        self.labels, self.needs, self.decode = tuple(labels), needs, decode
         self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
         self._asked = {code: place for place, code in enumerate(dict.fromkeys(self.findings))}  # of many wordings: once
@@ -85,7 +86,10 @@ class Assembler:
             raise TypeError(
                 f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
             )
-        pixels = self.preprocess.decode(sample.image)
+        if seed is not None and self.decode == "fast":
+            pixels = self.preprocess.decode_reduced(sample.image, self.augment)
+        else:
+            pixels = self.preprocess.decode(sample.image)
         try:
             if seed is None or not self._augments:
                 image = self.preprocess.eval(pixels)

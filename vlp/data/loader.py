@@ -55,8 +55,9 @@ def _end_workers() -> None:
 class Loader:
     """An infinite iterator of this rank's batches of the training stream, and of one pass over a validation split.
 
-    `needs` and `prompts` come from the objectives. Raises ConfigError for what cannot work: no such split, a batch that
-    does not divide among the ranks, fewer samples than a batch holds, data without what the objectives need.
+    `stream` is what `open_stream` returned for the split, where it has been opened already. `needs` and `prompts` come
+    from the objectives. Raises ConfigError for what cannot work: no such split, a batch that does not divide among the
+    ranks, fewer samples than a batch holds, data without what the objectives need.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Loader:
         rank: int = 0,
         world: int = 1,
         split: str = "train",
+        stream: Stream | PipeStream | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} of {world}")
@@ -80,9 +82,11 @@ class Loader:
                 f"use {f'{low} or ' if low else ''}{low + world}"
             )
         self.config, self.seed, self.rank, self.world, self.split = config, seed, rank, world, split
-        self.stream = open_stream(config, seed, split, world)
+        self.stream = stream if stream is not None else open_stream(config, seed, split, world)
         self.samples = self.stream.samples
-        self.assembler = Assembler(preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts)
+        self.assembler = Assembler(
+            preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts, config.decode
+        )
         if split == "train" and isinstance(self.stream, Stream):
             check_content(self.stream, needs, config.labels, self.assembler.findings)
         self.cursor = 0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config import ConfigError, config
-from ..preprocess import Augment
+from ..preprocess import Augment, Decode
 from .manifest import Manifest, ShardSet
 from .plan import Mixture, Order, Plan, rows, seed_of
 from .records import SampleError
@@ -38,7 +38,10 @@ class DataConfig:
     samples, however large it is. `val` is a path, read by its validation split (or whole where it is not split); None
     takes the validation split of the training sources, if there is one. `batch_size` counts all ranks. `window` shards
     are shuffled together. `bucket` puts texts of like length into a batch, within the window. More than the share
-    `max_rejected` of damaged samples ends the run. Remote shards are copied to `cache` (a folder, $VLP_CACHE by default),
+    `max_rejected` of damaged samples ends the run. `decode: fast` decodes training JPEGs at 1/2, 1/4 or 1/8 of their size
+    where the input needs no more: cheaper, and not the same pixels. Like `augment` it changes what is trained on, not what
+    the model expects: validation and evaluation decode in full, and the preprocessing's fingerprint stays. Remote shards
+    are copied to `cache` (a folder, $VLP_CACHE by default),
     at most `cache_gb` GiB of them.
     """
 
@@ -52,6 +55,7 @@ class DataConfig:
     text: TextView = TextView()
     labels: tuple[str, ...] = ()
     augment: Augment = Augment()
+    decode: Decode = "full"
     cache: str | None = None
     cache_gb: float = 64.0
 
