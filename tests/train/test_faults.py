@@ -16,7 +16,7 @@ from vlp import dist
 from vlp.config import ConfigError
 from vlp.train import checkpoint
 from vlp.train.__main__ import main
-from vlp.train.build import open_run
+from vlp.train.build import open_data
 from vlp.train.recipe import load_recipe
 
 from .conftest import run, start
@@ -47,11 +47,11 @@ def test_a_disk_that_is_full_for_one_rank_ends_all(tmp_path: Path) -> None:
 def too_little_data_main(path: Path, batch: int) -> None:
     if dist.rank() == 0:  # alone: a collective would wait for the other
         with pytest.raises(ConfigError, match=r"48 samples in 6 shards, fewer than data\.batch_size 1000"):
-            open_run(load_recipe(path, [f"data.batch_size={batch}"]), resume=False)
+            open_data(load_recipe(path, [f"data.batch_size={batch}"]))
         with pytest.raises(ConfigError, match=r"pipe:.*2 shards for 2 ranks with 2 workers each.*at least 4 shards"):
-            open_run(load_recipe(path, ["data.train=pipe:cat {0..1}.tar", "data.workers=2"]), resume=False)
+            open_data(load_recipe(path, ["data.train=pipe:cat {0..1}.tar", "data.workers=2"]))
         with pytest.raises(ConfigError, match="7 rows do not divide among 2 processes"):
-            open_run(load_recipe(path, ["data.batch_size=7"]), resume=False)
+            open_data(load_recipe(path, ["data.batch_size=7"]))
 
 
 @pytest.mark.dist

@@ -15,7 +15,9 @@ import torch
 from .. import dist, hub
 from ..config import ConfigError, dump_yaml, read_yaml
 from ..config import digest as digest_of
-from ..data.loader import Loader
+from ..data.loader import Loader, open_stream
+from ..data.pipe import PipeStream
+from ..data.sources import Stream
 from ..models.dual_encoder import DualEncoder, build_model
 from ..objectives import build_objectives
 from ..preprocess import Preprocess
@@ -53,13 +55,20 @@ class Parts:
         }
 
 
+def open_data(recipe: Recipe) -> Stream | PipeStream:
+    """Open the training data. Raises ConfigError for what it cannot do for this many ranks.
+
+    Not collective: called before anything that is, so that no rank waits for one that has failed.
+    """
+    check_world(recipe, dist.world())
+    return open_stream(recipe.data, recipe.seed, "train", dist.world())
+
+
 def open_run(recipe: Recipe, resume: bool) -> Path | None:
     """Make the run folder and return the checkpoint to go on from, None for a fresh start. Collective.
 
     Raises ConfigError on every rank when the folder holds another run's checkpoints, or (without `resume`) this one's.
     """
-    check_world(recipe, dist.world())
-    reader(recipe, dist.world())  # what the data cannot do is said before any rank waits for another
     found: Path | None = None
     failure: str | None = None
     if dist.is_main():
@@ -101,14 +110,17 @@ def clear_away(run: Path) -> None:
             run.rmdir()
 
 
-def build(recipe: Recipe, run: Path) -> Parts:
-    """Build everything that a recipe names, the same on every rank. Collective. Raises ConfigError."""
+def build(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Parts:
+    """Build everything that a recipe names over `open_data`'s stream, the same on every rank. Collective.
+
+    Raises ConfigError.
+    """
     device = dist.device()
     torch.manual_seed(recipe.seed)
     objectives = build_objectives(recipe.objectives, recipe.model.dim)
     check_accumulation(recipe.train.accumulate, recipe.train.cached_embeddings, objectives.batch_coupled)
     preprocess = Preprocess(recipe.image)
-    tokenizer = build_or_train_tokenizer(recipe, run)
+    tokenizer = build_or_train_tokenizer(recipe, run, data)
     make_loader = partial(
         Loader,
         recipe.data,
@@ -120,7 +132,7 @@ def build(recipe: Recipe, run: Path) -> Parts:
         rank=dist.rank(),
         world=dist.world(),
     )
-    loader = make_loader(split="train")
+    loader = make_loader(split="train", stream=data)
     validation = make_loader(split="val")
     model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
@@ -130,12 +142,7 @@ def build(recipe: Recipe, run: Path) -> Parts:
     return Parts(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
 
 
-def reader(recipe: Recipe, world: int = 1) -> Loader:
-    """Return a loader of a recipe's training data that makes no batches: for its texts and its plan."""
-    return Loader(recipe.data, Preprocess(recipe.image), cast(Tokenizer, None), seed=recipe.seed, world=world)
-
-
-def build_or_train_tokenizer(recipe: Recipe, run: Path) -> Tokenizer:
+def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Tokenizer:
     """Return the recipe's tokenizer; one that has no file yet is trained by rank 0 and kept in the run folder. Collective."""
     spec = recipe.tokenizer
     if spec.kind not in ("sentencepiece", "wordpiece") or spec.path is not None:
@@ -145,7 +152,7 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path) -> Tokenizer:
     if dist.is_main() and not folder.is_dir():
         try:
             temporary = folder.with_name(".tokenizer.tmp")
-            build_tokenizer(spec, reader(recipe).texts(TOKENIZER_TEXTS)).save(temporary)
+            build_tokenizer(spec, data.texts(TOKENIZER_TEXTS)).save(temporary)
             temporary.rename(folder)
         except ConfigError as error:
             failure = str(error)

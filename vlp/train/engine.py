@@ -7,11 +7,11 @@ its state under the same names, so that a run can be resumed under another engin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_
 from .state import read_state, write_state
 
 if TYPE_CHECKING:
-    from .step import TrainStep
+    from .step import Chunk, TrainStep
 
 
 @config
@@ -32,8 +32,9 @@ class EngineConfig:
 
     `torch`: DDP, or with `shard` FSDP2. `deepspeed`: ZeRO stage `zero`, `offload` of the optimiser to the CPU, and
     `extra`, a JSON file of DeepSpeed keys of one's own. `precision: auto` is bf16 on a GPU that has it and fp32 elsewhere
-    (bf16 on a CPU is 25 times slower). `timeout_minutes` bounds every collective. `compile` hands the model to
-    torch.compile. To trade compute for memory, see the towers' own `checkpointing`, and `train.accumulate`.
+    (bf16 on a CPU is 25 times slower, and fp16 there is for tests). `timeout_minutes` bounds every collective. `compile`
+    hands the model to torch.compile. To trade compute for memory, see the towers' own `checkpointing`, and
+    `train.accumulate`.
     """
 
     kind: Literal["torch", "deepspeed"] = "torch"
@@ -61,15 +62,7 @@ class Engine(Protocol):
     module: TrainStep
     precision: str
 
-    def forward(
-        self,
-        batch: Batch,
-        progress: float,
-        *,
-        whole: Sequence[Batch] = (),
-        cached: Sequence[ModelOutput] = (),
-        gradients: ModelOutput | None = None,
-    ) -> Losses:
+    def forward(self, batch: Batch, progress: float, **chunk: Unpack[Chunk]) -> Losses:
         """Run `TrainStep.forward`."""
         ...
 
@@ -108,12 +101,15 @@ class Engine(Protocol):
     def set_scalars(self, values: dict[str, float]) -> None: ...
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return fp32, bf16 or fp16; raises ConfigError for fp16 on a CPU."""
+def resolve_precision(precision: str, device: torch.device, kind: str) -> str:
+    """Return fp32, bf16 or fp16; raises ConfigError for fp16 under deepspeed on a CPU."""
     if precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if precision == "fp16" and device.type == "cpu":
-        raise ConfigError("engine.precision: fp16 needs a GPU; use auto, fp32 or bf16 on a CPU")
+    if precision == "fp16" and device.type == "cpu" and kind == "deepspeed":
+        raise ConfigError(
+            "engine.precision: fp16 under deepspeed needs a GPU, its loss scaler knows no other; "
+            "on a CPU use engine.kind=torch for fp16, or auto, fp32 or bf16"
+        )
     return precision
 
 
@@ -163,7 +159,7 @@ class TorchEngine:
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
         self.module = step.to(device)
         self.device, self.config, self.optim = device, config, optim
-        self.precision = resolve_precision(config.precision, device)
+        self.precision = resolve_precision(config.precision, device, config.kind)
         self.is_sharded = config.shard and dist.is_distributed()
         self.is_ddp = dist.is_distributed() and not config.shard
         self._is_accumulating = False
@@ -190,17 +186,9 @@ class TorchEngine:
             )
         return self.module
 
-    def forward(
-        self,
-        batch: Batch,
-        progress: float,
-        *,
-        whole: Sequence[Batch] = (),
-        cached: Sequence[ModelOutput] = (),
-        gradients: ModelOutput | None = None,
-    ) -> Losses:
+    def forward(self, batch: Batch, progress: float, **chunk: Unpack[Chunk]) -> Losses:
         with autocast(self.precision, self.device):
-            total, parts = self.wrapped(batch, progress, whole=whole, cached=cached, gradients=gradients)
+            total, parts = self.wrapped(batch, progress, **chunk)
         return Losses(total, parts)
 
     def embed(self, batch: Batch) -> ModelOutput:

@@ -11,11 +11,11 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_
 from .state import read_state, write_state
 
 if TYPE_CHECKING:
-    from .step import TrainStep
+    from .step import Chunk, TrainStep
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -98,7 +98,7 @@ class DeepSpeedEngine:
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
         self.module = step.to(device)
         self.device, self.config, self.optim = device, config, optim
-        self.precision = resolve_precision(config.precision, device)
+        self.precision = resolve_precision(config.precision, device, config.kind)
         self.groups = parameter_groups(step, optim)
         self.names = [(name, parameter) for name, parameter in step.named_parameters()]
         settings = deepspeed_config(config, optim, self.precision)
@@ -120,16 +120,8 @@ class DeepSpeedEngine:
 
     # ------------------------------------------------------------------ forward and backward
 
-    def forward(
-        self,
-        batch: Batch,
-        progress: float,
-        *,
-        whole: Sequence[Batch] = (),
-        cached: Sequence[ModelOutput] = (),
-        gradients: ModelOutput | None = None,
-    ) -> Losses:
-        total, parts = self.engine(batch, progress, whole=whole, cached=cached, gradients=gradients)
+    def forward(self, batch: Batch, progress: float, **chunk: Unpack[Chunk]) -> Losses:
+        total, parts = self.engine(batch, progress, **chunk)
         return Losses(total, parts)
 
     def embed(self, batch: Batch) -> ModelOutput:

@@ -13,7 +13,7 @@ import torch
 from .. import dist
 from ..config import ConfigError, to_tree
 from . import checkpoint
-from .build import Parts, build, clear_away, load_checkpoint, open_run, write_checkpoint
+from .build import Parts, build, clear_away, load_checkpoint, open_data, open_run, write_checkpoint
 from .cached import gradients
 from .faults import StopRequest, sign_in
 from .log import Meter, RunLog
@@ -22,6 +22,10 @@ from .optim import factor
 if TYPE_CHECKING:
     from ..types import Batch, Losses
     from .recipe import Recipe
+
+
+LEAST_SCALE = 1e-4
+"""fp16's loss scale below which a gradient that still overflows is no matter of the scale (fairseq's limit)."""
 
 
 class TrainingStopped(RuntimeError):
@@ -47,12 +51,13 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     # ------------------------------------------------------------------ where from
     stop = StopRequest()
     run = recipe.folder
+    data = open_data(recipe)
     start = open_run(recipe, resume)
     sign_in(run, dist.rank())
 
     # ------------------------------------------------------------------ what
     try:
-        parts = build(recipe, run)
+        parts = build(recipe, run, data)
     except ConfigError:
         if start is None:
             clear_away(run)
@@ -93,7 +98,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
         if bad:
             raise TrainingStopped(explain_non_finite(log, step + 1, batch, losses))
         report = engine.step(factor(recipe.optim, samples + recipe.data.batch_size, total))
-        if not math.isfinite(report.grad_norm) and not report.skipped:
+        if not math.isfinite(report.grad_norm) and not (report.skipped and engine.scalars()["scale"] > LEAST_SCALE):
             raise TrainingStopped(explain_non_finite(log, step + 1, batch, losses))
         step, samples = step + 1, samples + recipe.data.batch_size
         meter.add(batch, losses, current.waited)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,19 @@ from torch import Tensor, nn
 from ..objectives.base import in_full_precision
 from ..types import Batch, Losses, ModelOutput
 from .chunks import join
+
+
+class Chunk(TypedDict, total=False):
+    """What `TrainStep.forward` is told of a chunk of a batch in cached-embedding accumulation (`vlp.train.cached`).
+
+    With `whole` = [batch, chunks...] it is given the first chunk, and `cached` are the outputs of the others: the loss is
+    the whole batch's. With `gradients` = d loss / d output of a chunk, the total is a scalar whose gradients are that
+    chunk's share of the whole batch's.
+    """
+
+    whole: Sequence[Batch]
+    cached: Sequence[ModelOutput]
+    gradients: ModelOutput
 
 
 class TrainStep(nn.Module):
@@ -30,30 +43,20 @@ class TrainStep(nn.Module):
         self.objectives = objectives
 
     def forward(
-        self,
-        batch: Batch,
-        progress: float = 0.0,
-        *,
-        whole: Sequence[Batch] = (),
-        cached: Sequence[ModelOutput] = (),
-        gradients: ModelOutput | None = None,
-        embed: bool = False,
+        self, batch: Batch, progress: float = 0.0, embed: bool = False, **chunk: Unpack[Chunk]
     ) -> tuple[Tensor, dict[str, Tensor]] | ModelOutput:
         """Return (total loss, its parts) of a batch; `progress` is the share of the run that is done.
 
-        The other forms are cached-embedding accumulation's (`vlp.train.cached`). `embed`: return the model's output
-        without a loss. With `whole` = [batch, chunks...]: `batch` is the first chunk, `cached` the outputs of the others,
-        and the loss is the whole batch's. With `gradients` = d loss / d output of a chunk: the total is a scalar whose
-        gradients are that chunk's share of the whole batch's.
+        `embed`: return the model's output without a loss. `chunk`: the batch is a part of one, see `Chunk`.
         """
         output = in_full_precision(self.model(batch))
         if embed:
             return output
-        if gradients is not None:
-            return inner_product(output, gradients), {}
-        if whole:
-            full, *chunks = whole
-            output, batch = join([output, *cached], chunks, full), full
+        if "gradients" in chunk:
+            return inner_product(output, chunk["gradients"]), {}
+        if "whole" in chunk:
+            full, *chunks = chunk["whole"]
+            output, batch = join([output, *chunk["cached"]], chunks, full), full
         losses: Losses = self.objectives(output, batch, progress)
         parts = {name: part.detach() for name, part in losses.parts.items()}
         if output.logit_scale is not None:

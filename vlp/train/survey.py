@@ -19,12 +19,15 @@ PLANNED_STEPS = 3
 
 def print_plan(recipe: Recipe) -> None:
     """Print the shards, passes and the first batches of a recipe, by process."""
-    from .build import reader
+    from ..data.loader import Loader
+    from .recipe import check_world
 
     # A plan needs no process group: under a launcher rank 0 prints it for all.
     if int(os.environ.get("RANK", "0")):
         return
-    sys.stdout.write(f"{reader(recipe, int(os.environ.get('WORLD_SIZE', '1'))).plan(PLANNED_STEPS)}\n")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    check_world(recipe, world)
+    sys.stdout.write(f"{Loader.plan_of(recipe.data, recipe.seed, world, PLANNED_STEPS)}\n")
     sys.stdout.write(f"{recipe.steps} steps of {recipe.data.batch_size} samples\n")
 
 
@@ -49,16 +52,15 @@ def memory_table(trained: int, frozen: int, world: int) -> list[tuple[str, float
 
 def dry_run(recipe: Recipe) -> None:
     """Build everything, train one step in a throw-away folder, and print parameters and memory. Collective."""
-    from .build import build
+    from .build import build, open_data
     from .cached import gradients
     from .log import peak_memory_mb
     from .optim import factor
-    from .recipe import check_world
 
-    check_world(recipe, dist.world())
+    data = open_data(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = dist.broadcast_object(scratch)
-        parts = build(replace(recipe, out=folder), Path(folder))
+        parts = build(replace(recipe, out=folder), Path(folder), data)
         before = peak_memory_mb()
         batch = next(iter(parts.loader)).to(parts.device)
         losses = gradients(parts.engine, batch, 0.0, recipe.train.accumulate, recipe.train.cached_embeddings)
