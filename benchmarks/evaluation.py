@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 
-def embedding(model: str, images: int, side: int, rounds: int) -> None:
-    """Print images a second through the store (decode, preprocess, forward, write) and of the tower's bare forward.
+def rates(model: str, images: int, side: int, rounds: int) -> tuple[list[float], list[float]]:
+    """Return images a second of the tower's bare forward, and through the store (decode, preprocess, forward, write).
 
-    Bare is the tower under `inference_mode` on one batch that is there already, again and again. The two alternate, and
-    the share is the median over the rounds: a neighbour on the machine slows both.
+    Bare is the tower under `inference_mode` on one batch that is there already, again and again. The two alternate, so
+    that a neighbour on the machine slows both.
     """
     import cv2
     import torch
@@ -57,6 +57,12 @@ def embedding(model: str, images: int, side: int, rounds: int) -> None:
                 started = time.perf_counter()
                 store.images(data, range(blocks * ROWS))
                 whole.append(blocks * ROWS / (time.perf_counter() - started))
+    return bare, whole
+
+
+def embedding(model: str, images: int, side: int, rounds: int) -> None:
+    """Print both rates and the median of their shares."""
+    bare, whole = rates(model, images, side, rounds)
     shares = np.array(whole) / np.array(bare)
     print(
         f"embedding {model}, JPEG of {side}: store {np.median(whole):.1f} images/s, bare forward {np.median(bare):.1f}, "

@@ -259,7 +259,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--one", nargs=2, metavar=("NAME", "COUNT"), help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, metavar=("NAME", "COUNT"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
+    if asked.serve:
+        from benchmarks.result import serve
+
+        serve(lambda: measure(asked.serve[0], int(asked.serve[1]), asked.threads))
+        return
     if asked.one:
         print(json.dumps(measure(asked.one[0], int(asked.one[1]), asked.threads)))
         return

@@ -1,0 +1,180 @@
+"""Rows 1 and 2: CPU time per image of the loader beside open_clip_train's own pipeline, and the loader's workers.
+
+One process reads, decodes, transforms, tokenises, batches and normalises 512-px radiographs to 224-px batches of 32.
+Row 1 has reports of one word and a peer that does not tokenise; row 2 has reports of 60 words, at most 256 tokens.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import radiographs, reports, write_shards
+from ..options import NoPeerError, Options, environment, peer_environment
+from ..result import Result, Rival, compare, interleave
+
+SIZE, BATCH = 224, 32
+PEER = "open_clip_train's pipeline"
+
+
+def run(options: Options) -> Iterator[Result]:
+    torch.set_num_threads(1)
+    samples = 64 if options.quick else 256
+    images = radiographs(options.images, 512)
+    word = write_shards(options.work / "word", images, ["normal"] * samples)
+    full = write_shards(options.work / "full", images, reports(samples, 60))
+    runs: dict[str, Callable[[], float]] = {
+        "1": ours(word),
+        "1 grey": ours(word, channels=1),
+        "1 fast": ours(word, channels=1, decode="fast"),
+        "decode": decode_alone(images, samples, "full"),
+        "decode fast": decode_alone(images, samples, "fast"),
+        "2": ours(full),
+        "2 grey": ours(full, channels=1),
+        "2 bicubic": ours(full, interpolation="bicubic"),
+    }
+    rivals: list[Rival] = []
+    missing = ""
+    try:
+        surroundings = peer_environment()
+        for name, shards in (("peer 1", word), ("peer 2", full)):
+            command = [
+                "-m",
+                "benchmarks.peers.loader",
+                str(shards),
+                str(samples),
+                str(BATCH),
+                name[-1].replace("1", "0"),
+            ]
+            rivals.append(Rival(command, surroundings))
+            runs[name] = rivals[-1]
+    except (NoPeerError, RuntimeError) as error:
+        missing = str(error)
+    found = interleave(runs, options.repeats)
+    for rival in rivals:
+        rival.close()
+    what = {
+        "1": "loader, ms of CPU per image, defaults (3 channels)",
+        "1 grey": "the same, 1 channel",
+        "1 fast": "the same, 1 channel, decode: fast",
+        "2": "loader with 60-word reports to 256 tokens, defaults (3 channels)",
+        "2 grey": "the same, 1 channel",
+        "2 bicubic": "the same, 3 channels, bicubic as the peer's",
+    }
+    for name, words in what.items():
+        peer, least = f"peer {name[0]}", 3.0 if name != "2 bicubic" else None
+        if missing:
+            yield Result(name[0], words, PEER, "ms", statistics.median(found[name]), None, None, least, missing)
+        else:
+            yield compare(name[0], words, PEER, "ms", found[name], found[peer], least)
+    yield compare("1", "decode: fast, share of decoding", "decoding alone, at the same scale", "ms",
+                  found["1 fast"], found["decode fast"], 0.5)  # fmt: skip
+    yield compare("1", "full quality, share of decoding", "decoding alone, in full", "ms",
+                  found["1 grey"], found["decode"], None)  # fmt: skip
+    quality = [difference(data) for data in images]
+    yield Result("1", "decode: fast, likeness of the 224-px input", "decode: full", "dB", statistics.median(quality), None,
+                 None, None, f"PSNR, {min(quality):.1f} to {max(quality):.1f} over {len(quality)} radiographs")  # fmt: skip
+    yield scaling(full, options)
+
+
+def make_loader(
+    shards: Path, workers: int = 0, channels: int = 3, interpolation: str = "area", decode: str = "full"
+) -> Any:
+    from vlp.data.loader import DataConfig, Loader
+    from vlp.preprocess import ImageSpec, Preprocess
+    from vlp.tokenize import TextSpec, build_tokenizer
+
+    config = DataConfig(train=str(shards), batch_size=BATCH, workers=workers, decode=decode)  # type: ignore[arg-type]
+    tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), Loader.training_texts(config))
+    spec = ImageSpec(size=SIZE, channels=channels, interpolation=interpolation)  # type: ignore[arg-type]
+    return Loader(config, Preprocess(spec), tokenizer)
+
+
+def ours(shards: Path, **how: Any) -> Callable[[], float]:
+    """Return what measures one pass of our loader in this process, the model's own normalisation included."""
+    from vlp.models.dual_encoder import DualEncoder
+
+    loader = make_loader(shards, **how)
+    channels = loader.assembler.preprocess.spec.channels
+    statistics_of = SimpleNamespace(
+        mean=torch.full((1, channels, 1, 1), 0.5), std=torch.full((1, channels, 1, 1), 0.25)
+    )
+    batches = iter(loader)
+
+    def one_pass() -> float:
+        images = 0
+        started = time.process_time()
+        while images < loader.samples:
+            batch = next(batches)
+            DualEncoder.normalise(statistics_of, batch.image)  # type: ignore[arg-type]
+            images += len(batch)
+        return 1000 * (time.process_time() - started) / images
+
+    return one_pass
+
+
+def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], float]:
+    from vlp.preprocess import Augment, ImageSpec, Preprocess
+
+    preprocess, none = Preprocess(ImageSpec(size=SIZE, channels=1)), Augment()
+
+    def one_pass() -> float:
+        started = time.process_time()
+        for index in range(count):
+            data = images[index % len(images)]
+            _ = preprocess.decode(data) if how == "full" else preprocess.decode_reduced(data, none)
+        return 1000 * (time.process_time() - started) / count
+
+    return one_pass
+
+
+def difference(data: bytes) -> float:
+    """Return the PSNR in dB of the input made by `decode: fast` against that made in full."""
+    from vlp.preprocess import Augment, ImageSpec, Preprocess
+
+    preprocess = Preprocess(ImageSpec(size=SIZE, channels=1))
+    full, fast = (
+        preprocess.eval(pixels).numpy().astype(float)
+        for pixels in (preprocess.decode(data), preprocess.decode_reduced(data, Augment()))
+    )
+    return float(10 * np.log10(255**2 / np.square(full - fast).mean()))
+
+
+def scaling(shards: Path, options: Options) -> Result:
+    """Compare samples/s per worker of 2 workers with those of 1, by the wall: needs 3 idle cores to be about the loader."""
+    rivals = {
+        workers: Rival(["-m", "benchmarks.rows.loading", str(shards), str(workers)], environment())
+        for workers in (1, 2)
+    }
+    found = interleave({str(workers): rival for workers, rival in rivals.items()}, options.repeats)
+    for rival in rivals.values():
+        rival.close()
+    return compare("2", "samples/s of each of 2 workers", "1 worker", "/s", found["2"], found["1"], 0.9,
+                   more_is_better=True, note="wall")  # fmt: skip
+
+
+if __name__ == "__main__":
+    import sys
+
+    from ..result import serve
+
+    def throughput(loader: Any, batches: Iterator[Any], workers: int) -> float:
+        count = max(8, 2 * loader.samples // BATCH)
+        for _ in range(2 * workers + 1):  # what was made ready while the other side ran
+            next(batches)
+        started = time.perf_counter()
+        for _ in range(count):
+            next(batches)
+        return count * BATCH / (time.perf_counter() - started) / workers
+
+    workers = int(sys.argv[2])
+    loader = make_loader(Path(sys.argv[1]), workers=workers)
+    batches = iter(loader)
+    serve(lambda: throughput(loader, batches, workers))
