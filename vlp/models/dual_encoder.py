@@ -127,21 +127,22 @@ class DualEncoder(nn.Module):
         if image.dtype == torch.uint8:
             if image.shape[1] != self.mean.shape[1] and image.shape[1] == 1:
                 image = image.expand(-1, self.mean.shape[1], -1, -1)
-            return (image.to(self.mean.dtype) / 255 - self.mean) / self.std
+            return image.to(self.mean.dtype).div_(255).sub_(self.mean).div_(self.std)  # in place: a batch is large
         return image.expand(-1, self.mean.shape[1], -1, -1) if image.shape[1] == 1 else image
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Return what the run's objectives need of a batch (see `ModelOutput`)."""
         patches = "patches" in self.needs
         image = self._image(batch.image, patches)
-        text = self._text(batch.text)
-        output = ModelOutput(image=image.image, text=self.text_head(text.pooled))
+        text = self._text(batch.text) if self.word_head is not None else None
+        pooled = self._pooled(batch.text) if text is None else text.pooled
+        output = ModelOutput(image=image.image, text=self.text_head(pooled))
         if patches:
             output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
         if "masked_patches" in self.needs:
             output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
-        if self.word_head is not None:
+        if self.word_head is not None and text is not None:
             if "tokens" in self.needs:
                 output.tokens = self.word_head(text.states)
             if "words" in self.needs:
@@ -205,27 +206,26 @@ class DualEncoder(nn.Module):
         if not present:
             return
         joined = join_tokens(list(filled.values()), self.text_tower_pad) if filled else batch.text.take(slice(1))
-        embedded = self._by_length(joined)
+        embedded = self.text_head(self._pooled(joined))
         rows = iter(torch.split(embedded, [len(tokens) for tokens in filled.values()]) if filled else ())
         for name in present:
             setattr(output, name, next(rows) if name in filled else embedded[:0])
         if output.prompts is not None and batch.prompts is not None:
             output.prompts = output.prompts[batch.prompts.rows]
 
-    def _by_length(self, tokens: Tokens) -> Tensor:
-        """Embed texts, on a CPU in parts of like length: padding costs there what words cost, and calls cost nothing.
+    def _pooled(self, tokens: Tokens) -> Tensor:
+        """Pool the states of texts, on a CPU in parts of like length: padding costs there what words cost, calls nothing.
 
         A part without any text still calls the tower, on one: where parameters are spread over ranks (FSDP2, ZeRO 3),
         every rank has to call it as often as the others, or they wait for each other.
         """
         if tokens.ids.device.type != "cpu":
-            embedded: Tensor = self.text_head(self._text(tokens).pooled)
-            return embedded
+            return self._text(tokens).pooled
         order = tokens.mask.sum(1).argsort(stable=True)
         found = []
         for part in order.tensor_split(LENGTH_PARTS):
             rows = part if len(part) else order[:1]
-            found.append(self.text_head(self._text(tokens.trimmed(rows)).pooled)[: len(part)])
+            found.append(self._text(tokens.trimmed(rows)).pooled[: len(part)])
         return torch.cat(found)[order.argsort()]
 
     text_tower_pad: int = 0
