@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def check_task(
     problems = []
     classes = getattr(task.settings, "classes", ())
     if "labels" in task.needs and classes:
-        facts["prevalence"] = prevalence(data, classes, getattr(task.settings, "truth", "labels"))
+        aliases = getattr(task.settings, "aliases", None) or {}
+        called = {name: (name, *aliases.get(name, ())) for name in classes}
+        facts["prevalence"] = prevalence(data, called, getattr(task.settings, "truth", "labels"))
         for name, one in facts["prevalence"].items():
             if not one["positive"]:
                 problems.append(f"no image is positive for {name!r}")
@@ -55,14 +58,14 @@ def check_task(
     return facts, problems
 
 
-def prevalence(data: Data, classes: tuple[str, ...], truth: str) -> dict[str, dict[str, int]]:
-    """Return how often each class is stated present, absent, uncertain, or not at all."""
+def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -> dict[str, dict[str, int]]:
+    """Return how often each class, by any of its names, is stated present, absent, uncertain, or not at all."""
     result = {}
-    for name in classes:
+    for name, called in classes.items():
         if truth == "labels":
-            counts = Counter(one.labels.get(name, -2) for one in data.records)
+            counts = Counter(next((one.labels[it] for it in called if it in one.labels), -2) for one in data.records)
         else:
-            counts = Counter(int(one.groups[truth] == name) if truth in one.groups else -2 for one in data.records)
+            counts = Counter(int(one.groups[truth] in called) if truth in one.groups else -2 for one in data.records)
         result[name] = {"positive": counts[1], "negative": counts[0], "uncertain": counts[-1], "unknown": counts[-2]}
     return result
 
@@ -81,13 +84,18 @@ def overlap(data: Data, train: Path, split: str) -> dict[str, int]:
 
 
 def unreadable(data: Data) -> list[str]:
-    """Return a line for each image that does not decode."""
+    """Return a line for each image that does not decode, and for each box that its image does not show."""
     from vlp.preprocess import decode
 
     problems = []
     for index, record in enumerate(data.records):
         try:
-            decode(data.image(index), 1)
+            height, width = decode(data.image(index), 1).shape[:2]
         except (ValueError, OSError) as error:
             problems.append(f"image {record.key!r}: {error}")
+            continue
+        for box in record.boxes:
+            x1, y1, x2, y2 = box.xyxy
+            if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+                problems.append(f"image {record.key!r}: a box of {box.label or 'a phrase'} lies outside of it")
     return problems

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--suite", required=True, help="a suite's name or a YAML file")
     one.add_argument("--data", type=Path, required=True, help="folder of the data")
     one.add_argument("--out", type=Path, required=True, help="folder for the embeddings")
-    one.add_argument("--limit", type=int, help="only the first N records of each task")
+    one.add_argument("--limit", type=_count(1), help="only the first N records of each task")
     one.add_argument("--allow-missing", action="store_true", help="leave unreadable images out and count them")
 
     one = verbs.add_parser("score", help="score cached embeddings without the model")
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
     one = verbs.add_parser("compare", help="paired differences between runs with confidence intervals")
     one.add_argument("runs", type=Path, nargs="+", help="run folders; each is compared with the first")
-    one.add_argument("--resamples", type=int, default=2000)
+    one.add_argument("--resamples", type=_count(0), default=2000)
     one.add_argument("--json", type=Path, help="also write the table here")
 
     one = verbs.add_parser("report", help="write the page, or a table, of a run")
@@ -64,20 +64,31 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _count(least: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers from `least` up."""
+
+    def number(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, found {text!r}")
+        return int(text)
+
+    return number
+
+
 def _model(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--model", required=True, help="run folder or export, open_clip:NAME[,PRETRAINED], hf:PATH, or module:factory"
     )
     one.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
-    one.add_argument("--workers", type=int, default=2, help="threads that decode images (default: 2)")
+    one.add_argument("--workers", type=_count(1), default=2, help="threads that decode images (default: 2)")
 
 
 def _scored(one: argparse.ArgumentParser) -> None:
     one.add_argument("--suite", required=True, help="a suite's name or a YAML file")
     one.add_argument("--data", type=Path, required=True, help="folder of the data")
     one.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
-    one.add_argument("--limit", type=int, help="only the first N records of each task")
-    one.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: 1000)")
+    one.add_argument("--limit", type=_count(1), help="only the first N records of each task")
+    one.add_argument("--resamples", type=_count(0), default=1000, help="bootstrap resamples (default: 1000)")
     one.add_argument("--seed", type=int, default=0, help="seed of resampling and controls")
     one.add_argument("--resume", action="store_true", help="go on where an interrupted run stopped")
     one.add_argument("--allow-missing", action="store_true", help="leave unreadable images out and count them")

@@ -73,13 +73,17 @@ class OpenClipEmbedder:
         from PIL import Image
 
         with Image.open(io.BytesIO(image)) as opened:
-            size = (opened.height, opened.width)
+            size, grey = (opened.height, opened.width), opened.mode == "L"
             picture: Any = opened
             for step in self._pixels:
                 picture = step(picture)
             if not self._floats:
                 return picture.numpy(), size
-            return np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), size
+            channels = np.asarray(picture)
+            if grey:  # one plane, three times
+                plane = np.ascontiguousarray(channels[..., 0])
+                return np.broadcast_to(plane, (channels.shape[2], *plane.shape)), size
+            return np.ascontiguousarray(channels.transpose(2, 0, 1)), size
 
     def _normalise(self, inputs: Any) -> Any:
         """Return what the model takes [n, 3, S, S] of inputs on its device."""

@@ -64,7 +64,10 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     With `pairs`, each class must have as many denying texts as affirming ones.
     """
     path = _find(name, base)
-    content = load(PromptFile, path)
+    try:
+        content = load(PromptFile, path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from None
     if not content.classes and not content.names:
         raise ConfigError(f"{path}: expected `classes`, or `templates` with `names`")
     if twice := sorted(set(content.classes or {}) & set(content.names or {})):

@@ -89,6 +89,8 @@ def run(
         try:
             entry = score(task, store, datasets, settings, out)
             say(f"{task.spec.id}: {headline(entry)}")
+            for line in entry["warnings"]:
+                say(f"  {line}")
         except DataError as error:
             status = "skipped" if "no manifest.jsonl" in str(error) or "no such folder" in str(error) else "failed"
             entry = {"id": task.spec.id, "version": task.spec.version, "family": task.spec.family, "status": status}
@@ -131,7 +133,14 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
                 if not settings.allow_missing:
                     continue  # the tasks that need the image fail, and say which
                 data.unreadable |= error.reasons
-    store.texts(sorted(texts))
+            except DataError:  # cached embeddings that lack some: the tasks that need them fail, and say which
+                if strict:
+                    raise
+    try:
+        store.texts(sorted(texts))
+    except DataError:
+        if strict:
+            raise
 
 
 def rehearse(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings) -> list[str]:
@@ -181,6 +190,7 @@ def entry_of(task: Task, data: Data, outcome: Outcome) -> dict[str, Any]:
     """Return a task's entry in the results, but for its files."""
     keys = [data.records[one].key for one in outcome.indices]
     warnings = list(outcome.warnings)
+    warnings += [f"{count} left out: {reason}" for reason, count in outcome.excluded.items()]
     if data.unreadable:
         warnings.append(f"{len(data.unreadable)} unreadable images left out")
     return {

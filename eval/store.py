@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -39,6 +40,9 @@ ROWS = 32
 PART = 8 * ROWS
 AHEAD = 4 * ROWS
 """The model works on `ROWS` images while the next `AHEAD` are decoded; `PART` of them are one file."""
+
+ADDRESS = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")
+"""What Python calls an object without a name: it differs from run to run, and results do not."""
 
 
 class UnreadableError(DataError):
@@ -211,7 +215,7 @@ class Store:
                 inputs, size = embedder.prepare(content)
                 return data.records[index].key, size, inputs
             except (ValueError, OSError) as error:
-                return f"{error}"
+                return ADDRESS.sub("", f"{error}")
 
         import torch
 

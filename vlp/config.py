@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform, get_args, get_type_hints
+from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -178,6 +178,8 @@ def _member(kind: Any, key: str) -> Any:
             hints = get_type_hints(one)
             if key in hints:
                 return hints[key]
+        elif get_origin(one) is dict:
+            return get_args(one)[1]
         elif key.isdigit() and get_args(one):
             return get_args(one)[0]
     if key.isdigit() and get_args(kind):

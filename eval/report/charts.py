@@ -134,10 +134,13 @@ def roc(curve: Mapping[str, Any]) -> Markup:
 
 
 def precision_recall(curve: Mapping[str, Any]) -> Markup:
-    """Draw one class's precision-recall curve; the dashed line is its prevalence."""
+    """Draw one class's precision-recall curve with its band; the dashed line is its prevalence."""
     frame = Frame((0, 1), (0, 1), (216, 186), (8, 8, 32, 28))
     frame.axes([0, 0.5, 1], [0, 0.5, 1], "recall", "")
     frame.line([(0, curve["prevalence"]), (1, curve["prevalence"])], "chance")
+    if "pr_low" in curve:
+        grid = [at / (len(curve["pr_low"]) - 1) for at in range(len(curve["pr_low"]))]
+        frame.area(list(zip(grid, curve["pr_low"], strict=True)), list(zip(grid, curve["pr_high"], strict=True)))
     frame.line(list(zip(curve["recall"], curve["precision"], strict=True)))
     return frame.svg(f"precision-recall of {curve['name']}")
 
@@ -153,7 +156,7 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     values = sorted(one for _, one in pairs + held_out)
     low, high = values[0], values[max(0, int(0.995 * (len(values) - 1)))]
     pad = 0.05 * (high - low) or 1
-    frame = Frame((0, max(one for one, _ in pairs)), (low - pad, high + pad), (640, 260), (10, 14, 36, 46))
+    frame = Frame((0, max(one for one, _ in pairs)), (low - pad, high + pad), (640, 260), (10, 14, 36, 58))
     frame.axes(ticks(0, frame.x[1], 5), ticks(low, high, 4), f"{key} seen" if key == "samples" else key, "loss")
     inside = [(x, min(y, frame.y[1])) for x, y in pairs]
     frame.line(inside, "faint")
@@ -176,7 +179,7 @@ def smooth(points: Points) -> list[tuple[float, float]]:
 
 def reliability(entries: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw what came true against what was said, a dot per bin, its area by count."""
-    frame = Frame((0, 1), (0, 1), (400, 300), (10, 10, 36, 46))
+    frame = Frame((0, 1), (0, 1), (400, 300), (10, 10, 36, 58))
     frame.axes([0, 0.25, 0.5, 0.75, 1], [0, 0.25, 0.5, 0.75, 1], "probability given", "share that was so")
     frame.line([(0, 0), (1, 1)], "chance")
     for entry, style in zip(entries, ("", " second"), strict=False):
@@ -201,7 +204,7 @@ def histogram(values: Sequence[float], bins: Sequence[float], title: str, x_titl
 def rank_curve(series: Mapping[str, Sequence[float]], gallery: int) -> Markup:
     """Draw the share of queries whose answer is among the first k, against k on a log scale; dashed is chance."""
     top = max(10, gallery)
-    frame = Frame((0, log10(top)), (0, 1), (420, 280), (10, 12, 36, 46))
+    frame = Frame((0, log10(top)), (0, 1), (420, 280), (10, 12, 36, 58))
     marks = [one for one in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000, 100000) if one <= top]
     wide = [one for one in marks if str(one)[0] == "1" or len(marks) < 7]
     frame.axes([], [0, 0.25, 0.5, 0.75, 1], "k (log scale)", "found among the first k")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import ConfigError, config, to_tree
+from vlp.registry import did_you_mean
 from vlp.types import Sample
 
 from .. import prompts as prompt_files
@@ -40,7 +41,8 @@ class Settings:
     of -1 counts as; `unstated`: what an absent one does (sets that list positives only need `negative`). `no_finding`
     names a class that stays out of the mean: with a positive/negative pair its denying prompt is a double negation.
     `per_class` (multi-class): at most so many images of each class, those with the smallest hashes of their keys.
-    `calibrate`: the split on which a temperature is fitted, shown beside the model's own.
+    `calibrate`: the split on which a temperature is fitted, shown beside the model's own. `aliases`: what publishers call
+    a class in their own folders and tables.
     """
 
     classes: tuple[str, ...]
@@ -56,6 +58,11 @@ class Settings:
     specificity: float = 0.9
     per_class: int | None = None
     calibrate: str | None = None
+    aliases: dict[str, tuple[str, ...]] | None = None
+
+    def names_of(self, label: str) -> tuple[str, ...]:
+        """Return what a class may be called in the data."""
+        return (label, *(self.aliases or {}).get(label, ()))
 
 
 def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[np.int64]:
@@ -67,7 +74,9 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
         record = data.records[index]
         for column, name in enumerate(settings.classes):
             found = None if settings.truth == "labels" else field_of(record, settings.truth)
-            value = record.labels.get(name, unstated) if found is None else int(found == name)
+            called = settings.names_of(name)
+            stated = next((record.labels[one] for one in called if one in record.labels), unstated)
+            value = stated if found is None else int(found in called)
             table[row, column] = stands if value == -1 else value
     return table
 
@@ -96,6 +105,9 @@ class Classification(Task):
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         self.scoring: Scoring = settings.scoring
+        for label in settings.aliases or {}:
+            if label not in settings.classes:
+                raise ConfigError(f"task {spec.id}: aliases of {label!r}{did_you_mean(label, settings.classes)}")
         if settings.no_finding is not None and settings.no_finding not in settings.classes:
             raise ConfigError(f"task {spec.id}: no_finding {settings.no_finding!r} is none of the classes")
         pairs = self.scoring.rule in ("pair", "xplainer")
@@ -178,7 +190,7 @@ class Classification(Task):
             )
         outcome.metrics |= self._wording(truth, scores, counted)
         outcome.metrics |= decided_macro(outcome.per_class, counted, drawn)
-        self._subgroups(context, outcome, truth, main, counted)
+        self._subgroups(scored, outcome, counted)
         outcome.rows = self._rows(context, scored.indices, truth, main)
         outcome.figures = {
             "curves": curve_figure(names, truth, main.ranking, weights),
@@ -239,9 +251,20 @@ class Classification(Task):
             )
         }
 
-    def _subgroups(
-        self, context: Context, outcome: Outcome, truth: NDArray[np.int64], main: Scores, counted: Sequence[str]
-    ) -> None:
+    def _interval_inside(
+        self, scored: Scored, main: Scores, inside: NDArray[np.bool_], counted: Sequence[str]
+    ) -> Interval | None:
+        """Return the interval of the macro AUROC within a subgroup."""
+        draws = []
+        for column, name in enumerate(self.settings.classes):
+            if name in counted:
+                known = inside & (scored.truth[:, column] != UNKNOWN)
+                ranking = Ranking.of(scored.truth[known, column], main.ranking[known, column])
+                draws.append(ranking.auroc(scored.weights[:, known]))
+        return Interval.of(np.mean(draws, axis=0))
+
+    def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
+        context, truth, main = scored.context, scored.truth, scored.scores[0]
         for column in self.settings.subgroups:
             members = np.array([context.data.records[one].groups.get(column, "") for one in outcome.indices])
             entries: dict[str, Any] = {}
@@ -251,7 +274,8 @@ class Classification(Task):
                 enough = int(inside.sum()) >= self.settings.min_group and len(areas) == len(counted)
                 reason = f"under {self.settings.min_group} images or a class missing"
                 value = float(np.mean(list(areas.values()))) if enough else None
-                entries[name] = {"n": int(inside.sum()), "auroc_macro": metric(value, reason=reason, chance=0.5)}
+                bounds = self._interval_inside(scored, main, inside, counted) if enough else None
+                entries[name] = {"n": int(inside.sum()), "auroc_macro": metric(value, bounds, reason=reason, chance=0.5)}
             overall = outcome.metrics["auroc_macro"]["value"]
             equity = equity_scaled(overall, {name: one["auroc_macro"]["value"] for name, one in entries.items()})
             if entries:

@@ -25,7 +25,7 @@ BANDS = 200
 def curve_figure(
     names: Sequence[str], truth: NDArray[np.int64], ranking: Floats, weights: NDArray[np.int32]
 ) -> list[dict[str, Any]]:
-    """Return each class's ROC on a grid of false-positive rates with a 95 % band, and its PR curve; undefined ones left out."""
+    """Return each class's ROC on a grid of false-positive rates, and PR curve, with 95 % bands; undefined ones left out."""
     figures = []
     for column, name in enumerate(names):
         known = truth[:, column] != UNKNOWN
@@ -35,13 +35,15 @@ def curve_figure(
             continue
         false_rate, true_rate, _ = roc_curve(labels, values)
         rows = np.arange(len(labels))
-        drawn = []
+        drawn, drawn_pr = [], []
         for resample in weights[:BANDS, known]:
             chosen = np.repeat(rows, resample)
             if 0 < labels[chosen].sum() < len(chosen):
                 fpr, tpr, _ = roc_curve(labels[chosen], values[chosen])
                 drawn.append(_on_grid(fpr, tpr))
+                drawn_pr.append(_precision_on_grid(*precision_recall_curve(labels[chosen], values[chosen])[:2]))
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0) if drawn else (GRID, GRID)
+        pr_low, pr_high = np.percentile(drawn_pr, [2.5, 97.5], axis=0) if drawn else (GRID, GRID)
         precision, recall, _ = precision_recall_curve(labels, values)
         keep = np.unique(np.linspace(0, len(recall) - 1, 80).astype(int))
         figures.append(
@@ -54,6 +56,8 @@ def curve_figure(
                 "high": high.tolist(),
                 "recall": recall[keep].tolist(),
                 "precision": precision[keep].tolist(),
+                "pr_low": pr_low.tolist(),
+                "pr_high": pr_high.tolist(),
                 "prevalence": float((labels == 1).mean()),
             }
         )
@@ -64,6 +68,11 @@ def _on_grid(false_rate: Floats, true_rate: Floats) -> Floats:
     """Return the ROC's highest point at each false-positive rate of the grid, straight lines between vertices."""
     last = np.r_[false_rate[1:] != false_rate[:-1], True]
     return np.asarray(np.interp(GRID, false_rate[last], true_rate[last]))
+
+
+def _precision_on_grid(precision: Floats, recall: Floats) -> Floats:
+    """Return the precision at the first threshold that reaches each recall of the grid."""
+    return np.asarray(precision[np.searchsorted(recall, GRID - 1e-12, "left")])
 
 
 def calibration_figure(

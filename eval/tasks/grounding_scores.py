@@ -34,7 +34,11 @@ HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5,
 
 def base_of(name: str) -> str | None:
     """Return the score whose control a metric is, None for a metric that is no control."""
-    return next((name.removesuffix(f"_{one}") for one in CONTROLS if name.endswith(f"_{one}")), None)
+    for control in CONTROLS:
+        base = name.removesuffix(f"_{control}")
+        if base != name and base.removeprefix("bare_") in SCORES:
+            return base
+    return None
 
 
 def scores_of(

@@ -30,10 +30,11 @@ def path_of(number: int, part: str = "train") -> str:
     return f"CheXpert-v1.0-small/{part}/patient{number:05d}/study1/view1_frontal.jpg"
 
 
-def stanford(raw: Path, names: Sequence[str], part: str = "train", base: str = "") -> list[dict[str, Any]]:
+def stanford(raw: Path, names: Sequence[str], part: str = "train", first: int = 0) -> list[dict[str, Any]]:
     """Write CheXpert images under `raw`, each with one of the labels, and return their rows."""
     rows = []
-    for number, name in turns(names):
+    for at, name in turns(names):
+        number = first + at
         trees.picture(raw / path_of(number, part), number)
         about = {"Sex": ("Male", "Female")[number % 2], "Age": 40 + number, "Frontal/Lateral": "Frontal", "AP/PA": "AP"}
         rows.append({"Path": path_of(number, part), **about, **dict.fromkeys(CHEXPERT, "0.0"), name: "1.0"})
@@ -41,8 +42,8 @@ def stanford(raw: Path, names: Sequence[str], part: str = "train", base: str = "
 
 
 def chexpert(raw: Path) -> list[str]:
-    for part in ("train", "valid"):
-        trees.table(raw / "CheXpert-v1.0-small" / f"{part}.csv", stanford(raw, CHEXPERT, part))
+    for part, first in (("train", 1000), ("valid", 0)):
+        trees.table(raw / "CheXpert-v1.0-small" / f"{part}.csv", stanford(raw, CHEXPERT, part, first))
     return ["--raw", str(raw / "CheXpert-v1.0-small")]
 
 
@@ -137,7 +138,7 @@ def siim(raw: Path) -> list[str]:
     import numpy as np
 
     rows = []
-    for number, code in turns(("-1", "1024 200 824 200"), 14):
+    for number, code in turns(("-1", "1024 200 824 200"), 40):
         key = f"1.2.276.0.7230010.3.1.4.{number}"
         coarse = trees.pixels(number, 64, 64).astype(np.uint16) * 16
         trees.dicom(
@@ -257,7 +258,8 @@ def build(suite: Suite, raw: Path, out: Path) -> None:
             source, tree = TREES[name]
             words = tree(raw / name)
         else:
-            source, words = "label_captions", class_folders(raw / name, task.settings.classes, task.spec.data.split)
+            called = [task.settings.names_of(one)[-1] for one in task.settings.classes]  # as the publisher does
+            source, words = "label_captions", class_folders(raw / name, called, task.spec.data.split)
         if task.spec.family == "probe":  # which needs something to fit on
             words = [one for one in words if one not in ("--split", "none")]
         given = [] if "--raw" in words else ["--raw", str(raw / name)]

@@ -75,7 +75,7 @@ def test_true_recall_counts_every_positive(budget: int, monkeypatch: pytest.Monk
     """With ties: the mean over many random orders of the gallery, and the first in its own order."""
     monkeypatch.setattr(index, "BUDGET", budget)
     rng = np.random.default_rng(0)
-    queries, gallery = coarse(1, 20), coarse(2, 50)
+    queries, gallery = coarse(1, 20, 4), coarse(2, 50, 4)  # products of +-1/2, so that ties are exact
     of_gallery = rng.integers(0, 8, 50)
     of_queries = of_gallery[rng.integers(0, 50, 20)]
     ks = (1, 4, 10, 80)

@@ -317,7 +317,7 @@ def test_the_box_of_a_map_against_the_nearest_box() -> None:
     assert grounding.box_of_map(heat, 0.5) == (5, 4, 11, 8)
     assert grounding.box_of_map(heat, 1.0) is None
     best = grounding.best_overlap((5, 4, 11, 8), [(0, 0, 2, 2), (5, 4, 8, 12), (3, 3, 3, 9)])
-    assert close(best, [12 / 36, 12 / 24])  # 3 x 4 shared, of 24 + 24 - 12; of the detected 24
+    assert close(best, [12 / 36, 12 / 24])  # 3 x 4 in common, of 24 + 24 - 12; of the detected 24
     assert grounding.best_overlap((5, 4, 11, 8), [(3, 3, 3, 9)]) is None
 
 

@@ -62,6 +62,23 @@ def test_the_page_shows_scores_with_intervals_and_every_section(page: Path) -> N
     assert "text alone (mean box, no image)" in text and "FINDINGS" in text.upper()
 
 
+def test_curves_run_inside_of_their_bands(page: Path) -> None:
+    """ROC and PR of each class: the band is one, and holds the curve nearly everywhere (it is of resamples, not around it)."""
+    import json
+
+    figures = json.loads((page.parent / "figures" / "smoke.classification.json").read_text())
+    assert len(figures["curves"]) == 8
+    for one in figures["curves"]:
+        low, high, curve = (np.array(one[name]) for name in ("low", "high", "tpr"))
+        assert (low <= high).all() and ((low - 1e-9 <= curve) & (curve <= high + 1e-9)).mean() > 0.85
+        low, high = np.array(one["pr_low"]), np.array(one["pr_high"])
+        assert (low <= high).all() and low.min() >= 0 and high.max() <= 1
+        recall, precision = np.array(one["recall"]), np.array(one["precision"])
+        at = np.rint(recall * 50).astype(int)
+        assert ((low[at] - 0.1 <= precision) & (precision <= high[at] + 0.1)).mean() > 0.85
+    assert page.read_text().count('class="band"') == 16
+
+
 def test_the_text_of_real_data_is_not_shown(page: Path, shards: Path, tmp_path: Path, run: Run) -> None:
     import json
 

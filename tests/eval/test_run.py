@@ -256,7 +256,7 @@ PROMPTS = 'version: "1"\nabout: x\nclasses:\n  nodule: {pos: [a nodule], neg: [n
     ("task", "prompts", "expected"),
     [
         (TASK, PROMPTS.replace("nodule:", "nodul:"), "did you mean 'nodul'?"),
-        (TASK, PROMPTS.replace("pos:", "posi:"), "posi"),
+        (TASK, PROMPTS.replace("pos:", "posi:"), "mine.yaml: unknown key 'classes.nodule.posi': did you mean 'pos'?"),
         (TASK, PROMPTS.replace(", neg: [no nodule]", ""), "0 denying"),
         (TASK, PROMPTS.replace("[a nodule]", "[]"), "class 'nodule' has no affirming prompt"),
         (TASK, PROMPTS.replace("classes:", "clases:"), "did you mean 'classes'?"),
@@ -303,7 +303,7 @@ def own_task(family: str, **settings: Any) -> dict[str, Any]:
 
 
 def test_a_table_of_ones_own_is_scored_and_what_cannot_be_is_counted(
-    run: Run, shards: Path, tiny: Path, tmp_path: Path
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
 ) -> None:
     folder = table(tmp_path, shards)
     prompts = PROMPTS + "  never: {pos: [never], neg: [always]}\n"
@@ -317,7 +317,12 @@ def test_a_table_of_ones_own_is_scored_and_what_cannot_be_is_counted(
 
     suite = suite_file(tmp_path, own_task("grounding"))
     assert score(run, folder, tmp_path / "boxes", tiny, suite=str(suite)) == 0
-    assert sum(read(tmp_path / "boxes")["grounding"]["data"]["excluded"].values()) == 1
+    entry = read(tmp_path / "boxes")["grounding"]
+    assert sum(entry["data"]["excluded"].values()) == 1
+    assert entry["warnings"] == ["1 left out: box outside of the image or of what the model sees"]
+    capsys.readouterr()
+    assert run("check", "mine.grounding", "--suite", suite, "--data", folder, "--decode") == 2
+    assert "problem: image '0': a box of a phrase lies outside of it" in capsys.readouterr().out
 
 
 def test_an_empty_class_is_undefined_and_said(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
@@ -350,9 +355,35 @@ def test_a_bad_image_stops_the_task_or_is_counted(
     assert score(run, folder, tmp_path / "strict", tiny, suite=str(suite)) == 2
     entry = results.read(tmp_path / "strict")["tasks"][0]
     assert entry["status"] == "failed" and "'3'" in entry["reason"]
+    assert " at 0x" not in entry["reason"]  # a message is the same in each run
     assert score(run, folder, tmp_path / "lenient", tiny, "--allow-missing", suite=str(suite)) == 0
     entry = results.read(tmp_path / "lenient")["tasks"][0]
     assert entry["data"]["missing"] == 1 and entry["data"]["n"] == 23
+
+
+@pytest.mark.parametrize("words", [["--limit", "0"], ["--resamples", "-1"], ["--workers", "two"]])
+def test_a_number_that_makes_no_sense_is_refused(run: Run, shards: Path, tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        score(run, shards, tmp_path / "out", "factories:perfect", *words)
+    assert refused.value.code == 2
+
+
+def test_a_cache_that_serves_some_tasks_is_exit_3(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    from vlp_eval import suite
+
+    tree = (suite.FOLDER / "smoke.yaml").read_text()
+    (tmp_path / "one.yaml").write_text(tree[: tree.index("  - id: smoke.grounding")])
+    words = ["--data", shards]
+    assert run("embed", "--model", tiny, "--suite", tmp_path / "one.yaml", *words, "--out", tmp_path / "cache") == 0
+    more = ["--embeddings", tmp_path / "cache", "--out", tmp_path / "out", "--resamples", 20, "--no-html"]
+    assert run("score", "--suite", "smoke", *words, *more) == 3
+    found = read(tmp_path / "out")
+    assert {name: one["status"] for name, one in found.items()} == {
+        "retrieval": "ok",
+        "classification": "ok",
+        "grounding": "failed",
+    }
+    assert "patch features" in found["grounding"]["reason"]
 
 
 def test_some_tasks_without_data_is_exit_3(run: Run, shards: Path, tmp_path: Path) -> None:
