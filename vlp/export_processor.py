@@ -20,7 +20,8 @@ def image_processor(spec: ImageSpec, approximate: bool) -> dict[str, Any]:
     """Return the settings of a `CLIPImageProcessor`; raises CannotExpress where they would be another preprocessing.
 
     With `approximate`, what has no words comes out as near as can be. The processor resizes tensors, where Pillow resizes
-    here: grey levels round otherwise by up to three, and odd margins are cut a pixel to the other side.
+    here: grey levels round otherwise by up to three (not with `backend="pil"`), and odd margins may be cut a pixel to the
+    other side.
     """
     require_interpolation(spec, "transformers", approximate)
     if spec.resize == "pad" and spec.pad_value != 0 and not approximate:
