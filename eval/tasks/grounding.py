@@ -242,7 +242,7 @@ class Maps:
     def _input(self, place: int) -> Any:
         import torch
 
-        return torch.from_numpy(self._images[place]())[None].to(self._tower.device)
+        return torch.from_numpy(np.array(self._images[place]()))[None].to(self._tower.device)
 
     def size(self, place: int) -> tuple[int, int]:
         return self._geometry[place].height, self._geometry[place].width

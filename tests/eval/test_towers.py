@@ -169,7 +169,7 @@ def test_open_clip_is_read_as_open_clip_reads_it(open_clip_model: tuple[str, Any
     assert cells is not None and cells.shape == (3, 64, 24)
     assert ours.prepare(png(picture(0, 96)))[1] == (96, 96)
     grey = picture(5, 96)[..., 0]
-    both = [ours.images(ours.prepare(png(one))[0][None], False)[0] for one in (grey, np.stack([grey] * 3, axis=-1))]
+    both = [ours.images(np.stack([ours.prepare(png(one))[0]]), False)[0] for one in (grey, np.dstack([grey] * 3))]
     with torch.inference_mode():
         alone = model.encode_image(transform(Image.fromarray(grey))[None]).numpy()
     assert (both[0] == both[1]).all() and np.abs(both[0] - alone).max() < 1e-5
