@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -32,7 +33,19 @@ def config(cls: type[T]) -> type[T]:
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
-class _Loader(yaml.SafeLoader):
+try:
+    from yaml import CSafeLoader as _SafeLoader  # ten times as fast
+except ImportError:  # a PyYAML that was built without libyaml
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+
+class _Named(io.StringIO):
+    """A text with the name that messages give it."""
+
+    name: str
+
+
+class _Loader(_SafeLoader):
     """YAML 1.1 without its surprise that `1e-4` is a string, and with an error on a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -68,8 +81,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str, name: str) -> dict[str, Any]:
-    loader = _Loader(text)
-    loader.name = name
+    stream = _Named(text)
+    stream.name = name
+    loader = _Loader(stream)
     try:
         tree = loader.get_single_data()
     except yaml.YAMLError as error:
