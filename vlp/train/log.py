@@ -70,8 +70,10 @@ class Meter:
         (samples), `sources` (samples of each), `memory_mb` (largest rank's peak).
         """
         seconds = time.perf_counter() - self.started
+        # one wait for the device, not one for each number
+        sums = torch.stack([value.reshape(()) for value in self.sums.values()]).tolist() if self.sums else []
         own = {
-            "sums": {name: float(value) for name, value in self.sums.items()},
+            "sums": dict(zip(self.sums, sums, strict=True)),
             "sources": dict(self.sources),
             "rows": self.rows,
             "truncated": self.truncated,
