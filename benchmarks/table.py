@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import re
+import textwrap
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -96,8 +97,9 @@ def write(results: Sequence[Result], path: Path, load: float) -> None:
     lines += [f"| {' | '.join(one.replace('|', '/') for one in cells(result))} | {today} |" for result in results]
     lines.sort(key=lambda line: int(re.findall(r"\d+", line)[0]))  # stable: the order within a row is the benchmark's
     head = f"| {' | '.join(COLUMNS)} | measured |\n|{'---|' * (len(COLUMNS) + 1)}"
-    about = (
-        f"Written by `make bench` ({machine()}; load {load:.1f} at the start). Both sides of a line ran in the same run, in\n"
-        "turn; figures are medians, the ratio is the median of the pairs' ratios: how many times better ours is."
+    about = textwrap.fill(
+        f"Written by `make bench` ({machine()}; load {load:.1f} at the start). Both sides of a line ran in the same run, in "
+        "turn; figures are medians, the ratio is the median of the pairs' ratios: how many times better ours is.",
+        width=125,
     )
     path.write_text(f"{before}{BEGIN}\n{about}\n\n{head}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")

@@ -76,7 +76,13 @@ def run(options: Options) -> Iterator[Result]:
     size = f"{steps} steps of {BATCH}"
     rows = (
         ("6", f"whole job of {size}, wall, most of it start-up", "s", None, lambda job: job.end),
-        ("6", "the same, its steps after the first: what a job comes to", "s", 1.5, lambda job: job.last - job.first),
+        (
+            "6",
+            "the job's steps after the first: what any longer job comes to",
+            "s",
+            1.5,
+            lambda job: job.last - job.first,
+        ),
         ("6", "the whole job, CPU", "s", None, lambda job: job.cpu),
         ("9", "start of the command to the first step's log line", "s", 1.0, lambda job: job.first),
     )
