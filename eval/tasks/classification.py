@@ -275,7 +275,10 @@ class Classification(Task):
                 reason = f"under {self.settings.min_group} images or a class missing"
                 value = float(np.mean(list(areas.values()))) if enough else None
                 bounds = self._interval_inside(scored, main, inside, counted) if enough else None
-                entries[name] = {"n": int(inside.sum()), "auroc_macro": metric(value, bounds, reason=reason, chance=0.5)}
+                entries[name] = {
+                    "n": int(inside.sum()),
+                    "auroc_macro": metric(value, bounds, reason=reason, chance=0.5),
+                }
             overall = outcome.metrics["auroc_macro"]["value"]
             equity = equity_scaled(overall, {name: one["auroc_macro"]["value"] for name, one in entries.items()})
             if entries:

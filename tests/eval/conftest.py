@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from vlp.data.synthetic import generate
+from vlp_eval import results
 from vlp_eval.cli import main
 from vlp_prep.writer import ShardWriter
 
@@ -63,3 +65,21 @@ def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run() -> Run:
     """Return `vlp-eval` as a function of its words."""
     return lambda *words: main([str(one) for one in words])
+
+
+@pytest.fixture
+def planted(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `--model factories:NAME` find its embedders, which know the answers of the shards."""
+    monkeypatch.setenv("VLP_TEST_SHARDS", str(shards))
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def read(out: Path) -> dict[str, Any]:
+    """Return the tasks of a run by the last part of their names."""
+    return {one["id"].partition(".")[2]: one for one in results.read(out)["tasks"]}
+
+
+def score(run: Run, shards: Path, out: Path, model: object, *more: object, suite: str = "smoke") -> int:
+    """Run a suite on the shards with a model and return the exit code."""
+    words = ["--model", model, "--suite", suite, "--data", shards, "--out", out, "--resamples", 200, "--no-html"]
+    return run("run", *words, *more)

@@ -13,14 +13,8 @@ from conftest import Run
 from vlp_eval import results
 from vlp_eval.scoring import unit
 
-HERE = Path(__file__).parent
 TWO = ["cardiomegaly", "effusion"]
-
-
-@pytest.fixture(autouse=True)
-def planted(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLP_TEST_SHARDS", str(shards))
-    monkeypatch.syspath_prepend(str(HERE))
+pytestmark = pytest.mark.usefixtures("planted")
 
 
 def scored(run: Run, shards: Path, folder: Path, model: object, *tasks: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,212 @@
+"""Bad input: a clear line and exit code 2, or a counted exclusion and 0; 3 where some tasks could be scored."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Run, read, score
+
+from vlp_eval import results
+
+pytestmark = pytest.mark.usefixtures("planted")
+
+
+def test_absent_data_is_exit_2_and_says_what_to_do(run: Run, tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert score(run, tmp_path / "empty", tmp_path / "out", tiny) == 2
+    for task in results.read(tmp_path / "out")["tasks"]:
+        assert task["status"] == "skipped" and "manifest.jsonl" in task["reason"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--suite", "smok"], "did you mean 'smoke'?"),
+        (["--model", "nowhere/at/all"], "no such folder"),
+        (["--model", "open_clip:ViT-B-33"], "did you mean"),
+        (["--model", "hf:nowhere"], "no config.json"),
+        (["--model", "factories:perfekt"], "cannot import"),
+    ],
+)
+def test_a_wrong_name_is_one_line_and_exit_2(
+    run: Run, shards: Path, tmp_path: Path, capsys: Any, words: list[str], expected: str
+) -> None:
+    told = {"--suite": "smoke", "--model": "factories:perfect", "--data": str(shards), "--out": str(tmp_path / "out")}
+    told |= dict(zip(words[::2], words[1::2], strict=True))
+    assert run("run", *[word for pair in told.items() for word in pair]) == 2
+    error = capsys.readouterr().err
+    assert expected in error and error.count("\n") == 1
+
+
+def test_a_checkpoint_without_tokenizer_is_exit_2(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny, broken)
+    shutil.rmtree(broken / "tokenizer")
+    assert score(run, shards, tmp_path / "out", broken) == 2
+    assert "tokenizer" in capsys.readouterr().err
+
+
+def suite_file(folder: Path, task: dict[str, Any], prompts: str | None = None) -> Path:
+    if prompts:
+        (folder / "mine.yaml").write_text(prompts)
+    path = folder / "suite.yaml"
+    path.write_text(json.dumps({"version": "1", "about": "a test", "tasks": [task]}))
+    return path
+
+
+TASK = {"id": "mine", "family": "classification", "classes": ["nodule"], "prompts": ["mine.yaml"]}
+PROMPTS = 'version: "1"\nabout: x\nclasses:\n  nodule: {pos: [a nodule], neg: [no nodule]}\n'
+
+
+@pytest.mark.parametrize(
+    ("task", "prompts", "expected"),
+    [
+        (TASK, PROMPTS.replace("nodule:", "nodul:"), "did you mean 'nodul'?"),
+        (TASK, PROMPTS.replace("pos:", "posi:"), "mine.yaml: unknown key 'classes.nodule.posi': did you mean 'pos'?"),
+        (TASK, PROMPTS.replace(", neg: [no nodule]", ""), "0 denying"),
+        (TASK, PROMPTS.replace("[a nodule]", "[]"), "class 'nodule' has no affirming prompt"),
+        (TASK, PROMPTS.replace("classes:", "clases:"), "did you mean 'classes'?"),
+        ({**TASK, "promts": []}, PROMPTS, "did you mean 'prompts'?"),
+        ({**TASK, "family": "clasification"}, PROMPTS, "did you mean 'classification'?"),
+        ({**TASK, "scoring": {"rule": "pairs"}}, PROMPTS, "scoring.rule"),
+    ],
+)
+def test_a_typo_in_a_task_or_its_prompts_is_exit_2(
+    run: Run, shards: Path, tmp_path: Path, capsys: Any, task: dict[str, Any], prompts: str, expected: str
+) -> None:
+    suite = suite_file(tmp_path, task, prompts)
+    assert score(run, shards, tmp_path / "out", "factories:perfect", suite=str(suite)) == 2
+    assert expected in capsys.readouterr().err
+
+
+def table(folder: Path, shards: Path, rows: int = 24) -> Path:
+    """Write a CSV of images with a broken one, a class without positives, and boxes, one of them outside of its image."""
+    from vlp.data.manifest import Manifest, ShardSet
+
+    source = ShardSet(Manifest.read(shards).select("test"))
+    lines = ["file,who,text,nodule,never,boxes"]
+    for index in range(rows):
+        sample = source.sample(index)
+        assert isinstance(sample.image, bytes) and sample.report is not None
+        (folder / f"{index}.png").write_bytes(sample.image)
+        box = [{"phrase": "nodule", "xyxy": [500, 500, 520, 520] if index == 0 else [10, 10, 40, 40]}]
+        boxes = json.dumps(box).replace('"', '""')
+        text = sample.report.text.replace('"', "'").replace("\n", " ")
+        lines.append(f'{index}.png,{sample.patient},"{text}",{sample.labels["nodule"]},0,"{boxes}"')
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def own_task(family: str, **settings: Any) -> dict[str, Any]:
+    columns = {
+        "image": "file",
+        "patient": "who",
+        "report": "text",
+        "labels": {"nodule": "nodule", "never": "never"},
+        "boxes": "boxes",
+    }
+    return {"id": f"mine.{family}", "family": family, "data": {"table": "table.csv", "columns": columns}, **settings}
+
+
+def test_a_table_of_ones_own_is_scored_and_what_cannot_be_is_counted(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    folder = table(tmp_path, shards)
+    prompts = PROMPTS + "  never: {pos: [never], neg: [always]}\n"
+    task = own_task("classification", classes=["nodule", "never"], prompts=["mine.yaml"])
+    suite = suite_file(tmp_path, task, prompts)
+    assert score(run, folder, tmp_path / "out", tiny, suite=str(suite)) == 0
+    entry = read(tmp_path / "out")["classification"]
+    assert entry["per_class"]["never"]["auroc"] == {"value": None, "reason": "no positive", "higher_is_better": True}
+    assert entry["metrics"]["auroc_macro"]["n_classes"] == 1
+    assert any("never" in one for one in entry["warnings"])
+
+    suite = suite_file(tmp_path, own_task("grounding"))
+    assert score(run, folder, tmp_path / "boxes", tiny, suite=str(suite)) == 0
+    entry = read(tmp_path / "boxes")["grounding"]
+    assert sum(entry["data"]["excluded"].values()) == 1
+    assert entry["warnings"] == ["1 left out: box outside of the image or of what the model sees"]
+    capsys.readouterr()
+    assert run("check", "mine.grounding", "--suite", suite, "--data", folder, "--decode") == 2
+    assert "problem: image '0': a box of a phrase lies outside of it" in capsys.readouterr().out
+
+
+def test_an_empty_class_is_undefined_and_said(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    """A class that no image shows, among classes that occur; when only one occurs there is nothing to tell apart."""
+    classes = ["consolidation", "nodule", "unicorn"]
+    lines = "".join(f"  {one}: {{pos: [{one}]}}\n" for one in classes)
+    task = {"id": "mine.some", "family": "classification", "kind": "multiclass", "prompts": ["mine.yaml"]}
+    task |= {"scoring": {"rule": "softmax"}, "classes": classes}
+    suite = suite_file(tmp_path, task, f'version: "1"\nabout: x\nclasses:\n{lines}')
+    assert score(run, shards, tmp_path / "out", tiny, suite=str(suite)) == 0
+    entry = read(tmp_path / "out")["some"]
+    assert entry["per_class"]["unicorn"]["auroc"]["value"] is None
+    assert entry["metrics"]["accuracy"]["n_classes"] == entry["metrics"]["auroc_macro"]["n_classes"] == 2
+    assert entry["warnings"] == ["unicorn: no positive; left out of the means"]
+    suite = suite_file(tmp_path, task | {"classes": classes[1:]})
+    assert score(run, shards, tmp_path / "one", tiny, suite=str(suite)) == 2
+    assert "only one of the classes nodule, unicorn occurs" in results.read(tmp_path / "one")["tasks"][0]["reason"]
+
+
+@pytest.mark.parametrize("damage", ["missing", "unreadable"])
+def test_a_bad_image_stops_the_task_or_is_counted(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = table(tmp_path, shards)
+    if damage == "missing":
+        (folder / "3.png").unlink()
+    else:
+        (folder / "3.png").write_bytes(b"not an image")
+    suite = suite_file(tmp_path, own_task("retrieval"))
+    assert score(run, folder, tmp_path / "strict", tiny, suite=str(suite)) == 2
+    entry = results.read(tmp_path / "strict")["tasks"][0]
+    assert entry["status"] == "failed" and "'3'" in entry["reason"]
+    assert " at 0x" not in entry["reason"]  # a message is the same in each run
+    assert score(run, folder, tmp_path / "lenient", tiny, "--allow-missing", suite=str(suite)) == 0
+    entry = results.read(tmp_path / "lenient")["tasks"][0]
+    assert entry["data"]["missing"] == 1 and entry["data"]["n"] == 23
+
+
+@pytest.mark.parametrize("words", [["--limit", "0"], ["--resamples", "-1"], ["--workers", "two"]])
+def test_a_number_that_makes_no_sense_is_refused(run: Run, shards: Path, tmp_path: Path, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        score(run, shards, tmp_path / "out", "factories:perfect", *words)
+    assert refused.value.code == 2
+
+
+def test_a_cache_that_serves_some_tasks_is_exit_3(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    from vlp_eval import suite
+
+    tree = (suite.FOLDER / "smoke.yaml").read_text()
+    (tmp_path / "one.yaml").write_text(tree[: tree.index("  - id: smoke.grounding")])
+    words = ["--data", shards]
+    assert run("embed", "--model", tiny, "--suite", tmp_path / "one.yaml", *words, "--out", tmp_path / "cache") == 0
+    more = ["--embeddings", tmp_path / "cache", "--out", tmp_path / "out", "--resamples", 20, "--no-html"]
+    assert run("score", "--suite", "smoke", *words, *more) == 3
+    found = read(tmp_path / "out")
+    assert {name: one["status"] for name, one in found.items()} == {
+        "retrieval": "ok",
+        "classification": "ok",
+        "grounding": "failed",
+    }
+    assert "patch features" in found["grounding"]["reason"]
+
+
+def test_some_tasks_without_data_is_exit_3(run: Run, shards: Path, tmp_path: Path) -> None:
+    tasks = [
+        {"id": "here", "family": "retrieval", "size": 20},
+        {"id": "there", "family": "retrieval", "data": {"table": "absent.csv"}},
+    ]
+    path = tmp_path / "two.yaml"
+    path.write_text(json.dumps({"version": "1", "about": "two", "tasks": tasks}))
+    (tmp_path / "empty").mkdir()
+    tasks[1]["data"] = {"split": "nope"}
+    path.write_text(json.dumps({"version": "1", "about": "two", "tasks": tasks}))
+    assert score(run, shards, tmp_path / "out", "factories:perfect", suite=str(path)) == 3
+    assert [one["status"] for one in results.read(tmp_path / "out")["tasks"]] == ["ok", "failed"]
