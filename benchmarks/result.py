@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 
 @dataclass(frozen=True)
 class Result:
-    """One line of the table. `row` is the issue's number; a side that could not be measured is None, `note` says why."""
+    """One line of the table. `row` is its number there; a side that could not be measured is None, `note` says why."""
 
     row: str
     what: str
