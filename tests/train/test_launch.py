@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,15 +57,59 @@ def is_running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.parametrize("script", ["torchrun.sh", "deepspeed.sh", "accelerate.sh"])
-def test_each_launcher_trains_on_two_processes(script: str, recipe: Path, tmp_path: Path) -> None:
-    process = launch([script], recipe, "name=two", "train.samples=32")
+LOAD = """
+import sys
+sys.modules["deepspeed"] = None  # as if it were not installed
+import torch, vlp
+model = vlp.from_pretrained(sys.argv[1])
+assert model.embed_texts(["no effusion"]).shape == (1, 16)
+from safetensors.torch import load_file
+weights = load_file(sys.argv[1] + "/model.safetensors")
+assert {value.dtype for value in weights.values() if value.is_floating_point()} == {torch.float32}
+"""
+
+
+def family(ranks: list[int]) -> list[int]:
+    """Return processes and their children: the ranks and what reads for them."""
+    stats = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat")]
+    parents = {int(stat.split()[0]): int(stat.rpartition(")")[2].split()[1]) for stat in stats}
+    return [*ranks, *(pid for pid, parent in parents.items() if parent in ranks)]
+
+
+@pytest.mark.parametrize(
+    ("script", "settings"),
+    [
+        ("torchrun.sh", ["engine.shard=true"]),
+        ("deepspeed.sh", ["engine.zero=3", "engine.precision=bf16"]),
+        ("accelerate.sh", []),
+    ],
+    ids=["torchrun, FSDP2", "deepspeed, ZeRO 3 in bf16", "accelerate, DDP"],
+)
+def test_each_launcher_trains_on_two_processes(script: str, settings: list[str], recipe: Path, tmp_path: Path) -> None:
+    process = launch([script], recipe, "name=two", "train.samples=32", *settings)
     output = finish(process)
     assert process.returncode == 0, output
     folder = tmp_path / "runs" / "two"
     assert lines(folder, "start")[0]["world"] == 2 and lines(folder, "end")[0]["outcome"] == "finished"
     assert lines(folder, "train")[-1]["sources"] == {"synthetic": 8}, "both ranks' samples are counted"
-    assert (folder / "last" / "model.safetensors").is_file()
+    subprocess.run([sys.executable, "-c", LOAD, str(folder / "last")], check=True, env=environment())
+
+
+def test_a_dry_run_of_two_processes_is_told_once(recipe: Path, tmp_path: Path) -> None:
+    process = launch(["torchrun.sh"], recipe, "--dry-run")
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert output.count("peak of one step, largest process: ") == 1
+    assert re.search(r"processes +2 +8 +64\n", output)
+    assert len(re.findall(r"^  (?:ddp / zero 0|zero [123]|fsdp2 \(shard\)) ", output, re.MULTILINE)) == 5
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_readme_shows_each_launcher() -> None:
+    readme = (LAUNCH.parent / "README.md").read_text()
+    shown = re.findall(r"launch/[a-z]+\.(?:sh|sbatch)", "".join(re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)))
+    assert set(shown) == {f"launch/{one.name}" for one in LAUNCH.iterdir()}
+    assert all(one.stat().st_mode & 0o111 for one in LAUNCH.glob("*.sh"))
 
 
 def test_slurms_body_with_slurms_variables(recipe: Path, tmp_path: Path) -> None:
@@ -110,8 +155,10 @@ def test_a_killed_rank_is_named_leaves_no_orphan_and_the_next_try_resumes(recipe
     )  # fmt: skip
     wait_for(lambda: (folder / "last").exists())
     first = pids(folder)
+    everyone = family(first)
+    assert len(everyone) >= 4, "each rank has a worker that reads"
     os.kill(first[1], signal.SIGKILL)
-    wait_for(lambda: not any(is_running(pid) for pid in first), 60)
+    wait_for(lambda: not any(is_running(pid) for pid in everyone), 60)
     output = finish(process)
     assert process.returncode == 0, output
     assert "rank 1 (pid" in output or f"rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: {first[1]})" in output, (
@@ -122,14 +169,31 @@ def test_a_killed_rank_is_named_leaves_no_orphan_and_the_next_try_resumes(recipe
     assert [line["step"] for line in lines(folder, "train")] == list(range(1, 301))
 
 
-@pytest.mark.parametrize("script", ["torchrun.sh", "deepspeed.sh"])
+@pytest.mark.parametrize("script", ["deepspeed.sh", "accelerate.sh"])
+def test_a_killed_rank_ends_the_job_under_each_launcher(script: str, recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "killed"
+    process = launch([script], recipe, "name=killed", "train.samples=1000000")
+    wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
+    ranks = pids(folder)
+    everyone = family(ranks)
+    os.kill(ranks[1], signal.SIGKILL)
+    output = finish(process, 60)
+    assert process.returncode != 0
+    assert (
+        f"rank 1 (pid {ranks[1]}" in output
+        or f"rank      : 1 (local_rank: 1)\n  exitcode  : -9 (pid: {ranks[1]})" in output
+    )
+    wait_for(lambda: not any(is_running(pid) for pid in everyone), 10)
+
+
+@pytest.mark.parametrize("script", ["torchrun.sh", "deepspeed.sh", "accelerate.sh"])
 def test_killing_the_launcher_leaves_no_orphan(script: str, recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "orphans"
     process = launch([script], recipe, "name=orphans", "train.samples=1000000")
     wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
-    ranks = pids(folder)
+    everyone = family(pids(folder))
     os.kill(process.pid, signal.SIGKILL)
-    wait_for(lambda: not any(is_running(pid) for pid in ranks), 90)
+    wait_for(lambda: not any(is_running(pid) for pid in everyone), 90)
     process.communicate(timeout=60)
     assert (folder / "last").exists(), "they had the time to save"
 
@@ -168,13 +232,35 @@ def test_nan_on_one_rank_ends_all(recipe: Path, tmp_path: Path) -> None:
     assert not any(is_running(pid) for pid in pids(tmp_path / "runs" / "nan"))
 
 
-def test_damaged_data_on_one_rank_ends_all(recipe: Path, tmp_path: Path, shards: Path) -> None:
-    """The images of one shard are no images any more, and 8 of 48 are too many."""
-    broken = tmp_path / "broken"
+def test_a_rank_that_hangs_ends_all(recipe: Path, tmp_path: Path) -> None:
+    """Stopped, not dead: only the collectives' timeout can tell."""
+    folder = tmp_path / "runs" / "hung"
+    process = launch(["torchrun.sh"], recipe, "name=hung", "train.samples=1000000", "engine.timeout_minutes=0.1")
+    wait_for(lambda: (folder / "last").exists())
+    ranks = pids(folder)
+    os.kill(ranks[1], signal.SIGSTOP)
+    output = finish(process, 120)
+    assert process.returncode != 0
+    assert re.search(r"vlp-train: rank 0: .*[Tt]imed out", output), output
+    assert not any(is_running(pid) for pid in ranks)
+
+
+@pytest.mark.parametrize("damage", ["corrupt", "ends early"])
+def test_damaged_data_on_one_rank_ends_all(damage: str, recipe: Path, tmp_path: Path, shards: Path) -> None:
+    """The images of one shard are no images any more, or half of a shard goes while it is trained on."""
+    broken, folder = tmp_path / "broken", tmp_path / "runs" / "cut"
     shutil.copytree(shards, broken)
     victim = sorted(broken.glob("train-*.tar"))[0]
-    victim.write_bytes(victim.read_bytes().replace(b"\xff\xd8\xff", b"\0\0\0").replace(b"\x89PNG", b"\0\0\0\0"))
-    process = launch(["torchrun.sh"], recipe, "name=cut", f"data.train={broken}")
+    content = victim.read_bytes()
+    if damage == "corrupt":
+        victim.write_bytes(content.replace(b"\xff\xd8\xff", b"\0\0\0").replace(b"\x89PNG", b"\0\0\0\0"))
+    process = launch(["torchrun.sh"], recipe, "name=cut", f"data.train={broken}", "train.samples=1000000")
+    if damage == "ends early":
+        wait_for(lambda: (folder / "log.jsonl").exists() and len(lines(folder, "train")) >= 2)
+        os.truncate(victim, len(content) // 2)
     output = finish(process)
     assert process.returncode != 0
-    assert "the data failed: rank" in output, output
+    assert "the data failed: rank" in output and "are damaged" in output, output
+    assert not any(is_running(pid) for pid in pids(folder))
+    if damage == "ends early":
+        assert f"saved at step {lines(folder, 'checkpoint')[-1]['step']}, --resume goes on" in output

@@ -174,6 +174,8 @@ class TorchEngine:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
+            for parameter in self.module.parameters():  # it cannot cut channels-last ones
+                parameter.data = parameter.data.contiguous()
             mesh = init_device_mesh(self.device.type, (dist.world(),))
             for block in blocks(self.module.model):
                 fully_shard(block, mesh=mesh)
