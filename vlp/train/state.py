@@ -20,14 +20,22 @@ from ..config import ConfigError
 
 
 def write_state(state: dict[str, Tensor], folder: Path) -> None:
-    """Write named tensors (plain ones are equal on all ranks, DTensors hold this rank's piece). Collective."""
+    """Write named tensors (plain ones are equal on all ranks, DTensors hold this rank's piece). Collective.
+
+    Raises OSError on every rank when one cannot write.
+    """
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
     folder.mkdir(parents=True, exist_ok=True)
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
-    with _quiet():
-        save(_contiguous(_at_least_1d(state)), storage_writer=writer, no_dist=not dist.is_distributed())
+    try:
+        with _quiet():
+            save(_contiguous(_at_least_1d(state)), storage_writer=writer, no_dist=not dist.is_distributed())
+    except CheckpointException as error:  # a BaseException, which callers that catch errors would miss
+        failures = {str(failure) for failure, _ in error.failures.values()}
+        raise OSError("; ".join(sorted(failures))) from None
 
 
 def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
