@@ -102,6 +102,16 @@ def test_state_of_another_model_is_refused(tmp_path: Path) -> None:
         read_state(found, tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize("kept", [0, 4, 60, -1])
+def test_a_damaged_state_is_an_error_that_names_its_folder(kept: int, tmp_path: Path) -> None:
+    state = {"param.a": torch.ones(64, 3)}
+    write_state(state, tmp_path / "s")
+    path = next((tmp_path / "s").glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=f"{tmp_path / 's'}: the engine state cannot be read"):
+        read_state(state, tmp_path / "s")
+
+
 def test_channels_last_and_integers_come_back(tmp_path: Path) -> None:
     kernel = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
     write_state({"param.k": kernel, "buffer.n": torch.tensor(7)}, tmp_path / "s")

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import vlp
 from vlp import dist
@@ -18,6 +19,7 @@ from vlp.train import checkpoint
 from vlp.train.__main__ import main
 from vlp.train.build import open_data
 from vlp.train.recipe import load_recipe
+from vlp.train.state import write_state
 
 from .conftest import run, start
 from .ranks import run_ranks
@@ -42,6 +44,19 @@ def test_a_disk_that_is_full_for_one_rank_ends_all(tmp_path: Path) -> None:
     run_ranks(full_disk_main, 2, tmp_path, tmp_path / "run")
     assert (tmp_path / "run" / "last" / "rank-1").stat().st_size == 5000
     assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def no_folder_main(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "a file").touch()
+    mine = folder / "a file" / "state" if dist.rank() == 1 else folder / "state"
+    with pytest.raises(OSError, match="Not a directory"):  # on rank 0 too, which could have gone on, and waited
+        write_state({"param.a": torch.ones(3)}, mine)
+
+
+@pytest.mark.dist
+def test_a_rank_without_a_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
+    run_ranks(no_folder_main, 2, tmp_path, tmp_path / "run")
 
 
 def too_little_data_main(path: Path, batch: int) -> None:

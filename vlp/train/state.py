@@ -28,29 +28,39 @@ def write_state(state: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    folder.mkdir(parents=True, exist_ok=True)
+    failure = ""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        failure = str(error)
+    if failures := sorted({one for one in dist.gather_objects(failure) if one}):
+        raise OSError("; ".join(failures))  # before anybody waits in `save` for a rank that has no folder
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _quiet():
             save(_contiguous(_at_least_1d(state)), storage_writer=writer, no_dist=not dist.is_distributed())
-    except CheckpointException as error:  # a BaseException, which callers that catch errors would miss
-        failures = {str(failure) for failure, _ in error.failures.values()}
-        raise OSError("; ".join(sorted(failures))) from None
+    except CheckpointException as error:
+        raise OSError(_failures(error)) from None
 
 
 def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
     """Fill named tensors in place from a folder and return the names that it holds. Collective.
 
     Optimiser state that was never saved (of a parameter that never had a gradient) may be missing; raises ConfigError
-    for a missing parameter or buffer, a shape that differs, and for a parameter that nothing here is called.
+    for a missing parameter or buffer, a shape that differs, a parameter that nothing here is called, and a damaged file.
     """
+    from safetensors import SafetensorError
+    from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
     from torch.distributed.checkpoint.state_dict_loader import load
 
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no engine state to resume from")
     reader = HuggingFaceStorageReader(str(folder))
-    metadata: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+    try:
+        metadata: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{folder}: the engine state cannot be read: {error}") from None
     saved: dict[str, torch.Size] = {name: one.size for name, one in metadata.items()}
     wanted = {name: value for name, value in _at_least_1d(state).items() if name in saved}
     missing = [name for name in state if name not in saved and name.startswith(("param.", "buffer."))]
@@ -64,9 +74,18 @@ def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ConfigError(f"{folder} {what} {', '.join(names[:3])}{more}: it is another model's state")
-    with _quiet():
-        load(wanted, storage_reader=reader, no_dist=not dist.is_distributed())
+    try:
+        with _quiet():
+            load(wanted, storage_reader=reader, no_dist=not dist.is_distributed())
+    except CheckpointException as error:
+        raise ConfigError(f"{folder}: the engine state cannot be read: {_failures(error)}") from None
     return set(wanted)
+
+
+def _failures(error: Any) -> str:
+    """Return what went wrong on which rank, of torch's error for it: a BaseException, which handlers of errors miss."""
+    found = {" ".join(str(failure).split())[:200] for failure, _ in error.failures.values()}
+    return "; ".join(sorted(found))
 
 
 def _at_least_1d(state: dict[str, Tensor]) -> dict[str, Tensor]:
