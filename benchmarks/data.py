@@ -6,6 +6,7 @@ Both sides read the same files. Radiographs are real where a folder of them is a
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,3 +64,15 @@ def write_shards(folder: Path, images: Sequence[bytes], texts: Sequence[str], sh
                     tar.addfile(member, io.BytesIO(data))
     index_folder(folder)
     return folder
+
+
+def repeat_shard(folder: Path, out: Path, count: int) -> Path:
+    """Return a set of `count` shards that are all the only one in `folder`, as links to it."""
+    out.mkdir()
+    (line,) = (folder / "manifest.jsonl").read_text().splitlines()
+    name = json.loads(line)["shard"]
+    names = [f"train-{number:06d}.tar" for number in range(count)]
+    for one in names:
+        (out / one).hardlink_to(folder / name)
+    (out / "manifest.jsonl").write_text("".join(line.replace(f'"{name}"', f'"{one}"', 1) + "\n" for one in names))
+    return out

@@ -10,6 +10,7 @@ from typing import Any
 from . import data as data_files
 from .data import Data, DataSpec
 from .tasks.base import Task
+from .tasks.classification import label_of
 
 
 def check_task(
@@ -62,11 +63,8 @@ def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -
     """Return how often each class, by any of its names, is stated present, absent, uncertain, or not at all."""
     result = {}
     for name, called in classes.items():
-        if truth == "labels":
-            counts = Counter(next((one.labels[it] for it in called if it in one.labels), -2) for one in data.records)
-        else:
-            counts = Counter(int(one.groups[truth] in called) if truth in one.groups else -2 for one in data.records)
-        result[name] = {"positive": counts[1], "negative": counts[0], "uncertain": counts[-1], "unknown": counts[-2]}
+        counts = Counter(label_of(one, called, truth) for one in data.records)
+        result[name] = {"positive": counts[1], "negative": counts[0], "uncertain": counts[-1], "unknown": counts[None]}
     return result
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -215,6 +216,16 @@ def gather_objects(value: Any) -> list[Any]:
     box: list[Any] = [None] * world()
     td.all_gather_object(box, value)
     return box
+
+
+def attempt(action: Callable[[], object]) -> list[str | None]:
+    """Run an action on every rank; return what went wrong on each as one line, None for nothing. Collective."""
+    failure = None
+    try:
+        action()
+    except Exception as error:
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return gather_objects(failure)
 
 
 def broadcast_object(value: Any) -> Any:

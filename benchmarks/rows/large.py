@@ -23,5 +23,5 @@ def run(options: Options) -> Iterator[Result]:
         found = alone(kind, count, threads)
         dense = HELD[kind] * count**2 * 4 / 2**20
         note = f"{found['cpu_s']:.0f} s of CPU, {found['wall_s']:.0f} s on {threads} threads; the peer by arithmetic"
-        yield Result("4", f"{kind} loss at N = {count:,}, D = 512, extra memory", f"open_clip's {name}", "MiB",
+        yield Result("4 large", f"{kind} loss at N = {count:,}, D = 512, extra memory", f"open_clip's {name}", "MiB",
                      found["extra_mib"], dense, dense / found["extra_mib"], 4.0, note)  # fmt: skip

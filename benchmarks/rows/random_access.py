@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
-from ..data import radiographs, reports, write_shards
+from ..data import radiographs, repeat_shard, reports, write_shards
 from ..options import Options
 from ..result import Result, compare, interleave, wall_s
 
@@ -58,15 +57,3 @@ def run(options: Options) -> Iterator[Result]:
     )
     yield compare("10", "the sample in the middle of a pass, opening the set included",
                   "a plain webdataset pipeline, skipping", "s", found["middle"], found["plain"], 100.0, note=size)  # fmt: skip
-
-
-def repeat_shard(folder: Path, out: Path, count: int) -> Path:
-    """Return a set of `count` shards that are all the one in `folder`, as links to it."""
-    out.mkdir()
-    (line,) = (folder / "manifest.jsonl").read_text().splitlines()
-    name = "train-000000.tar"
-    names = [f"train-{number:06d}.tar" for number in range(count)]
-    for one in names:
-        (out / one).hardlink_to(folder / name)
-    (out / "manifest.jsonl").write_text("".join(line.replace(f'"{name}"', f'"{one}"', 1) + "\n" for one in names))
-    return out

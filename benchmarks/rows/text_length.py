@@ -41,8 +41,9 @@ def run(options: Options) -> Iterator[Result]:
     full, count, pool = (1, 2, 4) if options.quick else (2, 4, 16)  # a pool of buckets holds 16 batches
     for name, texts in (("the demo's reports", demo_reports()), ("long reports", long_reports())):
         shards = write_shards(options.work / name.replace(" ", "-"), radiographs(options.images, 32, 4), texts)
-        plain, bucketed = batches(shards, False, count), batches(shards, True, pool)
-        model = make_model(shards)
+        tokenizer = tokenizer_of(shards)
+        plain, bucketed = batches(shards, tokenizer, False, count), batches(shards, tokenizer, True, pool)
+        model = make_model(tokenizer)
         with torch.no_grad():
             error = max(float((as_trained(model, one) - model.encode_text(padded(one))).abs().max()) for one in plain)
         if error > 1e-5:
@@ -86,24 +87,24 @@ def tokenizer_of(shards: Path) -> Any:
     return build_tokenizer(spec, Loader.training_texts(DataConfig(train=str(shards), batch_size=BATCH)))
 
 
-def batches(shards: Path, bucket: bool, count: int) -> list[Tokens]:
+def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Tokens]:
     """Return the texts of the loader's first batches of a pass."""
     from vlp.data.loader import DataConfig, Loader
     from vlp.preprocess import ImageSpec, Preprocess
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0, bucket=bucket)
-    loader = iter(Loader(config, Preprocess(ImageSpec(size=32, channels=1)), tokenizer_of(shards)))
+    loader = iter(Loader(config, Preprocess(ImageSpec(size=32, channels=1)), tokenizer))
     return [next(loader).text for _ in range(count)]
 
 
-def make_model(shards: Path) -> Any:
+def make_model(tokenizer: Any) -> Any:
     from vlp.models.dual_encoder import ModelConfig, build_model
     from vlp.preprocess import ImageSpec
 
     torch.manual_seed(0)
     text = {"kind": "hf", "config": CONFIG}
     config = ModelConfig(image={"kind": "conv", "width": 8, "blocks": [1, 1, 1]}, text=text, dim=256)
-    return build_model(config, ImageSpec(size=32, channels=1), tokenizer_of(shards))
+    return build_model(config, ImageSpec(size=32, channels=1), tokenizer)
 
 
 def as_trained(model: Any, tokens: Tokens) -> Tensor:

@@ -52,23 +52,27 @@ def recipe_tree(shards: Path, out: Path, samples: int, **train: Any) -> dict[str
     }
 
 
+def open_clip_tokenizer() -> Any:
+    """Return the towers' tokenizer."""
+    from vlp.tokenize import TextSpec, build_tokenizer
+
+    return build_tokenizer(TextSpec(kind="open_clip", length=TEXT["context_length"]), None)
+
+
 def build_step(depth: int = 12) -> Any:
     """Return the module that is trained, on the CPU."""
+    from vlp.config import validate
     from vlp.models.dual_encoder import ModelConfig, build_model
     from vlp.objectives import build_objectives
     from vlp.preprocess import ImageSpec
-    from vlp.tokenize import TextSpec, build_tokenizer
     from vlp.train.step import TrainStep
 
     torch.manual_seed(0)
     tree = recipe_tree(Path(), Path(), 1)
     tree["model"]["image"]["config"]["vision_cfg"] = {**VISION, "layers": depth}
     objectives = build_objectives(["clip"], EMBED)
-    from vlp.config import validate
-
-    tokenizer = build_tokenizer(TextSpec(kind="open_clip", length=TEXT["context_length"]), None)
     config = validate(ModelConfig, tree["model"], "model")
-    model = build_model(config, ImageSpec(size=224), tokenizer, objectives.needs, objectives.scale_init)
+    model = build_model(config, ImageSpec(size=224), open_clip_tokenizer(), objectives.needs, objectives.scale_init)
     return TrainStep(model, objectives).train()
 
 
@@ -79,11 +83,9 @@ def run(options: Options) -> Iterator[Result]:
     shards = write_shards(options.work / "shards", radiographs(options.images, 512), demo_reports(BATCH * steps))
     from vlp.data.loader import DataConfig, Loader
     from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
 
-    tokenizer = build_tokenizer(TextSpec(kind="open_clip", length=TEXT["context_length"]), None)
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0)
-    loader = iter(Loader(config, Preprocess(ImageSpec(size=224)), tokenizer))
+    loader = iter(Loader(config, Preprocess(ImageSpec(size=224)), open_clip_tokenizer()))
     resident = [next(loader) for _ in range(steps)]
     module = build_step()
     waits: list[float] = []

@@ -16,7 +16,7 @@ import torch
 from ..evaluation import rates
 from ..options import Options
 from ..result import Result, compare, cpu_ms, interleave
-from .training import EMBED, TEXT, build_step, towers
+from .training import EMBED, TEXT, build_step, open_clip_tokenizer, towers
 
 FINDINGS = (
     *("atelectasis", "cardiomegaly", "consolidation", "edema", "enlarged cardiomediastinum", "fracture", "lung lesion"),
@@ -48,17 +48,14 @@ def prompts(options: Options) -> Result:
     from open_clip import build_zero_shot_classifier, get_tokenizer
     from open_clip.model import CustomTextCLIP
 
-    from vlp.hub import from_pretrained, save_pretrained
+    from vlp.hub import save_pretrained
     from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
     from vlp_eval.embedder import load
 
     model = build_step().model.eval()
-    tokenizer = build_tokenizer(TextSpec(kind="open_clip", length=TEXT["context_length"]), None)
     folder = options.work / "model"
     folder.mkdir()
-    save_pretrained(folder, model, Preprocess(ImageSpec(size=224)), tokenizer, {})
-    from_pretrained(folder)
+    save_pretrained(folder, model, Preprocess(ImageSpec(size=224)), open_clip_tokenizer(), {})
     embedder = load(str(folder), "cpu")
     tree = towers()
     peer = CustomTextCLIP(EMBED, tree["vision_cfg"], tree["text_cfg"]).eval()

@@ -68,22 +68,30 @@ def title(name: str) -> str:
         words = {"median_rank": "median rank", "mrr": "mean reciprocal rank"}.get(rest, rest)
         words = words.replace("recall@", "true recall@") if rest.startswith("recall") else words.replace("r@", "R@")
         return f"{DIRECTIONS[found[1]]}, {words}"
-    found = re.fullmatch(r"sensitivity_at_([\d.]+)_specificity_macro", name)
-    if found:
-        return f"Sensitivity at {found[1]} specificity"
-    found = re.fullmatch(r"auroc_([\d.]+)", name)
-    if found:
-        return f"AUROC of a probe on {100 * float(found[1]):g} % of the training images"
-    found = re.fullmatch(r"auroc_(\d+)_shots", name)
-    if found:
-        return f"AUROC of a probe on {found[1]} of each"
-    found = re.fullmatch(r"p@(\d+)", name)
-    if found:
-        return f"Precision among the first {found[1]}"
-    return name.replace("_", " ").capitalize()
+    probe = re.fullmatch(r"auroc_([\d.]+)", name)
+    if probe:
+        return f"AUROC of a probe on {100 * float(probe[1]):g} % of the training images"
+    return worded(TITLE_PATTERNS, name) or name.replace("_", " ").capitalize()
 
 
-MEANINGS = (
+Worded = tuple[tuple[str, str], ...]
+"""Patterns of metric names, and the words for them with the patterns' groups in."""
+
+
+def worded(table: Worded, name: str) -> str:
+    """Return the words of the first pattern that a whole name fits; empty where none does."""
+    for pattern, words in table:
+        if found := re.fullmatch(pattern, name):
+            return words.format(*found.groups())
+    return ""
+
+
+TITLE_PATTERNS: Worded = (
+    (r"sensitivity_at_([\d.]+)_specificity_macro", "Sensitivity at {0} specificity"),
+    (r"auroc_(\d+)_shots", "AUROC of a probe on {0} of each"),
+    (r"p@(\d+)", "Precision among the first {0}"),
+)
+MEANINGS: Worded = (
     (r"(i2t|t2i)_r@(\d+)", "queries with a right answer among the first {1}"),
     (r"p@(\d+)", "share of the first {0} that has the query's class"),
     (r"auroc_macro|auroc_corrupted", "how often an image with the finding scores above one without"),
@@ -100,10 +108,7 @@ MEANINGS = (
 
 def meaning(name: str) -> str:
     """Return in a few words what a main metric counts, for those who do not know its name; empty where it has none."""
-    for pattern, words in MEANINGS:
-        if found := re.fullmatch(pattern, name):
-            return words.format(*found.groups())
-    return ""
+    return worded(MEANINGS, name)
 
 
 @dataclass(frozen=True)

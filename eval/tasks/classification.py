@@ -73,12 +73,18 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
     for row, index in enumerate(indices):
         record = data.records[index]
         for column, name in enumerate(settings.classes):
-            found = None if settings.truth == "labels" else field_of(record, settings.truth)
-            called = settings.names_of(name)
-            stated = next((record.labels[one] for one in called if one in record.labels), unstated)
-            value = stated if found is None else int(found in called)
+            stated = label_of(record, settings.names_of(name), settings.truth)
+            value = unstated if stated is None else stated
             table[row, column] = stands if value == -1 else value
     return table
+
+
+def label_of(record: Sample, called: Sequence[str], truth: str) -> int | None:
+    """Return what a record states of a class by any of its names: 1, 0, or -1 (uncertain); None where it says nothing."""
+    found = None if truth == "labels" else field_of(record, truth)
+    if found is not None:
+        return int(found in called)
+    return next((record.labels[one] for one in called if one in record.labels), None)
 
 
 def field_of(record: Sample, name: str) -> str | None:

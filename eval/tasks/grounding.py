@@ -33,10 +33,10 @@ from .priors import Prior, Rectangle
 class Settings:
     """`limit`: the first images with boxes. `sigma`: smoothing on the patch grid, in cells. `thresholds` of mIoU are of the
     raw map; `cut` of Dice and of the detected box is of the map scaled to [0, 1], fixed, not tuned on what is scored.
-    `prior_split`: where the text
-    prior's mean boxes come from; without such a split, from the other patients of the scored one. `bare`: finding ->
-    phrase without a place, scored against all boxes of the finding. `source`: `patches`, or a saliency method for models
-    without aligned patches, on a `layer` of the image tower (by default the last one with a grid).
+    `prior_split`: where the text prior's mean boxes come from; without such a split, from the other patients of the scored
+    one. `bare`: finding -> phrase without a place, scored against all boxes of the finding. `source`: `patches`, or a
+    saliency method for models without aligned patches, on a `layer` of the image tower (by default the last one with a
+    grid).
     """
 
     limit: int | None = None

@@ -11,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from conftest import Run, read, score
 
+from vlp.types import Sample
 from vlp_eval import results
+from vlp_eval.checks import prevalence
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("planted")
@@ -222,6 +225,13 @@ def test_ls_show_and_check(run: Run, shards: Path, capsys: Any) -> None:
     assert run("check", "smoke.classification", "--data", shards, "--train", shards, "--train-split", "test") == 2
     assert "problem:" in capsys.readouterr().out
     assert run("show", "smoke.clasification") == 2
+
+
+def test_check_counts_what_scoring_takes_for_the_truth() -> None:
+    records = [Sample(key=kind, image=b"", modality=kind) for kind in ("CT", "tomogram", "X-ray")]
+    records.append(Sample(key="unknown", image=b"", groups={"modality": "CT"}))
+    counts = prevalence(SimpleNamespace(records=records), {"CT": ("CT", "tomogram")}, "modality")  # type: ignore[arg-type]
+    assert counts == {"CT": {"positive": 2, "negative": 1, "uncertain": 0, "unknown": 1}}
 
 
 def test_help_imports_nothing_heavy() -> None:

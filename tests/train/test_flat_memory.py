@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.data import repeat_shard
 from vlp.data.synthetic import generate
 from vlp_prep.writer import ShardWriter
 
@@ -46,14 +47,7 @@ def write_set(folder: Path, count: int) -> Path:
                 object.__setattr__(sample, "key", f"k{index:06d}")
                 object.__setattr__(sample, "split", "train")
                 writer.write(sample)
-    folder.mkdir()
-    (line,) = (one / "manifest.jsonl").read_text().splitlines()
-    name = json.loads(line)["shard"]
-    with (folder / "manifest.jsonl").open("w") as file:
-        for number in range(count):
-            (folder / f"train-{number:06d}.tar").hardlink_to(one / name)
-            file.write(line.replace(f'"{name}"', f'"train-{number:06d}.tar"', 1) + "\n")
-    return folder
+    return repeat_shard(one, folder, count)
 
 
 @pytest.mark.slow

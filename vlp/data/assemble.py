@@ -68,8 +68,8 @@ class Assembler:
         self.labels, self.needs, self.decode = tuple(labels), needs, decode
         self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
-        self._asked = {code: place for place, code in enumerate(dict.fromkeys(self.findings))}  # of many wordings: once
-        self._asked_in = [self._asked[code] for code in self.findings]
+        self._asked = tuple(dict.fromkeys(self.findings))  # a finding in many wordings is looked up once
+        self._asked_at = [self._asked.index(code) for code in self.findings]
         self._prompt_tokens: Tokens | None = None
         if prompts is not None and self.findings:
             texts = [*prompts.affirm, *prompts.deny]
@@ -164,8 +164,8 @@ class Assembler:
     def _prompts(self, samples: Sequence[Sample]) -> Prompts | None:
         if self._prompt_tokens is None:
             return None
-        table = [asserted(sample.concepts, tuple(self._asked)) for sample in samples]
-        said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self._asked))[:, self._asked_in]
+        table = [asserted(sample.concepts, self._asked) for sample in samples]
+        said = torch.tensor(table, dtype=torch.int8).reshape(len(samples), len(self._asked))[:, self._asked_at]
         return Prompts(tokens=self._prompt_tokens, rows=self._prompt_rows, findings=list(self.findings), asserted=said)
 
 

@@ -41,8 +41,7 @@ class DataConfig:
     `max_rejected` of damaged samples ends the run. `decode: fast` decodes training JPEGs at 1/2, 1/4 or 1/8 of their size
     where the input needs no more: cheaper, and not the same pixels. Like `augment` it changes what is trained on, not what
     the model expects: validation and evaluation decode in full, and the preprocessing's fingerprint stays. Remote shards
-    are copied to `cache` (a folder, $VLP_CACHE by default),
-    at most `cache_gb` GiB of them.
+    are copied to `cache` (a folder, $VLP_CACHE by default), at most `cache_gb` GiB of them.
     """
 
     train: str | tuple[SourceConfig, ...]

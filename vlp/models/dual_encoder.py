@@ -134,7 +134,7 @@ class DualEncoder(nn.Module):
         """Return what the run's objectives need of a batch (see `ModelOutput`)."""
         patches = "patches" in self.needs
         image = self._image(batch.image, patches)
-        text = self._text(batch.text) if self.word_head is not None else None
+        text = None if self.word_head is None else self._text(batch.text)
         pooled = self._pooled(batch.text) if text is None else text.pooled
         output = ModelOutput(image=image.image, text=self.text_head(pooled))
         if patches:
@@ -142,11 +142,8 @@ class DualEncoder(nn.Module):
         if "masked_patches" in self.needs:
             output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
-        if self.word_head is not None and text is not None:
-            if "tokens" in self.needs:
-                output.tokens = self.word_head(text.states)
-            if "words" in self.needs:
-                self._words(output, text, batch.text)
+        if text is not None:
+            self._states(output, text, batch.text)
         if "text_view" in self.needs and batch.text_view is not None:
             output.text_view = self.encode_text(batch.text_view)
         self._short_texts(output, batch)
@@ -186,9 +183,14 @@ class DualEncoder(nn.Module):
             features: TextFeatures = self.text_tower(tokens)
         return features
 
-    def _words(self, output: ModelOutput, text: TextFeatures, tokens: Tokens) -> None:
-        count = max(int(tokens.words.max()) + 1, 1) if tokens.words.numel() else 1
+    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens) -> None:
+        """Fill in what objectives on tokens or words need."""
         assert self.word_head is not None
+        if "tokens" in self.needs:
+            output.tokens = self.word_head(text.states)
+        if "words" not in self.needs:
+            return
+        count = max(int(tokens.words.max()) + 1, 1) if tokens.words.numel() else 1
         output.words = self.word_head(sum_pieces(text.states, tokens.words, count))
         numbers = torch.arange(count, device=tokens.words.device)
         output.word_mask = (tokens.words.unsqueeze(-1) == numbers).any(1)

@@ -41,12 +41,11 @@ def save(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
     temporary = final.with_name(f".{final.name}.tmp")
     if dist.is_main():
         shutil.rmtree(temporary, ignore_errors=True)
-    failure = _attempt(lambda: temporary.mkdir(parents=True, exist_ok=True) if dist.is_main() else None)
-    failures = dist.gather_objects(failure)
+    failures = dist.attempt(lambda: temporary.mkdir(parents=True, exist_ok=True) if dist.is_main() else None)
     if not any(failures):
-        failures = dist.gather_objects(_attempt(lambda: write(temporary)))
+        failures = dist.attempt(lambda: write(temporary))
     if not any(failures):
-        failures = dist.gather_objects(_attempt(lambda: _publish(run, temporary, final) if dist.is_main() else None))
+        failures = dist.attempt(lambda: _publish(run, temporary, final) if dist.is_main() else None)
     if any(failures):
         if dist.is_main():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -57,15 +56,6 @@ def save(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
     if dist.is_main():
         rotate(run, keep)
     return final
-
-
-def _attempt(action: Callable[[], object]) -> str | None:
-    """Run an action; return what went wrong as one line, None for nothing."""
-    try:
-        action()
-    except Exception as error:
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    return None
 
 
 def _publish(run: Path, temporary: Path, final: Path) -> None:

@@ -28,13 +28,9 @@ def write_state(state: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    failure = ""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        failure = str(error)
-    if failures := sorted({one for one in dist.gather_objects(failure) if one}):
-        raise OSError("; ".join(failures))  # before anybody waits in `save` for a rank that has no folder
+    failures = {one for one in dist.attempt(lambda: folder.mkdir(parents=True, exist_ok=True)) if one}
+    if failures:  # before anybody waits in `save` for a rank that has no folder
+        raise OSError("; ".join(sorted(failures)))
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:
         with _quiet():
