@@ -138,7 +138,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number, (what, command) in enumerate(steps, 1):
         console.rule(f"[bold]{number}/{len(steps)}  {what}", align="left")
         console.print(f"$ {' '.join(command)}", style="dim", soft_wrap=True)
+        began = time.perf_counter()
         code = run_step(command)
+        console.print(f"({time.perf_counter() - began:.0f} s)", style="dim")
         if code:
             console.print(f"[bold red]step {number} ended with {code}:[/] {' '.join(command)}", soft_wrap=True)
             return code
