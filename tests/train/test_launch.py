@@ -224,7 +224,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(recipe: Path, tmp_
 
 def test_nan_on_one_rank_ends_all(recipe: Path, tmp_path: Path) -> None:
     text = "model.text={kind: 'train.toy_tower:ToyText', nan_on_rank: 1}"
-    process = launch(["torchrun.sh"], recipe, "name=nan", text)
+    process = launch(["torchrun.sh"], recipe, "name=nan", text, "train.log_every=4")  # found in step 4, named as 1
     output = finish(process)
     assert process.returncode != 0
     assert "step 1: the loss is not finite" in output and "keys of the batch: " in output

@@ -203,6 +203,14 @@ def test_the_loss_that_is_not_finite_names_its_batch(recipe: Path, tmp_path: Pat
     assert len(stopped["keys"]) == 8 and all(key in done.stderr for key in stopped["keys"])
 
 
+def test_nothing_that_is_not_finite_is_saved_between_two_lines_of_the_log(recipe: Path, tmp_path: Path) -> None:
+    broken = ["optim.lr=1e30", "optim.clip=0", "optim.warmup_samples=0", "train.samples=800"]
+    done = run(recipe, "name=nan", *broken, "train.log_every=100", "train.checkpoint_every_steps=3")
+    stopped = lines(tmp_path / "runs" / "nan", "stopped")[0]
+    assert done.returncode == 1 and stopped["step"] <= 6
+    assert not any(line["step"] >= stopped["step"] for line in lines(tmp_path / "runs" / "nan", "checkpoint"))
+
+
 def test_plan_and_dry_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(recipe), "--plan"]) == 0
     plan = capsys.readouterr().out

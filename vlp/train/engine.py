@@ -49,11 +49,14 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimiser step did: the rate, the gradient's norm before clipping, whether fp16 overflow skipped it."""
+    """What one optimiser step did: the rate, the gradient's norm before clipping [], whether fp16 overflow skipped it.
+
+    The norm stays on its device: looking at it in every step would empty a GPU's queue.
+    """
 
     lr: float
-    grad_norm: float
-    skipped: bool = False
+    grad_norm: Tensor
+    is_skipped: bool = False
 
 
 class Engine(Protocol):
@@ -79,7 +82,11 @@ class Engine(Protocol):
         ...
 
     def step(self, share: float) -> StepReport:
-        """Average over ranks, clip, and update with `share` of the learning rate; a non-finite gradient updates nothing."""
+        """Average over ranks, clip, and update with `share` of the learning rate.
+
+        A gradient that overflows in fp16 updates nothing; in other precisions one that is not finite spoils the
+        parameters, which the loop finds before it saves them.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -221,21 +228,17 @@ class TorchEngine:
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = self._clip()
-        is_finite = bool(torch.isfinite(torch.tensor(norm)))
-        if self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif is_finite:
-            self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepReport(lr, norm, skipped=self.scaler.is_enabled() and not is_finite)
+        return StepReport(lr, norm, self.scaler.is_enabled() and not bool(norm.isfinite()))
 
-    def _clip(self) -> float:
+    def _clip(self) -> Tensor:
         limit = self.optim.clip if self.optim.clip > 0 else float("inf")
         norm: Any = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
         if hasattr(norm, "full_tensor"):
             norm = norm.full_tensor()
-        return float(norm)
+        return norm.detach()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         write_state(self._state(), folder)

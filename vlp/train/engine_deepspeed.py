@@ -109,7 +109,7 @@ class DeepSpeedEngine:
         self.engine: Any = deepspeed.initialize(
             model=step, optimizer=optimizer, config=settings, dist_init_required=False
         )[0]
-        self._norm = math.nan
+        self._norm = torch.tensor(math.nan)
         if config.zero == 0:
             self.engine.clip_fp32_gradients = self._clip
 
@@ -145,21 +145,16 @@ class DeepSpeedEngine:
         yield
 
     def _clip(self) -> None:
-        """Clip at stage 0, where DeepSpeed would not tell the norm; raises FloatingPointError before a bad update."""
+        """Clip at stage 0, where DeepSpeed would not tell the norm."""
         limit = self.optim.clip if self.optim.clip > 0 else math.inf
-        self._norm = float(nn.utils.clip_grad_norm_(self.module.parameters(), limit))
-        if not math.isfinite(self._norm) and self.precision != "fp16":
-            raise FloatingPointError
+        self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit).detach()
 
     def step(self, share: float) -> StepReport:
         lr = set_learning_rate(self.inner, self.optim, share)
-        try:
-            self.engine.step()
-        except FloatingPointError:
-            return StepReport(lr, self._norm)
-        norm = self._norm if self.config.zero == 0 else self.engine.get_global_grad_norm()
-        norm = math.nan if norm is None else float(norm)
-        return StepReport(lr, norm, skipped=self.precision == "fp16" and not math.isfinite(norm))
+        self.engine.step()
+        found = self._norm if self.config.zero == 0 else self.engine.get_global_grad_norm()
+        norm = torch.as_tensor(math.nan if found is None else found, dtype=torch.float32, device=self.device)
+        return StepReport(lr, norm, self.precision == "fp16" and not bool(norm.isfinite()))
 
     # ------------------------------------------------------------------ state
 

@@ -10,6 +10,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,7 @@ from ..config import config
 
 if TYPE_CHECKING:
     from ..types import Batch, Losses
+    from .engine import StepReport
 
 FILE = "log.jsonl"
 
@@ -35,29 +37,49 @@ class LogConfig:
     tags: tuple[str, ...] = ()
 
 
+@dataclass
+class StepRecord:
+    """What a step reported: `loss` and its parts, `grad_norm`. `held` is on the device until `Meter.read` fetches it."""
+
+    number: int
+    keys: list[str]
+    is_skipped: bool
+    held: dict[str, Tensor]
+    values: dict[str, float]
+
+
 class Meter:
-    """Adds up what the steps report, between two lines of the log, on every rank."""
+    """Keeps what the steps report, between two lines of the log, on every rank."""
 
     def __init__(self) -> None:
         self.clear()
 
     def clear(self) -> None:
         self.started = time.perf_counter()
-        self.steps = self.rows = self.truncated = self.rejected = 0
+        self.rows = self.truncated = self.rejected = 0
         self.waited = 0.0
-        self.sums: dict[str, Tensor] = {}
+        self.steps: list[StepRecord] = []
         self.sources: Counter[str] = Counter()
 
-    def add(self, batch: Batch, losses: Losses, waited: float) -> None:
-        """Count a step. The losses stay on their device: nothing here waits for them."""
-        self.steps += 1
+    def add(self, number: int, batch: Batch, losses: Losses, report: StepReport, waited: float) -> None:
+        """Count a step. Its numbers stay on their device: nothing here waits for them."""
+        held = {"loss": losses.total, **losses.parts, "grad_norm": report.grad_norm}
+        held = {name: value.detach().float().reshape(()) for name, value in held.items()}
+        self.steps.append(StepRecord(number, batch.keys, report.is_skipped, held, {}))
         self.rows += len(batch)
         self.truncated += batch.truncated
         self.rejected += batch.rejected
         self.waited += waited
         self.sources.update(batch.sources)
-        for name, value in {"loss": losses.total, **losses.parts}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach().float()
+
+    def read(self) -> list[StepRecord]:
+        """Return the steps since the last line with their values: one wait for the device, not one for each number."""
+        held = [value for one in self.steps for value in one.held.values()]
+        numbers = iter(torch.stack(held).tolist() if held else [])
+        for one in self.steps:
+            one.values |= {name: next(numbers) for name in one.held}
+            one.held = {}
+        return self.steps
 
     def pause(self, seconds: float) -> None:
         """Leave seconds spent on validation and checkpoints out of the speed."""
@@ -66,14 +88,17 @@ class Meter:
     def line(self) -> dict[str, Any]:
         """Return the means over steps and ranks since the last line, and start again. Collective.
 
-        `loss` and its parts, `samples_per_s`, `data_wait` (share of the time), `truncated` (share of texts), `rejected`
-        (samples), `sources` (samples of each), `memory_mb` (largest rank's peak).
+        `grad_norm` (the last step's), `loss` and its parts, `samples_per_s`, `data_wait` (share of the time), `truncated`
+        (share of texts), `rejected` (samples), `sources` (samples of each), `memory_mb` (largest rank's peak).
         """
         seconds = time.perf_counter() - self.started
-        # one wait for the device, not one for each number
-        sums = torch.stack([value.reshape(()) for value in self.sums.values()]).tolist() if self.sums else []
+        steps = self.read()
+        sums: dict[str, float] = {}
+        for one in steps:
+            for name, value in one.values.items():
+                sums[name] = sums.get(name, 0.0) + value
         own = {
-            "sums": dict(zip(self.sums, sums, strict=True)),
+            "sums": sums,
             "sources": dict(self.sources),
             "rows": self.rows,
             "truncated": self.truncated,
@@ -83,9 +108,9 @@ class Meter:
         }
         ranks = dist.gather_objects(own)
         names = list(dict.fromkeys(name for one in ranks for name in one["sums"]))
-        line: dict[str, Any] = {
-            name: sum(one["sums"].get(name, 0.0) for one in ranks) / len(ranks) / max(1, self.steps) for name in names
-        }
+        line: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}
+        for name in names:
+            line.setdefault(name, sum(one["sums"].get(name, 0.0) for one in ranks) / len(ranks) / len(steps))
         rows = sum(one["rows"] for one in ranks)
         sources: Counter[str] = Counter()
         for one in ranks:

@@ -16,11 +16,11 @@ from . import checkpoint
 from .build import Parts, build, clear_away, load_checkpoint, open_data, open_run, write_checkpoint
 from .cached import gradients
 from .faults import StopRequest, sign_in
-from .log import Meter, RunLog
+from .log import Meter, RunLog, StepRecord
 from .optim import factor
 
 if TYPE_CHECKING:
-    from ..types import Batch, Losses
+    from ..types import Batch
     from .recipe import Recipe
 
 
@@ -87,32 +87,31 @@ def train(recipe: Recipe, resume: bool = False) -> str:
             following = fetch(iterator, parts)
         is_late = is_due_by_time(recipe, saved_time)
         # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
-        bad, stopping, broken, late = dist.agree_each(
-            [
-                not math.isfinite(float(losses.total.detach())),
-                bool(stop),
-                following.failure is not None,
-                is_late and dist.is_main(),
-            ]
+        stopping, broken, late = dist.agree_each(
+            [bool(stop), following.failure is not None, is_late and dist.is_main()]
         )
-        if bad:
-            raise TrainingStopped(explain_non_finite(log, step + 1, batch, losses))
         report = engine.step(factor(recipe.optim, samples + recipe.data.batch_size, total))
-        if not math.isfinite(report.grad_norm) and not (report.skipped and engine.scalars()["scale"] > LEAST_SCALE):
-            raise TrainingStopped(explain_non_finite(log, step + 1, batch, losses))
         step, samples = step + 1, samples + recipe.data.batch_size
-        meter.add(batch, losses, current.waited)
+        meter.add(step, batch, losses, report, current.waited)
         is_last = step == recipe.steps or stopping or broken
-
-        # -------------------------------------------------------------- looking up
-        if step % recipe.train.log_every == 0 or is_last:
-            extra = {"loss_scale": engine.scalars()["scale"]} if engine.scalars() else {}
-            log.write("train", step, samples=samples, lr=report.lr, grad_norm=report.grad_norm, **meter.line(), **extra)
-        paused = time.perf_counter()
-        if recipe.train.validate_every and (step % recipe.train.validate_every == 0 or step == recipe.steps):
-            log.write("validate", step, samples=samples, **validate(parts, samples / total))
+        lines = step % recipe.train.log_every == 0 or is_last
+        validates = recipe.train.validate_every and (step % recipe.train.validate_every == 0 or step == recipe.steps)
         every = recipe.train.checkpoint_every_steps
-        if (every and step % every == 0) or late or is_last:
+        saves = (every and step % every == 0) or late or is_last
+        if not (lines or validates or saves):
+            continue
+
+        # -------------------------------------------------------------- looking up: the one place that waits for the device
+        scale = engine.scalars().get("scale")
+        if dist.agree(first_non_finite(meter, scale) is not None):
+            raise TrainingStopped(explain_non_finite(log, first_non_finite(meter, scale)))
+        if lines:
+            extra = {} if scale is None else {"loss_scale": scale}
+            log.write("train", step, samples=samples, lr=report.lr, **meter.line(), **extra)
+        paused = time.perf_counter()
+        if validates:
+            log.write("validate", step, samples=samples, **validate(parts, samples / total))
+        if saves:
             folder = checkpoint.save(
                 run, step, write_checkpoint(parts, recipe, step, samples, current.position), recipe.train.keep
             )
@@ -153,23 +152,27 @@ def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
     return minutes is not None and time.monotonic() - saved_time > minutes * 60
 
 
-def explain_non_finite(log: RunLog, step: int, batch: Batch, losses: Losses) -> str:
+def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
+    """Return the first step since the last line whose loss or gradient was not finite; fp16 may still lower its scale."""
+    for one in meter.read():
+        is_forgiven = one.is_skipped and scale is not None and scale > LEAST_SCALE
+        finite = math.isfinite(one.values["loss"]), math.isfinite(one.values["grad_norm"]) or is_forgiven
+        if not all(finite):
+            return one
+    return None
+
+
+def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
     """Return what was not finite, on which ranks, with the keys of their batches (never their texts). Collective."""
-    own = {
-        "loss": float(losses.total.detach()),
-        "parts": [name for name, value in losses.parts.items() if not math.isfinite(float(value))],
-        "keys": batch.keys,
-    }
-    ranks = dist.gather_objects(own)
-    bad = {rank: one for rank, one in enumerate(ranks) if not math.isfinite(one["loss"])} or dict(enumerate(ranks))
-    parts = sorted({name for one in bad.values() for name in one["parts"]})
-    keys = [key for one in bad.values() for key in one["keys"]]
+    ranks: list[StepRecord | None] = dist.gather_objects(own)
+    step = min(one.number for one in ranks if one is not None)
+    here = {rank: one for rank, one in enumerate(ranks) if one is not None and one.number == step}
+    bad = {rank: one for rank, one in here.items() if not math.isfinite(one.values["loss"])} or here
+    names = {name for one in bad.values() for name, value in one.values.items() if not math.isfinite(value)}
+    keys = [key for one in bad.values() for key in one.keys]
+    parts = sorted(names - {"loss", "grad_norm"})
     log.write("stopped", step, reason="not finite", ranks=list(bad), parts=parts, keys=keys)
-    what = (
-        "the loss is not finite"
-        if any(not math.isfinite(one["loss"]) for one in ranks)
-        else "the gradient is not finite"
-    )
+    what = "the loss is not finite" if "loss" in names else "the gradient is not finite"
     shown = ", ".join(keys[:16]) + (f" and {len(keys) - 16} more in log.jsonl" if len(keys) > 16 else "")
     where = f" on rank {', '.join(map(str, bad))}" if dist.world() > 1 else ""
     return f"step {step}: {what}{where} (parts: {', '.join(parts) or 'total'}); keys of the batch: {shown}"

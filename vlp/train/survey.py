@@ -75,7 +75,7 @@ def dry_run(recipe: Recipe) -> None:
     lines = [
         f"{summary['parameters']:,} parameters, {trained:,} trained, {summary['precision']} on {summary['device']}",
         f"{recipe.steps:,} steps of {recipe.data.batch_size} samples; texts of this batch: {batch.text.ids.shape[1]} tokens",
-        f"loss {float(losses.total.detach()):.4f}, gradient norm {report.grad_norm:.4f}",
+        f"loss {float(losses.total.detach()):.4f}, gradient norm {float(report.grad_norm):.4f}",
         f"peak of one step, largest process: {max(peaks):,.0f} MiB ({before:,.0f} MiB before it)",
         "parameters, gradients and optimiser, MiB a process (activations come on top):",
     ]
