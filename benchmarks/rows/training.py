@@ -78,7 +78,7 @@ def build_step(depth: int = 12) -> Any:
 
 def run(options: Options) -> Iterator[Result]:
     torch.set_num_threads(1)
-    lines, every = 2, 2
+    lines, every = 3, 1 if options.quick else 3
     steps = (lines + 1) * every + 1
     shards = write_shards(options.work / "shards", radiographs(options.images, 512), demo_reports(BATCH * steps))
     from vlp.data.loader import DataConfig, Loader
