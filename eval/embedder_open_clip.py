@@ -64,10 +64,14 @@ class OpenClipEmbedder:
         if ":" not in name and name not in open_clip.list_models():
             raise ConfigError(f"open_clip has no model {name!r}{did_you_mean(name, open_clip.list_models())}")
         try:
-            model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
-        except (RuntimeError, OSError, ValueError) as error:
+            if ":" in name:  # a folder or a repository: without its weights the model would be random
+                model, transform = open_clip.create_model_from_pretrained(name)
+            else:
+                model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
+            tokenizer = open_clip.get_tokenizer(name)
+        except (RuntimeError, OSError, ValueError, TypeError) as error:
             raise ConfigError(f"open_clip cannot make {spec!r}: {error}") from None
-        return cls(model, transform, open_clip.get_tokenizer(name), spec, device)
+        return cls(model, transform, tokenizer, spec, device)
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         from PIL import Image

@@ -20,6 +20,7 @@ from vlp.config import ConfigError
 from vlp.export import main
 from vlp.models.heads import HeadConfig
 from vlp.preprocess import ImageSpec, Preprocess
+from vlp.tokenize import TextSpec, build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 MODELS: dict[str, dict[str, Any]] = {
@@ -120,6 +121,27 @@ def test_a_missing_or_torn_file_is_named(name: str, tmp_path: Path) -> None:
         hub.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["wordpiece", "sentencepiece", "open_clip", "hf"])
+def test_an_export_with_one_file_missing_says_which(kind: str, tmp_path: Path) -> None:
+    if kind == "hf":
+        wordpieces().save(tmp_path / "given")
+    paths = {"hf": str(tmp_path / "given")}
+    tokenizer = build_tokenizer(TextSpec(kind=kind, path=paths.get(kind), vocab_size=150, length=64), REPORTS * 3)  # type: ignore[arg-type]
+    model, _ = make(tokenizer=tokenizer)
+    objectives = {"terms.mgca.prototypes": torch.randn(5, 24)}
+    hub.save_pretrained(tmp_path / "run", model, Preprocess(ImageSpec(size=32)), tokenizer, objectives=objectives)
+    assert main([str(tmp_path / "run"), "--to", str(tmp_path / "out")]) == 0
+    assert torch.equal(vlp.from_pretrained(tmp_path / "out").objectives["terms.mgca.prototypes"], *objectives.values())
+    files = [one for one in (tmp_path / "out").rglob("*") if one.is_file() and one.name != "README.md"]
+    assert len(files) >= 5 + (kind != "open_clip")
+    for file in files:
+        file.rename(tmp_path / "away")
+        with pytest.raises(ConfigError, match=file.name.replace(".", r"\.")):
+            vlp.from_pretrained(tmp_path / "out")
+        (tmp_path / "away").rename(file)
+    assert vlp.from_pretrained(tmp_path / "out")
+
+
 def test_a_flipped_bit_and_files_of_another_model_are_found(tmp_path: Path) -> None:
     saved(tmp_path / "a")
     other, _ = make(seed=5)
@@ -128,7 +150,7 @@ def test_a_flipped_bit_and_files_of_another_model_are_found(tmp_path: Path) -> N
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(ConfigError, match="damaged or another model's"):
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged or another model's"):
         hub.from_pretrained(tmp_path / "a")
     saved(tmp_path / "a")
     for name, message in (("preprocess.json", "the preprocess in"), ("tokenizer/vlp_tokenizer.json", "tokenizer in")):

@@ -157,14 +157,26 @@ def base_models(recipe: Mapping[str, Any]) -> Iterable[str]:
     model = recipe.get("model") or {}
     for tree in (model, model.get("image") or {}, model.get("text") or {}):
         for key in ("pretrained", "path"):
-            kind, _, name = str(tree.get(key) or "").partition(":")
+            given = str(tree.get(key) or "")
+            kind, _, name = given.partition(":")
             if kind == "open_clip":
                 from open_clip.pretrained import get_pretrained_cfg
 
                 architecture, _, tag = name.partition("/")
                 kind, name = "hf", str(get_pretrained_cfg(architecture, tag).get("hf_hub", ""))
+            elif key == "path" and not name and is_cached(given):
+                kind, name = "hf", given
             if kind == "hf" and "/" in name:
                 yield "/".join(name.split("/")[:2])
+
+
+def is_cached(name: str) -> bool:
+    """Return whether a tower's `path` is a Hub name: no folder here, and in the local cache, where training found it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or Path(name).exists():
+        return False
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -44,7 +44,8 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     except CannotExpress as reason:
         return [*notes, f"there is no image processor ({reason}); pixels are made as preprocess.json says"]
     export_processor.write_image_processor(settings, folder)
-    return notes + export_processor.colours(loaded.preprocess.spec, "transformers")
+    spec = loaded.preprocess.spec
+    return notes + export_processor.rounding(spec) + export_processor.colours(spec, "transformers")
 
 
 def native(loaded: Pretrained, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:

@@ -52,7 +52,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     notes = ["patch and word heads are left out: transformers has none"] if model.patch_head or model.word_head else []
     if model.logit_bias is not None and made.config.model_type != "siglip":
         notes.append("logit_bias is left out: it does not change a softmax over labels")
-    return notes + export_processor.colours(spec, "transformers")
+    return notes + export_processor.rounding(spec) + export_processor.colours(spec, "transformers")
 
 
 def model_type(tower: Tower) -> str:

@@ -16,7 +16,8 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     """Write the model as `save_pretrained` does; returns what the user should know of it."""
     from .hub import save_pretrained
 
-    save_pretrained(folder, loaded.model, loaded.preprocess, loaded.tokenizer, loaded.config.get("extra"))
+    extra = loaded.config.get("extra")
+    save_pretrained(folder, loaded.model, loaded.preprocess, loaded.tokenizer, extra, objectives=loaded.objectives)
     return []
 
 

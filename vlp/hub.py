@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .models.dual_encoder import DualEncoder
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+OBJECTIVES = "objectives.safetensors"
 FORMAT = "vlp-1"
 
 
@@ -33,14 +34,14 @@ def save_pretrained(
     tokenizer: Tokenizer,
     extra: Mapping[str, Any] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
+    objectives: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a model to a folder: `model.safetensors`, `config.json`, `preprocess.json`, `tokenizer/`.
 
     `extra` is kept in the configuration (`Pretrained.config["extra"]`). `weights`: the whole state dict, for engines that
-    hold the parameters in pieces; by default the model's own.
+    hold the parameters in pieces; by default the model's own. `objectives`: what the objectives learnt for themselves
+    (prototypes, decoders), which goes to `objectives.safetensors` where there is any.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     state = model.state_dict() if weights is None else weights
@@ -50,8 +51,8 @@ def save_pretrained(
         raise ValueError(
             f"the weights to save are not the model's: {name!r} is {'extra' if name in found else 'missing'}"
         )
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    weights_sha256 = _write_tensors(state, folder / WEIGHTS)
+    objectives_sha256 = _write_tensors(objectives, folder / OBJECTIVES) if objectives else None
     preprocess.save(folder)
     tokenizer.save(folder / TOKENIZER)
     record = {
@@ -60,11 +61,31 @@ def save_pretrained(
         **model.resolved_config(),
         "preprocess_fingerprint": preprocess.fingerprint,
         "tokenizer_fingerprint": tokenizer.fingerprint,
-        "weights_sha256": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
+        "weights_sha256": weights_sha256,
+        "objectives_sha256": objectives_sha256,
         "libraries": _versions(),
         "extra": dict(extra or {}),
     }
     (folder / CONFIG).write_text(json.dumps(record, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
+    """Write a safetensors file; returns its SHA-256."""
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(plain, str(path), metadata={"format": "pt"})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    """Read what `_write_tensors` wrote; raises ConfigError when it is missing, torn or another file."""
+    from .models.weights import read_weights
+
+    tensors = read_weights(path)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        raise ConfigError(f"{path} is damaged or another model's: its hash is not the one in {CONFIG}")
+    return tensors
 
 
 def _versions() -> dict[str, str]:
@@ -75,12 +96,16 @@ def _versions() -> dict[str, str]:
 
 @dataclass
 class Pretrained:
-    """A trained model with what must travel with it: `.model`, `.preprocess`, `.tokenizer`, `.config`."""
+    """A trained model with what must travel with it: `.model`, `.preprocess`, `.tokenizer`, `.config`.
+
+    `.objectives`: what the objectives learnt for themselves, by their names in `ObjectiveSum.state_dict()`, on the CPU.
+    """
 
     model: DualEncoder
     preprocess: Preprocess
     tokenizer: Tokenizer
     config: dict[str, Any]
+    objectives: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -163,7 +188,6 @@ def from_pretrained(source: Path | str) -> Pretrained:
             )
     from .models.adapters import inject_all
     from .models.dual_encoder import ModelConfig, assemble
-    from .models.weights import read_weights
 
     config = validate(ModelConfig, record["model"], f"{folder / CONFIG}: model")
     scale = record["scale_init"]
@@ -171,9 +195,9 @@ def from_pretrained(source: Path | str) -> Pretrained:
         config, preprocess.spec, tokenizer, record["needs"], None if scale is None else (scale[0], scale[1])
     )
     inject_all(model)
-    tensors = read_weights(folder / WEIGHTS)
-    if hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest() != record["weights_sha256"]:
-        raise ConfigError(f"{folder / WEIGHTS} is damaged or another model's: its hash is not the one in {CONFIG}")
+    tensors = _read_tensors(folder / WEIGHTS, record["weights_sha256"])
+    sha256 = record.get("objectives_sha256")  # models from before 2026-11-22 have none
+    objectives = _read_tensors(folder / OBJECTIVES, sha256) if sha256 else {}
     own = model.state_dict()
     for name in sorted(set(own) | set(tensors)):
         if name not in tensors or name not in own or tensors[name].shape != own[name].shape:
@@ -182,7 +206,7 @@ def from_pretrained(source: Path | str) -> Pretrained:
                 f"(saved with {record.get('libraries')})"
             )
     model.load_state_dict(tensors)
-    return Pretrained(model.eval(), preprocess, tokenizer, record)
+    return Pretrained(model.eval(), preprocess, tokenizer, record, objectives)
 
 
 def locate(source: Path | str) -> Path:

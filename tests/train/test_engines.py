@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from vlp import dist
 from vlp.train.cached import gradients
-from vlp.train.engine import Engine, EngineConfig, build_engine
+from vlp.train.engine import Engine, EngineConfig, Part, build_engine
 from vlp.train.optim import OptimConfig, factor
 
 from .ranks import run_ranks
@@ -25,6 +25,7 @@ OBJECTIVES: list[Any] = [
 ]
 OPTIM = OptimConfig(lr=1e-2, clip=0.5, warmup_samples=16, multipliers={"text": 0.5})
 STEPS = 5
+PARTS: tuple[Part, ...] = ("model", "objectives")
 
 # Without the threshold, stage 3 keeps parameters as small as these whole, and nothing is partitioned.
 PARTITION_ALL = str(Path(__file__).parent / "partition_all.json")
@@ -79,11 +80,12 @@ def ranks_main(names: list[str], folder: Path) -> None:
         whole.save(home / "middle")
         losses += advance(whole, 3, STEPS)
         state = full_state(whole, home / "end")
-        weights = whole.weights()
-        assert bool(weights) == dist.is_main()
+        weights = {part: whole.weights(part) for part in PARTS}
+        assert all(bool(found) == dist.is_main() for found in weights.values())
         if dist.is_main():
             save_file(state, home / "state.safetensors")
-            save_file({key: value.contiguous() for key, value in weights.items()}, home / "weights.safetensors")
+            for part, found in weights.items():
+                save_file({key: value.contiguous() for key, value in found.items()}, home / f"{part}.safetensors")
             save_file({"losses": torch.tensor(losses)}, home / "losses.safetensors")
 
         cached = make(config)
@@ -138,11 +140,11 @@ def check_against_one(folder: Path, names: list[str]) -> None:
     for name in names:
         compare(load_file(folder / name / "state.safetensors"), expected, name, 1e-5)
         compare(load_file(folder / name / "cached.safetensors"), expected, f"{name}, cached", 1e-5)
-        weights = load_file(folder / name / "weights.safetensors")
-        own = {
-            key.removeprefix("param.model."): value for key, value in expected.items() if key.startswith("param.model.")
-        }
-        compare(weights, own, f"{name}: exported weights", 1e-5)
+        for part in PARTS:
+            start = f"param.{part}."
+            own = {key.removeprefix(start): value for key, value in expected.items() if key.startswith(start)}
+            assert own, part
+            compare(load_file(folder / name / f"{part}.safetensors"), own, f"{name}: exported {part}", 1e-5)
         torch.testing.assert_close(
             load_file(folder / name / "losses.safetensors"), load_file(folder / "one" / "losses.safetensors")
         )

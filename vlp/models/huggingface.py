@@ -84,7 +84,7 @@ def weights_of(options: HfConfig) -> str | None:
     """Return where the weights beside a configuration are: its folder, or its Hub name."""
     if options.path is None or not options.weights:
         return None
-    return options.path if Path(options.path).is_dir() else f"hf:{options.path}"
+    return options.path if Path(options.path).is_dir() else f"hf:{options.path.removeprefix('hf:')}"
 
 
 def build(found: Any, pooler: bool, where: str) -> nn.Module:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("vlp")
 
 TEACHERS = ("target_encoder.", "teacher.", "ema.")
-"""Of two copies that fit equally, the exponential moving average is the one to start from."""
+"""Of two copies that fit equally, the exponential moving average is the one to start from, unless told otherwise."""
 
 
 @dataclass(slots=True)
@@ -61,8 +61,11 @@ class Report:
         )
 
 
-def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str) -> Report:
-    """Copy what fits of a file's tensors into a tower, in place; raises ConfigError for a SAM-style image encoder."""
+def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student: bool = False) -> Report:
+    """Copy what fits of a file's tensors into a tower, in place; raises ConfigError for a SAM-style image encoder.
+
+    `student`: where a teacher fits as well as another copy, take the other.
+    """
     inner = getattr(tower, "model", None)
     core = inner if isinstance(inner, nn.Module) else tower
     image = isinstance(tower, ImageTower)
@@ -80,7 +83,7 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str) -> Repo
             )
         tensors = tensorflow_efficientnet(tensors, own)
     wanted = {name: part for name, part in canonical(own).items() if not part.name.endswith("num_batches_tracked")}
-    prefix, found = _best(tensors, wanted, image)
+    prefix, found = _best(tensors, wanted, image, student)
     report = Report(source, prefix=prefix)
     table, ours = found.get("tokens.weight"), wanted.get("tokens.weight")
     if table is not None and ours is not None and table.value.shape != ours.value.shape:
@@ -114,7 +117,9 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str) -> Repo
     return report
 
 
-def _best(tensors: Mapping[str, Tensor], wanted: Mapping[str, Part], image: bool) -> tuple[str, dict[str, Part]]:
+def _best(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Part], image: bool, student: bool
+) -> tuple[str, dict[str, Part]]:
     """Return the prefix under which most of the tower is found, and the tensors there by common name."""
     prefixes = {""}
     for name in tensors:
@@ -131,7 +136,7 @@ def _best(tensors: Mapping[str, Tensor], wanted: Mapping[str, Part], image: bool
             for name, part in wanted.items()
         )
         teacher = any(name in prefix for name in TEACHERS)
-        entry = (score, int(teacher), -len(inside), prefix, inside)
+        entry = (score, int(teacher != student), -len(inside), prefix, inside)
         if entry[:3] > best[:3]:
             best = entry
     return best[3], best[4]
@@ -331,6 +336,7 @@ def load_initial(model: DualEncoder) -> dict[str, Report]:
         source = tower.config.pretrained or tower.default_weights()
         if source:
             path = locate_weights(source, f"model.{name}.pretrained")
-            report = load_tower(tower, read_weights(path), Path(source).name if Path(source).exists() else source)
+            student, shown = tower.config.student, Path(source).name if Path(source).exists() else source
+            report = load_tower(tower, read_weights(path, student), shown, student)
             reports[name] = require(report, tower.config.minimum_loaded, f"model.{name}")
     return reports

@@ -40,13 +40,16 @@ class TowerConfig:
     """What every tower can be told.
 
     `pretrained`: weights to start from (a folder, a file, `hf:name`, `open_clip:name`), of which at least the share
-    `minimum_loaded` of the tower's tensors must be found. `frozen` keeps the whole tower as it is, `freeze_layers` the
-    embeddings and the first n layers; frozen parts stay in eval mode. `checkpointing` trades compute for memory: blocks
-    are computed again in the backward pass (batch normalisation then counts each batch twice in its running statistics).
+    `minimum_loaded` of the tower's tensors must be found; of a self-supervised trainer's file the teacher is taken (the
+    moving average), or with `student` the network that was trained. `frozen` keeps the whole tower as it is,
+    `freeze_layers` the embeddings and the first n layers; frozen parts stay in eval mode. `checkpointing` trades compute
+    for memory: blocks are computed again in the backward pass (batch normalisation then counts each batch twice in its
+    running statistics).
     """
 
     pretrained: str | None = None
     minimum_loaded: float = 0.9
+    student: bool = False
     frozen: bool = False
     freeze_layers: int = 0
     adapter: Adapter | None = None

@@ -58,10 +58,11 @@ def locate_weights(source: str, where: str) -> Path:
     return Path(source)
 
 
-def read_weights(source: Path | str) -> dict[str, Tensor]:
+def read_weights(source: Path | str, student: bool = False) -> dict[str, Tensor]:
     """Return the tensors of a folder or of a `.safetensors`, `.pt`, `.pth` or `.bin` file, by name, on the CPU.
 
-    Raises ConfigError naming the file when it is missing, truncated, or holds anything but tensors and plain values.
+    Of a file that holds both a teacher and a student, the teacher unless `student`. Raises ConfigError naming the file
+    when it is missing, truncated, or holds anything but tensors and plain values.
     """
     path = Path(source)
     if path.is_dir():
@@ -72,7 +73,7 @@ def read_weights(source: Path | str) -> dict[str, Tensor]:
     if path.suffix == ".json":
         return _sharded(path)
     found = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return unpack(found, path)
+    return unpack(found, path, student)
 
 
 def _in_folder(folder: Path) -> Path:
@@ -112,10 +113,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
+    import argparse
     import pickle
 
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # MAE's training script, and all that grew from it, keeps its arguments beside the model: plain values in a namespace
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n")[0].split("Please file")[0].strip()
         raise ConfigError(
@@ -123,18 +127,22 @@ def _read_pickle(path: Path) -> Any:
             f"safetensors where you trust it ({reason[:160]})"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
+        if "TorchScript" in str(error):
+            raise ConfigError(
+                f"{path} is a TorchScript archive, which holds a program: it is not loaded. Save its state_dict() as "
+                "safetensors where you trust it"
+            ) from None
         raise ConfigError(
             f"cannot read {path}: it is truncated or no torch file ({str(error).splitlines()[0]})"
         ) from None
 
 
-def unpack(found: Any, path: Path | str, prefer: str | None = None) -> dict[str, Tensor]:
+def unpack(found: Any, path: Path | str, student: bool = False) -> dict[str, Tensor]:
     """Return the state dict inside what a file held: bare, or under one of the `CONTAINERS`."""
     if isinstance(found, Mapping):
-        names = ([prefer] if prefer else []) + [name for name in CONTAINERS if name != prefer]
-        for name in names:
+        for name in ("student", *CONTAINERS) if student else CONTAINERS:
             if isinstance(found.get(name), Mapping):
-                return unpack(found[name], path, prefer)
+                return unpack(found[name], path, student)
         tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
         if tensors:
             return tensors

@@ -171,7 +171,7 @@ def write_checkpoint(
 
     The collective part comes first: a rank that fails later, alone, keeps nobody waiting.
     """
-    weights = parts.engine.weights()
+    weights, objectives = parts.engine.weights("model"), parts.engine.weights("objectives")
     counters = {
         "step": step,
         "samples": samples,
@@ -193,6 +193,7 @@ def write_checkpoint(
                 parts.tokenizer,
                 {"step": step},
                 weights=weights,
+                objectives=objectives,
             )
             (folder / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
             checkpoint.write_counters(folder, counters)

@@ -25,6 +25,9 @@ from .state import read_state, write_state
 if TYPE_CHECKING:
     from .step import Chunk, TrainStep
 
+Part = Literal["model", "objectives"]
+"""What `TrainStep` holds."""
+
 
 @config
 class EngineConfig:
@@ -97,8 +100,8 @@ class Engine(Protocol):
         """Read what `save` of any engine at any number of ranks wrote."""
         ...
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model's full fp32 state dict on rank 0, on the CPU; {} elsewhere."""
+    def weights(self, part: Part = "model") -> dict[str, Tensor]:
+        """Return the full fp32 state dict of the model or of the objectives on rank 0, on the CPU; {} elsewhere."""
         ...
 
     def scalars(self) -> dict[str, float]:
@@ -276,14 +279,15 @@ class TorchEngine:
                     key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
                 }
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, part: Part = "model") -> dict[str, Tensor]:
+        module = self.module.get_submodule(part)
         if self.is_sharded:
             from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
             options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-            full: dict[str, Any] = dict(get_model_state_dict(self.module.model, options=options))
+            full: dict[str, Any] = dict(get_model_state_dict(module, options=options))
         else:
-            full = self.module.model.state_dict() if dist.is_main() else {}
+            full = module.state_dict() if dist.is_main() else {}
         return {name: value.detach().cpu() for name, value in full.items()} if dist.is_main() else {}
 
     def scalars(self) -> dict[str, float]:

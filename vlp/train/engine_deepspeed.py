@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import dist
 from ..config import ConfigError
 from ..types import Batch, Losses, ModelOutput
-from .engine import EngineConfig, StepReport, resolve_precision
+from .engine import EngineConfig, Part, StepReport, resolve_precision
 from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state
 
@@ -194,20 +194,23 @@ class DeepSpeedEngine:
             for key in MOMENTS if name in started else ():
                 self._set_moment(parameter, key, state[f"{key}.{name}"].to(self.device))
 
-    def weights(self) -> dict[str, Tensor]:
+    def weights(self, part: Part = "model") -> dict[str, Tensor]:
+        module, prefix = self.module.get_submodule(part), f"{part}."
         found = {}
         for name, parameter in self.names:
+            if not name.startswith(prefix):
+                continue
             whole = self._whole(parameter)
-            if dist.is_main() and name.startswith("model."):
-                found[name.removeprefix("model.")] = whole.cpu()
+            if dist.is_main():
+                found[name.removeprefix(prefix)] = whole.cpu()
         if not dist.is_main():
             return {}
         # Tied parameters have one name in `names` and several in a state dict; buffers only the latter has.
-        holders = {id(parameter): name.removeprefix("model.") for name, parameter in self.names}
-        tied = self.module.model.named_parameters(remove_duplicate=False)
+        holders = {id(parameter): name.removeprefix(prefix) for name, parameter in self.names}
+        tied = module.named_parameters(remove_duplicate=False)
         full = {name: found[holders[id(parameter)]] for name, parameter in tied}
-        kept = self.module.model.state_dict().keys()
-        full.update({name: value.cpu() for name, value in self.module.model.named_buffers() if name in kept})
+        kept = module.state_dict().keys()
+        full.update({name: value.cpu() for name, value in module.named_buffers() if name in kept})
         return full
 
     def scalars(self) -> dict[str, float]:
