@@ -67,6 +67,8 @@ class TransformersEmbedder:
             tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"hf:{path}: no tokenizer that loads: {str(error).splitlines()[0]}") from None
+        if tokenizer.pad_token is None:
+            raise ConfigError(f"hf:{path}: the tokenizer has no padding token; is its tokenizer_config.json there?")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
             raise ConfigError(f"hf:{path} is a {type(model).__name__}, not a dual encoder of images and texts")
         return cls(model, processor, tokenizer, Path(path).name, device)

@@ -129,7 +129,9 @@ def test_an_export_with_one_file_missing_says_which(kind: str, tmp_path: Path) -
     tokenizer = build_tokenizer(TextSpec(kind=kind, path=paths.get(kind), vocab_size=150, length=64), REPORTS * 3)  # type: ignore[arg-type]
     model, _ = make(tokenizer=tokenizer)
     objectives = {"terms.mgca.prototypes": torch.randn(5, 24)}
-    hub.save_pretrained(tmp_path / "run", model, Preprocess(ImageSpec(size=32)), tokenizer, objectives=objectives)
+    hub.save_pretrained(
+        tmp_path / "run", model, Preprocess(ImageSpec(size=32, channels=1)), tokenizer, objectives=objectives
+    )
     assert main([str(tmp_path / "run"), "--to", str(tmp_path / "out")]) == 0
     assert torch.equal(vlp.from_pretrained(tmp_path / "out").objectives["terms.mgca.prototypes"], *objectives.values())
     files = [one for one in (tmp_path / "out").rglob("*") if one.is_file() and one.name != "README.md"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from .config import ConfigError
 
 FORMATS = {
-    "vlp": "everything, heads for patches and words included; loads with vlp.from_pretrained",
+    "vlp": "everything, also the heads for patches and words and what objectives learnt; loads with vlp.from_pretrained",
     "open_clip": "loads with open_clip.create_model_and_transforms('local-dir:...' or 'hf-hub:...')",
     "transformers": "loads with AutoModel, AutoProcessor and the zero-shot-image-classification pipeline",
     "onnx": "both towers with their heads, dynamic batch and text length",

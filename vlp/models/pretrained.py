@@ -197,7 +197,7 @@ def _place_positions(
         if before is None or after is None:
             return
         special, cells = table[:before], table[before:]
-        placed_cells = _interpolate(cells, length - after)
+        placed_cells = _interpolate(cells, length - after, antialias="registers" in found)
         if after:
             placed_special = special if before else torch.zeros(after, width)
             placed = torch.cat([placed_special, placed_cells])
@@ -223,13 +223,13 @@ def _special(length: int, has_class: bool) -> int | None:
     return None
 
 
-def _interpolate(cells: Tensor, count: int) -> Tensor:
-    """Resize a square of positions [P, C] to another, bicubic, as DINOv2 of transformers does."""
+def _interpolate(cells: Tensor, count: int, antialias: bool) -> Tensor:
+    """Resize a square of positions [P, C] to another, bicubic, as transformers does: with registers it is anti-aliased."""
     if cells.shape[0] == count:
         return cells
     old, new = math.isqrt(cells.shape[0]), math.isqrt(count)
     square = cells.view(1, old, old, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)
+    resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False, antialias=antialias)
     return resized.permute(0, 2, 3, 1).reshape(count, -1)
 
 
@@ -302,8 +302,21 @@ def _head_tensor(
     return None
 
 
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+"""What data parallelism, torch.compile and trainers put before every name of the model inside."""
+
+
+def unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the tensors under their names in the model itself."""
+    for wrapper in WRAPPERS:
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            return unwrapped({name.removeprefix(wrapper): value for name, value in tensors.items()})
+    return tensors
+
+
 def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -> Report:
     """Load both towers and the heads from one file: ours, open_clip's, or a transformers dual encoder's."""
+    tensors = unwrapped(tensors)
     own = set(model.state_dict())
     if len(own & set(tensors)) >= 0.5 * len(own):
         return fit(model, tensors, source)

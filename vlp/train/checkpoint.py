@@ -1,6 +1,7 @@
 """Checkpoint folders: written whole or not at all, rotated, found again. What is in one is the caller's to write.
 
     checkpoints/step-00000100/    model.safetensors, config.json, preprocess.json, tokenizer/ (what `from_pretrained` reads)
+                                  objectives.safetensors where they learn something themselves
                                   recipe.yaml · state/{counters.json, engine/, random/rank-00000.safetensors}
     last -> checkpoints/step-00000100
 
