@@ -285,7 +285,7 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
     (shards / "README.md").write_text("# our clinic\n\n**Licence:** internal\n\nPatients: 5.\n")
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
     recipe = {
-        "name": "demo", "data": {"train": str(shards)},
+        "name": "demo", "data": {"train": str(shards)}, "objectives": [{"kind": "mgca"}, "clip", "my_own:Objective"],
         "model": {"image": {"kind": "timm", "pretrained": "hf:microsoft/rad-dino/backbone_compatible.safetensors"},
                   "text": {"path": str(tmp_path / "bert")}, "pretrained": "open_clip:ViT-B-32/laion2b_s34b_b79k"},
     }  # fmt: skip
@@ -299,6 +299,9 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
     (result,) = data.eval_results
     assert result.metric_value == 0.5 and result.metric_args["ci"] == [0.4, 0.6] and result.dataset_split == "test"
     assert "| toy | r@10 | 0.500 | 0.400 to 0.600 | 0.100 | 40 |" in text and "undefined: too few" in text
+    cited = text.partition("## Cite")[2]
+    assert "arXiv 2210.06044" in cited and "arXiv 2103.00020" in cited and "my_own" not in cited
+    assert data.tags == ["medical", "radiology", "vision-language", "vlp"]
     assert "our clinic" in text and "internal" in text and "no medical device" in text
     assert str(tmp_path) not in text, "whose disk it was is nobody's business"
     assert np.isfinite(result.metric_value) and wordpieces()

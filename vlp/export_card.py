@@ -78,7 +78,7 @@ def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes:
         "license": options.licence,
         "library_name": LIBRARY.get(options.format, "onnx"),
         "pipeline_tag": PIPELINE.get(options.format, "zero-shot-image-classification"),
-        "tags": ["medical", "radiology", "vision-language", "vlp", options.format],
+        "tags": list(dict.fromkeys(["medical", "radiology", "vision-language", "vlp", options.format])),
     }
     bases = sorted(set(base_models(recipe)))
     if bases:
@@ -100,9 +100,7 @@ def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes:
         "## Training data\n\n" + (training_data(recipe) or "Not recorded."),
         f"## Intended use and limits\n\n{LIMITS}",
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(without_paths(recipe), sort_keys=False).rstrip() + "\n```",
-        "## Cite\n\nCite the training objective's paper (named in the recipe), the data sets above, and vlp "
-        + __version__
-        + ".",
+        "## Cite\n\n" + "\n".join([*papers(recipe), f"- the data sets above, and vlp {__version__}"]),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -214,8 +212,8 @@ def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[st
 
 
 def scores(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return all metrics as a table; undefined ones with their reason."""
-    lines = []
+    """Return the metrics as tables, the primary ones first, the others folded away; undefined ones with their reason."""
+    primary, others = [], []
     for tree in results:
         for task in tree["tasks"]:
             if task.get("status") != "ok":
@@ -225,11 +223,28 @@ def scores(results: Iterable[Mapping[str, Any]]) -> str:
                 shown = f"{value:.3f}" if value is not None else f"undefined: {metric.get('reason', '')}"
                 between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
                 chance = f"{metric['chance']:.3f}" if metric.get("chance") is not None else ""
-                lines.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {task['data']['n']} |")
-    if not lines:
-        return ""
+                count = metric.get("n", task["data"]["n"])
+                rows = primary if metric.get("primary") else others
+                rows.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {count} |")
     head = ["| task | metric | value | 95 % interval | chance | n |", "|---|---|---|---|---|---|"]
-    return "\n".join([*head, *lines])
+    folded = ["<details><summary>All other metrics</summary>", "", *head, *others, "", "</details>"]
+    tables = ["\n".join([*head, *primary])] * bool(primary) + ["\n".join(folded)] * bool(others)
+    return "\n\n".join(tables)
+
+
+def papers(recipe: Mapping[str, Any]) -> list[str]:
+    """Return what to cite for the recipe's objectives: the second paragraph of such a module is its source."""
+    import sys
+
+    from . import objectives
+
+    lines = []
+    for one in recipe.get("objectives") or []:
+        kind = str(one.get("kind") if isinstance(one, Mapping) else one)
+        if kind in objectives.objectives:
+            text = sys.modules[objectives.objectives.get(kind).__module__].__doc__ or ""
+            lines += [f"- `{kind}`: {' '.join(part.split())}" for part in text.split("\n\n")[1:2]]
+    return lines
 
 
 def training_data(recipe: Mapping[str, Any]) -> str:

@@ -253,7 +253,10 @@ def test_a_sam_encoder_is_refused_with_the_reason(prefix: str, tmp_path: Path) -
     sam = timm.create_model("samvit_base_patch16", num_classes=0, img_size=64, **VIT, window_size=2)
     torch.save({f"{prefix}{name}": value for name, value in sam.state_dict().items()}, tmp_path / "lvmmed_vit.pth")
     given = {"pretrained": str(tmp_path / "lvmmed_vit.pth"), "minimum_loaded": 0.0}
-    with pytest.raises(ConfigError, match=r"lvmmed_vit\.pth is a SAM-style image encoder: its blocks add relative"):
+    with pytest.raises(
+        ConfigError,
+        match=r"model\.image\.pretrained: lvmmed_vit\.pth is a SAM-style image encoder: its blocks add relative",
+    ):
         make(image={**timm_vit(64, 16), **given}, size=64, channels=3)
 
 

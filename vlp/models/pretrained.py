@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -336,20 +337,30 @@ def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -
     return report
 
 
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Put the recipe's key before what is wrong with a file."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from None
+
+
 def load_initial(model: DualEncoder) -> dict[str, Report]:
     """Load the initial weights that the configuration names; returns the reports by part (`model`, `image`, `text`)."""
     reports: dict[str, Report] = {}
     config = model.config
     if config.pretrained:
         path = locate_weights(config.pretrained, "model.pretrained")
-        reports["model"] = require(
-            load_whole(model, read_weights(path), config.pretrained), config.minimum_loaded, "model"
-        )
+        with _named("model.pretrained"):
+            report = load_whole(model, read_weights(path), config.pretrained)
+        reports["model"] = require(report, config.minimum_loaded, "model")
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         source = tower.config.pretrained or tower.default_weights()
         if source:
             path = locate_weights(source, f"model.{name}.pretrained")
             student, shown = tower.config.student, Path(source).name if Path(source).exists() else source
-            report = load_tower(tower, read_weights(path, student), shown, student)
+            with _named(f"model.{name}.pretrained"):
+                report = load_tower(tower, read_weights(path, student), shown, student)
             reports[name] = require(report, tower.config.minimum_loaded, f"model.{name}")
     return reports

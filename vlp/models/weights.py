@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -121,10 +122,12 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0].split("Please file")[0].strip()
+        named = re.search(
+            r"GLOBAL ([\w.]+)", str(error)
+        )  # the rest of torch's message tells how to run it all the same
         raise ConfigError(
-            f"{path} holds more than tensors, which is not loaded because unpickling can run code; convert it to "
-            f"safetensors where you trust it ({reason[:160]})"
+            f"{path} holds more than tensors{f' ({named.group(1)})' if named else ''}, which is not loaded because "
+            "unpickling can run code; convert it to safetensors where you trust it"
         ) from None
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         if "TorchScript" in str(error):
