@@ -45,9 +45,7 @@ def test_the_arguments_beside_a_model_do_not_keep_it_out_and_are_not_run(tmp_pat
     trap = Trap()
     trap.path = str(tmp_path / "ran")  # type: ignore[attr-defined]
     torch.save({"model": {"a": torch.ones(2)}, "args": Namespace(lr=trap)}, tmp_path / "trap.pth")
-    with pytest.raises(
-        ConfigError, match=r"trap\.pth holds more than tensors \(pathlib\S*write_text\), which is not loaded"
-    ):
+    with pytest.raises(ConfigError, match=r"trap\.pth holds more than tensors \(getattr\), which is not loaded"):
         read_weights(tmp_path / "trap.pth")
     assert not (tmp_path / "ran").exists()
 
