@@ -213,7 +213,8 @@ def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[st
 
 def scores(results: Iterable[Mapping[str, Any]]) -> str:
     """Return the metrics as tables, the primary ones first, the others folded away; undefined ones with their reason."""
-    primary, others = [], []
+    primary: list[str] = []
+    others: list[str] = []
     for tree in results:
         for task in tree["tasks"]:
             if task.get("status") != "ok":
