@@ -17,6 +17,7 @@ from vlp.config import ConfigError, dump_yaml, to_tree
 from . import data as data_files
 from . import results as result_files
 from . import suite as suites
+from .report.tables import beside_published, published_words
 from .tasks.grounding_scores import base_of
 
 console = Console(highlight=False)
@@ -154,6 +155,10 @@ def _finish(options: argparse.Namespace, code: int) -> int:
         path = write(options.out)
         console.print(f"report: {path}", markup=False, soft_wrap=True)
     console.print(summary_table(tree))
+    for task in tree["tasks"]:
+        for name, one, references in beside_published(task) if task["status"] == "ok" else ():
+            own = "undefined" if one["value"] is None else f"{one['value']:.3f}"
+            _say(f"published beside {task['id']} {name} {own}: {published_words(references)}")
     return code
 
 

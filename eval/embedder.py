@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError, to_tree
 
+from .data import DataError
 from .saliency import Tower
 
 if TYPE_CHECKING:
     import torch
 
     from vlp.preprocess import Preprocess
+    from vlp.tokenize import Encoded
     from vlp.types import PatchGrid, Tokens
 
 Floats = NDArray[np.float32]
@@ -49,7 +51,11 @@ class Card:
 
 
 class Embedder(Protocol):
-    """The seam: implement this, and `--model your_module:factory` scores your model."""
+    """The seam: implement this, and `--model your_module:factory` scores your model.
+
+    A model may have two methods more: `tower()`, for saliency maps (see `saliency.Tower`), and `parts(texts, spans)`, the
+    mean [n, D] of the word features of characters `[start, end)` of each text, in the space of the patches.
+    """
 
     card: Card
 
@@ -199,6 +205,31 @@ class FolderEmbedder:
         return Tower(model.image_tower, lambda pixels: model.encode_image(pixels), model.normalise, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
+        return self._batched(texts, lambda tokens, _encoded, _members: self._model.encode_text(tokens))
+
+    def parts(self, texts: Sequence[str], spans: Sequence[tuple[int, int]]) -> Floats:
+        """Return the word features [n, D] of characters `[start, end)` of each text. Raises DataError where there are none."""
+        import torch
+
+        if self._model.word_head is None:
+            raise DataError(f"{self.card.name} was trained without an objective that needs words, and has none")
+
+        def encode(tokens: Tokens, encoded: Encoded, members: Sequence[int]) -> torch.Tensor:
+            inside = torch.zeros(tokens.ids.shape, dtype=torch.bool)
+            for row, index in enumerate(members):
+                found = encoded.find(row, *spans[index])
+                if found is None:
+                    words = texts[index][slice(*spans[index])]
+                    raise DataError(f"{words!r} lies beyond the {self._tokenizer.length} tokens that the model reads")
+                inside[row, slice(*found)] = True
+            return self._model.encode_part(tokens, inside.to(self._device))
+
+        return self._batched(texts, encode)
+
+    def _batched(
+        self, texts: Sequence[str], encode: Callable[[Tokens, Encoded, Sequence[int]], torch.Tensor]
+    ) -> Floats:
+        """Return a row of `encode` for each text; it is given tokens on the device, as encoded, and which texts they are."""
         import torch
 
         result = np.zeros((len(texts), self.card.dim if hasattr(self, "card") else 0), np.float32)
@@ -211,10 +242,11 @@ class FolderEmbedder:
             members = np.flatnonzero(widths == width)
             for start in range(0, len(members), TEXT_ROWS):
                 part = members[start : start + TEXT_ROWS]
-                wanted = [texts[index] for index in part] + [texts[part[0]]] * (TEXT_ROWS - len(part))
-                tokens = widen(self._tokenizer(wanted).tokens, int(width), self._tokenizer.pad_id)
+                wanted = [*part, *[part[0]] * (TEXT_ROWS - len(part))]
+                encoded = self._tokenizer([texts[index] for index in wanted])
+                tokens = widen(encoded.tokens, int(width), self._tokenizer.pad_id)
                 with torch.inference_mode():
-                    rows = to_rows(self._model.encode_text(move(tokens, self._device)))
+                    rows = to_rows(encode(move(tokens, self._device), encoded, wanted))
                 result = result if result.shape[1] else np.zeros((len(texts), rows.shape[1]), np.float32)
                 result[part] = rows[: len(part)]
         return result

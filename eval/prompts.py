@@ -15,6 +15,9 @@ from vlp.registry import did_you_mean
 FOLDER = Path(__file__).parent / "prompts"
 
 
+Span = tuple[int, int]
+
+
 @config
 class Texts:
     """The prompts of a class: `pos` affirm it; `neg` deny it (needed by the pair rules)."""
@@ -39,11 +42,15 @@ class PromptFile:
 
 @dataclass(frozen=True)
 class PromptSet:
-    """The prompts of a task: class -> texts, with the name, version and hash that stand in the results."""
+    """The prompts of a task: class -> texts, with the name, version and hash that stand in the results.
+
+    `spans`: the characters `[start, end)` of each affirming text that name its class.
+    """
 
     name: str
     version: str
     texts: dict[str, Texts]
+    spans: dict[str, tuple[Span, ...]]
 
     @property
     def sha256(self) -> str:
@@ -51,6 +58,13 @@ class PromptSet:
 
     def all(self) -> list[str]:
         return [text for one in self.texts.values() for text in (*one.pos, *one.neg)]
+
+    def named(self) -> dict[str, list[str]]:
+        """Return the words of each affirming text that name its class."""
+        return {
+            label: [text[start:end] for text, (start, end) in zip(one.pos, self.spans[label], strict=True)]
+            for label, one in self.texts.items()
+        }
 
     def to_tree(self) -> dict[str, object]:
         """Return the set as it stands in the results: every text verbatim."""
@@ -73,6 +87,7 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     if twice := sorted(set(content.classes or {}) & set(content.names or {})):
         raise ConfigError(f"{path}: class {twice[0]!r} stands under `classes` and under `names`")
     known = dict(content.classes or {})
+    spans = {label: tuple(span_of(label, text) for text in one.pos) for label, one in known.items()}
     for label, words in (content.names or {}).items():
         for template in (*content.templates.pos, *content.templates.neg):
             if template.count("{}") != 1:
@@ -81,6 +96,8 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
             pos=tuple(template.format(word) for word in words for template in content.templates.pos),
             neg=tuple(template.format(word) for word in words for template in content.templates.neg),
         )
+        starts = [template.index("{}") for template in content.templates.pos]
+        spans[label] = tuple((start, start + len(word)) for word in words for start in starts)
     for label in classes:
         if label not in known:
             raise ConfigError(f"{path} has no prompts for class {label!r}{did_you_mean(label, known)}")
@@ -89,7 +106,14 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
         if pairs and len(known[label].neg) != len(known[label].pos):
             counts = f"{len(known[label].pos)} affirming and {len(known[label].neg)} denying"
             raise ConfigError(f"{path}: class {label!r} has {counts} prompts; a pair rule needs as many of each")
-    return PromptSet(path.stem, content.version, {label: known[label] for label in classes})
+    texts, named = ({label: one[label] for label in classes} for one in (known, spans))
+    return PromptSet(path.stem, content.version, texts, named)
+
+
+def span_of(label: str, text: str) -> Span:
+    """Return where a text that no template made names its class: the label's first occurrence, else the whole text."""
+    start = text.lower().find(label.lower())
+    return (start, start + len(label)) if start >= 0 else (0, len(text))
 
 
 def _find(name: str, base: Path | None) -> Path:

@@ -27,10 +27,12 @@ class Scoring:
     similarity to the affirming prompts alone), `score-logit` (sigmoid of scale * cosine + bias: SigLIP).
     `pooling`: how several prompts become one score. `temperature`: None takes the model's own scale, 0.5 for `xplainer`.
     `normalise`: `zscore` standardises each class's column over the whole set before the decision: transductive, as in
-    GLoRIA's released code, so off by default. `local`: share of ConceptCLIP's local branch in the mix (0 = none), with the
-    mean of the `top_patches` best patches; a class's local vector is the mean of its prompts' embeddings (ConceptCLIP's own
-    is of the word tokens of its name, which models of others do not give). `views: mean` averages the views of a study
-    before the decision.
+    GLoRIA's released code, so off by default. `views: mean` averages the views of a study before the decision.
+
+    `local`: share of ConceptCLIP's local branch in the mix (0 = none): the mean of the `top_patches` best cosines of patches
+    with the class, at `local_temperature` (None: the global one). `local_text` says what stands for the class there: `words`,
+    the mean of the features of those word tokens of a prompt that name it (ConceptCLIP), for models that were trained on
+    words; `prompts`, the whole prompt's embedding, for all others. Several prompts of a class are averaged at length 1.
     """
 
     rule: Literal["softmax", "pair", "xplainer", "cosine", "score-logit"] = "softmax"
@@ -38,6 +40,8 @@ class Scoring:
     temperature: float | None = None
     normalise: Literal["none", "zscore"] = "none"
     local: float = 0.0
+    local_text: Literal["words", "prompts"] = "words"
+    local_temperature: float | None = None
     top_patches: int = 128
     views: Literal["none", "mean"] = "none"
 

@@ -261,22 +261,39 @@ class Store:
 
     def texts(self, texts: Sequence[str]) -> Floats:
         """Return raw embeddings [n, D] of texts; equal texts are encoded once."""
-        if not len(texts):
+        return self._written("texts", texts, self.embedder.texts if self.embedder else None)
+
+    def parts(self, parts: Sequence[tuple[str, tuple[int, int]]]) -> Floats:
+        """Return raw word features [n, D] of texts' characters `[start, end)`. Raises DataError for a model without any."""
+
+        embedder: Any = self.embedder
+        if embedder is not None and not hasattr(embedder, "parts"):
+            raise DataError(f"{self.card.name} gives no word features (`parts`)")
+
+        def encode(todo: Sequence[tuple[str, tuple[int, int]]]) -> Floats:
+            rows: Floats = embedder.parts([text for text, _ in todo], [span for _, span in todo])
+            return rows
+
+        return self._written("parts", parts, encode if embedder else None)
+
+    def _written(self, name: str, wanted: Sequence[Any], encode: Callable[[list[Any]], Floats] | None) -> Floats:
+        """Return the rows [n, D] of what is written, from the shelf `name`; those that are not there yet are encoded."""
+        if not len(wanted):
             return np.zeros((0, self.card.dim), np.float32)
-        shelf = self._shelf("texts")
-        codes = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in texts]
-        todo = {code: text for code, text in sorted(zip(codes, texts, strict=True)) if not shelf.has(code, "texts")}
+        shelf = self._shelf(name)
+        written = (one if isinstance(one, str) else json.dumps(one) for one in wanted)
+        codes = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in written]
+        todo = {code: one for code, one in sorted(zip(codes, wanted, strict=True)) if not shelf.has(code, name)}
         if todo:
-            if self.embedder is None:
+            if encode is None:
                 raise DataError(
                     f"{self.folder} has no embedding of a text that this task needs ({len(todo)} are missing)"
                 )
             task = self.progress.add_task(f"encode {len(todo)} texts", total=None) if self.progress else None
-            rows = self.embedder.texts(list(todo.values()))
-            shelf.add(list(todo), [None] * len(todo), {"texts": rows})
+            shelf.add(list(todo), [None] * len(todo), {name: encode(list(todo.values()))})
             if self.progress:
                 self.progress.remove_task(task)
-        found: Floats = shelf.rows(codes, "texts")
+        found: Floats = shelf.rows(codes, name)
         return found
 
 

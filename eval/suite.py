@@ -95,8 +95,15 @@ def every_task() -> Iterator[tuple[Suite, Task]]:
 
 
 def find_task(name: str, suite: str | None) -> Task:
-    """Return a task by id, from a suite or from all the shipped ones. Raises ConfigError with the nearest id."""
-    known = {one.spec.id: one for one in read(suite).tasks} if suite else {one.spec.id: one for _, one in every_task()}
+    """Return a task by id, from a suite or from all the shipped ones.
+
+    Raises ConfigError with the nearest id, or with the suites that an id is in when they are several.
+    """
+    known: dict[str, list[tuple[str, Task]]] = {}
+    for home, task in ((one, task) for one in [read(suite)] for task in one.tasks) if suite else every_task():
+        known.setdefault(task.spec.id, []).append((home.name, task))
     if name not in known:
         raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}")
-    return known[name]
+    if len(known[name]) > 1:
+        raise ConfigError(f"task {name!r} is in {' and '.join(one for one, _ in known[name])}: say which with --suite")
+    return known[name][0][1]

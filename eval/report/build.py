@@ -115,6 +115,16 @@ def published(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
+def published_of_classes(task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the published AUROCs of classes, those of a model together, in the order of the classes."""
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for name in task["per_class"]:
+        for one in task["references"]:
+            if one["metric"] == name:
+                found.setdefault((one["model"], one["source"]), []).append((name, one["value"]))
+    return [{"title": model, "numbers": numbers, "sources": source} for (model, source), numbers in found.items()]
+
+
 def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
     per_class = []
     for name, one in task["per_class"].items():
@@ -131,6 +141,7 @@ def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[
         groups.append({"column": column, "entries": entries, "all": one})
     return {
         "per_class": per_class,
+        "published_of_classes": published_of_classes(task),
         "groups": groups,
         "rocs": [
             {"curve": one, "roc": charts.roc(one), "pr": charts.precision_recall(one)}

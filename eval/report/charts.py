@@ -129,7 +129,7 @@ def roc(curve: Mapping[str, Any]) -> Markup:
     frame.axes([0, 0.5, 1], [0, 0.5, 1], "false-positive rate", "")
     frame.line([(0, 0), (1, 1)], "chance")
     frame.area(list(zip(curve["fpr"], curve["low"], strict=True)), list(zip(curve["fpr"], curve["high"], strict=True)))
-    frame.line(list(zip(curve["fpr"], curve["tpr"], strict=True)))
+    frame.line([(0, 0), *zip(curve["fpr"], curve["tpr"], strict=True)])
     return frame.svg(f"ROC of {curve['name']}, AUROC {curve['auroc']:.3f}")
 
 

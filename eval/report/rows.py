@@ -52,13 +52,13 @@ DIRECTIONS = {"i2t": "Image to report", "t2i": "Report to image"}
 
 def title(name: str) -> str:
     """Return a metric's name in words."""
+    if name in TITLES:
+        return TITLES[name]
     if name.startswith("bare_"):
         return f"{title(name.removeprefix('bare_'))}, phrase without a place"
     for control, words in CONTROLS.items():
         if name.endswith(f"_{control}"):
             return f"{title(name.removesuffix(f'_{control}'))}: {words}"
-    if name in TITLES:
-        return TITLES[name]
     found = re.fullmatch(r"(i2t|t2i)_(.+)", name)
     if found:
         rest = found[2]

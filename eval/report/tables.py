@@ -4,10 +4,33 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .rows import title
+
+Entry = Mapping[str, Any]
+
+
+def beside_published(task: Entry) -> list[tuple[str, Entry, list[Entry]]]:
+    """Return (name, score, published numbers) of each metric and of each class's AUROC that has some."""
+    classes = {name: one["auroc"] for name, one in task["per_class"].items() if "auroc" in one}
+    found = [
+        (name, one, [r for r in task["references"] if r["metric"] == name]) for name, one in task["metrics"].items()
+    ]
+    found += [
+        (f"AUROC of {name}", one, [r for r in task["references"] if r["metric"] == name])
+        for name, one in classes.items()
+    ]
+    return [one for one in found if one[2]]
+
+
+def published_words(references: Sequence[Entry]) -> str:
+    """Return published numbers, best first, with where they were read."""
+    numbers = ", ".join(
+        f"{one['model']} {one['value']:.3f}" for one in sorted(references, key=lambda one: -one["value"])
+    )
+    return f"{numbers} ({'; '.join(dict.fromkeys(one['source'] for one in references))})"
 
 
 def markdown_table(tree: Mapping[str, Any]) -> str:
@@ -17,15 +40,19 @@ def markdown_table(tree: Mapping[str, Any]) -> str:
         if task["status"] != "ok":
             lines.append(f"| {task['id']} | | {task['status']} | | | |")
             continue
-        for name, one in task["metrics"].items():
-            published = "; ".join(f"{r['model']} {r['value']:.3f}" for r in task["references"] if r["metric"] == name)
-            if not one.get("primary") and not published:
-                continue
+        published = {name: (one, published_words(found)) for name, one, found in beside_published(task)}
+        main = {name: (one, "") for name, one in task["metrics"].items() if one.get("primary")}
+        for name, (one, words) in (main | published).items():
             value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
             bounds = f"{one['ci'][0]:.3f} – {one['ci'][1]:.3f}" if "ci" in one else ""
             chance = f"{one['chance']:.3f}" if "chance" in one else ""
-            lines.append(f"| {task['id']} | {title(name)} | {value} | {bounds} | {chance} | {published} |")
+            lines.append(f"| {task['id']} | {named(name)} | {value} | {bounds} | {chance} | {words} |")
     return "\n".join(lines) + "\n"
+
+
+def named(name: str) -> str:
+    """Return a metric in words; a class's AUROC is named already."""
+    return name if name.startswith("AUROC of ") else title(name)
 
 
 def csv_table(tree: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data import Data
+from ..data import Data, DataError
 from ..prompts import PromptSet
 from ..scoring import (
     Scoring,
@@ -79,12 +79,27 @@ def score(
     logits = for_it / temperature
     probability, ranking = softmax(logits), for_it
     if rule.local:
-        concepts = np.stack([unit(one).mean(0) for one in positive.values()])
-        local = local_scores(store.patches(data, indices), concepts, rule.top_patches) / temperature
+        concepts = np.stack([unit(one).mean(0) for one in concepts_of(store, prompts, rule).values()])
+        local = local_scores(store.patches(data, indices), concepts, rule.top_patches)
+        local /= rule.local_temperature or temperature
         probability = ranking = mix(softmax(local), probability, rule.local)
     ranking = together(ranking)
     decision = np.arange(ranking.shape[1]) == ranking.argmax(1)[:, None]
     return Scores(ranking, together(probability), decision, together(logits), temperature)
+
+
+def concepts_of(store: Store, prompts: PromptSet, rule: Scoring) -> dict[str, NDArray[np.float32]]:
+    """Return what stands for each class among patches, raw rows [K, D] of its K prompts. Raises DataError."""
+    if rule.local_text == "prompts":
+        return {name: store.texts(one.pos) for name, one in prompts.texts.items()}
+    try:
+        return {
+            name: store.parts(list(zip(one.pos, prompts.spans[name], strict=True)))
+            for name, one in prompts.texts.items()
+        }
+    except DataError as error:
+        hint = "scoring.local needs word features; local_text: prompts takes the prompts' embeddings instead"
+        raise DataError(f"{error} ({hint})") from None
 
 
 class Views:

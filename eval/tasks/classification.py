@@ -122,7 +122,11 @@ class Classification(Task):
         self.sets = [prompt_files.read(one, asked, folder, pairs) for one in settings.prompts]
 
     def show(self) -> dict[str, Any]:
-        return {"scoring": to_tree(self.scoring), "prompts": [one.to_tree() for one in self.sets]}
+        return {"scoring": self._rule(), "prompts": [one.to_tree() for one in self.sets]}
+
+    def _rule(self) -> dict[str, Any]:
+        words = self.scoring.local and self.scoring.local_text == "words"
+        return to_tree(self.scoring) | ({"local_words": self.sets[0].named()} if words else {})
 
     def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
         """Return the records that count and their labels [n, C]."""
@@ -154,7 +158,7 @@ class Classification(Task):
         scored = Scored(context, indices, truth, scores, weights)
         outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
         outcome.prompts = [one.to_tree() for one in self.sets]
-        outcome.scoring = to_tree(self.scoring) | {"temperature": main.temperature, "ties": "half"}
+        outcome.scoring = self._rule() | {"temperature": main.temperature, "ties": "half"}
         return outcome
 
     def scores(self, context: Context, data: Data, indices: Sequence[int], prompts: PromptSet) -> Scores:

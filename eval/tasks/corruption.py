@@ -48,8 +48,8 @@ class Corruption(Classification):
                 raise ConfigError(f"task {spec.id}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
         if settings.kind != "multilabel" or not all(1 <= one <= 5 for one in settings.severities):
             raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks, severities 1 to 5")
-        if settings.scoring.views != "none" or self.derived:
-            raise ConfigError(f"task {spec.id}: corruption scores single images of named findings")
+        if settings.scoring.views != "none" or settings.scoring.local or self.derived:
+            raise ConfigError(f"task {spec.id}: corruption scores single whole images of named findings")
 
     def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
         indices, truth = super().select(context)

@@ -222,6 +222,30 @@ def vqa_rad(raw: Path) -> list[str]:
     return ["--split", "none"]
 
 
+def masked(name: str) -> Callable[[Path], list[str]]:
+    """Return a writer of pictures with a mask each, listed in a table of their paths."""
+
+    def tree(raw: Path) -> list[str]:
+        import json
+
+        import numpy as np
+        from PIL import Image
+
+        rows = []
+        for number in range(4):
+            trees.picture(raw / "test_images" / f"{number}.png", number)
+            mask = np.zeros((40, 48), np.uint8)
+            mask[10 : 20 + number, 12:30] = 255
+            (raw / "test_masks").mkdir(exist_ok=True)
+            Image.fromarray(mask).save(raw / "test_masks" / f"{number}.png")
+            paths = {"image": f"test_images/{number}.png", "masks": json.dumps({name: f"test_masks/{number}.png"})}
+            rows.append({**paths, "patient": number, "split": "test"})
+        trees.table(raw / "pairs.csv", rows)
+        return []
+
+    return tree
+
+
 TREES: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "chexpert": ("chexpert", chexpert),
     "chexpert5x200": ("chexpert5x200", five),
@@ -236,6 +260,10 @@ TREES: dict[str, tuple[str, Callable[[Path], list[str]]]] = {
     "vindr_cxr": ("vindr_cxr", vindr),
     "chestx_det10": ("chestx_det10", det10),
     "vqa_rad": ("vqa_rad", vqa_rad),
+    "breast_ultrasound_masks": ("pairs", masked("tumor")),
+    "brain_mri_masks": ("pairs", masked("tumor")),
+    "lung_xray_masks": ("pairs", masked("lung")),
+    "lung_ct_masks": ("pairs", masked("lung")),
 }
 
 

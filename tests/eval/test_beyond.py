@@ -86,7 +86,7 @@ def test_every_family_runs_on_a_small_model(shards: Path, tiny: Path, tmp_path: 
         {"id": "ask", "family": "class_retrieval", "classes": two, "queries": "prompts", "prompts": "synthetic-shows"},
         {"id": "saliency", "family": "grounding", "source": "gradcam", "limit": 3},
         {**CLASSES, "id": "descriptors", "scoring": {"rule": "xplainer", "views": "mean"}},
-        {**CLASSES, "id": "concepts", "scoring": {"rule": "softmax", "local": 0.5}},
+        {**CLASSES, "id": "concepts", "scoring": {"rule": "softmax", "local": 0.5, "local_text": "prompts"}},
     ]
     (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "all", "tasks": tasks}))
     words = [

@@ -12,7 +12,9 @@ from conftest import Run
 from vlp_eval import results, suite
 
 
-@pytest.mark.parametrize("name", ["cxr_zero_shot", "cxr_retrieval", "cxr_grounding", "cxr_probe", "general"])
+@pytest.mark.parametrize(
+    "name", ["cxr_zero_shot", "cxr_retrieval", "cxr_grounding", "cxr_probe", "general", "segmentation"]
+)
 def test_a_public_suite_runs_on_shards_of_its_sources(
     name: str, run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

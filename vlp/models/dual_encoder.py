@@ -272,6 +272,23 @@ class DualEncoder(nn.Module):
         embedded: Tensor = self.text_head(self._text(tokens).pooled)
         return embedded
 
+    def encode_part(self, tokens: Tokens, part: Tensor) -> Tensor:
+        """Embed a part of each text within its context -> [B, D]: the mean over its tokens, in the space of the patches.
+
+        `part`: bool [B, L], a token or more of each text. The mean is over whole words where the model was trained on words
+        (GLoRIA, MGCA) and not on tokens (ConceptCLIP). ValueError for a model that was trained on neither.
+        """
+        if self.word_head is None:
+            raise ValueError("this model has no word embeddings: it was trained without an objective that needs them")
+        states = self._text(tokens).states
+        if "tokens" not in self.needs:
+            numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=tokens.words.device)
+            states = sum_pieces(states, tokens.words, len(numbers))
+            part = ((tokens.words.unsqueeze(-1) == numbers) & part.unsqueeze(-1)).any(1)
+        share = part.to(states.dtype).unsqueeze(-1)
+        embedded: Tensor = (self.word_head(states) * share).sum(1) / share.sum(1)
+        return embedded
+
     def resolved_config(self) -> dict[str, Any]:
         """Return plain JSON values from which `rebuild` makes the same architecture, without any of its sources."""
         tree: dict[str, Any] = to_tree(self.config)
