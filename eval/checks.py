@@ -45,6 +45,11 @@ def check_task(
         flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
         if flat:
             problems.append(f"{flat} boxes have no area")
+    if "masks" in task.needs:
+        facts["masks"] = {
+            name: sum(data.mask(one, name) is not None for one in range(len(data))) for name in task.settings.masks
+        }
+        problems += [f"no image has a mask {name!r}" for name, count in facts["masks"].items() if not count]
     if "report" in task.needs:
         texts = [one.report.text for one in data.records if one.report and one.report.text.strip()]
         facts["reports"] = {"images": len(texts), "distinct": len(set(texts))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -233,7 +234,8 @@ def _row(columns: Columns, row: Mapping[str, Any], path: Path, number: int) -> S
         return str(value) if value not in (None, "") else None
 
     try:
-        boxes = json.loads(cell(columns.boxes) or "[]")
+        if cell(columns.image) is None:
+            raise ValueError(f"column {columns.image!r} names no image")
         return Sample(
             key=cell(columns.key) or Path(str(row[columns.image])).stem,
             image=path.parent / str(row[columns.image]),
@@ -241,10 +243,37 @@ def _row(columns: Columns, row: Mapping[str, Any], path: Path, number: int) -> S
             patient=cell(columns.patient),
             study=cell(columns.study),
             split=cell(columns.split),
-            labels={k: int(float(v)) for k, c in (columns.labels or {}).items() if (v := cell(c)) is not None},
+            labels={k: _label(v, c) for k, c in (columns.labels or {}).items() if (v := cell(c)) is not None},
             groups={name: value for name in columns.groups if (value := cell(name)) is not None},
-            boxes=tuple(Box(one["phrase"], tuple(one["xyxy"]), one.get("label")) for one in boxes),
+            boxes=_boxes(cell(columns.boxes) or "[]", columns.boxes),
             source=path.stem,
         )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}, line {number}: {error}") from None
+
+
+def _label(value: str, column: str) -> int:
+    """Return what a cell of labels says: 1, 0, or -1 for uncertain. Raises ValueError."""
+    try:
+        number = float(value)
+    except ValueError:
+        number = float("nan")
+    if number not in (1, 0, -1):
+        raise ValueError(f"column {column!r}: expected 1, 0 or -1, found {value!r}")
+    return int(number)
+
+
+def _boxes(value: str, column: str | None) -> tuple[Box, ...]:
+    """Return the boxes of a cell [{phrase, xyxy, label?}]. Raises ValueError."""
+    boxes = []
+    try:
+        for one in json.loads(value):
+            x1, y1, x2, y2 = (float(edge) for edge in one["xyxy"])
+            if not all(map(math.isfinite, (x1, y1, x2, y2))):
+                raise ValueError
+            boxes.append(Box(str(one["phrase"]), (x1, y1, x2, y2), one.get("label")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(
+            f'column {column!r}: expected JSON [{{"phrase": text, "xyxy": [x1, y1, x2, y2]}}], found {value[:80]!r}'
+        ) from None
+    return tuple(boxes)

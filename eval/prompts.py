@@ -90,8 +90,8 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     spans = {label: tuple(span_of(label, text) for text in one.pos) for label, one in known.items()}
     for label, words in (content.names or {}).items():
         for template in (*content.templates.pos, *content.templates.neg):
-            if template.count("{}") != 1:
-                raise ConfigError(f"{path}: template {template!r} must hold {{}} once")
+            if "{}" not in template or set("{}") & set(template.replace("{}", "", 1)):
+                raise ConfigError(f"{path}: template {template!r} must hold {{}} once, and no other brace")
         known[label] = Texts(
             pos=tuple(template.format(word) for word in words for template in content.templates.pos),
             neg=tuple(template.format(word) for word in words for template in content.templates.neg),
@@ -103,6 +103,8 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
             raise ConfigError(f"{path} has no prompts for class {label!r}{did_you_mean(label, known)}")
         if not known[label].pos:
             raise ConfigError(f"{path}: class {label!r} has no affirming prompt")
+        if not all(text.strip() for text in (*known[label].pos, *known[label].neg)):
+            raise ConfigError(f"{path}: class {label!r} has an empty prompt")
         if pairs and len(known[label].neg) != len(known[label].pos):
             counts = f"{len(known[label].pos)} affirming and {len(known[label].neg)} denying"
             raise ConfigError(f"{path}: class {label!r} has {counts} prompts; a pair rule needs as many of each")
@@ -120,5 +122,7 @@ def _find(name: str, base: Path | None) -> Path:
     for path in ((base / name) if base else Path(name), FOLDER / f"{name}.yaml"):
         if path.suffix in (".yaml", ".yml") and path.is_file():
             return path
+    if Path(name).suffix:
+        raise ConfigError(f"no prompt file {(base / name) if base else name}")
     shipped = [one.stem for one in FOLDER.glob("*.yaml")]
     raise ConfigError(f"no prompt set {name!r}{did_you_mean(name, shipped)}")

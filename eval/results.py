@@ -117,7 +117,7 @@ class Results:
             "tasks": [],
         }
         if resume and self.path.is_file():
-            self._adopt(json.loads(self.path.read_text(encoding="utf-8")))
+            self._adopt(read(self.path))
         elif self.path.is_file() and not resume:
             self.path.unlink()
 

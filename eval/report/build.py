@@ -12,7 +12,7 @@ from markupsafe import Markup
 from .. import results as result_files
 from ..store import write_text
 from . import charts
-from .rows import CONTROLS, Row, meaning, row, scale_of, title
+from .rows import CONTROLS, Row, mark_kinds, meaning, row, scale_of, title
 
 FOLDER = Path(__file__).parent
 FILE = "report.html"
@@ -40,6 +40,7 @@ def write(out: Path) -> Path:
         hue=hues(tree, out),
         title=title,
         number=format_number,
+        mark_kinds=mark_kinds,
     )
     path = out / FILE
     write_text(path, page)
@@ -149,7 +150,7 @@ def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[
         ],
         "reliability": charts.reliability(figures["calibration"]) if figures.get("calibration") else None,
         "confusion": confusion(figures.get("confusion")),
-        "wording": wording(figures.get("wording", {})),
+        "wording": wording(task, figures.get("wording", {})),
     }
 
 
@@ -164,15 +165,16 @@ def confusion(figure: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"title": figure["title"], "classes": figure["classes"], "rows": rows}
 
 
-def wording(sets: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
-    """Return each prompt set's findings as dots on a track, with the mean."""
-    result = []
-    for name, values in sets.items():
-        if values:
-            mean = sum(values.values()) / len(values)
-            dots = [(round(100 * one, 2), f"{finding} {one:.3f}") for finding, one in values.items()]
-            result.append({"name": name, "mean": mean, "place": round(100 * mean, 2), "dots": dots})
-    return result
+def wording(task: Mapping[str, Any], dots: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """Return a score for each prompt set, with its findings as dots where there are some, and how far the sets differ."""
+    found = [one for name, one in task["metrics"].items() if name.endswith("_over_prompt_sets")]
+    if not found:
+        return None
+    lines = []
+    for name, value in found[0]["sets"].items():
+        marks = [(round(100 * one, 2), f"{finding} {one:.3f}") for finding, one in dots.get(name, {}).items()]
+        lines.append({"name": name, "value": value, "place": round(100 * value, 2), "dots": marks})
+    return {"lines": lines, "all": found[0]}
 
 
 def retrieval(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:

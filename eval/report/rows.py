@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,6 +160,11 @@ def row(
         marks=marks,
         style=style,
     )
+
+
+def mark_kinds(rows: Iterable[Row | None]) -> set[str]:
+    """Return what sorts of marks stand on the tracks of rows: chance, oracle, reference."""
+    return {kind for one in rows if one for _, kind, _ in one.marks}
 
 
 def scale_of(name: str, values: Sequence[float]) -> tuple[float, float]:

@@ -111,6 +111,8 @@ class Classification(Task):
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         self.scoring: Scoring = settings.scoring
+        if not settings.classes or not settings.prompts:
+            raise ConfigError(f"task {spec.id}: `{'prompts' if settings.classes else 'classes'}` is empty")
         for label in settings.aliases or {}:
             if label not in settings.classes:
                 raise ConfigError(f"task {spec.id}: aliases of {label!r}{did_you_mean(label, settings.classes)}")
@@ -218,7 +220,7 @@ class Classification(Task):
         positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
         entry: dict[str, Any] = {"n_pos": positives, "n_neg": negatives}
         if not positives or not negatives:
-            reason = "no positive" if not positives else "no negative"
+            reason = "no negative" if positives else "no positive" if negatives else "no label"
             return entry | {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}, None
         ranking = Ranking.of(labels, values)
         draws = ranking.auroc(weights), ranking.average_precision(weights)

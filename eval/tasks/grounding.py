@@ -107,9 +107,9 @@ class Grounding(Task):
             truth = box_mask(query.boxes, height, width)
             heat = maps.of(query.place, texts[query.phrase])
             if not truth[np.isfinite(heat)].any():
-                excluded["box outside of the image or of what the model sees"] = (
-                    excluded.get("box outside of the image or of what the model sees", 0) + 1
-                )
+                flat = all(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in query.boxes)
+                reason = "box without area" if flat else "box outside of the image or of what the model sees"
+                excluded[reason] = excluded.get(reason, 0) + 1
                 continue
             rule = self.settings.thresholds, self.settings.cut
             values = scores_of(heat, truth, query.boxes, *rule)
@@ -222,6 +222,7 @@ class Maps:
     """Maps of phrases on the images of a task: cosines of patch features read once, or a saliency method on demand."""
 
     def __init__(self, context: Context, indices: Sequence[int], settings: Settings) -> None:
+        context.store.ensure(context.data, indices, patches=settings.source == "patches")  # says which do not decode
         self._geometry = [context.store.geometry(context.data, one) for one in indices]
         self._settings = settings
         if settings.source == "patches":

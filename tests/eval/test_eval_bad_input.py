@@ -63,6 +63,8 @@ def suite_file(folder: Path, task: dict[str, Any], prompts: str | None = None) -
 TASK = {"id": "mine", "family": "classification", "classes": ["nodule"], "prompts": ["mine.yaml"]}
 PROMPTS = 'version: "1"\nabout: x\nclasses:\n  nodule: {pos: [a nodule], neg: [no nodule]}\n'
 
+BRACES = 'version: "1"\nabout: x\ntemplates: {pos: ["{} in {place}"], neg: ["no {}"]}\nnames: {nodule: [a nodule]}\n'
+
 
 @pytest.mark.parametrize(
     ("task", "prompts", "expected"),
@@ -72,6 +74,12 @@ PROMPTS = 'version: "1"\nabout: x\nclasses:\n  nodule: {pos: [a nodule], neg: [n
         (TASK, PROMPTS.replace(", neg: [no nodule]", ""), "0 denying"),
         (TASK, PROMPTS.replace("[a nodule]", "[]"), "class 'nodule' has no affirming prompt"),
         (TASK, PROMPTS.replace("classes:", "clases:"), "did you mean 'classes'?"),
+        (TASK, PROMPTS.replace("[a nodule]", "[' ']"), "class 'nodule' has an empty prompt"),
+        (TASK, BRACES, "must hold {} once, and no other brace"),
+        ({**TASK, "classes": []}, PROMPTS, "task mine: `classes` is empty"),
+        ({**TASK, "prompts": []}, PROMPTS, "task mine: `prompts` is empty"),
+        ({**TASK, "prompts": ["none.yaml"]}, PROMPTS, "no prompt file "),
+        ({**TASK, "prompts": ["synthetik"]}, PROMPTS, "did you mean 'synthetic'?"),
         ({**TASK, "promts": []}, PROMPTS, "did you mean 'prompts'?"),
         ({**TASK, "family": "clasification"}, PROMPTS, "did you mean 'classification'?"),
         ({**TASK, "scoring": {"rule": "pairs"}}, PROMPTS, "scoring.rule"),
@@ -171,6 +179,71 @@ def test_a_bad_image_stops_the_task_or_is_counted(
     assert score(run, folder, tmp_path / "lenient", tiny, "--allow-missing", suite=str(suite)) == 0
     entry = results.read(tmp_path / "lenient")["tasks"][0]
     assert entry["data"]["missing"] == 1 and entry["data"]["n"] == 23
+
+
+@pytest.mark.parametrize("family", ["retrieval", "grounding"])
+def test_an_image_that_cannot_be_read_never_ends_a_run(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, family: str
+) -> None:
+    """Each task that needs it fails and names it; the others go on."""
+    folder = table(tmp_path, shards)
+    (folder / "3.png").write_bytes(b"not an image")
+    fine = {"id": "mine.fine", "family": "retrieval", "data": {"folder": "there"}, "size": 20}
+    (folder / "there").symlink_to(shards)
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(json.dumps({"version": "1", "about": "x", "tasks": [own_task(family), fine]}))
+    assert score(run, folder, tmp_path / "out", tiny, suite=str(suite)) == 3
+    entry = read(tmp_path / "out")[family]
+    assert entry["status"] == "failed" and entry["reason"].startswith("unreadable image '3'")
+    assert read(tmp_path / "out")["fine"]["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (("file", ""), "line 2: column 'file' names no image"),
+        (("nodule", "yes"), "line 2: column 'nodule': expected 1, 0 or -1, found 'yes'"),
+        (("nodule", "2"), "line 2: column 'nodule': expected 1, 0 or -1, found '2'"),
+        (("boxes", "[1, 2"), "line 2: column 'boxes': expected JSON"),
+        (("boxes", '[{"phrase": "x", "xyxy": [1, 2, 3]}]'), "line 2: column 'boxes': expected JSON"),
+        (("boxes", '[{"phrase": "x", "xyxy": [1, 2, NaN, 3]}]'), "line 2: column 'boxes': expected JSON"),
+        (("boxes", '["x"]'), "line 2: column 'boxes': expected JSON"),
+    ],
+)
+def test_a_cell_that_makes_no_sense_is_named(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, cells: tuple[str, str], expected: str
+) -> None:
+    import csv
+
+    folder = table(tmp_path, shards, rows=4)
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+    rows[0][cells[0]] = cells[1]
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    suite = suite_file(tmp_path, own_task("grounding"))
+    assert score(run, folder, tmp_path / "out", tiny, suite=str(suite)) == 2
+    assert expected in results.read(tmp_path / "out")["tasks"][0]["reason"]
+
+
+def test_a_box_without_area_is_counted(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    folder = table(tmp_path, shards)
+    text = (folder / "table.csv").read_text()
+    (folder / "table.csv").write_text(text.replace("[500, 500, 520, 520]", "[40, 40, 10, 10]"))
+    suite = suite_file(tmp_path, own_task("grounding"))
+    assert score(run, folder, tmp_path / "out", tiny, suite=str(suite)) == 0
+    assert read(tmp_path / "out")["grounding"]["warnings"] == ["1 left out: box without area"]
+
+
+def test_results_that_were_damaged_are_not_gone_on_with(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
+    assert score(run, shards, tmp_path / "out", "factories:perfect", "--limit", 40) == 0
+    path = tmp_path / "out" / "results.json"
+    path.write_text(path.read_text()[:500])
+    capsys.readouterr()
+    assert score(run, shards, tmp_path / "out", "factories:perfect", "--limit", 40, "--resume") == 2
+    assert "results.json is not JSON" in capsys.readouterr().err
+    assert score(run, shards, tmp_path / "out", "factories:perfect", "--limit", 40) == 0
 
 
 @pytest.mark.parametrize("words", [["--limit", "0"], ["--resamples", "-1"], ["--workers", "two"]])

@@ -59,6 +59,7 @@ def test_the_page_shows_scores_with_intervals_and_every_section(page: Path) -> N
         "Provenance",
     ):
         assert words in text
+    assert "Pointing game, above the shuffled image" in text
     assert "text alone (mean box, no image)" in text and "FINDINGS" in text.upper()
 
 
@@ -121,8 +122,7 @@ def test_the_page_fits_a_desktop_and_a_phone(page: Path, tmp_path: Path, dark: b
     text = page.read_text()
     if dark:
         text = text.replace("@media (prefers-color-scheme: dark)", "@media all")
-    probe = "<script>document.title = document.documentElement.scrollWidth + ' ' + window.innerWidth</script>"
-    (tmp_path / "page.html").write_text(text.replace("</body>", f"{probe}</body>"))
+    (tmp_path / "page.html").write_text(text)
     frame = '<body style="margin:0"><iframe src="page.html" style="width:390px;height:2400px;border:0"></iframe>'
     (tmp_path / "phone.html").write_text(frame)
     shots = {}
@@ -157,3 +157,31 @@ def test_the_page_fits_a_desktop_and_a_phone(page: Path, tmp_path: Path, dark: b
     assert (
         np.abs(edge - phone[5, 5].astype(int)).sum(2) > 60
     ).mean() < 0.02  # and nothing runs off a phone's right edge
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome here")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_on_the_page_is_cut_off(page: Path, tmp_path: Path, width: int) -> None:
+    """With all that folds opened: no box has to be scrolled sideways, but for the answers of a query on a phone."""
+    probe = """<script>
+    const wide = one => one.scrollWidth > one.clientWidth + 1 && getComputedStyle(one).overflowX != "visible";
+    const cut = [...document.querySelectorAll("main *")].filter(wide).map(one => one.className);
+    parent.postMessage([document.documentElement.scrollWidth, ...cut].join(" "), "*");
+    </script>"""
+    opened = page.read_text().replace("<details>", "<details open>")
+    (tmp_path / "page.html").write_text(opened.replace("</body>", f"{probe}</body>"))
+    (tmp_path / "frame.html").write_text(
+        "<body><script>onmessage = told => document.body.append('told: ' + told.data + '.')</script>"
+        f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    )
+    words = ["--headless=new", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    done = subprocess.run(
+        [str(BROWSER), *words, "--virtual-time-budget=5000", "--dump-dom", (tmp_path / "frame.html").as_uri()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    told = re.search(r"told: (\d+) ?([^.]*)\.", done.stdout)
+    assert told is not None and int(told[1]) <= width
+    assert set(told[2].split()) <= ({"answers", "report", "words"} if width == 390 else {"report", "words"})

@@ -45,11 +45,15 @@ def test_a_public_suite_runs_on_shards_of_its_sources(
     for task in wanted.tasks:
         assert task.spec.id in told
         for one in task.spec.references:
-            assert f"{one.model} {one.value:.3f}" in told or one.metric in getattr(task.settings, "classes", ())
+            assert one.metric in {**found[task.spec.id]["metrics"], **found[task.spec.id]["per_class"]}
+            assert f"{one.model} {one.value:.3f}" in told
     page = html.unescape((out / "report.html").read_text())
     for one in {one.source for task in wanted.tasks for one in task.spec.references}:
         assert one in page
-    assert run("check", wanted.tasks[0].spec.id, "--suite", name, "--data", tmp_path / "data") == 0
+    wordings = sum(len(getattr(task, "sets", ())) > 1 for task in wanted.tasks)
+    assert page.count("How much the wording matters") == page.count("from the worst to the best") == wordings
+    for task in wanted.tasks:
+        assert run("check", task.spec.id, "--suite", name, "--data", tmp_path / "data") == 0, task.spec.id
 
 
 def test_our_own_list_of_single_findings_is_the_same_for_everyone(

@@ -190,7 +190,9 @@ def test_a_sam_that_is_not_there_is_said(tmp_path: Path) -> None:
         segment.Sam.load("nobody/no-sam")
 
 
-def test_segmentation_task_with_and_without_a_sam(shards: Path, sam_folder: Path, tmp_path: Path, run: Any) -> None:
+def test_segmentation_task_with_and_without_a_sam(
+    shards: Path, sam_folder: Path, tmp_path: Path, run: Any, capsys: Any
+) -> None:
     """Masks of the planted world's nodules, asked for by the planted embedder, which knows where they are."""
     import cv2
     from planted import Planted
@@ -233,3 +235,6 @@ def test_segmentation_task_with_and_without_a_sam(shards: Path, sam_folder: Path
     alone, asked = results.read(tmp_path / "out")["tasks"]
     assert alone["metrics"]["dice"]["value"] > 0.8 and alone["metrics"]["pixel_auroc"]["value"] > 0.95
     assert 0 <= asked["metrics"]["dice"]["value"] <= 1
+    capsys.readouterr()
+    assert run("check", "alone", *words[2:6]) == 0
+    assert f"masks:\n  heart: {alone['data']['n']}\n" in capsys.readouterr().out
