@@ -26,7 +26,10 @@ class DataError(ConfigError):
 
 @config
 class Columns:
-    """Which columns of a table hold what. `labels` maps a finding to its column; `boxes` holds JSON [{phrase, xyxy}]."""
+    """Which columns of a table hold what. `labels` maps a finding to its column; `boxes` holds JSON [{phrase, xyxy}].
+
+    `key` is what an image is called in the results: its path without the ending, where no column says so.
+    """
 
     image: str = "image"
     key: str | None = None
@@ -204,6 +207,10 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         raise DataError(f"{path} has no rows")
     _check_columns(spec.columns, rows[0], path)
     samples = [_row(spec.columns, row, path, number) for number, row in enumerate(rows, 2)]
+    images: dict[str, object] = {}
+    for one in samples:
+        if images.setdefault(one.key, one.image) != one.image:  # one of them would get the other's embedding
+            raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {one.image}")
     if split is not None and spec.columns.split:
         samples = [one for one in samples if one.split == split]
     stamp = hashlib.sha256(text.encode())
@@ -237,7 +244,7 @@ def _row(columns: Columns, row: Mapping[str, Any], path: Path, number: int) -> S
         if cell(columns.image) is None:
             raise ValueError(f"column {columns.image!r} names no image")
         return Sample(
-            key=cell(columns.key) or Path(str(row[columns.image])).stem,
+            key=cell(columns.key) or Path(str(row[columns.image])).with_suffix("").as_posix(),
             image=path.parent / str(row[columns.image]),
             report=Report(cell(columns.report) or "") if columns.report else None,
             patient=cell(columns.patient),

@@ -110,7 +110,8 @@ def published(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name in task["metrics"]:
         found = [one for one in task["references"] if one["metric"] == name]
         if found:
-            numbers = [(one["model"], one["value"]) for one in sorted(found, key=lambda one: -one["value"])]
+            found.sort(key=lambda one: -one["value"])
+            numbers = [(one["model"], one["value"]) for one in found]
             sources = dict.fromkeys(one["source"] for one in found)
             result.append({"title": title(name), "numbers": numbers, "sources": "; ".join(sources)})
     return result

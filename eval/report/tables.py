@@ -27,10 +27,9 @@ def beside_published(task: Entry) -> list[tuple[str, Entry, list[Entry]]]:
 
 def published_words(references: Sequence[Entry]) -> str:
     """Return published numbers, best first, with where they were read."""
-    numbers = ", ".join(
-        f"{one['model']} {one['value']:.3f}" for one in sorted(references, key=lambda one: -one["value"])
-    )
-    return f"{numbers} ({'; '.join(dict.fromkeys(one['source'] for one in references))})"
+    ordered = sorted(references, key=lambda one: -one["value"])
+    numbers = ", ".join(f"{one['model']} {one['value']:.3f}" for one in ordered)
+    return f"{numbers} ({'; '.join(dict.fromkeys(one['source'] for one in ordered))})"
 
 
 def markdown_table(tree: Mapping[str, Any]) -> str:

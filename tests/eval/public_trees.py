@@ -241,7 +241,7 @@ def masked(name: str) -> Callable[[Path], list[str]]:
             paths = {"image": f"test_images/{number}.png", "masks": json.dumps({name: f"test_masks/{number}.png"})}
             rows.append({**paths, "patient": number, "split": "test"})
         trees.table(raw / "pairs.csv", rows)
-        return []
+        return ["--no-text", "keep"]
 
     return tree
 

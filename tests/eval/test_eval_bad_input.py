@@ -227,6 +227,24 @@ def test_a_cell_that_makes_no_sense_is_named(
     assert expected in results.read(tmp_path / "out")["tasks"][0]["reason"]
 
 
+def test_images_of_one_name_in_two_folders_are_two_images(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    """As in CheXpert, where each is called view1_frontal.jpg: none may get the embedding of another."""
+    folder = table(tmp_path, shards, rows=6)
+    lines = (folder / "table.csv").read_text().splitlines()
+    for number, line in enumerate(lines[1:]):
+        (folder / f"study{number}").mkdir()
+        (folder / f"{number}.png").rename(folder / f"study{number}" / "view.png")
+        lines[number + 1] = line.replace(f"{number}.png", f"study{number}/view.png", 1)
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    task = own_task("retrieval", k=[1])
+    assert score(run, folder, tmp_path / "out", tiny, suite=str(suite_file(tmp_path, task))) == 0
+    rows = [json.loads(one) for one in (tmp_path / "out" / "samples" / "mine.retrieval.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [f"study{number}/view" for number in range(6)]
+    task["data"]["columns"]["key"] = "never"  # the same in each row
+    assert score(run, folder, tmp_path / "same", tiny, suite=str(suite_file(tmp_path, task))) == 2
+    assert "two images have the key '0'" in results.read(tmp_path / "same")["tasks"][0]["reason"]
+
+
 def test_a_box_without_area_is_counted(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
     folder = table(tmp_path, shards)
     text = (folder / "table.csv").read_text()
