@@ -167,7 +167,7 @@ def summary_table(tree: dict[str, Any]) -> Table:
     table = Table("task", "metric", "value", "95 % interval", "chance", "n", box=None, pad_edge=False)
     for task in tree["tasks"]:
         if task["status"] != "ok":
-            table.add_row(task["id"], task["status"], task["reason"])
+            table.add_row(task["id"], f"{task['status']}: see above")
             continue
         name = task["id"]
         for metric, one in task["metrics"].items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from .. import results as result_files
 from ..store import write_text
@@ -30,6 +31,7 @@ def write(out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["with_code"] = with_code
     page = environment.get_template("page.html").render(
         css=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         tree=tree,
@@ -45,6 +47,11 @@ def write(out: Path) -> Path:
     path = out / FILE
     write_text(path, page)
     return path
+
+
+def with_code(text: str) -> Markup:
+    """Return a text for the page, what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def format_number(value: Any) -> str:

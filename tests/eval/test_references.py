@@ -152,6 +152,7 @@ def test_published_numbers_are_printed_and_drawn_beside_ours(
         {"model": "Alpha", "metric": "nodule", "value": 0.587, "source": "its card, 12 images", "tag": "R"},
     ]
     task = {"id": "mine", "family": "classification", "classes": ["nodule", "effusion"], "prompts": ["synthetic"]}
+    task["about"] = "See `ids_sha256` & <b>."
     (tmp_path / "suite.yaml").write_text(
         json.dumps({"version": "1", "about": "x", "tasks": [task | {"references": references}]})
     )
@@ -169,6 +170,8 @@ def test_published_numbers_are_printed_and_drawn_beside_ours(
     assert f"| mine | AUROC of nodule | {nodule:.3f} |" in told
     assert run("report", out, "--html") == 0
     page = (out / "report.html").read_text()
+    assert "See <code>ids_sha256</code> &amp; &lt;b&gt;." in page
+    assert '<a href="#mine">mine</a><b>AUROC, mean of findings</b>' in page
     for one in references:
         place = 100 * float(str(one["value"]))
         words = f"{one['model']} {one['value']:.3f} ({one['source']}; {one['tag']})"
