@@ -169,16 +169,17 @@ def _passes(record: Sample, where: Mapping[str, str]) -> bool:
 def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
     from vlp.data.index import ManifestError
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.records import SampleError
 
     folder = _manifest(spec, root) or root / spec.folder
     try:
         manifest = Manifest.read(folder)
         if not (split == "test" and spec.whole_if_unsplit and not manifest.splits):
             manifest = manifest.select(split)
-    except ManifestError as error:
-        raise DataError(str(error)) from None
-    source = ShardSet(manifest)
-    records = [source.record(index) for index in range(len(source))]
+        source = ShardSet(manifest)
+        records = [source.record(index) for index in range(len(source))]
+    except (ManifestError, SampleError) as error:
+        raise DataError(f"{error}") from None
     return Data(folder.name, split, records, source, range(len(records)), manifest.digest)
 
 
@@ -207,10 +208,10 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         raise DataError(f"{path} has no rows")
     _check_columns(spec.columns, rows[0], path)
     samples = [_row(spec.columns, row, path, number) for number, row in enumerate(rows, 2)]
-    images: dict[str, object] = {}
-    for one in samples:
-        if images.setdefault(one.key, one.image) != one.image:  # one of them would get the other's embedding
-            raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {one.image}")
+    images: dict[str, str] = {}
+    for one, name in ((one, str(row[spec.columns.image])) for one, row in zip(samples, rows, strict=True)):
+        if images.setdefault(one.key, name) != name:  # one of them would get the other's embedding
+            raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {name}")
     if split is not None and spec.columns.split:
         samples = [one for one in samples if one.split == split]
     stamp = hashlib.sha256(text.encode())

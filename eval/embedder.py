@@ -77,6 +77,10 @@ def load(name: str, device: str | None = None) -> Embedder:
     import torch
 
     where = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"--device {where}: {str(error).splitlines()[0]}") from None
     if name.startswith("open_clip:"):
         from .embedder_open_clip import OpenClipEmbedder
 
@@ -222,7 +226,8 @@ class FolderEmbedder:
                     words = texts[index][slice(*spans[index])]
                     raise DataError(f"{words!r} lies beyond the {self._tokenizer.length} tokens that the model reads")
                 inside[row, slice(*found)] = True
-            return self._model.encode_part(tokens, inside.to(self._device))
+            rows: torch.Tensor = self._model.encode_part(tokens, inside.to(self._device))
+            return rows
 
         return self._batched(texts, encode)
 

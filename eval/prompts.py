@@ -108,8 +108,8 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
         if pairs and len(known[label].neg) != len(known[label].pos):
             counts = f"{len(known[label].pos)} affirming and {len(known[label].neg)} denying"
             raise ConfigError(f"{path}: class {label!r} has {counts} prompts; a pair rule needs as many of each")
-    texts, named = ({label: one[label] for label in classes} for one in (known, spans))
-    return PromptSet(path.stem, content.version, texts, named)
+    named = {label: spans[label] for label in classes}
+    return PromptSet(path.stem, content.version, {label: known[label] for label in classes}, named)
 
 
 def span_of(label: str, text: str) -> Span:

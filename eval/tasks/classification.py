@@ -127,8 +127,10 @@ class Classification(Task):
         return {"scoring": self._rule(), "prompts": [one.to_tree() for one in self.sets]}
 
     def _rule(self) -> dict[str, Any]:
-        words = self.scoring.local and self.scoring.local_text == "words"
-        return to_tree(self.scoring) | ({"local_words": self.sets[0].named()} if words else {})
+        tree: dict[str, Any] = to_tree(self.scoring)
+        if self.scoring.local and self.scoring.local_text == "words":
+            tree["local_words"] = self.sets[0].named()
+        return tree
 
     def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
         """Return the records that count and their labels [n, C]."""

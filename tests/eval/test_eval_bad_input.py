@@ -30,6 +30,7 @@ def test_absent_data_is_exit_2_and_says_what_to_do(run: Run, tiny: Path, tmp_pat
         (["--model", "open_clip:ViT-B-33"], "did you mean"),
         (["--model", "hf:nowhere"], "no config.json"),
         (["--model", "factories:perfekt"], "cannot import"),
+        (["--device", "quda"], "--device quda: "),
     ],
 )
 def test_a_wrong_name_is_one_line_and_exit_2(
@@ -196,6 +197,19 @@ def test_an_image_that_cannot_be_read_never_ends_a_run(
     entry = read(tmp_path / "out")[family]
     assert entry["status"] == "failed" and entry["reason"].startswith("unreadable image '3'")
     assert read(tmp_path / "out")["fine"]["status"] == "ok"
+
+
+def test_a_truncated_shard_fails_the_tasks_that_read_it(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    data = table(tmp_path, shards)
+    shutil.copytree(shards, data / "cut")
+    (tar,) = (data / "cut").glob("test-*.tar")
+    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
+    bad = {"id": "mine.cut", "family": "retrieval", "data": {"folder": "cut"}}
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(json.dumps({"version": "1", "about": "x", "tasks": [bad, own_task("retrieval")]}))
+    assert score(run, data, tmp_path / "out", tiny, suite=str(suite)) == 3
+    entry = read(tmp_path / "out")["cut"]
+    assert entry["status"] == "failed" and "lies beyond the end of the file" in entry["reason"]
 
 
 @pytest.mark.parametrize(
