@@ -122,9 +122,8 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        named = re.search(
-            r"GLOBAL ([\w.]+)", str(error)
-        )  # the rest of torch's message tells how to run it all the same
+        # the rest of torch's message tells how to run it all the same
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise ConfigError(
             f"{path} holds more than tensors{f' ({named.group(1)})' if named else ''}, which is not loaded because "
             "unpickling can run code; convert it to safetensors where you trust it"
