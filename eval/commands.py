@@ -156,7 +156,7 @@ def _finish(options: argparse.Namespace, code: int) -> int:
         console.print(f"report: {path}", markup=False, soft_wrap=True)
     console.print(summary_table(tree))
     for task in tree["tasks"]:
-        for name, one, references in beside_published(task) if task["status"] == "ok" else ():
+        for name, _, one, references in beside_published(task) if task["status"] == "ok" else ():
             own = "undefined" if one["value"] is None else f"{one['value']:.3f}"
             _say(f"published beside {task['id']} {name} {own}: {published_words(references)}")
     return code

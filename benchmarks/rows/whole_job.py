@@ -80,7 +80,7 @@ def run(options: Options) -> Iterator[Result]:
             "6",
             "the job's steps after the first: what any longer job comes to",
             "s",
-            None,
+            1.5,
             lambda job: job.last - job.first,
         ),
         ("6", "the whole job, CPU", "s", None, lambda job: job.cpu),

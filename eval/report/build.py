@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from .. import results as result_files
 from ..store import write_text
 from . import charts
-from .rows import CONTROLS, Row, mark_kinds, meaning, row, scale_of, title
+from .rows import CONTROLS, Row, mark_kinds, meaning, references_of, row, scale_of, title
 
 FOLDER = Path(__file__).parent
 FILE = "report.html"
@@ -68,8 +68,7 @@ def cards(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
         for name, one in task.get("metrics", {}).items():
             if not one.get("primary") or one["value"] is None:
                 continue
-            references = [r for r in task["references"] if r["metric"] == name]
-            entry = row(one, title(name), scale_of(name, _numbers(one)), references)
+            entry = row(one, title(name), scale_of(name, _numbers(one)), references_of(task, name))
             count = one.get("n", task["data"]["n"])
             result.append({"task": task["id"], "row": entry, "n": count, "meaning": meaning(name)})
     return result
@@ -104,7 +103,7 @@ def forest(task: Mapping[str, Any]) -> list[Row]:
         control = any(name.endswith(f"_{other}") for other in CONTROLS)
         if one["value"] is None or control or "rank" in name or "cnr" in name or not -1 <= one["value"] <= 1:
             continue
-        references = [r for r in task["references"] if r["metric"] == name]
+        references = references_of(task, name)
         entry = row(one, title(name), scale_of(name, _numbers(one)), references, "main" if one.get("primary") else "")
         if entry:
             rows.append(entry)
@@ -115,9 +114,8 @@ def published(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the published numbers of a task's own metrics, best first, with where they were read."""
     result = []
     for name in task["metrics"]:
-        found = [one for one in task["references"] if one["metric"] == name]
+        found = sorted(references_of(task, name), key=lambda one: -one["value"])
         if found:
-            found.sort(key=lambda one: -one["value"])
             numbers = [(one["model"], one["value"]) for one in found]
             sources = dict.fromkeys(one["source"] for one in found)
             result.append({"title": title(name), "numbers": numbers, "sources": "; ".join(sources)})
@@ -128,16 +126,15 @@ def published_of_classes(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the published AUROCs of classes, those of a model together, in the order of the classes."""
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for name in task["per_class"]:
-        for one in task["references"]:
-            if one["metric"] == name:
-                found.setdefault((one["model"], one["source"]), []).append((name, one["value"]))
+        for one in references_of(task, name):
+            found.setdefault((one["model"], one["source"]), []).append((name, one["value"]))
     return [{"title": model, "numbers": numbers, "sources": source} for (model, source), numbers in found.items()]
 
 
 def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
     per_class = []
     for name, one in task["per_class"].items():
-        entry = row(one["auroc"], name, (0.0, 1.0), [r for r in task["references"] if r["metric"] == name])
+        entry = row(one["auroc"], name, (0.0, 1.0), references_of(task, name))
         per_class.append({"name": name, "row": entry, "n_pos": one["n_pos"], "n_neg": one["n_neg"], "all": one})
     groups = []
     for column, one in task["subgroups"].items():

@@ -162,6 +162,11 @@ def row(
     )
 
 
+def references_of(task: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return the published numbers that stand beside a metric, or beside the AUROC of a class."""
+    return [one for one in task["references"] if one["metric"] == name]
+
+
 def mark_kinds(rows: Iterable[Row | None]) -> set[str]:
     """Return what sorts of marks stand on the tracks of rows: chance, oracle, reference."""
     return {kind for one in rows if one for _, kind, _ in one.marks}

@@ -7,22 +7,19 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .rows import title
+from .rows import references_of, title
 
 Entry = Mapping[str, Any]
 
 
-def beside_published(task: Entry) -> list[tuple[str, Entry, list[Entry]]]:
-    """Return (name, score, published numbers) of each metric and of each class's AUROC that has some."""
-    classes = {name: one["auroc"] for name, one in task["per_class"].items() if "auroc" in one}
-    found = [
-        (name, one, [r for r in task["references"] if r["metric"] == name]) for name, one in task["metrics"].items()
-    ]
-    found += [
-        (f"AUROC of {name}", one, [r for r in task["references"] if r["metric"] == name])
-        for name, one in classes.items()
-    ]
-    return [one for one in found if one[2]]
+def beside_published(task: Entry) -> list[tuple[str, str, Entry, list[Entry]]]:
+    """Return (name, name in words, score, published numbers) of each metric and class's AUROC that has some."""
+    scores = [(name, name, title(name), one) for name, one in task["metrics"].items()]
+    for label, one in task["per_class"].items():
+        if "auroc" in one:
+            words = f"AUROC of {label}"
+            scores.append((label, words, words, one["auroc"]))
+    return [(name, words, one, found) for key, name, words, one in scores if (found := references_of(task, key))]
 
 
 def published_words(references: Sequence[Entry]) -> str:
@@ -39,19 +36,14 @@ def markdown_table(tree: Mapping[str, Any]) -> str:
         if task["status"] != "ok":
             lines.append(f"| {task['id']} | | {task['status']} | | | |")
             continue
-        published = {name: (one, published_words(found)) for name, one, found in beside_published(task)}
-        main = {name: (one, "") for name, one in task["metrics"].items() if one.get("primary")}
-        for name, (one, words) in (main | published).items():
+        published = {name: (words, one, published_words(found)) for name, words, one, found in beside_published(task)}
+        main = {name: (title(name), one, "") for name, one in task["metrics"].items() if one.get("primary")}
+        for words, one, numbers in (main | published).values():
             value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
             bounds = f"{one['ci'][0]:.3f} – {one['ci'][1]:.3f}" if "ci" in one else ""
             chance = f"{one['chance']:.3f}" if "chance" in one else ""
-            lines.append(f"| {task['id']} | {named(name)} | {value} | {bounds} | {chance} | {words} |")
+            lines.append(f"| {task['id']} | {words} | {value} | {bounds} | {chance} | {numbers} |")
     return "\n".join(lines) + "\n"
-
-
-def named(name: str) -> str:
-    """Return a metric in words; a class's AUROC is named already."""
-    return name if name.startswith("AUROC of ") else title(name)
 
 
 def csv_table(tree: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from ..tokenize import Tokenizer
 from ..types import Batch, ModelOutput, PatchGrid, Tokens
 from . import conv, huggingface, openclip, timm_tower  # noqa: F401  (each registers its towers)
 from .adapters import inject_all
-from .heads import HeadConfig, build_head, sum_pieces
+from .heads import HeadConfig, build_head, by_word, sum_pieces
 from .tower import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, build_image_tower, build_text_tower
 
 log = logging.getLogger("vlp")
@@ -190,12 +190,10 @@ class DualEncoder(nn.Module):
             output.tokens = self.word_head(text.states)
         if "words" not in self.needs:
             return
-        count = max(int(tokens.words.max()) + 1, 1) if tokens.words.numel() else 1
-        output.words = self.word_head(sum_pieces(text.states, tokens.words, count))
-        numbers = torch.arange(count, device=tokens.words.device)
-        output.word_mask = (tokens.words.unsqueeze(-1) == numbers).any(1)
+        states, of_word = by_word(text.states, tokens.words)
+        output.words, output.word_mask = self.word_head(states), of_word.any(1)
         if text.attention is not None:
-            output.word_attention = sum_pieces(text.attention, tokens.words, count)
+            output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
 
     def _short_texts(self, output: ModelOutput, batch: Batch) -> None:
         """Embed the batch's phrases and prompts, both short, together."""
@@ -282,9 +280,8 @@ class DualEncoder(nn.Module):
             raise ValueError("this model has no word embeddings: it was trained without an objective that needs them")
         states = self._text(tokens).states
         if "tokens" not in self.needs:
-            numbers = torch.arange(max(int(tokens.words.max()) + 1, 1), device=tokens.words.device)
-            states = sum_pieces(states, tokens.words, len(numbers))
-            part = ((tokens.words.unsqueeze(-1) == numbers) & part.unsqueeze(-1)).any(1)
+            states, of_word = by_word(states, tokens.words)
+            part = (of_word & part.unsqueeze(-1)).any(1)
         share = part.to(states.dtype).unsqueeze(-1)
         embedded: Tensor = (self.word_head(states) * share).sum(1) / share.sum(1)
         return embedded

@@ -96,3 +96,9 @@ def sum_pieces(states: Tensor, words: Tensor, count: int) -> Tensor:
     index = torch.where(words < 0, count, words).unsqueeze(-1).expand_as(flat)
     total = flat.new_zeros(flat.shape[0], count + 1, flat.shape[-1]).scatter_add(1, index, flat)[:, :count]
     return total.squeeze(-1) if states.dim() == 2 else total
+
+
+def by_word(states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+    """Return states [B, L, C] summed into the W words of the longest text [B, W, C], and which piece is of which [B, L, W]."""
+    count = max(int(words.max()) + 1, 1) if words.numel() else 1
+    return sum_pieces(states, words, count), words.unsqueeze(-1) == torch.arange(count, device=words.device)

@@ -96,7 +96,8 @@ class Meter:
         sums: dict[str, float] = {}
         for one in steps:
             for name, value in one.values.items():
-                sums[name] = sums.get(name, 0.0) + value
+                if name != "grad_norm":
+                    sums[name] = sums.get(name, 0.0) + value
         own = {
             "sums": sums,
             "sources": dict(self.sources),
@@ -108,9 +109,8 @@ class Meter:
         }
         ranks = dist.gather_objects(own)
         names = list(dict.fromkeys(name for one in ranks for name in one["sums"]))
-        line: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}
-        for name in names:
-            line.setdefault(name, sum(one["sums"].get(name, 0.0) for one in ranks) / len(ranks) / len(steps))
+        line: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}  # every rank's, as it is of the average
+        line |= {name: sum(one["sums"].get(name, 0.0) for one in ranks) / len(ranks) / len(steps) for name in names}
         rows = sum(one["rows"] for one in ranks)
         sources: Counter[str] = Counter()
         for one in ranks:

@@ -103,8 +103,9 @@ def train(recipe: Recipe, resume: bool = False) -> str:
 
         # -------------------------------------------------------------- looking up: the one place that waits for the device
         scale = engine.scalars().get("scale")
-        if dist.agree(first_non_finite(meter, scale) is not None):
-            raise TrainingStopped(explain_non_finite(log, first_non_finite(meter, scale)))
+        bad = first_non_finite(meter, scale)
+        if dist.agree(bad is not None):
+            raise TrainingStopped(explain_non_finite(log, bad))
         if lines:
             extra = {} if scale is None else {"loss_scale": scale}
             log.write("train", step, samples=samples, lr=report.lr, **meter.line(), **extra)
@@ -156,8 +157,7 @@ def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
     """Return the first step since the last line whose loss or gradient was not finite; fp16 may still lower its scale."""
     for one in meter.read():
         is_forgiven = one.is_skipped and scale is not None and scale > LEAST_SCALE
-        finite = math.isfinite(one.values["loss"]), math.isfinite(one.values["grad_norm"]) or is_forgiven
-        if not all(finite):
+        if not (math.isfinite(one.values["loss"]) and (math.isfinite(one.values["grad_norm"]) or is_forgiven)):
             return one
     return None
 
