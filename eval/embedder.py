@@ -272,7 +272,6 @@ def widen(tokens: Tokens, width: int, pad_id: int) -> Tokens:
         ids=pad(tokens.ids, (0, extra), value=pad_id),
         mask=pad(tokens.mask, (0, extra), value=False),
         words=pad(tokens.words, (0, extra), value=-1),
-        sentences=None,
     )
 
 

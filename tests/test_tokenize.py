@@ -109,18 +109,6 @@ def test_exactly_full_is_not_truncated(tokenizer: Tokenizer) -> None:
         assert (encoded.truncated == 0) == uncut
 
 
-def test_sentences_are_marked(tokenizer: Tokenizer) -> None:
-    text = "No effusion. Heart normal."
-    encoded = tokenizer([text], sentences=[((0, 12), (13, 26))])
-    owners = encoded.tokens.sentences
-    assert owners is not None
-    starts = encoded.offsets[0, :, 0]
-    special = encoded.tokens.words[0].numpy() < 0
-    assert (owners[0].numpy()[special] == -1).all()
-    real = ~special & (encoded.offsets[0, :, 1] > starts)
-    assert (owners[0].numpy()[real] == (starts[real] >= 13)).all()
-
-
 def test_it_survives_saving_and_pickling(tokenizer: Tokenizer, tmp_path: Path) -> None:
     tokenizer.save(tmp_path / "t")
     for copy in (load_tokenizer(tmp_path / "t"), pickle.loads(pickle.dumps(tokenizer))):

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FILE = "vlp_tokenizer.json"
 
-Spans = Sequence[tuple[int, int]]
 Row = tuple[int, int, int, int]
 
 
@@ -105,7 +104,7 @@ class Encoded:
 
 
 class Tokenizer(ABC):
-    """What every kind shares: padding, word and sentence maps, the overflow policy, saving."""
+    """What every kind shares: padding, the map of words, the overflow policy, saving."""
 
     kind: ClassVar[str]
     length: int
@@ -121,10 +120,9 @@ class Tokenizer(ABC):
     def files(self) -> dict[str, bytes]:
         """Return the files that this tokenizer is made of, by name."""
 
-    def __call__(self, texts: Sequence[str], sentences: Sequence[Spans] | None = None) -> Encoded:
+    def __call__(self, texts: Sequence[str]) -> Encoded:
         """Tokenise B texts, padded to the longest of them.
 
-        `sentences`: each text's sentence spans in characters, for `Tokens.sentences` (-1 outside of every sentence).
         Raises TokenizerError for a text beyond `length` under `overflow: error`.
         """
         import torch
@@ -140,9 +138,8 @@ class Tokenizer(ABC):
                 f"the first has {len(texts[min(cut)])} characters"
             )
         offsets = table[..., 2:]
-        owners = None if sentences is None else torch.from_numpy(_sentence_of(offsets, sentences))
         ids, words = (torch.from_numpy(table[..., column].copy()) for column in (0, 1))
-        tokens = Tokens(ids=ids, mask=torch.from_numpy(mask), words=words, sentences=owners)
+        tokens = Tokens(ids=ids, mask=torch.from_numpy(mask), words=words)
         return Encoded(tokens=tokens, offsets=offsets, cut=cut)
 
     @property
@@ -170,15 +167,6 @@ class Tokenizer(ABC):
             "files": sorted(self.files()),
         }
         (folder / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _sentence_of(offsets: np.ndarray, sentences: Sequence[Spans]) -> np.ndarray:
-    owners = np.full(offsets.shape[:2], -1, np.int64)
-    for row, spans in enumerate(sentences):
-        starts = offsets[row, :, 0]
-        for index, (start, end) in enumerate(spans):
-            owners[row, (starts >= start) & (starts < end) & (offsets[row, :, 1] > starts)] = index
-    return owners
 
 
 def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Tokenizer:

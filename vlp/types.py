@@ -146,13 +146,15 @@ class Tokens:
     """Tokenised texts, padded to the longest of them.
 
     `ids` [B, L] int64; `mask` [B, L] bool, True on real tokens (special ones included); `words` [B, L] int64, the word
-    that a token is a piece of, -1 on special tokens and padding; `sentences` [B, L] int64 alike for sentences, or None.
+    that a token is a piece of, -1 on special tokens and padding.
+    `most_words`: the words of the longest text, counted before the batch goes to its device, so that nobody has to wait
+    for it to learn a shape; None where nobody counted.
     """
 
     ids: Tensor
     mask: Tensor
     words: Tensor
-    sentences: Tensor | None = None
+    most_words: int | None = None
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -163,13 +165,19 @@ class Tokens:
             ids=self.ids[rows, :width].contiguous(),
             mask=self.mask[rows, :width].contiguous(),
             words=self.words[rows, :width].contiguous(),
-            sentences=None if self.sentences is None else self.sentences[rows, :width].contiguous(),
+            most_words=self.most_words,
         )
 
     def trimmed(self, rows: slice | Tensor) -> Tokens:
         """Return some of the texts, as wide as the longest of them."""
         lengths = self.mask[rows].sum(1)
-        return self.take(rows, int(lengths.max()) if lengths.numel() else 0)
+        part = self.take(rows, int(lengths.max()) if lengths.numel() else 0)
+        part.most_words = part.count_words()
+        return part
+
+    def count_words(self) -> int:
+        """Return how many words the longest text has, at least 1; waits for the device."""
+        return max(int(self.words.max()) + 1, 1) if self.words.numel() else 1
 
 
 @dataclass(slots=True)

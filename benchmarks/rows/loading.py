@@ -54,7 +54,7 @@ def run(options: Options) -> Iterator[Result]:
                 str(shards),
                 str(samples),
                 str(BATCH),
-                name[-1].replace("1", "0"),
+                "1" if name == "peer 2" else "0",
             ]
             rivals.append(Rival(command, surroundings))
             runs[name] = rivals[-1]

@@ -195,6 +195,14 @@ def test_attention_is_the_class_tokens_in_the_last_layer_transformers() -> None:
     assert torch.allclose(output.patch_attention, eager[:, 1:], atol=1e-6)
 
 
+@pytest.mark.parametrize("image", [VIT, TIMM])
+def test_attention_that_nobody_asks_for_is_not_computed(image: dict[str, Any]) -> None:
+    model, tokenizer = make(image=image, needs=ALL - {"attention"})
+    output = model(batch(tokenizer))
+    assert output.patches is not None and output.patch_attention is None
+    assert output.words is not None and output.word_attention is None
+
+
 def test_attention_is_the_class_tokens_in_the_last_layer_timm() -> None:
     model, tokenizer = make(image=TIMM)
     model.eval()

@@ -32,7 +32,7 @@ BERT: dict[str, Any] = {
 }
 CONV: dict[str, Any] = {"kind": "conv", "width": 8, "blocks": [1, 1, 1], "groups": 4}
 NONE = HeadConfig(kind="none")
-ALL = frozenset({"patches", "words", "tokens", "phrases", "prompts", "logit_scale", "logit_bias"})
+ALL = frozenset({"patches", "words", "tokens", "phrases", "prompts", "logit_scale", "logit_bias", "attention"})
 
 
 def wordpieces(length: int = 64) -> Tokenizer:

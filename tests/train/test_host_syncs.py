@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,18 @@ from vlp.models.dual_encoder import DualEncoder
 from vlp.train.loop import train
 from vlp.train.recipe import load_recipe
 
-WAITS = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "unique", "_unique2")
+from .test_kinds_train import FINDINGS, KINDS, lines_of
+
+WAITS = (
+    "_local_scalar_dense",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "unique",
+    "_unique2",
+    "repeat_interleave",
+)
 """Operations whose result the host needs: float(), bool(), int() and item() of a tensor, and shapes that depend on values."""
 
 
@@ -63,6 +75,15 @@ PER_STEP, PER_LINE = 0, 1
 """A step leaves its losses and its gradient's norm on the device; a line of the log fetches all of them at once."""
 
 
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+}
+
+
 @pytest.mark.parametrize("objective", ["clip", "siglip", "convirt"])
 def test_a_step_and_a_line_of_the_log_wait_no_more_often_than_they_must(
     recipe: Path, monkeypatch: pytest.MonkeyPatch, objective: str
@@ -72,3 +93,19 @@ def test_a_step_and_a_line_of_the_log_wait_no_more_often_than_they_must(
     more, often = long - short, waits(recipe, monkeypatch, 12, 4, change) - long
     assert sum(more.values()) <= 6 * PER_STEP, more
     assert sum(often.values()) <= 3 * PER_LINE, often
+
+
+ON_SPANS = 2
+"""The mentions and their tokens are chosen by their values: how many there are is a shape that the host must know."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_kind_waits_in_a_step(recipe: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    text = f"model.text={json.dumps({'kind': 'hf', 'config': BERT, 'pooling': 'cls'})}"
+    changes = [
+        f"objectives={json.dumps(lines_of(kind))}",
+        f"data.labels={json.dumps(FINDINGS)}",
+        text,
+    ]
+    more = waits(recipe, monkeypatch, 4, 1, *changes) - waits(recipe, monkeypatch, 2, 1, *changes)
+    assert sum(more.values()) <= 2 * (ON_SPANS if kind == "concept" else 0), more

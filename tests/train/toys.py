@@ -91,7 +91,7 @@ def tokens(rows: int, generator: torch.Generator) -> Tokens:
     mask = place < lengths
     ids = torch.randint(1, VOCABULARY, (rows, LENGTH), generator=generator) * mask
     words = torch.where(mask, place // 2, -1)
-    return Tokens(ids=ids, mask=mask, words=words, sentences=torch.where(mask, place // 4, -1))
+    return Tokens(ids=ids, mask=mask, words=words)
 
 
 def batch(rows: int = 8, seed: int = 0) -> Batch:

@@ -113,8 +113,8 @@ class Assembler:
         said = [phrases(sample) for sample in samples] if "phrases" in self.needs else []
         texts = [row.shown.text for row in rows]
         extra = [text for one in said for text, _ in one]
-        sentences = [list(row.shown.sentences) for row in rows] + [[] for _ in extra]
-        encoded = self.tokenizer([*texts, *extra], sentences)
+        second = [row.second.text for row in rows if row.second is not None]
+        encoded = self.tokenizer([*texts, *extra, *second])
         return Batch(
             image=self._images(rows),
             text=encoded.tokens.trimmed(slice(len(texts))),
@@ -125,7 +125,9 @@ class Assembler:
             spans=_spans(rows, encoded) if "spans" in self.needs else None,
             phrases=_phrases(said, encoded.tokens, len(texts)) if "phrases" in self.needs else None,
             prompts=self._prompts(samples),
-            text_view=self._text_view(rows) if "text_view" in self.needs else None,
+            text_view=encoded.tokens.trimmed(slice(len(texts) + len(extra), None))
+            if "text_view" in self.needs
+            else None,
             extras=self._extras(rows),
             sources=[sample.source for sample in samples],
             truncated=sum(1 for row in encoded.cut if row < len(texts)),
@@ -147,10 +149,6 @@ class Assembler:
         if not present:
             return len(self.labels) + 1 if stated and UNCERTAIN not in stated else 0
         return 1 + present[0 if rng is None else int(rng.integers(len(present)))]
-
-    def _text_view(self, rows: Sequence[Prepared]) -> Tokens:
-        tokens = self.tokenizer([row.second.text if row.second is not None else "" for row in rows]).tokens
-        return tokens.trimmed(slice(len(rows)))
 
     def _extras(self, rows: Sequence[Prepared]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -176,7 +174,6 @@ def _generator(seed: int, stream: int) -> np.random.Generator:
 def _phrases(said: Sequence[Sequence[tuple[str, int]]], tokens: Tokens, first: int) -> Phrases:
     owner = [row for row, one in enumerate(said) for _ in one]
     part = tokens.trimmed(slice(first, first + len(owner)))
-    part.sentences = None
     code = [code for one in said for _, code in one]
     return Phrases(
         tokens=part, owner=torch.tensor(owner, dtype=torch.int64), code=torch.tensor(code, dtype=torch.int64)

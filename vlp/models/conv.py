@@ -48,7 +48,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not self.training or world() == 1:
             return super().forward(features)
         rows = features.float()
-        count = sum_over_ranks(rows.new_tensor([float(rows.numel() // rows.shape[1])]))
+        count = sum_over_ranks(rows.new_full((1,), float(rows.numel() // rows.shape[1])))
         mean = sum_over_ranks(rows.sum((0, 2, 3))) / count
         variance = sum_over_ranks((rows - mean[:, None, None]).square().sum((0, 2, 3))) / count
         assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None

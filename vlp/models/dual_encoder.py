@@ -41,6 +41,7 @@ KNOWN_NEEDS = frozenset(
         "text_view",
         "logit_scale",
         "logit_bias",
+        "attention",
     }
 )
 """What objectives may ask for; beside these, `extras.<name>`, which only the loader has to do with."""
@@ -105,6 +106,9 @@ class DualEncoder(nn.Module):
         local = bool({"patches", "masked_patches"} & self.needs) or config.image_head.add_patches is not None
         if not local:
             image_tower.without_local()
+        if "attention" not in self.needs:
+            image_tower.stop_recording()
+            text_tower.stop_recording()
         self.image_tower, self.text_tower = image_tower, text_tower
         self.grid: PatchGrid = image_tower.grid
         dim = config.dim
@@ -140,7 +144,7 @@ class DualEncoder(nn.Module):
         if patches:
             output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
         if "masked_patches" in self.needs:
-            output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device), self.grid
+            output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device, non_blocking=True), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
         if text is not None:
             self._states(output, text, batch.text)
@@ -190,7 +194,7 @@ class DualEncoder(nn.Module):
             output.tokens = self.word_head(text.states)
         if "words" not in self.needs:
             return
-        states, of_word = by_word(text.states, tokens.words)
+        states, of_word = by_word(text.states, tokens)
         output.words, output.word_mask = self.word_head(states), of_word.any(1)
         if text.attention is not None:
             output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
@@ -280,7 +284,7 @@ class DualEncoder(nn.Module):
             raise ValueError("this model has no word embeddings: it was trained without an objective that needs them")
         states = self._text(tokens).states
         if "tokens" not in self.needs:
-            states, of_word = by_word(states, tokens.words)
+            states, of_word = by_word(states, tokens)
             part = (of_word & part.unsqueeze(-1)).any(1)
         share = part.to(states.dtype).unsqueeze(-1)
         embedded: Tensor = (self.word_head(states) * share).sum(1) / share.sum(1)

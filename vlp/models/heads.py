@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..config import ConfigError, config
 from ..dist import sum_over_ranks
+from ..types import Tokens
 
 
 @config
@@ -67,7 +68,7 @@ class BatchNorm(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         rows = features.reshape(-1, features.shape[-1]).float()
         if self.training:
-            ones = rows.new_tensor([float(rows.shape[0])])
+            ones = rows.new_full((1,), float(rows.shape[0]))
             count = sum_over_ranks(ones)
             mean = sum_over_ranks(rows.sum(0)) / count
             var = sum_over_ranks((rows - mean).square().sum(0)) / count
@@ -98,7 +99,8 @@ def sum_pieces(states: Tensor, words: Tensor, count: int) -> Tensor:
     return total.squeeze(-1) if states.dim() == 2 else total
 
 
-def by_word(states: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+def by_word(states: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Return states [B, L, C] summed into the W words of the longest text [B, W, C], and which piece is of which [B, L, W]."""
-    count = max(int(words.max()) + 1, 1) if words.numel() else 1
+    words = tokens.words
+    count = tokens.count_words() if tokens.most_words is None else tokens.most_words
     return sum_pieces(states, words, count), words.unsqueeze(-1) == torch.arange(count, device=words.device)

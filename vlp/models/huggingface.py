@@ -193,6 +193,9 @@ class HfTextTower(TextTower):
         # CLIP and SigLIP pool at their last token, so what the first attends to says nothing
         first = config.pooling in ("cls", "pooler") and not found.model_type.startswith(("clip", "siglip"))
         self.attention = ClsAttention(self.model) if first else None
+        # Given as a row of texts, the mask is looked at to see whether it hides anything, and the host waits for the device
+        plain = found.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra") and not found.is_decoder
+        self.takes_pairs = plain and found._attn_implementation == "sdpa"
         # SigLIP attends to its padding and pools at the last position: a text only means something at full length
         self.fixed_length = found.model_type.startswith("siglip")
 
@@ -202,7 +205,8 @@ class HfTextTower(TextTower):
             ids = nn.functional.pad(tokens.ids, (0, self.max_length - length), value=self.pad_id)
             result = self.model(input_ids=ids)
         else:
-            result = self.model(input_ids=tokens.ids, attention_mask=tokens.mask.long())
+            mask = tokens.mask[:, None, None] if self.takes_pairs else tokens.mask.long()
+            result = self.model(input_ids=tokens.ids, attention_mask=mask)
         states: Tensor = result.last_hidden_state[:, :length]
         pooled = (
             result.pooler_output if self.config.pooling == "pooler" else pool(states, tokens.mask, self.config.pooling)

@@ -96,7 +96,7 @@ class TimmTower(ImageTower):
         return ImageFeatures(pooled, cells.flatten(2).transpose(1, 2), attention)
 
     def _watch(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
-        """Note the class token's attention in the last block, detached: one query, so it costs next to nothing."""
+        """Note the class token's attention in the last block, detached; its tokens are projected a second time for it."""
         states = inputs[0]
         with torch.no_grad():
             batch, length, _ = states.shape

@@ -39,13 +39,16 @@ NEEDS: dict[str, tuple[str, str]] = {
 }
 """What an objective may ask for: the field that must be there, and how to get it."""
 
+OPTIONAL = frozenset({"attention"})
+"""What it may ask for and must do without where the tower has none: `word_attention`, `patch_attention`."""
+
 
 class Objective(nn.Module):
     """A training loss. Subclass it, give it a `Config` and a `loss`, and register it under the name recipes use.
 
-    `needs` names what must be in the output or the batch (keys of `NEEDS`, or an entry of `Batch.extras` as
-    `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of its parts, so that
-    gradient accumulation must go through cached embeddings. `scale_init` is the start of the model's
+    `needs` names what must be in the output or the batch (keys of `NEEDS`, those of `OPTIONAL`, or an entry of
+    `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of
+    its parts, so that gradient accumulation must go through cached embeddings. `scale_init` is the start of the model's
     (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0 to 1.
     """
 
@@ -78,7 +81,7 @@ class Objective(nn.Module):
 
     def check(self, output: ModelOutput, batch: Batch) -> None:
         """Raise ConfigError naming the first need that the output or the batch does not hold, and how to get it."""
-        for need in sorted(self.needs):
+        for need in sorted(self.needs - OPTIONAL):
             group, _, extra = need.partition(".")
             if group == "extras":
                 place, how = NEEDS.get(need, (f"Batch.extras[{extra!r}]", "have the loader fill it"))

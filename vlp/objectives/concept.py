@@ -162,8 +162,9 @@ class Concept(Objective):
         dropped = (~inside).sum() + spans.dropped
         if config.mentions == "present":
             inside = inside & (spans.assertion == 1)
-        vectors = span_means(tokens, spans.start[inside], spans.end[inside], spans.owner[inside])
-        return vectors, spans.owner[inside], spans.code[inside], dropped.to(tokens.dtype)
+        chosen = inside.nonzero().squeeze(1)  # once: each choice by a mask makes the host wait for the device
+        start, end, owner, code = (one[chosen] for one in (spans.start, spans.end, spans.owner, spans.code))
+        return span_means(tokens, start, end, owner), owner, code, dropped.to(tokens.dtype)
 
     def _softmax(self, logits: Tensor, mentioned: Tensor, true: Tensor, concepts: Concepts, rows: Rows) -> Tensor:
         config: Any = self.config

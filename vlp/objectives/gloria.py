@@ -112,18 +112,17 @@ def _text_blocks(regions: Tensor, words: Tensor) -> list[slice]:
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """n texts' words [n, W, D] with mask [n, W], also as unit vectors, their lengths [n, W, 1], and whether none is padding."""
+    """n texts' words [n, W, D] with mask [n, W], also as unit vectors, and their lengths [n, W, 1]."""
 
     words: Tensor
     mask: Tensor
     units: Tensor
     lengths: Tensor
-    full: bool
 
     @classmethod
     def of(cls, words: Tensor, mask: Tensor) -> Texts:
         lengths = words.norm(dim=2, keepdim=True).clamp_(min=1e-6)
-        return cls(words.contiguous(), mask, words / lengths, lengths, bool(mask.all()))
+        return cls(words.contiguous(), mask, words / lengths, lengths)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,9 +144,9 @@ class Compared:
 def compare(regions: Tensor, texts: Texts, attention: float, matching: float) -> Compared:
     """Compare one image's regions [P, D] with n texts."""
     count, width, dim = texts.words.shape
-    product = (regions @ texts.words.view(count * width, dim).T).view(-1, count, width)
-    if not texts.full:
-        product.masked_fill_(~texts.mask, MASKED)
+    product = (
+        (regions @ texts.words.view(count * width, dim).T).view(-1, count, width).masked_fill_(~texts.mask, MASKED)
+    )
     by_word = torch.softmax(product, 2)
     # The second softmax, over regions, needs no maximum taken out, as shares are at most 1, and no division either.
     powers = torch.mul(by_word, attention, out=product).exp_().view(-1, count * width)

@@ -70,7 +70,7 @@ class Mae(Objective):
             raise ConfigError(
                 f"objective {self.name!r}: channels: images have {batch.image.shape[1]}, found {config.channels}"
             )
-        hidden = self.enter(patches) + positions(grid.height, grid.width, config.width).to(patches)
+        hidden = self.enter(patches) + positions(grid.height, grid.width, config.width, patches.device).to(patches)
         for block in self.blocks:
             hidden = block(hidden)
         predicted = self.leave(self.norm(hidden))
@@ -101,11 +101,11 @@ def cells(image: Tensor, height: int, width: int, patch: int) -> Tensor:
     return split.permute(0, 2, 4, 3, 5, 1).reshape(count, height * width, -1)
 
 
-def positions(height: int, width: int, size: int) -> Tensor:
+def positions(height: int, width: int, size: int, device: torch.device | None = None) -> Tensor:
     """Return [height * width, size]: sines and cosines of the cells' rows and columns, half of the values each."""
-    rates = torch.exp(-math.log(10000.0) * torch.arange(size // 4) / (size // 4))
-    rows = torch.arange(height, dtype=torch.float32)[:, None] * rates
-    columns = torch.arange(width, dtype=torch.float32)[:, None] * rates
+    rates = torch.exp(-math.log(10000.0) * torch.arange(size // 4, device=device) / (size // 4))
+    rows = torch.arange(height, dtype=torch.float32, device=device)[:, None] * rates
+    columns = torch.arange(width, dtype=torch.float32, device=device)[:, None] * rates
     along_rows = torch.cat([rows.sin(), rows.cos()], 1)[:, None].expand(-1, width, -1)
     along_columns = torch.cat([columns.sin(), columns.cos()], 1)[None].expand(height, -1, -1)
     return torch.cat([along_rows, along_columns], 2).reshape(height * width, size)

@@ -191,7 +191,7 @@ def sampled_negatives(allowed: Tensor, count: int, batch: Batch, stream: str) ->
         text = f"{stream}|{batch.cursor}|{key}"
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
         draws.append(torch.rand(allowed.shape[1:], generator=torch.Generator().manual_seed(seed)))
-    order = torch.stack(draws).to(allowed.device).masked_fill(~allowed, 2.0)
+    order = torch.stack(draws).to(allowed.device, non_blocking=True).masked_fill(~allowed, 2.0)
     chosen = torch.zeros_like(allowed).scatter(1, order.topk(count, dim=1, largest=False).indices, True)
     return chosen & allowed
 

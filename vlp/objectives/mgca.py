@@ -67,7 +67,7 @@ class Mgca(Objective):
             raise ConfigError(f"temperatures and sinkhorn_epsilon must be above 0, found {config}")
         if config.prototypes < 1 or config.sinkhorn_rounds < 1:
             raise ConfigError(f"prototypes and sinkhorn_rounds must be at least 1, found {config}")
-        self.needs = frozenset({"patches", "words"}) | needs_of(config.positives)
+        self.needs = frozenset({"patches", "words", "attention"}) | needs_of(config.positives)
         given = (config.ita, config.cta, config.cpa)
         self.shares = [
             preset if own is None else own for own, preset in zip(given, WEIGHTS[config.preset], strict=True)
@@ -198,7 +198,7 @@ def sinkhorn(scores: Tensor, epsilon: float, rounds: int, distributed: bool) -> 
     def over_ranks(value: Tensor) -> Tensor:
         return dist.sum_over_ranks(value) if distributed else value
 
-    total = over_ranks(scores.new_tensor(float(scores.shape[0])))
+    total = over_ranks(scores.new_full((), float(scores.shape[0])))
     codes = torch.exp((scores - 1) / epsilon)  # cosines are at most 1: never overflows, and the factor cancels
     codes = codes / over_ranks(codes.sum())
     for _ in range(rounds):
