@@ -21,7 +21,7 @@ from vlp.types import Batch, ModelOutput, PatchGrid, Phrases, Spans, Tokens
 
 ROWS, DIM, PATCHES, WORDS, MENTIONS = 32, 256, 49, 24, 64
 CALLS = ("all_gather", "all_reduce", "reduce_scatter_tensor", "batch_isend_irecv")
-OBJECTIVES: tuple[Any, ...] = ("convirt", "clip", "siglip", "dhn_nce", "mgca", "concept")
+OBJECTIVES: tuple[Any, ...] = ("convirt", "clip", "siglip", "dhn_nce", "mgca", "gloria", "concept")
 
 
 def output_of(generator: torch.Generator) -> ModelOutput:

@@ -88,8 +88,9 @@ class Meter:
     def line(self) -> dict[str, Any]:
         """Return the means over steps and ranks since the last line, and start again. Collective.
 
-        `grad_norm` (the last step's), `loss` and its parts, `samples_per_s`, `data_wait` (share of the time), `truncated`
-        (share of texts), `rejected` (samples), `sources` (samples of each), `memory_mb` (largest rank's peak).
+        `grad_norm` (the last step's), `loss` and its parts, `samples_per_s`, `data_wait` (share of the time that the host
+        waited for a batch; a GPU works off its queue meanwhile, so that its own wait is at most that), `truncated` (share of
+        texts), `rejected` (samples), `sources` (samples of each), `memory_mb` (largest rank's peak).
         """
         seconds = time.perf_counter() - self.started
         steps = self.read()
