@@ -11,6 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ import torch
 
 from ..data import radiographs, reports, write_shards
 from ..options import NoPeerError, Options, environment, peer_environment
-from ..result import Result, Rival, compare, interleave
+from ..result import Result, Rival, compare, interleave, wall_s
 
 SIZE, BATCH = 224, 32
 PEER = "open_clip_train's pipeline"
@@ -169,6 +170,22 @@ def scaling(shards: Path, options: Options) -> Iterator[Result]:
                   more_is_better=True, note="wall, with one thread that takes the batches")  # fmt: skip
     yield compare("2", "samples per CPU second of each of 2 workers", "1 worker", "/s", cpu["2"][1:], cpu["1"][1:], 0.9,
                   more_is_better=True)  # fmt: skip
+    yield machine(options)
+
+
+def machine(options: Options) -> Result:
+    """Return what this machine makes of 2 processes that share nothing: no loader's workers can do better."""
+    rivals = [Rival(["-m", "benchmarks.rows.loading", "-", "decode"], environment()) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        runs = {
+            "one": lambda: float(rivals[0]()),
+            "two": lambda: statistics.mean(pool.map(lambda rival: float(rival()), rivals)),
+        }
+        found = interleave(runs, options.repeats)
+    for rival in rivals:
+        rival.close()
+    return compare("2", "the machine: decodes/s of each of 2 processes", "1 process", "/s", found["two"], found["one"], None,
+                   more_is_better=True, note="nothing but decoding, nothing shared")  # fmt: skip
 
 
 def worker_seconds() -> float:
@@ -196,6 +213,10 @@ if __name__ == "__main__":
 
     from ..result import serve
 
+    if sys.argv[2] == "decode":
+        decode = decode_alone(radiographs(None, 512), 2000, "full")
+        serve(lambda: 2000 / wall_s(decode))
+        sys.exit()
     workers = int(sys.argv[2])
     loader = make_loader(Path(sys.argv[1]), workers=workers)
     batches = iter(loader)
