@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -200,14 +201,11 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
-    if path.suffix in (".jsonl", ".json"):
-        rows: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines() if line.strip()]
-    else:
-        rows = list(csv.DictReader(text.splitlines()))
+    lines, rows = _rows_of(text, path)
     if not rows:
         raise DataError(f"{path} has no rows")
     _check_columns(spec.columns, rows[0], path)
-    samples = [_row(spec.columns, row, path, number) for number, row in enumerate(rows, 2)]
+    samples = [_row(spec.columns, row, path, line) for line, row in zip(lines, rows, strict=True)]
     images: dict[str, str] = {}
     for one, name in ((one, str(row[spec.columns.image])) for one, row in zip(samples, rows, strict=True)):
         if images.setdefault(one.key, name) != name:  # one of them would get the other's embedding
@@ -227,6 +225,32 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         range(len(samples)),
         stamp.hexdigest(),
     )
+
+
+def _rows_of(text: str, path: Path) -> tuple[list[int], list[dict[str, Any]]]:
+    """Return the rows of a CSV or JSONL text and the line on which each ends. Raises DataError naming the line.
+
+    Not by `splitlines`, which cuts at the newlines inside of quoted cells, at U+2028 and at U+0085.
+    """
+    lines: list[int] = []
+    rows: list[dict[str, Any]] = []
+    if path.suffix in (".jsonl", ".json"):
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    rows.append(dict(json.loads(line)))
+                except (ValueError, TypeError):
+                    raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:80]!r}") from None
+                lines.append(number)
+        return lines, rows
+    reader = csv.DictReader(io.StringIO(text))
+    try:
+        for row in reader:
+            rows.append(row)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+    return lines, rows
 
 
 def _check_columns(columns: Columns, row: Mapping[str, Any], path: Path) -> None:

@@ -183,4 +183,5 @@ def read_samples(out: Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:
     path = out / str(task["samples"])
     if not path.is_file():
         raise ConfigError(f"no per-sample file {path}")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:  # not `splitlines`: texts may hold U+2028 or U+0085
+        return [json.loads(line) for line in file]

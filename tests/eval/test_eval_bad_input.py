@@ -212,6 +212,36 @@ def test_a_truncated_shard_fails_the_tasks_that_read_it(run: Run, shards: Path, 
     assert entry["status"] == "failed" and "lies beyond the end of the file" in entry["reason"]
 
 
+def test_no_character_inside_of_a_cell_ends_a_row(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    """Newlines of a quoted report, and what Unicode calls the end of a line, are text."""
+    import csv
+
+    from vlp_eval import data
+    from vlp_eval.data import Columns, DataError, DataSpec
+
+    texts = ["no pleural\neffusion", "one\u2028line\u0085of text", 'a "nodule"']
+    columns = Columns(image="file", report="text")
+    with (tmp_path / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("file", "text"), *((f"{at}.png", text) for at, text in enumerate(texts))])
+    rows = [json.dumps({"file": f"{at}.png", "text": text}, ensure_ascii=False) for at, text in enumerate(texts)]
+    (tmp_path / "table.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for name in ("table.csv", "table.jsonl"):
+        found = data.read(DataSpec(table=name, columns=columns, split=None), tmp_path)
+        assert [one.report.text for one in found.records if one.report] == texts
+    for name, text in (("bad.jsonl", f"{rows[0]}\n\n[1, 2\n"), ("bad.csv", f'file,text\n0.png,"{"x" * 200_000}\n')):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=r"bad\.\w+, line \d: "):
+            data.read(DataSpec(table=name, columns=columns, split=None), tmp_path)
+
+    folder = table(tmp_path, shards)
+    listed = (folder / "table.csv").read_text().replace('""nodule""', '""no\u2028dule""')
+    (folder / "table.csv").write_text(listed, encoding="utf-8")
+    suite = suite_file(tmp_path, own_task("grounding"))
+    assert score(run, folder, tmp_path / "out", tiny, "--show-text", suite=str(suite)) == 0
+    (task,) = results.read(tmp_path / "out")["tasks"]
+    assert {one["phrase"] for one in results.read_samples(tmp_path / "out", task)} == {"no\u2028dule"}
+
+
 @pytest.mark.parametrize(
     ("cells", "expected"),
     [
