@@ -12,13 +12,25 @@ from typing import Any
 from vlp.types import PatchGrid
 
 
-def square_grid(count: int, side: int) -> PatchGrid | None:
-    """Return the grid of `count` square patches that tile an input of `side` pixels; None when they do not."""
-    edge = round(count**0.5)
-    if edge * edge != count:
-        return None
-    step = side / edge
-    return PatchGrid(edge, edge, (step, step), (step / 2, step / 2))
+def patch_grid(side: int, patch: int) -> PatchGrid:
+    """Return the grid of whole patches on an input of `side` pixels; what is left over at the right and bottom is not seen."""
+    edge = side // patch
+    return PatchGrid(edge, edge, (patch, patch), (patch / 2, patch / 2))
+
+
+def stem_grid(stem: Any, side: int) -> PatchGrid | None:
+    """Return the grid of timm's `patch_embed`, followed through its layers; None when its cells are no square."""
+    import torch
+
+    from vlp.models.grid import trace_grid
+
+    edge = round(stem.num_patches**0.5)
+
+    def run() -> tuple[int, int] | None:
+        stem(torch.zeros(1, 3, side, side, device=next(stem.parameters()).device))
+        return (edge, edge) if edge * edge == stem.num_patches else None
+
+    return trace_grid(stem, run, (side, side))
 
 
 class TokenHook:
@@ -31,12 +43,10 @@ class TokenHook:
     def of(cls, visual: Any, side: int) -> TokenHook | None:
         """Return the hook for a ViT of open_clip or one of timm inside it; None for other towers."""
         if hasattr(visual, "conv1") and hasattr(visual, "ln_post") and hasattr(visual, "transformer"):
-            rows, columns = visual.grid_size
-            grid = square_grid(rows * columns, side)
-            return cls(visual, grid, "native") if grid else None
+            return cls(visual, patch_grid(side, visual.patch_size[0]), "native")
         trunk = getattr(visual, "trunk", None)
         if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-            grid = square_grid(trunk.patch_embed.num_patches, side)
+            grid = stem_grid(trunk.patch_embed, side)
             return cls(visual, grid, "timm") if grid else None
         return None
 
@@ -74,8 +84,7 @@ class HiddenPatches:
         patch = model.config.vision_config.to_dict().get("patch_size")  # convolutional towers have none
         if not isinstance(patch, int):
             return None
-        grid = square_grid((side // patch) ** 2, side)
-        return cls(model, grid) if grid else None
+        return cls(model, patch_grid(side, patch))
 
     def run(self, pixels: Any) -> Any:
         """Return patch features [n, P, D] of normalised pixels [n, 3, S, S]."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,55 @@ def test_open_clip_is_read_as_open_clip_reads_it(open_clip_model: tuple[str, Any
         alone = model.encode_image(transform(Image.fromarray(grey))[None]).numpy()
     assert (both[0] == both[1]).all() and np.abs(both[0] - alone).max() < 1e-5
     assert OpenClipEmbedder.load(name, "cpu").card.dim == 24
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"image_size": 60, "layers": 1, "width": 64, "head_width": 32, "patch_size": 8},
+        {"image_size": 224, "timm_model_name": "vit_tiny_r_s16_p8_224", "timm_pool": "token", "timm_proj": "linear"},
+    ],
+    ids=["open_clip", "timm after a ResNet's stem"],
+)
+def test_patches_lie_where_the_stride_puts_them_also_when_they_do_not_tile_the_input(
+    vision: dict[str, Any], tmp_path: Path
+) -> None:
+    """As SigLIP's patches of 14 on 384 pixels: the last cell is not at 13.5 steps of 384 / 27. Our own tower is traced."""
+    import open_clip
+
+    from vlp.models.openclip import OpenClipConfig, OpenClipImageTower
+
+    config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
+    (tmp_path / "odd-vit.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    theirs = OpenClipEmbedder.load("odd-vit", "cpu")
+    ours = OpenClipImageTower(OpenClipConfig(model="odd-vit"), ImageSpec(size=vision["image_size"], channels=3))
+    own = ours.grid
+    assert theirs.card.grid == (own.height, own.width, own.stride, own.offset)
+    if "patch_size" in vision:
+        assert theirs.card.grid == (7, 7, (8.0, 8.0), (4.0, 4.0))
+    side = vision["image_size"]
+    _, cells = theirs.images(np.zeros((1, 3, side, side), np.uint8), patches=True)
+    assert cells is not None and cells.shape[1] == own.height * own.width
+
+
+def test_patches_of_timms_and_of_transformers_towers_that_do_not_tile_the_input() -> None:
+    import timm
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    from vlp_eval.tokens_of_towers import HiddenPatches, TokenHook
+
+    trunk = timm.create_model("vit_tiny_patch16_224", img_size=60, depth=1, num_classes=0)
+    hook = TokenHook.of(SimpleNamespace(trunk=trunk, head=torch.nn.Identity()), 60)
+    assert hook is not None and hook.grid == PatchGrid(3, 3, (16, 16), (8, 8))
+    assert hook.run(lambda: trunk(torch.zeros(1, 3, 60, 60)))[1].shape == (1, 9, 192)
+
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    tower = SiglipVisionModel(SiglipVisionConfig(**small, image_size=60, patch_size=16)).eval()
+    model = SimpleNamespace(vision_model=tower, config=SimpleNamespace(vision_config=tower.config, model_type="siglip"))
+    hidden = HiddenPatches.of(model, 60)
+    assert hidden is not None and hidden.grid == PatchGrid(3, 3, (16, 16), (8, 8))
+    assert hidden.run(torch.zeros(1, 3, 60, 60)).shape == (1, 9, 16)
 
 
 # A planted square comes back to where it was
