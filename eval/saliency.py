@@ -38,18 +38,19 @@ class Tower:
 
 @dataclass(frozen=True)
 class Layer:
-    """A place in a tower: its output is [n, C, h, w], or tokens [n, prefix + h * w, C]."""
+    """A place in a tower: its output is [n, C, h, w], [n, h, w, C], or tokens [n, prefix + h * w, C]."""
 
     name: str
     module: torch.nn.Module
     height: int
     width: int
     prefix: int | None
+    channels_last: bool = False
 
     def cells(self, output: Tensor) -> Tensor:
         """Return an output as [n, C, h, w]."""
         if self.prefix is None:
-            return output
+            return output.permute(0, 3, 1, 2) if self.channels_last else output
         tokens = output[:, self.prefix :]
         return tokens.transpose(1, 2).reshape(len(tokens), -1, self.height, self.width)
 
@@ -74,8 +75,10 @@ def find_layer(tower: Tower, image: Tensor, name: str | None = None) -> Layer:
             handle.remove()
     import torch
 
+    declared = any(getattr(one, "output_fmt", None) == "NHWC" for one in tower.module.modules())  # as timm's Swin says
     for title, output in reversed(found):
-        shape = _grid(output)
+        behind = declared and not isinstance(modules[title], torch.nn.Conv2d)
+        shape = _grid(output, behind) if len(output) == len(image) else None  # else windows of a map, not a map
         if shape is None or not output.requires_grad:
             continue
         layer = Layer(title, modules[title], *shape)
@@ -95,14 +98,18 @@ def _remember(title: str, found: list[tuple[str, Tensor]]) -> Callable[..., None
     return hook
 
 
-def _grid(output: Tensor) -> tuple[int, int, int | None] | None:
-    if output.dim() == 4 and output.shape[2] > 1 and output.shape[3] > 1:
-        return int(output.shape[2]), int(output.shape[3]), None
+def _grid(output: Tensor, declared: bool) -> tuple[int, int, int | None, bool] | None:
+    """Return height, width, prefix and whether channels come last; `declared` decides where a shape does not say."""
+    if output.dim() == 4:
+        first, middle, last = output.shape[1:]
+        behind = first == middle and (middle != last or declared)  # inputs are square, so maps are
+        height, width = (first, middle) if behind else (middle, last)
+        return (int(height), int(width), None, bool(behind)) if min(height, width) > 1 else None
     if output.dim() == 3:
         for prefix in PREFIXES:
             edge = round(max(0, output.shape[1] - prefix) ** 0.5)
             if edge > 1 and edge * edge + prefix == output.shape[1]:
-                return edge, edge, prefix
+                return edge, edge, prefix, False
     return None
 
 

@@ -137,6 +137,54 @@ def test_m2ib_is_its_formula(mixed: tuple[Any, ...]) -> None:
     assert np.abs(found - expected).max() < 1e-3
 
 
+class ChannelsLast(Bright):
+    """The same tower, its cells in timm's other order, as those of Swin are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = torch.nn.Identity()
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        cells = self.last(self.smooth(pixels).permute(0, 2, 3, 1))
+        return torch.stack([cells[..., 0].relu() ** 2, 0.1 + 0 * cells[..., 1]], 1).mean((2, 3))
+
+
+@pytest.mark.parametrize("method", ["gradcam", "gscorecam", "m2ib"])
+def test_a_layer_with_its_channels_last_gives_the_same_map(method: saliency.Method) -> None:
+    towers = [saliency.Tower(one, one, lambda pixels: pixels) for one in (Bright().eval(), ChannelsLast().eval())]
+    image = torch.zeros(1, 3, 64, 64)
+    image[:, :, 40:48, 16:24] = 1
+    layers = [saliency.find_layer(one, image) for one in towers]
+    assert (layers[1].name, layers[1].height, layers[1].width, layers[1].channels_last) == ("last", 8, 8, True)
+    text = np.array([1.0, 0.0], np.float32)
+    maps = [saliency.cells(tower, image, text, method, layer) for tower, layer in zip(towers, layers, strict=True)]
+    assert maps[1].shape == (8, 8) and np.unravel_index(int(maps[1].argmax()), (8, 8)) == (5, 2)
+    if method != "m2ib":  # whose noise falls on other places
+        assert np.abs(maps[0] - maps[1]).max() < 1e-6
+
+
+def test_the_layers_of_a_swin_are_maps_of_its_cells() -> None:
+    """Its maps are [n, h, w, C], one of them as wide as it has channels; what it computes in windows is no map."""
+    import timm
+
+    options = {"window_size": 4, "depths": (2, 2), "num_heads": (2, 2), "embed_dim": 16, "patch_size": 4}
+    module = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, img_size=64, **options).eval()
+    tower = saliency.Tower(module, module, lambda pixels: pixels)
+    image = torch.rand(1, 3, 64, 64)
+    assert (saliency.find_layer(tower, image).height, saliency.find_layer(tower, image).width) == (8, 8)
+    for name, edge, width in (("layers.0", 16, 16), ("layers.1", 8, 32), ("norm", 8, 32), ("patch_embed.proj", 16, 16)):
+        layer = saliency.find_layer(tower, image, name)
+        assert (layer.height, layer.width) == (edge, edge)
+        kept: list[torch.Tensor] = []
+        handle = layer.module.register_forward_hook(lambda *one, kept=kept: kept.append(one[2]))
+        module(image)
+        handle.remove()
+        expected = kept[0] if name.endswith("proj") else kept[0].permute(0, 3, 1, 2)
+        assert layer.cells(kept[0]).shape == (1, width, edge, edge) and torch.equal(layer.cells(kept[0]), expected)
+    with pytest.raises(ValueError, match=r"layer 'layers\.0\.blocks\.0\.attn'"):
+        saliency.find_layer(tower, image, "layers.0.blocks.0.attn")
+
+
 def test_a_layer_of_any_tower_lies_where_its_strides_put_it() -> None:
     """A ResNet's cells are not centred on equal tiles: a map made of one of its layers has the tower's own offset."""
     import timm
