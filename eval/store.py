@@ -8,6 +8,7 @@ results do not depend on order, batch size, workers, or on what else was asked f
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -62,7 +63,6 @@ class _Shelf:
         self.folder = folder
         self.where: dict[str, tuple[int, int]] = {}
         self.facts: dict[str, Any] = {}
-        self._open: dict[tuple[int, str], NDArray[Any]] = {}
         self._names: dict[int, set[str]] = {}
         for path in sorted(folder.glob("*.json")):
             self._enter(int(path.stem), json.loads(path.read_text(encoding="utf-8")))
@@ -79,27 +79,40 @@ class _Shelf:
         return key in self.where and name in self._names[self.where[key][0]]
 
     def add(self, keys: Sequence[str], facts: Sequence[Any], arrays: dict[str, NDArray[Any]]) -> None:
-        """Write a part; the .json comes last, so a part without it does not exist."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = max(self._names, default=-1) + 1
-        for name, rows in arrays.items():
-            partial = self.folder / f".{part:05d}.{name}.partial"
-            with partial.open("wb") as file:
-                np.save(file, rows)
-            partial.replace(self.folder / f"{part:05d}.{name}.npy")
-        content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
-        write_text(self.folder / f"{part:05d}.json", json.dumps(content))
+        """Write a part; the .json comes last, so a part without it does not exist. Others may write here too."""
+        with locked(self.folder):
+            part = max((int(one.stem) for one in self.folder.glob("*.json")), default=-1) + 1
+            for name, rows in arrays.items():
+                partial = self.folder / f".{part:05d}.{name}.partial"
+                with partial.open("wb") as file:
+                    np.save(file, rows)
+                partial.replace(self.folder / f"{part:05d}.{name}.npy")
+            content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
+            write_text(self.folder / f"{part:05d}.json", json.dumps(content))
         self._enter(part, content)
 
     def rows(self, keys: Sequence[str], name: str) -> NDArray[Any]:
-        """Return the rows [n, ...] of keys that are all there."""
-        found = []
-        for key in keys:
-            part, row = self.where[key]
-            if (part, name) not in self._open:
-                self._open[part, name] = np.load(self.folder / f"{part:05d}.{name}.npy", mmap_mode="r")
-            found.append(self._open[part, name][row])
-        return np.stack(found)
+        """Return the rows [n, ...] of keys that are all there; of the parts' files one is open at a time."""
+        members: dict[int, list[int]] = {}
+        for place, key in enumerate(keys):
+            members.setdefault(self.where[key][0], []).append(place)
+        result: NDArray[Any] | None = None
+        for part, places in members.items():
+            content = np.load(self.folder / f"{part:05d}.{name}.npy", mmap_mode="r")
+            if result is None:
+                result = np.empty((len(keys), *content.shape[1:]), content.dtype)
+            result[places] = content[[self.where[keys[one]][1] for one in places]]
+        assert result is not None  # of no keys nobody asks
+        return result
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made when missing, against other processes; they wait. A killed one lets go of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def write_text(path: Path, text: str) -> None:
@@ -121,11 +134,12 @@ class Store:
         path = folder / "card.json"
         if embedder is not None:
             self.card = embedder.card
-            if path.is_file() and read_card(path).fingerprint != self.card.fingerprint:
-                raise ConfigError(
-                    f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
-                )
-            write_text(path, json.dumps(asdict(self.card), indent=1) + "\n")
+            with locked(folder):
+                if path.is_file() and read_card(path).fingerprint != self.card.fingerprint:
+                    raise ConfigError(
+                        f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
+                    )
+                write_text(path, json.dumps(asdict(self.card), indent=1) + "\n")
         else:
             if not path.is_file():
                 raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import Run, read, score
 
@@ -94,6 +95,57 @@ def test_an_embedding_does_not_depend_on_its_company(shards: Path, tiny: Path, t
     both = together.texts(texts)
     for index in (20, 3, 11):
         assert (alone.texts([texts[index]])[0] == both[index]).all()
+
+
+def test_two_runs_into_one_cache_do_not_write_over_each_other(shards: Path, tiny: Path, tmp_path: Path) -> None:
+    """Both open the cache while it is empty; then each adds images and texts that the other one does not."""
+    import threading
+
+    from vlp_eval import data, embedder, store
+
+    known, alone = data.read(data.DataSpec(), shards), store.Store(tmp_path / "alone", embedder.load(str(tiny), "cpu"))
+    expected = alone.images(known, range(80))
+    texts = [f"a nodule of {one} millimetres" for one in range(8)]
+    stores = [store.Store(tmp_path / "cache", embedder.load(str(tiny), "cpu")) for _ in range(2)]
+    halves = [range(40), range(40, 80)]
+    for one, half in zip(stores, halves, strict=True):  # each has looked at what is there
+        one.texts([f"text {half.start}"])
+        one.images(known, [half.start])
+
+    def encode(at: int) -> None:
+        for start in range(halves[at].start, halves[at].stop, 8):
+            stores[at].images(known, range(start, start + 8))
+        for text in texts[at::2]:
+            stores[at].texts([text])
+
+    both = [threading.Thread(target=encode, args=(at,)) for at in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    for at, half in enumerate(halves):
+        assert (stores[at].images(known, half) == expected[half.start : half.stop]).all()
+        assert (stores[at].texts(texts[at::2]) == alone.texts(texts[at::2])).all()
+    cached = store.Store(tmp_path / "cache", None)
+    assert (cached.images(known, range(80)) == expected).all()
+    assert (cached.texts(texts) == alone.texts(texts)).all()
+
+
+def test_a_cache_of_many_parts_needs_few_open_files(shards: Path, tiny: Path, tmp_path: Path) -> None:
+    import resource
+
+    from vlp_eval import embedder, store
+
+    made = store.Store(tmp_path, embedder.load(str(tiny), "cpu"))
+    rows = [made.texts([f"text {one}"])[0] for one in range(40)]
+    assert len(list((tmp_path / "texts").glob("*.npy"))) == 40
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
+    try:
+        found = store.Store(tmp_path, None).texts([f"text {one}" for one in reversed(range(40))])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (found == np.stack(rows[::-1])).all()
 
 
 def kill_when(run_again: list[str], there: Callable[[], bool]) -> None:
