@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ class TransformersEmbedder:
             model,
             name=name,
             kind="transformers",
-            reads=(processor.to_json_string(), str(self._length)),
+            reads=(processor.to_json_string(), str(self._length), tokenizer_digest(tokenizer)),
             dim=int(self._encode_texts(["a"]).shape[1]),
             image_spec={
                 "size": side,
@@ -132,6 +135,20 @@ class TransformersEmbedder:
         inputs = {name: tokens[name].to(self._device) for name in names if name in tokens}
         with torch.inference_mode():
             return to_rows(_pooled(self._model.get_text_features(**inputs)))
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """Return a sha256 of what makes ids of texts in a transformers tokenizer, wherever its files lie."""
+    about = {"class": type(tokenizer).__name__, "pad": tokenizer.pad_token_id, "eos": tokenizer.eos_token_id}
+    about["sides"] = [tokenizer.padding_side, tokenizer.truncation_side]
+    if hasattr(tokenizer, "backend_tokenizer"):
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        about["rules"] = {name: one for name, one in rules.items() if name not in ("truncation", "padding")}  # per call
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            files = tokenizer.save_vocabulary(folder)
+            about["files"] = [hashlib.sha256(Path(one).read_bytes()).hexdigest() for one in files]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _pooled(output: Any) -> Any:

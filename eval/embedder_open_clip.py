@@ -7,6 +7,7 @@ runs on whole batches, in the same order, so that a decoding thread takes as lit
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from vlp.config import ConfigError
 from vlp.registry import did_you_mean
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
+from .embedder_hf import tokenizer_digest
 from .saliency import Tower
 from .tokens_of_towers import TokenHook
 
@@ -41,7 +43,7 @@ class OpenClipEmbedder:
             model,
             name=name,
             kind="open_clip",
-            reads=(repr(transform), name),
+            reads=(repr(transform), name, *_reading(tokenizer)),
             dim=int(self._encode_texts(["a"]).shape[1]),
             image_spec={
                 "size": side,
@@ -125,6 +127,14 @@ class OpenClipEmbedder:
 
         with torch.inference_mode():
             return to_rows(self._model.encode_text(self._tokenizer(texts).to(self._device)))
+
+
+def _reading(tokenizer: Any) -> tuple[str, str]:
+    """Return what stands for a tokenizer of open_clip: its settings and its vocabulary, its own or one of transformers."""
+    inner, clean = getattr(tokenizer, "tokenizer", None), getattr(tokenizer, "clean_fn", None)
+    plain = {name: one for name, one in vars(tokenizer).items() if isinstance(one, (str, int))}
+    vocabulary = tokenizer_digest(inner) if inner is not None else json.dumps(tokenizer.encoder)
+    return json.dumps({**plain, "clean": clean and clean.__name__}, sort_keys=True), vocabulary
 
 
 def split(transform: Any) -> tuple[list[Any], list[Any]]:

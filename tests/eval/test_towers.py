@@ -18,7 +18,7 @@ from vlp.preprocess import ImageSpec, Preprocess
 from vlp.types import PatchGrid
 from vlp_eval import saliency
 from vlp_eval.embedder_hf import TransformersEmbedder
-from vlp_eval.embedder_open_clip import OpenClipEmbedder
+from vlp_eval.embedder_open_clip import OpenClipEmbedder, _reading
 from vlp_eval.maps import cell_similarity, to_image
 
 SIDE = 64
@@ -90,6 +90,49 @@ def test_a_clip_of_transformers_is_read_as_transformers_reads_it(clip_folder: Pa
         assert np.abs(unit - expected.numpy()).max() < 1e-5
     assert cells is not None and cells.shape == (2, 64, 24)
     assert ours.card.grid == (8, 8, (8.0, 8.0), (4.0, 4.0))
+
+
+def test_another_vocabulary_is_another_fingerprint(clip_folder: Path, tmp_path: Path) -> None:
+    """Or cached embeddings of texts would be those of the old ids. Where the files lie, and what was encoded, is not."""
+    import shutil
+
+    own = TransformersEmbedder.load(str(clip_folder), "cpu")
+    before = own.texts(TEXTS)
+    again = TransformersEmbedder(own._model, own._processor, own._tokenizer, "again")
+    assert again.card.fingerprint == own.card.fingerprint
+    shutil.copytree(clip_folder, tmp_path / "copy")
+    assert TransformersEmbedder.load(str(tmp_path / "copy"), "cpu").card.fingerprint == own.card.fingerprint
+    path = tmp_path / "copy" / "tokenizer.json"
+    tree = json.loads(path.read_text())
+    words = tree["model"]["vocab"]
+    words["small"], words["right"] = words["right"], words["small"]
+    path.write_text(json.dumps(tree))
+    other = TransformersEmbedder.load(str(tmp_path / "copy"), "cpu")
+    assert np.abs(other.texts(TEXTS) - before).max() > 1e-4
+    assert other.card.weights_sha256 == own.card.weights_sha256 and other.card.fingerprint != own.card.fingerprint
+
+
+def test_another_vocabulary_of_open_clip_is_another_fingerprint(
+    open_clip_model: tuple[str, Any], clip_folder: Path
+) -> None:
+    from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
+
+    name, (model, transform, tokenizer) = open_clip_model
+    readings = [
+        _reading(one)
+        for one in (
+            tokenizer,
+            SimpleTokenizer(),
+            SimpleTokenizer(context_length=40),
+            SimpleTokenizer(clean="canonicalize"),
+            SimpleTokenizer(additional_special_tokens=["<mask>"]),
+            HFTokenizer(str(clip_folder)),
+            HFTokenizer(str(clip_folder), strip_sep_token=True),
+        )
+    ]
+    assert readings[0] == readings[1] and len(set(readings)) == 6
+    cards = [OpenClipEmbedder(model, transform, one, name).card for one in (tokenizer, HFTokenizer(str(clip_folder)))]
+    assert cards[0].weights_sha256 == cards[1].weights_sha256 and cards[0].fingerprint != cards[1].fingerprint
 
 
 def test_one_clip_through_our_loader_and_through_transformers_is_the_same(clip_folder: Path, tmp_path: Path) -> None:
