@@ -47,8 +47,8 @@ class Columns:
 class DataSpec:
     """Where a task's data is, below `--data`, and which of it is scored.
 
-    `folder`: shards with a manifest (empty: `--data` itself). `table`: a CSV or JSONL file, with `columns`, for where
-    there are no shards.
+    `folder`: shards with a manifest (empty: `--data` itself, which may also be the folder of this name). `table`: a CSV or
+    JSONL file, with `columns`, for where there are no shards.
     `split`: None takes everything; `whole_if_unsplit` takes everything of a set without splits. `where`: keep records with
     these values (`modality`, `view`, `source`, or a group column).
     """
@@ -139,7 +139,9 @@ def present(spec: DataSpec, root: Path) -> bool:
 
 
 def _manifest(spec: DataSpec, root: Path) -> Path | None:
-    for folder in (root / spec.folder, root) if spec.folder else (root,):
+    """Return the folder of shards that a spec names: below `root`, or `root` itself where that is its name."""
+    itself = root.absolute().name == Path(spec.folder).name
+    for folder in (root / spec.folder, root) if itself else (root / spec.folder,):
         if (folder / "manifest.jsonl").is_file():
             return folder
     return None
@@ -173,6 +175,11 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
     from vlp.data.records import SampleError
 
     folder = _manifest(spec, root) or root / spec.folder
+    if folder != root and not (folder / "manifest.jsonl").is_file() and (root / "manifest.jsonl").is_file():
+        raise DataError(
+            f"no manifest.jsonl in {folder}; {root} holds shards itself, but is not named {spec.folder!r}: "
+            "--data is the folder that the sets lie in"
+        )
     try:
         manifest = Manifest.read(folder)
         if not (split == "test" and spec.whole_if_unsplit and not manifest.splits):

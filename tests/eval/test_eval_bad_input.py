@@ -333,6 +333,24 @@ def test_a_cache_that_serves_some_tasks_is_exit_3(run: Run, shards: Path, tiny: 
     assert "patch features" in found["grounding"]["reason"]
 
 
+def test_shards_of_another_set_are_not_taken_for_the_one_asked_for(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """`--data` may be the folder of the set itself, where that is its name."""
+    shutil.copytree(shards, tmp_path / "nodules")
+    tasks = [
+        {"id": f"of.{one}", "family": "retrieval", "size": 20, "data": {"folder": one}} for one in ("nodules", "rsna")
+    ]
+    path = tmp_path / "suite.yaml"
+    path.write_text(json.dumps({"version": "1", "about": "two", "tasks": tasks}))
+    for data, out in ((tmp_path, "above"), (tmp_path / "nodules", "itself")):
+        assert score(run, data, tmp_path / out, tiny, suite=str(path)) == 3
+        found = read(tmp_path / out)
+        assert found["nodules"]["status"] == "ok" and found["rsna"]["status"] == "skipped"
+        assert "manifest.jsonl" in found["rsna"]["reason"] or "no such folder" in found["rsna"]["reason"]
+    assert "is not named 'rsna'" in found["rsna"]["reason"]
+
+
 def test_some_tasks_without_data_is_exit_3(run: Run, shards: Path, tmp_path: Path) -> None:
     tasks = [
         {"id": "here", "family": "retrieval", "size": 20},
