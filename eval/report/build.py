@@ -35,6 +35,7 @@ def write(out: Path) -> Path:
     page = environment.get_template("page.html").render(
         css=Markup((FOLDER / "style.css").read_text(encoding="utf-8")),
         tree=tree,
+        fewer=fewer_resamples(tree),
         sections=[section(out, one) for one in tree["tasks"]],
         cards=cards(tree),
         training=_training(out),
@@ -72,6 +73,16 @@ def cards(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
             count = one.get("n", task["data"]["n"])
             result.append({"task": task["id"], "row": entry, "n": count, "meaning": meaning(name)})
     return result
+
+
+def fewer_resamples(tree: Mapping[str, Any]) -> dict[int, list[str]]:
+    """Return the metrics whose intervals are of fewer resamples than the run's, by their number."""
+    found: dict[int, list[str]] = {}
+    for name, one in (pair for task in tree["tasks"] for pair in task.get("metrics", {}).items()):
+        if one.get("n_boot", tree["settings"]["resamples"]) < tree["settings"]["resamples"]:
+            names = found.setdefault(one["n_boot"], [])
+            names += [title(name)] if title(name) not in names else []
+    return found
 
 
 def _numbers(one: Mapping[str, Any]) -> list[float]:

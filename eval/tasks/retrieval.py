@@ -323,15 +323,18 @@ class ClassRetrieval(Task):
         by_image = self.settings.queries == "images"
         owners = [context.data.patient(indices[one]) if by_image else str(one) for one in keep]
         weights = multiplicities(owners, context.resamples, context.seed)
+        method = "bootstrap_patient" if by_image else "bootstrap_query"
         for k, column in hits.items():
             outcome.metrics[f"p@{k}"] = metric(
                 float(column.mean()),
                 mean_interval(column, weights),
-                method="bootstrap_patient" if by_image else "bootstrap_query",
+                method=method,
                 chance=chance,
                 primary=k == self.settings.primary_k,
             )
-        outcome.metrics["map"] = metric(float(values.mean()), mean_interval(values, weights), chance=chance)
+        outcome.metrics["map"] = metric(
+            float(values.mean()), mean_interval(values, weights), method=method, chance=chance
+        )
         outcome.scoring = {
             "queries": self.settings.queries,
             "n_queries": len(keep),

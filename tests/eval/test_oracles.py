@@ -120,6 +120,8 @@ def test_wrong_texts_and_searches_by_class_of_known_embedders(
     # some patients' reports say the same of another image, in other words: half a point each
     assert abs(wrong["metrics"]["notices_wrong_report"]["value"] - expected) < 0.03
     assert search["metrics"]["p@5"]["value"] == expected
+    assert {one["ci_method"] for one in search["metrics"].values()} == {"bootstrap_query"}
+    assert {one["ci_method"] for one in name["metrics"].values()} == {"bootstrap_patient"}
     assert (name["metrics"]["p@1"]["value"] == 1) == (expected == 1)
 
 
