@@ -83,17 +83,18 @@ class Robustness:
         return (self.same_same + self.same_other) / total if total else None
 
 
-def robustness_index(
+def neighbour_counts(
     embeddings: ArrayLike,
     biology: ArrayLike,
     centre: ArrayLike,
     k: int,
     group: ArrayLike | None = None,
     metric: str = "cosine",
-) -> Robustness:
-    """Count the k nearest neighbours of each row of [n, D] by biology and centre, rows of its own `group` left out.
+) -> NDArray[np.int64]:
+    """Return how many of the k nearest neighbours of each row of [n, D] are SS, SO, OS and OO [n, 4] (see `Robustness`).
 
-    `group` is the patient (or slide); by default each row is its own. Ties go to the lower row. Source: PathoROB.
+    Rows of its own `group` are left out: `group` is the patient (or slide); by default each row is its own. Ties go to the
+    lower row. Source: PathoROB.
     """
     rows = np.asarray(embeddings, dtype=np.float64)
     rows = rows[:, None] if rows.ndim == 1 else rows
@@ -101,7 +102,7 @@ def robustness_index(
     own = np.arange(len(rows)) if group is None else np.asarray(group)
     if metric == "cosine":
         rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    counts = dict.fromkeys([(True, True), (True, False), (False, True), (False, False)], 0)
+    counts = np.zeros((len(rows), 4), dtype=np.int64)
     for index in range(len(rows)):
         if metric == "cosine":
             distance = -(rows @ rows[index])
@@ -110,6 +111,18 @@ def robustness_index(
         distance = np.where(own == own[index], np.inf, distance)
         nearest = np.argsort(distance, kind="stable")[:k]
         nearest = nearest[np.isfinite(distance[nearest])]
-        for other in nearest:
-            counts[bool(kind[other] == kind[index]), bool(place[other] == place[index])] += 1
-    return Robustness(counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+        sort = 2 * (kind[nearest] != kind[index]) + (place[nearest] != place[index])
+        counts[index] = np.bincount(sort, minlength=4)
+    return counts
+
+
+def robustness_index(
+    embeddings: ArrayLike,
+    biology: ArrayLike,
+    centre: ArrayLike,
+    k: int,
+    group: ArrayLike | None = None,
+    metric: str = "cosine",
+) -> Robustness:
+    """Return the neighbours of all rows together, as `neighbour_counts` counts them."""
+    return Robustness(*(int(one) for one in neighbour_counts(embeddings, biology, centre, k, group, metric).sum(0)))

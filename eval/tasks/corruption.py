@@ -65,8 +65,9 @@ class Corruption(Classification):
         outcome = Outcome(indices, {}, prompts=[self.sets[0].to_tree()])
         outcome.metrics["auroc_macro"] = metric(ones, Interval.of(drawn), chance=0.5)
         kept: list[float] = []
+        every: list[NDArray[np.float64]] = []
         for name in self.settings.corruptions:
-            values, losses = [], []
+            values, draws = [], []
             for severity in self.settings.severities:
                 view: Transform = partial(_apply, name, severity)
                 scores = score(
@@ -75,13 +76,17 @@ class Corruption(Classification):
                 found = self._draws(truth, scores, weights)
                 assert found is not None
                 values.append(found[0])
-                losses.append(found[1] - drawn)
+                draws.append(found[1])
             kept += values
-            change = Interval.of(np.mean(losses, axis=0))
+            every += draws
+            mean = np.mean(draws, axis=0)
             by = {str(one): value for one, value in zip(self.settings.severities, values, strict=True)}
-            outcome.metrics[f"auroc_{name}"] = metric(float(np.mean(values)), chance=0.5, by_severity=by)
-            outcome.metrics[f"change_{name}"] = metric(float(np.mean(values)) - ones, change)
-        outcome.metrics["auroc_corrupted"] = metric(float(np.mean(kept)), chance=0.5, primary=True)
+            outcome.metrics[f"auroc_{name}"] = metric(
+                float(np.mean(values)), Interval.of(mean), chance=0.5, by_severity=by
+            )
+            outcome.metrics[f"change_{name}"] = metric(float(np.mean(values)) - ones, Interval.of(mean - drawn))
+        bounds = Interval.of(np.mean(every, axis=0))
+        outcome.metrics["auroc_corrupted"] = metric(float(np.mean(kept)), bounds, chance=0.5, primary=True)
         outcome.rows = [context.row(one) for one in indices]
         return outcome
 

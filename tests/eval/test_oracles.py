@@ -11,6 +11,7 @@ import pytest
 from conftest import Run
 
 from vlp_eval import results
+from vlp_eval.bootstrap import multiplicities
 from vlp_eval.scoring import unit
 
 TWO = ["cardiomegaly", "effusion"]
@@ -46,13 +47,24 @@ def test_a_probe_is_scikit_learns_regression_on_each_share(run: Run, shards: Pat
     task = {"id": "probe", "family": "probe", "classes": TWO, "shares": [0.3, 1.0], "shots": [4]}
     (entry,) = scored(run, shards, tmp_path, tiny, task)
     seen, seen_labels, _ = embedded(shards, tiny, tmp_path, "train")
-    test, test_labels, _ = embedded(shards, tiny, tmp_path, "test")
+    test, test_labels, patients = embedded(shards, tiny, tmp_path, "test")
 
     def area(rows: Any, column: int) -> float:
         model = LogisticRegression(C=0.316, class_weight="balanced", max_iter=2000)
         model.fit(seen[rows], seen_labels[rows, column])
         return float(roc_auc_score(test_labels[:, column], model.decision_function(test)))
 
+    model = LogisticRegression(C=0.316, class_weight="balanced", max_iter=2000)
+    drawn, owners = [], sorted({str(one.patient) for one in patients})
+    for resample in multiplicities([str(one.patient) for one in patients], 100, 0):
+        areas = []
+        for column in (0, 1):
+            values = model.fit(seen, seen_labels[:, column]).decision_function(test)
+            areas.append(roc_auc_score(test_labels[:, column], values, sample_weight=resample))
+        drawn.append(np.mean(areas))
+    assert len(owners) < len(test)  # so that whole patients are drawn
+    assert entry["metrics"]["auroc_1"]["ci"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-4)
+    assert all("ci" in one for one in entry["metrics"].values())
     for share in (0.3, 1.0):
         runs = []
         for seed in (0, 1, 2):
@@ -80,16 +92,23 @@ def test_the_robustness_index_leaves_out_the_same_patient(run: Run, shards: Path
     alone = np.flatnonzero(labels.sum(1) == 1)
     kind, site = labels[alone].argmax(1), [samples[one].groups["site"] for one in alone]
     patient = [samples[one].patient for one in alone]
+    weights = multiplicities(patient, 100, 0)
     for k in (3, 7):
         counts = {"ss": 0, "so": 0, "os": 0, "oo": 0}
+        parts = []
         for i, one in enumerate(alone):
+            before = dict(counts)
             others = [j for j in range(len(alone)) if patient[j] != patient[i]]
             others.sort(key=lambda j, one=one: -float(rows[alone[j]] @ rows[one]))
             for j in others[:k]:
                 counts["so"[int(kind[j] != kind[i])] + "so"[int(site[j] != site[i])]] += 1
+            parts.append([counts[name] - before[name] for name in ("so", "os")])
         found = entry["metrics"][f"robustness_index@{k}"]
         assert {name: found[name] for name in counts} == counts
         assert found["value"] == pytest.approx(counts["so"] / (counts["so"] + counts["os"]))
+        sums = [np.sum([count * np.array(part) for count, part in zip(row, parts, strict=True)], 0) for row in weights]
+        bounds = np.percentile([so / (so + os) for so, os in sums], [2.5, 97.5])
+        assert found["ci"] == pytest.approx(bounds)
 
 
 @pytest.mark.parametrize(("model", "expected"), [("perfect", 1.0), ("inverted", 0.0), ("random", None)])
@@ -193,3 +212,10 @@ def test_whole_suites_score_from_the_cache_alone(
     assert run("score", "--embeddings", tmp_path / "cache", *words, "--out", tmp_path / "score", *more) == 0
     assert run("run", "--model", tiny, *words, "--out", tmp_path / "run", *more) == 0
     assert results.read(tmp_path / "score")["tasks"] == results.read(tmp_path / "run")["tasks"]
+    for task in results.read(tmp_path / "run")["tasks"]:
+        main = {name: one for name, one in task["metrics"].items() if one.get("primary") and one["value"] is not None}
+        assert main and all("ci" in one for one in main.values()), task["id"]
+        if "auroc_corrupted" in main:  # what is lost and what is left are of the same resamples
+            change, left, whole = (task["metrics"][f"{one}"] for one in ("change_blur", "auroc_blur", "auroc_macro"))
+            assert change["value"] == pytest.approx(left["value"] - whole["value"])
+            assert left["ci"][0] <= left["value"] <= left["ci"][1]
