@@ -79,6 +79,8 @@ def run(
     """Score a suite and write `out`; return the exit code."""
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
+    if not resume:  # that of another model, maybe; `training_curve` copies this one's
+        (out / "figures" / "training.json").unlink(missing_ok=True)
     kept = {"seed": settings.seed, "resamples": settings.resamples, "limit": settings.limit}
     results = Results(out, store.card, suite.to_tree(), kept, resume)
     order = [one.spec.id for one in suite.tasks]
