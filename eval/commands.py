@@ -189,7 +189,7 @@ def compare(options: argparse.Namespace) -> int:
 
     if len(options.runs) < 2:
         raise ConfigError("compare needs at least two run folders")
-    rows = compare_runs(options.runs, options.resamples)
+    rows, silent = compare_runs(options.runs, options.resamples)
     table = Table(
         "task", "metric", "first", "other", "value", "difference", "95 % interval", "p", box=None, pad_edge=False
     )
@@ -205,6 +205,8 @@ def compare(options: argparse.Namespace) -> int:
             f"{one['p']:.3g} ({one['test']})",
         )
     console.print(table)
+    for name in silent:
+        _say(f"{name}: not compared, its per-sample rows hold no scores")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0

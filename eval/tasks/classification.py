@@ -200,7 +200,13 @@ class Classification(Task):
             bounds = Interval.of(np.mean([resampled[key][name] for name in counted], axis=0))
             base = float(np.mean([outcome.prevalence[name] for name in counted])) if chance is None else chance
             outcome.metrics[title] = metric(
-                value, bounds, chance=base, primary=key == "auroc", n_classes=len(counted), undefined=undefined
+                value,
+                bounds,
+                chance=base,
+                primary=key == "auroc",
+                n_classes=len(counted),
+                classes=counted,
+                undefined=undefined,
             )
         outcome.metrics |= self._wording(truth, scores, counted)
         outcome.metrics |= decided_macro(outcome.per_class, counted, drawn)

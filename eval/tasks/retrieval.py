@@ -136,6 +136,9 @@ class Retrieval(Task):
             self._recall(context, outcome, short, ranks, (queries, gallery, pool.groups, groups))
             for row, place in zip(rows, ranks.rank(settings.ties), strict=True):
                 row[f"rank_{short}"] = float(place)
+            for k in settings.k:  # a rank among ties does not say them
+                for row, hit in zip(rows, ranks.hits(k, settings.ties), strict=True):
+                    row[f"{short}_r@{k}"] = float(hit)
             for size in settings.pools:
                 if size < len(pool):
                     pooled = self._pooled(images, texts, pool, direction, size, context.seed)
