@@ -1,10 +1,13 @@
 """CheXpert (labels) and CheXpert Plus (reports as well), 224,316 chest radiographs from Stanford.
 
 CheXpert: `train.csv`, `valid.csv` with `Path` (`CheXpert-v1.0-small/train/patient00001/study1/view1_frontal.jpg`), `Sex`,
-`Age`, `Frontal/Lateral`, `AP/PA` and 14 labels (1, 0, -1, blank). CheXpert Plus: `df_chexpert_plus_240401.csv` with
-`path_to_image`, `section_findings`, `section_impression`, ..., images in `PNG/`, labels in `chexbert_labels/*.json`
-(JSON lines). Uncertain labels stay uncertain. `train` is split by patient into train and val, the publisher's `valid`
-stays whole.
+`Age`, `Frontal/Lateral`, `AP/PA` and 14 labels (1, 0, -1, blank); the radiologists' labels of the 500 test studies are given
+out apart, as `test_labels.csv` or `groundtruth.csv` with `Path` and the labels, for images in `test/`.
+CheXpert Plus: `df_chexpert_plus_240401.csv` with `path_to_image`, `section_findings`, `section_impression`, ..., images in
+`PNG/`, labels in `chexbert_labels/*.json` (JSON lines).
+
+Uncertain labels stay uncertain. `train` is split by patient into train and val; the publisher's 234 validation images (200
+studies) stay whole: they are the test split, or part of val where the labels of the test set are there.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from .base import LEARN, Record, Reject, Source, sources
 
 PLUS = "df_chexpert_plus_240401.csv"
 LABELS = ("chexbert_labels/report_fixed.json", "chexbert_labels/impression_fixed.json", "report_fixed.json")
+TEST = ("test.csv", "test_labels.csv", "groundtruth.csv")
 SECTIONS = ("history", "clinical_history", "comparison", "technique", "findings", "impression", "summary")
 
 
@@ -35,24 +39,30 @@ class Chexpert(Source):
 
     @config
     class Config:
-        """`frontal` leaves laterals out; `valid_as` is the split that the publisher's 234 validation images become."""
+        """`frontal` leaves laterals out; `valid_as` is the split that the publisher's 234 validation images become.
+
+        By default that is `val` where the labels of the test set are there, else `test`.
+        """
 
         frontal: bool = False
-        valid_as: str = "test"
+        valid_as: str | None = None
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
         self._plus = (self.raw / PLUS).is_file()
+        self._test = None if self._plus else next((one for one in TEST if (self.raw / one).is_file()), None)
+        self._valid_as = config.valid_as or ("val" if self._test else "test")
 
     def records(self) -> Iterator[Record]:
         yield from self._plus_records() if self._plus else self._plain_records()
 
     def _plain_records(self) -> Iterator[Record]:
-        self.require("train.csv", "valid.csv", "test.csv")
-        for table in ("train.csv", "valid.csv", "test.csv"):
-            if (self.raw / table).is_file():
-                for row in rows(self.raw / table, ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT)):
-                    yield self._record(row["Path"], table.removesuffix(".csv"), {"row": row, "labels": row})
+        self.require("train.csv", "valid.csv", *TEST)
+        for split, table in (("train", "train.csv"), ("valid", "valid.csv"), ("test", self._test)):
+            if table and (self.raw / table).is_file():
+                about = () if split == "test" else ("Sex", "Age", "Frontal/Lateral", "AP/PA")
+                for row in rows(self.raw / table, ("Path", *about, *CHEXPERT)):
+                    yield self._record(row["Path"], split, {"row": row, "labels": row})
 
     def _plus_records(self) -> Iterator[Record]:
         labels: dict[str, dict[str, Any]] = {}
@@ -77,13 +87,14 @@ class Chexpert(Source):
             key=f"{patient}_{study}_{view}",
             patient=patient,
             study=f"{patient}_{study}",
-            split=LEARN if split == "train" else self.config.valid_as if split == "valid" else split,
+            split=LEARN if split == "train" else self._valid_as if split == "valid" else split,
             data={"path": path, **data},
         )
 
     def sample(self, record: Record) -> Sample:
         row = record.data["row"]
-        side = str(row.get("Frontal/Lateral") or row.get("frontal_lateral") or "")
+        named = record.key.rpartition("_")[2]  # the test set's table says it nowhere else
+        side = str(row.get("Frontal/Lateral") or row.get("frontal_lateral") or named)
         if self.config.frontal and side.lower() != "frontal":
             raise Reject("other_view", side, counted=False)
         sex, age = row.get("Sex") or row.get("sex"), row.get("Age") or row.get("age")

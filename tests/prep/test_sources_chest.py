@@ -126,6 +126,20 @@ def test_chexpert(tmp_path: Path) -> None:
     assert found["patient64541_study1_view1_frontal"].split == "test"
     # the folder may also be the one above
     assert len(run("chexpert", raw, "--frontal")) == 3
+    for number, view in enumerate(("view1_frontal", "view2_lateral")):
+        trees.picture(raw / f"test/patient64741/study1/{view}.jpg", 20 + number)
+    paths = [f"CheXpert-v1.0/test/patient64741/study1/{view}.jpg" for view in ("view1_frontal", "view2_lateral")]
+    labels = {**dict.fromkeys(CHEXPERT, "0"), "Pneumonia": "1"}
+    for table in ("groundtruth.csv", "test_labels.csv"):
+        trees.table(raw / table, [{"Path": path, **labels} for path in paths])
+        found = run("chexpert", raw)
+        one = found["patient64741_study1_view1_frontal"]
+        assert (one.split, one.view, one.labels["Pneumonia"], sum(one.labels.values())) == ("test", "FRONTAL", 1, 1)
+        assert found["patient64741_study1_view2_lateral"].view == "LATERAL"
+        assert found["patient64541_study1_view1_frontal"].split == "val"
+        assert len(run("chexpert", raw, "--frontal")) == 4
+        assert run("chexpert", raw, "--valid-as", "test")["patient64541_study1_view1_frontal"].split == "test"
+        (raw / table).unlink()
 
 
 def test_chexpert_plus(tmp_path: Path) -> None:
