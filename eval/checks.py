@@ -9,8 +9,8 @@ from typing import Any
 
 from . import data as data_files
 from .data import Data, DataSpec
-from .tasks.base import Task
-from .tasks.classification import label_of
+from .tasks.base import Context, Task
+from .tasks.fields import label_of
 
 
 def check_task(
@@ -24,10 +24,13 @@ def check_task(
         "split": data.split,
         "images": len(data),
         "patients": len({data.patient(one) for one in range(len(data))}),
-        "ids_sha256": data_files.ids_digest([one.key for one in data.records]),
         "data_digest": data.digest,
     }
     problems = []
+    try:
+        facts |= scored(task, data)
+    except ValueError as error:
+        problems.append(f"{error}")
     classes = getattr(task.settings, "classes", ())
     if "labels" in task.needs and classes:
         aliases = getattr(task.settings, "aliases", None) or {}
@@ -62,6 +65,13 @@ def check_task(
     if decode:
         problems += unreadable(data)
     return facts, problems
+
+
+def scored(task: Task, data: Data) -> dict[str, Any]:
+    """Return how many images the results will list, and the hash of their ids. Raises DataError when there are none."""
+    nothing: Any = None  # what will be listed is chosen before anything is encoded
+    indices = task.listed(Context(data=data, store=nothing, split=nothing, read=nothing))
+    return {"n": len(indices), "ids_sha256": data_files.ids_digest([data.records[one].key for one in indices])}
 
 
 def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -> dict[str, dict[str, int]]:

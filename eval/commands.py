@@ -57,8 +57,9 @@ def show(options: argparse.Namespace) -> int:
     tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.show()}
     tree["config_sha256"] = suites.config_digest(task)
     if options.data:
-        data = data_files.read(task.spec.data, options.data)
-        tree["split"] = {"n": len(data), "ids_sha256": data_files.ids_digest([one.key for one in data.records])}
+        from .checks import scored
+
+        tree["split"] = scored(task, data_files.read(task.spec.data, options.data))
     console.print(dump_yaml(tree), markup=False, soft_wrap=True)
     return 0
 

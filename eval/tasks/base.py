@@ -116,6 +116,10 @@ class Task(ABC):
     def run(self, context: Context) -> Outcome:
         """Score; everything in the plan is in the store."""
 
+    def listed(self, context: Context) -> Sequence[int]:
+        """Return the records that stand in the results, which their `ids_sha256` is of."""
+        return self.plan(context).images
+
     def needs_model(self) -> bool:
         """Return whether the task looks into the model itself, so that cached embeddings do not serve it."""
         return False

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError, config, to_tree
 from vlp.registry import did_you_mean
-from vlp.types import Sample
 
 from .. import prompts as prompt_files
 from ..bootstrap import Interval, interval, mean_interval
@@ -28,6 +27,7 @@ from .chosen import fewest, uncertain
 from .class_scores import UNKNOWN, Scores, by_study, score, with_no_finding
 from .curves import calibration_figure, curve_figure, single_finding_confusion
 from .decided import Drawn, decided_class, decided_macro
+from .fields import group_of, label_of
 
 Floats = NDArray[np.float64]
 
@@ -41,8 +41,9 @@ class Settings:
     of -1 counts as; `unstated`: what an absent one does (sets that list positives only need `negative`). `no_finding`
     names a class that stays out of the mean: with a positive/negative pair its denying prompt is a double negation.
     `per_class` (multi-class): at most so many images of each class, those with the smallest hashes of their keys.
-    `calibrate`: the split on which a temperature is fitted, shown beside the model's own. `aliases`: what publishers call
-    a class in their own folders and tables.
+    `subgroups`: group columns, `view` or `modality`; years of `age` are put together by twenty. `calibrate`: the split on
+    which a temperature is fitted, shown beside the model's own. `aliases`: what publishers call a class in their own folders
+    and tables.
     """
 
     classes: tuple[str, ...]
@@ -77,19 +78,6 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
             value = unstated if stated is None else stated
             table[row, column] = stands if value == -1 else value
     return table
-
-
-def label_of(record: Sample, called: Sequence[str], truth: str) -> int | None:
-    """Return what a record states of a class by any of its names: 1, 0, or -1 (uncertain); None where it says nothing."""
-    found = None if truth == "labels" else field_of(record, truth)
-    if found is not None:
-        return int(found in called)
-    return next((record.labels[one] for one in called if one in record.labels), None)
-
-
-def field_of(record: Sample, name: str) -> str | None:
-    """Return the modality, the view or a group column of a record, None where it has none."""
-    return getattr(record, name) if name in ("modality", "view") else record.groups.get(name)
 
 
 @dataclass(frozen=True)
@@ -145,6 +133,10 @@ class Classification(Task):
             keep = (table != UNKNOWN).any(1)
         indices = [index for index, kept in zip(context.usable, keep, strict=True) if kept]
         return some(indices, f"a label of {', '.join(self.settings.classes)}", context.data), table[keep]
+
+    def listed(self, context: Context) -> list[int]:
+        indices, truth = self.select(context)
+        return by_study(context.data, indices, truth)[0] if self.scoring.views == "mean" else indices
 
     def plan(self, context: Context) -> Plan:
         indices, _ = self.select(context)
@@ -286,7 +278,7 @@ class Classification(Task):
     def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
         context, truth, main = scored.context, scored.truth, scored.scores[0]
         for column in self.settings.subgroups:
-            members = np.array([context.data.records[one].groups.get(column, "") for one in outcome.indices])
+            members = np.array([group_of(context.data.records[one], column) or "" for one in outcome.indices])
             entries: dict[str, Any] = {}
             for name in sorted(set(members.tolist()) - {""}):
                 inside = members == name
@@ -301,7 +293,9 @@ class Classification(Task):
                 }
             overall = outcome.metrics["auroc_macro"]["value"]
             equity = equity_scaled(overall, {name: one["auroc_macro"]["value"] for name, one in entries.items()})
-            if entries:
+            if not entries:
+                outcome.warnings.append(f"subgroups by {column!r} left out: no image says its {column}")
+            else:
                 outcome.subgroups[column] = {"groups": entries} | (
                     {"es_auroc": equity.scaled, "gap": equity.gap, "worst": equity.worst} if equity else {}
                 )
@@ -315,7 +309,7 @@ class Classification(Task):
                 name: int(truth[row, c]) for c, name in enumerate(self.settings.classes) if truth[row, c] != UNKNOWN
             }
             values = {name: float(main.ranking[row, c]) for c, name in enumerate(self.settings.classes)}
-            groups = {one: context.data.records[index].groups.get(one) for one in self.settings.subgroups}
+            groups = {one: group_of(context.data.records[index], one) for one in self.settings.subgroups}
             rows.append(context.row(index) | {"labels": known, "scores": values, "groups": groups})
         return rows
 

@@ -128,13 +128,14 @@ def test_a_table_of_ones_own_is_scored_and_what_cannot_be_is_counted(
 ) -> None:
     folder = table(tmp_path, shards)
     prompts = PROMPTS + "  never: {pos: [never], neg: [always]}\n"
-    task = own_task("classification", classes=["nodule", "never"], prompts=["mine.yaml"])
+    task = own_task("classification", classes=["nodule", "never"], prompts=["mine.yaml"], subgroups=["sex"])
     suite = suite_file(tmp_path, task, prompts)
     assert score(run, folder, tmp_path / "out", tiny, suite=str(suite)) == 0
     entry = read(tmp_path / "out")["classification"]
     assert entry["per_class"]["never"]["auroc"] == {"value": None, "reason": "no positive", "higher_is_better": True}
     assert entry["metrics"]["auroc_macro"]["n_classes"] == 1
     assert any("never" in one for one in entry["warnings"])
+    assert "subgroups by 'sex' left out: no image says its sex" in entry["warnings"]
 
     suite = suite_file(tmp_path, own_task("grounding"))
     assert score(run, folder, tmp_path / "boxes", tiny, suite=str(suite)) == 0

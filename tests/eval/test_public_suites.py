@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import Run
 
 from vlp_eval import results, suite
@@ -53,7 +54,35 @@ def test_a_public_suite_runs_on_shards_of_its_sources(
     wordings = sum(len(getattr(task, "sets", ())) > 1 for task in wanted.tasks)
     assert page.count("How much the wording matters") == page.count("from the worst to the best") == wordings
     for task in wanted.tasks:
+        capsys.readouterr()
         assert run("check", task.spec.id, "--suite", name, "--data", tmp_path / "data") == 0, task.spec.id
+        facts, scored = yaml.safe_load(capsys.readouterr().out), found[task.spec.id]["data"]
+        assert (facts["n"], facts["ids_sha256"]) == (scored["n"], scored["ids_sha256"]), task.spec.id
+    if name == "cxr_zero_shot":
+        assert run("show", "mimic5x200", "--data", tmp_path / "data") == 0
+        assert (
+            yaml.safe_load(capsys.readouterr().out)["split"]["ids_sha256"] == found["mimic5x200"]["data"]["ids_sha256"]
+        )
+        groups = found["nih_cxr14"]["subgroups"]
+        assert {one: set(groups[one]["groups"]) for one in groups} == {
+            "sex": {"M", "F"},
+            "age": {"40-59"},
+            "view": {"PA", "AP"},
+        }
+        assert set(found["chexpert_test.comp5"]["subgroups"]["age"]["groups"]) == {"40-59", "60-79"}
+
+
+def test_years_are_put_together_and_other_columns_are_left_alone() -> None:
+    from vlp.types import Sample
+    from vlp_eval.tasks.fields import group_of
+
+    def group(name: str, **columns: str) -> str | None:
+        return group_of(Sample(key="x", image=b"", view="PA", groups=columns), name)
+
+    ages = ["0", "19", "20", "068Y", "58.0", "79", "80", "90+", "101", "40-60", "adult"]
+    expected = ["0-19", "0-19", "20-39", "60-79", "40-59", "60-79", "80+", "80+", "80+", "40-60", "adult"]
+    assert [group("age", age=one) for one in ages] == expected
+    assert (group("view"), group("site", site="68"), group("age")) == ("PA", "68", None)
 
 
 def test_our_own_list_of_single_findings_is_the_same_for_everyone(
