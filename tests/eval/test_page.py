@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 import shutil
 import subprocess
@@ -61,6 +63,18 @@ def test_the_page_shows_scores_with_intervals_and_every_section(page: Path) -> N
         assert words in text
     assert "Pointing game, above the shuffled image" in text
     assert "text alone (mean box, no image)" in text and "FINDINGS" in text.upper()
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_page_says_which_intervals_are_of_fewer_resamples(shards: Path, tmp_path: Path, run: Run) -> None:
+    task = {"id": "kinds", "family": "classification", "kind": "multiclass", "prompts": ["synthetic"]}
+    task |= {"classes": ["consolidation", "nodule"], "scoring": {"rule": "softmax"}}
+    (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": [task]}))
+    words = ["--model", "factories:noisy", "--suite", tmp_path / "suite.yaml", "--data", shards]
+    assert run("run", *words, "--out", tmp_path / "out", "--resamples", 320) == 0
+    fewer = "300 for Balanced accuracy; F1, macro; Cohen's kappa; Matthews correlation"
+    text = html.unescape((tmp_path / "out" / "report.html").read_text())
+    assert f"320 resamples of patients (queries for retrieval), {fewer}, seed 0" in text
 
 
 def test_curves_run_inside_of_their_bands(page: Path) -> None:
