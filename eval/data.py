@@ -256,7 +256,7 @@ def _rows_of(text: str, path: Path) -> tuple[list[int], list[dict[str, Any]]]:
             rows.append(row)
             lines.append(reader.line_num)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}") from None
+        raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from None
     return lines, rows
 
 

@@ -229,10 +229,16 @@ def test_no_character_inside_of_a_cell_ends_a_row(run: Run, shards: Path, tiny: 
     for name in ("table.csv", "table.jsonl"):
         found = data.read(DataSpec(table=name, columns=columns, split=None), tmp_path)
         assert [one.report.text for one in found.records if one.report] == texts
-    for name, text in (("bad.jsonl", f"{rows[0]}\n\n[1, 2\n"), ("bad.csv", f'file,text\n0.png,"{"x" * 200_000}\n')):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        with pytest.raises(DataError, match=r"bad\.\w+, line \d: "):
-            data.read(DataSpec(table=name, columns=columns, split=None), tmp_path)
+    (tmp_path / "bad.jsonl").write_text(f"{rows[0]}\n\n[1, 2\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 3: expected a JSON object, found '\[1, 2'"):
+        data.read(DataSpec(table="bad.jsonl", columns=columns, split=None), tmp_path)
+    limit = csv.field_size_limit(1000)
+    (tmp_path / "bad.csv").write_text(f'file,text\n0.png,"{"x" * 2000}\n')  # the quote is never closed
+    try:
+        with pytest.raises(DataError, match=r"bad\.csv, line 2: field larger than"):
+            data.read(DataSpec(table="bad.csv", columns=columns, split=None), tmp_path)
+    finally:
+        csv.field_size_limit(limit)
 
     folder = table(tmp_path, shards)
     listed = (folder / "table.csv").read_text().replace('""nodule""', '""no\u2028dule""')
