@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from vlp.config import config, to_tree
 from vlp.types import PatchGrid
 
-from ..bootstrap import mean_interval, multiplicities
+from ..bootstrap import multiplicities
 from ..data import Data, DataError
 from ..maps import cell_similarity, smooth, to_image
 from ..metrics.grounding import THRESHOLDS, box_mask
-from ..results import metric
 from ..saliency import Layer, Tower, find_layer
 from ..saliency import cells as saliency_cells
 from .base import Context, Outcome, Plan, Task, some, tasks
@@ -173,15 +172,11 @@ class Grounding(Task):
                 for name in ("pointing", "cnr", "miou", "pointing_shuffled", "pointing_prior"):
                     values = np.array([table[row].get(name, NOTHING) for row in inside])
                     outcome.per_class[label][name] = summary(values, drawn, name)
-        both = [outcome.metrics[one]["value"] for one in ("pointing", "pointing_shuffled")]
-        if None not in both:
-            members = groups[""]
-            gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
-            patients = [context.data.patient(indices[queries[row].place]) for row in members]
-            weights = multiplicities(patients, context.resamples, context.seed)
-            outcome.metrics["pointing_minus_shuffled"] = metric(
-                float(gain.mean()), mean_interval(gain, weights), chance=0.0
-            )
+        members = groups[""]
+        gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
+        patients = [context.data.patient(indices[queries[row].place]) for row in members]
+        weights = multiplicities(patients, context.resamples, context.seed)
+        outcome.metrics["pointing_minus_shuffled"] = summary(gain, weights, "pointing_minus_shuffled")
 
 
 def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:

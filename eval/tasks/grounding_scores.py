@@ -27,7 +27,7 @@ NOTHING = float("nan")
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
 CONTROLS = ("shuffled", "wrong_phrase", "prior")
 NAMES = (*SCORES, *(f"{score}_{control}" for control in CONTROLS for score in SCORES))
-CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5}
+CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5, "pointing_minus_shuffled": 0.0}
 HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5, 0.75, 0.9)}
 """Overlaps at which ChestX-ray8 counts a box as found: the share of phrases above each stands beside the mean."""
 
