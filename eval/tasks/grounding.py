@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import config, to_tree
-from vlp.types import PatchGrid
+from vlp.types import Box, PatchGrid
 
 from ..bootstrap import multiplicities
 from ..data import Data, DataError
@@ -23,7 +23,7 @@ from ..metrics.grounding import THRESHOLDS, box_mask
 from ..saliency import Layer, Tower, find_layer
 from ..saliency import cells as saliency_cells
 from .base import Context, Outcome, Plan, Task, some, tasks
-from .grounding_figures import triptychs
+from .grounding_figures import UNLABELLED, triptychs
 from .grounding_scores import NAMES, NOTHING, Map, scores_of, summary
 from .priors import Prior, Rectangle
 
@@ -50,13 +50,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class Query:
-    """A phrase asked of an image: `place` its row among the images, and the boxes it speaks of."""
+    """A phrase asked of an image: `place` its row among the images, and the boxes it speaks of.
+
+    `label` tells findings apart: the label of its boxes, else the phrase itself, which may be a sentence of a report.
+    """
 
     place: int
     phrase: str
     label: str
     boxes: tuple[Rectangle, ...]
     bare: bool = False
+    labelled: bool = True
+
+    @property
+    def category(self) -> str:
+        """Return the finding as outputs name it, without a word of a report."""
+        return self.label if self.labelled else UNLABELLED
 
 
 @tasks.register("grounding")
@@ -76,14 +85,15 @@ class Grounding(Task):
         some(indices, "a box", context.data)
         queries: list[Query] = []
         for place, index in enumerate(indices):
-            together: dict[tuple[str, bool], tuple[str, list[Rectangle]]] = {}
+            together: dict[tuple[str, bool], list[Box]] = {}
             for box in context.data.records[index].boxes:
                 label = box.label or box.phrase
-                together.setdefault((box.phrase, False), (label, []))[1].append(box.xyxy)
+                together.setdefault((box.phrase, False), []).append(box)
                 if self.settings.bare and label in self.settings.bare:
-                    together.setdefault((self.settings.bare[label], True), (label, []))[1].append(box.xyxy)
-            for (phrase, bare), (label, boxes) in together.items():
-                queries.append(Query(place, phrase, label, tuple(boxes), bare))
+                    together.setdefault((self.settings.bare[label], True), []).append(box)
+            for (phrase, bare), boxes in together.items():
+                named, places = boxes[0].label, tuple(one.xyxy for one in boxes)
+                queries.append(Query(place, phrase, named or boxes[0].phrase, places, bare, bool(named)))
         return indices, queries, {}
 
     def plan(self, context: Context) -> Plan:
@@ -124,7 +134,7 @@ class Grounding(Task):
             table.append(values)
             rows.append(
                 context.row(indices[query.place])
-                | {"label": query.label, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
+                | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
                 | {name: None if np.isnan(value) else value for name, value in values.items()}
             )
         some(list(range(len(kept))), "a box that can be scored", context.data)
@@ -164,8 +174,8 @@ class Grounding(Task):
                 main = not prefix and name in ("pointing", "cnr")
                 areas = [table[row]["area"] for row in members]
                 outcome.metrics[f"{prefix}{name}"] = summary(values, weights, name, primary=main, areas=areas)
-            for label in sorted({queries[row].label for row in members}) if not prefix else []:
-                inside = [row for row in members if queries[row].label == label]
+            for label in sorted({queries[row].category for row in members}) if not prefix else []:
+                inside = [row for row in members if queries[row].category == label]
                 outcome.per_class[label] = {"n": len(inside)}
                 owners = [context.data.patient(indices[queries[row].place]) for row in inside]
                 drawn = multiplicities(owners, context.resamples, context.seed)

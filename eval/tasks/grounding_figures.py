@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .grounding import Maps, Query
 
 SHOWN = 6
+UNLABELLED = "no label"
+"""Stands for the finding of a box without a label: its phrase may be a sentence of a report."""
 
 
 def choose(queries: Sequence[Query], table: Sequence[Mapping[str, float]], count: int = SHOWN) -> list[int]:
@@ -57,8 +59,8 @@ def triptychs(
         query = queries[row]
         examples.append(
             {
-                "phrase": query.phrase if context.show_text else query.label,
-                "label": query.label,
+                "phrase": query.phrase if context.show_text else query.category,
+                "label": query.category,
                 "cnr": table[row]["cnr"],
                 "hit": bool(table[row]["pointing"]),
                 "own": _panel(context, indices[query.place], own, scale, query.boxes),
@@ -91,12 +93,16 @@ def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> l
     for index in richest[:count]:
         record = context.data.records[index]
         pixels, (height, width) = pictures.pixels_of(context.data.image(index), 320)
+        boxes = [
+            {"xyxy": list(one.xyxy), "label": one.label or (one.phrase if context.show_text else UNLABELLED)}
+            for one in record.boxes
+        ]
         result.append(
             {
                 "image": pictures.jpeg(pixels),
                 "width": width,
                 "height": height,
-                "boxes": [{"xyxy": list(one.xyxy), "label": one.label or one.phrase} for one in record.boxes],
+                "boxes": boxes,
                 "text": record.report.text if record.report and context.show_text else None,
                 "facts": {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups},
             }
