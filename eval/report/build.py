@@ -232,13 +232,15 @@ def grounding(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def beside(task: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each score with its controls, for phrases that name a place."""
+    """Return each score with its controls, for phrases that name a place; means of findings have none."""
     metrics = task["metrics"]
-    names = [one for one in metrics if not one.startswith("bare_") and f"{one}_{next(iter(CONTROLS))}" in metrics]
-    return [
-        {"title": title(name), "scores": [metrics[one]["value"] for one in (name, *(f"{name}_{c}" for c in CONTROLS))]}
-        for name in names
-    ]
+    table = []
+    for name in metrics:
+        controls = [f"{name}_{one}" for one in CONTROLS]
+        if not name.startswith("bare_") and (controls[0] in metrics or name.endswith("_macro")):
+            scores = [metrics[one]["value"] if one in metrics else None for one in (name, *controls)]
+            table.append({"title": title(name), "scores": scores})
+    return table
 
 
 HUES = ("#5ec8ff", "#ffb454", "#7ee08a", "#ff7b9c", "#c9a4ff", "#ffe066", "#4fe0d0", "#ff9a6b", "#9fb6ff", "#d8d8d8")

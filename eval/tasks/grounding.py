@@ -24,7 +24,7 @@ from ..saliency import Layer, Tower, find_layer
 from ..saliency import cells as saliency_cells
 from .base import Context, Outcome, Plan, Task, some, tasks
 from .grounding_figures import UNLABELLED, triptychs
-from .grounding_scores import NAMES, NOTHING, Map, scores_of, summary
+from .grounding_scores import MACRO, NAMES, NOTHING, Map, macro, scores_of, summary
 from .priors import Prior, Rectangle
 
 
@@ -179,14 +179,19 @@ class Grounding(Task):
                 outcome.per_class[label] = {"n": len(inside)}
                 owners = [context.data.patient(indices[queries[row].place]) for row in inside]
                 drawn = multiplicities(owners, context.resamples, context.seed)
-                for name in ("pointing", "cnr", "miou", "pointing_shuffled", "pointing_prior"):
+                for name in (*MACRO, "pointing_shuffled", "pointing_prior"):
                     values = np.array([table[row].get(name, NOTHING) for row in inside])
                     outcome.per_class[label][name] = summary(values, drawn, name)
         members = groups[""]
-        gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
         patients = [context.data.patient(indices[queries[row].place]) for row in members]
         weights = multiplicities(patients, context.resamples, context.seed)
+        gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
         outcome.metrics["pointing_minus_shuffled"] = summary(gain, weights, "pointing_minus_shuffled")
+        named = np.array([queries[row].labelled for row in members])
+        findings = [queries[row].label for row in members if queries[row].labelled]
+        for name in MACRO if findings else ():
+            values, areas = (np.array([table[row][one] for row in members])[named] for one in (name, "area"))
+            outcome.metrics[f"{name}_macro"] = macro(values, findings, weights[:, named], name, areas)
 
 
 def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:

@@ -1,4 +1,4 @@
-"""All scores of one phrase's map, of its controls' maps, and their means over phrases."""
+"""All scores of one phrase's map, of its controls' maps, and their means over phrases and over findings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bootstrap import mean_interval
+from ..bootstrap import Interval, mean_interval, weighted_means
 from ..metrics.grounding import (
     best_overlap,
     box_of_map,
@@ -26,6 +26,8 @@ Map = NDArray[np.float32]
 NOTHING = float("nan")
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
 CONTROLS = ("shuffled", "wrong_phrase", "prior")
+MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
+"""Scores that are published as means over findings of the means over their phrases."""
 NAMES = (*SCORES, *(f"{score}_{control}" for control in CONTROLS for score in SCORES))
 CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5, "pointing_minus_shuffled": 0.0}
 HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5, 0.75, 0.9)}
@@ -105,3 +107,36 @@ def summary(
     value = float(values[known].mean()) if known.any() else None
     bounds = mean_interval(values, weights) if known.any() else None
     return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
+
+
+def macro(
+    values: NDArray[np.float64],
+    findings: Sequence[str],
+    weights: NDArray[np.int32],
+    name: str,
+    areas: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Return the mean over findings of the means over their phrases (BioViL's protocol), with its interval.
+
+    `values`, `findings` and `areas` (the boxes' shares of the image) are of phrases [n]; `weights` [R, n] draws patients,
+    and with them the phrases of all findings together. A finding for which no phrase is defined is left out and named.
+    """
+    means, draws, shares, undefined = [], [], [], []
+    for finding in sorted(set(findings)):
+        inside = np.array([one == finding for one in findings])
+        own = np.where(inside, values, NOTHING)
+        if not np.isfinite(own).any():
+            undefined.append(finding)
+            continue
+        means.append(float(np.nanmean(own)))
+        draws.append(weighted_means(own, weights))
+        shares.append(float(areas[inside].mean()))
+    chance = float(np.mean(shares)) if name == "pointing" and shares else CHANCE.get(name)
+    return metric(
+        float(np.mean(means)) if means else None,
+        Interval.of(np.mean(draws, axis=0)) if means else None,
+        chance=chance,
+        reason="undefined for every phrase",
+        n_classes=len(means),
+        undefined=undefined,
+    )

@@ -69,3 +69,33 @@ def test_a_phrase_without_a_label_leaves_only_when_text_may(run: Run, tiny: Path
     holding = {one.name for one in out.rglob("*") if one.is_file() and SENTENCE in one.read_text()}
     assert holding == ({"own.jsonl", "own.json", "report.html"} if shown else set())
     assert set(results.read(out)["tasks"][0]["per_class"]) == {"Mass", "no label"}
+
+
+def test_the_mean_over_findings_weighs_each_alike(run: Run, tiny: Path, tmp_path: Path) -> None:
+    """Against the samples file: means over phrases, then over findings, patients drawn with all that is theirs."""
+    place = np.random.default_rng(1).integers(4, 30, (12, 2))
+    names = ["common"] * 8 + ["rare"] * 3 + [None]
+    rows: list[Row] = []
+    for number, ((x, y), name) in enumerate(zip(place.tolist(), names, strict=True)):
+        box = {"phrase": f"a {name}", "xyxy": [x, y, x + 24, y + 20]} | ({"label": name} if name else {})
+        rows.append((f"p{number % 7}", 64, [box]))
+    entry, found = scored(run, tmp_path, tiny, rows)
+    draws = np.random.default_rng(0).integers(0, 7, (200, 7))
+    for score_name in ("pointing", "cnr", "cnr_absolute", "miou"):
+        values = np.array([one[score_name] for one in found])
+        sides = [values[:8], values[8:11]]
+        one = entry["metrics"][f"{score_name}_macro"]
+        assert one["value"] == pytest.approx((sides[0].mean() + sides[1].mean()) / 2)
+        assert (one["n_classes"], one["undefined"]) == (2, [])
+        assert [entry["per_class"][name][score_name]["value"] for name in ("common", "rare")] == pytest.approx(
+            [side.mean() for side in sides]
+        )
+        means = []
+        for drawn in draws:
+            chosen = [number for patient in drawn for number in range(11) if number % 7 == patient]
+            parts = [[values[n] for n in chosen if n < 8], [values[n] for n in chosen if n >= 8]]
+            if all(parts):
+                means.append(np.mean([np.mean(part) for part in parts]))
+        assert one["n_boot_undefined"] == 200 - len(means) > 0
+        assert one["ci"] == pytest.approx(np.percentile(means, [2.5, 97.5]))
+    assert entry["metrics"]["pointing_macro"]["chance"] == pytest.approx(24 * 20 / 64**2)
