@@ -109,7 +109,7 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
 
     What is wrong with the data of one task is said when it runs; `strict` raises it here.
     """
-    wanted: dict[str, tuple[Data, set[int], set[int]]] = {}
+    wanted: dict[int, tuple[Data, set[int], set[int]]] = {}  # by reading: indices mean nothing in another
     texts: set[str] = set()
     for task in todo:
         try:
@@ -119,14 +119,15 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
             if strict:
                 raise
             continue
-        data, images, patches = wanted.setdefault(context.data.digest, (context.data, set(), set()))
+        _, images, patches = wanted.setdefault(id(context.data), (context.data, set(), set()))
         patches.update(plan.patches)
         images.update(plan.images)
         texts.update(plan.texts)
-    for data, images, patches in wanted.values():
-        for chosen, local in ((patches, True), (images, False)):
-            if local and store.grid is None:
-                continue
+    for local in (True, False):  # patches bring the embedding with them: first, so that no image is encoded twice
+        if local and store.grid is None:
+            continue
+        for data, images, patches in wanted.values():
+            chosen = patches if local else images
             try:
                 store.ensure(data, sorted(chosen), patches=local)
             except UnreadableError as error:
