@@ -110,13 +110,9 @@ def embed(options: argparse.Namespace) -> int:
     settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
     with _progress() as progress:
         store = Store(options.out, model, options.workers, progress)
-        datasets = runner.Datasets(options.data, options.limit)
-        runner.encode(suite.tasks, store, datasets, settings, strict=True)
-        left = runner.rehearse(suite.tasks, store, datasets, settings)
-    for name in left:
-        console.print(f"{name} needs the model itself: `run` scores it, `score` cannot", markup=False)
+        code = runner.embed(suite, store, options.data, settings, _say)
     console.print(f"embeddings of {model.card.name} in {options.out}", markup=False)
-    return 0
+    return code
 
 
 def score(options: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ A task that cannot be scored says why and the others go on; the exit code says w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -18,11 +19,13 @@ from vlp.config import ConfigError, to_tree
 
 from .data import Data, DataError, DataSpec, ids_digest, read
 from .results import Results, clean
-from .store import Store, UnreadableError, write_text
+from .store import ADDRESS, Store, UnreadableError, write_text
 from .suite import Suite, config_digest
 from .tasks.base import Context, Outcome, Task
 
 OK, DATA, PARTIAL = 0, 2, 3
+FAULTS = (DataError,)
+"""What is wrong with a task's data or settings: it ends that task, and no other."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,19 @@ class Datasets:
         if isinstance(found, DataError):
             raise found
         return found
+
+    def forget_unreadable(self) -> None:
+        """Take every image for readable again, as a task that runs alone, or that is resumed, does."""
+        for one in self._read.values():
+            if isinstance(one, Data):
+                one.unreadable.clear()
+
+    def left_out(self, but: Data) -> list[str]:
+        """Return a line for each other reading of which the present task left images out."""
+        found = [one for one in self._read.values() if isinstance(one, Data) and one.unreadable and one is not but]
+        return sorted(
+            f"{len(one.unreadable)} unreadable images of {one.name}, split {one.split!r}, left out" for one in found
+        )
 
     def other(self, spec: DataSpec) -> Callable[[str], Data | None]:
         """Return a function that gives another split of the same data, None where there is none."""
@@ -93,21 +109,50 @@ def run(
             say(f"{task.spec.id}: {headline(entry)}")
             for line in entry["warnings"]:
                 say(f"  {line}")
-        except DataError as error:
-            status = "skipped" if "no manifest.jsonl" in str(error) or "no such folder" in str(error) else "failed"
+        except FAULTS as error:
+            status, reason = verdict(error)
             entry = {"id": task.spec.id, "version": task.spec.version, "family": task.spec.family, "status": status}
-            entry["reason"] = str(error)
-            say(f"{task.spec.id}: {status}: {error}")
+            entry["reason"] = reason
+            say(f"{task.spec.id}: {status}: {reason}")
         results.add(entry, order)
     results.write(time.perf_counter() - started)
-    done = [one["status"] == "ok" for one in results.tree["tasks"]]
+    return exit_code([one["status"] == "ok" for one in results.tree["tasks"]])
+
+
+def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
+    """Encode all that scoring a suite from the cache needs, whatever can be; return the exit code."""
+    datasets = Datasets(data_root, settings.limit)
+    encode(suite.tasks, store, datasets, settings)
+    done = []
+    for task in suite.tasks:
+        try:
+            if task.needs_model():
+                task.plan(make_context(task, store, datasets, settings))
+                say(f"{task.spec.id} needs the model itself: `run` scores it, `score` cannot")
+            else:  # for what it encodes on the way: other splits, damaged images, others in place of unreadable ones
+                attempt(task, store, datasets, settings)
+            done.append(True)
+        except FAULTS as error:
+            say("{}: {}: {}".format(task.spec.id, *verdict(error)))
+            done.append(False)
+    return exit_code(done)
+
+
+def exit_code(done: Sequence[bool]) -> int:
     return OK if all(done) else PARTIAL if any(done) else DATA
 
 
-def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings, strict: bool = False) -> None:
-    """Encode each image and text that the tasks need, once; unreadable images are left out where that is allowed.
+def verdict(error: Exception) -> tuple[str, str]:
+    """Return whether a task was skipped (its data is not there) or failed, and why: one line, the same in each run."""
+    reason = ADDRESS.sub("", " ".join(str(error).split())) or type(error).__name__
+    absent = "no manifest.jsonl" in reason or "no such folder" in reason
+    return "skipped" if absent else "failed", reason
 
-    What is wrong with the data of one task is said when it runs; `strict` raises it here.
+
+def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings) -> None:
+    """Encode each image and text that the tasks need, once, as far as can be.
+
+    What is wrong with the data of a task, or with an image, is said when the task runs.
     """
     wanted: dict[int, tuple[Data, set[int], set[int]]] = {}  # by reading: indices mean nothing in another
     texts: set[str] = set()
@@ -115,9 +160,7 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
         try:
             context = make_context(task, store, datasets, settings)
             plan = task.plan(context)
-        except DataError:
-            if strict:
-                raise
+        except FAULTS:
             continue
         _, images, patches = wanted.setdefault(id(context.data), (context.data, set(), set()))
         patches.update(plan.patches)
@@ -127,31 +170,10 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
         if local and store.grid is None:
             continue
         for data, images, patches in wanted.values():
-            chosen = patches if local else images
-            try:
-                store.ensure(data, sorted(chosen), patches=local)
-            except UnreadableError as error:
-                if strict and not settings.allow_missing:
-                    raise
-                if not settings.allow_missing:
-                    continue  # the tasks that need the image fail, and say which
-                data.unreadable |= error.reasons
-            except DataError:  # cached embeddings that lack some: the tasks that need them fail, and say which
-                if strict:
-                    raise
-    try:
+            with contextlib.suppress(*FAULTS):
+                store.ensure(data, sorted(patches if local else images), patches=local)
+    with contextlib.suppress(*FAULTS):
         store.texts(sorted(texts))
-    except DataError:
-        if strict:
-            raise
-
-
-def rehearse(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings) -> list[str]:
-    """Run tasks for what they encode on the way (other splits, damaged images); return those that need the model itself."""
-    for task in todo:
-        if not task.needs_model():
-            task.run(make_context(task, store, datasets, settings))
-    return [one.spec.id for one in todo if one.needs_model()]
 
 
 def make_context(task: Task, store: Store, datasets: Datasets, settings: Settings) -> Context:
@@ -168,34 +190,48 @@ def make_context(task: Task, store: Store, datasets: Datasets, settings: Setting
     )
 
 
+def attempt(task: Task, store: Store, datasets: Datasets, settings: Settings) -> tuple[Context, Outcome]:
+    """Run one task; with `allow_missing` again, without them, when images of any of its data turn out unreadable.
+
+    Each task finds out for itself, so that its result does not depend on those before it.
+    """
+    datasets.forget_unreadable()
+    while True:
+        context = make_context(task, store, datasets, settings)
+        try:
+            if task.plan(context).patches and store.grid is None:
+                hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
+                raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs; {hint}")
+            return context, task.run(context)
+        except UnreadableError as error:
+            if not settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
+                raise
+            error.data.unreadable |= error.reasons
+
+
 def score(task: Task, store: Store, datasets: Datasets, settings: Settings, out: Path) -> dict[str, Any]:
     """Run one task; write its samples and figures; return its entry in the results."""
-    context = make_context(task, store, datasets, settings)
-    if task.plan(context).patches and store.grid is None:
-        hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
-        raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs; {hint}")
-    try:
-        outcome = task.run(context)
-    except UnreadableError as error:
-        if not settings.allow_missing:
-            raise
-        context.data.unreadable |= error.reasons
-        outcome = task.run(make_context(task, store, datasets, settings))
+    context, outcome = attempt(task, store, datasets, settings)
     name = task.spec.id
     samples, figures = f"samples/{name}.jsonl", f"figures/{name}.json"
     write_text(out / samples, "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows))
     if outcome.figures:
         write_text(out / figures, json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n")
-    return entry_of(task, context.data, outcome) | {"samples": samples, "figures": figures if outcome.figures else None}
+    others = datasets.left_out(context.data)
+    return entry_of(task, context.data, outcome, others) | {
+        "samples": samples,
+        "figures": figures if outcome.figures else None,
+    }
 
 
-def entry_of(task: Task, data: Data, outcome: Outcome) -> dict[str, Any]:
-    """Return a task's entry in the results, but for its files."""
+def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a task's entry in the results, but for its files; `more` are warnings about other data than the scored."""
     keys = [data.records[one].key for one in outcome.indices]
     warnings = list(outcome.warnings)
     warnings += [f"{count} left out: {reason}" for reason, count in outcome.excluded.items()]
     if data.unreadable:
         warnings.append(f"{len(data.unreadable)} unreadable images left out")
+    warnings += more
     return {
         "id": task.spec.id,
         "version": task.spec.version,

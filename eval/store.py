@@ -47,13 +47,13 @@ ADDRESS = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")
 
 
 class UnreadableError(DataError):
-    """Images that do not decode, by sample key; the run stops, or leaves them out when `--allow-missing` is given."""
+    """Images of `data` that do not decode, by sample key: the task fails, or leaves them out under `--allow-missing`."""
 
-    def __init__(self, reasons: dict[str, str]) -> None:
+    def __init__(self, reasons: dict[str, str], data: Data) -> None:
         first = next(iter(reasons))
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         super().__init__(f"unreadable image {first!r}{more}: {reasons[first]} (--allow-missing leaves such images out)")
-        self.reasons = reasons
+        self.reasons, self.data = reasons, data
 
 
 class _Shelf:
@@ -145,12 +145,30 @@ class Store:
                 raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
             self.card = read_card(path)
         self._shelves: dict[str, _Shelf] = {}
+        self._unreadable: dict[str, dict[str, str]] = {}
         self._preprocess: Preprocess | None = None
 
     def _shelf(self, name: str) -> _Shelf:
         if name not in self._shelves:
             self._shelves[name] = _Shelf(self.folder / name)
         return self._shelves[name]
+
+    def _reasons(self, shelf: str) -> dict[str, str]:
+        """Return the images of a shelf that did not decode, by key: those of this process, of any where there is no model.
+
+        A model tries once more, for the file may have been put right.
+        """
+        if shelf not in self._unreadable:
+            self._unreadable[shelf] = read_reasons(self._reasons_file(shelf)) if self.embedder is None else {}
+        return self._unreadable[shelf]
+
+    def _remember(self, shelf: str, reasons: dict[str, str]) -> None:
+        self._reasons(shelf).update(reasons)
+        path = self._reasons_file(shelf)
+        write_text(path, json.dumps(read_reasons(path) | reasons, indent=1, sort_keys=True) + "\n")
+
+    def _reasons_file(self, shelf: str) -> Path:
+        return self.folder / f"{shelf}.unreadable.json"
 
     @property
     def grid(self) -> PatchGrid | None:
@@ -182,16 +200,20 @@ class Store:
 
         Raises UnreadableError for images that do not decode, after the others are done.
         """
-        shelf, name = self._shelf(_shelf_name(data, view)), "patches" if patches else "images"
-        todo = [index for index in sorted(set(indices)) if not shelf.has(data.records[index].key, name)]
+        place, name = _shelf_name(data, view), "patches" if patches else "images"
+        shelf, known = self._shelf(place), self._reasons(place)
+        asked = [index for index in sorted(set(indices)) if not shelf.has(data.records[index].key, name)]
+        bad = {key: known[key] for key in (data.records[one].key for one in asked) if key in known}
+        todo = [index for index in asked if data.records[index].key not in bad]
         if not todo:
+            if bad:
+                raise UnreadableError(bad, data)
             return
         if self.embedder is None:
             what = "patch features" if patches else "embedding"
             raise DataError(
                 f"{self.folder} has no {what} of image {data.records[todo[0]].key!r} ({len(todo)} are missing)"
             )
-        bad: dict[str, str] = {}
         title = f"encode {len(todo)} images" + (f" ({view})" if view else "")
         task = self.progress.add_task(title, total=len(todo)) if self.progress else None
         queue = self._prepared(data, todo, transform, bad)
@@ -214,7 +236,10 @@ class Store:
         if self.progress:
             self.progress.remove_task(task)
         if bad:
-            raise UnreadableError(bad)
+            self._remember(place, bad)
+            raise UnreadableError(
+                {key: bad[key] for key in (data.records[one].key for one in asked) if key in bad}, data
+            )
 
     def _prepared(
         self, data: Data, todo: Sequence[int], transform: Transform | None, bad: dict[str, str]
@@ -327,6 +352,14 @@ def step_back() -> None:
 
 def _shelf_name(data: Data, view: str) -> str:
     return f"{data.digest[:16]}{f'-{view}' if view else ''}"
+
+
+def read_reasons(path: Path) -> dict[str, str]:
+    """Return why images did not decode, by key; empty where none is remembered."""
+    if not path.is_file():
+        return {}
+    reasons: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return reasons
 
 
 def read_card(path: Path) -> Card:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..store import ADDRESS, UnreadableError
+
 if TYPE_CHECKING:
     from ..data import Data
     from .base import Context
@@ -60,7 +62,7 @@ class Prior:
     def learn(cls, context: Context, split: str | None, indices: Sequence[int]) -> Prior:
         """Collect the boxes of a split; where the data has no such split, of the scored images, each patient's own left out."""
         other = context.split(split) if split else None
-        data, chosen = (other, range(len(other))) if other is not None else (context.data, list(indices))
+        data, chosen = (other, other.usable()) if other is not None else (context.data, list(indices))
         sizes = _sizes(context, data, chosen)
         found: dict[Key, list[Rectangle]] = defaultdict(list)
         owners: dict[Key, list[str]] = defaultdict(list)
@@ -103,16 +105,25 @@ class Prior:
 
 
 def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[int, int]]:
-    """Return heights and widths of images: as encoded where that was done, else from the image's own header."""
-    sizes = []
+    """Return heights and widths of images: as encoded where that was done, else from the image's own header.
+
+    Raises UnreadableError for images without one.
+    """
+    sizes: list[tuple[int, int]] = []
+    bad: dict[str, str] = {}
     for index in indices:
         if data is context.data:
             geometry = context.store.geometry(data, index)
             sizes.append((geometry.height, geometry.width))
         elif data.records[index].boxes:
-            sizes.append(image_size(data.image(index)))
+            try:
+                sizes.append(image_size(data.image(index)))
+            except (ValueError, OSError) as error:
+                bad[data.records[index].key] = ADDRESS.sub("", f"{error}")
         else:
             sizes.append((1, 1))
+    if bad:
+        raise UnreadableError(bad, data)
     return sizes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from conftest import Run, score
 
+from vlp.data.manifest import Manifest, ShardSet
 from vlp_eval import data, results
 
 pytestmark = pytest.mark.usefixtures("planted")
@@ -49,3 +51,109 @@ def test_an_image_of_another_column_is_another_image(tmp_path: Path) -> None:
     columns = [data.Columns(image=name, key="case") for name in ("front", "side", "front")]
     found = [data.read(data.DataSpec(table="table.csv", columns=one), tmp_path).digest for one in columns]
     assert found[0] == found[2] != found[1]
+
+
+COLUMNS: dict[str, Any] = {"image": "file", "patient": "who", "split": "part", "report": "text", "boxes": "boxes"}
+COLUMNS["labels"] = {"nodule": "nodule", "effusion": "effusion"}
+
+
+def own_data(folder: Path, shards: Path, rows: int = 60) -> Path:
+    """Write radiographs with labels, reports and boxes as a table; by turns train, val and test."""
+    source = ShardSet(Manifest.read(shards))
+    with (folder / "table.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "who", "part", "text", "boxes", "nodule", "effusion"])
+        for index in range(rows):
+            one = source.sample(index)
+            assert isinstance(one.image, bytes) and one.report is not None
+            (folder / f"{index}.png").write_bytes(one.image)
+            boxes = [{"phrase": box.phrase, "xyxy": box.xyxy, "label": box.label} for box in one.boxes]
+            row = [f"{index}.png", f"p{index}", ("train", "val", "test")[index % 3], one.report.text, json.dumps(boxes)]
+            writer.writerow([*row, *(one.labels[name] for name in ("nodule", "effusion"))])
+    return folder
+
+
+def task(family: str, name: str, **settings: Any) -> dict[str, Any]:
+    return {"id": name, "family": family, "data": {"table": "table.csv", "columns": COLUMNS}, **settings}
+
+
+TWO = {"classes": ["nodule", "effusion"]}
+OTHER_SPLITS = [
+    task("probe", "probe", **TWO, shares=[1.0]),
+    task("classification", "calibrated", **TWO, prompts=["synthetic"], calibrate="val"),
+    task("grounding", "prior", limit=5),
+]
+
+
+def test_an_unreadable_image_of_another_split_is_left_out_and_said(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Of what a probe is fitted on, a temperature is fitted on, and boxes are taken from."""
+    folder, suite = own_data(tmp_path, shards), str(suite_of(tmp_path, OTHER_SPLITS))
+    for number in (0, 1):
+        (folder / f"{number}.png").write_bytes(b"not an image")
+    assert score(run, folder, tmp_path / "strict", tiny, suite=suite) == 2
+    reasons = {name: one["reason"] for name, one in entries(tmp_path / "strict").items()}
+    for name, bad in (("probe", 0), ("calibrated", 1), ("prior", 0)):
+        assert reasons[name].startswith(f"unreadable image '{bad}': ") and " at 0x" not in reasons[name]
+    assert score(run, folder, tmp_path / "out", tiny, "--allow-missing", suite=suite) == 0
+    for name, split in (("probe", "train"), ("calibrated", "val"), ("prior", "train")):
+        one = entries(tmp_path / "out")[name]
+        assert one["data"]["missing"] == 0
+        assert f"1 unreadable images of table.csv, split '{split}', left out" in one["warnings"]
+    assert entries(tmp_path / "out")["probe"]["scoring"]["train_images"] == 19
+
+
+def test_a_cache_remembers_what_could_not_be_read(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    tasks = [*OTHER_SPLITS, task("retrieval", "all"), task("corruption", "damage", **TWO, prompts=["synthetic"])]
+    folder, suite = own_data(tmp_path, shards), suite_of(tmp_path, tasks)
+    for number in (0, 2, 5):
+        (folder / f"{number}.png").write_bytes(b"not an image")
+    assert score(run, folder, tmp_path / "run", tiny, "--allow-missing", suite=str(suite)) == 0
+    words = ["--suite", suite, "--data", folder, "--allow-missing"]
+    assert run("embed", "--model", tiny, *words, "--out", tmp_path / "cache") == 0
+    more = ["--embeddings", tmp_path / "cache", "--out", tmp_path / "score", "--resamples", 200, "--no-html"]
+    assert run("score", *words, *more) == 0
+    assert entries(tmp_path / "score") == entries(tmp_path / "run")
+    assert run("score", *words[:-1], *more) == 2  # without --allow-missing every task names its image
+    assert all(one["reason"].startswith("unreadable image") for one in entries(tmp_path / "score").values())
+
+
+def test_what_embed_cannot_encode_it_says_and_goes_on(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    absent: dict[str, Any] = {"id": "absent", "family": "retrieval", "data": {"folder": "nowhere"}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "here").symlink_to(shards)
+    here: dict[str, Any] = {"id": "here", "family": "retrieval", "size": 20, "data": {"folder": "here"}}
+    suite = suite_of(tmp_path, [absent, here])
+    words = ["--suite", suite, "--data", tmp_path / "data"]
+    assert run("embed", "--model", tiny, *words, "--out", tmp_path / "cache") == 3
+    assert "absent: skipped: " in capsys.readouterr().out
+    more = ["--embeddings", tmp_path / "cache", "--out", tmp_path / "score", "--resamples", 20, "--no-html"]
+    assert run("score", *words, *more) == 3
+    assert {name: one["status"] for name, one in entries(tmp_path / "score").items()} == {
+        "absent": "skipped",
+        "here": "ok",
+    }
+    only = suite_of(tmp_path, [absent])
+    assert run("embed", "--model", tiny, "--suite", only, *words[2:], "--out", tmp_path / "none") == 2
+
+
+def test_a_task_counts_the_unreadable_images_that_it_met_itself(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """Not those of the tasks before it: alone, resumed or in another order, its result is the same."""
+    tasks = [task("retrieval", "all"), task("retrieval", "some", size=5)]
+    folder, suite = own_data(tmp_path, shards), str(suite_of(tmp_path, tasks))
+    for number in (5, 50):  # the second and the seventeenth of the split
+        (folder / f"{number}.png").write_bytes(b"not an image")
+    out = tmp_path / "out"
+    assert score(run, folder, out, tiny, "--allow-missing", suite=suite) == 0
+    whole = entries(out)
+    assert {name: one["data"]["missing"] for name, one in whole.items()} == {"all": 2, "some": 1}
+    assert whole["some"]["data"]["n"] == 5 and whole["some"]["warnings"] == ["1 unreadable images left out"]
+    tree = json.loads((out / "results.json").read_text())
+    (out / "results.json").write_text(json.dumps(tree | {"tasks": tree["tasks"][:1]}))
+    assert score(run, folder, out, tiny, "--allow-missing", "--resume", suite=suite) == 0
+    assert entries(out) == whole
