@@ -206,6 +206,8 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     path = root / spec.folder / str(spec.table)
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 (at byte {error.start})") from None
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     lines, rows = _rows_of(text, path)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError, to_tree
+from vlp.registry import UnknownNameError
 
 from .data import Data, DataError, DataSpec, ids_digest, read
 from .results import Results, clean
@@ -24,7 +25,7 @@ from .suite import Suite, config_digest
 from .tasks.base import Context, Outcome, Task
 
 OK, DATA, PARTIAL = 0, 2, 3
-FAULTS = (DataError,)
+FAULTS = (ValueError, OSError, UnknownNameError)
 """What is wrong with a task's data or settings: it ends that task, and no other."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -44,10 +45,9 @@ class Corruption(Classification):
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         for name in settings.corruptions:
-            if name not in CORRUPTIONS:
-                raise ConfigError(f"task {spec.id}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
-        if settings.kind != "multilabel" or not all(1 <= one <= 5 for one in settings.severities):
-            raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks, severities 1 to 5")
+            _check(spec.id, name, settings.severities)
+        if settings.kind != "multilabel":
+            raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks")
         if settings.scoring.views != "none" or settings.scoring.local or self.derived:
             raise ConfigError(f"task {spec.id}: corruption scores single whole images of named findings")
 
@@ -105,6 +105,14 @@ class Corruption(Classification):
         return (float(np.mean(values)), np.mean(draws, axis=0)) if values else None
 
 
+def _check(task: str, name: str, severities: Sequence[int]) -> None:
+    """Raise ConfigError for a corruption that there is none of, and for severities that it does not have."""
+    if name not in CORRUPTIONS:
+        raise ConfigError(f"task {task}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
+    if not all(1 <= one <= 5 for one in severities):
+        raise ConfigError(f"task {task}: severities are 1 to 5, found {', '.join(map(str, severities))}")
+
+
 def _apply(name: str, severity: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return CORRUPTIONS[name](pixels, severity)
 
@@ -137,6 +145,8 @@ class OutOfDistribution(Task):
         self.scoring = Scoring(rule="softmax")
         if (settings.corruption is None) == (settings.out_where is None and settings.out_folder is None):
             raise ConfigError(f"task {spec.id}: give either `corruption` or `out_where` / `out_folder`")
+        if settings.corruption is not None:
+            _check(spec.id, settings.corruption, [settings.severity])
 
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.scoring), "prompts": [self.prompts.to_tree()]}

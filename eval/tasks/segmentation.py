@@ -12,6 +12,7 @@ from vlp.preprocess import decode
 
 from .. import segment
 from ..bootstrap import mean_interval, multiplicities
+from ..data import Data, DataError
 from ..metrics.grounding import pixel_auroc
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from ..results import metric
@@ -44,6 +45,15 @@ class Settings:
     limit: int | None = None
 
 
+def mask_of(data: Data, index: int, name: str) -> Mask | None:
+    """Return a record's mask [H, W], or None; raises DataError naming one that does not decode."""
+    content = data.mask(index, name)
+    try:
+        return decode(content, 1) > 0 if content is not None else None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{data.name}: mask {name!r} of {data.records[index].key!r}: {error}") from None
+
+
 @tasks.register("segmentation")
 class Segmentation(Task):
     Config = Settings
@@ -65,8 +75,7 @@ class Segmentation(Task):
         found = []
         for index in context.usable:
             for name in self.settings.masks:
-                data = context.data.mask(index, name)
-                mask = decode(data, 1) > 0 if data is not None else None
+                mask = mask_of(context.data, index, name)
                 if mask is not None and mask.any():
                     found.append((index, name, mask))
         some([one for one, _, _ in found], f"a mask {' or '.join(self.settings.masks)}", context.data)
@@ -89,6 +98,12 @@ class Segmentation(Task):
         for index, name, truth in found:
             heat = maps.of(indices.index(index), texts[name])
             pixels = decode(context.data.image(index), 3)
+            if pixels.shape[:2] != truth.shape:
+                sizes = ["{1} x {0}".format(*one.shape) for one in (truth, pixels)]
+                raise DataError(
+                    f"{context.data.name}: mask {name!r} of {context.data.records[index].key!r} has {sizes[0]} pixels, "
+                    f"its image {sizes[1]}"
+                )
             answer = self.answer(heat, pixels, sam)
             values = {
                 "dice": dice(answer, truth),

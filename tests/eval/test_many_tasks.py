@@ -6,14 +6,18 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
 from conftest import Run, score
 
 from vlp.data.manifest import Manifest, ShardSet
 from vlp_eval import data, results
+from vlp_prep.writer import ShardWriter
 
 pytestmark = pytest.mark.usefixtures("planted")
 Entries = dict[str, dict[str, Any]]
@@ -157,3 +161,68 @@ def test_a_task_counts_the_unreadable_images_that_it_met_itself(
     (out / "results.json").write_text(json.dumps(tree | {"tasks": tree["tasks"][:1]}))
     assert score(run, folder, out, tiny, "--allow-missing", "--resume", suite=suite) == 0
     assert entries(out) == whole
+
+
+def masked(folder: Path, shards: Path, mask: bytes) -> None:
+    """Write a few of the radiographs as shards, with this mask for one of them."""
+    source = ShardSet(Manifest.read(shards))
+    with ShardWriter(folder, source="synthetic", version="1") as writer:
+        for index in range(4):
+            sample = source.sample(index)
+            masks = {"heart": mask if index == 2 else png(128)}
+            writer.write(replace(sample, masks=masks, split="test"))
+
+
+def png(side: int) -> bytes:
+    return bytes(cv2.imencode(".png", np.full((side, side), 255, np.uint8))[1].tobytes())
+
+
+def test_bad_input_of_one_task_ends_no_other(run: Run, shards: Path, tiny: Path, tmp_path: Path) -> None:
+    masked(tmp_path / "broken", shards, png(128)[:40])
+    masked(tmp_path / "small", shards, png(64))
+    (tmp_path / "here").symlink_to(shards)
+    (tmp_path / "old.csv").write_bytes("image\ncafé.png\n".encode("latin-1"))
+    heart: dict[str, Any] = {"family": "segmentation", "masks": {"heart": "cardiomegaly"}}
+    here: dict[str, Any] = {"data": {"folder": "here"}}
+    key = ShardSet(Manifest.read(shards)).record(2).key
+    tasks: dict[str, tuple[dict[str, Any], str]] = {
+        "broken": ({**heart, "data": {"folder": "broken"}}, f"broken: mask 'heart' of {key!r}: "),
+        "small": (
+            {**heart, "data": {"folder": "small"}},
+            f"small: mask 'heart' of {key!r} has 64 x 64 pixels, its image 128 x 128",
+        ),
+        "sam": ({**heart, "sam": "nowhere/at/all", "data": {"folder": "small"}}, "no SAM in 'nowhere/at/all'"),
+        "layer": (
+            {"family": "grounding", "source": "gradcam", "layer": "stern", "limit": 2, **here},
+            "no layer 'stern'",
+        ),
+        "latin": ({"family": "retrieval", "data": {"table": "old.csv"}}, "old.csv is not UTF-8"),
+    }
+    fine = {"id": "fine", "family": "retrieval", "size": 20, **here}
+    suite = suite_of(tmp_path, [*({"id": name, **tree} for name, (tree, _) in tasks.items()), fine])
+    assert score(run, tmp_path, tmp_path / "out", tiny, suite=str(suite)) == 3
+    found = entries(tmp_path / "out")
+    assert found.pop("fine")["status"] == "ok"
+    for name, (_, reason) in tasks.items():
+        assert found[name]["status"] == "failed" and reason in found[name]["reason"], found[name]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"corruption": "scrambel"}, "task out: no corruption 'scrambel': did you mean 'scramble'?"),
+        ({"corruption": "scramble", "severity": 0}, "task out: severities are 1 to 5, found 0"),
+    ],
+)
+def test_a_corruption_that_there_is_none_of_is_refused(
+    run: Run,
+    shards: Path,
+    tiny: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    expected: str,
+) -> None:
+    suite = suite_of(tmp_path, [{"id": "out", "family": "ood", **TWO, "prompts": "synthetic", **settings}])
+    assert score(run, shards, tmp_path / "out", tiny, suite=str(suite)) == 2
+    assert expected in capsys.readouterr().err
