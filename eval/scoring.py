@@ -7,12 +7,13 @@ temperature are part of the result. Arrays are float64 numpy; n images, K prompt
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import fields
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlp.config import config
+from vlp.config import config, to_tree
 
 Floats = NDArray[np.float64]
 Pooling = Literal["norm-mean-norm", "mean-raw", "mean-of-scores", "max-of-scores"]
@@ -23,8 +24,8 @@ class Scoring:
     """How an image is scored against the prompts of a class.
 
     `rule`: `softmax` over classes (CLIP; the decision is the argmax), `pair` (softmax over the affirming and the denying
-    prompt: CheXzero, BioViL), `xplainer` (geometric mean of pair softmaxes over descriptors), `cosine` (the pooled
-    similarity to the affirming prompts alone), `score-logit` (sigmoid of scale * cosine + bias: SigLIP).
+    prompt: CheXzero, BioViL), `xplainer` (geometric mean of pair softmaxes over descriptors), `score-logit` (sigmoid of
+    scale * cosine + bias: SigLIP). A setting that the rule makes no use of is refused, and not stated in results.
     `pooling`: how several prompts become one score. `temperature`: None takes the model's own scale, 0.5 for `xplainer`.
     `normalise`: `zscore` standardises each class's column over the whole set before the decision: transductive, as in
     GLoRIA's released code, so off by default. `views: mean` averages the views of a study before the decision.
@@ -35,7 +36,7 @@ class Scoring:
     words; `prompts`, the whole prompt's embedding, for all others. Several prompts of a class are averaged at length 1.
     """
 
-    rule: Literal["softmax", "pair", "xplainer", "cosine", "score-logit"] = "softmax"
+    rule: Literal["softmax", "pair", "xplainer", "score-logit"] = "softmax"
     pooling: Pooling = "norm-mean-norm"
     temperature: float | None = None
     normalise: Literal["none", "zscore"] = "none"
@@ -44,6 +45,34 @@ class Scoring:
     local_temperature: float | None = None
     top_patches: int = 128
     views: Literal["none", "mean"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and self.temperature <= 0:
+            raise ValueError(f"temperature must be positive, found {self.temperature:g}")
+        for item in fields(self):
+            if item.name not in self._used() and getattr(self, item.name) != item.default:
+                reason = (
+                    "without `local`" if item.name in LOCAL and "local" in self._used() else f"under rule {self.rule}"
+                )
+                raise ValueError(f"{item.name} does nothing {reason}")
+
+    def _used(self) -> frozenset[str]:
+        return USED[self.rule] | (LOCAL if self.local and "local" in USED[self.rule] else frozenset())
+
+    def stated(self) -> dict[str, Any]:
+        """Return what the score depends on, as it stands in results."""
+        return {name: value for name, value in to_tree(self).items() if name in self._used()}
+
+
+EVERY = frozenset({"rule", "temperature", "views"})
+LOCAL = frozenset({"local_text", "local_temperature", "top_patches"})
+USED = {
+    "softmax": EVERY | {"pooling", "normalise", "local"},
+    "pair": EVERY | {"pooling"},
+    "xplainer": EVERY,
+    "score-logit": EVERY | {"pooling", "normalise"},
+}
+"""The settings that each rule makes use of; those of `LOCAL` only with a share for the local branch."""
 
 
 def unit(rows: ArrayLike) -> Floats:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import ConfigError, config, to_tree
+from vlp.config import ConfigError, config
 from vlp.registry import did_you_mean
 
 from .. import prompts as prompt_files
@@ -115,7 +115,7 @@ class Classification(Task):
         return {"scoring": self._rule(), "prompts": [one.to_tree() for one in self.sets]}
 
     def _rule(self) -> dict[str, Any]:
-        tree: dict[str, Any] = to_tree(self.scoring)
+        tree = self.scoring.stated()
         if self.scoring.local and self.scoring.local_text == "words":
             tree["local_words"] = self.sets[0].named()
         return tree

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import ConfigError, config, to_tree
+from vlp.config import ConfigError, config
 from vlp.registry import did_you_mean
 
 from .. import prompts as prompt_files
@@ -149,7 +149,7 @@ class OutOfDistribution(Task):
             _check(spec.id, settings.corruption, [settings.severity])
 
     def show(self) -> dict[str, Any]:
-        return {"scoring": to_tree(self.scoring), "prompts": [self.prompts.to_tree()]}
+        return {"scoring": self.scoring.stated(), "prompts": [self.prompts.to_tree()]}
 
     def plan(self, context: Context) -> Plan:
         return Plan(images=context.usable[: self.settings.limit], texts=self.prompts.all())

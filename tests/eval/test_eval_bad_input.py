@@ -84,6 +84,28 @@ BRACES = 'version: "1"\nabout: x\ntemplates: {pos: ["{} in {place}"], neg: ["no 
         ({**TASK, "promts": []}, PROMPTS, "did you mean 'prompts'?"),
         ({**TASK, "family": "clasification"}, PROMPTS, "did you mean 'classification'?"),
         ({**TASK, "scoring": {"rule": "pairs"}}, PROMPTS, "scoring.rule"),
+        ({**TASK, "scoring": {"rule": "cosine"}}, PROMPTS, "scoring.rule"),  # once another name of softmax
+        (
+            {**TASK, "scoring": {"rule": "pair", "normalise": "zscore"}},
+            PROMPTS,
+            "normalise does nothing under rule pair",
+        ),
+        (
+            {**TASK, "scoring": {"rule": "xplainer", "pooling": "mean-raw"}},
+            PROMPTS,
+            "pooling does nothing under rule x",
+        ),
+        (
+            {**TASK, "scoring": {"rule": "score-logit", "local": 0.5}},
+            PROMPTS,
+            "local does nothing under rule score-logit",
+        ),
+        (
+            {**TASK, "scoring": {"rule": "softmax", "top_patches": 9}},
+            PROMPTS,
+            "top_patches does nothing without `local`",
+        ),
+        ({**TASK, "scoring": {"rule": "pair", "temperature": 0}}, PROMPTS, "temperature must be positive, found 0"),
     ],
 )
 def test_a_typo_in_a_task_or_its_prompts_is_exit_2(

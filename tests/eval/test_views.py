@@ -95,6 +95,7 @@ def test_xplainer_averages_views_before_the_geometric_mean(run: Run, folder: Pat
         entry["metrics"]["auroc_macro"]["n_classes"] == 2 and entry["per_class"]["clear"]["auroc"]["value"] is not None
     )
     assert "clear" not in entry["prompts"][0]["text"]  # it is derived, not asked for
+    assert set(entry["scoring"]) == {"rule", "temperature", "views", "ties"}  # there is nothing to pool
 
 
 @pytest.mark.parametrize("rule", ["pair", "xplainer", "softmax"])
