@@ -26,22 +26,45 @@ def blocks(queries: int, gallery: int) -> Iterator[slice]:
         yield slice(start, min(queries, start + rows))
 
 
+class _Positives:
+    """The gallery rows of each query's group. `rows` [M]: whose group each of `gallery_group` [M] is, None for one each."""
+
+    def __init__(
+        self, query_group: NDArray[np.int64], gallery_group: NDArray[np.int64], rows: NDArray[np.int64] | None
+    ) -> None:
+        order = np.argsort(gallery_group, kind="stable")
+        ranked = gallery_group[order]
+        self._rows = order if rows is None else rows[order]
+        self._first = np.searchsorted(ranked, query_group, "left")
+        self.counts = np.searchsorted(ranked, query_group, "right") - self._first
+
+    def of(self, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positives of a block of queries: the query in the block and the gallery row of each, query by query,
+        and where each query's begin.
+        """
+        counts = self.counts[block]
+        starts = np.cumsum(counts) - counts
+        query = np.repeat(np.arange(len(counts)), counts)
+        place = self._rows[np.repeat(self._first[block] - starts, counts) + np.arange(len(query))]
+        return query, place, starts
+
+
 def rank(
     queries: Floats,
     gallery: Floats,
     query_group: NDArray[np.int64],
     gallery_group: NDArray[np.int64],
     own: NDArray[np.int64] | None = None,
+    rows_of_groups: NDArray[np.int64] | None = None,
 ) -> Ranks:
     """Return where each query's best positive stands; candidates of its group are its positives.
 
-    Rows are unit vectors float32 [Q, D] and [G, D]; groups int64 [Q], [G]. `own` [Q] is the gallery row that is the query
-    itself (-1: none), which is left out. Raises ValueError when a query has no positive.
+    Rows are unit vectors float32 [Q, D] and [G, D]; groups int64 [Q], [G]. Where candidates are of several groups,
+    `gallery_group` [M] holds them all and `rows_of_groups` [M] the candidate of each. `own` [Q] is the gallery row that is
+    the query itself (-1: none), which is left out. Raises ValueError when a query has no positive.
     """
-    order = np.argsort(gallery_group, kind="stable")
-    ranked = gallery_group[order]
-    first, last = np.searchsorted(ranked, query_group, "left"), np.searchsorted(ranked, query_group, "right")
-    missing = last - first
+    positives = _Positives(query_group, gallery_group, rows_of_groups)
+    missing = positives.counts
     if own is not None:
         missing = missing - (own >= 0)
     if (missing < 1).any():
@@ -51,17 +74,11 @@ def rank(
     across = np.ascontiguousarray(gallery.T)
     for block in blocks(len(queries), len(gallery)):
         scores = queries[block] @ across
-        rows = np.arange(len(scores))
         if own is not None:
             there = own[block] >= 0
-            scores[rows[there], own[block][there]] = -np.inf
-        counts = (last - first)[block]
-        row_of = np.repeat(rows, counts)
-        place = order[
-            np.repeat(first[block], counts) + np.arange(len(row_of)) - np.repeat(np.cumsum(counts) - counts, counts)
-        ]
+            scores[np.arange(len(scores))[there], own[block][there]] = -np.inf
+        row_of, place, starts = positives.of(block)
         of_positives = scores[row_of, place]
-        starts = np.cumsum(counts) - counts
         best = np.maximum.reduceat(of_positives, starts)
         tied = of_positives == best[row_of]
         above[block] = np.count_nonzero(scores > best[:, None], axis=1)
@@ -84,6 +101,7 @@ def found(
     gallery_group: NDArray[np.int64],
     ks: Sequence[int],
     ties: Ties = "expected",
+    rows_of_groups: NDArray[np.int64] | None = None,
 ) -> NDArray[np.float64]:
     """Return how many of each query's positives are among its first k, [Q, len(ks)]: a mean over tied orders if `expected`.
 
@@ -92,10 +110,12 @@ def found(
     result = np.empty((len(queries), len(ks)))
     cut = [min(k, len(gallery)) - 1 for k in ks]
     across = np.ascontiguousarray(gallery.T)
+    positives = _Positives(query_group, gallery_group, rows_of_groups)
     for block in blocks(len(queries), len(gallery)):
         scores = queries[block] @ across
         ordered = -np.partition(-scores, sorted(set(cut)), axis=1)[:, : max(cut) + 1]
-        right = query_group[block][:, None] == gallery_group
+        right = np.zeros(scores.shape, dtype=bool)
+        right[positives.of(block)[:2]] = True
         for column, last in enumerate(cut):
             edge = ordered[:, last, None]
             level = scores == edge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from ..metrics.retrieval import Ranks, Ties, average_precisions, chance_hit, pre
 from ..results import metric
 from ..scoring import unit
 from .base import Context, Outcome, Plan, Task, some, tasks
+from .pool import Pool, codes, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
 SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
@@ -32,10 +32,10 @@ class Settings:
     """Which pairs, and what counts as found.
 
     `text`: the report, a section of it, or the first caption. `distinct`: keep the first record of each value of this
-    group column (`groups.state`), of `patient`, `study` or `text`. `size`: how many pairs (the first ones; a seeded sample
-    of the patients when `sample` is set). `positives`: what else is right besides the pair itself: `text` (equal
-    normalised texts), `study`, `patient`, or a group column. `ties`: how equal scores count. `pools`: sizes of random
-    galleries in which R@1 is scored too, for comparison with papers. `oracle`: a column that an ideal ranker would know.
+    group column (`groups.state`), of `patient`, `study` or `text`. `size`: how many pairs, the first ones. `positives`: what
+    else is right besides the pair itself and equal (normalised) texts: all of the same `study`, `patient` or value of a
+    group column; `text`: nothing. `ties`: how equal scores count. `pools`: sizes of random galleries in which R@1 is scored
+    too, for comparison with papers. `oracle`: a column that an ideal ranker would know.
     """
 
     text: Literal["report", "findings", "impression", "caption"] = "report"
@@ -50,20 +50,6 @@ class Settings:
     oracle: str | None = None
 
 
-def column(record: Sample, name: str, text: str) -> str:
-    """Return what a column name of the settings stands for in a record."""
-    if name == "text":
-        return normalised(text)
-    if name in ("patient", "study", "key"):
-        return getattr(record, name) or record.key
-    return record.groups.get(name.removeprefix("groups."), "")
-
-
-def normalised(text: str) -> str:
-    """Return a text as duplicates are compared: lower case, words and numbers only."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
 def text_of(record: Sample, which: str) -> str:
     """Return the text that a record is found by, empty where it has none."""
     if which == "caption":
@@ -71,24 +57,6 @@ def text_of(record: Sample, which: str) -> str:
     if record.report is None:
         return ""
     return (record.report.text if which == "report" else record.report.section(which)).strip()
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The pairs of a task: records, their texts, and int codes that are equal where one is a right answer to the other."""
-
-    indices: list[int]
-    texts: list[str]
-    groups: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-def codes(values: Sequence[str]) -> NDArray[np.int64]:
-    """Return numbers of values in order of first occurrence."""
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(one, len(known)) for one in values], dtype=np.int64)
 
 
 @tasks.register("retrieval")
@@ -104,14 +72,15 @@ class Retrieval(Task):
         settings, data = self.settings, context.data
         found = [(one, text) for one in context.usable if (text := text_of(data.records[one], settings.text))]
         some([one for one, _ in found], f"a {settings.text}", data)
+        indices, texts = [one for one, _ in found], [text for _, text in found]
+        repeats = 0
         if settings.distinct:
-            first: dict[str, tuple[int, str]] = {}
-            for one, text in found:
-                first.setdefault(column(data.records[one], settings.distinct, text), (one, text))
-            found = list(first.values())
-        found = found[: settings.size]
-        groups = codes([column(data.records[one], settings.positives, text) for one, text in found])
-        return Pool([one for one, _ in found], [text for _, text in found], groups)
+            first = np.unique(codes(values_of(data, indices, texts, settings.distinct)), return_index=True)[1]
+            repeats = len(indices) - len(first)
+            indices, texts = [indices[one] for one in first], [texts[one] for one in first]
+        indices, texts = indices[: settings.size], texts[: settings.size]
+        groups, spelt = (codes(values_of(data, indices, texts, one)) for one in (settings.positives, "text"))
+        return Pool(indices, texts, groups, spelt, repeats)
 
     def plan(self, context: Context) -> Plan:
         pool = self.pool(context)
@@ -121,19 +90,21 @@ class Retrieval(Task):
         pool, settings = self.pool(context), self.settings
         images = unit(context.store.images(context.data, pool.indices)).astype(np.float32)
         texts = unit(context.store.texts(pool.texts)).astype(np.float32)
-        unique, text_groups, text_first = self._unique_texts(pool)
+        unique = texts[pool.first]
         outcome = Outcome(pool.indices, {}, scoring={"ties": settings.ties, "positives": settings.positives})
         outcome.scoring |= {"gallery_images": len(pool), "gallery_texts": len(unique), "text": settings.text}
+        if settings.distinct:
+            outcome.scoring |= {"distinct": settings.distinct, "repeats_left_out": pool.repeats}
         rows = [context.row(one) for one in pool.indices]
         for direction in settings.directions:
             short = SHORT[direction]
             if direction == "image-to-text":
-                queries, gallery, groups = images, texts[text_first], text_groups
+                queries, gallery, asked, (members, groups) = images, unique, pool.groups, pool.held
             else:
-                queries, gallery, groups = texts, images, pool.groups
-            ranks = index.rank(queries, gallery, pool.groups, groups)
+                queries, gallery, asked, (members, groups) = texts, images, pool.spelt, pool.texts_of_images()
+            ranks = index.rank(queries, gallery, asked, groups, rows_of_groups=members)
             self._score(context, outcome, short, ranks, len(gallery))
-            self._recall(context, outcome, short, ranks, (queries, gallery, pool.groups, groups))
+            self._recall(context, outcome, short, ranks, (queries, gallery, asked, groups, members))
             for row, place in zip(rows, ranks.rank(settings.ties), strict=True):
                 row[f"rank_{short}"] = float(place)
             for k in settings.k:  # a rank among ties does not say them
@@ -150,14 +121,6 @@ class Retrieval(Task):
         if len(unique) < len(pool):
             outcome.warnings.append(f"{len(pool) - len(unique)} texts repeat another one; equals count as found")
         return outcome
-
-    def _unique_texts(self, pool: Pool) -> tuple[list[str], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the distinct texts, their groups, and the row of each: a text stands in the gallery once."""
-        first: dict[tuple[str, int], int] = {}
-        for row, (text, group) in enumerate(zip(pool.texts, pool.groups.tolist(), strict=True)):
-            first.setdefault((normalised(text), group), row)
-        rows = np.array(list(first.values()), dtype=np.int64)
-        return [pool.texts[one] for one in rows], pool.groups[rows], rows
 
     def _score(self, context: Context, outcome: Outcome, short: str, ranks: Ranks, gallery: int) -> None:
         ties = self.settings.ties
@@ -185,16 +148,16 @@ class Retrieval(Task):
         outcome: Outcome,
         short: str,
         ranks: Ranks,
-        pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64]],
+        pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     ) -> None:
         """Add true recall, the share of a query's positives among the first k, where any query has several."""
         several = ranks.positives > 1
         if not several.any():
             return
-        queries, gallery, query_groups, groups = pairs
+        queries, gallery, asked, groups, members = pairs
         weights = multiplicities([str(one) for one in range(len(ranks))], context.resamples, context.seed)
         count = index.found(
-            queries[several], gallery, query_groups[several], groups, self.settings.k, self.settings.ties
+            queries[several], gallery, asked[several], groups, self.settings.k, self.settings.ties, members
         )
         for at, k in enumerate(self.settings.k):
             shares = ranks.hits(k, self.settings.ties)
@@ -215,8 +178,9 @@ class Retrieval(Task):
         values = []
         for _ in range(draws):
             chosen = rng.choice(len(pool), size, replace=False)
-            queries, gallery = (images, texts) if direction == "image-to-text" else (texts, images)
-            same = pool.groups[chosen][:, None] == pool.groups[chosen]
+            queries, gallery, same = images, texts, pool.right(chosen, chosen)
+            if direction == "text-to-image":
+                queries, gallery, same = texts, images, same.T
             ranks = rank_positives(queries[chosen] @ gallery[chosen].T, same)
             values.append(float(ranks.hits(1, self.settings.ties).mean()))
         return metric(float(np.mean(values)), chance=1 / size, draws=draws, std=float(np.std(values)), gallery=size)
@@ -225,11 +189,11 @@ class Retrieval(Task):
         """Add what a ranker that knows the column `oracle` would score: it ties whatever agrees in it."""
         if not self.settings.oracle:
             return
-        known = codes([column(context.data.records[one], self.settings.oracle, "") for one in pool.indices])
+        known = codes(values_of(context.data, pool.indices, pool.texts, self.settings.oracle))
         agree = (known[:, None] == known).astype(np.float32)
-        same = pool.groups[:, None] == pool.groups
+        same = pool.right(np.arange(len(pool)), np.arange(len(pool)))
         for direction in self.settings.directions:
-            ranks = rank_positives(agree, same)
+            ranks = rank_positives(agree, same if direction == "image-to-text" else same.T)
             for k in self.settings.k:
                 outcome.metrics[f"{SHORT[direction]}_r@{k}"]["oracle"] = float(ranks.hits(k, self.settings.ties).mean())
 
@@ -244,10 +208,12 @@ class Retrieval(Task):
             queries, gallery = (images, texts) if direction == "image-to-text" else (texts, images)
             rows, scores = index.top(queries[chosen], gallery, k)
             for place, query in enumerate(chosen):
+                sides = (query[None], rows[place]) if direction == "image-to-text" else (rows[place], query[None])
+                right = pool.right(*sides).ravel()
                 answers = [
                     {
                         "score": float(scores[place, at]),
-                        "right": bool(pool.groups[row] == pool.groups[query]),
+                        "right": bool(right[at]),
                         "image": pictures.thumbnail(context, pool.indices[row]),
                         "text": pool.texts[row] if context.show_text else None,
                     }

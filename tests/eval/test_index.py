@@ -119,3 +119,24 @@ def test_search_by_class_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyP
         exact = average_precision_score(shared[one, allowed], rows[allowed] @ rows[one])
         assert average[at] == pytest.approx(exact)
     assert chance == pytest.approx((shared & others)[wanted].sum() / others[wanted].sum())
+
+
+@pytest.mark.parametrize("budget", [4 * 60 * 3, 1 << 20])
+def test_candidates_of_several_groups_count_for_each(budget: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "BUDGET", budget)
+    rng = np.random.default_rng(0)
+    queries, gallery = coarse(1, 30), coarse(2, 60)
+    member = rng.random((60, 9)) < 0.2
+    member[:9] |= np.eye(9, dtype=bool)
+    asked = rng.integers(0, 9, 30)
+    rows, groups = np.nonzero(member)
+    mixed = rng.permutation(len(rows))
+    found = index.rank(queries, gallery, asked, groups[mixed], rows_of_groups=rows[mixed])
+    right = member[:, asked].T
+    whole = rank_positives(queries @ gallery.T, right)
+    for name in ("above", "level", "level_positives", "before", "positives"):
+        assert (getattr(found, name) == getattr(whole, name)).all(), name
+    counts = index.found(queries, gallery, asked, groups[mixed], (5, 60), "index", rows[mixed])
+    order = np.argsort(-(queries @ gallery.T), axis=1, kind="stable")
+    assert (counts[:, 0] == np.take_along_axis(right, order, 1)[:, :5].sum(1)).all()
+    assert (counts[:, 1] == right.sum(1)).all()
