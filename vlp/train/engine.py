@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .. import dist
 from ..config import ConfigError, config
 from ..types import Batch, Losses, ModelOutput
+from .batch_norm import share_statistics
 from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state
 
@@ -132,6 +133,7 @@ def autocast(precision: str, device: torch.device) -> Any:
 
 def build_engine(step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> Engine:
     """Return the engine that a recipe asks for, with `step` moved to `device` and wrapped."""
+    share_statistics(step)
     if config.compile:
         step.model.compile()
     engine: Engine
