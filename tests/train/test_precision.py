@@ -71,9 +71,18 @@ def test_a_gradient_that_overflows_in_fp16_is_skipped_and_the_scale_halved(tmp_p
 
 def test_fp16_under_deepspeed_needs_a_gpu() -> None:
     with pytest.raises(ConfigError, match=r"engine\.precision: fp16 under deepspeed needs a GPU"):
-        resolve_precision("fp16", CPU, "deepspeed")
-    assert resolve_precision("auto", CPU, "deepspeed") == "fp32"
-    assert resolve_precision("fp16", CPU, "torch") == "fp16"
+        resolve_precision(EngineConfig(kind="deepspeed", zero=0, precision="fp16"), CPU)
+    assert resolve_precision(EngineConfig(kind="deepspeed"), CPU) == "fp32"
+    assert resolve_precision(EngineConfig(precision="fp16"), CPU) == "fp16"
+
+
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_fp16_is_refused_where_the_loss_scale_would_be_clipped(zero: Any) -> None:
+    config = EngineConfig(kind="deepspeed", zero=zero, precision="fp16")
+    for device in (CPU, torch.device("cuda")):
+        with pytest.raises(ConfigError, match=r"ZeRO 1 to 3.*use bf16, engine\.zero=0, or engine\.kind=torch with"):
+            resolve_precision(config, device)
+    assert resolve_precision(EngineConfig(kind="deepspeed", zero=zero, precision="bf16"), CPU) == "bf16"
 
 
 # ---------------------------------------------------------------- the command

@@ -36,9 +36,9 @@ class EngineConfig:
 
     `torch`: DDP, or with `shard` FSDP2. `deepspeed`: ZeRO stage `zero`, `offload` of the optimiser to the CPU, and
     `extra`, a JSON file of DeepSpeed keys of one's own. `precision: auto` is bf16 on a GPU that has it and fp32 elsewhere
-    (bf16 on a CPU is 25 times slower, and fp16 there is for tests). `timeout_minutes` bounds every collective. `compile`
-    hands the model to torch.compile. To trade compute for memory, see the towers' own `checkpointing`, and
-    `train.accumulate`.
+    (bf16 on a CPU is 25 times slower, and fp16 there is for tests); fp16 is not for `zero` 1 to 3. `timeout_minutes` bounds
+    every collective. `compile` hands the model to torch.compile. To trade compute for memory, see the towers' own
+    `checkpointing`, and `train.accumulate`.
     """
 
     kind: Literal["torch", "deepspeed"] = "torch"
@@ -112,16 +112,27 @@ class Engine(Protocol):
     def set_scalars(self, values: dict[str, float]) -> None: ...
 
 
-def resolve_precision(precision: str, device: torch.device, kind: str) -> str:
-    """Return fp32, bf16 or fp16; raises ConfigError for fp16 under deepspeed on a CPU."""
-    if precision == "auto":
+def resolve_precision(config: EngineConfig, device: torch.device) -> str:
+    """Return fp32, bf16 or fp16; raises ConfigError for fp16 under ZeRO 1 to 3, and under deepspeed on a CPU.
+
+    Over fp32 parameters these stages keep a loss scale of their own, 1: they clip, and report the norm of, gradients that
+    still carry autocast's, and an overflow leaves that scale where it is, so that every later step overflows too
+    (deepspeed 0.19.8, `step` of stage_1_and_2.py and stage3.py).
+    """
+    if config.precision == "auto":
         return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    if precision == "fp16" and device.type == "cpu" and kind == "deepspeed":
-        raise ConfigError(
-            "engine.precision: fp16 under deepspeed needs a GPU, its loss scaler knows no other; "
-            "on a CPU use engine.kind=torch for fp16, or auto, fp32 or bf16"
-        )
-    return precision
+    if config.precision == "fp16" and config.kind == "deepspeed":
+        if config.zero > 0:
+            raise ConfigError(
+                "engine.precision: deepspeed's ZeRO 1 to 3 cannot train fp32 weights in fp16, they clip gradients that "
+                "still carry its loss scale; use bf16, engine.zero=0, or engine.kind=torch with engine.shard=true"
+            )
+        if device.type == "cpu":
+            raise ConfigError(
+                "engine.precision: fp16 under deepspeed needs a GPU, its loss scaler knows no other; "
+                "on a CPU use engine.kind=torch for fp16, or auto, fp32 or bf16"
+            )
+    return config.precision
 
 
 def autocast(precision: str, device: torch.device) -> Any:
@@ -171,7 +182,7 @@ class TorchEngine:
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
         self.module = step.to(device)
         self.device, self.config, self.optim = device, config, optim
-        self.precision = resolve_precision(config.precision, device, config.kind)
+        self.precision = resolve_precision(config, device)
         self.is_sharded = config.shard and dist.is_distributed()
         self.is_ddp = dist.is_distributed() and not config.shard
         self._is_accumulating = False

@@ -98,7 +98,7 @@ class DeepSpeedEngine:
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
         self.module = step.to(device)
         self.device, self.config, self.optim = device, config, optim
-        self.precision = resolve_precision(config.precision, device, config.kind)
+        self.precision = resolve_precision(config, device)
         self.groups = parameter_groups(step, optim)
         self.names = [(name, parameter) for name, parameter in step.named_parameters()]
         settings = deepspeed_config(config, optim, self.precision)
@@ -133,11 +133,7 @@ class DeepSpeedEngine:
 
     def _scale(self) -> float:
         """Return fp16's loss scale, by which DeepSpeed multiplies every loss; 1 in other precisions."""
-        if self.precision != "fp16":
-            return 1.0
-        scaler = getattr(self.engine.optimizer, "torch_autocast_gradscaler", None)
-        scaler = scaler or getattr(self.engine, "torch_autocast_z0_gradscaler", None)
-        return float(scaler.get_scale()) if scaler else 1.0
+        return float(self.engine.torch_autocast_z0_gradscaler.get_scale()) if self.precision == "fp16" else 1.0
 
     @contextmanager
     def accumulating(self) -> Iterator[None]:
