@@ -17,6 +17,8 @@ RECIPES = Path(__file__).parents[2] / "recipes" / "deepspeed"
 def test_what_must_always_be_written() -> None:
     made = deepspeed_config(EngineConfig(kind="deepspeed", zero=2, offload="cpu"), OptimConfig(clip=0.0), "bf16")
     assert made["gradient_clipping"] == 0.0, "its default is 1.0"
+    zero0 = deepspeed_config(EngineConfig(kind="deepspeed", zero=0), OptimConfig(clip=0.0), "fp32")
+    assert zero0["gradient_clipping"] > 1e30, "no limit, and yet the norm is looked at"
     assert made["managed_gradient_accumulation"] is False
     assert made["zero_optimization"] == {"stage": 2, "offload_optimizer": {"device": "cpu"}}
     assert made["torch_autocast"] == {"enabled": True, "dtype": "bfloat16"} and "optimizer" not in made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ ENGINES: dict[str, EngineConfig] = {
 }
 
 
-def make(config: EngineConfig) -> Engine:
-    engine = build_engine(step_of(OBJECTIVES, seed=1), OPTIM, config, torch.device("cpu"))
+def make(config: EngineConfig, optim: OptimConfig = OPTIM) -> Engine:
+    engine = build_engine(step_of(OBJECTIVES, seed=1), optim, config, torch.device("cpu"))
     engine.module.train()
     return engine
 
@@ -158,6 +159,37 @@ TORCH, DEEPSPEED = ["ddp", "fsdp2"], ["zero0", "zero1", "zero2", "zero3"]
 def test_two_ranks_do_what_one_process_does(folder: Path, names: list[str]) -> None:
     run_ranks(ranks_main, 2, folder / "-".join(names), names, folder)
     check_against_one(folder, names)
+
+
+def norms(config: EngineConfig, clip: float) -> list[float]:
+    engine, found = make(config, replace(OPTIM, clip=clip)), []
+    for number in range(3):
+        mine = shard(batch(8, seed=number), dist.rank(), dist.world())
+        engine.backward(engine.forward(mine, number / 10).total)
+        found.append(float(engine.step(1.0).grad_norm))
+    return found
+
+
+def norms_main(names: list[str], folder: Path) -> None:
+    for name in names:
+        found = {str(clip): torch.tensor(norms(ENGINES[name], clip)) for clip in (0.0, 0.5)}
+        if dist.is_main():
+            save_file(found, folder / f"norms-{name}.safetensors")
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("names", [TORCH, pytest.param(DEEPSPEED, marks=pytest.mark.slow)], ids=["torch", "deepspeed"])
+def test_every_engine_tells_the_whole_gradients_norm(names: list[str], tmp_path: Path) -> None:
+    """Before clipping, and where nothing is clipped; the oracle is a sum over the gradients of one process."""
+    run_ranks(norms_main, 2, tmp_path, names, tmp_path)
+    engine = make(EngineConfig())
+    engine.backward(engine.forward(batch(8, seed=0), 0.0).total)
+    squares = [float(one.grad.double().square().sum()) for one in engine.module.parameters() if one.grad is not None]
+    for clip in (0.0, 0.5):
+        expected = torch.tensor(norms(EngineConfig(), clip))
+        assert float(expected[0]) == pytest.approx(sum(squares) ** 0.5, rel=1e-5) and float(expected[0]) > 0.5
+        for name in names:
+            torch.testing.assert_close(load_file(tmp_path / f"norms-{name}.safetensors")[str(clip)], expected, msg=name)
 
 
 @pytest.mark.dist

@@ -243,18 +243,11 @@ class TorchEngine:
         lr = set_learning_rate(self.optimizer, self.optim, share)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
+        norm = clip_gradients(list(self.module.parameters()), self.optim.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return StepReport(lr, norm, self.scaler.is_enabled() and not bool(norm.isfinite()))
-
-    def _clip(self) -> Tensor:
-        limit = self.optim.clip if self.optim.clip > 0 else float("inf")
-        norm: Any = nn.utils.clip_grad_norm_(self.module.parameters(), limit)
-        if hasattr(norm, "full_tensor"):
-            norm = norm.full_tensor()
-        return norm.detach()  # type: ignore[no-any-return]
 
     def save(self, folder: Path) -> None:
         write_state(self._state(), folder)
@@ -311,6 +304,17 @@ class TorchEngine:
             counts = ("growth_interval", "_growth_tracker")
             state = {name: int(value) if name in counts else value for name, value in values.items()}
             self.scaler.load_state_dict(state)
+
+
+def clip_gradients(parameters: list[nn.Parameter], largest: float) -> Tensor:
+    """Scale gradients down to the norm `largest`, 0 = leave them as they are; return the norm they had. Collective."""
+    if largest > 0:
+        norm: Any = nn.utils.clip_grad_norm_(parameters, largest)
+    else:
+        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+    if hasattr(norm, "full_tensor"):
+        norm = norm.full_tensor()
+    return norm.detach()  # type: ignore[no-any-return]
 
 
 def average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .. import dist
 from ..config import ConfigError
 from ..types import Batch, Losses, ModelOutput
-from .engine import EngineConfig, Part, StepReport, resolve_precision
+from .engine import EngineConfig, Part, StepReport, clip_gradients, resolve_precision
 from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state
 
@@ -46,7 +46,8 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, precision: str) -
         "train_micro_batch_size_per_gpu": 1,  # a formality: batches are ours, and so is the end of an accumulation
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "gradient_clipping": optim.clip,  # absent would mean 1.0
+        # Absent would mean 1.0. Stage 0 looks at the norm (`_clip`) only where there is a limit, if one never reached.
+        "gradient_clipping": optim.clip or (math.inf if engine.zero == 0 else 0.0),
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -142,8 +143,7 @@ class DeepSpeedEngine:
 
     def _clip(self) -> None:
         """Clip at stage 0, where DeepSpeed would not tell the norm."""
-        limit = self.optim.clip if self.optim.clip > 0 else math.inf
-        self._norm = nn.utils.clip_grad_norm_(self.module.parameters(), limit).detach()
+        self._norm = clip_gradients(list(self.module.parameters()), self.optim.clip)
 
     def step(self, share: float) -> StepReport:
         lr = set_learning_rate(self.inner, self.optim, share)
