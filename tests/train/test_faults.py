@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ import torch
 import vlp
 from vlp import dist
 from vlp.config import ConfigError
+from vlp.data.loader import Loader
+from vlp.data.manifest import Manifest
 from vlp.train import checkpoint
 from vlp.train.__main__ import main
 from vlp.train.build import open_data
+from vlp.train.loop import TrainingStopped, train
 from vlp.train.recipe import load_recipe
 from vlp.train.state import write_state
 
@@ -37,6 +42,70 @@ def full_disk_main(folder: Path) -> None:
         checkpoint.CheckpointError, match=r"rank 1: OSError: .*the last good checkpoint is .*step-00000001"
     ):
         checkpoint.save(folder, 2, write, keep=2)
+
+
+BAD = 3
+"""Damaged samples of 48; `max_rejected` 0.05 allows 2."""
+
+
+@pytest.fixture
+def damaged(tmp_path: Path, shards: Path) -> Path:
+    """The shards, with three images that are none any more."""
+    out = tmp_path / "damaged"
+    shutil.copytree(shards, out)
+    manifest = Manifest.read(out)
+    for number in range(BAD):
+        columns = manifest.columns(number)
+        with open(out / manifest.shards[number].shard, "r+b") as file:
+            file.seek(columns.members(2 * number)["png"][0])
+            file.write(b"\0" * 16)
+    return out
+
+
+def damage_main(recipe: Path, settings: list[str]) -> None:
+    own: list[int] = []
+    count = Loader._count
+
+    def counted(self: Loader, rejected: Iterable[tuple[str, str]]) -> None:
+        found = list(rejected)
+        own.extend(1 for _ in found)
+        count(self, found)
+
+    Loader._count = counted  # type: ignore[method-assign]
+    with pytest.raises(
+        TrainingStopped, match=r"the data failed: 3 of 48 samples are damaged.*saved at step 6, --resume"
+    ):
+        train(load_recipe(recipe, settings))
+    assert 0 < len(own) < BAD, f"rank {dist.rank()} alone has seen {len(own)}"
+
+
+@pytest.mark.dist
+def test_damage_that_each_rank_sees_a_part_of_is_too_much_together(recipe: Path, damaged: Path, tmp_path: Path) -> None:
+    settings = [f"data.train={damaged}", "data.max_rejected=0.05", "train.samples=48", "train.log_every=6"]
+    run_ranks(damage_main, 2, tmp_path / "ranks", recipe, settings)
+
+
+def test_damage_counts_on_after_resuming(recipe: Path, damaged: Path, tmp_path: Path) -> None:
+    """All of it is seen in the first pass, of 6 steps; the eighth step alone meets too little of it to stop."""
+    settings = ["name=run", f"data.train={damaged}", "train.samples=64", "train.checkpoint_every_steps=7"]
+    folder = tmp_path / "runs" / "run"
+    assert train(load_recipe(recipe, [*settings, "data.max_rejected=1"])) == "finished"
+    seven, eight = folder / "checkpoints" / "step-00000007", folder / "checkpoints" / "step-00000008"
+    counters = checkpoint.read_counters(seven)
+    assert len(counters["rejected"]) == BAD
+
+    def resume() -> str:
+        shutil.rmtree(eight)
+        (folder / "last").unlink()
+        (folder / "last").symlink_to("checkpoints/step-00000007")
+        return train(load_recipe(recipe, [*settings, "data.max_rejected=0.05"]), resume=True)
+
+    with pytest.raises(TrainingStopped, match="3 of 48 samples are damaged"):
+        resume()
+    eight.mkdir(exist_ok=True)
+    del counters["rejected"]  # as older checkpoints are
+    checkpoint.write_counters(seven, counters)
+    assert resume() == "finished"
 
 
 @pytest.mark.dist

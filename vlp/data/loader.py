@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from .. import dist
 from ..config import ConfigError
 from ..preprocess import Preprocess
 from ..tokenize import Tokenizer
@@ -91,6 +92,7 @@ class Loader:
             check_content(self.stream, needs, config.labels, self.assembler.findings)
         self.cursor = 0
         self.rejected: dict[str, str] = {}
+        self._unshared: list[str] = []
 
     def __len__(self) -> int:
         """Return the number of batches of one pass, a short last one included."""
@@ -153,10 +155,23 @@ class Loader:
         for key, why in rejected:
             if key not in self.rejected:
                 self.rejected[key] = why
+                self._unshared.append(key)
                 log.warning("rejected sample %s: %s", key, why)
-        problem = too_damaged(self.rejected, self.samples, self.config.max_rejected) if self.samples else None
-        if problem:
+        if problem := self._too_damaged():
             raise LoaderError(problem)
+
+    def _too_damaged(self) -> str | None:
+        return too_damaged(self.rejected, self.samples, self.config.max_rejected) if self.samples else None
+
+    def share_rejected(self) -> str | None:
+        """Learn of what the other ranks have rejected; return what to say when all of it is too much. Collective.
+
+        Each rank reads a part of the samples: alone, none sees more damage than in its part.
+        """
+        for rank, keys in enumerate(dist.gather_objects(self._unshared)):
+            self.rejected |= {key: f"rejected on rank {rank}" for key in keys if key not in self.rejected}
+        self._unshared = []
+        return self._too_damaged()
 
     def state(self) -> dict[str, Any]:
         """Return the position after the last batch that was yielded, as JSON values."""

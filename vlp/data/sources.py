@@ -38,10 +38,11 @@ class DataConfig:
     samples, however large it is. `val` is a path, read by its validation split (or whole where it is not split); None
     takes the validation split of the training sources, if there is one. `batch_size` counts all ranks. `window` shards
     are shuffled together. `bucket` puts texts of like length into a batch, within the window. More than the share
-    `max_rejected` of damaged samples ends the run. `decode: fast` decodes training JPEGs at 1/2, 1/4 or 1/8 of their size
-    where the input needs no more: cheaper, and not the same pixels. Like `augment` it changes what is trained on, not what
-    the model expects: validation and evaluation decode in full, and the preprocessing's fingerprint stays. Remote shards
-    are copied to `cache` (a folder, $VLP_CACHE by default), at most `cache_gb` GiB of them.
+    `max_rejected` of damaged samples, those of all ranks and from before a resume together, ends the run. `decode: fast`
+    decodes training JPEGs at 1/2, 1/4 or 1/8 of their size where the input needs no more: cheaper, and not the same
+    pixels. Like `augment` it changes what is trained on, not what the model expects: validation and evaluation decode in
+    full, and the preprocessing's fingerprint stays. Remote shards are copied to `cache` (a folder, $VLP_CACHE by default),
+    at most `cache_gb` GiB of them.
     """
 
     train: str | tuple[SourceConfig, ...]

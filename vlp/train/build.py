@@ -176,6 +176,7 @@ def write_checkpoint(
         "step": step,
         "samples": samples,
         "loader": position,
+        "rejected": sorted(parts.loader.rejected),
         "world": dist.world(),
         "engine": parts.engine.scalars(),
         "recipe": digest_of(recipe),
@@ -211,6 +212,7 @@ def load_checkpoint(parts: Parts, recipe: Recipe, folder: Path) -> tuple[int, in
     parts.engine.load(folder / "state" / "engine")
     parts.engine.set_scalars(counters["engine"])
     parts.loader.load_state(counters["loader"])
+    parts.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
     states = read_random_states(folder / "state" / "random", dist.rank()) if counters["world"] == dist.world() else None
 
     def restore() -> None:

@@ -69,6 +69,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     log.write("start" if start is None else "resume", step, world=dist.world(), **parts.summary())
     meter, saved_step, saved_time = Meter(), step, time.monotonic()
     stopping = broken = False
+    damage: str | None = None
     iterator = iter(loader)
     following = fetch(iterator, parts)
     if dist.agree(following.failure is not None):
@@ -106,6 +107,9 @@ def train(recipe: Recipe, resume: bool = False) -> str:
         bad = first_non_finite(meter, scale)
         if dist.agree(bad is not None):
             raise TrainingStopped(explain_non_finite(log, bad))
+        damage = loader.share_rejected()  # the same on all ranks
+        if damage is not None:
+            broken = saves = True
         if lines:
             extra = {} if scale is None else {"loss_scale": scale}
             log.write("train", step, samples=samples, lr=report.lr, **meter.line(), **extra)
@@ -124,7 +128,8 @@ def train(recipe: Recipe, resume: bool = False) -> str:
 
     # ------------------------------------------------------------------ the end
     if broken and not stopping:
-        raise TrainingStopped(failures(following) + f"; saved at step {saved_step}, --resume goes on from there")
+        why = failures(following) if damage is None else f"the data failed: {damage}"
+        raise TrainingStopped(f"{why}; saved at step {saved_step}, --resume goes on from there")
     outcome = "finished" if step >= recipe.steps else "resumable"
     log.write("end", step, samples=samples, outcome=outcome)
     log.close()
@@ -183,6 +188,7 @@ def validate(parts: Parts, progress: float) -> dict[str, Any]:
     """Return the mean losses over the validation split, every full batch of it once. Collective.
 
     A last batch whose rows cannot be shared out evenly is left out and counted, since losses compare rows across ranks.
+    Raises TrainingStopped when too many samples are damaged.
     """
     if parts.validation is None:
         return {}
@@ -204,6 +210,8 @@ def validate(parts: Parts, progress: float) -> dict[str, Any]:
                 sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
             rows += len(batch)
     parts.engine.module.train()
+    if damage := parts.validation.share_rejected():
+        raise TrainingStopped(f"the validation data failed: {damage}")
     ranks = dist.gather_objects(sums)
     means = {name: sum(one.get(name, 0.0) for one in ranks) / len(ranks) / max(1, rows) for name in sums}
     return {**means, "n": rows * dist.world(), "left_out": left_out}
