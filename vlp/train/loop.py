@@ -195,7 +195,7 @@ def validate(parts: Parts, progress: float) -> dict[str, Any]:
     sums: dict[str, float] = {}
     rows = left_out = 0
     parts.engine.module.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
         iterator = iter(parts.validation.once())
         while True:
             batch = next(iterator, None)
