@@ -88,6 +88,26 @@ def test_gradients_reach_what_they_must(case: Case) -> None:
 
 
 @every
+def test_only_kinds_that_say_so_follow_the_progress_of_training(case: Case) -> None:
+    """A run of the others may be made longer when it is resumed."""
+    objective = case.build()
+
+    def gradients(progress: float) -> list[Tensor]:
+        torch.manual_seed(0)
+        objective.zero_grad()
+        output, batch = case.world()
+        output, leaves = with_gradients(output)
+        total = objective(output, batch, progress).total
+        total.backward()
+        owned = [*leaves.values(), *objective.parameters()]
+        return [total.detach(), *(one.grad.clone() for one in owned if one.grad is not None)]
+
+    early, late = gradients(0.0), gradients(0.9)
+    same = all(torch.equal(one, two) for one, two in zip(early, late, strict=True))
+    assert same is not objective.follows_progress
+
+
+@every
 def test_nothing_asked_for_is_left_out_of_the_needs(case: Case) -> None:
     """An output with only the declared needs must do: what the model does not compute cannot be read."""
     objective = case.build()

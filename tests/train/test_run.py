@@ -15,8 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vlp.config import ConfigError, to_tree
 from vlp.train.__main__ import main
 from vlp.train.checkpoint import latest
+from vlp.train.recipe import check_resume, load_recipe
 
 from .conftest import run, start
 
@@ -142,6 +144,32 @@ def test_a_line_of_the_log_and_the_shape_of_a_run(
         main([str(recipe), "name=short", "train.samples=32", "optim.lr=0.5", "data.batch_size=4", "--resume"])
     other = capsys.readouterr().err
     assert "optim.lr: 0.001 -> 0.5" in other and "data.batch_size: 8 -> 4" in other
+
+
+MGCA = "{kind: mgca, prototypes: 4, %s}"
+LONGER: list[tuple[list[str], bool]] = [
+    (["optim.schedule=constant"], True),
+    (["optim.schedule=cosine"], False),
+    (["optim.schedule=constant", "optim.warmup_samples=200"], False),
+    (["optim.schedule=constant", "objectives=[{kind: clip, weight: [[0.0, 0.0], [0.3, 1.0]]}]"], False),
+    (["optim.schedule=constant", f"objectives=[{MGCA % 'freeze: 0.02'}]"], False),
+    (["optim.schedule=constant", f"objectives=[{MGCA % 'freeze: 0'}]"], True),
+]
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_fine"), LONGER, ids=lambda one: " ".join(one) if isinstance(one, list) else ""
+)
+def test_a_run_is_made_longer_where_nothing_follows_its_progress(
+    settings: list[str], is_fine: bool, recipe: Path
+) -> None:
+    saved = to_tree(load_recipe(recipe, settings))
+    longer = load_recipe(recipe, [*settings, "train.samples=1600"])
+    if is_fine:
+        assert check_resume(longer, saved) == ["train.samples: 160 -> 1600"]
+    else:
+        with pytest.raises(ConfigError, match=r"trained with another recipe \(train\.samples: 160 -> 1600\)"):
+            check_resume(longer, saved)
 
 
 @pytest.mark.parametrize(

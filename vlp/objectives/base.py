@@ -49,7 +49,8 @@ class Objective(nn.Module):
     `needs` names what must be in the output or the batch (keys of `NEEDS`, those of `OPTIONAL`, or an entry of
     `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of
     its parts, so that gradient accumulation must go through cached embeddings. `scale_init` is the start of the model's
-    (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0 to 1.
+    (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0 to 1; one
+    that looks at it sets `follows_progress`, as its run cannot be made longer.
     """
 
     Config: ClassVar[type[Any]]
@@ -57,6 +58,7 @@ class Objective(nn.Module):
     batch_coupled: bool = True
     scale_init: tuple[float, float | None] | None = None
     progress: float = 0.0
+    follows_progress: bool = False
     name: str = ""
 
     def __init__(self, config: Any, dim: int) -> None:
@@ -196,6 +198,12 @@ class ObjectiveSum(nn.Module):
     @property
     def batch_coupled(self) -> bool:
         return any(term.batch_coupled for term in self._objectives().values())
+
+    @property
+    def follows_progress(self) -> bool:
+        """Whether the loss depends on the share of the training done: a weight or an objective does."""
+        moving = any(len(weight.points) > 1 for weight in self.weights.values())
+        return moving or any(term.follows_progress for term in self._objectives().values())
 
     @property
     def scale_init(self) -> tuple[float, float | None] | None:

@@ -68,6 +68,7 @@ class Mgca(Objective):
         if config.prototypes < 1 or config.sinkhorn_rounds < 1:
             raise ConfigError(f"prototypes and sinkhorn_rounds must be at least 1, found {config}")
         self.needs = frozenset({"patches", "words", "attention"}) | needs_of(config.positives)
+        self.follows_progress = config.freeze > 0
         given = (config.ita, config.cta, config.cpa)
         self.shares = [
             preset if own is None else own for own, preset in zip(given, WEIGHTS[config.preset], strict=True)

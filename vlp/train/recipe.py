@@ -143,12 +143,23 @@ def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]
     return [] if old == new else [(path, old, new)]
 
 
+def follows_progress(recipe: Recipe, samples: int) -> bool:
+    """Return whether a run longer than `samples` would have been trained otherwise from its first step on."""
+    if recipe.optim.schedule != "constant" or recipe.optim.warmup_samples > samples:
+        return True
+    from ..objectives import build_objectives
+
+    return build_objectives(recipe.objectives, recipe.model.dim).follows_progress
+
+
 def check_resume(recipe: Recipe, saved: Mapping[str, Any]) -> list[str]:
     """Compare with the recipe a checkpoint was trained with: raise ConfigError when what is learnt would change.
 
-    Returns one line for each difference that is allowed (`MAY_CHANGE`; and `train.samples` under a constant schedule).
+    Returns one line for each difference that is allowed: `MAY_CHANGE`, and `train.samples` where nothing follows the
+    share of the run that is done, neither the learning rate nor the objectives.
     """
-    allowed = (*MAY_CHANGE, "train.samples") if recipe.optim.schedule == "constant" else MAY_CHANGE
+    shortest = min(recipe.train.samples, int(saved["train"]["samples"]))
+    allowed = MAY_CHANGE if follows_progress(recipe, shortest) else (*MAY_CHANGE, "train.samples")
     notes: list[str] = []
     refused: list[str] = []
     for key, old, new in differences(saved, to_tree(recipe)):
