@@ -53,14 +53,14 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimiser step did: the rate, the gradient's norm before clipping [], whether fp16 overflow skipped it.
+    """What one optimiser step did: the rate, and the gradient's norm before clipping [].
 
-    The norm stays on its device: looking at it in every step would empty a GPU's queue.
+    The norm stays on its device: looking at it in every step would empty a GPU's queue. One that is not finite means in
+    fp16 that nothing was updated.
     """
 
     lr: float
     grad_norm: Tensor
-    is_skipped: bool = False
 
 
 class Engine(Protocol):
@@ -247,7 +247,7 @@ class TorchEngine:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return StepReport(lr, norm, self.scaler.is_enabled() and not bool(norm.isfinite()))
+        return StepReport(lr, norm)
 
     def save(self, folder: Path) -> None:
         write_state(self._state(), folder)

@@ -150,7 +150,7 @@ class DeepSpeedEngine:
         self.engine.step()
         found = self._norm if self.config.zero == 0 else self.engine.get_global_grad_norm()
         norm = torch.as_tensor(math.nan if found is None else found, dtype=torch.float32, device=self.device)
-        return StepReport(lr, norm, self.precision == "fp16" and not bool(norm.isfinite()))
+        return StepReport(lr, norm)
 
     # ------------------------------------------------------------------ state
 

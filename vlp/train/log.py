@@ -43,7 +43,6 @@ class StepRecord:
 
     number: int
     keys: list[str]
-    is_skipped: bool
     held: dict[str, Tensor]
     values: dict[str, float]
 
@@ -65,7 +64,7 @@ class Meter:
         """Count a step. Its numbers stay on their device: nothing here waits for them."""
         held = {"loss": losses.total, **losses.parts, "grad_norm": report.grad_norm}
         held = {name: value.detach().float().reshape(()) for name, value in held.items()}
-        self.steps.append(StepRecord(number, batch.keys, report.is_skipped, held, {}))
+        self.steps.append(StepRecord(number, batch.keys, held, {}))
         self.rows += len(batch)
         self.truncated += batch.truncated
         self.rejected += batch.rejected

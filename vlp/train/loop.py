@@ -160,8 +160,8 @@ def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
 
 def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
     """Return the first step since the last line whose loss or gradient was not finite; fp16 may still lower its scale."""
+    is_forgiven = scale is not None and scale > LEAST_SCALE
     for one in meter.read():
-        is_forgiven = one.is_skipped and scale is not None and scale > LEAST_SCALE
         if not (math.isfinite(one.values["loss"]) and (math.isfinite(one.values["grad_norm"]) or is_forgiven)):
             return one
     return None
