@@ -95,6 +95,11 @@ def test_a_step_and_a_line_of_the_log_wait_no_more_often_than_they_must(
     assert sum(often.values()) <= 3 * PER_LINE, often
 
 
+def test_an_fp16_step_waits_no_more_than_others(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long = (waits(recipe, monkeypatch, steps, 1, "engine.precision=fp16") for steps in (6, 12))
+    assert sum((long - short).values()) <= 6 * PER_STEP, long - short
+
+
 ON_SPANS = 2
 """The mentions and their tokens are chosen by their values: how many there are is a shape that the host must know."""
 
