@@ -192,6 +192,31 @@ def test_every_engine_tells_the_whole_gradients_norm(names: list[str], tmp_path:
             torch.testing.assert_close(load_file(tmp_path / f"norms-{name}.safetensors")[str(clip)], expected, msg=name)
 
 
+def text_left_out(name: str) -> Engine:
+    """Two steps of a loss that never looks at the texts."""
+    tree = {"kind": "mae", "patch": 3, "channels": 1, "width": 8, "depth": 1, "heads": 2}
+    engine = build_engine(step_of([tree], seed=1), OPTIM, ENGINES[name], torch.device("cpu"))
+    for number in range(2):
+        mine = shard(batch(8, seed=number), dist.rank(), dist.world())
+        engine.backward(engine.forward(mine, 0.5).total)
+        engine.step(1.0)
+    return engine
+
+
+def text_left_out_main(folder: Path) -> None:
+    for name in TORCH:
+        weights = text_left_out(name).weights()
+        if dist.is_main():
+            save_file(weights, folder / f"{name}.safetensors")
+
+
+@pytest.mark.dist
+def test_a_loss_may_leave_a_part_of_the_model_without_a_gradient(tmp_path: Path) -> None:
+    run_ranks(text_left_out_main, 2, tmp_path, tmp_path)
+    for name in TORCH:
+        compare(load_file(tmp_path / f"{name}.safetensors"), text_left_out("ddp").weights(), name, 1e-5)
+
+
 @pytest.mark.dist
 @pytest.mark.slow
 def test_engines_read_each_others_checkpoints(folder: Path) -> None:

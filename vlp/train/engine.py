@@ -205,7 +205,8 @@ class TorchEngine:
             fully_shard(self.module, mesh=mesh)
             return self.module
         if self.is_ddp:
-            # A rank whose rows hold no concept leaves the concept head without a gradient: DDP has to look for that.
+            # mae or medslip alone never look at the whole report, and a tower may have parts that nothing uses: DDP
+            # has to look for parameters without a gradient, or it stops at the second step.
             return nn.parallel.DistributedDataParallel(
                 self.module, find_unused_parameters=True, gradient_as_bucket_view=True
             )
@@ -320,12 +321,11 @@ def clip_gradients(parameters: list[nn.Parameter], largest: float) -> Tensor:
 def average_gradients(parameters: list[nn.Parameter]) -> None:
     """Average gradients over ranks in a few large pieces; one that no rank has stays None, one that some lack counts as 0."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
-    has = torch.tensor([float(parameter.grad is not None) for parameter in trained], device=trained[0].device)
-    used = dist.sum_over_ranks(has).tolist()
+    used = dist.agree_each([parameter.grad is not None for parameter in trained])
     bucket: list[Tensor] = []
     size = 0
-    for parameter, count in zip(trained, used, strict=True):
-        if count:
+    for parameter, is_used in zip(trained, used, strict=True):
+        if is_used:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             bucket.append(parameter.grad)
             size += parameter.grad.numel()
