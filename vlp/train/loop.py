@@ -107,9 +107,9 @@ def train(recipe: Recipe, resume: bool = False) -> str:
         bad = first_non_finite(meter, scale)
         if dist.agree(bad is not None):
             raise TrainingStopped(explain_non_finite(log, bad))
-        damage = loader.share_rejected()  # the same on all ranks
-        if damage is not None:
-            broken = saves = True
+        together = loader.share_rejected()  # the same on all ranks
+        if together is not None and not broken:
+            damage, broken, saves = together, True, True
         if lines:
             extra = {} if scale is None else {"loss_scale": scale}
             log.write("train", step, samples=samples, lr=report.lr, **meter.line(), **extra)
