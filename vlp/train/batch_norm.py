@@ -71,7 +71,7 @@ class _Normalise(torch.autograd.Function):
         channels = own_mean.numel()
         own_count = own_mean.new_full((1,), features.numel() // channels)
         every = dist.gather(torch.cat([own_mean, own_var, own_count])).view(dist.world(), -1)
-        means, variances, counts = every.split([channels, channels, 1], dim=1)
+        means, variances, counts = torch.split(every, [channels, channels, 1], dim=1)
         count = counts.sum(0)
         mean = (means * counts).sum(0) / count
         var = ((variances + (means - mean).square()) * counts).sum(0) / count
@@ -80,7 +80,7 @@ class _Normalise(torch.autograd.Function):
         return F.batch_norm(features, mean, var, weight, bias, eps=eps), mean, var, count
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         features, weight, mean, scale, counts = ctx.saved_tensors
         grad = _dense(grads[0])
