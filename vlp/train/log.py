@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from rich.console import Console  # here, as it draws a random number when it is imported: before a run is seeded
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from .. import dist
@@ -157,9 +159,6 @@ class RunLog:
             self._start_wandb(run, config, tree)
 
     def _start_console(self, step: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._console = Console(stderr=True, soft_wrap=True)
         if self._console.is_terminal:
             columns = (
