@@ -165,7 +165,8 @@ class Store:
     def _remember(self, shelf: str, reasons: dict[str, str]) -> None:
         self._reasons(shelf).update(reasons)
         path = self._reasons_file(shelf)
-        write_text(path, json.dumps(read_reasons(path) | reasons, indent=1, sort_keys=True) + "\n")
+        with locked(self.folder):
+            write_text(path, json.dumps(read_reasons(path) | reasons, indent=1, sort_keys=True) + "\n")
 
     def _reasons_file(self, shelf: str) -> Path:
         return self.folder / f"{shelf}.unreadable.json"
