@@ -86,7 +86,7 @@ def worded(table: Worded, name: str) -> str:
     """Return the words of the first pattern that a whole name fits; empty where none does."""
     for pattern, words in table:
         if found := re.fullmatch(pattern, name):
-            return words.format(*found.groups())
+            return words.format(*(one.replace("_", " ") for one in found.groups()))
     return ""
 
 
@@ -94,6 +94,14 @@ TITLE_PATTERNS: Worded = (
     (r"sensitivity_at_([\d.]+)_specificity_macro", "Sensitivity at {0} specificity"),
     (r"auroc_(\d+)_shots", "AUROC of a probe on {0} of each"),
     (r"p@(\d+)", "Precision among the first {0}"),
+    (r"auroc_([a-z]+)", "AUROC on damaged images: {0}"),
+    (r"change_([a-z]+)", "Change of the AUROC by {0}"),
+    (r"ood_auroc_(.+)", "Strangers told apart, AUROC ({0})"),
+    (r"fpr95_(.+)", "Strangers let in with 95 % of the set ({0})"),
+    (r"ap_in_(.+)", "Average precision for the set ({0})"),
+    (r"ap_out_(.+)", "Average precision for strangers ({0})"),
+    (r"detection_accuracy_(.+)", "Accuracy of the best threshold ({0})"),
+    (r"robustness_(index|ratio)@(\d+)", "Robustness {0}, {1} neighbours"),
 )
 MEANINGS: Worded = (
     (r"(i2t|t2i)_r@(\d+)", "queries with a right answer among the first {1}"),
@@ -117,13 +125,16 @@ def meaning(name: str) -> str:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a forest plot, places in percent of the track. `marks` are (place, kind, words)."""
+    """A row of a forest plot, places in percent of the track. `fill` (left, width) lies between 0 and the value, `marks`
+    are (place, kind, words).
+    """
 
     title: str
     value: float
     text: str
     bounds: str
     place: float
+    fill: tuple[float, float]
     low: float | None
     high: float | None
     marks: list[tuple[float, str, str]] = field(default_factory=list)
@@ -159,6 +170,7 @@ def row(
         text=f"{one['value']:.3f}",
         bounds=f"{bounds[0]:.3f} – {bounds[1]:.3f}" if bounds else "",
         place=place(one["value"]),
+        fill=(min(place(0.0), place(one["value"])), round(abs(place(one["value"]) - place(0.0)), 2)),
         low=place(bounds[0]) if bounds else None,
         high=place(bounds[1]) if bounds else None,
         marks=marks,

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from conftest import Run
 
+from vlp_eval.report.rows import row
+
 BROWSER = next((one for one in ("chromium", "chromium-browser", "google-chrome") if shutil.which(one)), None)
 
 
@@ -199,3 +201,9 @@ def test_nothing_on_the_page_is_cut_off(page: Path, tmp_path: Path, width: int) 
     told = re.search(r"told: (\d+) ?([^.]*)\.", done.stdout)
     assert told is not None and int(told[1]) <= width
     assert set(told[2].split()) <= ({"answers", "report", "words"} if width == 390 else {"report", "words"})
+
+
+def test_a_fill_lies_between_nothing_and_the_value() -> None:
+    for value, expected in ((0.5, (20.0, 40.0)), (-0.25, (0.0, 20.0)), (0.0, (20.0, 0.0))):
+        found = row({"value": value}, "a score", (-0.25, 1.0))
+        assert found is not None and found.fill == pytest.approx(expected)
