@@ -252,7 +252,9 @@ def _rows_of(text: str, path: Path) -> tuple[list[int], list[dict[str, Any]]]:
                 try:
                     rows.append(dict(json.loads(line)))
                 except (ValueError, TypeError):
-                    raise DataError(f"{path}, line {number}: expected a JSON object, found {line[:80]!r}") from None
+                    raise DataError(
+                        f"{path}, line {number}: expected a JSON object, found {len(line)} other characters"
+                    ) from None
                 lines.append(number)
         return lines, rows
     reader = csv.DictReader(io.StringIO(text))
@@ -318,6 +320,7 @@ def _boxes(value: str, column: str | None) -> tuple[Box, ...]:
             boxes.append(Box(str(one["phrase"]), (x1, y1, x2, y2), one.get("label")))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ValueError(
-            f'column {column!r}: expected JSON [{{"phrase": text, "xyxy": [x1, y1, x2, y2]}}], found {value[:80]!r}'
+            f'column {column!r}: expected JSON [{{"phrase": text, "xyxy": [x1, y1, x2, y2]}}], found '
+            f"{len(value)} characters of something else"
         ) from None
     return tuple(boxes)

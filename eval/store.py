@@ -245,7 +245,10 @@ class Store:
     def _prepared(
         self, data: Data, todo: Sequence[int], transform: Transform | None, bad: dict[str, str]
     ) -> Iterator[tuple[str, tuple[int, int], NDArray[Any]]]:
-        embedder = self.embedder
+        import cv2
+        import torch
+
+        embedder, threads = self.embedder, torch.get_num_threads()
         assert embedder is not None
 
         def prepare(index: int) -> tuple[str, tuple[int, int], NDArray[Any]] | str:
@@ -254,12 +257,9 @@ class Store:
                 content = apply(content, transform) if transform else content
                 inputs, size = embedder.prepare(content)
                 return data.records[index].key, size, inputs
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, cv2.error) as error:
                 return ADDRESS.sub("", f"{error}")
 
-        import torch
-
-        threads = torch.get_num_threads()
         with ThreadPoolExecutor(self.workers, initializer=step_back) as pool:
             waiting = iter(todo)
             ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, AHEAD))

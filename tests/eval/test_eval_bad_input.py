@@ -252,7 +252,7 @@ def test_no_character_inside_of_a_cell_ends_a_row(run: Run, shards: Path, tiny: 
         found = data.read(DataSpec(table=name, columns=columns, split=None), tmp_path)
         assert [one.report.text for one in found.records if one.report] == texts
     (tmp_path / "bad.jsonl").write_text(f"{rows[0]}\n\n[1, 2\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"bad\.jsonl, line 3: expected a JSON object, found '\[1, 2'"):
+    with pytest.raises(DataError, match=r"bad\.jsonl, line 3: expected a JSON object, found 5 other characters"):
         data.read(DataSpec(table="bad.jsonl", columns=columns, split=None), tmp_path)
     limit = csv.field_size_limit(1000)
     (tmp_path / "bad.csv").write_text(f'file,text\n0.png,"{"x" * 2000}\n')  # the quote is never closed
