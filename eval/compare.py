@@ -104,9 +104,8 @@ def _values(
         readers["accuracy"] = _right
     else:
         skip = {"id", "patient", "area"}
-        for name, value in (
-            pair for row in first for pair in row.items()
-        ):  # a score may be undefined for the first one
+        # A score may be undefined for the first row.
+        for name, value in (pair for row in first for pair in row.items()):
             number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if number and name not in (*skip, *readers) and base_of(name) is None:
                 readers[name] = lambda one, n=name: one.get(n) if not one.get("bare") else None

@@ -223,9 +223,8 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         samples = [one for one in samples if one.split == split]
     stamp = hashlib.sha256(text.encode())
     for one in samples:
-        stamp.update(
-            f"{one.key}|{images[one.key]}\n".encode()
-        )  # other columns of one table may give a key another image
+        # Other columns of one table may give a key another image.
+        stamp.update(f"{one.key}|{images[one.key]}\n".encode())
         if isinstance(one.image, Path) and one.image.is_file():
             status = one.image.stat()
             stamp.update(f"{status.st_size}|{status.st_mtime_ns}\n".encode())

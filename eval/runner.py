@@ -20,7 +20,7 @@ from vlp.registry import UnknownNameError
 
 from .data import Data, DataError, DataSpec, ids_digest, read
 from .results import Results, clean
-from .store import ADDRESS, Store, UnreadableError, write_text
+from .store import Store, UnreadableError, in_words, write_text
 from .suite import Suite, config_digest
 from .tasks.base import Context, Outcome, Task
 
@@ -145,7 +145,7 @@ def exit_code(done: Sequence[bool]) -> int:
 
 def verdict(error: Exception) -> tuple[str, str]:
     """Return whether a task was skipped (its data is not there) or failed, and why: one line, the same in each run."""
-    reason = ADDRESS.sub("", " ".join(str(error).split())) or type(error).__name__
+    reason = " ".join(in_words(error).split()) or type(error).__name__
     absent = "no manifest.jsonl" in reason or "no such folder" in reason
     return "skipped" if absent else "failed", reason
 

@@ -42,8 +42,13 @@ PART = 8 * ROWS
 AHEAD = 4 * ROWS
 """The model works on `ROWS` images while the next `AHEAD` are decoded; `PART` of them are one file."""
 
-ADDRESS = re.compile(r" <[^<>]* at 0x[0-9a-f]+>")
+ADDRESS = re.compile(r"\s<[^<>]* at 0x[0-9a-f]+>")
 """What Python calls an object without a name: it differs from run to run, and results do not."""
+
+
+def in_words(error: Exception) -> str:
+    """Return what an error says, the same in each run."""
+    return ADDRESS.sub("", f"{error}")
 
 
 class UnreadableError(DataError):
@@ -258,7 +263,7 @@ class Store:
                 inputs, size = embedder.prepare(content)
                 return data.records[index].key, size, inputs
             except (ValueError, OSError, cv2.error) as error:
-                return ADDRESS.sub("", f"{error}")
+                return in_words(error)
 
         with ThreadPoolExecutor(self.workers, initializer=step_back) as pool:
             waiting = iter(todo)

@@ -70,9 +70,9 @@ def run(options: Options) -> Iterator[Result]:
         yield Result("G", title, PEER, "/s", ours, theirs, ratio, least, "; ".join(filter(None, [note, missing])))
 
 
-def machine(**extra: str) -> dict[str, str]:
+def machine() -> dict[str, str]:
     """Return a measured process's environment, with this one's GPUs."""
-    return environment(CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", "0"), **extra)
+    return environment(CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", "0"))
 
 
 def workers() -> int:
@@ -147,12 +147,9 @@ def peer_rate(
         "name": repeat,
     }
     given = [str(part) for name, value in flags.items() for part in (f"--{name}", value)]
-    said = output(["-m", "benchmarks.peers.train", str(config), *given], machine() | only_path(peer_environment()))
+    surroundings = machine() | {"PYTHONPATH": peer_environment()["PYTHONPATH"]}
+    said = output(["-m", "benchmarks.peers.train", str(config), *given], surroundings)
     return late(re.findall(r"([\d.]+)/s, [\d.]+/s/gpu", said))
-
-
-def only_path(surroundings: dict[str, str]) -> dict[str, str]:
-    return {"PYTHONPATH": surroundings["PYTHONPATH"]}
 
 
 def late(found: list[str]) -> float:

@@ -70,6 +70,11 @@ class Robustness:
     other_same: int
     other_other: int
 
+    @classmethod
+    def of(cls, counts: NDArray[np.int64]) -> Robustness:
+        """Take the neighbours of all rows together, as `neighbour_counts` counts them [n, 4]."""
+        return cls(*(int(one) for one in counts.sum(0)))
+
     @property
     def index(self) -> float | None:
         """SO / (SO + OS), in [0, 1] (PathoROB): 1 = neighbours share biology, 0 = they share the centre."""
@@ -114,15 +119,3 @@ def neighbour_counts(
         sort = 2 * (kind[nearest] != kind[index]) + (place[nearest] != place[index])
         counts[index] = np.bincount(sort, minlength=4)
     return counts
-
-
-def robustness_index(
-    embeddings: ArrayLike,
-    biology: ArrayLike,
-    centre: ArrayLike,
-    k: int,
-    group: ArrayLike | None = None,
-    metric: str = "cosine",
-) -> Robustness:
-    """Return the neighbours of all rows together, as `neighbour_counts` counts them."""
-    return Robustness(*(int(one) for one in neighbour_counts(embeddings, biology, centre, k, group, metric).sum(0)))

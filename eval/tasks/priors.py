@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store import ADDRESS, UnreadableError
+from ..store import UnreadableError, in_words
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -119,7 +119,7 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
             try:
                 sizes.append(image_size(data.image(index)))
             except (ValueError, OSError) as error:
-                bad[data.records[index].key] = ADDRESS.sub("", f"{error}")
+                bad[data.records[index].key] = in_words(error)
         else:
             sizes.append((1, 1))
     if bad:

@@ -182,7 +182,7 @@ class RobustnessIndex(Task):
         outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})
         for k in self.settings.k:
             each = neighbour_counts(rows, kind, centre, k, owners)
-            found = Robustness(*(int(one) for one in each.sum(0)))
+            found = Robustness.of(each)
             drawn = (weights @ each).astype(np.float64)  # whose neighbours count; who they are stays as it is
             ss, so, os, _ = drawn.T
             counts = {"ss": found.same_same, "so": found.same_other, "os": found.other_same, "oo": found.other_other}

@@ -245,7 +245,8 @@ def test_out_of_distribution() -> None:
 
 
 def test_robustness_index() -> None:
-    result = shift.robustness_index([0, 1, 2, 10, 11, 12.5], list("AABBAB"), [1, 2, 1, 2, 2, 1], k=3, metric="euclid")
+    each = shift.neighbour_counts([0, 1, 2, 10, 11, 12.5], list("AABBAB"), [1, 2, 1, 2, 2, 1], k=3, metric="euclid")
+    result = shift.Robustness.of(each)
     assert (result.same_same, result.same_other, result.other_same, result.other_other) == (1, 6, 5, 6)
     assert close([result.index, result.ratio], [0.5454545455, 7 / 6])
 
