@@ -8,7 +8,6 @@ results do not depend on order, batch size, workers, or on what else was asked f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import ConfigError
+from vlp.data.remote import locked
 from vlp.geometry import Geometry
 from vlp.types import PatchGrid
 
@@ -85,7 +85,7 @@ class _Shelf:
 
     def add(self, keys: Sequence[str], facts: Sequence[Any], arrays: dict[str, NDArray[Any]]) -> None:
         """Write a part; the .json comes last, so a part without it does not exist. Others may write here too."""
-        with locked(self.folder):
+        with locked(self.folder / ".lock"):
             part = max((int(one.stem) for one in self.folder.glob("*.json")), default=-1) + 1
             for name, rows in arrays.items():
                 partial = self.folder / f".{part:05d}.{name}.partial"
@@ -111,15 +111,6 @@ class _Shelf:
         return result
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder, made when missing, against other processes; they wait. A killed one lets go of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,7 +130,7 @@ class Store:
         path = folder / "card.json"
         if embedder is not None:
             self.card = embedder.card
-            with locked(folder):
+            with locked(folder / ".lock"):
                 if path.is_file() and read_card(path).fingerprint != self.card.fingerprint:
                     raise ConfigError(
                         f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
@@ -170,7 +161,7 @@ class Store:
     def _remember(self, shelf: str, reasons: dict[str, str]) -> None:
         self._reasons(shelf).update(reasons)
         path = self._reasons_file(shelf)
-        with locked(self.folder):
+        with locked(self.folder / ".lock"):
             write_text(path, json.dumps(read_reasons(path) | reasons, indent=1, sort_keys=True) + "\n")
 
     def _reasons_file(self, shelf: str) -> Path:

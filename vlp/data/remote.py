@@ -11,12 +11,23 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 log = logging.getLogger(__name__)
 
 PIECE = 8 << 20
 ATTEMPTS = 6
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file, made when missing as its folder is, against other processes; they wait. A killed one lets go."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def default_folder() -> Path:
@@ -50,9 +61,7 @@ class Cache:
         if self._is_good(path, size):
             os.utime(path)
             return path
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(path.with_name(path.name + ".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one process fetches, the others wait for it
+        with locked(path.with_name(path.name + ".lock")):  # one process fetches, the others wait for it
             if not self._is_good(path, size):
                 self._make_room(size or 0, keep=path)
                 self._download(url, path, size, sha256)
@@ -63,10 +72,8 @@ class Cache:
 
         Its name holds its hash, so that a run keeps the one that it started with; it does not count for the limit.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(url)
-        with open(path.with_name(path.name + ".lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(path.with_name(path.name + ".lock")):
             self._download(url, path, None, None)
             final = self.folder / "manifests" / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{path.name}"
             final.parent.mkdir(exist_ok=True)
