@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlp.config import ConfigError
+from vlp.modalities.image.errors import ImageError
 from vlp.types import Sample
 
 from .pixels import ImageOptions
@@ -62,6 +63,7 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self._source = find_source(job.source)(job.raw, job.config, job.follow_links)
+        self._source.max_pixels = job.image.max_pixels
         self._hasher = IdHasher(job.key) if job.key else None
         self._prepare = Preparer(job.image, job.text, job.finder, self._hasher)
 
@@ -73,6 +75,10 @@ class Worker:
             return self._prepare(self._source.sample(record), split)
         except Reject as reject:
             return self.rejected(index, record, reject)
+        except ImageError as error:
+            return self.rejected(index, record, Reject(error.reason, str(error), counted=error.counted))
+        except MemoryError:
+            return self.rejected(index, record, Reject("out_of_memory", "it needs more memory than there is"))
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 
@@ -80,7 +86,8 @@ class Worker:
         """Return the line for rejected.jsonl; ids are taken out of it where they are taken out of the samples."""
         if self._hasher is None:
             return Rejected(index, record.key, reject.reason, reject.detail, reject.counted)
-        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", reject.detail)  # file names may be made of ids
+        detail = re.sub(r"(['\"]).*?\1", "'***'", reject.detail)  # what is quoted came out of the data
+        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", detail)  # file names may be made of ids
         for identity in (record.key, record.study, record.patient):
             detail = detail.replace(identity, "***") if identity else detail
         return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted)

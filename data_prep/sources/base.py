@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from vlp.config import ConfigError, config
+from vlp.modalities.image.decode import MAX_PIXELS
 from vlp.registry import Registry, did_you_mean
 from vlp.types import Sample
 
@@ -84,6 +85,8 @@ class Source(ABC):
     no_text: ClassVar[NoText] = "reject"
     identifying: ClassVar[bool] = False
     """True where ids come from a hospital and must not be written without being hashed."""
+    max_pixels: int = MAX_PIXELS
+    """The largest image or volume that a source may make pixels of; a build's workers set their own."""
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         self.config = config

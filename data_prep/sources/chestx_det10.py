@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import parse_boxes
 from ..tables import rows
 from .base import LEARN, Record, Reject, Source, SourceError, sources
@@ -72,7 +73,7 @@ class ChestxDet10(Source):
             key=record.key,
             image=self.image(f"{record.data['part']}_data/{file}", f"images/{file}", f"{record.data['part']}/{file}"),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels={name: int(name in names) for name in LABELS},
             boxes=tuple(boxes),
             source=self.name,

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from vlp.config import config
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import label_value
 from ..tables import rows
 from .base import Record, Reject, Source, sources
@@ -55,7 +56,7 @@ class Chexpert5x200(Source):
             report=Report(f"IMPRESSION: {text}") if text else None,
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=labels,
             source=self.name,
             licence=self.licence,

@@ -16,6 +16,7 @@ from typing import Any
 from vlp.config import config
 from vlp.types import Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import CHEXPERT, from_columns
 from ..tables import rows
 from .base import Record, Reject, Source, sources
@@ -75,7 +76,7 @@ class Chexpert8x200(Source):
             image=self.image(str(inner), str(below), root=self.config.chexpert),
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=row.get("AP/PA") or None,
             labels=labels,
             groups={name: value for name, value in groups.items() if value},

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from vlp.config import config
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import CHEXPERT, from_columns
 from ..tables import rows
 from .base import Record, Reject, Source, SourceError, decode_text, sources
@@ -99,7 +100,7 @@ class MimicCxr(Source):
             report=Report(text) if text else None,
             study=study,
             patient=patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=view,
             labels=from_columns(dict(record.data["labels"]), CHEXPERT),
             source=self.name,

@@ -15,6 +15,7 @@ from typing import Any
 from vlp.config import config
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from ..pixels import image_size
 from ..tables import rows
 from .base import Record, Source, SourceError, sources
@@ -70,7 +71,7 @@ class MsCxr(Source):
             image=image,
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=dict.fromkeys(sorted({row["category_name"] for row in found}), 1),
             boxes=tuple(boxes),
             source=self.name,

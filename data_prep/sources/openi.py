@@ -15,6 +15,7 @@ from typing import Any
 
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from ..tables import rows
 from .base import Record, Reject, Source, safe_key, sources
 
@@ -84,7 +85,7 @@ class OpenI(Source):
             report=_report(data["sections"]),
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=data["view"].upper() or None,
             labels=dict.fromkeys(sorted(problems), 1),
             source=self.name,

@@ -14,6 +14,7 @@ from typing import Any
 from vlp.config import config
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import names_in
 from ..tables import rows
 from .base import Record, Reject, Source, safe_key, sources
@@ -71,7 +72,7 @@ class PadChest(Source):
             report=Report(row["Report"]) if self.config.report and row["Report"] else None,
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=row["Projection"] or None,
             labels={name: int(name in stated) for name in record.data["names"]},
             groups={name: value for name, value in groups.items() if value},

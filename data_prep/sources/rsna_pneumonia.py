@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from ..tables import rows
 from .base import Record, Source, sources
 
@@ -50,7 +51,7 @@ class RsnaPneumonia(Source):
             key=record.key,
             image=self.image(f"stage_2_train_images/{record.key}.dcm"),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=labels,
             boxes=tuple(boxes),
             source=self.name,

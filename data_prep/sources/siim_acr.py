@@ -15,6 +15,7 @@ import numpy as np
 
 from vlp.types import Sample
 
+from ..codes import RADIOGRAPH
 from ..pixels import encode
 from ..tables import rows
 from .base import Record, Reject, Source, sources
@@ -55,7 +56,7 @@ class SiimAcr(Source):
             key=record.key,
             image=self.image(Path(record.data["file"])),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels={"Pneumothorax": int(bool(runs))},
             masks=masks,
             source=self.name,

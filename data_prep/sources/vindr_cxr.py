@@ -14,6 +14,7 @@ from typing import Any
 from vlp.config import config
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from ..tables import rows
 from .base import LEARN, Record, Source, sources
 
@@ -72,7 +73,7 @@ class VindrCxr(Source):
             key=record.key,
             image=self.image(f"{split}/{record.key}.dicom", f"{split}/{record.key}.dcm"),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=labels,
             boxes=tuple(Box(name.lower(), place, label=name) for name, place in merged),
             source=self.name,
