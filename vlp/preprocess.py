@@ -103,12 +103,13 @@ class Preprocess:
         tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_pixels"}
         return hashlib.sha256(json.dumps([VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes, window: str = "file") -> np.ndarray:
         """Decode encoded bytes (see `decode`) -> uint8 [H, W] where the file is grey or the model is, else [H, W, 3].
 
-        `eval` and `train` give a grey image its three channels at the end: until then it is a third of the work.
+        `eval` and `train` give a grey image its three channels at the end: until then it is a third of the work. `window`
+        is that of DICOM files.
         """
-        return decode_native(data, self.spec.channels, self.spec.max_pixels)
+        return decode_native(data, self.spec.channels, self.spec.max_pixels, window=window)
 
     def decode_reduced(self, data: bytes, augment: Augment) -> np.ndarray:
         """As `decode`, but a JPEG comes at 1/2, 1/4 or 1/8 of its size where that is enough.

@@ -29,6 +29,9 @@ from .errors import check_size as check_size
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+VERSION = 2
+"""Counted up when files come to mean other pixels: what is remembered of images is remembered for a version."""
+
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 """What Pillow may open, by content. Its other formats are refused: EPS starts Ghostscript, some have no limits."""
 
@@ -54,9 +57,11 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> Pixels:
     return to_channels(decode_native(data, channels, max_pixels), channels)
 
 
-def decode_native(data: bytes, channels: int, max_pixels: int = MAX_PIXELS, shrink: Shrink | None = None) -> Pixels:
+def decode_native(
+    data: bytes, channels: int, max_pixels: int = MAX_PIXELS, shrink: Shrink | None = None, window: str = "file"
+) -> Pixels:
     """As `decode`, but a grey image is [H, W] also for three channels; `shrink` may have a JPEG decoded smaller."""
-    pixels = _decode(data, channels == 1, max_pixels, shrink).pixels
+    pixels = _decode(data, channels == 1, max_pixels, shrink, window).pixels
     return to_channels(pixels, 1) if channels == 1 and pixels.ndim == 3 else pixels
 
 
@@ -253,8 +258,7 @@ def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Iterator[Image]:
             opened: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(
-            f"not an image of a format that is read ({', '.join(FORMATS)}, DICOM): it begins with {data[:4]!r}",
-            "image_format",
+            f"not an image of a format that is read ({', '.join(FORMATS)}, DICOM): it begins with {data[:4]!r}"
         ) from None
     except Image.DecompressionBombError as error:
         raise ImageError(str(error), "image_too_large") from None

@@ -18,7 +18,7 @@ FRAMES = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """Start of frame: all kinds of T.81, and JPEG-LS."""
 ARITHMETIC = 0xCC
 JFIF = b"\xff\xe0\x00\x10JFIF\x00\x01\x01\x00\x00\x01\x00\x01\x00\x00"
-_END_OF_SCAN = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+_END_OF_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 
 
@@ -46,8 +46,11 @@ class Frame:
         return len(set(self.sampling)) > 1
 
 
-def segments(data: bytes) -> Iterator[Segment]:
-    """Yield the segments up to the end of the image, EOI last; a file that is cut off ends without one."""
+def segments(data: bytes, scans: bool = True) -> Iterator[Segment]:
+    """Yield the segments up to the end of the image, EOI last; a file that is cut off ends without one.
+
+    Without `scans` the first scan is the last segment, and its coded data is not looked through.
+    """
     at = len(START)
     while True:
         at = data.find(b"\xff", at)  # what stands between segments is nothing's
@@ -66,6 +69,9 @@ def segments(data: bytes) -> Iterator[Segment]:
         if end < start or end > len(data):
             return
         at = end
+        if marker == SOS and not scans:
+            yield Segment(marker, start, end, end)
+            return
         if marker == SOS:
             found = _END_OF_SCAN.search(data, end)
             at = found.start() if found else len(data)
@@ -74,22 +80,18 @@ def segments(data: bytes) -> Iterator[Segment]:
 
 def frame(data: bytes) -> Frame | None:
     """Return what the first start of frame says, None where there is none."""
-    for segment in segments(data):
+    for segment in segments(data, scans=False):
         content = data[segment.start : segment.end]
         if segment.marker in FRAMES and len(content) >= 6 + 3 * content[5]:
             sampling = tuple((content[7 + 3 * k] >> 4, content[7 + 3 * k] & 15) for k in range(content[5]))
             return Frame(int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big"), sampling)
-        if segment.marker == SOS:
-            return None
     return None
 
 
 def orientation(data: bytes) -> int:
     """Return how the image is turned, 1 to 8 as in Exif: the Exif segment's word, else that of XMP, else 1."""
     xmp = 1
-    for segment in segments(data):
-        if segment.marker == SOS:
-            break
+    for segment in segments(data, scans=False):
         if segment.marker != APP1:
             continue
         content = data[segment.start : segment.end]
@@ -141,7 +143,9 @@ def pixels_only(data: bytes) -> bytes:
             size = {SOS: 4 + 2 * content[0], DRI: 2, ARITHMETIC: len(content)}.get(segment.marker, 6 + 3 * content[5])
             if len(content) != size:
                 raise ImageError("a JPEG segment of the wrong length")
-            kept.append(data[segment.start - 4 : segment.end] + data[segment.end : segment.scan_end])
+            kept.append(data[segment.start - 4 : segment.scan_end])
+        elif not (0xE0 <= segment.marker <= 0xEF or segment.marker in (COM, EOI)):
+            raise ImageError(f"a JPEG segment that no decoder knows (0x{segment.marker:02x})")
     kept.append(b"\xff\xd9")
     return b"".join(kept)
 
@@ -186,6 +190,8 @@ def _split_quantisation(content: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(content):
         end = at + 1 + (128 if content[at] >> 4 else 64)
+        if end > len(content):
+            raise ImageError("a JPEG quantisation table that is cut off")
         yield content[at] & 15, content[at:end]
         at = end
 
@@ -194,6 +200,8 @@ def _split_huffman(content: bytes) -> Iterator[tuple[int, bytes]]:
     at = 0
     while at < len(content):
         end = at + 17 + sum(content[at + 1 : at + 17])
+        if end > len(content):
+            raise ImageError("a JPEG Huffman table that is cut off")
         yield content[at], content[at:end]
         at = end
 
