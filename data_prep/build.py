@@ -27,6 +27,7 @@ from vlp.config import ConfigError, config, digest, to_tree
 from vlp.types import Sample
 
 from .card import render_card
+from .killed import collect, forget, left_out
 from .pixels import ImageOptions
 from .plan import Planned, plan
 from .prepare import TextOptions, choose_finder
@@ -176,6 +177,10 @@ class Build:
         options = self.options
         if self.finder:
             self.finder.prepare(self.state)
+        if self.options.resume:
+            collect(self.state, 1)
+        elif self.options.shard_of[1] == 1:
+            forget(self.state)
         job = Job(
             source=options.source,
             raw=options.raw,
@@ -185,6 +190,8 @@ class Build:
             finder=self.finder,
             key=self.key,
             follow_links=options.follow_links,
+            state=self.state,
+            left_out=left_out(self.state),
         )
         return Pool(job, options.engine)
 

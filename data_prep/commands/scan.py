@@ -1,4 +1,4 @@
-"""`vlp-prep scan`: counts of what may identify a patient, in the texts and burned into the images."""
+"""`vlp-prep scan`: counts of what may identify a patient: in the texts, in the files of the images, burned into them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print counts by kind; exit code 1 when anything was found, so that a pipeline can stop there."""
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.modalities.image.decode import besides_pixels
 
     from ..burned_in import has_text
     from ..privacy import count, texts_of
@@ -38,13 +39,15 @@ def run(args: argparse.Namespace) -> int:
     found: dict[str, set[str]] = {}
     for key, kinds in hits:
         found.setdefault(key, set()).update(kinds)
-    if args.images:
-        for index in range(size):
-            sample = shards.sample(index, masks=False)
-            assert isinstance(sample.image, bytes)
-            if has_text(sample.image):
-                totals["text in image"] += 1
-                found.setdefault(sample.key, set()).add("text in image")
+    for index in range(size):
+        sample = shards.sample(index)
+        assert isinstance(sample.image, bytes)
+        marks = {f"{name} (file)" for data in (sample.image, *sample.masks.values()) for name in besides_pixels(data)}
+        if args.images and has_text(sample.image):
+            marks.add("text in image")
+        totals.update(marks)
+        if marks:
+            found.setdefault(sample.key, set()).update(marks)
     _print(totals, len(found), size)
     if args.out:
         lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
@@ -54,6 +57,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(totals: Counter[str], samples: int, size: int) -> None:
     for kind, number in sorted(totals.items()):
-        sys.stdout.write(f"{kind:16} {number}\n")
+        sys.stdout.write(f"{kind:24} {number}\n")
     sys.stdout.write(f"{samples} of {size} samples hold something that may identify a patient\n")
     sys.stdout.write("(regular expressions for English: bare names in running text are not found)\n")

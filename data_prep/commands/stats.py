@@ -53,12 +53,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _longer_side(image: Any) -> int:
-    import io
+    from vlp.modalities.image.decode import image_size
 
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as opened:
-        return max(opened.size)
+    return max(image_size(image))
 
 
 def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:

@@ -24,6 +24,7 @@ from vlp.config import ConfigError, config
 from vlp.modalities.image.decode import MAX_PIXELS
 from vlp.registry import Registry, did_you_mean
 from vlp.types import Sample
+from vlp.untrusted import MAX_FILE
 
 NoText = Literal["reject", "drop", "keep", "test"]
 """What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept
@@ -132,6 +133,9 @@ class Source(ABC):
         if str(archive) not in self._archives:
             self._archives[str(archive)] = zipfile.ZipFile(archive)
         try:
+            size = self._archives[str(archive)].getinfo(name).file_size
+            if size > MAX_FILE:
+                raise Reject("image_too_large", f"{name} in {archive.name} unpacks to {size} bytes")
             return self._archives[str(archive)].read(name)
         except KeyError:
             raise Reject("image_missing", f"no {name} in {archive.name}") from None

@@ -103,33 +103,33 @@ class DicomFolder(Source):
 
     def _record(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
         try:
-            dataset = read_header(path)
-            known, fields, kind = ids(dataset), header(dataset), not_an_image(dataset)
-            if kind and not self._asked_for(str(dataset.get("Modality", ""))):
-                problem = ("not_an_image", kind, False)
-                return Record(key=safe_key(known.get("image") or name), data={"file": name, "problem": problem})
             with quiet():
-                found = {
-                    "header": fields,
-                    "frames": check_frames(dataset, path.stat().st_size),
-                    "place": _place(dataset),
-                    "normal": _normal(dataset),
-                }
+                return self._known(path, name, reports, link)
         except ImageError as error:
             problem = (error.reason, str(error), error.counted)
             return Record(key=safe_key(name), data={"file": name, "problem": problem})
         except Exception as error:  # pydicom raises many kinds on damaged headers
             return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", complaint(error), True)})
-        identity = known.get(link if link != "image" else "image", "")
+
+    def _known(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
+        """Return the record of a file whose header can be read; raises ImageError and what pydicom raises."""
+        dataset = read_header(path)
+        known, kind = ids(dataset), not_an_image(dataset)
+        if kind and not self._asked_for(str(dataset.get("Modality", ""))):
+            problem = ("not_an_image", kind, False)
+            return Record(key=safe_key(known.get("image") or name), data={"file": name, "problem": problem})
         return Record(
             key=safe_key(known.get("image") or name),
             patient=known.get("patient"),
             study=known.get("study"),
             data={
                 "file": name,
-                **found,
+                "header": header(dataset),
+                "frames": check_frames(dataset, path.stat().st_size),
+                "place": _place(dataset),
+                "normal": _normal(dataset),
                 "series": known.get("series"),
-                "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(identity),
+                "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(known.get(link, "")),
             },
         )
 

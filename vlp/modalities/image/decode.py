@@ -113,6 +113,18 @@ def image_size(data: bytes) -> tuple[int, int]:
         return size[::-1] if turn > 4 else size
 
 
+def besides_pixels(data: bytes) -> list[str]:
+    """Return the names of what a stored image file holds that is no pixels, where a patient's name may stand."""
+    if data[:2] == jpeg.START:
+        return jpeg.besides_pixels(data)
+    if data[:8] == png.START:
+        try:
+            return png.besides_pixels(data)
+        except ImageError:
+            return ["damaged PNG"]
+    return ["DICOM header"] if is_dicom(data) else ["neither JPEG nor PNG"]
+
+
 def is_dicom(data: bytes) -> bool:
     """Return whether a file is DICOM, with its preamble or, as old archives write it, without."""
     return data[128:132] == b"DICM" or (data[:2] in (b"\x08\x00", b"\x02\x00") and data[3:4] == b"\0")
@@ -180,12 +192,7 @@ def _decode_jpeg(data: bytes, grey: bool, max_pixels: int, shrink: Shrink | None
     colours = "GRAY" if grey or space == "Gray" else "RGB"
     # the decoder takes the smallest of its scales that reaches these sides: exactly 1 / by
     least = {} if by == 1 else {"min_height": -(-height // by), "min_width": -(-width // by)}
-    try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, colours, **least)
-    except ValueError as error:
-        if "extraneous" not in str(error):
-            raise
-        pixels = simplejpeg.decode_jpeg(jpeg.pixels_only(data), colours, **least)  # they may stand between segments
+    pixels: Pixels = simplejpeg.decode_jpeg(data, colours, **least)
     pixels = pixels[..., 0] if colours == "GRAY" else pixels
     return Decoded(pixels) if turn == 1 else Decoded(turn_upright(pixels, turn), (TURNED,))
 

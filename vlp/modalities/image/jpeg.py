@@ -121,12 +121,14 @@ def pixels_only(data: bytes) -> bytes:
     """Return the file with only what its pixels need; raises ImageError for one that has no end or no frame.
 
     Comments, application segments but JFIF (written anew, without a thumbnail) and Adobe's, tables that no scan uses, and
-    whatever stands between segments or behind the end are left out. What stands inside of a scan's coded data cannot be
-    told from it: a strict decoder complains of it.
+    whatever stands behind the end are left out; bytes between segments are damage. What stands inside of a scan's coded
+    data cannot be told from it: a strict decoder complains of it.
     """
     found = list(segments(data))
     if not found or found[-1].marker != EOI:
         raise ImageError(f"a truncated JPEG ({len(data)} bytes, no end marker)", "image_truncated")
+    if _has_gaps(data, found):  # a lost marker: decoders read on, with pixels missing
+        raise ImageError(f"a damaged JPEG ({len(data)} bytes, bytes between its segments)")
     quantisation, huffman = _used_tables(data, found)
     kept = [START]
     for segment in found:
@@ -140,8 +142,7 @@ def pixels_only(data: bytes) -> bytes:
         elif segment.marker == DHT:
             kept += _tables(DHT, _split_huffman(content), huffman)
         elif segment.marker in FRAMES or segment.marker in (SOS, DRI, ARITHMETIC):
-            size = {SOS: 4 + 2 * content[0], DRI: 2, ARITHMETIC: len(content)}.get(segment.marker, 6 + 3 * content[5])
-            if len(content) != size:
+            if len(content) != _length(segment.marker, content):
                 raise ImageError("a JPEG segment of the wrong length")
             kept.append(data[segment.start - 4 : segment.scan_end])
         elif not (0xE0 <= segment.marker <= 0xEF or segment.marker in (COM, EOI)):
@@ -150,14 +151,28 @@ def pixels_only(data: bytes) -> bytes:
     return b"".join(kept)
 
 
+def _length(marker: int, content: bytes) -> int:
+    """Return how long the content of a frame, a scan or a restart interval has to be."""
+    if marker == SOS:
+        return 4 + 2 * content[0] if content else 6
+    if marker in FRAMES:
+        return 6 + 3 * content[5] if len(content) > 5 else 9
+    return 2 if marker == DRI else len(content)
+
+
+def _has_gaps(data: bytes, found: list[Segment]) -> bool:
+    """Return whether anything but fill bytes stands between segments."""
+    ends = [len(START), *(segment.scan_end for segment in found)]
+    starts = (segment.start - (2 if segment.marker == EOI else 4) for segment in found)
+    return any(data[end:start].strip(b"\xff") for end, start in zip(ends, starts, strict=False))
+
+
 def besides_pixels(data: bytes) -> list[str]:
     """Return the names of what a JPEG file holds that is no pixels."""
-    names, end, has_end = [], len(START), False
-    for segment in segments(data):
+    found = list(segments(data))
+    names = ["bytes between segments"] if _has_gaps(data, found) else []
+    for segment in found:
         content = data[segment.start : segment.end]
-        if segment.start - 4 > end or (segment.marker == EOI and segment.start - 2 > end):
-            names.append("bytes between segments")
-        end, has_end = segment.scan_end, segment.marker == EOI
         if segment.marker == COM:
             names.append("comment")
         elif segment.marker == APP1 and content.startswith(b"Exif"):
@@ -166,7 +181,7 @@ def besides_pixels(data: bytes) -> list[str]:
             names += ["thumbnail"] if len(content) > 14 else []
         elif 0xE0 <= segment.marker <= 0xEF and not (segment.marker == APP14 and len(content) <= 12):
             names.append(f"APP{segment.marker - 0xE0}")
-    if has_end and end < len(data):
+    if found and found[-1].marker == EOI and found[-1].end < len(data):
         names.append("bytes behind the end")
     return sorted(set(names))
 
