@@ -109,7 +109,8 @@ def image_size(data: bytes) -> tuple[int, int]:
             size, turn = png.read_size(data), 1
         else:
             with open_picture(data, 1 << 62) as image:
-                size, turn = (image.height, image.width), _orientation(image)
+                size = image.height, image.width
+                turn = 1 if image.format == "TIFF" else _orientation(image)  # Pillow says a TIFF's as it will be turned
         return size[::-1] if turn > 4 else size
 
 
