@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import mmap
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from ..registry import did_you_mean
 from ..types import Sample
+from ..untrusted import RefusedError, open_regular
 from .index import (
     FILE,
     Columns,
@@ -34,10 +35,12 @@ from .index import (
 )
 from .records import SampleError, build
 from .remote import Cache
-from .storage import Files, is_remote, join
+from .storage import Files, join
+from .urls import check_host, host_of, is_remote
 
 SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 MAX_PARSED = 64
+MAX_LINE = 64 << 20
 GAP = 64 << 10
 
 
@@ -55,27 +58,25 @@ class Manifest:
     @classmethod
     def read(cls, place: Path | str, cache: Cache | None = None) -> Manifest:
         """Read the manifest of a folder, a `manifest.jsonl` file, or the URL of either. Raises ManifestError."""
-        text = str(place)
+        text, cache = str(place), cache or Cache()
+        hosts = cache.hosts
         if is_remote(text):
             url = text if text.endswith(".jsonl") else join(text, FILE)
             try:
-                path = (cache or Cache()).fetch_fresh(url)
+                path = cache.fetch_fresh(url)
             except OSError as error:
                 raise ManifestError(str(error)) from None
             base = url.rpartition("/")[0]
+            hosts |= {host_of(url)}
         else:
             path = Path(text) / FILE if Path(text).is_dir() else Path(text)
             base = str(path.parent)
-            if not path.is_file():
+            if not path.exists():
                 raise ManifestError(_missing(path))
-        shards, lines = [], []
-        position = 0
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    shards.append(parse_header(line, f"{path}:{number}"))
-                    lines.append((position, len(line)))
-                position += len(line)
+        try:
+            shards, lines = _read_headers(path, hosts)
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
         if not shards:
             raise ManifestError(f"{path} lists no shards")
         names = {one.shard for one in shards}
@@ -123,7 +124,7 @@ class Manifest:
         found = self._parsed.get(shard)
         if found is None:
             position, length = self._lines[shard]
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(int(position))
                 line = file.read(int(length))
             where = f"{self.path}: {self.shards[shard].shard}"
@@ -152,6 +153,27 @@ class Manifest:
         return self.columns(shard).chars
 
 
+def _read_headers(path: Path, hosts: Collection[str]) -> tuple[list[Shard], list[tuple[int, int]]]:
+    """Return the shards of a manifest file, and the position and length of each one's line. Raises OSError too."""
+    shards, lines = [], []
+    position = 0
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            where = f"{path}:{number}"
+            if len(line) > MAX_LINE:
+                raise ManifestError(f"{where}: a line of more than {MAX_LINE} bytes")
+            if line.strip():
+                shards.append(parse_header(line, where))
+                lines.append((position, len(line)))
+                if is_remote(shards[-1].shard):
+                    try:
+                        check_host(shards[-1].shard, hosts)
+                    except RefusedError as error:
+                        raise ManifestError(f"{where}: shard {error}") from None
+            position += len(line)
+    return shards, lines
+
+
 def _missing(path: Path) -> str:
     folder = path.parent if path.name == FILE else path
     if not folder.is_dir():
@@ -169,7 +191,7 @@ class ShardSet:
 
     def __init__(self, manifest: Manifest, cache: Cache | None = None) -> None:
         self.manifest = manifest
-        self.files = Files(cache)
+        self.files = Files(cache, folder=None if is_remote(manifest.base) else manifest.base)
         self.is_remote = any(is_remote(join(manifest.base, one.shard)) for one in manifest.shards)
         self._prefetched: list[int] = []
 
@@ -316,10 +338,9 @@ def verify(
 def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
     manifest = shards.manifest
     shard = manifest.shards[number]
-    place = join(manifest.base, shard.shard)
     try:
-        path = shards.files.cache.fetch(place, shard.bytes) if is_remote(place) else Path(place)
-        with open(path, "rb") as file:
+        path = shards.files.local(join(manifest.base, shard.shard), (shard.bytes, shard.sha256))
+        with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         columns = manifest.columns(number)
     except OSError as error:
