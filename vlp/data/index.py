@@ -259,7 +259,7 @@ def scan_tar(path: Path) -> Iterator[Entry]:
     try:
         with open_regular(path) as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             for member in tar:
-                tar.members = []  # else the whole list is kept
+                tar.members = []  # type: ignore[attr-defined]  # else the whole list is kept
                 if not end <= member.offset <= member.offset_data or member.size < 0:
                     raise ManifestError(f"{path}: a header of the tar leads back or has a negative size")
                 end = member.offset + 1
