@@ -25,7 +25,6 @@ LARGEST = 1e9
 _ASSERTIONS = frozenset(("present", "absent", "uncertain"))
 _LABELS = frozenset((1, 0, -1, UNKNOWN))
 _SPLIT = re.compile(r"[A-Za-z0-9_+=@,~]{1,100}")
-_BOX_FIELDS, _MENTION_FIELDS = frozenset(Box.__slots__), frozenset(Mention.__slots__)
 _WORDS = ("study", "patient", "modality", "view", "split", "source", "licence")
 
 T = TypeVar("T")
@@ -85,8 +84,9 @@ def check_sample(sample: Sample) -> None:
     for name, group in sample.groups.items():
         check_word(name, "groups")
         check_word(group, "groups")
+    reach = length if sample.report is not None else MAX_TEXT
     for number, mention in enumerate(sample.concepts):
-        check_mention(mention, number, length if sample.report is not None else MAX_TEXT)
+        check_mention(mention, number, reach)
     for number, box in enumerate(sample.boxes):
         check_box(box, number)
     for name in sample.masks:
@@ -143,13 +143,13 @@ def check_report(report: Report) -> int:
 def check_mention(mention: Mention, number: int, length: int) -> None:
     """Raise FieldError unless a mention's values are right for a text of `length` characters."""
     start, end = mention.start, mention.end
+    assertion: Any = mention.assertion
     if not (type(start) is int and type(end) is int and 0 <= start <= end <= length):
         raise FieldError(f"concepts[{number}].start, end", f"places of 0 to {length} in the text")
+    if type(assertion) is not str or assertion not in _ASSERTIONS:
+        raise FieldError(f"concepts[{number}].assertion", "present, absent or uncertain")
     check_text(mention.text, "concepts", number, "text")
     check_word(mention.code, "concepts", number, "code")
-    assertion: Any = mention.assertion
-    if type(assertion) is not str or assertion not in _ASSERTIONS:
-        raise FieldError(f"concepts[{number}].assertion", "present, absent or uncertain", assertion)
     if mention.side is not None:
         check_word(mention.side, "concepts", number, "side")
     if mention.zone is not None:
@@ -186,23 +186,23 @@ def read_report(value: Any) -> Report | None:
 
 def read_mention(value: Any, field: str) -> Mention:
     """Return a mention of its fields; what it holds is checked by `check_mention`. Raises FieldError."""
-    if not isinstance(value, Mapping) or not {"text", "code", "start", "end"} <= value.keys() <= _MENTION_FIELDS:
-        raise FieldError(field, "a mapping with text, code, start and end", value)
-    return Mention(**value)
+    try:
+        return Mention(**value)
+    except TypeError:
+        raise FieldError(field, "a mapping with text, code, start and end", value) from None
 
 
 def read_box(value: Any, field: str) -> Box:
     """Return a box of its fields; what it holds is checked by `check_box`. Raises FieldError."""
-    if not isinstance(value, Mapping) or not {"phrase", "xyxy"} <= value.keys() <= _BOX_FIELDS:
-        raise FieldError(field, "a mapping with phrase and xyxy", value)
-    edges: Any = value["xyxy"]
-    if not isinstance(edges, (list, tuple)):
-        raise FieldError(f"{field}.xyxy", "four finite numbers", edges)
-    return Box(value["phrase"], tuple(edges), value.get("label"))
+    try:
+        return Box(**{**value, "xyxy": tuple(value["xyxy"])})
+    except (TypeError, KeyError):
+        raise FieldError(field, "a mapping with phrase and xyxy, four finite numbers", value) from None
 
 
 def read_items(record: Mapping[str, Any], name: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
-    return tuple(read(one, f"{name}[{number}]") for number, one in enumerate(read_list(record, name)))
+    """Return the mentions or boxes of a record, each made by `read`, which is told the field's name."""
+    return tuple([read(value, name) for value in read_list(record, name)])
 
 
 def read_list(record: Mapping[str, Any], name: str) -> list[Any]:
