@@ -7,6 +7,7 @@ are parsed when one of its samples is wanted and a bounded number of them is kep
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -17,9 +18,10 @@ import numpy as np
 
 from ..registry import did_you_mean
 from ..types import Sample
-from ..untrusted import RefusedError, open_regular
+from ..untrusted import RefusedError, open_regular, stays_inside
 from .index import (
     FILE,
+    MAX_MEMBER,
     Columns,
     Entry,
     ManifestError,
@@ -42,6 +44,10 @@ SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 MAX_PARSED = 64
 MAX_LINE = 64 << 20
 GAP = 64 << 10
+SHOWN = 20
+"""How many of the samples of a shard that were left out are named."""
+
+log = logging.getLogger(__name__)
 
 
 class Manifest:
@@ -260,18 +266,26 @@ class Problem:
 
 
 def index_folder(
-    folder: Path | str, source: str = "", version: str = "", progress: Callable[[str], None] | None = None
+    folder: Path | str,
+    source: str = "",
+    version: str = "",
+    progress: Callable[[str], None] | None = None,
+    follow_links: bool = False,
 ) -> Manifest:
     """Write `manifest.jsonl` for the tar shards of a folder, anybody's webdataset shards included, and return it.
 
     The split is what precedes the first `-` of a file's name where that is a usual one (train, val, test, ...). Samples
     without an image or with a broken record are left out and reported through `progress`, which is called with one line
-    per shard. Raises ManifestError for what is not a complete plain tar, for unsafe names and for a key used twice.
+    per shard; the log says of each why. Raises ManifestError for what is not a complete plain tar, for unsafe names, for a
+    key used twice, and for a shard that is a link out of the folder unless `follow_links`.
     """
     folder = Path(folder)
     paths = sorted(path for path in folder.rglob("*.tar") if not _is_hidden(path.relative_to(folder)))
     if not paths:
         raise ManifestError(f"no *.tar files in {folder}")
+    for path in paths:
+        if not follow_links and not stays_inside(folder, path):
+            raise ManifestError(f"{path} is a link that leads out of {folder}: refused (--follow-links allows it)")
     seen: dict[str, str] = {}
     lines = []
     for path in paths:
@@ -283,9 +297,13 @@ def index_folder(
             seen[entry.key] = name
         if entries:
             lines.append(format_line(shard, entries))
+        for problem in problems[:SHOWN]:
+            log.warning("left out: %s", problem)
         if progress:
             left_out = f", {len(problems)} left out, first {problems[0]}" if problems else ""
             progress(f"{name}: {len(entries)} samples{left_out}")
+    if not lines:
+        raise ManifestError(f"no sample in the shards of {folder} can be used: no {FILE} was written")
     write_manifest(folder, lines)
     return Manifest.read(folder)
 
@@ -296,11 +314,19 @@ def _is_hidden(path: Path) -> bool:
 
 def _index_shard(path: Path, name: str, source: str, version: str) -> tuple[Shard, list[Entry], list[Problem]]:
     entries, problems = [], []
-    with open(path, "rb") as file:
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
+    with file:
         if path.stat().st_size == 0:
             raise ManifestError(f"{path} is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
             for entry in scan_tar(path):
+                largest = max(size for _, size in entry.members.values())
+                if largest > MAX_MEMBER:
+                    problems.append(Problem(name, entry.key, f"a member of {largest} bytes, {MAX_MEMBER} are allowed"))
+                    continue
                 data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}
                 try:
                     sample = build(entry.key, data, name)
