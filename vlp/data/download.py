@@ -72,8 +72,12 @@ def _get(opener: urllib.request.OpenerDirector, url: str, headers: dict[str, str
         response: HTTPResponse = opener.open(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         with error:
-            kind = {401: PermissionError, 403: PermissionError, 404: FileNotFoundError, 410: FileNotFoundError}
-            raise kind.get(error.code, OSError)(f"{url}: {error.code} {error.reason}") from None
+            said = f"{url}: {error.code} {error.reason}"
+            if error.code in (404, 410):
+                raise FileNotFoundError(said) from None
+            if error.code < 500 and error.code not in (408, 425, 429):  # it will not be another answer next time
+                raise PermissionError(said) from None
+            raise OSError(said) from None
     if response.headers.get("Content-Encoding") not in (None, "identity"):
         response.close()
         raise OSError(f"{url} is sent as {response.headers['Content-Encoding']}, which was not asked for")

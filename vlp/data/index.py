@@ -40,6 +40,8 @@ MAX_BYTES = 1 << 50
 MAX_MEMBER = 1 << 30
 """The most bytes of a member: it is read into memory whole."""
 MAX_WORD = 1000
+MOST_OF_A_LINE = 16
+"""How many times as large as a manifest line its keys may become in memory."""
 LEAST_OF_A_SAMPLE = 4
 """The fewest characters that a sample takes in its manifest line."""
 
@@ -191,7 +193,12 @@ def parse_columns(line: bytes, where: str) -> Columns:
     keys, members = record.get("keys"), record.get("members")
     if not isinstance(keys, list) or not isinstance(members, dict) or not all(type(key) is str for key in keys):
         raise ManifestError(f"{where}: broken columns: expected a list of keys and a mapping of members: {_AGAIN}")
-    rows = len(keys)
+    for key in keys:
+        if len(key) > MAX_WORD or not key.isprintable():
+            raise ManifestError(f"{where}: a key that is not at most {MAX_WORD} printable characters: {_AGAIN}")
+    rows, longest = len(keys), max(map(len, keys), default=0)
+    if rows * longest > MOST_OF_A_LINE * len(line):  # numpy gives each the room of the longest
+        raise ManifestError(f"{where}: broken columns: a key of {longest} characters among {rows}: {_AGAIN}")
     if rows != header.samples:
         raise ManifestError(f"{where}: says {header.samples} samples and lists {rows}")
     offset = np.full((rows, len(members)), -1, dtype=np.int64)
