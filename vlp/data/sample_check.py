@@ -160,10 +160,14 @@ def check_box(box: Box, number: int) -> None:
     """Raise FieldError unless a box has four finite numbers, a phrase, and a label or none."""
     check_text(box.phrase, "boxes", number, "phrase")
     edges: Any = box.xyxy  # for a type checker it is right already
-    if len(edges) != 4 or not all(type(edge) in (int, float) and abs(edge) <= LARGEST for edge in edges):
+    if len(edges) != 4 or not all(map(_is_finite, edges)):
         raise FieldError(f"boxes[{number}].xyxy", "four finite numbers")
     if box.label is not None:
         check_word(box.label, "boxes", number, "label")
+
+
+def _is_finite(edge: Any) -> bool:
+    return isinstance(edge, (int, float)) and type(edge) is not bool and abs(edge) <= LARGEST
 
 
 def read_report(value: Any) -> Report | None:
