@@ -17,13 +17,10 @@ from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_
 
 import yaml
 
+from .errors import ConfigError as ConfigError  # what the package's modules and its users import from here
 from .registry import Registry, UnknownNameError, did_you_mean
 
 T = TypeVar("T")
-
-
-class ConfigError(ValueError):
-    """Something in a recipe is wrong; the message says where, what was expected, and the nearest right name."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
