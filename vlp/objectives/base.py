@@ -50,9 +50,9 @@ class Objective(nn.Module):
     `needs` names what must be in the output or the batch (keys of `NEEDS`, those of `OPTIONAL`, or an entry of
     `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of
     its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it reads texts or
-    what they say: it is given the rows that have one, and False where images alone will do. `scale_init` is the start of the model's
-    (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0 to 1; one
-    that looks at it sets `follows_progress`, as its run cannot be made longer.
+    what they say: it is given the rows that have one; it is False where images alone will do. `scale_init` is the start of
+    the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0
+    to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer.
     """
 
     Config: ClassVar[type[Any]]
