@@ -268,6 +268,11 @@ class Batch:
     def __len__(self) -> int:
         return int(self.image.shape[0])
 
+    @property
+    def texts(self) -> int:
+        """How many rows have a text."""
+        return len(self) if self.has_text is None else sum(self.has_text)
+
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
         moved: Batch = _move(self, device, non_blocking)

@@ -48,9 +48,10 @@ def shards_of(path: str, ranks: int, workers: int) -> list[str]:
 
 
 class PipeStream:
-    """What `vlp.data.sources.Stream` is, for a stream: how many samples there are is not known (0)."""
+    """What `vlp.data.sources.Stream` is, for a stream: how many samples there are is not known (0), nor how many texts."""
 
     samples = 0
+    without_text = None
 
     def __init__(self, config: DataConfig, seed: int, ranks: int) -> None:
         sources = [one.path for one in config.sources]

@@ -106,6 +106,7 @@ class Stream:
         self.config, self.seed = config, seed
         self.sources = open_sources(config, split)
         self.samples = sum(len(source.shards) for source in self.sources)
+        self.without_text = self.samples - sum(source.shards.manifest.texts for source in self.sources)
         if split == "train" and self.samples < config.batch_size:
             shards = sum(len(source.shards.manifest.shards) for source in self.sources)
             raise ConfigError(
@@ -167,6 +168,10 @@ class Stream:
         quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
         size = self.config.batch_size
         lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} a pass, seed {self.seed}"]
+        if self.without_text:
+            lines.append(
+                f"  {self.without_text} of {self.samples} samples have no text: they train as images without one"
+            )
         for source, share in zip(self.sources, quotas, strict=False):
             manifest = source.shards.manifest
             lines.append(
