@@ -23,7 +23,7 @@ from ..tokenize import Tokenizer
 from ..types import Batch, ModelOutput, PatchGrid, Tokens
 from . import conv, huggingface, openclip, timm_tower  # noqa: F401  (each registers its towers)
 from .adapters import inject_all
-from .heads import HeadConfig, build_head, by_word, sum_pieces
+from .heads import HeadConfig, build_head, by_word, project, sum_pieces
 from .tower import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, build_image_tower, build_text_tower
 
 log = logging.getLogger("vlp")
@@ -126,6 +126,13 @@ class DualEncoder(nn.Module):
         self.register_buffer("mean", _per_channel(spec.mean, channels), persistent=False)
         self.register_buffer("std", _per_channel(spec.std, channels), persistent=False)
 
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Return the range that the optimiser keeps the log scale in: 0 to ln 100, wider where it starts outside."""
+        if self.logit_scale is None:
+            return {}
+        start = self.scale_init[0] if self.scale_init is not None else 0.0
+        return {"logit_scale": scale_bounds(start)}
+
     def normalise(self, image: Tensor) -> Tensor:
         """Return uint8 pixels [B, C, H, W] as normalised floats with the tower's channels; floats pass as they are."""
         if image.dtype == torch.uint8:
@@ -152,7 +159,7 @@ class DualEncoder(nn.Module):
             output.text_view = self.encode_text(batch.text_view)
         self._short_texts(output, batch)
         if self.logit_scale is not None:
-            output.logit_scale = self.logit_scale.clamp(0, math.log(100)).exp()
+            output.logit_scale = self.logit_scale.exp()
         output.logit_bias = self.logit_bias
         return output
 
@@ -191,11 +198,12 @@ class DualEncoder(nn.Module):
         """Fill in what objectives on tokens or words need."""
         assert self.word_head is not None
         if "tokens" in self.needs:
-            output.tokens = self.word_head(text.states)
+            output.tokens = project(self.word_head, text.states, tokens.mask)
         if "words" not in self.needs:
             return
         states, of_word = by_word(text.states, tokens)
-        output.words, output.word_mask = self.word_head(states), of_word.any(1)
+        output.word_mask = of_word.any(1)
+        output.words = project(self.word_head, states, output.word_mask)
         if text.attention is not None:
             output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
 
@@ -295,6 +303,11 @@ class DualEncoder(nn.Module):
         tree: dict[str, Any] = to_tree(self.config)
         tree.update(image=self.image_tower.resolved(), text=self.text_tower.resolved(), pretrained=None)
         return {"model": tree, "needs": sorted(self.needs), "scale_init": self.scale_init}
+
+
+def scale_bounds(start: float) -> tuple[float, float]:
+    """Return the bounds of a learnt log scale: CLIP's 0 and ln 100, moved out to where a pretrained one starts."""
+    return min(0.0, start), max(math.log(100), start)
 
 
 def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
