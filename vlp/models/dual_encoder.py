@@ -52,7 +52,7 @@ class ModelConfig:
     """The two towers (`{kind: ..., ...}`, see `vlp.models.tower`), the joint width, and the four heads.
 
     `patch_head` and `word_head` are as the global heads unless given. `pretrained`: weights of a whole model, towers and
-    heads (a folder or file).
+    heads (a folder or file); `minimum_loaded` and `allow_missing` are as of a tower.
     """
 
     image: dict[str, Any]
@@ -64,6 +64,7 @@ class ModelConfig:
     word_head: HeadConfig | None = None
     pretrained: str | None = None
     minimum_loaded: float = 0.9
+    allow_missing: tuple[str, ...] = ()
     mask_share: float = 0.75
 
 
@@ -365,16 +366,27 @@ def build_model(
     from .pretrained import load_initial
 
     model = assemble(config, image_spec, tokenizer, needs, scale_init)
-    load_initial(model)
+    load_initial(model, lambda: set(unreached(model, tokenizer)))
+    if model.logit_scale is not None and scale_init is not None:  # a pretrained one may lie outside the usual bounds
+        model.scale_init = (float(model.logit_scale.detach()), scale_init[1])
+    return made_ready(model, tokenizer)
+
+
+def made_ready(model: DualEncoder, tokenizer: Tokenizer) -> DualEncoder:
+    """Add the adapters and freeze what the configuration says, and what no output depends on; returns the model."""
     inject_all(model)
     model.image_tower.prepare("model.image")
     model.text_tower.prepare("model.text")
-    still_unreached(model, tokenizer)
+    lost = unreached(model, tokenizer)
+    for name in lost:
+        model.get_parameter(name).requires_grad_(False)
+    if lost:
+        log.info("no output depends on %s: left as they are", ", ".join(lost))
     return model
 
 
-def still_unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
-    """Freeze, and name, the parameters that no output depends on: DDP fails on them, weight decay would shrink them.
+def unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
+    """Return the trained parameters that no output depends on: DDP fails on them, weight decay would shrink them.
 
     Towers bring such along: mask tokens, poolers that another pooling passes by. Found with one backward of one sample.
     """
@@ -396,10 +408,7 @@ def still_unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
     lost = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.grad is None and name not in ("logit_scale", "logit_bias"):
-            parameter.requires_grad_(False)
             lost.append(name)
         parameter.grad = None
     model.train(was_training)
-    if lost:
-        log.info("no output depends on %s: left as they are", ", ".join(lost))
     return lost
