@@ -328,7 +328,7 @@ class ModelOutput:
     `image`, `text` [B, D]. `patches` [B, P, D] (P = rows x columns of `grid`) with `patch_attention` [B, P] from the
     pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
     `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
-    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated and clamped to [1, 100];
+    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated;
     `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts. `masked_patches` [B, P, D]:
     the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
     """

@@ -72,7 +72,7 @@ def two_ranks(rank: int, ranks: int = 2) -> dict[str, torch.Tensor]:
         found[name] = build_objectives([tree], 4)(output, batch).total
     unit = torch.nn.functional.normalize
     scores = unit(image, dim=1) @ unit(PROTOTYPES, dim=1).T
-    found["codes"], found["local codes"] = sinkhorn(scores, 0.05, 3, True), sinkhorn(scores, 0.05, 3, False)
+    found["codes"] = sinkhorn(scores, 0.05, 3)
     return found
 
 

@@ -74,6 +74,13 @@ class Objective(nn.Module):
         """Return the prompt pairs that the loader shall put into `Batch.prompts`, None for none."""
         return None
 
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Return the range that each of the objective's own scales is kept in by the optimiser, by parameter name.
+
+        A clamp in the forward would leave a scale that reaches its end without a gradient, for good.
+        """
+        return {}
+
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         """Return this rank's share of the loss; called in fp32 (or fp64) with autocast off and all needs present."""
         raise TypeError(f"{type(self).__name__} does not define loss(output, batch)")
