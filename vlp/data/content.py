@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..config import ConfigError
 from ..types import UNKNOWN, Sample
 from .members import CAPTION_MEMBERS, TEXT_MEMBERS
-from .pipe import PipeStream
+from .pipe import ADJACENT, PipeStream
 from .records import SampleError
 from .sources import Stream
 
@@ -70,8 +70,11 @@ def wants(needs: frozenset[str], labels: Sequence[str], findings: Sequence[str])
 def check_texts(stream: Stream | PipeStream) -> None:
     """Raise ConfigError where no sample has a text; say in the log how many have none. Of a pipe the first are asked."""
     if isinstance(stream, PipeStream):
-        if not any(stream.texts(1)):
-            raise ConfigError("data.train: no sample of the stream has a text, and the objectives need texts")
+        if not stream.has_texts(ASKED):
+            raise ConfigError(
+                f"data.train: none of the first {ASKED} samples of the stream has a text, and the objectives need texts. "
+                f"{ADJACENT}"
+            )
         return
     if not stream.without_text:
         return

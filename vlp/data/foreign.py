@@ -1,7 +1,7 @@
 """A sample of somebody else's shards: which of its fields and members are the report, captions, ids and labels.
 
-What is left out without loss of the sample (a label that is a probability, a text that is not UTF-8) is counted by the
-caller's `told`. A CellError quotes no value: a field may hold a report or an id.
+What is left out or guessed without loss of the sample (a label that is a probability, the encoding of a text) is counted
+in the caller's `told`. A CellError quotes no value: a field may hold a report or an id.
 """
 
 from __future__ import annotations
@@ -45,6 +45,10 @@ def foreign_sample(
     if not captions:
         texts = (read_text(members[name], name, told) for name in CAPTION_MEMBERS if name in members)
         captions = next((captions_of(text) for text in texts), ())
+    if report is None and not captions:
+        told.update(
+            f"samples without a text have a field {name[:40]!r} in their json" for name in record if name.isprintable()
+        )
     groups = record.get("groups")
     return Sample(
         key=key,
@@ -68,8 +72,11 @@ def foreign_sample(
 
 def read_text(data: bytes, member: str, told: Counter[str]) -> str:
     """Return the text of a member: UTF-8, or UTF-16 with its mark; else cp1252, which is told. Raises CellError."""
+    is_marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
-        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        text = data.decode("utf-16" if is_marked else "utf-8-sig")
+        if is_marked:
+            told["texts in UTF-16, by their byte order mark"] += 1
     except UnicodeDecodeError:
         try:
             text = data.decode("cp1252")

@@ -61,7 +61,7 @@ class Findings:
             )
         if not self.without_text and (unread := self._unread()):
             found.append(f"members that are not read: {unread}")
-        found += [f"{count} {what}" for what, count in self.told.items()]
+        found += [f"{count} {what}" for what, count in self.told.most_common(2 * _SHOWN)]
         if self.archives:
             found.append(
                 f"not read, as only plain tar files are: {', '.join(self.archives[:_SHOWN])} "

@@ -28,6 +28,7 @@ from .text import show
 from .worker import LoaderError, Reply
 
 BUFFER = 1000
+ADJACENT = "In a stream the members of a sample must follow one another: sort the members of the tar by name"
 
 
 def shards_of(path: str, ranks: int, workers: int) -> list[str]:
@@ -65,6 +66,11 @@ class PipeStream:
         """Yield up to `limit` texts in the order of the stream."""
         found = (show(sample, self.config.text, None).text for sample in samples(self.shards))
         return itertools.islice((text for text in found if text), limit)
+
+    def has_texts(self, asked: int) -> bool:
+        """Return whether any of the first `asked` samples has a text."""
+        first = itertools.islice(samples(self.shards), asked)
+        return any(show(sample, self.config.text, None).text.strip() for sample in first)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
         """Return which shards are read by which rank, as text; `n` and `cursor` mean nothing to a stream."""
@@ -121,7 +127,9 @@ class Piped(IterableDataset[Reply]):
                 rejected.append((key, str(error)))
                 bad += 1
                 if bad > 10 and bad > self.most_rejected * seen:
-                    raise LoaderError(f"{bad} of {seen} samples of the stream are damaged, the last: {error}") from None
+                    raise LoaderError(
+                        f"{bad} of {seen} samples of the stream are damaged, the last: {error}. {ADJACENT}"
+                    ) from None
             if len(ready) == self.size // self.world:
                 batch = self.assembler.batch(ready)
                 batch.cursor, batch.rejected = cursor, len(rejected)
