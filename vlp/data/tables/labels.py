@@ -58,9 +58,7 @@ def names_in(value: Any, separators: str = "|;,", column: str = "") -> list[str]
     if text.startswith("[") and text.endswith("]"):
         try:
             return names_in(ast.literal_eval(text), separators, column)
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            if isinstance(error, CellError):
-                raise
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise CellError("bad_label", f"column {column!r}: not a list of names") from None
     parts = (part.strip() for part in re.split(f"[{re.escape(separators)}]", text))
     return [_name(part, column) for part in parts if not absent(part)]

@@ -212,7 +212,7 @@ def _separator(path: Path, kind: str, given: str | None, header: str) -> str:
     """Return what separates the cells of a CSV; raises TableError where the header looks like another one's."""
     if given is not None:
         found = SPELLED.get(given.lower(), given)
-        if len(found) != 1 or found in "\"\r\n":
+        if len(found) != 1 or found in '"\r\n':
             raise TableError(f"--separator {given!r}: expected one character (or tab)")
         return found
     usual = "\t" if kind == "tsv" else ","
