@@ -50,7 +50,7 @@ class _Printable(io.TextIOBase):
         self._stream.flush()
 
     def isatty(self) -> bool:
-        return self._stream.isatty()
+        return not self._stream.closed and self._stream.isatty()
 
 
 class Parser(argparse.ArgumentParser):

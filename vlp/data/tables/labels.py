@@ -28,6 +28,7 @@ def label_value(value: Any, column: str = "") -> int | None:
         number = float("nan")
     if number not in (1, 0, -1):
         soft = "a share between 0 and 1" if 0 < abs(number) < 1 else describe(value)
+        soft = "another number" if abs(number) > 1 else soft
         raise CellError("bad_label", f"column {column!r}: expected 1, 0, -1, yes, no or empty, found {soft}")
     return int(number)
 
