@@ -98,8 +98,9 @@ def _split(args: argparse.Namespace) -> int:
 
 def _together(groups: Path, shards: Any) -> dict[str, str]:
     """Return for each patient in a group of duplicates the name that all patients connected to them share."""
+    from vlp.data.tables.read import rows
+
     from ..dedup import group
-    from ..tables import rows
 
     owner = {}
     for index in range(len(shards)):

@@ -16,14 +16,18 @@ FORMS = ("xyxy", "xywh")
 DEEPEST = 6
 
 
-def parse_boxes(value: Any, form: str = "xyxy", phrase: str = "", column: str = "boxes") -> tuple[Box, ...]:
+def parse_boxes(value: Any, form: str = "xyxy", column: str = "boxes", keep_flat: bool = False) -> tuple[Box, ...]:
     """Return the boxes of a cell: `{phrase: box}`, `{phrase: [box, ...]}`, `[{"phrase": ..., "box": ...}]`, `[box]`.
 
     `form` says whether four numbers are corners ("xyxy") or corner and size ("xywh"); the names `xyxy` and `xywh` say it
     themselves. A mapping may hold a list of boxes and as many phrases (`{"bbox": [...], "category": [...]}`). A box's
-    `label` is kept beside its phrase. Raises CellError.
+    `label` is kept beside its phrase. `keep_flat` keeps boxes without an area, for a reader that counts them. Raises
+    CellError.
     """
-    return tuple(_parse(parse_json(value, column), form, phrase, None, column, 0))
+    found = _parse(parse_json(value, column), form, "", None, column, 0)
+    for box in () if keep_flat else found:
+        check_area(box.xyxy, column)
+    return tuple(found)
 
 
 def _parse(value: Any, form: str, phrase: str, label: str | None, column: str, depth: int) -> list[Box]:
@@ -55,14 +59,31 @@ def _parse(value: Any, form: str, phrase: str, label: str | None, column: str, d
         return _parse(value[place], inner_form, _word(named, column), kept, column, depth + 1)
     if isinstance(value, (list, tuple)):
         if len(value) == 4 and not any(isinstance(edge, (list, tuple, Mapping)) for edge in value):
-            return [Box(phrase or "finding", corners(value, form, column), label)]
+            return [Box(phrase or "finding", _edges(value, form, column), label)]
         return [box for inner in value for box in _parse(inner, form, phrase, label, column, depth + 1)]
     raise CellError("bad_box", f"column {column!r}: expected boxes, found {describe(value)}")
 
 
 def corners(value: Any, form: str = "xyxy", column: str = "boxes") -> tuple[float, float, float, float]:
     """Return four numbers as corners; raises CellError for anything but finite numbers with a positive area."""
-    if any(isinstance(edge, bool) or not isinstance(edge, (int, float)) for edge in value):
+    xyxy = _edges(value, form, column)
+    check_area(xyxy, column)
+    return xyxy
+
+
+def check_area(xyxy: tuple[float, float, float, float], column: str) -> None:
+    """Raise CellError for corners that enclose nothing."""
+    x1, y1, x2, y2 = xyxy
+    if not (x1 < x2 and y1 < y2):
+        raise CellError("bad_box", f"column {column!r}: a box of {x2 - x1:g} x {y2 - y1:g}, expected a positive area")
+
+
+def _edges(value: Any, form: str, column: str) -> tuple[float, float, float, float]:
+    if (
+        not isinstance(value, (list, tuple))
+        or len(value) != 4
+        or any(isinstance(edge, bool) or not isinstance(edge, (int, float)) for edge in value)
+    ):
         raise CellError("bad_box", f"column {column!r}: a box is four numbers")
     try:
         x, y, third, fourth = (float(edge) for edge in value)
@@ -71,9 +92,6 @@ def corners(value: Any, form: str = "xyxy", column: str = "boxes") -> tuple[floa
     x2, y2 = (x + third, y + fourth) if form == "xywh" else (third, fourth)
     if not all(map(math.isfinite, (x, y, x2, y2))):
         raise CellError("bad_box", f"column {column!r}: a box with NaN or infinity")
-    if not (x < x2 and y < y2):
-        found = [round(float(edge), 2) for edge in value]
-        raise CellError("bad_box", f"column {column!r}: {found} is not {form} with a positive width and height")
     return x, y, x2, y2
 
 

@@ -12,10 +12,24 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-NOTHING = frozenset(
-    ("", "nan", "-nan", "none", "null", "(null)", "n/a", "na", "<na>", "#n/a", "#n/a n/a", "#na", "nat", "nil", "\\n")
-    + ("undefined", "#null!", "#value!", "#ref!", "#name?", "#div/0!", "#num!", "1.#qnan", "-1.#ind", "1.#ind")
-)
+NOTHING = {
+    "",
+    "nan",
+    "-nan",
+    "none",
+    "null",
+    "(null)",
+    "n/a",
+    "na",
+    "<na>",
+    "#n/a",
+    "#n/a n/a",
+    "#na",
+    "nat",
+    "nil",
+    "\\n",
+}
+NOTHING |= {"undefined", "#null!", "#value!", "#ref!", "#name?", "#div/0!", "#num!", "1.#qnan", "-1.#ind", "1.#ind"}
 """What programs write where there is nothing (lower case): pandas, R, SQL, spreadsheets, JavaScript."""
 
 LONGEST_LITERAL = 200_000
@@ -23,7 +37,7 @@ WHOLE = 2**53
 """Beyond it a float no longer holds each integer: an id that came through one has lost digits."""
 
 
-class CellError(ValueError):
+class CellError(Exception):
     """A cell that does not hold what its column is for: a stable word (counted) and a detail without the cell's text."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -78,7 +92,7 @@ def parse_json(value: Any, column: str) -> Any:
     return value
 
 
-def _structure(value: Any) -> Any:
+def structure(value: Any) -> Any:
     """Return the list or mapping that a text spells as JSON or as Python prints it; other values as they are."""
     if not isinstance(value, str) or len(value) > LONGEST_LITERAL:
         return value
@@ -97,7 +111,7 @@ def _structure(value: Any) -> Any:
 
 def text(value: Any, column: str) -> str:
     """Return the text in a cell, "" for none: a list's texts one a line, a mapping's as named sections; raises CellError."""
-    return _text(_structure(value), column, 0)
+    return _text(structure(value), column, 0)
 
 
 def _text(value: Any, column: str, depth: int) -> str:
@@ -118,7 +132,7 @@ def _text(value: Any, column: str, depth: int) -> str:
 
 def texts(value: Any, column: str) -> tuple[str, ...]:
     """Return the texts in a cell, each on its own: one, a list of them, or a mapping's values; raises CellError."""
-    value = _structure(value)
+    value = structure(value)
     items = list(value.values()) if isinstance(value, Mapping) else value
     if isinstance(items, (list, tuple)):
         found = (_text(item, column, 1) for item in items)

@@ -28,6 +28,7 @@ def label_value(value: Any, column: str = "") -> int | None:
         number = float("nan")
     if number not in (1, 0, -1):
         soft = "a share between 0 and 1" if 0 < abs(number) < 1 else describe(value)
+        soft = "another number" if abs(number) > 1 else soft
         raise CellError("bad_label", f"column {column!r}: expected 1, 0, -1, yes, no or empty, found {soft}")
     return int(number)
 
@@ -58,9 +59,7 @@ def names_in(value: Any, separators: str = "|;,", column: str = "") -> list[str]
     if text.startswith("[") and text.endswith("]"):
         try:
             return names_in(ast.literal_eval(text), separators, column)
-        except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-            if isinstance(error, CellError):
-                raise
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
             raise CellError("bad_label", f"column {column!r}: not a list of names") from None
     parts = (part.strip() for part in re.split(f"[{re.escape(separators)}]", text))
     return [_name(part, column) for part in parts if not absent(part)]
