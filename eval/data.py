@@ -110,6 +110,14 @@ class Data:
         pixels = image if image.ndim == 2 else image[..., ::-1]
         return bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
+    def place_of(self, index: int) -> tuple[str, int] | None:
+        """Return the sha256 of the shard that a record lies in and the checksum of its members; None outside of shards."""
+        manifest = getattr(self._source, "manifest", None)
+        if manifest is None:
+            return None
+        shard, row = manifest.locate(self._places[index])
+        return str(manifest.shards[shard].sha256), int(manifest.columns(shard).crc32[row])
+
     def mask(self, index: int, name: str) -> bytes | None:
         """Return a mask of a record as PNG bytes, or None."""
         return self._source.sample(self._places[index]).masks.get(name)
@@ -117,6 +125,13 @@ class Data:
     def usable(self) -> list[int]:
         """Return the indices of the records whose image has not turned out unreadable."""
         return [index for index, one in enumerate(self.records) if one.key not in self.unreadable]
+
+    @property
+    def unit(self) -> str:
+        """What is resampled: the patient, or the study or the image where no record says its patient."""
+        if any(one.patient for one in self.records):
+            return "patient"
+        return "study" if any(one.study for one in self.records) else "image"
 
     def patient(self, index: int) -> str:
         """Return what is resampled: the patient, else the study, else the image itself."""

@@ -62,6 +62,10 @@ class PipeStream:
         self.shards = shards_of(sources[0], ranks, config.workers)
         self.digest = hashlib.sha256("\n".join(self.shards).encode()).hexdigest()
 
+    def trained_on(self) -> list[dict[str, Any]]:
+        """Return nothing: what a pipe brought cannot be told from its name."""
+        return []
+
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` texts in the order of the stream."""
         found = (show(sample, self.config.text, None).text for sample in samples(self.shards))

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import ConfigError, config
 from ..preprocess import Augment, Decode
@@ -142,6 +143,11 @@ class Stream:
             return digests[0]
         quotas = (int(one) for one in self.plan.mixture.quotas)
         return f"{seed_of(*(f'{digest}:{quota}' for digest, quota in zip(digests, quotas, strict=False))):016x}"
+
+    def trained_on(self) -> list[dict[str, Any]]:
+        """Return for each source its digest and the first 16 digits of its shards' sha256: what a checkpoint keeps of it."""
+        manifests = [source.shards.manifest for source in self.sources]
+        return [{"digest": one.digest, "shards": [shard.sha256[:16] for shard in one.shards]} for one in manifests]
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser.

@@ -196,7 +196,7 @@ def write_checkpoint(
                 cast(DualEncoder, parts.engine.module.model),
                 parts.preprocess,
                 parts.tokenizer,
-                {"step": step},
+                {"step": step, "trained_on": parts.loader.stream.trained_on()},
                 weights=weights,
                 objectives=objectives,
             )
