@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vlp.config import ConfigError, config
+from vlp.data.members import split_of_word
 from vlp.data.tables.boxes import parse_boxes
 from vlp.data.tables.cells import CellError, absent, identity, text, texts, word
 from vlp.data.tables.labels import label_value
@@ -75,7 +76,10 @@ class Source(Protocol):
 
 
 class Data:
-    """The records of one split [n] without pixels; `image(i)` reads them. `digest` stands for the content."""
+    """The records of one split [n] without pixels; `image(i)` reads them. `digest` stands for the content.
+
+    `is_whole`: a split was asked for and the set has none, so that these are all of its records, and `split` is None.
+    """
 
     def __init__(
         self,
@@ -85,7 +89,9 @@ class Data:
         source: Source,
         places: Sequence[int],
         digest: str,
+        is_whole: bool = False,
     ):
+        self.is_whole = is_whole
         self.name, self.split, self.records, self.digest = name, split, list(records), digest
         self._source, self._places = source, list(places)
         self.unreadable: dict[str, str] = {}
@@ -177,9 +183,13 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
-    return Data(
-        data.name, chosen, [data.records[i] for i in keep], data._source, [data._places[i] for i in keep], data.digest
-    )
+    records, places = [data.records[index] for index in keep], [data._places[index] for index in keep]
+    return Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
+
+
+def _is_whole(spec: DataSpec, split: str | None) -> bool:
+    """Return whether all of a set that is not split stands for the split."""
+    return split == "test" and spec.whole_if_unsplit
 
 
 def _passes(record: Sample, where: Mapping[str, str]) -> bool:
@@ -203,13 +213,13 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
         )
     try:
         manifest = Manifest.read(folder)
-        if not (split == "test" and spec.whole_if_unsplit and not manifest.splits):
-            manifest = manifest.select(split)
+        is_whole = _is_whole(spec, split) and not manifest.splits
+        manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)
         records = [source.record(index) for index in range(len(source))]
     except (ManifestError, SampleError) as error:
         raise DataError(f"{error}") from None
-    return Data(folder.name, split, records, source, range(len(records)), manifest.digest)
+    return Data(folder.name, split, records, source, range(len(records)), manifest.digest, is_whole)
 
 
 class _Table:
@@ -233,6 +243,12 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         raise DataError(f"{error}") from None
     if not found:
         raise DataError(f"{path} has no rows")
+    is_whole = columns.split is None and split is not None
+    if is_whole and not _is_whole(spec, split):
+        raise DataError(
+            f"{path}: no split {split!r}: name the column of the splits in columns.split (split: null reads all rows)"
+        )
+    split = None if is_whole else split
     samples: dict[str, Sample] = {}
     images: dict[str, str] = {}
     for line, row in found:
@@ -242,7 +258,7 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
             raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {name}")
         before = samples.get(one.key)
         samples[one.key] = one if before is None else _joined(before, one, f"{path}, line {line}")
-    records = [one for one in samples.values() if split is None or not columns.split or one.split == split]
+    records = [one for one in samples.values() if split is None or split in (one.split, split_of_word(one.split or ""))]
     for one in records:
         # Other columns of one table may give a key another image.
         stamp.update(f"{one.key}|{images[one.key]}\n".encode())
@@ -256,6 +272,7 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         _Table(records),
         range(len(records)),
         stamp.hexdigest(),
+        is_whole,
     )
 
 

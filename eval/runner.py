@@ -246,6 +246,12 @@ def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ())
     """Return a task's entry in the results, but for its files; `more` are warnings about other data than the scored."""
     keys = [data.records[one].key for one in outcome.indices]
     warnings = list(outcome.warnings)
+    if data.is_whole:
+        warnings.insert(
+            0,
+            f"{data.name} names no split: all of its {len(data)} records are scored, whatever the model was trained on "
+            "(split: null in the suite says that this is meant)",
+        )
     if data.unit != "patient":
         warnings.append(
             f"no record says its patient: intervals are by {data.unit}, and too short if patients have several"

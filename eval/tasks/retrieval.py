@@ -95,6 +95,8 @@ class Retrieval(Task):
         unique = texts[pool.first]
         outcome = Outcome(pool.indices, {}, scoring={"ties": settings.ties, "positives": settings.positives})
         outcome.scoring |= {"gallery_images": len(pool), "gallery_texts": len(unique), "text": settings.text}
+        if without := sum(not text_of(context.data.records[one], settings.text) for one in context.usable):
+            outcome.excluded[f"records without a {settings.text}"] = without
         if settings.distinct:
             outcome.scoring |= {"distinct": settings.distinct, "repeats_left_out": pool.repeats}
         rows = [context.row(one) for one in pool.indices]

@@ -15,6 +15,7 @@ from .members import (
     IMAGE_ENDINGS,
     READ,
     TEXT_MEMBERS,
+    SplitNameError,
     images,
     is_mask_key,
     split_of_key,
@@ -109,7 +110,7 @@ def index_shard(
             found = list(scan_tar(path))
             keys = {entry.key.lower() for entry in found}
             for entry in found:
-                findings.members.update(list(entry.members))
+                findings.members.update([member for member in entry.members if member != (choices.text or "").lower()])
                 if choices.image is None and is_mask_key(entry.key, keys):
                     findings.leave_out("masks", f"{name}: key {entry.key!r} is a mask")
                     continue
@@ -128,7 +129,10 @@ def index_shard(
             sha256 = hashlib.sha256(view).hexdigest()
     findings.samples += len(entries)
     findings.without_text += sum(not entry.chars for entry in entries)
-    split = None if choices.split == "none" else choices.split or _split(path, name, splits)
+    if choices.split is None:
+        split = _split(path, name, splits)
+    else:
+        split = None if choices.split == "none" else split_of_word(choices.split) or choices.split
     if split is None:
         findings.unsplit.append(name)
     else:
@@ -156,7 +160,10 @@ def apply_choices(entry: Entry, choices: Choices) -> None:
 
 def _split(path: Path, name: str, told: Counter[str | None]) -> str | None:
     """Return the split of a shard: as its path says, or as all of its records or folders say. Raises ManifestError."""
-    named = split_of_path(name)
+    try:
+        named = split_of_path(name)
+    except SplitNameError as error:
+        raise ManifestError(f"{path}: {error}") from None
     others = sorted({split for split in told if split is not None} - {named})
     if others and (named is not None or len(told) > 1):
         here = f", its path {named}" if named is not None else ""

@@ -343,7 +343,9 @@ def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
             problems.append(Problem(shard.shard, None, "bytes outside of any sample differ from when it was written"))
     else:
         try:
-            found = sum(1 for entry in scan_tar(path) if images(entry.members) and not is_mask_key(entry.key))
+            entries = list(scan_tar(path))
+            keys = {entry.key.lower() for entry in entries}
+            found = sum(1 for entry in entries if images(entry.members) and not is_mask_key(entry.key, keys))
             if found != len(columns):
                 problems.append(Problem(shard.shard, None, f"holds {found} samples, the manifest lists {len(columns)}"))
         except ManifestError as error:

@@ -67,12 +67,12 @@ def split_of_path(path: str) -> str | None:
     found = {split for word in words if (split := split_of_word(word))}
     if len(found) > 1:
         raise SplitNameError(
-            f"{path} names several splits ({', '.join(sorted(found))}): rename it, or give all shards one: --split NAME"
+            f"the path names several splits ({', '.join(sorted(found))}): rename it, or give all shards one: --split NAME"
         )
     odd = [word for word in words if _LIKE_A_SPLIT.fullmatch(word.lower()) and word.lower() not in _NO_SPLITS]
     if odd and not found:
         raise SplitNameError(
-            f"{path}: is {odd[0]!r} a split? It is none of train, val, valid, validation, dev and test: name the folder or "
+            f"is {odd[0]!r} a split? It is none of train, val, valid, validation, dev and test: name the folder or "
             "the file by one of these (train/0.tar, train-0.tar), or give all shards one: --split NAME, --split none"
         )
     return found.pop() if found else None
