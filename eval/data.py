@@ -95,6 +95,7 @@ class Data:
         self.name, self.split, self.records, self.digest = name, split, list(records), digest
         self._source, self._places = source, list(places)
         self.unreadable: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}  # keys of damaged records, which are not among `records`, and why
 
     def __len__(self) -> int:
         return len(self.records)
@@ -184,7 +185,9 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
     records, places = [data.records[index] for index in keep], [data._places[index] for index in keep]
-    return Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
+    chosen_data = Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
+    chosen_data.rejected = data.rejected
+    return chosen_data
 
 
 def _is_whole(spec: DataSpec, split: str | None) -> bool:
@@ -216,10 +219,17 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
         is_whole = _is_whole(spec, split) and not manifest.splits
         manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)
-        records = [source.record(index) for index in range(len(source))]
-    except (ManifestError, SampleError) as error:
+        records, rejected = {}, {}
+        for index in range(len(source)):
+            try:
+                records[index] = source.record(index)
+            except SampleError as error:
+                rejected[source.key(index)] = str(error)
+    except (ManifestError, OSError) as error:
         raise DataError(f"{error}") from None
-    return Data(folder.name, split, records, source, range(len(records)), manifest.digest, is_whole)
+    data = Data(folder.name, split, list(records.values()), source, list(records), manifest.digest, is_whole)
+    data.rejected = rejected
+    return data
 
 
 class _Table:

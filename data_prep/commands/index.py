@@ -20,6 +20,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--split", metavar="NAME", help="the split of all shards, whatever their paths say; none: no split"
     )
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")
 
-    manifest = index_folder(args.folder, args.source, args.version, say, Choices(args.image, args.text, args.split))
+    choices = Choices(args.image, args.text, args.split)
+    manifest = index_folder(args.folder, args.source, args.version, say, args.follow_links, choices)
     splits = ", ".join(manifest.splits) or "none"
     sys.stdout.write(f"{len(manifest)} samples in {len(manifest.shards)} shards, splits: {splits}\n")
     return 0

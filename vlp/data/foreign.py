@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from ..types import Box, Mention, Report, Sample
-from .members import CAPTION_MEMBERS, TEXT_MEMBERS
+from ..types import Report, Sample
+from .members import CAPTION_MEMBERS, TEXT_MEMBERS, split_of_word
+from .sample_check import read_box, read_items, read_mention, read_report
 from .tables.cells import CellError, absent, describe, identity, word
 from .tables.labels import label_value, names_in
 
@@ -60,11 +61,11 @@ def foreign_sample(
         modality=word(record.get("modality"), "modality"),
         view=word(record.get("view"), "view"),
         labels=labels_of(record.get("labels"), told),
-        concepts=tuple(Mention(**mention) for mention in record.get("concepts") or ()),
-        boxes=tuple(Box(**{**box, "xyxy": tuple(box["xyxy"])}) for box in record.get("boxes") or ()),
+        concepts=read_items(record, "concepts", read_mention),
+        boxes=read_items(record, "boxes", read_box),
         masks=masks,
         groups=_words(groups) if isinstance(groups, Mapping) else {},
-        split=word(record.get("split"), "split"),
+        split=split_of_word(word(record.get("split"), "split") or ""),
         source=word(record.get("source"), "source") or "",
         licence=word(record.get("licence"), "licence", 200) or word(record.get("license"), "license", 200) or "",
     )
@@ -96,11 +97,7 @@ def report_of(value: Any) -> Report | None:
     None where nothing is said; raises CellError for anything else.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
-        return Report(
-            text=value["text"],
-            sentences=tuple((start, end) for start, end in value.get("sentences") or ()),
-            sections={name: (start, end) for name, (start, end) in (value.get("sections") or {}).items()},
-        )
+        return read_report(value)
     if isinstance(value, Mapping):
         return _from_sections(value)
     if isinstance(value, (list, tuple)):

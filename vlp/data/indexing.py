@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .index import Entry, ManifestError, Shard, chain_crc32, scan_tar, text_length
+from ..untrusted import open_regular
+from .index import MAX_MEMBER, Entry, ManifestError, Shard, chain_crc32, scan_tar, text_length
 from .members import (
     ARCHIVES,
     CAPTION_MEMBERS,
@@ -24,7 +26,11 @@ from .members import (
 )
 from .records import SampleError, build
 
+log = logging.getLogger(__name__)
+
 _SHOWN = 12
+NAMED = 20
+"""How many of the samples that are left out the log names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,8 @@ class Findings:
     def leave_out(self, reason: str, what: str) -> None:
         self.left_out[reason] += 1
         self.first_left_out = self.first_left_out or what
+        if sum(self.left_out.values()) <= NAMED:
+            log.warning("left out: %s", what)
 
 
 def _is_read(name: str) -> bool:
@@ -103,7 +111,11 @@ def index_shard(
     """
     entries: list[Entry] = []
     splits: Counter[str | None] = Counter()
-    with open(path, "rb") as file:
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
+    with file:
         if path.stat().st_size == 0:
             raise ManifestError(f"{path} is empty")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
@@ -113,6 +125,11 @@ def index_shard(
                 findings.members.update([member for member in entry.members if member != (choices.text or "").lower()])
                 if choices.image is None and is_mask_key(entry.key, keys):
                     findings.leave_out("masks", f"{name}: key {entry.key!r} is a mask")
+                    continue
+                largest = max(size for _, size in entry.members.values())
+                if largest > MAX_MEMBER:
+                    what = f"a member of {largest} bytes, {MAX_MEMBER} are allowed"
+                    findings.leave_out("samples", f"{name}: key {entry.key!r}: {what}")
                     continue
                 apply_choices(entry, choices)
                 data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}

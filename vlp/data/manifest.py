@@ -7,8 +7,9 @@ are parsed when one of its samples is wanted and a bounded number of them is kep
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from ..registry import did_you_mean
 from ..types import Sample
+from ..untrusted import RefusedError, open_regular, stays_inside
 from .index import (
     FILE,
     Columns,
@@ -34,10 +36,16 @@ from .indexing import Findings, archives_of, index_shard, nothing_found
 from .members import images, is_mask_key
 from .records import SampleError, build
 from .remote import Cache
-from .storage import Files, is_remote, join
+from .storage import Files, join
+from .urls import check_host, host_of, is_remote
 
 MAX_PARSED = 64
+MAX_LINE = 64 << 20
 GAP = 64 << 10
+SHOWN = 20
+"""How many of the samples of a shard that were left out are named."""
+
+log = logging.getLogger(__name__)
 
 
 class Manifest:
@@ -54,27 +62,25 @@ class Manifest:
     @classmethod
     def read(cls, place: Path | str, cache: Cache | None = None) -> Manifest:
         """Read the manifest of a folder, a `manifest.jsonl` file, or the URL of either. Raises ManifestError."""
-        text = str(place)
+        text, cache = str(place), cache or Cache()
+        hosts = cache.hosts
         if is_remote(text):
             url = text if text.endswith(".jsonl") else join(text, FILE)
             try:
-                path = (cache or Cache()).fetch_fresh(url)
+                path = cache.fetch_fresh(url)
             except OSError as error:
                 raise ManifestError(str(error)) from None
             base = url.rpartition("/")[0]
+            hosts |= {host_of(url)}
         else:
             path = Path(text) / FILE if Path(text).is_dir() else Path(text)
             base = str(path.parent)
-            if not path.is_file():
+            if not path.exists():
                 raise ManifestError(_missing(path))
-        shards, lines = [], []
-        position = 0
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    shards.append(parse_header(line, f"{path}:{number}"))
-                    lines.append((position, len(line)))
-                position += len(line)
+        try:
+            shards, lines = _read_headers(path, hosts)
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
         if not shards:
             raise ManifestError(f"{path} lists no shards")
         names = {one.shard for one in shards}
@@ -131,7 +137,7 @@ class Manifest:
         found = self._parsed.get(shard)
         if found is None:
             position, length = self._lines[shard]
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(int(position))
                 line = file.read(int(length))
             where = f"{self.path}: {self.shards[shard].shard}"
@@ -160,6 +166,27 @@ class Manifest:
         return self.columns(shard).chars
 
 
+def _read_headers(path: Path, hosts: Collection[str]) -> tuple[list[Shard], list[tuple[int, int]]]:
+    """Return the shards of a manifest file, and the position and length of each one's line. Raises OSError too."""
+    shards, lines = [], []
+    position = 0
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            where = f"{path}:{number}"
+            if len(line) > MAX_LINE:
+                raise ManifestError(f"{where}: a line of more than {MAX_LINE} bytes")
+            if line.strip():
+                shards.append(parse_header(line, where))
+                lines.append((position, len(line)))
+                if is_remote(shards[-1].shard):
+                    try:
+                        check_host(shards[-1].shard, hosts)
+                    except RefusedError as error:
+                        raise ManifestError(f"{where}: shard {error}") from None
+            position += len(line)
+    return shards, lines
+
+
 def _missing(path: Path) -> str:
     folder = path.parent if path.name == FILE else path
     if not folder.is_dir():
@@ -177,7 +204,7 @@ class ShardSet:
 
     def __init__(self, manifest: Manifest, cache: Cache | None = None) -> None:
         self.manifest = manifest
-        self.files = Files(cache)
+        self.files = Files(cache, folder=None if is_remote(manifest.base) else manifest.base)
         self.is_remote = any(is_remote(join(manifest.base, one.shard)) for one in manifest.shards)
         self._prefetched: list[int] = []
 
@@ -251,14 +278,16 @@ def index_folder(
     source: str = "",
     version: str = "",
     progress: Callable[[str], None] | None = None,
+    follow_links: bool = False,
     choices: Choices | None = None,
 ) -> Manifest:
     """Write `manifest.jsonl` for the tar shards of a folder, anybody's webdataset shards included, and return it.
 
     The split is the one that a shard's path names (`train/0.tar`, `VAL_0.tar`; see `vlp.data.members`) or, where it names
     none, that of all records. Samples without an image or with a broken record are left out and counted through
-    `progress`, which is called with one line per shard, then with what else the user has to know. Raises ManifestError
-    for what is not a complete plain tar, for unsafe names, a key used twice, several images, and splits in doubt.
+    `progress`, which is called with one line per shard, then with what else the user has to know; the log says of each
+    why. Raises ManifestError for what is not a complete plain tar, for unsafe names, a key used twice, several images,
+    splits in doubt, and for a shard that is a link out of the folder unless `follow_links`.
     """
     folder, choices, findings = Path(folder), choices or Choices(), Findings()
     tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")
@@ -267,6 +296,9 @@ def index_folder(
     if not paths:
         there = f"; what is there is not read: {', '.join(findings.archives[:10])}" if findings.archives else ""
         raise ManifestError(f"no *.tar files in {folder}{there}")
+    for path in paths:
+        if not follow_links and not stays_inside(folder, path):
+            raise ManifestError(f"{path} is a link that leads out of {folder}: refused (--follow-links allows it)")
     seen: dict[str, str] = {}
     lines = []
     for path in paths:
@@ -322,10 +354,9 @@ def verify(
 def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
     manifest = shards.manifest
     shard = manifest.shards[number]
-    place = join(manifest.base, shard.shard)
     try:
-        path = shards.files.cache.fetch(place, shard.bytes) if is_remote(place) else Path(place)
-        with open(path, "rb") as file:
+        path = shards.files.local(join(manifest.base, shard.shard), (shard.bytes, shard.sha256))
+        with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         columns = manifest.columns(number)
     except OSError as error:

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..types import Sample
+from ..untrusted import parse_json
 from .foreign import foreign_sample
 from .index import FORMAT, image_extension, mask_names
 from .members import IMAGE_ENDINGS
+from .sample_check import FieldError, check_sample, read_sample
 from .tables.cells import CellError
+
+MAX_RECORD = 64 << 20
 
 
 class SampleError(ValueError):
@@ -35,22 +39,36 @@ def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter
     image = members[extension]
     masks = {name: members[member] for name, member in mask_names(members).items()}
     record: Any = {}
-    if "json" in members:
-        try:
-            record = json.loads(members["json"])
-        except ValueError as error:
-            raise SampleError(f"{where}: the json of key {key!r} does not parse ({error})") from None
     try:
+        if "json" in members:
+            record = _parse(members["json"])
         if isinstance(record, dict) and record.get("format") == FORMAT:
-            return Sample.from_json(record, image, masks)
+            return read_sample(record, image, masks)
         told = Counter() if told is None else told
         if not isinstance(record, dict):
             told["json members that are no mapping, not read"] += 1
             record = {}
-        return foreign_sample(key, record, members, image, masks, told)
+        sample = foreign_sample(key, record, members, image, masks, told)
+        check_sample(sample)
+        return sample
     except CellError as error:
-        raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({error.detail})") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # The others quote the value or the name that they could not take, which may be text.
+        raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {error.detail}") from None
+    except FieldError as error:
+        raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        # Their messages quote the value or the name that they could not take, which may be text.
         said = repr(error) if isinstance(error, (KeyError, AttributeError)) else type(error).__name__
         raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({said})") from None
+
+
+def _parse(data: bytes) -> Any:
+    """Return a record. NaN and halves of characters pass here, so that the check of the fields says in which they are."""
+    if len(data) > MAX_RECORD:
+        raise FieldError("json", f"at most {MAX_RECORD} bytes")
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        try:
+            return json.loads(data.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            raise FieldError("json", f"JSON in UTF-8 ({error})") from None
