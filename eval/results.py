@@ -33,7 +33,6 @@ def metric(
     value: float | None,
     interval: Interval | None = None,
     *,
-    method: str = "bootstrap_patient",
     chance: float | None = None,
     primary: bool = False,
     higher_is_better: bool = True,
@@ -47,9 +46,15 @@ def metric(
     if value is None:
         result["reason"] = reason
     elif interval is not None:
-        result |= {"ci": clean(interval.bounds), "ci_method": method, "n_boot": interval.kept + interval.skipped}
+        result |= {
+            "ci": clean(interval.bounds),
+            "ci_method": interval.method,
+            "n_boot": interval.kept + interval.skipped,
+        }
         if interval.skipped:
             result["n_boot_undefined"] = interval.skipped
+        if interval.unreliable:
+            result["unreliable"] = interval.unreliable
     if chance is not None:
         result["chance"] = clean(chance)
     if primary:
@@ -102,7 +107,7 @@ class Results:
         import torch
 
         self.path = out / FILE
-        model = {name: value for name, value in asdict(card).items() if name not in ("grid", "device")}
+        model = {name: value for name, value in asdict(card).items() if name not in ("grid", "device", "trained_on")}
         self.tree: dict[str, Any] = {
             "schema": SCHEMA,
             "run": {
@@ -147,6 +152,26 @@ class Results:
             self.tree["run"]["seconds"] = round(seconds, 3)
         validate(self.tree)
         write_text(self.path, json.dumps(self.tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) -> None:
+    """Complain when a run folder holds the results of another suite or model: they would be lost. Raises ConfigError."""
+    path = out / FILE
+    if resume or not path.is_file():
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        model, made = old["model"], old["suite"]
+        same_model = model["fingerprint"] == card.fingerprint
+        same_suite = all(made[name] == suite[name] for name in ("name", "sha256"))
+    except (ValueError, KeyError, TypeError):
+        return  # damaged: nothing of it can be used
+    parts = [] if same_model else [f"the model {model.get('name')}"]
+    parts += [] if same_suite else [f"the suite {made['name']}, as it was then"]
+    if parts:
+        raise ConfigError(
+            f"--out {out} holds the results of {' and '.join(parts)}: choose another folder, or delete {path}"
+        )
 
 
 def schema() -> dict[str, Any]:

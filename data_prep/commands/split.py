@@ -113,8 +113,9 @@ def _split(args: argparse.Namespace) -> int:
 
 def _together(groups: Path, reading: Reading) -> dict[str, str]:
     """Return for each patient in a group of duplicates the name that all patients connected to them share."""
+    from vlp.data.tables.read import rows
+
     from ..dedup import group
-    from ..tables import rows
 
     owner = {}
     for _, sample in reading.samples(pixels=False):

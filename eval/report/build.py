@@ -254,7 +254,7 @@ def hues(tree: Mapping[str, Any], out: Path) -> dict[str, str]:
 
 def _training(out: Path) -> dict[str, Any] | None:
     """Return the loss curve and the facts beside it; None for a model whose training left no log."""
-    path = out / "figures" / "training.json"
+    path = out / "training.json"
     if not path.is_file():
         return None
     rows = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """The index of a tar shard: where each sample's members lie, as one line of `manifest.jsonl`. A leaf; no torch.
 
-A sample is a run of adjacent members that share what precedes the first dot of their file name (webdataset's rule);
+A sample is the members that share what precedes the first dot of their file name (webdataset's rule), adjacent or not;
 what follows that dot is the member's extension. The line's header comes first and its long columns last, so that a set
 of many shards is opened by reading headers only.
 """
@@ -22,6 +22,7 @@ import numpy as np
 from ..config import ConfigError
 from ..types import Sample
 from ..untrusted import is_relative_name, open_regular, parse_json, replacing, shown
+from .members import images
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,6 @@ FILE = "manifest.jsonl"
 FORMAT = "vlp-1"
 """Marks a `json` member written by `ShardWriter`; anybody else's is read by the names of its fields."""
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png")
 _NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$")
 _START, _COLUMNS = b'{"shard": ', b', "keys": ['
 _MAX_EXTENSIONS = 64
@@ -52,7 +52,10 @@ class ManifestError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The header of a manifest line: a shard's file name (or URL), split, counts, hash and origin."""
+    """The header of a manifest line: a shard's file name (or URL), split, counts, hash and origin.
+
+    `texts` counts the samples that have a text; None in manifests of before it was counted.
+    """
 
     shard: str
     samples: int
@@ -61,6 +64,7 @@ class Shard:
     split: str | None = None
     source: str = ""
     version: str = ""
+    texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ def format_line(shard: Shard, entries: Sequence[Entry]) -> str:
         "shard": shard.shard,
         "split": shard.split,
         "samples": shard.samples,
+        "texts": sum(entry.chars > 0 for entry in entries),
         "bytes": shard.bytes,
         "sha256": shard.sha256,
         "source": shard.source,
@@ -142,11 +147,14 @@ def parse_header(line: bytes, where: str) -> Shard:
         split=_word(record, "split", where, optional=True) or None,
         source=_word(record, "source", where, optional=True),
         version=_word(record, "version", where, optional=True),
+        texts=None if record.get("texts") is None else _count(record, "texts", MAX_BYTES, where),
     )
     if "://" not in shard.shard and not is_relative_name(shard.shard):
         raise ManifestError(
             f"{where}: unsafe shard name {shown(shard.shard)}: expected a path below the manifest's folder"
         )
+    if shard.texts is not None and shard.texts > shard.samples:
+        raise ManifestError(f"{where}: texts: {shard.texts} of {shard.samples} samples: {_AGAIN}")
     if not _SHA256.fullmatch(shard.sha256):
         raise ManifestError(f"{where}: sha256: expected 64 hexadecimal digits: {_AGAIN}")
     return shard
@@ -256,12 +264,12 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def scan_tar(path: Path) -> Iterator[Entry]:
-    """Yield the samples of a tar file, in order, reading headers only. Raises ManifestError.
+    """Yield the samples of a tar file, in the order of their first members, reading headers only. Raises ManifestError.
 
     Members other than regular files are passed over and counted in the log; a name that climbs out is an error.
     """
     passed: dict[str, int] = {}
-    entry: Entry | None = None
+    entries: dict[str, Entry] = {}
     end = 0
     try:
         with open_regular(path) as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
@@ -281,14 +289,11 @@ def scan_tar(path: Path) -> Iterator[Entry]:
                     passed["no extension"] = passed.get("no extension", 0) + 1
                     continue
                 key, extension = parts
-                if entry is None or entry.key != key:
-                    if entry is not None:
-                        yield entry
-                    entry = Entry(key)
+                entry = entries.setdefault(key, Entry(key))
                 if extension in entry.members:
                     raise ManifestError(
                         f"{path}: two members {extension!r} of key {key!r}; everything after the first dot of a file "
-                        "name is its extension, so keys must not hold dots"
+                        "name is its extension, so keys must be unique and hold no dots"
                     )
                 if len(entry.members) >= _MAX_EXTENSIONS:
                     raise ManifestError(
@@ -301,10 +306,21 @@ def scan_tar(path: Path) -> Iterator[Entry]:
         raise ManifestError(f"{path}: not a complete, uncompressed tar file ({error})") from None
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror or error}") from None
-    if entry is not None:
-        yield entry
+    yield from entries.values()
     for reason, count in passed.items():
         log.warning("%s: passed over %d members (%s)", path, count, reason)
+
+
+def image_extension(members: Iterable[str], key: str = "") -> str | None:
+    """Return which extension holds the image, None for none; masks are none. Raises ManifestError where several may."""
+    names = images(members)
+    if len(names) > 1:
+        raise ManifestError(
+            f"key {key!r} has several images: {', '.join(names)}. Choose one for the whole set: vlp-prep index FOLDER "
+            f"--image {names[0]}. (Or are these several samples? Everything after the first dot of a file name is the "
+            "member's name, so keys must not hold dots: rename 1.2.jpg to 1_2.jpg)"
+        )
+    return names[0] if names else None
 
 
 class _Headers:
@@ -318,12 +334,6 @@ class _Headers:
         if not 0 <= size <= _MAX_HEADER:
             raise tarfile.ReadError(f"a header of {size} bytes")
         return self._file.read(size)
-
-
-def image_extension(members: Iterable[str]) -> str | None:
-    """Return which extension holds the image: the shortest one that ends in jpg, jpeg or png and is not a mask."""
-    names = [name for name in members if name.rpartition(".")[2] in IMAGE_EXTENSIONS and not name.endswith(".mask.png")]
-    return min(names, key=lambda name: (len(name), name)) if names else None
 
 
 def mask_names(members: Mapping[str, Any]) -> dict[str, str]:
@@ -361,5 +371,6 @@ def chain_crc32(parts: Iterable[bytes]) -> int:
 
 
 def text_length(sample: Sample) -> int:
-    """Return the length of what a sample says, in characters."""
-    return len(sample.report.text) if sample.report else max((len(one) for one in sample.captions), default=0)
+    """Return the length of what a sample says, in characters; 0 where it has no text."""
+    report = len(sample.report.text) if sample.report and sample.report.text.strip() else 0
+    return report or max((len(one) for one in sample.captions if one.strip()), default=0)

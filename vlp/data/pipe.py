@@ -28,6 +28,7 @@ from .text import show
 from .worker import LoaderError, Reply
 
 BUFFER = 1000
+ADJACENT = "In a stream the members of a sample must follow one another: sort the members of the tar by name"
 
 
 def shards_of(path: str, ranks: int, workers: int) -> list[str]:
@@ -48,9 +49,10 @@ def shards_of(path: str, ranks: int, workers: int) -> list[str]:
 
 
 class PipeStream:
-    """What `vlp.data.sources.Stream` is, for a stream: how many samples there are is not known (0)."""
+    """What `vlp.data.sources.Stream` is, for a stream: how many samples there are is not known (0), nor how many texts."""
 
     samples = 0
+    without_text = None
 
     def __init__(self, config: DataConfig, seed: int, ranks: int) -> None:
         sources = [one.path for one in config.sources]
@@ -60,10 +62,19 @@ class PipeStream:
         self.shards = shards_of(sources[0], ranks, config.workers)
         self.digest = hashlib.sha256("\n".join(self.shards).encode()).hexdigest()
 
+    def trained_on(self) -> list[dict[str, Any]]:
+        """Return nothing: what a pipe brought cannot be told from its name."""
+        return []
+
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` texts in the order of the stream."""
         found = (show(sample, self.config.text, None).text for sample in samples(self.shards))
         return itertools.islice((text for text in found if text), limit)
+
+    def has_texts(self, asked: int) -> bool:
+        """Return whether any of the first `asked` samples has a text."""
+        first = itertools.islice(samples(self.shards), asked)
+        return any(show(sample, self.config.text, None).text.strip() for sample in first)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
         """Return which shards are read by which rank, as text; `n` and `cursor` mean nothing to a stream."""
@@ -120,7 +131,9 @@ class Piped(IterableDataset[Reply]):
                 rejected.append((key, str(error)))
                 bad += 1
                 if bad > 10 and bad > self.most_rejected * seen:
-                    raise LoaderError(f"{bad} of {seen} samples of the stream are damaged, the last: {error}") from None
+                    raise LoaderError(
+                        f"{bad} of {seen} samples of the stream are damaged, the last: {error}. {ADJACENT}"
+                    ) from None
             if len(ready) == self.size // self.world:
                 batch = self.assembler.batch(ready)
                 batch.cursor, batch.rejected = cursor, len(rejected)
