@@ -19,6 +19,7 @@ import numpy as np
 
 from vlp import __version__
 from vlp.config import ConfigError
+from vlp.untrusted import inside, open_regular, parse_json, read_json
 
 from .bootstrap import Interval
 from .embedder import Card
@@ -194,10 +195,10 @@ def read(out: Path) -> dict[str, Any]:
     """Read and check the results of a run folder or a results file."""
     path = out / FILE if out.is_dir() else out
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree: dict[str, Any] = read_json(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     validate(tree)
     return tree
@@ -205,8 +206,8 @@ def read(out: Path) -> dict[str, Any]:
 
 def read_samples(out: Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read a task's per-sample rows."""
-    path = out / str(task["samples"])
+    path = inside(out, str(task["samples"]))
     if not path.is_file():
         raise ConfigError(f"no per-sample file {path}")
-    with path.open(encoding="utf-8") as file:  # not `splitlines`: texts may hold U+2028 or U+0085
-        return [json.loads(line) for line in file]
+    with open_regular(path) as file:  # not `splitlines`: texts may hold U+2028 or U+0085
+        return [parse_json(line) for line in file]

@@ -26,6 +26,7 @@ MAX_TEXT = 64 * MIB
 """The most bytes of a text file (a recipe, a table of prompts, JSON) that are read into memory."""
 MAX_FILE = 2048 * MIB
 """The most bytes of any file that is read into memory at once (an image, a volume)."""
+MAX_RATIO = 100
 MAX_NAME = 1024
 
 _KINDS = (
@@ -129,8 +130,13 @@ def parse_json(data: bytes | str) -> Any:
     return from_json(data, allow_inf_nan=False)
 
 
-def open_gzip(path: Path | str, limit: int = MAX_FILE) -> IO[bytes]:
-    """Open a gzipped file for reading; raises OSError once more than `limit` bytes came out of it."""
+def open_gzip(path: Path | str, limit: int | None = None) -> IO[bytes]:
+    """Open a gzipped file for reading; raises OSError once more than `limit` bytes came out of it.
+
+    Without a limit it is MAX_RATIO times the size of the file: text is packed tenfold, a bomb a thousandfold.
+    """
+    if limit is None:
+        limit = max(256 * MIB, MAX_RATIO * os.stat(path).st_size)
     return io.BufferedReader(_Unpacked(open_regular(path), path, limit))
 
 

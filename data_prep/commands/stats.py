@@ -70,7 +70,7 @@ def _longer_side(image: Any) -> int:
     from vlp.preprocess import ImageError
 
     try:
-        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "WEBP"]) as opened:
+        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "WEBP", "TIFF", "JPEG2000", "BMP", "GIF"]) as opened:
             return max(opened.size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # whatever a broken header raises
         raise ImageError(f"the image's header cannot be read ({type(error).__name__})") from None

@@ -24,7 +24,7 @@ from vlp.data.tables.cells import CellError
 from vlp.data.tables.keys import safe_key as safe_key
 from vlp.registry import Registry, did_you_mean
 from vlp.types import Sample
-from vlp.untrusted import shown, stays_inside
+from vlp.untrusted import MAX_FILE, MAX_TEXT, open_regular, read_regular, shown, stays_inside
 
 NoText = Literal["reject", "drop", "keep", "test"]
 """What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept
@@ -136,21 +136,27 @@ class Source(ABC):
 
     def member(self, archive: Path, name: str) -> bytes:
         """Return a file out of a zip archive, which stays open for the next one; raises Reject."""
-        if str(archive) not in self._archives:
-            self._archives[str(archive)] = zipfile.ZipFile(archive)
         try:
-            return self._archives[str(archive)].read(name)
+            if str(archive) not in self._archives:
+                self._archives[str(archive)] = zipfile.ZipFile(open_regular(archive))
+            opened = self._archives[str(archive)]
+            size = opened.getinfo(name).file_size
+            if size > MAX_FILE:
+                raise Reject("image_too_large", f"{name} in {archive.name} unpacks to {size} bytes")
+            return opened.read(name)
         except KeyError:
             raise Reject("image_missing", f"no {name} in {archive.name}") from None
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise Reject("image_unreadable", f"{name} in {archive.name}: {error}") from None
 
     def text(self, path: Path, encoding: str = "utf-8") -> str:
         """Return a text file; raises Reject when it is missing or not in that encoding, which is never guessed."""
         try:
-            return decode_text(path.read_bytes(), encoding)
+            return decode_text(read_regular(path, MAX_TEXT), encoding)
         except FileNotFoundError:
             raise Reject("report_missing", f"no such file: {path.name}") from None
+        except OSError as error:
+            raise Reject("report_unreadable", f"{path.name}: {error.strerror}") from None
 
     def require(self, *names: str) -> Path:
         """Return the first of the files or folders that exists below `raw`; raises SourceError naming all of them."""

@@ -7,7 +7,6 @@ COCO-like, x y width height) and `annotations/lungVAE-masks/<stem>_mask.png`. A 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,6 +17,7 @@ from vlp.data.tables.boxes import corners, parse_boxes
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
 from vlp.types import Box, Report, Sample
+from vlp.untrusted import read_json, read_regular
 
 from ..pixels import image_size
 from .base import Record, Reject, Source, SourceError, safe_key, sources
@@ -62,14 +62,14 @@ class CovidChestXray(Source):
         patients: dict[str, str] = {}
         if (self.raw / BOXES).is_file():
             try:
-                tree = json.loads((self.raw / BOXES).read_text(encoding="utf-8"))
+                tree = read_json(self.raw / BOXES)
                 names = {one["id"]: one["name"].lower() for one in tree["categories"]}
                 images = {one["id"]: one for one in tree["images"]}
                 for one in tree["annotations"]:
                     image = images[one["image_id"]]
                     xyxy, size = corners(one["bbox"], "xywh"), (image["height"], image["width"])
                     boxes.setdefault(image["file_name"], []).append((names[one["category_id"]], xyxy, size))
-            except (json.JSONDecodeError, KeyError, TypeError, CellError) as error:
+            except (ValueError, KeyError, TypeError, CellError) as error:
                 raise SourceError(f"{self.raw / BOXES}: not the COCO-like file as published ({error!r})") from None
         if (self.raw / "pairs.jsonl").is_file():
             for row in rows(self.raw / "pairs.jsonl", ("image",)):
@@ -112,7 +112,7 @@ class CovidChestXray(Source):
         for name in (f"annotations/lungVAE-masks/{stem}_mask.png", f"lung_masks/{stem}.png"):
             path = self.path(name)
             if path.is_file():
-                return {"lungs": path.read_bytes()}
+                return {"lungs": read_regular(path)}
         return {}
 
 

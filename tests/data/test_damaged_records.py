@@ -252,7 +252,7 @@ def test_a_key_of_a_tar_that_is_no_text_and_a_member_too_large_are_left_out(
 ) -> None:
     import tarfile
 
-    monkeypatch.setattr("vlp.data.manifest.MAX_MEMBER", 5000)
+    monkeypatch.setattr("vlp.data.indexing.MAX_MEMBER", 5000)
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
         for name, data in (
             ("good.png", picture()),

@@ -139,22 +139,21 @@ def parse_header(line: bytes, where: str) -> Shard:
     """Return the header of a manifest line; `where` names the line in messages. Raises ManifestError."""
     cut = line.find(_COLUMNS)
     record = _json(line[:cut] + b"}" if cut > 0 and line.startswith(_START) else line, where)
+    samples = _count(record, "samples", len(line) // LEAST_OF_A_SAMPLE, where)
     shard = Shard(
         shard=_word(record, "shard", where),
-        samples=_count(record, "samples", len(line) // LEAST_OF_A_SAMPLE, where),
+        samples=samples,
         bytes=_count(record, "bytes", MAX_BYTES, where),
         sha256=_word(record, "sha256", where),
         split=_word(record, "split", where, optional=True) or None,
         source=_word(record, "source", where, optional=True),
         version=_word(record, "version", where, optional=True),
-        texts=None if record.get("texts") is None else _count(record, "texts", MAX_BYTES, where),
+        texts=None if record.get("texts") is None else min(_count(record, "texts", MAX_BYTES, where), samples),
     )
     if "://" not in shard.shard and not is_relative_name(shard.shard):
         raise ManifestError(
             f"{where}: unsafe shard name {shown(shard.shard)}: expected a path below the manifest's folder"
         )
-    if shard.texts is not None and shard.texts > shard.samples:
-        raise ManifestError(f"{where}: texts: {shard.texts} of {shard.samples} samples: {_AGAIN}")
     if not _SHA256.fullmatch(shard.sha256):
         raise ManifestError(f"{where}: sha256: expected 64 hexadecimal digits: {_AGAIN}")
     return shard

@@ -3,7 +3,8 @@
 Each worker of each rank reads its own part of the shards, over and over, through a shuffle buffer. Batches have their
 full size, no rank runs dry, and random draws follow from (seed, pass, key). But the order depends on the numbers of
 workers and ranks, a pass is not the same for all, and a resumed run starts its shards anew: samples may be repeated.
-Copy the shards somewhere that can seek (a disk, https, an object store) for the exact order.
+Copy the shards somewhere that can seek (a disk, https, an object store) for the exact order. A pipe is a command of the
+shell: only the user's own recipe or command line can name one, never a manifest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..config import ConfigError
 from ..preprocess import ImageError
 from ..types import Sample
 from .assemble import Assembler, Prepared
+from .index import is_safe_name
 from .plan import permutation, seed_of
 from .records import SampleError, build
 from .sources import DataConfig
@@ -151,7 +153,7 @@ class Piped(IterableDataset[Reply]):
             rng = random.Random(seed_of("buffer", self.seed, self.cursor, reader, turn))
             pipeline = webdataset.DataPipeline(
                 webdataset.SimpleShardList([mine[index] for index in order]),
-                webdataset.tarfile_to_samples(),
+                webdataset.tarfile_to_samples(select_files=is_safe_name),
                 webdataset.shuffle(BUFFER, rng=rng),
             )
             empty = True
@@ -171,7 +173,9 @@ def samples(shards: list[str]) -> Iterator[Sample]:
     """Yield the samples of a stream once, in its order, for reading texts; damaged ones are passed over."""
     import webdataset
 
-    pipeline = webdataset.DataPipeline(webdataset.SimpleShardList(shards), webdataset.tarfile_to_samples())
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(shards), webdataset.tarfile_to_samples(select_files=is_safe_name)
+    )
     for record in pipeline:
         try:
             yield build(record["__key__"], _bytes(record), "stream")

@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from vlp.config import ConfigError
 from vlp.registry import did_you_mean
+from vlp.untrusted import open_gzip, open_regular, read_regular
 
 from .cells import absent, describe
 
@@ -28,6 +29,7 @@ Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row]]
 MAX_CELL = 64 * 1024 * 1024
 MAX_JSON = 1 << 30
+MAX_COLUMN = 8 << 30
 SEPARATORS = (",", ";", "\t", "|")
 SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 _MARKS = (
@@ -119,14 +121,11 @@ def open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
 
     Raises TableError for what is no regular file or no text.
     """
-    if path.exists() and not path.is_file():
-        raise TableError(f"{path} is no regular file")
-    compressed = path.name.lower().endswith(".gz")
-    opener: Callable[..., Any] = gzip.open if compressed else open
-    with opener(path, "rb") as file:
+    opener: Callable[[Path], Any] = open_gzip if path.name.lower().endswith(".gz") else open_regular
+    with opener(path) as file:
         head = file.read(4096)
     encoding = _encoding_of(path, head, encoding)
-    return io.TextIOWrapper(opener(path, "rb"), encoding=encoding, newline="")
+    return io.TextIOWrapper(opener(path), encoding=encoding, newline="")
 
 
 def _encoding_of(path: Path, head: bytes, encoding: str) -> str:
@@ -165,7 +164,7 @@ def _explained(path: Path, encoding: str) -> Iterator[None]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise TableError(f"{path} cannot be read: {error}") from None
     except OSError as error:
-        raise TableError(f"cannot read {path}: {error.strerror}") from None
+        raise TableError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 def _advice(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
@@ -338,11 +337,22 @@ def _parquet_file(path: Path) -> Any:
     if path.exists() and not path.is_file():
         raise TableError(f"{path} is no regular file")
     try:
-        return pq.ParquetFile(path)
+        file = pq.ParquetFile(path)
+        _check_parquet(path, file.metadata)
+        return file
     except pa.ArrowInvalid as error:
-        if path.stat().st_size < 1024 and path.read_bytes().startswith(b"version https://git-lfs"):
+        if path.stat().st_size < 1024 and read_regular(path).startswith(b"version https://git-lfs"):
             raise TableError(f"{path} is a pointer of Git LFS: fetch the file itself (git lfs pull)") from None
         raise TableError(f"{path} is not Parquet: {error}") from None
+
+
+def _check_parquet(path: Path, about: Any) -> None:
+    """Raise TableError where a column of a row group, which is unpacked at once, is larger than memory should hold."""
+    for number in range(about.num_row_groups):
+        group = about.row_group(number)
+        sizes = [group.column(column).total_uncompressed_size for column in range(group.num_columns)]
+        if group.num_rows < 0 or not all(0 <= size <= MAX_COLUMN for size in sizes):
+            raise TableError(f"{path}: a column of a row group says that it unpacks to more than {MAX_COLUMN} bytes")
 
 
 def class_names(path: Path) -> dict[str, list[str]]:
