@@ -30,6 +30,7 @@ from vlp.data.remote import locked
 from vlp.geometry import Geometry
 from vlp.registry import UnknownNameError
 from vlp.types import PatchGrid
+from vlp.untrusted import replacing
 
 from .data import Data, DataError
 from .embedder import Card, Embedder
@@ -111,7 +112,8 @@ class _Shelf:
             part = max((int(one.stem) for one in self.folder.glob("*.json")), default=-1) + 1
             for name, rows in arrays.items():
                 partial = self.folder / f".{part:05d}.{name}.partial"
-                with partial.open("wb") as file:
+                partial.unlink(missing_ok=True)  # of a killed process: the lock is ours
+                with partial.open("xb") as file:  # exclusive: follows no link
                     np.save(file, rows)
                 partial.replace(self.folder / f"{part:05d}.{name}.npy")
             content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
@@ -136,12 +138,8 @@ class _Shelf:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 class Store:

@@ -81,7 +81,7 @@ def changed(draw: Callable[..., Any], tree: Any) -> Any:
         elif how == "rename" and isinstance(owner, dict):
             owner[draw(st.sampled_from(["", "x", "kind", "inherits", "\ud800", "../x"]))] = owner.pop(last, None)
         else:
-            owner[last] = draw(values)
+            owner[last] = copy.deepcopy(draw(values))
     return tree
 
 
