@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlp.config import ConfigError
+from vlp.data.tables.cells import CellError
 from vlp.modalities.image.errors import ImageError
 from vlp.types import Sample
 
@@ -95,6 +96,8 @@ class Worker:
             return self.rejected(index, record, Reject(error.reason, str(error), counted=error.counted))
         except MemoryError:
             return self.rejected(index, record, Reject("out_of_memory", "it needs more memory than there is"))
+        except CellError as error:
+            return self.rejected(index, record, Reject(error.reason, error.detail))
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 

@@ -73,11 +73,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
 
 def log_scale(model: DualEncoder) -> float:
     """Return the logarithm of the scale that the model multiplies cosines by, CLIP's own where it has none."""
-    return (
-        math.log(1 / 0.07)
-        if model.logit_scale is None
-        else min(max(float(model.logit_scale.detach()), 0.0), math.log(100))
-    )
+    return math.log(1 / 0.07) if model.logit_scale is None else float(model.logit_scale.detach())
 
 
 def quick_gelu(model: DualEncoder) -> bool:

@@ -243,8 +243,9 @@ class Batch:
     `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
     another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
     `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
-    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's. The
-    last four are for messages and counts.
+    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's.
+    `has_text` [B] says which rows have a text, the others hold an empty one that no loss sees; None where every sample of
+    the set has one, which is the same on all ranks. The last four are for messages and counts.
     """
 
     image: Tensor
@@ -258,6 +259,7 @@ class Batch:
     prompts: Prompts | None = None
     text_view: Tokens | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    has_text: list[bool] | None = None
     sources: list[str] = field(default_factory=list)
     cursor: int = 0
     truncated: int = 0
@@ -265,6 +267,11 @@ class Batch:
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
+
+    @property
+    def texts(self) -> int:
+        """How many rows have a text."""
+        return len(self) if self.has_text is None else sum(self.has_text)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
@@ -321,7 +328,7 @@ class ModelOutput:
     `image`, `text` [B, D]. `patches` [B, P, D] (P = rows x columns of `grid`) with `patch_attention` [B, P] from the
     pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
     `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
-    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated and clamped to [1, 100];
+    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated;
     `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts. `masked_patches` [B, P, D]:
     the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
     """

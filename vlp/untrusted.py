@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO
 
 from .errors import ConfigError
 
@@ -26,6 +26,7 @@ MAX_TEXT = 64 * MIB
 """The most bytes of a text file (a recipe, a table of prompts, JSON) that are read into memory."""
 MAX_FILE = 2048 * MIB
 """The most bytes of any file that is read into memory at once (an image, a volume)."""
+MAX_RATIO = 100
 MAX_NAME = 1024
 
 _KINDS = (
@@ -81,16 +82,21 @@ def shown(name: str, limit: int = 80) -> str:
     return repr(name if len(name) <= limit else f"{name[:limit]}...").encode("ascii", "backslashreplace").decode()
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """Open a file for reading bytes; raises OSError, its `strerror` in words, for all but regular files. Never waits."""
+    return open(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: Path | str) -> int:
+    """Do what `open_regular` does, for positioned reads: return the descriptor, which the caller closes."""
     _check_kind(os.stat(path), path)  # before it is opened: to open a device may already do something
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        _check_kind(os.fstat(handle), path)
+        _check_kind(os.fstat(descriptor), path)
     except BaseException:
-        os.close(handle)
+        os.close(descriptor)
         raise
-    return cast(BinaryIO, open(handle, "rb"))
+    return descriptor
 
 
 def read_regular(path: Path | str, limit: int = MAX_FILE) -> bytes:
@@ -124,8 +130,13 @@ def parse_json(data: bytes | str) -> Any:
     return from_json(data, allow_inf_nan=False)
 
 
-def open_gzip(path: Path | str, limit: int = MAX_FILE) -> IO[bytes]:
-    """Open a gzipped file for reading; raises OSError once more than `limit` bytes came out of it."""
+def open_gzip(path: Path | str, limit: int | None = None) -> IO[bytes]:
+    """Open a gzipped file for reading; raises OSError once more than `limit` bytes came out of it.
+
+    Without a limit it is MAX_RATIO times the size of the file: text is packed tenfold, a bomb a thousandfold.
+    """
+    if limit is None:
+        limit = max(256 * MIB, MAX_RATIO * os.stat(path).st_size)
     return io.BufferedReader(_Unpacked(open_regular(path), path, limit))
 
 

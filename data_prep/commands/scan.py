@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..reading import Reading, max_rejected_option
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -16,6 +18,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--images", action="store_true", help="look for burned-in text too")
     parser.add_argument("--out", type=Path, help="write keys and kinds (never the text) as JSON lines")
     parser.add_argument("--limit", type=int, default=0, help="look at the first so many samples only")
+    max_rejected_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,9 +32,10 @@ def run(args: argparse.Namespace) -> int:
     shards = ShardSet(Manifest.read(args.folder))
     size = min(len(shards), args.limit) if args.limit else len(shards)
 
+    reading = Reading(shards, args.max_rejected)
+
     def texts() -> Iterator[tuple[str, str]]:
-        for index in range(size):
-            sample = shards.record(index)
+        for _, sample in reading.samples(range(size), pixels=False):
             for text in texts_of(sample):
                 yield sample.key, text
 
@@ -39,8 +43,7 @@ def run(args: argparse.Namespace) -> int:
     found: dict[str, set[str]] = {}
     for key, kinds in hits:
         found.setdefault(key, set()).update(kinds)
-    for index in range(size):
-        sample = shards.sample(index)
+    for _, sample in reading.samples(range(size)):
         assert isinstance(sample.image, bytes)
         marks = {f"{name} (file)" for data in (sample.image, *sample.masks.values()) for name in besides_pixels(data)}
         if args.images and has_text(sample.image):
@@ -52,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
         args.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    reading.finish()
     return 1 if totals else 0
 
 

@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from vlp.config import config
+from vlp.data.tables.cells import CellError, identity, text
+from vlp.data.tables.read import numbered_rows
 from vlp.modalities.image.dicom import (
     Frames,
     Slices,
@@ -36,7 +38,6 @@ from vlp.types import Report, Sample
 
 from ..codes import modality_of
 from ..dicom import header, ids
-from ..tables import rows
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 LINKS = ("study", "accession", "patient", "image")
@@ -54,6 +55,7 @@ class DicomFolder(Source):
     @config
     class Config:
         """`table` of reports, `map` from study | accession | patient | image and report | findings | impression to columns.
+        Rows of one id are one report, in the table's order (an addendum); `separator` of a CSV without commas.
 
         `frames`: of a multi-frame file, the first, each as a slice, or all as one volume; `series`: files of one series as
         separate images, or as one volume for each plane of theirs, in the order of their positions and on one grey scale.
@@ -65,6 +67,7 @@ class DicomFolder(Source):
         table: str | None = None
         map: dict[str, str] = field(default_factory=dict)
         encoding: str = "utf-8"
+        separator: str | None = None
         reports: Literal["table", "sidecar"] = "table"
         frames: Literal["first", "slices", "volume"] = "first"
         series: Literal["images", "volume"] = "images"
@@ -148,10 +151,17 @@ class DicomFolder(Source):
                 "report, findings or impression"
             )
         table = self.path(self.config.table)
-        found = {}
-        for row in rows(table, self.config.map.values(), self.config.encoding):
-            texts = {name: str(row[column]) for name, column in self.config.map.items() if name not in LINKS}
-            found[str(row[self.config.map[links[0]]]).strip()] = texts
+        column = self.config.map[links[0]]
+        found: dict[str, dict[str, str]] = {}
+        wanted, encoding, separator = self.config.map.values(), self.config.encoding, self.config.separator
+        for number, row in numbered_rows(table, wanted, encoding, separator=separator):
+            try:
+                known = identity(row[column], column)
+                texts = {name: text(row[other], other) for name, other in self.config.map.items() if name not in LINKS}
+            except CellError as error:
+                raise SourceError(f"{table}, line {number}: {error.detail}") from None
+            if known is not None:
+                _join(found.setdefault(known, {}), texts)
         return found, links[0]
 
     def _sidecar(self, path: Path) -> dict[str, str] | None:
@@ -227,8 +237,17 @@ class DicomFolder(Source):
             return Report(self.text(self.path(texts["sidecar"]), self.config.encoding))
         parts = [texts.get("report", "")]
         parts += [f"{name.upper()}: {texts[name]}" for name in ("findings", "impression") if texts.get(name)]
-        text = "\n".join(part for part in parts if part)
-        return Report(text) if text else None
+        whole = "\n".join(part for part in parts if part)
+        return Report(whole) if whole else None
+
+
+def _join(report: dict[str, str], more: dict[str, str]) -> None:
+    """Add a further row of the same id to a report, behind it: an addendum; what is there already is not repeated."""
+    for name, part in more.items():
+        before = report.get(name, "")
+        if part.strip() and part not in before.split("\n\n"):
+            report[name] = f"{before}\n\n{part}" if before else part
+        report.setdefault(name, "")
 
 
 @dataclass

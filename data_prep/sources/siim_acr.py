@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from vlp.data.tables.read import rows
 from vlp.types import Sample
 
 from ..codes import RADIOGRAPH
 from ..pixels import encode
-from ..tables import rows
 from .base import Record, Reject, Source, sources
 
 SIDE = 1024

@@ -30,6 +30,7 @@ class Layout:
     shares: tuple[int, ...]
     bare: bool = False
     training: bool = True
+    missing: tuple[int, ...] = ()
 
 
 LAYOUTS = [
@@ -38,6 +39,10 @@ LAYOUTS = [
     Layout("two", (3, 3)),
     Layout("two-bare", (3, 3), bare=True),
     Layout("two-uneven", (4, 2), training=False),
+    Layout("three-missing", (2, 2, 2), missing=(1, 2, 3)),
+    Layout("two-missing", (3, 3), missing=(0, 4)),
+    Layout("two-one-text", (3, 3), missing=(0, 1, 2, 4, 5)),
+    Layout("two-no-text", (3, 3), missing=(0, 1, 2, 3, 4, 5)),
 ]
 
 
@@ -67,7 +72,7 @@ def two_ranks(rank: int, ranks: int = 2) -> dict[str, torch.Tensor]:
         found[name] = build_objectives([tree], 4)(output, batch).total
     unit = torch.nn.functional.normalize
     scores = unit(image, dim=1) @ unit(PROTOTYPES, dim=1).T
-    found["codes"], found["local codes"] = sinkhorn(scores, 0.05, 3, True), sinkhorn(scores, 0.05, 3, False)
+    found["codes"] = sinkhorn(scores, 0.05, 3)
     return found
 
 
@@ -88,6 +93,7 @@ def run(rank: int, folder: Path) -> None:
                     rank=rank,
                     shares=list(layout.shares),
                     training=layout.training,
+                    missing=layout.missing,
                 )
                 for case in CASES
                 for dtype in (torch.float32, torch.float64)

@@ -161,17 +161,21 @@ def test_batches_do_not_touch_padding() -> None:
         torch.testing.assert_close(objective(output, batch, 0.5).total, objective(wide, batch, 0.5).total)
 
 
-def test_padding_acts_on_mgca_only_as_the_released_negatives() -> None:
-    """Section 13: pad vectors change the loss through `pad_negatives` alone, and never by their weights."""
+def test_padding_does_not_act_on_mgca() -> None:
     output, batch = make()
     assert output.words is not None and output.word_mask is not None
     padding = ~output.word_mask
     moved = torch.where(padding[..., None], torch.randn_like(output.words), output.words)
     changed = dataclasses.replace(output, words=moved)
-    for negatives in (False, True):
-        objective = build_objectives([{"kind": "mgca", "prototypes": 4, "pad_negatives": negatives}], DIM).double()
-        before, after = (objective(one, batch, 0.5).parts["mgca/cta"] for one in (output, changed))
-        assert bool(torch.isclose(before, after, rtol=1e-12)) is not negatives
+    objective = build_objectives([{"kind": "mgca", "prototypes": 4}], DIM).double()
+    before, after = (objective(one, batch, 0.5).parts["mgca/cta"] for one in (output, changed))
+    torch.testing.assert_close(before, after, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("gone", ["pad_negatives", "shifted_attention", "distributed_sinkhorn"])
+def test_switches_that_cannot_give_the_released_loss_are_gone(gone: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown key 'objectives.0.{gone}'"):
+        build_objectives([{"kind": "mgca", gone: True}], DIM)
 
 
 def test_identities() -> None:

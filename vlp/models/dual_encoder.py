@@ -23,7 +23,7 @@ from ..tokenize import Tokenizer
 from ..types import Batch, ModelOutput, PatchGrid, Tokens
 from . import conv, huggingface, openclip, timm_tower  # noqa: F401  (each registers its towers)
 from .adapters import inject_all
-from .heads import HeadConfig, build_head, by_word, sum_pieces
+from .heads import HeadConfig, build_head, by_word, project, sum_pieces
 from .tower import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, build_image_tower, build_text_tower
 
 log = logging.getLogger("vlp")
@@ -52,7 +52,7 @@ class ModelConfig:
     """The two towers (`{kind: ..., ...}`, see `vlp.models.tower`), the joint width, and the four heads.
 
     `patch_head` and `word_head` are as the global heads unless given. `pretrained`: weights of a whole model, towers and
-    heads (a folder or file).
+    heads (a folder or file); `minimum_loaded` and `allow_missing` are as of a tower.
     """
 
     image: dict[str, Any]
@@ -64,6 +64,7 @@ class ModelConfig:
     word_head: HeadConfig | None = None
     pretrained: str | None = None
     minimum_loaded: float = 0.9
+    allow_missing: tuple[str, ...] = ()
     mask_share: float = 0.75
 
 
@@ -126,6 +127,13 @@ class DualEncoder(nn.Module):
         self.register_buffer("mean", _per_channel(spec.mean, channels), persistent=False)
         self.register_buffer("std", _per_channel(spec.std, channels), persistent=False)
 
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        """Return the range that the optimiser keeps the log scale in: 0 to ln 100, wider where it starts outside."""
+        if self.logit_scale is None:
+            return {}
+        start = self.scale_init[0] if self.scale_init is not None else 0.0
+        return {"logit_scale": scale_bounds(start)}
+
     def normalise(self, image: Tensor) -> Tensor:
         """Return uint8 pixels [B, C, H, W] as normalised floats with the tower's channels; floats pass as they are."""
         if image.dtype == torch.uint8:
@@ -140,26 +148,31 @@ class DualEncoder(nn.Module):
         image = self._image(batch.image, patches)
         text = None if self.word_head is None else self._text(batch.text)
         pooled = self._pooled(batch.text) if text is None else text.pooled
-        output = ModelOutput(image=image.image, text=self.text_head(pooled))
+        # Normalisation counts the texts that are there.
+        real = None if batch.has_text is None else torch.tensor(batch.has_text).to(pooled.device, non_blocking=True)
+        output = ModelOutput(image=image.image, text=project(self.text_head, pooled, real))
         if patches:
             output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
         if "masked_patches" in self.needs:
             output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device, non_blocking=True), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
         if text is not None:
-            self._states(output, text, batch.text)
+            self._states(output, text, batch.text, real)
         if "text_view" in self.needs and batch.text_view is not None:
-            output.text_view = self.encode_text(batch.text_view)
+            output.text_view = project(self.text_head, self._text(batch.text_view).pooled, real)
         self._short_texts(output, batch)
         if self.logit_scale is not None:
-            output.logit_scale = self.logit_scale.clamp(0, math.log(100)).exp()
+            output.logit_scale = self.logit_scale.exp()
         output.logit_bias = self.logit_bias
         return output
 
     def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
         pooling = self.config.image_head.add_patches
         pixels = self.normalise(pixels)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower.is_frozen):
+        asked = (
+            pixels.requires_grad or not self.image_tower.is_frozen
+        )  # a saliency map asks for the gradient of the pixels
+        with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
             features: ImageFeatures = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
         cells = None
@@ -187,15 +200,17 @@ class DualEncoder(nn.Module):
             features: TextFeatures = self.text_tower(tokens)
         return features
 
-    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens) -> None:
+    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
         """Fill in what objectives on tokens or words need."""
         assert self.word_head is not None
         if "tokens" in self.needs:
-            output.tokens = self.word_head(text.states)
+            counted = tokens.mask if real is None else tokens.mask & real[:, None]
+            output.tokens = project(self.word_head, text.states, counted)
         if "words" not in self.needs:
             return
         states, of_word = by_word(text.states, tokens)
-        output.words, output.word_mask = self.word_head(states), of_word.any(1)
+        output.word_mask = of_word.any(1)
+        output.words = project(self.word_head, states, output.word_mask)
         if text.attention is not None:
             output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
 
@@ -297,6 +312,11 @@ class DualEncoder(nn.Module):
         return {"model": tree, "needs": sorted(self.needs), "scale_init": self.scale_init}
 
 
+def scale_bounds(start: float) -> tuple[float, float]:
+    """Return the bounds of a learnt log scale: CLIP's 0 and ln 100, moved out to where a pretrained one starts."""
+    return min(0.0, start), max(math.log(100), start)
+
+
 def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
     if channels == 1 and len(values) > 1:
         values = (sum(values) / len(values),)
@@ -352,16 +372,27 @@ def build_model(
     from .pretrained import load_initial
 
     model = assemble(config, image_spec, tokenizer, needs, scale_init)
-    load_initial(model)
+    load_initial(model, lambda: set(unreached(model, tokenizer)))
+    if model.logit_scale is not None and scale_init is not None:  # a pretrained one may lie outside the usual bounds
+        model.scale_init = (float(model.logit_scale.detach()), scale_init[1])
+    return made_ready(model, tokenizer)
+
+
+def made_ready(model: DualEncoder, tokenizer: Tokenizer) -> DualEncoder:
+    """Add the adapters and freeze what the configuration says, and what no output depends on; returns the model."""
     inject_all(model)
     model.image_tower.prepare("model.image")
     model.text_tower.prepare("model.text")
-    still_unreached(model, tokenizer)
+    lost = unreached(model, tokenizer)
+    for name in lost:
+        model.get_parameter(name).requires_grad_(False)
+    if lost:
+        log.info("no output depends on %s: left as they are", ", ".join(lost))
     return model
 
 
-def still_unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
-    """Freeze, and name, the parameters that no output depends on: DDP fails on them, weight decay would shrink them.
+def unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
+    """Return the trained parameters that no output depends on: DDP fails on them, weight decay would shrink them.
 
     Towers bring such along: mask tokens, poolers that another pooling passes by. Found with one backward of one sample.
     """
@@ -383,10 +414,7 @@ def still_unreached(model: DualEncoder, tokenizer: Tokenizer) -> list[str]:
     lost = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and parameter.grad is None and name not in ("logit_scale", "logit_bias"):
-            parameter.requires_grad_(False)
             lost.append(name)
         parameter.grad = None
     model.train(was_training)
-    if lost:
-        log.info("no output depends on %s: left as they are", ", ".join(lost))
     return lost

@@ -44,11 +44,29 @@ def build_head(head: HeadConfig, width: int, dim: int, where: str) -> nn.Module:
         bias = head.bias is not False
         return nn.Sequential(nn.Linear(width, hidden, bias=bias), activation, nn.Linear(hidden, dim, bias=bias))
     first, last = nn.Linear(width, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
-    return nn.Sequential(first, BatchNorm(hidden), activation, last, BatchNorm(dim, affine=False))
+    return NormalisedHead(first, BatchNorm(hidden), activation, last, BatchNorm(dim, affine=False))
+
+
+class NormalisedHead(nn.Sequential):
+    """Layers with batch normalisation among them, which is told the rows that count."""
+
+    def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
+        for layer in self:
+            features = layer(features, real) if isinstance(layer, BatchNorm) else layer(features)
+        return features
+
+
+def project(head: nn.Module, features: Tensor, real: Tensor | None) -> Tensor:
+    """Return head(features) for rows [..., C] of which those outside `real` [...] count for nothing: padding, no text."""
+    projected: Tensor = head(features, real) if isinstance(head, NormalisedHead) else head(features)
+    return projected
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation of [..., C] over all leading axes, with the statistics of all ranks' rows together.
+
+    Rows outside `real` [...] are normalised but not counted: how many there are is a matter of the longest text that a
+    process happens to have.
 
     Two processes with half of the batch each give what one gives with all of it, gradients included; torch's
     SyncBatchNorm promises that on GPUs only. A loss over cached chunks cannot be exact with any batch normalisation.
@@ -65,17 +83,23 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
         rows = features.reshape(-1, features.shape[-1]).float()
         if self.training:
-            ones = rows.new_full((1,), float(rows.shape[0]))
-            count = sum_over_ranks(ones)
-            mean = sum_over_ranks(rows.sum(0)) / count
-            var = sum_over_ranks((rows - mean).square().sum(0)) / count
+            counted = None if real is None else real.reshape(-1, 1).to(rows.dtype)
+            own = rows.new_full((1,), float(rows.shape[0])) if counted is None else counted.sum().reshape(1)
+            total = sum_over_ranks(own)
+            count = total.clamp(min=1)
+            mean = sum_over_ranks((rows if counted is None else rows * counted).sum(0)) / count
+            spread = (rows - mean).square()
+            var = sum_over_ranks((spread if counted is None else spread * counted).sum(0)) / count
             with torch.no_grad():
                 unbiased = var * count / (count - 1).clamp(min=1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+                step = self.momentum * (total > 0).to(
+                    self.running_mean.dtype
+                )  # of a batch without any, nothing is learnt
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), step)
         else:
             mean, var = self.running_mean.float(), self.running_var.float()
         normal = (

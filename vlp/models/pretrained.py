@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from ..config import ConfigError
 from .naming import Part, canonical, looks_like_sam, tensorflow_efficientnet
 from .tower import ImageTower, Tower
 from .weights import locate_weights, read_weights
+from .weights_expect import tell
+from .weights_roles import needed, role
 
 if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
@@ -249,13 +252,23 @@ def fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report
     return report
 
 
-def require(report: Report, minimum: float, where: str) -> Report:
-    """Log the report and return it; raises ConfigError when less than the share `minimum` was loaded."""
+def require(report: Report, minimum: float, lacking: Sequence[str], where: str) -> Report:
+    """Log the report and return it.
+
+    Raises ConfigError when less than the share `minimum` was loaded, or when tensors that the model needs are `lacking`.
+    """
     log.info("%s <- %s", where, report)
     if report.share < minimum:
         raise ConfigError(
             f"{where}.pretrained: {report}. That is {report.share:.0%}, less than {where}.minimum_loaded={minimum:.0%}: "
             "probably weights of another architecture"
+        )
+    if lacking:
+        named = ", ".join(f"{name} ({role(name)})" for name in lacking[:5])
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise ConfigError(
+            f"{where}.pretrained: {report}. Without {named}{more} the model is another one than the file's: describe the "
+            f"file's architecture in the recipe, or list what may start at random in {where}.allow_missing"
         )
     return report
 
@@ -320,7 +333,7 @@ def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -
     tensors = unwrapped(tensors)
     own = set(model.state_dict())
     if len(own & set(tensors)) >= 0.5 * len(own):
-        return fit(model, tensors, source)
+        return _without_new_heads(fit(model, tensors, source), tensors)
     image, text = (load_tower(tower, tensors, source) for tower in (model.image_tower, model.text_tower))
     report = Report(source, prefix=f"{image.prefix or '(root)'} and {text.prefix or '(root)'}")
     for part, name in ((image, "image_tower."), (text, "text_tower.")):
@@ -337,6 +350,22 @@ def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -
     return report
 
 
+def _short(name: str) -> str:
+    """Return a parameter's name without the part that holds another library's model inside of a tower."""
+    return re.sub(r"^(image_tower|text_tower)\.model\.", r"\1.", name)
+
+
+def _without_new_heads(report: Report, tensors: Mapping[str, Tensor]) -> Report:
+    """Take the heads for patches and words off what is missing where the file was trained without any: they are new."""
+    for head in ("patch_head.", "word_head."):
+        if not any(name.startswith(head) for name in tensors):
+            new = [name for name in report.missing if name.startswith(head)]
+            report.missing = [name for name in report.missing if name not in new]
+            if new:
+                log.info("%s has no %s: it starts at random", report.source, head.rstrip("."))
+    return report
+
+
 @contextmanager
 def _named(key: str) -> Iterator[None]:
     """Put the recipe's key before what is wrong with a file."""
@@ -346,15 +375,26 @@ def _named(key: str) -> Iterator[None]:
         raise ConfigError(f"{key}: {error}") from None
 
 
-def load_initial(model: DualEncoder) -> dict[str, Report]:
-    """Load the initial weights that the configuration names; returns the reports by part (`model`, `image`, `text`)."""
+def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> dict[str, Report]:
+    """Load the initial weights that the configuration names; returns the reports by part (`model`, `image`, `text`).
+
+    `unused` returns the names of parameters that no output depends on, which may be missing. Raises ConfigError for weights
+    that are not the model's.
+    """
     reports: dict[str, Report] = {}
     config = model.config
+    state = {_short(name): value for name, value in model.state_dict().items()}
+
+    def idle() -> set[str]:
+        return {_short(name) for name in unused()}
+
     if config.pretrained:
         path = locate_weights(config.pretrained, "model.pretrained")
         with _named("model.pretrained"):
             report = load_whole(model, read_weights(path), config.pretrained)
-        reports["model"] = require(report, config.minimum_loaded, "model")
+        lacking = needed(report.missing, lambda name: state[_short(name)], config.allow_missing, idle)
+        reports["model"] = require(report, config.minimum_loaded, lacking, "model")
+        tell(config.pretrained, path, model, ("image", "text"), "model")
     for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
         source = tower.config.pretrained or tower.default_weights()
         if source:
@@ -362,5 +402,13 @@ def load_initial(model: DualEncoder) -> dict[str, Report]:
             student, shown = tower.config.student, Path(source).name if Path(source).exists() else source
             with _named(f"model.{name}.pretrained"):
                 report = load_tower(tower, read_weights(path, student), shown, student)
-            reports[name] = require(report, tower.config.minimum_loaded, f"model.{name}")
+            inside = f"{name}_tower."
+            lacking = needed(
+                report.missing,
+                lambda one, inside=inside: state[inside + one],  # type: ignore[misc]
+                tower.config.allow_missing,
+                lambda inside=inside: {one.removeprefix(inside) for one in idle()},  # type: ignore[misc]
+            )
+            reports[name] = require(report, tower.config.minimum_loaded, lacking, f"model.{name}")
+            tell(source, path, model, (name,), f"model.{name}")
     return reports

@@ -40,7 +40,8 @@ class TowerConfig:
     """What every tower can be told.
 
     `pretrained`: weights to start from (a folder, a file, `hf:name`, `open_clip:name`), of which at least the share
-    `minimum_loaded` of the tower's tensors must be found; of a self-supervised trainer's file the teacher is taken (the
+    `minimum_loaded` of the tower's tensors must be found, and all that it needs but those in `allow_missing` (names, or
+    their beginnings up to a dot: they start at random); of a self-supervised trainer's file the teacher is taken (the
     moving average), or with `student` the network that was trained. `frozen` keeps the whole tower as it is,
     `freeze_layers` the embeddings and the first n layers; frozen parts stay in eval mode. `checkpointing` trades compute
     for memory: blocks are computed again in the backward pass (batch normalisation then counts each batch twice in its
@@ -49,6 +50,7 @@ class TowerConfig:
 
     pretrained: str | None = None
     minimum_loaded: float = 0.9
+    allow_missing: tuple[str, ...] = ()
     student: bool = False
     frozen: bool = False
     freeze_layers: int = 0

@@ -109,6 +109,9 @@ class Concept(Objective):
             self.concept_logit_scale = nn.Parameter(torch.tensor([math.log(config.scale)]))
             self.concept_logit_bias = nn.Parameter(torch.tensor([config.bias]))
 
+    def bounds(self) -> dict[str, tuple[float, float]]:
+        return {"concept_logit_scale": (0.0, math.log(100))} if self.config.loss == "sigmoid" else {}
+
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
         patch_loss, dropped = self._patches(output, batch)
@@ -126,7 +129,7 @@ class Concept(Objective):
     def _patches(self, output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor | None]:
         config: Any = self.config
         assert output.patches is not None
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         vectors, owner, code, dropped = self._own_concepts(output, batch)
         # The ranks' backward collectives must meet even where this rank has no concept: tie the empty rows to the graph.
         vectors = unit(vectors) + 0 * output.image.sum()
@@ -139,7 +142,7 @@ class Concept(Objective):
         mentioned, true = concepts.of(rows)
         if config.loss == "softmax":
             return self._softmax(similarity / config.temperature, mentioned, true, concepts, rows), dropped
-        z = self.concept_logit_scale.clamp(0, math.log(100)).exp() * similarity + self.concept_logit_bias
+        z = self.concept_logit_scale.exp() * similarity + self.concept_logit_bias
         if config.per == "report":
             return self._per_report(z, true, concepts, rows), dropped
         share: Tensor = _sigmoid(z, mentioned, true, config.matches) * (rows.world / z.shape[1])

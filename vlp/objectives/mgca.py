@@ -33,10 +33,10 @@ class Mgca(Objective):
     weighted by the pooling token's attention, clipped to its 10 % and 90 % quantiles. CPA: each side predicts the other's
     Sinkhorn assignment to K prototypes (τ3 = 0.2, ε = 0.05, 3 rounds); prototypes rest for the first `freeze` of training.
 
-    How the released code differs, and how to get it: Sinkhorn over each rank's own batch (`distributed_sinkhorn: false`);
-    padding as extra negatives among words (`pad_negatives: true`); patches' attended words not normalised for ViTs
-    (`normalise_attended: false`); words weighted by the attention to their right neighbour (`shifted_attention: true`);
-    negatives from one rank only (not offered: the loss would depend on the number of ranks).
+    How the released code differs: Sinkhorn and negatives are of one rank only; padding counts as negatives among words and
+    in batch normalisation; words are weighted by the attention to the token behind; with a ViT, what patches attend to is
+    not normalised. Of these only the last is offered (`normalise_attended: false`): the others depend on the number of ranks
+    or on the length that texts are padded to, and cannot give the released loss here.
     """
 
     @config
@@ -51,11 +51,8 @@ class Mgca(Objective):
         prototypes: int = 500
         sinkhorn_epsilon: float = 0.05
         sinkhorn_rounds: int = 3
-        distributed_sinkhorn: bool = True
         freeze: float = 0.02
-        pad_negatives: bool = False
         normalise_attended: bool = True
-        shifted_attention: bool = False
         positives: Positives = "diagonal"
 
     def __init__(self, config: Config, dim: int) -> None:
@@ -77,7 +74,7 @@ class Mgca(Objective):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         image, text = unit(output.image), unit(output.text)
         scale = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
         ita = sum(info_nce(image, text, scale, rows, relation(config.positives, batch, rows)), image.new_zeros(()))
@@ -97,8 +94,7 @@ class Mgca(Objective):
         if self.progress < config.freeze:
             prototypes = prototypes.detach() + 0 * prototypes
         scores = [unit(side) @ unit(prototypes.to(image.dtype)).T for side in (image, text)]
-        settings = (config.sinkhorn_epsilon, config.sinkhorn_rounds, config.distributed_sinkhorn)
-        codes = [sinkhorn(score.detach(), *settings) for score in scores]
+        codes = [sinkhorn(score.detach(), config.sinkhorn_epsilon, config.sinkhorn_rounds) for score in scores]
         logs = [torch.log_softmax(score / config.prototype_temperature, 1) for score in scores]
         return -(codes[0] * logs[1] + codes[1] * logs[0]).sum(1) / 2
 
@@ -109,8 +105,6 @@ class Mgca(Objective):
         attention = output.word_attention
         if attention is None:
             attention = mask.to(words.dtype)
-        elif config.shifted_attention:
-            attention = torch.roll(attention, -1, dims=1)
         word_weights = clipped_weights(attention.to(words.dtype) * mask)
         if output.patch_attention is None:
             patch_weights = torch.full_like(patches[..., 0], 1 / patches.shape[1])
@@ -119,22 +113,17 @@ class Mgca(Objective):
         # A report without words has nothing for patches to attend to.
         patch_weights = patch_weights * mask.any(1, keepdim=True)
         temperature = config.token_temperature
-        negatives = torch.ones_like(mask) if config.pad_negatives else mask
         every_patch = torch.ones_like(patches[..., 0], dtype=torch.bool)
 
-        def word_side(
-            words: Tensor, patches: Tensor, mask: Tensor, negatives: Tensor, every: Tensor, weights: Tensor
-        ) -> Tensor:
-            return token_contrast(words, patches, every, negatives, weights, temperature, normalise=True)
+        def word_side(words: Tensor, patches: Tensor, mask: Tensor, every: Tensor, weights: Tensor) -> Tensor:
+            return token_contrast(words, patches, every, mask, weights, temperature, normalise=True)
 
-        def patch_side(
-            words: Tensor, patches: Tensor, mask: Tensor, negatives: Tensor, every: Tensor, weights: Tensor
-        ) -> Tensor:
+        def patch_side(words: Tensor, patches: Tensor, mask: Tensor, every: Tensor, weights: Tensor) -> Tensor:
             return token_contrast(
                 patches, words, mask, every, weights, temperature, normalise=config.normalise_attended
             )
 
-        tokens = (words, patches, mask, negatives, every_patch)
+        tokens = (words, patches, mask, every_patch)
         count, width, height = words.shape[0], words.shape[1], patches.shape[1]
         from_words = by_chunks(word_side, (*tokens, word_weights), (), held=3 * count * width * (width + height))
         from_patches = by_chunks(patch_side, (*tokens, patch_weights), (), held=3 * count * height * (width + height))
@@ -190,20 +179,16 @@ def clipped_weights(attention: Tensor, low: float = 0.1, high: float = 0.9) -> T
 
 
 @torch.no_grad()
-def sinkhorn(scores: Tensor, epsilon: float, rounds: int, distributed: bool) -> Tensor:
+def sinkhorn(scores: Tensor, epsilon: float, rounds: int) -> Tensor:
     """Return codes [B, K], rows of sum 1: `scores` [B, K] (cosines) assigned so that prototypes are used alike.
 
-    With `distributed`, alike over the batch of all ranks, which equals Sinkhorn on the concatenated scores.
+    Alike over the batch of all ranks, which equals Sinkhorn on the concatenated scores.
     """
-
-    def over_ranks(value: Tensor) -> Tensor:
-        return dist.sum_over_ranks(value) if distributed else value
-
-    total = over_ranks(scores.new_full((), float(scores.shape[0])))
+    total = dist.sum_over_ranks(scores.new_full((), float(scores.shape[0])))
     codes = torch.exp((scores - 1) / epsilon)  # cosines are at most 1: never overflows, and the factor cancels
-    codes = codes / over_ranks(codes.sum())
+    codes = codes / dist.sum_over_ranks(codes.sum())
     for _ in range(rounds):
-        mass = over_ranks(codes.sum(0))
+        mass = dist.sum_over_ranks(codes.sum(0))
         codes = codes / (mass.clamp(min=torch.finfo(codes.dtype).tiny) * scores.shape[1])
         codes = codes / (codes.sum(1, keepdim=True).clamp(min=torch.finfo(codes.dtype).tiny) * total)
     return codes * total

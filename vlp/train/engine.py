@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from .. import dist
 from ..config import ConfigError, config
 from ..types import Batch, Losses, ModelOutput
 from .batch_norm import share_statistics
-from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
+from .optim import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state
 
 if TYPE_CHECKING:
@@ -190,6 +191,7 @@ class TorchEngine:
         self.wrapped: nn.Module = self._wrap()
         self.groups = parameter_groups(step, optim)
         self.optimizer = build_optimizer(self.groups, optim)
+        self.bounded = bounded_parameters(step)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
 
     def _wrap(self) -> nn.Module:
@@ -247,6 +249,9 @@ class TorchEngine:
         norm = clip_gradients(list(self.module.parameters()), self.optim.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        for parameter, low, high in self.bounded:
+            own = parameter.detach()
+            (own.to_local() if isinstance(own, DTensor) else own).clamp_(low, high)
         self.optimizer.zero_grad(set_to_none=True)
         return StepReport(lr, norm)
 

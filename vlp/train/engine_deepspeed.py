@@ -24,7 +24,7 @@ from .. import dist
 from ..config import ConfigError
 from ..types import Batch, Losses, ModelOutput
 from .engine import EngineConfig, Part, StepReport, clip_gradients, resolve_precision
-from .optim import OptimConfig, build_optimizer, parameter_groups, set_learning_rate
+from .optim import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
 from .state import read_state, write_state
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class DeepSpeedEngine:
         self.engine: Any = deepspeed.initialize(
             model=step, optimizer=optimizer, config=settings, dist_init_required=False
         )[0]
+        self.bounded = bounded_parameters(step)
         self._norm = torch.tensor(math.nan)
         if config.zero == 0:
             self.engine.clip_fp32_gradients = self._clip
@@ -148,9 +149,24 @@ class DeepSpeedEngine:
     def step(self, share: float) -> StepReport:
         lr = set_learning_rate(self.inner, self.optim, share)
         self.engine.step()
+        for parameter, low, high in self.bounded:
+            self._bound(parameter, low, high)
         found = self._norm if self.config.zero == 0 else self.engine.get_global_grad_norm()
         norm = torch.as_tensor(math.nan if found is None else found, dtype=torch.float32, device=self.device)
         return StepReport(lr, norm)
+
+    def _bound(self, parameter: Any, low: float, high: float) -> None:
+        """Bring a parameter back into its range, and the fp32 copy that the optimiser updates, each rank its own part."""
+        parts = [parameter.data]
+        if self.config.zero == 3:
+            from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
+
+            parts.append(parameter.ds_tensor.data)
+            safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(low, high))
+        elif self.config.zero and parameter._hp_mapping is not None:
+            parts.append(parameter._hp_mapping.hp_fragment.data)
+        for part in parts:
+            part.clamp_(low, high)
 
     # ------------------------------------------------------------------ state
 

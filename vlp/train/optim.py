@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -96,6 +96,27 @@ def parameter_groups(step: nn.Module, config: OptimConfig) -> list[dict[str, Any
     if not groups:
         raise ConfigError("model: every parameter is frozen, there is nothing to train")
     return list(groups.values())
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A module some of whose own parameters are kept in a range: a model's and an objective's learnt scales."""
+
+    def bounds(self) -> Mapping[str, tuple[float, float]]: ...
+
+
+def bounded_parameters(step: nn.Module) -> list[tuple[nn.Parameter, float, float]]:
+    """Return the trained parameters that an engine brings back into their range after each step, with its ends.
+
+    After the step, not in the forward: there a parameter at its end would have no gradient and never leave it.
+    """
+    found = []
+    for module in step.modules():
+        if isinstance(module, Bounded):
+            own = dict(module.named_parameters(recurse=False))
+            ranges = module.bounds().items()
+            found += [(own[name], low, high) for name, (low, high) in ranges if own[name].requires_grad]
+    return found
 
 
 def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.optim.AdamW:

@@ -1,0 +1,55 @@
+"""Which of the tensors that a file of weights lacks may be lacking: judged by what each one does, not by how many there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+
+from torch import Tensor
+
+ROLES = (
+    ("a relative position table", r"relative_position_bias|relative_attention_bias|rel_pos|cpb_mlp|position_bias"),
+    ("positions", r"(?:^|[._])(?:pos|position|positional)(?:_?embed|$)|^pos$|rope|freqs"),
+    ("an embedding table", r"token_embedding|word_embeddings|tok_embeddings|embed_tokens|\bwte\b"),
+    ("a pooling layer", r"attn_?pool|pooler|probe|head\.(?:attention|layernorm|mlp)"),
+    ("a projection", r"(?:^|[._])(?:proj|projection|head)(?:$|[._])|_head\."),
+    ("a special token", r"cls_token|class_embedding|register|reg_token"),
+)
+"""What a message calls a tensor, by its name; one of no such name is a layer's weight."""
+
+HARMLESS = re.compile(r"(?:^|\.)(?:mask_token|num_batches_tracked|logit_scale|logit_bias)$")
+"""Tensors that no output of a tower depends on, or that a run may start anew."""
+
+
+def role(name: str) -> str:
+    """Return what a tensor of this name is, for a message."""
+    return next((shown for shown, pattern in ROLES if re.search(pattern, name)), "a weight")
+
+
+def is_harmless(name: str, value: Tensor) -> bool:
+    """Return whether a tensor may be missing from a file: the model without it is the model that the file is of.
+
+    A bias that starts at 0 adds nothing, as in the model that has none; indices are computed.
+    """
+    if HARMLESS.search(name) or not value.is_floating_point():
+        return True
+    return name.endswith("bias") and value.dim() == 1 and not bool(value.any())
+
+
+def needed(
+    missing: Iterable[str], state: Callable[[str], Tensor], allowed: Collection[str], unused: Callable[[], set[str]]
+) -> list[str]:
+    """Return the missing tensors that the model needs.
+
+    `state` gives a tensor by its name; `allowed` holds names, or beginnings of names up to a dot, that may be missing;
+    `unused` returns the names that no output depends on, and is asked only where something is missing.
+    """
+    lacking = [
+        name
+        for name in missing
+        if not any(name == one or name.startswith(one + ".") for one in allowed) and not is_harmless(name, state(name))
+    ]
+    if not lacking:
+        return []
+    idle = unused()
+    return [name for name in lacking if name not in idle]
