@@ -186,6 +186,8 @@ def _found(record: dict[str, Any], name: str) -> str:
     if name not in record:
         return "nothing"
     value = record[name]
+    if isinstance(value, str):
+        return f"{len(value)} characters"
     return shown(str(value), 24) if type(value) in (int, float) else f"a value of type {type(value).__name__}"
 
 
