@@ -30,11 +30,11 @@ _SPLITS["test"] += ("eval", "evaluation")
 def split_of(place: str) -> str | None:
     """Return the split that a relative path names in a folder or file, the innermost one, or None.
 
-    As on the Hub: `train`, `validation`, `test` and their synonyms, set off by anything but letters and digits.
+    As on the Hub: `train`, `validation`, `test` and their synonyms, set off by anything but letters.
     """
     for part in reversed(place.lower().split("/")):
         for split, words in _SPLITS.items():
-            if re.search(rf"(?<![a-z0-9])(?:{'|'.join(words)})(?![a-z0-9])", part.replace("_", "-")):
+            if re.search(rf"(?<![a-z])(?:{'|'.join(words)})(?![a-z])", part.replace("_", "-")):
                 return split
     return None
 

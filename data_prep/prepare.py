@@ -80,6 +80,8 @@ class Preparer:
             self._without_text(split)
         stored = store_image(sample.image, self._image)
         boxes = [_scaled(box, stored) for box in sample.boxes]
+        if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
+            raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
         cut = sum(is_cut for _, is_cut in boxes)
         size = (round(stored.height / stored.scale[0]), round(stored.width / stored.scale[1]))
         ready = replace(

@@ -54,9 +54,11 @@ class Table(Protocol):
     folder: Path
     split: str | None
     prefix: str
-    columns: Sequence[str]
-    classes: Mapping[str, Sequence[str]]
 
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]: ...
     def rows(self) -> Iterator[Row]: ...
     def cell(self, number: int, column: str) -> Any: ...
 
@@ -75,8 +77,14 @@ class FileTable:
     ) -> None:
         self.name, self.folder, self.split, self.prefix = str(path), folder, split, prefix
         self._path, self._encoding, self._separator = path, encoding, separator
-        self.columns: Sequence[str] = columns_of(path, encoding, separator)
-        self.classes: Mapping[str, Sequence[str]] = class_names(path) if table_kind(path) == "parquet" else {}
+
+    @cached_property
+    def columns(self) -> Sequence[str]:
+        return columns_of(self._path, self._encoding, self._separator)
+
+    @cached_property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        return class_names(self._path) if table_kind(self._path) == "parquet" else {}
 
     def rows(self) -> Iterator[Row]:
         return rows(self._path, (), self._encoding, skip_bytes=True, separator=self._separator)
