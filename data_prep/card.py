@@ -76,6 +76,17 @@ def render_card(about: Mapping[str, Any], tally: Tally, rejected: Counter[str], 
     return "\n".join(lines) + "\n"
 
 
+SPLIT_ANEW = "## Split anew"
+
+
+def resplit_card(card: str, counts: Counter[str], shares: str, seed: int) -> str:
+    """Return a set's card after `vlp-prep split`: as it was, and the new split in place of what an earlier one said."""
+    before = card.partition(f"\n{SPLIT_ANEW}\n")[0].rstrip("\n")
+    made = code(f"vlp-prep split --split {shares} --seed {seed}")
+    lines = ["", SPLIT_ANEW, "", f"By {made}; this table holds in place of the one under Counts.", ""]
+    return "\n".join([before, *lines, *_table("split", counts, sum(counts.values()))]) + "\n"
+
+
 def _without_patient(tally: Tally) -> list[str]:
     grouped = tally.counts.get(GROUPED_BY, Counter())
     without = tally.samples - grouped["patient"]

@@ -46,12 +46,13 @@ GROUPS = ("sex", "age", "site")
 class Table(Protocol):
     """A table of a set: rows without their heavy cells (images), which `cell` reads one at a time.
 
-    `folder` is where the paths in it begin, `classes` names the numbers of a column, `prefix` begins the keys of rows
+    `folder` is where the paths in it begin, `inside` its path below that of the whole set, `classes` names the numbers of a column, `prefix` begins the keys of rows
     without a name.
     """
 
     name: str
     folder: Path
+    inside: str
     split: str | None
     prefix: str
 
@@ -74,8 +75,9 @@ class FileTable:
         prefix: str = "row",
         encoding: str = "utf-8",
         separator: str | None = None,
+        inside: str = "",
     ) -> None:
-        self.name, self.folder, self.split, self.prefix = str(path), folder, split, prefix
+        self.name, self.folder, self.inside, self.split, self.prefix = str(path), folder, inside, split, prefix
         self._path, self._encoding, self._separator = path, encoding, separator
 
     @cached_property
@@ -170,7 +172,7 @@ class TableSource(Source):
                 cells["labels"] = {column: row.get(column, "") for column in label_columns}
                 overall = numbers.get(table.prefix, 0)
                 numbers[table.prefix] = overall + 1
-                yield _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table.split)
+                yield _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table)
 
     def _record(self, group: list[_Row], scan: _Scan) -> Record:
         """Return the record of an image's rows; what is wrong with their ids is told when the sample is made."""
@@ -306,11 +308,12 @@ class _Row:
     __slots__ = ("cells", "columns", "image", "is_path", "name", "number", "split", "table")
 
     def __init__(
-        self, table: int, number: int, cells: Row, columns: dict[str, str], unnamed: str, split: str | None
+        self, place: int, number: int, cells: Row, columns: dict[str, str], unnamed: str, table: Table
     ) -> None:
-        self.table, self.number, self.cells, self.columns, self.split = table, number, cells, columns, split
+        self.table, self.number, self.cells, self.columns, self.split = place, number, cells, columns, table.split
         image = cells.get("image", "")
-        path = path_name(image) if isinstance(image, str) and image.strip() and "bytes" not in cells else ""
+        has_path = isinstance(image, str) and image.strip() and "bytes" not in cells
+        path = path_name(f"{table.inside}/{image}" if table.inside else image) if has_path else ""
         try:
             key = identity(cells.get("key", ""), columns.get("key", "key"))
         except CellError:
