@@ -46,7 +46,8 @@ GROUPS = ("sex", "age", "site")
 class Table(Protocol):
     """A table of a set: rows without their heavy cells (images), which `cell` reads one at a time.
 
-    `folder` is where the paths in it begin, `inside` its path below that of the whole set, `classes` names the numbers of a column, `prefix` begins the keys of rows
+    `folder` is where the paths in it begin, `inside` its path below that of the whole set, `classes` names the numbers of
+    a column, `prefix` begins the keys of rows
     without a name.
     """
 
