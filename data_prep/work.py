@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import re
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -84,16 +83,11 @@ class Worker:
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 
     def rejected(self, index: int, record: Record, reject: Reject) -> Rejected:
-        """Return the line for rejected.jsonl; what may identify is taken out of it where ids are taken out of samples."""
+        """Return the line for rejected.jsonl: where ids are hashed, no detail, which may quote a cell, a name or an id."""
         private = {"key": record.key, "place": self._source.place(record), "detail": reject.detail}
         if self._hasher is None:
             return Rejected(index, record.key, reject.reason, reject.detail, reject.counted, private)
-        detail = reject.detail.partition(":")[0] if reject.reason == "error" else reject.detail
-        detail = re.sub(r"'[^']*'|\"[^\"]*\"", "***", detail)  # what is quoted may be a cell, and a cell a name
-        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", detail)  # file names may be made of ids
-        for identity in (record.key, record.study, record.patient):
-            detail = detail.replace(identity, "***") if identity else detail
-        return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted, private)
+        return Rejected(index, self._hasher.record(record), reject.reason, "", reject.counted, private)
 
 
 def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
