@@ -1,5 +1,7 @@
 """Overrides keep their text: a field that holds a text gets what was typed, others what YAML makes of it."""
 
+from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,7 @@ class Holder:
     flag: bool = False
     names: tuple[str, ...] = ()
     nested: Inner = Inner()
+    scales: Mapping[str, float] = field(default_factory=dict)
 
 
 @pytest.fixture
@@ -102,6 +105,7 @@ def test_a_path_stays_as_it_was_typed(recipe: Path) -> None:
         ("names=['a # b', c]", "names", ("a # b", "c")),
         ("either=[{path: 012}, {path: 'a #2'}]", "either", (Inner(path="012"), Inner(path="a #2"))),
         ("nested={path: no}", "nested", Inner(path="no")),
+        ("scales={on: 1e-1}", "scales", {"on": 0.1}),
     ],
 )
 def test_other_fields_get_what_their_type_makes_of_it(recipe: Path, override: str, name: str, value: object) -> None:

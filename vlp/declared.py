@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,6 +18,8 @@ import yaml
 
 from .registry import Registry, UnknownNameError
 
+MAPPINGS = (dict, Mapping)
+SEQUENCES = (tuple, list, set, frozenset, Sequence)
 NULLS = ("", "null", "Null", "NULL", "~")
 BOOLEANS = {
     **dict.fromkeys(("true", "yes", "on"), True),
@@ -44,9 +46,11 @@ class Kinds:
 
 
 def choices(kind: Any) -> list[Any]:
-    """Return the members of a union, of `Annotated` what it is about, any other type alone."""
+    """Return the members of a union, any other type alone; annotations are taken off, but for `Kinds`."""
     if get_origin(kind) in (Union, UnionType):
         return [choice for member in get_args(kind) for choice in choices(member)]
+    if get_origin(kind) is Annotated and not any(isinstance(note, Kinds) for note in get_args(kind)[1:]):
+        return choices(get_args(kind)[0])
     return [kind]
 
 
@@ -72,9 +76,9 @@ def member(kind: Any, key: str, tree: Any = None) -> Any:
             hints = get_type_hints(choice, include_extras=True)
             if key in hints:
                 return hints[key]
-        elif get_origin(choice) is dict:
+        elif get_origin(choice) in MAPPINGS:
             return get_args(choice)[1]
-        elif get_origin(choice) in (tuple, list) and key.isdigit():
+        elif get_origin(choice) in SEQUENCES and key.isdigit():
             items = [item for item in get_args(choice) if item is not Ellipsis]
             return items[min(int(key), len(items) - 1)] if items else Any
     return Any
@@ -145,12 +149,11 @@ def _compose(text: str) -> yaml.Node:
 
 
 def _holds_others(kind: Any) -> bool:
-    return dataclasses.is_dataclass(kind) or get_origin(kind) in (dict, tuple, list) or kind in (dict, tuple, list)
+    return dataclasses.is_dataclass(kind) or (get_origin(kind) or kind) in (*MAPPINGS, *SEQUENCES)
 
 
 def _node_type(kind: Any) -> type[yaml.Node]:
-    is_list = get_origin(kind) in (tuple, list) or kind in (tuple, list)
-    return yaml.SequenceNode if is_list else yaml.MappingNode
+    return yaml.SequenceNode if (get_origin(kind) or kind) in SEQUENCES else yaml.MappingNode
 
 
 def _value(node: yaml.Node, kind: Any, tree: Any) -> Any:

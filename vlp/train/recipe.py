@@ -98,7 +98,7 @@ def check(recipe: Recipe) -> None:
     wrong = [
         (not recipe.objectives, "objectives: a recipe needs at least one"),
         (
-            "/" in recipe.name or not recipe.name,
+            "/" in recipe.name or recipe.name in ("", ".", ".."),
             f"name: {recipe.name!r} is not a folder's name; use `out` for its parent",
         ),
         (train.samples < 1, f"train.samples: expected at least 1, found {train.samples}"),
