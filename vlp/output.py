@@ -24,6 +24,7 @@ from .config import ConfigError
 from .process import is_alive, launchers, start_time
 
 LOCK = ".vlp.lock"
+LOCKS = ".vlp*.lock"
 PARTIAL = ".vlp-partial"
 ENDING_SECONDS = 90.0
 """How long a holder that is about to end is waited for: its launcher is gone, and it saves a checkpoint."""
@@ -35,30 +36,36 @@ class InUseError(ConfigError):
 
 @contextmanager
 def hold(
-    folder: Path, made_by: str, own: Iterable[str] = (), name: str = LOCK, is_ours: bool = False
-) -> Iterator[None]:
-    """Make `folder` with the mark of the command `made_by`, and hold it while the block runs.
+    folder: Path, made_by: str, own: Iterable[str] = (), name: str = LOCK, is_ours: bool = False, wait: float = 0.0
+) -> Iterator[dict[str, Any]]:
+    """Make `folder` with the mark of the command `made_by`, and hold it while the block runs; yields what the mark says.
 
     `own` are names that the command writes there and may remove: a folder that holds one and not the mark is refused.
-    `is_ours` adopts a folder that the caller knows by what lies in it. Nothing is left of a folder that stays empty.
+    `is_ours` adopts a folder that the caller knows by what lies in it. A folder that stays empty is not left behind; one
+    that is moved takes its mark along. `wait`: seconds that another holder is waited for.
+
     Raises ConfigError, InUseError with who holds it, and OSError.
     """
     if not is_ours:
         require_own(folder, made_by, own)
-    is_new = not folder.exists()
+    is_new = not folder.exists() or mark(folder) == made_by
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    with _locked(path):
+    path, facts = folder / name, {"made_by": made_by}
+    with _locked(path, wait):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
         try:
-            _write(path, {"made_by": made_by, **_holder()})
-            yield
+            _write(descriptor, {**facts, **_holder()})
+            yield facts
         finally:
-            if is_new and [entry.name for entry in os.scandir(folder)] == [name]:
+            if folder.is_dir() and os.listdir(folder) == [name]:
                 path.unlink()
-                folder.rmdir()
+                if is_new:
+                    with suppress(OSError):  # a mounted folder stays
+                        folder.rmdir()
             else:
                 with suppress(OSError):
-                    _write(path, {"made_by": made_by})
+                    _write(descriptor, facts)
+            os.close(descriptor)
 
 
 def require_own(folder: Path, made_by: str, own: Iterable[str]) -> None:
@@ -75,8 +82,13 @@ def require_own(folder: Path, made_by: str, own: Iterable[str]) -> None:
 
 def mark(folder: Path) -> str | None:
     """Return the command that a folder was made by, None for a folder without our mark."""
-    made_by = _read(folder / LOCK).get("made_by")
+    made_by = facts(folder).get("made_by")
     return made_by if isinstance(made_by, str) else None
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """Return what the mark of a folder says; {} where it has none."""
+    return _read(folder / LOCK) or _read(folder / ".build" / LOCK)  # where the jobs of a build share it
 
 
 def partial_of(path: Path) -> Path:
@@ -97,8 +109,8 @@ def remove(path: Path, made_by: str, *sources: Path) -> None:
         return
     check_apart(path, *sources)
     _require_mark(path, made_by)
-    if (path / LOCK).exists():
-        with _locked(path / LOCK):  # let go before it is removed, but taken: the process that had it has ended
+    for lock in (*path.glob(LOCKS), *path.glob(f"*/{LOCKS}")):
+        with _locked(lock):  # no process writes there any more
             pass
     shutil.rmtree(path)
 
@@ -141,26 +153,26 @@ def whole(path: Path) -> Iterator[IO[str]]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file. Raises InUseError at once, or after a while where the process that holds it is about to end."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path, timeout=0, preserve_lock_file=True)
-    end, is_told = time.monotonic() + ENDING_SECONDS, False
+    began, is_told = time.monotonic(), False
     while True:
         try:
             lock.acquire()
             break
         except Timeout:
-            holder = _read(path)
-            if not _is_ending(holder) or time.monotonic() > end:
+            holder, waited = _read(path), time.monotonic() - began
+            if waited > (ENDING_SECONDS if _is_ending(holder) else wait):
                 raise InUseError(
                     f"{path.parent} is being written by {_words(holder)}: wait for it, or stop it"
                 ) from None
-            if not is_told:
+            if not is_told and waited > 1:
                 sys.stderr.write(f"waiting for {_words(holder)} to end\n")
                 is_told = True
-            time.sleep(0.5)
+            time.sleep(0.2)
         except (OSError, NotImplementedError) as error:
             if getattr(error, "errno", errno.ENOSYS) not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
                 raise
@@ -202,18 +214,14 @@ def _read(path: Path) -> dict[str, Any]:
     if path.is_symlink() or not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_bytes()[:4096])
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    """Write the lock file in place: a full disk leaves the old content, as there is always room for it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-    try:
-        data = json.dumps(content).encode() + b"\n"
-        os.pwrite(descriptor, data, 0)
-        os.ftruncate(descriptor, len(data))
-    finally:
-        os.close(descriptor)
+def _write(descriptor: int, content: dict[str, Any]) -> None:
+    """Write the lock file in place: a full disk leaves the old content, as there is room for it already."""
+    data = json.dumps(content).encode() + b"\n"
+    os.pwrite(descriptor, data, 0)
+    os.ftruncate(descriptor, len(data))
