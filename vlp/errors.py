@@ -1,4 +1,4 @@
-"""What the four commands say and return when something goes wrong: one rule for all of them.
+"""The error of what a user can put right, and what the four commands say and return when something goes wrong.
 
 Exit codes: 0 done, 1 the machine or the program failed (a full disk, a bug), 2 the command, recipe or data is wrong,
 130 interrupted by ctrl-C; `vlp-eval` has 3 beside these: some tasks could not be scored.
@@ -38,23 +38,35 @@ USER = {
 TORCH = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|(?:Too many open files|No space left on device) \((\d+)\)")
 
 
+class ConfigError(ValueError):
+    """Something in a recipe, on the command line or in the data is wrong; the message says where, what was expected, and
+    the nearest right name."""
+
+
 def in_words(error: BaseException) -> str | None:
     """Return what the operating system refused, with what to do about it, in one line; None for any other error."""
     found = _refusal(error)
     if found is None:
         return None
     number, cause = found
+    name = cause.filename if isinstance(cause, OSError) else None
     if number in HANDLES:
         return f"no file handles are left ({_handles()}): raise the limit with `ulimit -n 4096`, or use fewer workers"
-    words = MACHINE.get(number) or USER.get(number) or os.strerror(number).lower()
-    name = cause.filename if isinstance(cause, OSError) else None
+    words = _own_words(cause) or MACHINE.get(number) or USER.get(number) or os.strerror(number).lower()
     return f"{os.fsdecode(name)}: {words}" if isinstance(name, (str, bytes, os.PathLike)) else words
 
 
 def is_machine(error: BaseException) -> bool:
     """Return whether the machine refused, which no other command line would change."""
     found = _refusal(error)
-    return found is not None and (found[0] in HANDLES or found[0] in MACHINE)
+    return found is not None and (found[0] in HANDLES or (found[0] in MACHINE and not _own_words(found[1])))
+
+
+def _own_words(error: BaseException) -> str | None:
+    """Return what our own code says of a file, by an OSError with a text that is not the system's."""
+    if isinstance(error, OSError) and error.errno and error.strerror != os.strerror(error.errno):
+        return str(error.strerror)
+    return None
 
 
 def report(command: str, error: BaseException, foreseen: tuple[type[BaseException], ...] = ()) -> int:

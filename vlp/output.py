@@ -8,6 +8,7 @@ a name that ends in `.vlp-partial`.
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shlex
@@ -20,8 +21,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from .config import ConfigError
+from .errors import ConfigError
 from .process import is_alive, launchers, start_time
+from .untrusted import replacing
 
 LOCK = ".vlp.lock"
 LOCKS = ".vlp*.lock"
@@ -138,18 +140,10 @@ def check_apart(path: Path, *sources: Path) -> None:
 @contextmanager
 def whole(path: Path) -> Iterator[IO[str]]:
     """Open a text file that appears under its name only when it is complete and on the disk."""
-    part = partial_of(path)
-    part.unlink(missing_ok=True)
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # not through a link that lies there
-    try:
-        with open(descriptor, "w", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8")
+        yield text
+        text.detach()
 
 
 @contextmanager
