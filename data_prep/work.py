@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from vlp.config import ConfigError
 from vlp.data.tables.cells import CellError
+from vlp.process import end_with_parent
 from vlp.types import Sample
 
 from .pixels import ImageOptions
@@ -101,6 +102,7 @@ def _workers(job: bytes) -> Worker:
 
 
 def _start() -> None:
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
 
 

@@ -89,6 +89,7 @@ class Data:
         self.name, self.split, self.records, self.digest = name, split, list(records), digest
         self._source, self._places = source, list(places)
         self.unreadable: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}  # keys of damaged records, which are not among `records`, and why
 
     def __len__(self) -> int:
         return len(self.records)
@@ -162,9 +163,11 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
-    return Data(
+    chosen_data = Data(
         data.name, chosen, [data.records[i] for i in keep], data._source, [data._places[i] for i in keep], data.digest
     )
+    chosen_data.rejected = data.rejected
+    return chosen_data
 
 
 def _passes(record: Sample, where: Mapping[str, str]) -> bool:
@@ -191,10 +194,17 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
         if not (split == "test" and spec.whole_if_unsplit and not manifest.splits):
             manifest = manifest.select(split)
         source = ShardSet(manifest)
-        records = [source.record(index) for index in range(len(source))]
-    except (ManifestError, SampleError) as error:
+        records, rejected = {}, {}
+        for index in range(len(source)):
+            try:
+                records[index] = source.record(index)
+            except SampleError as error:
+                rejected[source.key(index)] = str(error)
+    except (ManifestError, OSError) as error:
         raise DataError(f"{error}") from None
-    return Data(folder.name, split, records, source, range(len(records)), manifest.digest)
+    data = Data(folder.name, split, list(records.values()), source, list(records), manifest.digest)
+    data.rejected = rejected
+    return data
 
 
 class _Table:

@@ -44,8 +44,8 @@ class Settings:
 class Datasets:
     """The data of a run, each split read once."""
 
-    def __init__(self, root: Path, limit: int | None) -> None:
-        self.root, self.limit = root, limit
+    def __init__(self, root: Path, limit: int | None, allow_missing: bool = False) -> None:
+        self.root, self.limit, self.allow_missing = root, limit, allow_missing
         self._read: dict[str, Data | DataError] = {}
 
     def get(self, spec: DataSpec, split: str | None = "") -> Data:
@@ -60,6 +60,11 @@ class Datasets:
         found = self._read[key]
         if isinstance(found, DataError):
             raise found
+        if found.rejected and not self.allow_missing:
+            first = next(iter(found.rejected.values()))
+            raise DataError(
+                f"{found.name}: {len(found.rejected)} damaged records (--allow-missing leaves them out), the first: {first}"
+            )
         return found
 
     def forget_unreadable(self) -> None:
@@ -101,7 +106,7 @@ def run(
     kept = {"seed": settings.seed, "resamples": settings.resamples, "limit": settings.limit}
     results = Results(out, store.card, suite.to_tree(), kept, resume)
     order = [one.spec.id for one in suite.tasks]
-    datasets = Datasets(data_root, settings.limit)
+    datasets = Datasets(data_root, settings.limit, settings.allow_missing)
     todo = [one for one in suite.tasks if not results.finished(one.spec.id)]
     encode(todo, store, datasets, settings)
     for task in todo:
@@ -122,7 +127,7 @@ def run(
 
 def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
     """Encode all that scoring a suite from the cache needs, whatever can be; return the exit code."""
-    datasets = Datasets(data_root, settings.limit)
+    datasets = Datasets(data_root, settings.limit, settings.allow_missing)
     encode(suite.tasks, store, datasets, settings)
     done = []
     for task in suite.tasks:
@@ -232,6 +237,9 @@ def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ())
     warnings += [f"{count} left out: {reason}" for reason, count in outcome.excluded.items()]
     if data.unreadable:
         warnings.append(f"{len(data.unreadable)} unreadable images left out")
+    if data.rejected:
+        first = next(iter(data.rejected.values()))
+        warnings.append(f"{len(data.rejected)} damaged records left out, the first: {first}")
     warnings += more
     return {
         "id": task.spec.id,
@@ -247,7 +255,7 @@ def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ())
             "n_patients": len({data.patient(one) for one in outcome.indices}),
             "ids_sha256": ids_digest(keys),
             "data_digest": data.digest,
-            "missing": len(data.unreadable),
+            "missing": len(data.unreadable) + len(data.rejected),
             "excluded": outcome.excluded,
             "prevalence": outcome.prevalence,
         },

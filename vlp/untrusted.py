@@ -17,7 +17,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO
 
 from .errors import ConfigError
 
@@ -81,16 +81,21 @@ def shown(name: str, limit: int = 80) -> str:
     return repr(name if len(name) <= limit else f"{name[:limit]}...").encode("ascii", "backslashreplace").decode()
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """Open a file for reading bytes; raises OSError, its `strerror` in words, for all but regular files. Never waits."""
+    return open(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: Path | str) -> int:
+    """Do what `open_regular` does, for positioned reads: return the descriptor, which the caller closes."""
     _check_kind(os.stat(path), path)  # before it is opened: to open a device may already do something
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
-        _check_kind(os.fstat(handle), path)
+        _check_kind(os.fstat(descriptor), path)
     except BaseException:
-        os.close(handle)
+        os.close(descriptor)
         raise
-    return cast(BinaryIO, open(handle, "rb"))
+    return descriptor
 
 
 def read_regular(path: Path | str, limit: int = MAX_FILE) -> bytes:

@@ -96,6 +96,7 @@ class _Pairs(argparse.Action):
 def run(args: argparse.Namespace) -> int:
     """Build, with a progress bar on stderr, and print what became of every record."""
     from ..build import Build, BuildOptions
+    from ..gather import check_rejected
     from ..pixels import ImageOptions
     from ..prepare import TextOptions
 
@@ -144,9 +145,9 @@ def run(args: argparse.Namespace) -> int:
         )
     if counts["boxes cut"]:
         sys.stderr.write(f"{counts['boxes cut']} images have boxes that reach beyond the edge; they are cut there\n")
-    build.finish(counts)
     if build.rejected_places.is_file():
         sys.stdout.write(f"{build.rejected_places}: which files were rejected, for you only\n")
+    check_rejected(counts, args.max_rejected, args.out)
     return 0
 
 

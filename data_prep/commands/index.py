@@ -13,6 +13,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path, help="a folder of tar shards")
     parser.add_argument("--source", default="", help="name of the data set, where its samples do not say")
     parser.add_argument("--version", default="", help="version of the data set")
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the folder")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -22,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")
 
-    manifest = index_folder(args.folder, args.source, args.version, say)
+    manifest = index_folder(args.folder, args.source, args.version, say, args.follow_links)
     splits = ", ".join(manifest.splits) or "none"
     sys.stdout.write(f"{len(manifest)} samples in {len(manifest.shards)} shards, splits: {splits}\n")
     return 0

@@ -6,12 +6,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..types import Box, Mention, Report, Sample
+from ..types import Report, Sample
+from ..untrusted import parse_json
 from .index import FORMAT, image_extension, mask_names
+from .sample_check import (
+    FieldError,
+    check_sample,
+    check_text,
+    read_box,
+    read_items,
+    read_mapping,
+    read_mention,
+    read_report,
+    read_sample,
+)
 
 REPORT_FIELDS = ("report", "text")
 CAPTION_FIELDS = ("caption", "captions")
 _SECTIONS = ("findings", "impression")
+MAX_RECORD = 64 << 20
 
 
 class SampleError(ValueError):
@@ -31,19 +44,33 @@ def build(key: str, members: Mapping[str, bytes], where: str = "") -> Sample:
     image = members[extension]
     masks = {name: members[member] for name, member in mask_names(members).items()}
     record: Any = {}
-    if "json" in members:
-        try:
-            record = json.loads(members["json"])
-        except ValueError as error:
-            raise SampleError(f"{where}: the json of key {key!r} does not parse ({error})") from None
     try:
+        if "json" in members:
+            record = _parse(members["json"])
         if isinstance(record, dict) and record.get("format") == FORMAT:
-            return Sample.from_json(record, image, masks)
-        return _foreign(key, record if isinstance(record, dict) else {}, members, image, masks)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        # The others quote the value or the name that they could not take, which may be text.
+            return read_sample(record, image, masks)
+        sample = _foreign(key, record if isinstance(record, dict) else {}, members, image, masks)
+        check_sample(sample)
+        return sample
+    except FieldError as error:
+        raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
+        # Their messages quote the value or the name that they could not take, which may be text.
         said = repr(error) if isinstance(error, (KeyError, AttributeError)) else type(error).__name__
         raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({said})") from None
+
+
+def _parse(data: bytes) -> Any:
+    """Return a record. NaN and halves of characters pass here, so that the check of the fields says in which they are."""
+    if len(data) > MAX_RECORD:
+        raise FieldError("json", f"at most {MAX_RECORD} bytes")
+    try:
+        return parse_json(data)
+    except ValueError as error:
+        try:
+            return json.loads(data.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            raise FieldError("json", f"JSON in UTF-8 ({error})") from None
 
 
 def _foreign(
@@ -62,8 +89,6 @@ def _foreign(
         value = record.get(name)
         return str(value) if isinstance(value, (str, int)) and value != "" else None
 
-    labels = record.get("labels")
-    groups = record.get("groups")
     return Sample(
         key=key,
         image=image,
@@ -73,11 +98,11 @@ def _foreign(
         patient=word("patient") or word("patient_id") or word("subject_id"),
         modality=word("modality"),
         view=word("view"),
-        labels={str(name): int(value) for name, value in labels.items()} if isinstance(labels, dict) else {},
-        concepts=tuple(Mention(**one) for one in record.get("concepts") or ()),
-        boxes=tuple(Box(**{**one, "xyxy": tuple(one["xyxy"])}) for one in record.get("boxes") or ()),
+        labels=read_mapping(record, "labels"),
+        concepts=read_items(record, "concepts", read_mention),
+        boxes=read_items(record, "boxes", read_box),
         masks=masks,
-        groups={str(name): str(value) for name, value in groups.items()} if isinstance(groups, dict) else {},
+        groups={name: str(value) for name, value in read_mapping(record, "groups").items()},
         source=word("source") or "",
         licence=word("licence") or word("license") or "",
     )
@@ -88,13 +113,8 @@ def _text(data: bytes) -> str:
 
 
 def _report(value: Any) -> Report | None:
-    if isinstance(value, Mapping):
-        return Report(
-            text=value["text"],
-            sentences=tuple((start, end) for start, end in value.get("sentences", ())),
-            sections={name: (start, end) for name, (start, end) in value.get("sections", {}).items()},
-        )
-    return Report(str(value).strip()) if str(value).strip() else None
+    report = read_report(value.strip() if isinstance(value, str) else value)
+    return report if report is not None and report.text else None
 
 
 def _from_sections(parts: dict[str, str]) -> Report | None:
@@ -109,5 +129,7 @@ def _from_sections(parts: dict[str, str]) -> Report | None:
 
 
 def _captions(value: Any) -> tuple[str, ...]:
-    values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(str(one).strip() for one in values if str(one).strip())
+    values = value if isinstance(value, list) else [value]
+    for number, caption in enumerate(values):
+        check_text(caption, "captions", number)
+    return tuple(caption.strip() for caption in values if caption.strip())
