@@ -28,6 +28,7 @@ from vlp.output import PARTIAL, InUseError, hold, partial_of, remove, whole
 from vlp.types import Sample
 
 from .gather import check_rejected, gather
+from .killed import collect, forget, left_out
 from .pixels import ImageOptions
 from .plan import Planned, plan
 from .prepare import TextOptions, choose_finder
@@ -287,6 +288,10 @@ class Build:
         options = self.options
         if self.finder:
             self.finder.prepare(self.state)
+        if self.options.resume:
+            collect(self.state, 1)
+        elif self.options.shard_of[1] == 1:
+            forget(self.state)
         job = Job(
             source=options.source,
             raw=options.raw,
@@ -296,6 +301,8 @@ class Build:
             finder=self.finder,
             key=self.key,
             follow_links=options.follow_links,
+            state=self.state,
+            left_out=left_out(self.state),
         )
         return Pool(job, options.engine)
 

@@ -10,13 +10,18 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vlp.modalities.image.decode import ImageError, decode
+
 FEWEST = 4
 
 
 def has_text(image: bytes | np.ndarray[Any, Any]) -> bool:
     """Return whether an image (encoded, or uint8 grey `[H, W]`) shows a line of at least four character-like shapes."""
-    grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE) if isinstance(image, bytes) else image
-    if grey is None or min(grey.shape) < 32:
+    try:
+        grey = decode(image, 1) if isinstance(image, bytes) else image
+    except ImageError:
+        return False
+    if min(grey.shape) < 32:
         return False
     shrink = 1024 / max(grey.shape)
     if shrink < 1:

@@ -52,7 +52,7 @@ def render_card(about: Mapping[str, Any], tally: Tally, rejected: Counter[str], 
         lines += ["## Rejected", "", "Each one with its reason in `rejected.jsonl`.", ""]
         lines += _table("reason", rejected, read)
     lines += ["## Images", ""]
-    for column in ("modality", "view", "licence", "sex", "site", "with", "steps"):
+    for column in ("modality", "view", "licence", "sex", "age", "site", "with", "steps"):
         if column in tally.counts:
             lines += _table(column, tally.counts[column], written)
     lines += ["## Texts", ""]

@@ -23,6 +23,7 @@ COMMANDS = {
     "split": "list a patient-disjoint split, or check one for leaks",
     "dedup": "find near-identical images and texts; thin a set",
     "scan": "look for names, dates, numbers that identify a patient",
+    "key": "make the secret that ids are hashed with",
     "tokenizer": "train a tokenizer on the texts of a set",
 }
 

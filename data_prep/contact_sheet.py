@@ -6,11 +6,13 @@ import base64
 import html
 import textwrap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import cv2
 import numpy as np
 
+from vlp.modalities.image.decode import ImageError, decode, decode_mask
 from vlp.types import Sample
 
 Array = np.ndarray[Any, Any]
@@ -23,18 +25,18 @@ SIDE, TEXT_HEIGHT, LINE = 320, 150, 15
 def picture(sample: Sample, side: int = SIDE) -> Array:
     """Return the image of a sample, RGB uint8 `[side, side, 3]`, padded to a square, boxes and mask outlines drawn."""
     assert isinstance(sample.image, bytes)
-    pixels = cv2.imdecode(np.frombuffer(sample.image, np.uint8), cv2.IMREAD_COLOR)
-    if pixels is None:
+    try:
+        pixels = decode(sample.image, 3)
+    except ImageError:
         pixels = np.zeros((side, side, 3), np.uint8)
     height, width = pixels.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    shown = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)[:, :, ::-1].copy()
+    shown = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).copy()
     for number, mask in enumerate(sample.masks.values()):
-        inside = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
-        if inside is not None:
-            inside = cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST)
-            outlines, _ = cv2.findContours((inside > 0).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        with suppress(ImageError):
+            inside = cv2.resize(decode_mask(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(shown, outlines, -1, COLOURS[-1 - number % len(COLOURS)], 1)
     for number, box in enumerate(sample.boxes):
         x1, y1, x2, y2 = (round(value * scale) for value in box.xyxy)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .sources.base import Reject
+from vlp.modalities.image.decode import decode
 
 IMAGE_DISTANCE = 20
 TEXT_DISTANCE = 3
@@ -25,16 +25,10 @@ Array = np.ndarray[Any, Any]
 
 
 def image_hash(image: bytes) -> Array:
-    """Return the perceptual hash of an encoded image, 32 bytes uint8; raises Reject."""
+    """Return the perceptual hash of an encoded image, 32 bytes uint8; raises ImageError."""
     import cv2
 
-    try:
-        grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
-    except cv2.error:  # more pixels than OpenCV allows, no bytes at all
-        grey = None
-    if grey is None:
-        raise Reject("image_unreadable", "not an image")
-    small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(decode(image, 1), (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:16, :16].reshape(-1)
     low[0] = 0.0  # the mean: brightness is not content
     return np.packbits(low > np.median(low))
@@ -91,7 +85,6 @@ def embed(model: Path, images: Iterable[bytes], batch: int = 32) -> Array:
     import torch
 
     from vlp.hub import from_pretrained
-    from vlp.preprocess import decode
 
     loaded = from_pretrained(str(model))
     rows: list[Array] = []

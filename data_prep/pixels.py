@@ -6,9 +6,6 @@ Everything else is decoded, brought to 8 bits of grey or RGB, and encoded again;
 
 from __future__ import annotations
 
-import io
-import struct
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,10 +15,12 @@ import numpy as np
 import simplejpeg
 
 from vlp.config import config
+from vlp.modalities.image import jpeg, png
+from vlp.modalities.image.decode import MAX_PIXELS, ImageError, check_size, decode_file, decode_mask, read_image
+from vlp.modalities.image.decode import image_size as size_of
 
 from .sources.base import Reject
 
-JPEG, PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 cv2.setNumThreads(1)  # the workers are the parallelism
 
 
@@ -35,7 +34,7 @@ class ImageOptions:
     max_side: int = 0
     format: Literal["auto", "jpg", "png"] = "auto"
     quality: int = 95
-    max_pixels: int = 100_000_000
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,62 +49,42 @@ class Stored:
 
 
 def store_image(image: Path | bytes | np.ndarray[Any, Any], options: ImageOptions) -> Stored:
-    """Check an image and return its bytes for the shard; raises Reject with the reason."""
+    """Check an image and return its bytes for the shard; raises ImageError with the reason."""
     if isinstance(image, np.ndarray):
         return _encode(_as_uint8(image), "jpg", options, ())
-    data = _read(image)
-    if data[:3] == JPEG:
+    data = read_image(image) if isinstance(image, Path) else image
+    if not data:
+        raise ImageError("zero bytes", "image_empty")
+    if data[:2] == jpeg.START:
         return _store_jpeg(data, options)
-    if data[128:132] == b"DICM":
-        from .dicom import read_dicom
-
-        pixels, steps = read_dicom(data, max_pixels=options.max_pixels)
-        return _encode(pixels, "jpg", options, steps)
-    pixels, steps = _decode_pillow(data, options.max_pixels)
-    is_png = data[:8] == PNG
-    clean = _strip_png(data) if is_png and not steps else None
-    return _encode(pixels, "png" if is_png else "jpg", options, steps, keep=clean)
-
-
-def _read(image: Path | bytes) -> bytes:
-    if isinstance(image, Path):
-        try:
-            return _read(image.read_bytes())
-        except FileNotFoundError:
-            raise Reject("image_missing", f"no such file: {image.name}") from None
-        except OSError as error:
-            raise Reject("image_unreadable", f"{image.name}: {error.strerror}") from None
-    if not image:
-        raise Reject("image_empty", "zero bytes")
-    return image
+    decoded = decode_file(data, options.max_pixels)
+    is_png = data[:8] == png.START
+    clean = png.pixels_only(data, png.read_layout(data)) if is_png and not decoded.steps else None
+    return _encode(decoded.pixels, "png" if is_png else "jpg", options, decoded.steps, keep=clean)
 
 
 def _as_uint8(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise Reject("image_unreadable", f"expected uint8 [H, W] or [H, W, 3], found {pixels.dtype} {pixels.shape}")
+        raise ImageError(f"expected uint8 [H, W] or [H, W, 3], found {pixels.dtype} {pixels.shape}")
     return pixels
-
-
-def _check_size(height: int, width: int, limit: int) -> None:
-    if height * width > limit:
-        raise Reject("image_too_large", f"{width} x {height} pixels, the limit is {limit} (--max-pixels)")
 
 
 def _store_jpeg(data: bytes, options: ImageOptions) -> Stored:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
-        raise Reject("image_unreadable", f"JPEG header: {error}") from None
-    _check_size(height, width, options.max_pixels)
-    orientation = _orientation(data)
-    if colours not in ("Gray", "YCbCr", "RGB") or orientation != 1:
-        pixels, steps = _decode_pillow(data, options.max_pixels)
-        return _encode(pixels, "jpg", options, steps)
+        raise ImageError(f"JPEG header: {error}") from None
+    check_size(height, width, options.max_pixels)
+    if colours not in ("Gray", "YCbCr", "RGB") or jpeg.orientation(data) != 1:
+        decoded = decode_file(data, options.max_pixels)
+        return _encode(decoded.pixels, "jpg", options, decoded.steps)
+    data = jpeg.pixels_only(data)
     shrink = 0 < options.max_side < max(height, width)
     if not shrink and options.format in ("auto", "jpg"):
-        # The bytes are kept. Reading every coefficient finds what is damaged; an eighth of the pixels is made on the way.
+        # The bytes are kept. Reading every coefficient finds what is damaged, and bytes that hide in a scan's data; an
+        # eighth of the pixels is made on the way.
         _decode_jpeg(data, "GRAY", 1, 1)
-        return Stored(_strip_jpeg(data), height, width)
+        return Stored(data, height, width)
     # Decoding straight to 1/2, 1/4 or 1/8 in the DCT, never below what is kept, is faster and as good as averaging: on
     # radiographs the two agree to 56 dB, where storing as JPEG of quality 95 costs 45 dB.
     scale = options.max_side / max(height, width)
@@ -121,59 +100,14 @@ def _store_jpeg(data: bytes, options: ImageOptions) -> Stored:
 
 
 def _decode_jpeg(data: bytes, colours: str, min_height: int, min_width: int) -> np.ndarray[Any, Any]:
-    """Decode at the smallest of the scales 1/1 .. 1/8 that is not below the sizes given; raises Reject, strictly."""
+    """Decode at the smallest of the scales 1/1 .. 1/8 that is not below the sizes given; raises ImageError, strictly."""
     try:
         pixels: np.ndarray[Any, Any] = simplejpeg.decode_jpeg(
             data, colorspace=colours, min_height=min_height, min_width=min_width
         )
     except ValueError as error:
-        raise Reject("image_truncated" if "remature" in str(error) else "image_unreadable", str(error)) from None
+        raise ImageError(str(error), "image_truncated" if "remature" in str(error) else "image_unreadable") from None
     return pixels
-
-
-def _decode_pillow(data: bytes, max_pixels: int) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
-    """Decode anything that Pillow knows to uint8 grey or RGB; strict, so that a truncated file is an error."""
-    from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            _check_size(image.height, image.width, max_pixels)
-            image.load()
-    except UnidentifiedImageError:
-        raise Reject("image_unreadable", f"not an image: it begins with {data[:8]!r}") from None
-    except Image.DecompressionBombError as error:
-        raise Reject("image_too_large", str(error)) from None
-    except (OSError, SyntaxError, ValueError, struct.error, EOFError) as error:
-        truncated = "truncated" in str(error).lower() or isinstance(error, (struct.error, EOFError))
-        raise Reject("image_truncated" if truncated else "image_unreadable", str(error)) from None
-    steps: list[str] = []
-    if getattr(image, "n_frames", 1) > 1:
-        steps.append(f"first of {image.n_frames} frames")  # type: ignore[attr-defined]
-    if image.getexif().get(0x0112, 1) not in (0, 1):
-        turned = ImageOps.exif_transpose(image)
-        steps.append("turned upright by its EXIF orientation")
-    else:
-        turned = image
-    return _eight_bits(turned, steps), tuple(steps)
-
-
-def _eight_bits(image: Any, steps: list[str]) -> np.ndarray[Any, Any]:
-    if image.mode in ("L", "RGB"):
-        return np.asarray(image)
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        low, high = float(values.min()), float(values.max())
-        steps.append(f"more than 8 bits: {low:g}..{high:g} scaled to 0..255")
-        return np.rint((values - low) * (255.0 / max(high - low, 1e-12))).astype(np.uint8)
-    steps.append(f"{image.mode} converted")
-    if image.mode in ("1", "LA", "La"):
-        return np.asarray(image.convert("L"))
-    colours = np.asarray(image.convert("RGB"))
-    grey = bool((colours[..., 0] == colours[..., 1]).all() and (colours[..., 1] == colours[..., 2]).all())
-    return np.ascontiguousarray(colours[..., 0]) if grey else colours
 
 
 def _encode(
@@ -186,7 +120,7 @@ def _encode(
 ) -> Stored:
     """Resize and encode; `keep` is returned instead when neither size nor format changes."""
     height, width = source_size or pixels.shape[:2]
-    _check_size(height, width, options.max_pixels)
+    check_size(height, width, options.max_pixels)
     form = natural if options.format == "auto" else options.format
     if form == "jpg" and max(pixels.shape[:2]) > 65500:  # a volume stacked downwards is more than JPEG can hold
         form = "png"
@@ -214,16 +148,16 @@ def encode(pixels: np.ndarray[Any, Any], form: str, quality: int = 95) -> bytes:
         return data
     ok, buffer = cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[:, :, ::-1])
     if not ok:
-        raise Reject("image_unreadable", "PNG encoding failed")
+        raise ImageError("PNG encoding failed")
     return bytes(buffer)
 
 
 def resize_mask(mask: bytes, height: int, width: int) -> bytes:
     """Return a mask as PNG of 0 and 255 at the size of the stored image (nearest); raises Reject."""
-    pixels = cv2.imdecode(np.frombuffer(mask, np.uint8), cv2.IMREAD_GRAYSCALE)
-    if pixels is None:
-        raise Reject("mask_unreadable", "not an image")
-    inside = np.where(pixels > 0, np.uint8(255), np.uint8(0))
+    try:
+        inside = np.where(decode_mask(mask), np.uint8(255), np.uint8(0))
+    except ImageError as error:
+        raise Reject("mask_unreadable", str(error)) from None
     if inside.shape != (height, width):
         inside = cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST)
     return encode(inside, "png")
@@ -231,69 +165,12 @@ def resize_mask(mask: bytes, height: int, width: int) -> bytes:
 
 def mask_size(mask: bytes) -> tuple[int, int]:
     """Return (height, width) of an encoded mask from its header; raises Reject."""
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(mask)) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        raise Reject("mask_unreadable", "not an image") from None
+        return size_of(mask)
+    except ImageError as error:
+        raise Reject("mask_unreadable", str(error)) from None
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Return (height, width) of an image file from its header; raises Reject."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Reject("image_unreadable", f"{path.name}: {type(error).__name__}") from None
-
-
-def _segments(data: bytes) -> list[tuple[int, int, int]]:
-    """Return (marker, start, end) of the segments of a JPEG up to the first scan, whose start is where the rest begins."""
-    found, at = [], 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:
-            at += 1
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        end = len(data) if marker == 0xDA else at + 2 + length
-        found.append((marker, at, end))
-        at = end
-    return found
-
-
-def _strip_jpeg(data: bytes) -> bytes:
-    """Return a JPEG without comments and application segments other than JFIF and Adobe's colour transform."""
-    kept = [data[:2]]
-    for marker, start, end in _segments(data):
-        application = 0xE0 <= marker <= 0xEF and marker not in (0xE0, 0xEE)
-        if not application and marker != 0xFE:
-            kept.append(data[start:end])
-    return b"".join(kept)
-
-
-def _strip_png(data: bytes) -> bytes:
-    """Return a PNG with only the chunks that pixels need."""
-    kept, at = [data[:8]], 8
-    while at + 12 <= len(data):
-        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
-        if data[at + 4 : at + 8] in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
-            kept.append(data[at:end])
-        at = end
-    return b"".join(kept)
-
-
-def _orientation(data: bytes) -> int:
-    """Return the EXIF orientation of a JPEG, 1 where it has none."""
-    if b"Exif\0\0" not in data[:65536]:
-        return 1
-    from PIL import Image
-
-    try:
-        return int(Image.open(io.BytesIO(data)).getexif().get(0x0112, 1)) or 1
-    except (OSError, SyntaxError, ValueError):
-        return 1
+    """Return (height, width) of an image file as it is stored, from its header; raises ImageError."""
+    return size_of(read_image(path))

@@ -1,11 +1,13 @@
 """From a source's sample to one that is ready to be written: what happens to every image and text, whatever the source.
 
 Runs in the workers, one sample at a time: image checked and encoded, boxes and masks brought along, the report cut into
-sections and sentences, concepts found, ids hashed. Pure but for reading the image; raises Reject.
+sections and sentences, concepts found, ids hashed, modality, view, sex and age mapped to known values. Pure but for
+reading the image; raises Reject and ImageError.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +15,7 @@ from typing import Protocol
 from vlp.config import config
 from vlp.types import Box, Mention, Report, Sample
 
+from .codes import age_of, modality_of, sex_of, view_of
 from .pixels import ImageOptions, Stored, mask_size, resize_mask, store_image
 from .privacy import IdHasher
 from .sources.base import NoText, Reject, safe_key
@@ -87,6 +90,9 @@ class Preparer:
         ready = replace(
             sample,
             key=safe_key(sample.key),
+            modality=modality_of(sample.modality),
+            view=view_of(sample.view),
+            groups=_known(sample.groups),
             image=stored.data,
             report=report,
             captions=captions,
@@ -116,6 +122,12 @@ class Preparer:
 
     def _concepts(self, report: Report | None) -> tuple[Mention, ...]:
         return () if report is None or self._finder is None else self._finder.of_report(report)
+
+
+def _known(groups: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of a sample with its sex and age as known values."""
+    mapped = {name: known(groups[name]) for name, known in (("sex", sex_of), ("age", age_of)) if name in groups}
+    return {name: value for name, value in {**groups, **mapped}.items() if value}
 
 
 def _mask(mask: bytes, name: str, size: tuple[int, int], stored: Stored) -> bytes:

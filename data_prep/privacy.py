@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from vlp.config import ConfigError
 from vlp.types import Sample
+from vlp.untrusted import open_regular
 
 from .sources.base import Record
 
@@ -27,11 +29,7 @@ SHORTEST = 16
 def read_key(file: Path | None) -> bytes | None:
     """Return the key from `file`, else from the environment variable VLP_PREP_KEY, else None; raises ConfigError."""
     if file is not None:
-        try:
-            key = file.read_bytes().strip()
-        except OSError as error:
-            raise ConfigError(f"cannot read the key file {file}: {error.strerror}") from None
-        where = str(file)
+        key, where = _read_key_file(file), str(file)
     else:
         key, where = os.environ.get(VARIABLE, "").encode().strip(), VARIABLE
         if not key:
@@ -39,6 +37,33 @@ def read_key(file: Path | None) -> bytes | None:
     if len(key) < SHORTEST:
         raise ConfigError(f"the key in {where} has {len(key)} characters; at least {SHORTEST} are needed")
     return key
+
+
+def _read_key_file(file: Path) -> bytes:
+    """Return what is in a key file; raises ConfigError for one that others may read: the ids would be theirs, too."""
+    try:
+        with open_regular(file) as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            if os.name == "posix" and mode & 0o077:
+                raise ConfigError(f"the key file {file} may be read by others (mode {mode & 0o777:04o}): chmod 600 it")
+            return opened.read(1 << 16).strip()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no key file {file}: give the one of earlier builds, or make one with `vlp-prep key {file}`"
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the key file {file}: {error.strerror}") from None
+
+
+def make_key_file(file: Path) -> None:
+    """Write a new random key into a new file that only its owner may read; raises ConfigError where there is one."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        handle = os.open(file, flags, 0o600)
+        with open(handle, "w", encoding="ascii") as opened:
+            opened.write(secrets.token_hex(32) + "\n")
+    except OSError as error:
+        raise ConfigError(f"cannot make the key file {file}: {error.strerror}") from None
 
 
 class IdHasher:

@@ -12,6 +12,8 @@ from typing import Any
 
 from vlp.types import Sample
 
+from .codes import UNKNOWN
+
 GROUPED_BY = "grouped by"
 """What stands for the patient of a sample, in splits and intervals: the patient, else the study, else the image."""
 LABEL_VALUES = {1: "present", 0: "absent", -1: "uncertain"}
@@ -36,7 +38,7 @@ class Tally:
         self._count("view", sample.view or "not stated")
         self._count("licence", sample.licence or "not stated")
         for name, value in sample.groups.items():
-            if name in ("sex", "site"):
+            if name in ("sex", "site") or value == UNKNOWN:
                 self._count(name, value)
         for name, stated in sample.labels.items():
             self.labels.setdefault(name, Counter())[LABEL_VALUES.get(stated, str(stated))] += 1

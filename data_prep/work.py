@@ -22,9 +22,11 @@ from typing import Any, Protocol
 
 from vlp.config import ConfigError
 from vlp.data.tables.cells import CellError
+from vlp.modalities.image.errors import ImageError
 from vlp.process import end_with_parent
 from vlp.types import Sample
 
+from .killed import ENOUGH, Trail, collect
 from .pixels import ImageOptions
 from .prepare import Finder, Preparer, TextOptions
 from .privacy import IdHasher
@@ -60,6 +62,9 @@ class Job:
     finder: Finder | None
     key: bytes | None
     follow_links: bool
+    state: Path
+    """Where processes leave which record they are at, see `killed`."""
+    left_out: frozenset[int] = frozenset()
 
 
 class Worker:
@@ -67,19 +72,36 @@ class Worker:
 
     def __init__(self, job: Job) -> None:
         self._source = find_source(job.source)(job.raw, job.config, job.follow_links)
+        self._source.max_pixels = job.image.max_pixels
         self._hasher = IdHasher(job.key) if job.key else None
+        self._left_out = job.left_out
+        self.trail: Trail | None = None
         self._prepare = Preparer(job.image, job.text, job.finder, self._hasher)
 
     def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
-        return [self._one(split, index, record) for index, record in chunk]
+        done = []
+        for index, record in chunk:
+            if self.trail is not None:
+                self.trail.at(index)
+            done.append(self._one(split, index, record))
+        if self.trail is not None:
+            self.trail.at(None)
+        return done
 
     def _one(self, split: str | None, index: int, record: Record) -> Sample | Rejected:
+        if index in self._left_out:
+            detail = "a process was killed while this was made ready (out of memory?): left out by --resume"
+            return self.rejected(index, record, Reject("out_of_memory", detail))
         try:
             return self._prepare(self._source.sample(record), split)
         except Reject as reject:
             return self.rejected(index, record, reject)
+        except ImageError as error:
+            return self.rejected(index, record, Reject(error.reason, str(error), counted=error.counted))
         except CellError as error:
             return self.rejected(index, record, Reject(error.reason, error.detail))
+        except MemoryError:
+            return self.rejected(index, record, Reject("out_of_memory", "it needs more memory than there is"))
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 
@@ -98,7 +120,12 @@ def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) ->
 
 @lru_cache(maxsize=1)
 def _workers(job: bytes) -> Worker:
-    return Worker(pickle.loads(job))
+    made: Job = pickle.loads(job)
+    worker = Worker(made)
+    if multiprocessing.parent_process() is not None and made.state.is_dir():  # not in Ray's own processes
+        worker.trail = Trail(made.state)
+        worker.trail.leave_on_sigterm()
+    return worker
 
 
 def _start() -> None:
@@ -164,6 +191,7 @@ class Pool:
 
     def __init__(self, job: Job, engine: str = "processes") -> None:
         self.local = Worker(job)
+        self._state = job.state
         self._job = pickle.dumps(job)
         self._engine = engine
         self._executor: Submits | None = None
@@ -182,28 +210,44 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(wait=True, cancel_futures=True)
+            collect(self._state, 1)
+        if self.local.trail is not None:
+            self.local.trail.close()
 
     def map(self, groups: Iterable[tuple[int, str | None, list[tuple[int, Record]]]]) -> Iterator[Any]:
         """Yield (group, outcome) for each record of (group, split, records), in order; raises ConfigError."""
-        pending: deque[tuple[int, Any]] = deque()
+        pending: deque[tuple[int, Any, list[tuple[int, Record]]]] = deque()
         try:
             for group, split, records in groups:
                 for at in range(0, len(records), CHUNK):
                     chunk = records[at : at + CHUNK]
                     if self._executor is None:
+                        self.local.trail = self.local.trail or Trail(self._state)
                         yield from ((group, outcome) for outcome in self.local(split, chunk))
                         continue
-                    pending.append((group, self._executor.submit(run_chunk, self._job, split, chunk)))
+                    pending.append((group, self._executor.submit(run_chunk, self._job, split, chunk), chunk))
                     if len(pending) > self._ahead:
                         yield from _collect(pending)
             while pending:
                 yield from _collect(pending)
         except BrokenProcessPool:
-            raise ConfigError(
-                "a worker died (out of memory?): what is written is kept; go on with --resume, perhaps fewer --workers"
-            ) from None
+            raise ConfigError(self._died([row for *_, chunk in pending for row in chunk])) from None
+
+    def _died(self, under_way: list[tuple[int, Record]]) -> str:
+        """Return what to say when a worker was killed: which records it was at, and that `--resume` leaves them out."""
+        assert self._executor is not None
+        self._executor.shutdown(wait=True, cancel_futures=True)  # the others have taken their trails away then
+        indices = set(collect(self._state, ENOUGH))
+        keys = [self.local.rejected(*row, Reject("")).key for row in under_way if row[0] in indices]
+        named = f" at {', '.join(f'record {key!r}' for key in keys)}" if keys else ""
+        left = " without it" if keys else ""
+        return (
+            f"a worker was killed{named} (out of memory?): what is written is kept; --resume goes on{left}, perhaps with "
+            "fewer --workers"
+        )
 
 
-def _collect(pending: deque[tuple[int, Any]]) -> Iterator[Any]:
-    group, future = pending.popleft()
+def _collect(pending: deque[tuple[int, Any, list[tuple[int, Record]]]]) -> Iterator[Any]:
+    group, future, _ = pending[0]
     yield from ((group, outcome) for outcome in future.result())
+    pending.popleft()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -99,7 +100,7 @@ class Data:
         image = self._source.sample(self._places[index]).image
         if isinstance(image, Path):
             try:
-                return image.read_bytes()
+                return read_regular(image)
             except OSError as error:
                 raise DataError(
                     f"image of {self.records[index].key!r}: cannot read {image}: {error.strerror}"
@@ -125,8 +126,17 @@ class Data:
         return one.patient or one.study or one.key
 
     def patient_code(self, index: int) -> str:
-        """Return a code for the patient that says nothing of who it is, the same in every run over this data."""
-        return hashlib.blake2b(f"{self.digest}|{self.patient(index)}".encode(), digest_size=6).hexdigest()
+        """Return a code for the patient, the same in every run over this data: its number in the order of the records.
+
+        No hash of the id: who has the results could try all ids that there may be.
+        """
+        return f"p{self._patients[self.patient(index)]}"
+
+    @cached_property
+    def _patients(self) -> dict[str, int]:
+        """Return the number of each patient, counted from 1 as they come."""
+        names = dict.fromkeys(self.patient(index) for index in range(len(self.records)))
+        return {name: number for number, name in enumerate(names, 1)}
 
     @property
     def synthetic(self) -> bool:

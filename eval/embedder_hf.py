@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import ConfigError
+from vlp.modalities.image.decode import decode
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
 from .saliency import Tower
@@ -83,12 +83,11 @@ class TransformersEmbedder:
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         from PIL import Image
 
-        with Image.open(io.BytesIO(image)) as opened:
-            size = (opened.height, opened.width)
-            picture = opened.convert("RGB")
+        pixels = decode(image, 3)
+        picture = Image.fromarray(pixels)
         late = {"do_rescale": False, "do_normalize": False} if self._late else {}
-        pixels = self._processor(images=picture, return_tensors="np", **late)["pixel_values"][0]
-        return np.asarray(pixels, np.uint8 if self._late else np.float32), size
+        inputs = self._processor(images=picture, return_tensors="np", **late)["pixel_values"][0]
+        return np.asarray(inputs, np.uint8 if self._late else np.float32), (pixels.shape[0], pixels.shape[1])
 
     def _normalise(self, inputs: Any) -> Any:
         """Return the model's input [n, 3, S, S]: the processor's own arithmetic on floats, for a whole batch at once."""

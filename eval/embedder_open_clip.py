@@ -6,7 +6,6 @@ runs on whole batches, in the same order, so that a decoding thread takes as lit
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import ConfigError
+from vlp.modalities.image.decode import decode_native
 from vlp.registry import did_you_mean
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
@@ -78,18 +78,18 @@ class OpenClipEmbedder:
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         from PIL import Image
 
-        with Image.open(io.BytesIO(image)) as opened:
-            size, grey = (opened.height, opened.width), opened.mode == "L"
-            picture: Any = opened
-            for step in self._pixels:
-                picture = step(picture)
-            if not self._floats:
-                return picture.numpy(), size
-            channels = np.asarray(picture)
-            if grey:  # one plane, three times
-                plane = np.ascontiguousarray(channels[..., 0])
-                return np.broadcast_to(plane, (channels.shape[2], *plane.shape)), size
-            return np.ascontiguousarray(channels.transpose(2, 0, 1)), size
+        pixels = decode_native(image, 3)
+        picture: Any = Image.fromarray(pixels)
+        for step in self._pixels:
+            picture = step(picture)
+        size = (pixels.shape[0], pixels.shape[1])
+        if not self._floats:
+            return picture.numpy(), size
+        channels = np.asarray(picture)
+        if pixels.ndim == 2:  # one plane, three times
+            plane = np.ascontiguousarray(channels[..., 0])
+            return np.broadcast_to(plane, (channels.shape[2], *plane.shape)), size
+        return np.ascontiguousarray(channels.transpose(2, 0, 1)), size
 
     def _normalise(self, inputs: Any) -> Any:
         """Return what the model takes [n, 3, S, S] of inputs on its device."""

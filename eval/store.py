@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from vlp.config import ConfigError
 from vlp.data.remote import locked
 from vlp.geometry import Geometry
+from vlp.modalities.image.decode import VERSION
 from vlp.types import PatchGrid
 
 from .data import Data, DataError
@@ -348,7 +349,7 @@ def step_back() -> None:
 
 
 def _shelf_name(data: Data, view: str) -> str:
-    return f"{data.digest[:16]}{f'-{view}' if view else ''}"
+    return f"{data.digest[:16]}-{VERSION}{f'-{view}' if view else ''}"
 
 
 def read_reasons(path: Path) -> dict[str, str]:

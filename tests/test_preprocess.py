@@ -62,12 +62,12 @@ def test_sixteen_bits_are_scaled_by_the_depth_in_use(top: int, expected: int) ->
     assert decode(encoded(Image.fromarray(ramp), "PNG"), 3).shape == (8, 8, 3)
 
 
-def test_the_orientation_tag_is_ignored_since_boxes_are_on_stored_pixels() -> None:
+def test_an_image_is_turned_as_its_orientation_tag_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     for kind in ("JPEG", "PNG"):
         data = encoded(Image.fromarray(picture(40, 80)), kind, exif=exif)
-        assert decode(data, 1).shape == (40, 80)
+        assert decode(data, 1).shape == (80, 40)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])

@@ -56,6 +56,11 @@ tower = AutoModel.from_pretrained("{repo}")""",
 tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretrained("{repo}")""",
 }
 
+FILES = """
+
+Give it pictures as vlp decodes them (`vlp.preprocess.decode`): other libraries read files of more than 8 bits,
+transparent or turned ones and DICOM in their own way, and the model was trained on vlp's."""
+
 LIMITS = """Research use. This is no medical device: it has not been cleared by any authority, and must not be used for
 diagnosis, triage or treatment.
 
@@ -92,7 +97,7 @@ def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes:
         f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
         f"# {name}",
         "A vision-language model of medical images and their reports, trained with vlp " + __version__ + ".",
-        f"## Use\n\n```python\n{use}\n```",
+        f"## Use\n\n```python\n{use}\n```" + ("" if options.format in ("vlp", "text") else FILES),
         "## What it is\n\n" + "\n".join(about),
         "## Checked on export\n\n" + "\n".join(f"- {note}" for note in notes),
         "## Scores\n\n"

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import __version__
 from .config import ConfigError, validate
+from .modalities.image.decode import decode_opened, read_image
 from .preprocess import Preprocess, resample_grid
 from .tokenize import Tokenizer, load_tokenizer
 
@@ -117,15 +118,19 @@ class Pretrained:
         return self
 
     def embed_images(
-        self, images: Sequence[str | Path | bytes | np.ndarray | Image], batch_size: int = 32
+        self, images: Sequence[str | Path | bytes | np.ndarray | Image], batch_size: int = 32, window: str = "file"
     ) -> torch.Tensor:
-        """Embed images (paths, encoded bytes, uint8 arrays [H, W] or [H, W, 3], or PIL images) -> [N, D], unit length."""
+        """Embed images (paths, encoded bytes, uint8 arrays [H, W] or [H, W, 3], or PIL images) -> [N, D], unit length.
+
+        DICOM is read as any other file, by `window`: "file", "range" or "center,width" (see `DicomOptions`). Raises
+        ImageError.
+        """
         import torch
 
         rows = []
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
-                pixels = [self.preprocess.eval(self._pixels(one)) for one in images[start : start + batch_size]]
+                pixels = [self.preprocess.eval(self._pixels(one, window)) for one in images[start : start + batch_size]]
                 rows.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
@@ -145,14 +150,15 @@ class Pretrained:
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
 
-    def heatmap(self, image: str | Path | bytes | np.ndarray | Image, phrase: str) -> np.ndarray:
+    def heatmap(self, image: str | Path | bytes | np.ndarray | Image, phrase: str, window: str = "file") -> np.ndarray:
         """Return how much each pixel of the image speaks of the phrase: cosines, float32 [H, W] on the image's own pixels.
 
-        NaN where the model's input does not show the image (the ends that `resize: crop` cuts off).
+        NaN where the model's input does not show the image (the ends that `resize: crop` cuts off). `image` and `window`
+        as for `embed_images`; an image that its file has turned is seen upright.
         """
         import torch
 
-        pixels = self._pixels(image)
+        pixels = self._pixels(image, window)
         with torch.no_grad():
             _, patches = self.model.encode_image(self.preprocess.eval(pixels)[None].to(self.device), patches=True)
             unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
@@ -161,14 +167,13 @@ class Pretrained:
         spread = resample_grid(cosines.reshape(grid.height, grid.width), grid, self.preprocess.spec.size)
         return self.preprocess.geometry(pixels.shape[0], pixels.shape[1]).map_to_image(spread)
 
-    def _pixels(self, image: str | Path | bytes | np.ndarray | Image) -> np.ndarray:
-        if isinstance(image, (str, Path)):
-            image = Path(image).read_bytes()
-        if isinstance(image, (bytes, bytearray)):
-            return self.preprocess.decode(bytes(image))
+    def _pixels(self, image: str | Path | bytes | np.ndarray | Image, window: str) -> np.ndarray:
         if isinstance(image, np.ndarray):
             return image
-        return np.asarray(image.convert("L" if self.preprocess.spec.channels == 1 else "RGB"))
+        if not isinstance(image, (str, Path, bytes, bytearray)):
+            return decode_opened(image).pixels
+        data = read_image(image) if isinstance(image, (str, Path)) else bytes(image)
+        return self.preprocess.decode(data, window)
 
 
 def from_pretrained(source: Path | str) -> Pretrained:

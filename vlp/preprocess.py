@@ -7,10 +7,7 @@ Torch is imported only where a tensor is made, so that data preparation may use 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +17,11 @@ import numpy as np
 from .config import ConfigError, config, to_tree, validate
 from .geometry import Geometry as Geometry
 from .geometry import resample_grid as resample_grid
+from .modalities.image.decode import MAX_PIXELS as MAX_PIXELS
+from .modalities.image.decode import ImageError as ImageError
+from .modalities.image.decode import decode as decode
+from .modalities.image.decode import decode_native
+from .modalities.image.decode import to_channels as to_channels
 from .resize import resize
 
 if TYPE_CHECKING:
@@ -27,19 +29,12 @@ if TYPE_CHECKING:
 
 cv2.setNumThreads(0)  # loader workers are the parallelism; OpenCV's own threads would fight them
 
-MAX_PIXELS = 100_000_000
-"""Largest image that is decoded when nothing else is said: above any radiograph, below a decompression bomb."""
-
 FILE = "preprocess.json"
 VERSION = 1
 
 
 Decode = Literal["full", "fast"]
 """How training images are decoded: `fast` is `Preprocess.decode_reduced`."""
-
-
-class ImageError(ValueError):
-    """An image that cannot be decoded, or is larger than allowed."""
 
 
 @config
@@ -93,117 +88,6 @@ class Augment:
     flip: bool = False
 
 
-def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode an image at full resolution -> uint8 [H, W] for one channel, [H, W, 3] (RGB) for three.
-
-    16-bit images are scaled by the depth that their largest value needs (8, 10, 12, 14 or 16 bits), not by each image's
-    own range; transparency is laid on black; palette and CMYK images are converted. The EXIF orientation is ignored:
-    boxes and masks are on pixels as stored. Raises ImageError for damaged data and for more than `max_pixels`, which is
-    checked on the header, before anything is decoded.
-    """
-    return to_channels(_decode(data, channels, max_pixels), channels)
-
-
-Shrink = Callable[[int, int], int]
-"""By how much (1, 2, 4 or 8) a JPEG of a height and width may be shrunk while it is decoded."""
-
-
-def _decode(data: bytes, channels: int, max_pixels: int, shrink: Shrink | None = None) -> np.ndarray:
-    """As `decode`, but a grey JPEG or PNG is [H, W] also for three channels."""
-    try:
-        if data[:2] == b"\xff\xd8":
-            pixels = _decode_jpeg(data, channels, max_pixels, shrink)
-        elif data[:8] == b"\x89PNG\r\n\x1a\n":
-            pixels = _decode_png(data, channels, max_pixels)
-        else:
-            pixels = _decode_other(data, channels, max_pixels)
-    except ImageError:
-        raise
-    except Exception as error:  # each decoder raises its own kinds; to the caller they are all one
-        raise ImageError(f"cannot decode the image ({len(data)} bytes): {error}") from error
-    return np.ascontiguousarray(pixels)
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width < 1 or height < 1 or width * height > max_pixels:
-        raise ImageError(f"the image is {width} x {height} pixels, the limit is {max_pixels} pixels (image.max_pixels)")
-
-
-def _decode_jpeg(data: bytes, channels: int, max_pixels: int, shrink: Shrink | None) -> np.ndarray:
-    import simplejpeg
-
-    height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-    _check_size(width, height, max_pixels)
-    if space in ("CMYK", "YCCK"):  # turbojpeg does not convert these
-        return _decode_other(data, channels, max_pixels)
-    by = shrink(height, width) if shrink else 1
-    is_grey = channels == 1 or space == "Gray"
-    # the decoder takes the smallest of its scales that reaches these sides: exactly 1 / by
-    least = {} if by == 1 else {"min_height": -(-height // by), "min_width": -(-width // by)}
-    pixels: np.ndarray = simplejpeg.decode_jpeg(data, "GRAY" if is_grey else "RGB", **least)
-    return pixels[..., 0] if is_grey else pixels
-
-
-def _decode_png(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
-    if len(data) < 33 or data[12:16] != b"IHDR":
-        raise ImageError(f"a PNG without its header ({len(data)} bytes)")
-    width, height = struct.unpack(">II", data[16:24])
-    _check_size(width, height, max_pixels)
-    if data[-8:-4] != b"IEND":  # OpenCV returns the rows that it has, without a word
-        raise ImageError(f"a truncated PNG ({len(data)} bytes, no end marker)")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise ImageError(f"damaged PNG ({len(data)} bytes)")
-    if pixels.dtype == np.uint16:
-        pixels = _to_eight_bits(pixels)
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        alpha = pixels[..., -1:].astype(np.uint16)
-        pixels = ((pixels[..., :-1].astype(np.uint16) * alpha + 127) // 255).astype(np.uint8)
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim == 3:
-        converted: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY if channels == 1 else cv2.COLOR_BGR2RGB)
-        return converted
-    return pixels
-
-
-def _decode_other(data: bytes, channels: int, max_pixels: int) -> np.ndarray:
-    from PIL import Image
-
-    image: Image.Image
-    with Image.open(io.BytesIO(data), formats=["JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "JPEG2000"]) as image:
-        _check_size(*image.size, max_pixels)
-        if image.mode in ("I", "I;16", "I;16B", "I;16L", "F"):
-            return to_channels(_to_eight_bits(np.asarray(image)), channels)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            opaque = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", opaque.size, (0, 0, 0, 255)), opaque)
-        pixels: np.ndarray = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-        return pixels
-
-
-def _to_eight_bits(pixels: np.ndarray) -> np.ndarray:
-    top = int(pixels.max(initial=0))
-    depth = next((bits for bits in (8, 10, 12, 14, 16) if top < 1 << bits), 32)
-    scaled = pixels.astype(np.float32) * (255.0 / ((1 << depth) - 1))
-    eight: np.ndarray = np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
-    return eight
-
-
-def to_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
-    """Return uint8 `[H, W]` or `[H, W, 3]` pixels as [H, W] for one channel and [H, W, 3] for three."""
-    if pixels.dtype != np.uint8:
-        raise ImageError(f"pixels must be uint8, found {pixels.dtype}")
-    if pixels.ndim == 3 and pixels.shape[2] == 1:
-        pixels = pixels[..., 0]
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise ImageError(f"pixels must be [H, W] or [H, W, 3], found {list(pixels.shape)}")
-    if channels == 1:
-        grey: np.ndarray = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
-        return grey
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-
-
 class Preprocess:
     """The transform of an `ImageSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`."""
 
@@ -219,12 +103,13 @@ class Preprocess:
         tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_pixels"}
         return hashlib.sha256(json.dumps([VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
 
-    def decode(self, data: bytes) -> np.ndarray:
+    def decode(self, data: bytes, window: str = "file") -> np.ndarray:
         """Decode encoded bytes (see `decode`) -> uint8 [H, W] where the file is grey or the model is, else [H, W, 3].
 
-        `eval` and `train` give a grey image its three channels at the end: until then it is a third of the work.
+        `eval` and `train` give a grey image its three channels at the end: until then it is a third of the work. `window`
+        is that of DICOM files.
         """
-        return _decode(data, self.spec.channels, self.spec.max_pixels)
+        return decode_native(data, self.spec.channels, self.spec.max_pixels, window=window)
 
     def decode_reduced(self, data: bytes, augment: Augment) -> np.ndarray:
         """As `decode`, but a JPEG comes at 1/2, 1/4 or 1/8 of its size where that is enough.
@@ -239,7 +124,7 @@ class Preprocess:
             sides = [(side, side * share / zoom) for side, share in zip((height, width), scale, strict=True)]
             return next((by for by in (8, 4, 2) if all(-(-side // by) >= least for side, least in sides)), 1)
 
-        return _decode(data, self.spec.channels, self.spec.max_pixels, shrink)
+        return decode_native(data, self.spec.channels, self.spec.max_pixels, shrink)
 
     def geometry(self, height: int, width: int) -> Geometry:
         """Return where the pixels of an image of `height` x `width` come to lie on the input."""

@@ -55,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     group.add_argument("--quality", type=int, default=95, help="of stored JPEG (default: 95)")
     group.add_argument("--max-pixels", type=int, default=100_000_000, help="larger images are rejected")
     group.add_argument("--ids", choices=("auto", "hash", "keep"), default="auto", help="keyed hashes of ids, or not")
-    group.add_argument("--key-file", type=Path, help="key of the hashes (else the environment variable VLP_PREP_KEY)")
+    group.add_argument("--key-file", type=Path, help="key of the hashes, see `vlp-prep key` (else VLP_PREP_KEY)")
     group.add_argument("--follow-links", action="store_true", help="follow links that lead out of the raw folder")
     if argv and not argv[0].startswith("-"):
         _source_arguments(parser, find_source(argv[0]))

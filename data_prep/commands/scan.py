@@ -1,4 +1,4 @@
-"""`vlp-prep scan`: counts of what may identify a patient, in the texts and burned into the images."""
+"""`vlp-prep scan`: counts of what may identify a patient: in the texts, in the files of the images, burned into them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     import cv2
 
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.modalities.image.decode import besides_pixels
 
     from ..burned_in import has_text
     from ..privacy import count, texts_of
@@ -44,17 +45,18 @@ def run(args: argparse.Namespace) -> int:
     found: dict[str, set[str]] = {}
     for key, kinds in hits:
         found.setdefault(key, set()).update(kinds)
-    if args.images:
-        for index, sample in reading.samples(range(size)):
-            assert isinstance(sample.image, bytes)
-            try:
-                shows_text = has_text(sample.image)
-            except cv2.error as error:
-                reading.reject(index, error)
-                continue
-            if shows_text:
-                totals["text in image"] += 1
-                found.setdefault(sample.key, set()).add("text in image")
+    for index, sample in reading.samples(range(size)):
+        assert isinstance(sample.image, bytes)
+        marks = {f"{name} (file)" for data in (sample.image, *sample.masks.values()) for name in besides_pixels(data)}
+        try:
+            if args.images and has_text(sample.image):
+                marks.add("text in image")
+        except cv2.error as error:
+            reading.reject(index, error)
+            continue
+        totals.update(marks)
+        if marks:
+            found.setdefault(sample.key, set()).update(marks)
     _print(totals, len(found), size)
     if args.out:
         lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
@@ -65,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(totals: Counter[str], samples: int, size: int) -> None:
     for kind, number in sorted(totals.items()):
-        sys.stdout.write(f"{kind:16} {number}\n")
+        sys.stdout.write(f"{kind:24} {number}\n")
     sys.stdout.write(f"{samples} of {size} samples hold something that may identify a patient\n")
     sys.stdout.write("(regular expressions for English: bare names in running text are not found)\n")

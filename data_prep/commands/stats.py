@@ -63,17 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _longer_side(image: Any) -> int:
-    import io
+    from vlp.modalities.image.decode import image_size
 
-    from PIL import Image
-
-    from vlp.preprocess import ImageError
-
-    try:
-        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "WEBP"]) as opened:
-            return max(opened.size)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # whatever a broken header raises
-        raise ImageError(f"the image's header cannot be read ({type(error).__name__})") from None
+    return max(image_size(image))
 
 
 def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:

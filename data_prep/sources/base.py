@@ -22,9 +22,10 @@ from typing import Any, ClassVar, Literal
 from vlp.config import ConfigError, config
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.keys import safe_key as safe_key
+from vlp.modalities.image.decode import MAX_PIXELS
 from vlp.registry import Registry, did_you_mean
 from vlp.types import Sample
-from vlp.untrusted import shown, stays_inside
+from vlp.untrusted import MAX_FILE, shown, stays_inside
 
 NoText = Literal["reject", "drop", "keep", "test"]
 """What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept
@@ -83,6 +84,8 @@ class Source(ABC):
     no_text: ClassVar[NoText] = "reject"
     identifying: ClassVar[bool] = False
     """True where ids come from a hospital and must not be written without being hashed."""
+    max_pixels: int = MAX_PIXELS
+    """The largest image or volume that a source may make pixels of; a build's workers set their own."""
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         self.config = config
@@ -139,6 +142,9 @@ class Source(ABC):
         if str(archive) not in self._archives:
             self._archives[str(archive)] = zipfile.ZipFile(archive)
         try:
+            size = self._archives[str(archive)].getinfo(name).file_size
+            if size > MAX_FILE:
+                raise Reject("image_too_large", f"{name} in {archive.name} unpacks to {size} bytes")
             return self._archives[str(archive)].read(name)
         except KeyError:
             raise Reject("image_missing", f"no {name} in {archive.name}") from None

@@ -14,6 +14,7 @@ from vlp.data.tables.boxes import corners
 from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from .base import LEARN, Record, Reject, Source, SourceError, sources
 
 LABELS = (
@@ -68,7 +69,7 @@ class ChestxDet10(Source):
             key=record.key,
             image=self.image(f"{record.data['part']}_data/{file}", f"images/{file}", f"{record.data['part']}/{file}"),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels={name: int(name in names) for name in LABELS},
             boxes=tuple(boxes),
             source=self.name,

@@ -21,6 +21,7 @@ from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import CHEXPERT
 from .base import LEARN, Record, Reject, Source, sources
 
@@ -106,7 +107,7 @@ class Chexpert(Source):
             report=_report(row),
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=row.get("AP/PA") or row.get("ap_pa") or (side.upper() or None),
             labels=from_columns(record.data["labels"], CHEXPERT),
             groups={name: value for name, value in groups.items() if value and value != "U"},

@@ -15,6 +15,7 @@ from vlp.data.tables.labels import label_value
 from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from .base import Record, Reject, Source, sources
 
 LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
@@ -55,7 +56,7 @@ class Chexpert5x200(Source):
             report=Report(f"IMPRESSION: {text}") if text else None,
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=labels,
             source=self.name,
             licence=self.licence,

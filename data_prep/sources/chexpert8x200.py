@@ -18,6 +18,7 @@ from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
 from vlp.types import Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import CHEXPERT
 from .base import Record, Reject, Source, sources
 
@@ -76,7 +77,7 @@ class Chexpert8x200(Source):
             image=self.image(str(inner), str(below), root=self.config.chexpert),
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=row.get("AP/PA") or None,
             labels=labels,
             groups={name: value for name, value in groups.items() if value},

@@ -19,6 +19,7 @@ from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
 from vlp.types import Box, Report, Sample
 
+from ..codes import modality_of
 from ..pixels import image_size
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
@@ -36,7 +37,9 @@ class CovidChestXray(Source):
 
     @config
     class Config:
-        """`modality` keeps only "X-ray" or "CT"; `views` only the listed ones (PA, AP, AP Supine, L, Axial, Coronal)."""
+        """`modality` keeps only "CR" (radiographs) or "CT"; `views` only the listed ones as the table has them (PA, AP, AP
+        Supine, L, Axial, Coronal).
+        """
 
         modality: str | None = None
         views: tuple[str, ...] = ()
@@ -83,8 +86,8 @@ class CovidChestXray(Source):
 
     def sample(self, record: Record) -> Sample:
         row = record.data["row"]
-        modality, view = row["modality"] or None, row["view"] or None
-        if self.config.modality and modality != self.config.modality:
+        modality, view = modality_of(row["modality"]), row["view"] or None
+        if self.config.modality and modality != modality_of(self.config.modality):
             raise Reject("other_modality", str(modality), counted=False)
         if self.config.views and view not in self.config.views:
             raise Reject("other_view", str(view), counted=False)

@@ -11,7 +11,7 @@ image per volume, by choice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,13 +20,29 @@ import numpy as np
 from vlp.config import config
 from vlp.data.tables.cells import CellError, identity, text
 from vlp.data.tables.read import numbered_rows
+from vlp.modalities.image.dicom import (
+    Frames,
+    Slices,
+    check_frames,
+    complaint,
+    not_an_image,
+    open_dicom,
+    quiet,
+    read_header,
+    read_volume,
+)
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.grey_scale import DicomOptions, numbers
 from vlp.registry import did_you_mean
 from vlp.types import Report, Sample
 
-from ..dicom import DicomOptions, complaint, frame_count, header, ids, iter_frames, open_dicom, read_header
+from ..codes import modality_of
+from ..dicom import header, ids
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 LINKS = ("study", "accession", "patient", "image")
+PARALLEL = 0.99
+"""The least cosine between the normals of slices of one volume."""
 SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
 
 
@@ -42,8 +58,10 @@ class DicomFolder(Source):
         Rows of one id are one report, in the table's order (an addendum); `separator` of a CSV without commas.
 
         `frames`: of a multi-frame file, the first, each as a slice, or all as one volume; `series`: files of one series as
-        separate images, or as one volume in the order of their positions. `window` see `vlp_prep.dicom`. `modalities`:
-        only these (CR, DX, CT, ...).
+        separate images, or as one volume for each plane of theirs, in the order of their positions and on one grey scale.
+        `window`: "file", "range" or "center,width", see `vlp.modalities.image.grey_scale`. `modalities`: only these (CR,
+        DX, CT, ...). Segmentations, dose maps, reports and what else is no picture of a patient is left out and counted;
+        naming its modality (SEG) here takes it in.
         """
 
         table: str | None = None
@@ -56,6 +74,8 @@ class DicomFolder(Source):
         window: str = "file"
         modalities: tuple[str, ...] = ()
 
+    _opened: tuple[str, Frames] | None = None
+
     def records(self) -> Iterator[Record]:
         if self.config.series == "volume":  # the first record of a series grows with its files until all are seen
             yield from list(self._walk())
@@ -64,44 +84,55 @@ class DicomFolder(Source):
 
     def _walk(self) -> Iterator[Record]:
         reports, link = self._reports()
-        volumes: dict[str, list[tuple[tuple[float, ...], str]]] = {}
+        volumes: dict[str, list[_Plane]] = {}
         for path in sorted(self.raw.rglob("*")):
             if not path.is_file() or path.suffix.lower() in SKIPPED or path.name in ("DICOMDIR", ".DS_Store"):
                 continue
             name = path.relative_to(self.raw).as_posix()
             record = self._record(path, name, reports, link)
-            series = record.data.get("series")
-            if self.config.series == "volume" and series:
-                first = series not in volumes
-                volumes.setdefault(series, []).append((record.data["place"], name))
-                if not first:
+            series = record.data.get("series") if self.config.series == "volume" else None
+            members = None
+            if series:
+                plane, is_new = _plane_of(volumes.setdefault(series, []), record.data["normal"])
+                plane.members.append((record.data["place"], name))
+                if not is_new:
                     continue
+                members = plane.members
             frames = record.data.get("frames", 1) if self.config.frames == "slices" else 1
             for number in range(frames):
                 key = f"{record.key}_{number:04d}" if frames > 1 else record.key
-                members = volumes[series] if self.config.series == "volume" and series else None
                 data = {**record.data, "frame": number, "members": members}
                 yield Record(key, data, record.patient, record.study)
 
     def _record(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
         try:
-            dataset = read_header(path)
-            known = ids(dataset)
-            found = {"header": header(dataset), "frames": frame_count(dataset), "place": _place(dataset)}
-        except Reject as reject:
-            return Record(key=safe_key(name), data={"file": name, "problem": (reject.reason, reject.detail)})
+            with quiet():
+                return self._known(path, name, reports, link)
+        except ImageError as error:
+            problem = (error.reason, str(error), error.counted)
+            return Record(key=safe_key(name), data={"file": name, "problem": problem})
         except Exception as error:  # pydicom raises many kinds on damaged headers
-            return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", complaint(error))})
-        wanted = known.get(link, "")
+            return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", complaint(error), True)})
+
+    def _known(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
+        """Return the record of a file whose header can be read; raises ImageError and what pydicom raises."""
+        dataset = read_header(path)
+        known, kind = ids(dataset), not_an_image(dataset)
+        if kind and not self._asked_for(str(dataset.get("Modality", ""))):
+            problem = ("not_an_image", kind, False)
+            return Record(key=safe_key(known.get("image") or name), data={"file": name, "problem": problem})
         return Record(
             key=safe_key(known.get("image") or name),
             patient=known.get("patient"),
             study=known.get("study"),
             data={
                 "file": name,
-                **found,
+                "header": header(dataset),
+                "frames": check_frames(dataset, path.stat().st_size),
+                "place": _place(dataset),
+                "normal": _normal(dataset),
                 "series": known.get("series"),
-                "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(wanted),
+                "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(known.get(link, "")),
             },
         )
 
@@ -142,10 +173,12 @@ class DicomFolder(Source):
     def sample(self, record: Record) -> Sample:
         data = record.data
         if "problem" in data:
-            open_dicom(self.image(data["file"]))  # says why, for most
-            raise Reject(*data["problem"])
+            reason, detail, counted = data["problem"]
+            if counted:
+                open_dicom(self.image(data["file"]))  # says why, for most
+            raise Reject(reason, detail, counted=counted)
         known = data["header"]
-        if self.config.modalities and known.get("modality") not in self.config.modalities:
+        if self.config.modalities and not self._asked_for(known.get("modality", "")):
             raise Reject("other_modality", known.get("modality", ""), counted=False)
         pixels, steps = self._pixels(data)
         return Sample(
@@ -161,16 +194,41 @@ class DicomFolder(Source):
             steps=steps,
         )
 
+    def _asked_for(self, modality: str) -> bool:
+        """Return whether the options name a modality, by DICOM's code or in other words for it."""
+        wanted = {name.upper() for name in self.config.modalities}
+        return modality.upper() in wanted | {modality_of(name) for name in wanted}
+
     def _pixels(self, data: Any) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
         options = DicomOptions(window=self.config.window)
         if data["members"] is not None:
             names = [name for _, name in sorted(data["members"])]
-            slices = [next(iter_frames(open_dicom(self.image(name)), options)) for name in names]
-            return _stack(slices, "slices of a series")
-        frames = iter_frames(open_dicom(self.image(data["file"])), options)
-        if self.config.frames == "volume" and data["frames"] > 1:
-            return _stack(list(frames), "frames")
-        return next(one for number, one in enumerate(frames) if number == data["frame"])
+
+            def files(pixels: bool) -> Iterator[tuple[Any, int]]:
+                for name in names:
+                    path = self.image(name)
+                    yield (open_dicom(path, any_kind=True) if pixels else read_header(path)), 0
+
+            return self._stack(files, len(names), "slices of a series")
+        frames = self._frames(data["file"], options)
+        if self.config.frames == "volume" and len(frames) > 1:
+
+            def numbered(_: bool) -> Iterator[tuple[Any, int]]:
+                yield from ((frames.dataset, index) for index in range(len(frames)))
+
+            return self._stack(numbered, len(frames), "frames")
+        return frames.read(data["frame"])
+
+    def _frames(self, name: str, options: DicomOptions) -> Frames:
+        """Return the frames of a file; the last file stays open for the next of its frames."""
+        if self._opened is None or self._opened[0] != name:
+            self._opened = name, Frames(open_dicom(self.image(name), any_kind=True), options, self.max_pixels)
+        return self._opened[1]
+
+    def _stack(self, slices: Slices, count: int, kind: str) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
+        """Return a volume with its slices on top of each other, `[D * H, W]`; raises ImageError."""
+        pixels, steps = read_volume(slices, count, DicomOptions(window=self.config.window), self.max_pixels)
+        return np.concatenate(list(pixels)), (*steps, f"volume: {count} {kind} stacked downwards")
 
     def _text(self, texts: dict[str, str] | None) -> Report | None:
         if not texts:
@@ -192,22 +250,39 @@ def _join(report: dict[str, str], more: dict[str, str]) -> None:
         report.setdefault(name, "")
 
 
+@dataclass
+class _Plane:
+    """The files of a series whose slices are parallel: their normal, and (place, name) of each."""
+
+    normal: tuple[float, ...] | None
+    members: list[tuple[tuple[float, ...], str]] = field(default_factory=list)
+
+
+def _plane_of(planes: list[_Plane], normal: tuple[float, ...] | None) -> tuple[_Plane, bool]:
+    """Return the plane of a series that a slice belongs to, made where there is none yet, and whether it is new.
+
+    A localizer holds slices of three planes under one series number: three volumes, not one.
+    """
+    for plane in planes:
+        same = plane.normal is None if normal is None else plane.normal is not None
+        if same and (normal is None or abs(np.dot(normal, plane.normal or ())) > PARALLEL):
+            return plane, False
+    planes.append(_Plane(normal))
+    return planes[-1], True
+
+
+def _normal(dataset: Any) -> tuple[float, ...] | None:
+    """Return the unit normal of a slice's plane, None where the header does not say it."""
+    plane = np.array(numbers(dataset, "ImageOrientationPatient"))
+    if len(plane) != 6 or not (length := np.linalg.norm(normal := np.cross(plane[:3], plane[3:]))):
+        return None
+    return tuple(float(part) for part in normal / length)
+
+
 def _place(dataset: Any) -> tuple[float, ...]:
     """Return where a slice lies in its series: along the normal of its plane, else its instance number."""
-    number = float(getattr(dataset, "InstanceNumber", 0) or 0)
-    position, plane = getattr(dataset, "ImagePositionPatient", None), getattr(dataset, "ImageOrientationPatient", None)
-    if position is None or plane is None or len(position) != 3 or len(plane) != 6:
+    number = (numbers(dataset, "InstanceNumber") or [0.0])[0]
+    position, normal = numbers(dataset, "ImagePositionPatient"), _normal(dataset)
+    if len(position) != 3 or normal is None:
         return (0.0, number)
-    normal = np.cross(np.array(plane[:3], float), np.array(plane[3:], float))
-    return (float(np.dot(normal, np.array(position, float))), number)
-
-
-def _stack(
-    slices: list[tuple[np.ndarray[Any, Any], tuple[str, ...]]], what: str
-) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
-    """Return slices of one size on top of each other, `[D * H, W]`; raises Reject for sizes that differ."""
-    shapes = {pixels.shape for pixels, _ in slices}
-    if len(shapes) > 1:
-        raise Reject("bad_volume", f"{what} of different sizes: {sorted(shapes)}")
-    steps = tuple(step for step in slices[0][1] if not step.startswith("frame "))
-    return np.concatenate([pixels for pixels, _ in slices]), (*steps, f"volume: {len(slices)} {what} stacked downwards")
+    return (float(np.dot(normal, position)), number)

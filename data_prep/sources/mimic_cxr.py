@@ -16,6 +16,7 @@ from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from ..labels import CHEXPERT
 from .base import Record, Reject, Source, SourceError, decode_text, sources
 
@@ -100,7 +101,7 @@ class MimicCxr(Source):
             report=Report(text) if text else None,
             study=study,
             patient=patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=view,
             labels=from_columns(dict(record.data["labels"]), CHEXPERT),
             source=self.name,

@@ -16,6 +16,7 @@ from vlp.config import config
 from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from ..pixels import image_size
 from .base import Record, Source, SourceError, sources
 
@@ -70,7 +71,7 @@ class MsCxr(Source):
             image=image,
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=dict.fromkeys(sorted({row["category_name"] for row in found}), 1),
             boxes=tuple(boxes),
             source=self.name,

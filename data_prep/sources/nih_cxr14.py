@@ -13,6 +13,7 @@ from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from .base import LEARN, Record, Reject, Source, sources
 
 LABELS = (
@@ -83,7 +84,7 @@ class NihCxr14(Source):
             key=record.key,
             image=self._file(row["Image Index"]),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=row["View Position"] or None,
             labels={name: int(name in stated) for name in ("No Finding", *LABELS)},
             boxes=tuple(_box(name, place) for name, place in record.data["boxes"]),

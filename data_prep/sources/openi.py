@@ -17,6 +17,7 @@ from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 from vlp.untrusted import read_regular
 
+from ..codes import RADIOGRAPH
 from ..regions import MAX_XML, parse_xml
 from .base import Record, Reject, Source, safe_key, sources
 
@@ -86,7 +87,7 @@ class OpenI(Source):
             report=_report(data["sections"]),
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=data["view"].upper() or None,
             labels=dict.fromkeys(sorted(problems), 1),
             source=self.name,

@@ -17,6 +17,7 @@ from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
+from ..codes import RADIOGRAPH
 from .base import Record, Reject, Source, safe_key, sources
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -72,7 +73,7 @@ class PadChest(Source):
             report=Report(row["Report"]) if self.config.report and row["Report"] else None,
             study=record.study,
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             view=row["Projection"] or None,
             labels={name: int(name in stated) for name in record.data["names"]},
             groups={name: value for name, value in groups.items() if value},

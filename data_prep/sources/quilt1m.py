@@ -48,7 +48,7 @@ class Quilt1M(Source):
             image=self.image(*(f"{folder}/{name}" for folder in FOLDERS)),
             captions=tuple(dict.fromkeys(one.strip() for one in record.data["captions"] if one.strip())),
             study=record.study,
-            modality="histopathology",
+            modality="SM",
             source=self.name,
             licence=self.licence,
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from .base import Record, Source, sources
 
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
@@ -50,7 +51,7 @@ class RsnaPneumonia(Source):
             key=record.key,
             image=self.image(f"stage_2_train_images/{record.key}.dcm"),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=labels,
             boxes=tuple(boxes),
             source=self.name,

@@ -16,6 +16,7 @@ import numpy as np
 from vlp.data.tables.read import rows
 from vlp.types import Sample
 
+from ..codes import RADIOGRAPH
 from ..pixels import encode
 from .base import Record, Reject, Source, sources
 
@@ -55,7 +56,7 @@ class SiimAcr(Source):
             key=record.key,
             image=self.image(Path(record.data["file"])),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels={"Pneumothorax": int(bool(runs))},
             masks=masks,
             source=self.name,

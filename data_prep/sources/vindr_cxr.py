@@ -15,6 +15,7 @@ from vlp.config import config
 from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
+from ..codes import RADIOGRAPH
 from .base import LEARN, Record, Source, sources
 
 OVERLAP = 0.5
@@ -72,7 +73,7 @@ class VindrCxr(Source):
             key=record.key,
             image=self.image(f"{split}/{record.key}.dicom", f"{split}/{record.key}.dcm"),
             patient=record.patient,
-            modality="CXR",
+            modality=RADIOGRAPH,
             labels=labels,
             boxes=tuple(Box(name.lower(), place, label=name) for name, place in merged),
             source=self.name,

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vlp.modalities.image.decode import image_size
+
 from ..store import UnreadableError, in_words
 
 if TYPE_CHECKING:
@@ -125,13 +127,3 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
     if bad:
         raise UnreadableError(bad, data)
     return sizes
-
-
-def image_size(image: bytes) -> tuple[int, int]:
-    """Return the height and width of an encoded image, from its header alone."""
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(image)) as opened:
-        return opened.height, opened.width

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.config import ConfigError, config, to_tree
-from vlp.preprocess import decode
+from vlp.modalities.image.decode import decode, decode_mask
 
 from .. import segment
 from ..bootstrap import mean_interval, multiplicities
@@ -49,7 +49,7 @@ def mask_of(data: Data, index: int, name: str) -> Mask | None:
     """Return a record's mask [H, W], or None; raises DataError naming one that does not decode."""
     content = data.mask(index, name)
     try:
-        return decode(content, 1) > 0 if content is not None else None
+        return decode_mask(content) if content is not None else None
     except (ValueError, OSError) as error:
         raise DataError(f"{data.name}: mask {name!r} of {data.records[index].key!r}: {error}") from None
 

@@ -41,8 +41,8 @@ def bad_images() -> dict[str, tuple[bytes, str]]:
         "no_pixels.dcm": (saved(bare), "image_no_pixels"),
         "cmyk.jpg": (trees.encoded("JPEG", 3, "CMYK"), "CMYK converted"),
         "palette.png": (trees.encoded("PNG", 4, "P"), "P converted"),
-        "alpha.png": (trees.encoded("PNG", 4, "RGBA"), "RGBA converted"),
-        "deep.png": (deep.getvalue(), "more than 8 bits: 0..19190 scaled to 0..255"),
+        "alpha.png": (trees.encoded("PNG", 4, "RGBA"), "transparency laid on black"),
+        "deep.png": (deep.getvalue(), "more than 8 bits: 0..65535 scaled to 0..255"),
     }
 
 
@@ -189,8 +189,8 @@ def test_a_jpeg_whose_bytes_are_kept_is_checked_as_strictly_as_one_that_is_decod
     """Cut and flipped anywhere: what the quick check of coefficients lets through, a full strict decoder reads."""
     import simplejpeg
 
+    from vlp.modalities.image.errors import ImageError
     from vlp_prep.pixels import ImageOptions, store_image
-    from vlp_prep.sources.base import Reject
 
     whole = trees.encoded("JPEG", 3, mode, height=120, width=150, progressive=progressive, quality=85)
     rng = np.random.default_rng(0)
@@ -208,7 +208,7 @@ def test_a_jpeg_whose_bytes_are_kept_is_checked_as_strictly_as_one_that_is_decod
             sound = False
         try:
             kept = store_image(data, ImageOptions()).height > 0
-        except Reject:
+        except ImageError:
             kept = False
         assert kept <= sound
         refused += not kept

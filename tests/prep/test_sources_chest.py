@@ -237,7 +237,7 @@ def test_nih_cxr14(tmp_path: Path) -> None:
         one.labels
     ) == 15
     assert one.boxes[0].xyxy == (4.5, 2.0, 24.5, 32.0) and one.boxes[0].label == "Effusion"
-    assert one.groups == {"sex": "M", "age": "058"} and other.labels["No Finding"] == 1 and other.split == "test"
+    assert one.groups == {"sex": "M", "age": "58"} and other.labels["No Finding"] == 1 and other.split == "test"
 
 
 def test_rsna_pneumonia(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_label_captions_from_folders(tmp_path: Path) -> None:
     found = run("label_captions", raw, "--captions", captions, "--modality", "fundus")
     one = found["train_normal_a"]
     assert one.captions == ("a fundus photograph of a healthy retina", "a healthy retina")
-    assert one.labels == {"mild": 0, "normal": 1} and one.split == "train" and one.modality == "fundus"
+    assert one.labels == {"mild": 0, "normal": 1} and one.split == "train" and one.modality == "OP"
     assert (
         found["test_mild_b"].captions == ("a fundus photograph of mild", "mild")
         and found["test_mild_b"].split == "test"

@@ -1,0 +1,1 @@
+"""Images: files to pixels. Preparation, training, scoring, `from_pretrained` and export all read them here."""
