@@ -67,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(totals: Counter[str], samples: int, size: int) -> None:
     for kind, number in sorted(totals.items()):
-        sys.stdout.write(f"{kind:24} {number}\n")
+        sys.stdout.write(f"{kind:16} {number}\n")
     sys.stdout.write(f"{samples} of {size} samples hold something that may identify a patient\n")
     sys.stdout.write("(regular expressions for English: bare names in running text are not found)\n")

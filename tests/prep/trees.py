@@ -55,7 +55,7 @@ def dicom(path: Path, stored: np.ndarray | None = None, **elements: Any) -> Path
     from test_dicom import phantom, saved
 
     stored = pixels(len(str(path))).astype(np.uint16) * 16 if stored is None else stored
-    return put(path, saved(phantom(stored, Modality="CR", **elements)))
+    return put(path, saved(phantom(stored, **{"Modality": "CR", **elements})))
 
 
 def pairs(root: Path, n: int = 20) -> Path:

@@ -116,13 +116,18 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 def besides_pixels(data: bytes) -> list[str]:
     """Return the names of what a stored image file holds that is no pixels, where a patient's name may stand."""
-    if data[:2] == jpeg.START:
-        return jpeg.besides_pixels(data)
-    if data[:8] == png.START:
-        try:
+    import simplejpeg
+
+    try:
+        if data[:2] == jpeg.START:
+            names = jpeg.besides_pixels(data)
+            clean = jpeg.pixels_only(data)
+            simplejpeg.decode_jpeg(clean, "GRAY", min_height=1, min_width=1)  # strictly: bytes may hide in a scan
+            return names or ([] if clean == data else ["tables that are not used"])
+        if data[:8] == png.START:
             return png.besides_pixels(data)
-        except ImageError:
-            return ["damaged PNG"]
+    except ValueError:
+        return ["damaged image"]
     return ["DICOM header"] if is_dicom(data) else ["neither JPEG nor PNG"]
 
 
