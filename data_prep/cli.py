@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import redirect_stdout
+from typing import NoReturn, TextIO
 
-from vlp.errors import INTERRUPTED, report
+from vlp.errors import INTERRUPTED, printable, report
 from vlp.registry import did_you_mean
 
 COMMANDS = {
@@ -23,6 +25,23 @@ COMMANDS = {
     "scan": "look for names, dates, numbers that identify a patient",
     "tokenizer": "train a tokenizer on the texts of a set",
 }
+
+
+class _Printable(io.TextIOBase):
+    """Standard output that shows names of others as they are spelled: no escape sequence reaches the terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return not self._stream.closed and self._stream.isatty()
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     inner = Parser(prog=f"vlp-prep {name}", description=COMMANDS[name], allow_abbrev=False)
     try:
         command.arguments(inner, rest)
-        code: int = command.run(inner.parse_args(rest))
+        with redirect_stdout(_Printable(sys.stdout)):
+            code: int = command.run(inner.parse_args(rest))
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

@@ -13,15 +13,16 @@ import pickle
 import re
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from vlp.config import ConfigError
+from vlp.data.tables.cells import CellError
 from vlp.process import end_with_parent
 from vlp.types import Sample
 
@@ -35,13 +36,17 @@ CHUNK = 16
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that did not become a sample: its place in the source, its key (hashed where ids are), and why."""
+    """A record that did not become a sample: its place in the source, its key (hashed where ids are), and why.
+
+    `private` is for the owner of the data only: the key, the file or row, and the detail as they are.
+    """
 
     index: int
     key: str
     reason: str
     detail: str = ""
     counted: bool = True
+    private: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +79,22 @@ class Worker:
             return self._prepare(self._source.sample(record), split)
         except Reject as reject:
             return self.rejected(index, record, reject)
+        except CellError as error:
+            return self.rejected(index, record, Reject(error.reason, error.detail))
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 
     def rejected(self, index: int, record: Record, reject: Reject) -> Rejected:
-        """Return the line for rejected.jsonl; ids are taken out of it where they are taken out of the samples."""
+        """Return the line for rejected.jsonl; what may identify is taken out of it where ids are taken out of samples."""
+        private = {"key": record.key, "place": self._source.place(record), "detail": reject.detail}
         if self._hasher is None:
-            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted)
-        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", reject.detail)  # file names may be made of ids
+            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted, private)
+        detail = reject.detail.partition(":")[0] if reject.reason == "error" else reject.detail
+        detail = re.sub(r"'[^']*'|\"[^\"]*\"", "***", detail)  # what is quoted may be a cell, and a cell a name
+        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", detail)  # file names may be made of ids
         for identity in (record.key, record.study, record.patient):
             detail = detail.replace(identity, "***") if identity else detail
-        return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted)
+        return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted, private)
 
 
 def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:

@@ -86,10 +86,18 @@ def report(command: str, error: BaseException, foreseen: tuple[type[BaseExceptio
         text = words
     elif words is not None and is_machine(error) and words not in text:
         text = f"{text} ({words})"
-    sys.stderr.write(f"{command}: {' '.join(text.split()) or type(error).__name__}\n")
+    sys.stderr.write(printable(f"{command}: {' '.join(text.split()) or type(error).__name__}\n"))
     sys.stderr.flush()
     is_wrong = isinstance(error, (ValueError, LookupError)) if is_ours else is_foreseen
     return WRONG if is_wrong and not is_machine(error) else FAILED
+
+
+def printable(text: str) -> str:
+    """Return a text as a terminal may be shown it: control characters of keys and names are spelled, lines are kept."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    spelled = (one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(spelled)
 
 
 def _refusal(error: BaseException) -> tuple[int, BaseException] | None:

@@ -14,11 +14,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.boxes import corners, parse_boxes
+from vlp.data.tables.cells import CellError
+from vlp.data.tables.read import rows
 from vlp.types import Box, Report, Sample
 
-from ..labels import parse_boxes
 from ..pixels import image_size
-from ..tables import rows
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 BOXES = "annotations/imageannotation_ai_lung_bounding_boxes.json"
@@ -66,17 +67,16 @@ class CovidChestXray(Source):
                 images = {one["id"]: one for one in tree["images"]}
                 for one in tree["annotations"]:
                     image = images[one["image_id"]]
-                    for phrase, xyxy in parse_boxes([one["bbox"]], "xywh", names[one["category_id"]]):
-                        size = (image["height"], image["width"])
-                        boxes.setdefault(image["file_name"], []).append((phrase, xyxy, size))
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    xyxy, size = corners(one["bbox"], "xywh"), (image["height"], image["width"])
+                    boxes.setdefault(image["file_name"], []).append((names[one["category_id"]], xyxy, size))
+            except (json.JSONDecodeError, KeyError, TypeError, CellError) as error:
                 raise SourceError(f"{self.raw / BOXES}: not the COCO-like file as published ({error!r})") from None
         if (self.raw / "pairs.jsonl").is_file():
             for row in rows(self.raw / "pairs.jsonl", ("image",)):
                 name = PurePosixPath(row["image"]).name
                 found = parse_boxes(row.get("lung_boxes") or "")
                 if found and name not in boxes:
-                    boxes[name] = [(phrase, xyxy, None) for phrase, xyxy in found]
+                    boxes[name] = [(box.phrase, box.xyxy, None) for box in found]
                 if row.get("patient_id_aliases"):
                     patients[name] = min([str(row["patient_id"]), *map(str, row["patient_id_aliases"])])
         return boxes, patients

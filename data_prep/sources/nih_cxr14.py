@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlp.data.tables.labels import names_in
+from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
-from ..labels import names_in
-from ..tables import rows
 from .base import LEARN, Record, Reject, Source, sources
 
 LABELS = (
