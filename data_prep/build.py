@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -24,25 +24,24 @@ from typing import IO, Any, Literal
 
 from vlp.config import ConfigError, config, digest, to_tree
 from vlp.data.tables.cells import CellError
-from vlp.output import PARTIAL, InUseError, hold, partial_of, remove, whole
+from vlp.output import PARTIAL, partial_of, remove, whole
 from vlp.types import Sample
 
-from .gather import check_rejected, gather
+from .card import render_card
+from .claim import MADE_BY, Claim
 from .killed import collect, forget, left_out
 from .pixels import ImageOptions
 from .plan import Planned, plan
-from .prepare import TextOptions, choose_finder
+from .prepare import CUT, TextOptions, choose_finder
 from .privacy import VARIABLE, IdHasher, read_key
-from .rejected import add_private, private_of, replace_private
+from .rejected import add_private, private_of, replace_private, sort_private
 from .sources.base import Reject, find_source
 from .splits import parse_shares
-from .stats import Tally
+from .stats import GROUPED_BY, Tally
 from .work import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
-MADE_BY = "vlp-prep build"
-MOMENT = 120.0
-"""Seconds that the other jobs of an array are waited for, while one gathers what all have made."""
+STATE, ROOM = ".build", ".overwrite"
 ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
 """Options that say where and how, and do not change what is written."""
 
@@ -76,7 +75,7 @@ class BuildOptions:
 
 
 class Build:
-    """One run of `vlp-prep build`: checks first, then `run`, which gathers what is made in the end."""
+    """One run of `vlp-prep build`: checks first, then `run`, then `gather`."""
 
     def __init__(self, options: BuildOptions) -> None:
         self.options = options
@@ -90,12 +89,11 @@ class Build:
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
         self.finder = choose_finder(options.text)
-        self.state = options.out / ".build"
-        self._write_to(options.out, self.state, self.rejected_places)
-        if not self._replaces:
-            self._check_out()
-        elif parts > 1:
-            raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
+        self.out = self._choose_out()
+        self.state = self.out / STATE
+        self.rejected_places = private_of(options.out)
+        self.private = private_of(options.out, ROOM) if self.out != options.out else self.rejected_places
+        self.claim = Claim(options.out / STATE, options.shard_of, options.overwrite)
 
     def _id_key(self) -> bytes | None:
         options = self.options
@@ -118,97 +116,53 @@ class Build:
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
         return digest(tree)
 
-    def _check_out(self) -> None:
-        """Raise ConfigError for a folder that holds anything but a build with these options that may go on."""
-        out, made, fingerprint = self.options.out, self.state / "options.json", self._fingerprint
+    def _choose_out(self) -> Path:
+        """Return the folder to write to: `--out`, or a room in it where an older set stays until the new one is whole."""
+        out, options, fingerprint = self.options.out, self.options, self._fingerprint
+        made = out / STATE / "options.json"
+        if made.is_file() and options.overwrite:
+            if options.shard_of[1] > 1:
+                raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
+            return out / ROOM
         if made.is_file():
             if json.loads(made.read_text())["fingerprint"] != fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
-            if not self.options.resume and self.options.shard_of[1] == 1:
+            if not options.resume and options.shard_of[1] == 1:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
-        elif out.exists() and (not out.is_dir() or any(path != self.state for path in out.iterdir())):
+        elif out.exists() and (not out.is_dir() or any(path.name != STATE for path in out.iterdir())):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
+        return out
 
-    @contextmanager
-    def _claim(self) -> Iterator[None]:
-        """Hold this job's part of the folder, and write down there with which options it is made.
+    def __enter__(self) -> Build:
+        """Hold the folder and write down with which options it is made. Raises InUseError while another build has it."""
+        self.claim.open(self._sign)
+        return self
 
-        Jobs of one array (`--shard-of`) work at the same time; any other two builds do not.
-        """
-        part, parts = self.options.shard_of
-        own = self.state / f".vlp-{part}-of-{parts}.lock"
-        with ExitStack() as stack:
-            with self._alone():
-                try:
-                    self._refuse_others(own)
-                    if not self._replaces:
-                        self._check_out()
-                    stack.enter_context(hold(self.state, MADE_BY, name=own.name))
-                    if not self._replaces:
-                        self._sign()
-                except BaseException:
-                    self._leave_nothing()
-                    raise
-            try:
-                yield
-            finally:
-                with self._alone():
-                    self._leave_nothing(own)
-                with suppress(OSError):  # not empty, or a mounted folder
-                    self.options.out.rmdir()
-
-    def _refuse_others(self, own: Path) -> None:
-        """Raise InUseError while another build works here, or this job of the array does already."""
-        siblings = f"*-of-{self.options.shard_of[1]}.lock"
-        for lock in self.state.glob(".vlp-*.lock"):
-            if lock == own or self.options.overwrite or not lock.match(siblings):
-                with hold(self.state, MADE_BY, name=lock.name):
-                    pass
-
-    def _leave_nothing(self, own: Path | None = None) -> None:
-        """Take the locks away where nothing was built and no other job (than the one that holds `own`) is at it."""
-        if any(self.state.glob("*-[0-9]*.json")):
-            return
-        locks = list(self.state.glob(".vlp-*.lock"))
-        with suppress(InUseError):
-            for lock in locks:
-                if lock != own:
-                    with hold(self.state, MADE_BY, name=lock.name):
-                        pass
-            for path in (*locks, self.state / "options.json"):
-                remove(path, MADE_BY)
+    def __exit__(self, *_: object) -> None:
+        if not any(self.state.glob("*-[0-9]*.json")) and self.out != self.options.out:
+            remove(self.state / "options.json", MADE_BY)
+        self.claim.close()
+        for folder in (self.state, self.out, self.options.out):
+            with suppress(OSError):  # not empty: something was built
+                folder.rmdir()
 
     def _sign(self) -> None:
+        if self._choose_out() != self.out:  # another build was there meanwhile
+            raise ConfigError(f"{self.options.out} was built by another process just now: give --resume or --overwrite")
+        if self.out != self.options.out:
+            remove(self.out, MADE_BY)
+        self.state.mkdir(parents=True, exist_ok=True)
+        if not (self.state / "options.json").is_file():
+            self.private.unlink(missing_ok=True)  # of a set that was here and is gone
         with whole(self.state / "options.json") as file:
             file.write(json.dumps({"fingerprint": self._fingerprint}))
 
-    @property
-    def rejected_places(self) -> Path:
-        """The file that says to the owner of the data which files were rejected."""
-        return private_of(self.options.out)
-
-    @property
-    def _replaces(self) -> bool:
-        return self.options.overwrite and (self.state / "options.json").is_file()
-
-    def _alone(self) -> AbstractContextManager[Any]:
-        """Hold the folder of what is finished against all other jobs, for a moment; they wait that long."""
-        return hold(self.state, MADE_BY, wait=MOMENT)
-
     def run(self, report: Any = None) -> Counter[str]:
-        """Make the shards that are not there yet and gather what is; return the counts of `gather`.
+        """Make the shards that are not there yet and gather what is, inside `with build:`; return the counts of `gather`.
 
         `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
         """
         tell = report or (lambda *_: None)
-        with self._claim(), self._room() as replace:
-            counts = self._run(tell)
-            if replace:
-                check_rejected(counts, self.options.max_rejected, self.out)
-                self._replace()
-            return counts
-
-    def _run(self, tell: Any) -> Counter[str]:
         with tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
             names, total = self._list(list_file, pool, tell)
             tell("total", total)
@@ -223,46 +177,8 @@ class Build:
                 self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
             for shard in open_shards.values():  # only duplicates: nothing came back from the workers
                 self._finish(shard, iter(()), pool, tell)
-            with self._alone():
-                return gather(names, self.done, self.out, self.private, self._about())
-
-    def _write_to(self, out: Path, done: Path, private: Path) -> None:
-        """Set where shards, what says that they are finished, and the owner's list of rejects are written."""
-        self.out, self.done, self.private = out, done, private
-
-    @contextmanager
-    def _room(self) -> Iterator[bool]:
-        """Make room for a set that replaces another once it is whole; yields whether it does.
-
-        What was rejected stays there where that was too much.
-        """
-        if not self._replaces:
-            if not any(self.state.glob("*-[0-9]*.json")):
-                self.private.unlink(missing_ok=True)
-            yield False
-            return
-        room = partial_of(self.state / "overwrite")
-        remove(room, MADE_BY)
-        room.mkdir()
-        self._write_to(room, room, room / self.rejected_places.name)
-        try:
-            yield True
-        except BaseException:
-            if not (room / "rejected.jsonl").is_file():
-                remove(room, MADE_BY)
-            raise
-
-    def _replace(self) -> None:
-        """Put the new set in the place of the old one; a kill on the way leaves what `--resume` goes on with."""
-        room, out = self.out, self.options.out
-        remove_build(out)
-        self._sign()
-        replace_private(self.private, self.rejected_places)
-        for ending in (".tar", ".json", ""):  # a shard, then what says that it is finished, then the rest
-            for path in sorted(room.glob(f"*{ending}")):
-                os.replace(path, (self.state if ending == ".json" else out) / path.name)
-        remove(room, MADE_BY)
-        self._write_to(out, self.state, self.rejected_places)
+        with self.claim.alone():
+            return self.gather(names)
 
     def _list(self, file: IO[bytes], pool: Pool, tell: Any) -> tuple[list[str], int]:
         """Ask the source once what there is: write the shards that are still to be made to `file`, one pickle each.
@@ -276,7 +192,7 @@ class Build:
                 size = len(shard.records) + len(shard.duplicates)
                 tell("listed", size)
                 names.append(shard.name)
-                if self._mine(shard) and (self._replaces or not self._done(shard)):
+                if self._mine(shard) and not self._done(shard):
                     pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
                     total += size
                     pool.start(self._workers(total))
@@ -354,14 +270,14 @@ class Build:
             "tally": tally.to_json(),
             "rejected": lines,
         }
-        with whole(self.done / f"{shard.name}.json") as file:
+        with whole(self.state / f"{shard.name}.json") as file:
             file.write(json.dumps(done, sort_keys=True))
 
     def _write_shard(self, shard: Planned, samples: Iterator[Sample]) -> str | None:
         """Write the tar file of a shard under its name, whole or not at all; return its line of the manifest."""
         from .writer import ShardWriter
 
-        room = partial_of(self.done / shard.name)
+        room = partial_of(self.state / shard.name)
         remove(room, MADE_BY)
         writer = ShardWriter(
             room, self.options.shard_size, self.source.name, self.source.version, shard_bytes=sys.maxsize
@@ -380,6 +296,56 @@ class Build:
             writer.abort()
             remove(room, MADE_BY)
 
+    def gather(self, planned: list[str]) -> Counter[str]:
+        """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
+
+        `planned` are the names of all shards of the set, in order. With shards of other jobs missing nothing is written:
+        whoever finishes last does it.
+        """
+        missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
+        if missing:
+            return Counter(missing=len(missing), shards=len(planned))
+        tally, reasons, counted = Tally(), Counter[str](), 0
+        lines: list[dict[str, Any]] = []
+        with whole(self.out / "manifest.jsonl") as manifest:
+            for name in planned:
+                done = json.loads((self.state / f"{name}.json").read_text())
+                if done["entry"] is not None:
+                    manifest.write(done["entry"] + "\n")
+                tally.merge(Tally.from_json(done["tally"]))
+                lines += done["rejected"]
+        sort_private(self.private)
+        with whole(self.out / "rejected.jsonl") as file:
+            for line in sorted(lines, key=lambda one: int(one["index"])):
+                reasons[line["reason"]] += 1
+                counted += line.pop("counted")
+                file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+        read = tally.samples + len(lines)
+        with whole(self.out / "README.md") as file:
+            file.write(render_card(self._about(), tally, reasons, read))
+        counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
+        counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
+        counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]
+        counts.update({f"reason {name}": number for name, number in reasons.items()})
+        return counts
+
+    def finish(self, counts: Counter[str]) -> None:
+        """Check how much was rejected, then let the new set take the old one's place. Raises ConfigError."""
+        check_rejected(counts, self.options.max_rejected, self.out)
+        if self.out != self.options.out:
+            old = self.options.out / STATE
+            remove_build(self.options.out)
+            replace_private(self.private, private_of(self.options.out))
+            for path in (path for path in self.out.iterdir() if path.name != STATE):
+                os.replace(path, self.options.out / path.name)
+            for path in sorted(
+                self.state.iterdir(), key=lambda path: path.name == "options.json"
+            ):  # its mark comes last
+                os.replace(path, old / path.name)
+            self.state.rmdir()
+            self.out.rmdir()
+
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
         for name in (*ELSEWHERE, "source", "source_config"):
@@ -397,6 +363,15 @@ class Build:
         }
 
 
+def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None:
+    """Raise ConfigError when more than `max_rejected` of what was read was bad."""
+    if counts["read"] and counts["counted"] > max_rejected * counts["read"]:
+        raise ConfigError(
+            f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {max_rejected:g}: "
+            f"see {out / 'rejected.jsonl'}"
+        )
+
+
 def _listed(file: IO[bytes]) -> Iterator[Planned]:
     """Yield the shards that `Build._list` wrote; the place in the file is kept between them."""
     file.seek(0)
@@ -407,10 +382,8 @@ def _listed(file: IO[bytes]) -> Iterator[Planned]:
 
 def remove_build(out: Path) -> None:
     """Remove what a build made: only from a folder that one made, and nothing else in it."""
-    state = out / ".build"
-    done = list(state.glob("*-[0-9]*.json"))
-    files = [out / f"{path.stem}.tar" for path in done]
-    files += [out / name for name in ("manifest.jsonl", "rejected.jsonl", "README.md")]
-    partial = [path for path in state.glob(f".*{PARTIAL}") if path != partial_of(state / "overwrite")]
-    for path in (*files, *done, *partial, state / "options.json"):
+    done = list((out / STATE).glob("*-[0-9]*.json"))
+    files = [out / name for name in ("manifest.jsonl", "rejected.jsonl", "README.md")]
+    files += [out / f"{path.stem}.tar" for path in done]
+    for path in (*files, *done, *(out / STATE).glob(f".*{PARTIAL}")):
         remove(path, MADE_BY)

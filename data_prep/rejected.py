@@ -16,12 +16,12 @@ PREFIX = "rejected-private"
 MODE = 0o600
 
 
-def private_of(out: Path) -> Path:
+def private_of(out: Path, room: str = "") -> Path:
     """Return the private file of a set: beside its folder, or in it where nothing can be written beside it."""
     folder = Path(os.path.abspath(out))
     if folder.is_dir() and not os.access(folder.parent, os.W_OK):
-        return folder / f"{PREFIX}.jsonl"
-    return folder.with_name(f"{PREFIX}-{folder.name}.jsonl")
+        return folder / f"{PREFIX}{room}.jsonl"
+    return folder.with_name(f"{PREFIX}-{folder.name}{room}.jsonl")
 
 
 def add_private(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError, to_tree
+from vlp.output import LOCK, remove
 from vlp.registry import UnknownNameError
 
 from .data import Data, DataError, DataSpec, ids_digest, read
@@ -25,6 +25,7 @@ from .suite import Suite, config_digest
 from .tasks.base import Context, Outcome, Task
 
 OK, DATA, PARTIAL = 0, 2, 3
+MADE_BY = "vlp-eval"
 FAULTS = (ValueError, OSError, UnknownNameError)
 """What is wrong with a task's data or settings: it ends that task, and no other."""
 
@@ -311,14 +312,14 @@ def training_curve(model: str, out: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Remove the embeddings that a run made for itself, once it is whole."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder, MADE_BY)
 
 
 def require_empty(out: Path) -> None:
     """Complain when a folder holds something that is not a run of ours."""
     if (
         out.exists()
-        and any(out.iterdir())
+        and any(path.name != LOCK for path in out.iterdir())
         and not (out / "results.json").is_file()
         and not (out / ".embeddings").is_dir()
     ):

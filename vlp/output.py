@@ -43,8 +43,9 @@ def hold(
     """Make `folder` with the mark of the command `made_by`, and hold it while the block runs; yields what the mark says.
 
     `own` are names that the command writes there and may remove: a folder that holds one and not the mark is refused.
-    `is_ours` adopts a folder that the caller knows by what lies in it. A folder that stays empty is not left behind; one
-    that is moved takes its mark along. `wait`: seconds that another holder is waited for.
+    `is_ours` adopts a folder that the caller knows by what lies in it. A lock of another `name` is no mark, and does not stay.
+    A folder that stays empty is not left behind; one that is moved takes its mark along. `wait`: seconds that another
+    holder is waited for.
 
     Raises ConfigError, InUseError with who holds it, and OSError.
     """
@@ -59,14 +60,14 @@ def hold(
             _write(descriptor, {**facts, **_holder()})
             yield facts
         finally:
-            if folder.is_dir() and os.listdir(folder) == [name]:
-                path.unlink()
-                if is_new:
-                    with suppress(OSError):  # a mounted folder stays
-                        folder.rmdir()
-            else:
-                with suppress(OSError):
+            is_empty = folder.is_dir() and os.listdir(folder) == [name]
+            with suppress(OSError):  # a mounted folder stays, and a read-only one as it is
+                if name != LOCK or is_empty:
+                    path.unlink()
+                else:
                     _write(descriptor, facts)
+                if is_empty and is_new:
+                    folder.rmdir()
             os.close(descriptor)
 
 
