@@ -12,32 +12,36 @@ import itertools
 import json
 import os
 import pickle
-import shutil
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from vlp.config import ConfigError, config, digest, to_tree
+from vlp.data.tables.cells import CellError
+from vlp.output import PARTIAL, partial_of, remove, whole
 from vlp.types import Sample
 
 from .card import render_card
+from .claim import MADE_BY, Claim
 from .killed import collect, forget, left_out
 from .pixels import ImageOptions
 from .plan import Planned, plan
-from .prepare import TextOptions, choose_finder
+from .prepare import CUT, TextOptions, choose_finder
 from .privacy import VARIABLE, IdHasher, read_key
+from .rejected import add_private, private_of, replace_private, sort_private
 from .sources.base import Reject, find_source
 from .splits import parse_shares
-from .stats import Tally
+from .stats import GROUPED_BY, Tally
 from .work import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
+STATE, ROOM = ".build", ".overwrite"
 ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
 """Options that say where and how, and do not change what is written."""
 
@@ -85,8 +89,11 @@ class Build:
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
         self.finder = choose_finder(options.text)
-        self.state = options.out / ".build"
-        self._prepare_out()
+        self.out = self._choose_out()
+        self.state = self.out / STATE
+        self.rejected_places = private_of(options.out)
+        self.private = private_of(options.out, ROOM) if self.out != options.out else self.rejected_places
+        self.claim = Claim(options.out / STATE, options.shard_of, options.overwrite)
 
     def _id_key(self) -> bytes | None:
         options = self.options
@@ -109,29 +116,56 @@ class Build:
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
         return digest(tree)
 
-    def _prepare_out(self) -> None:
-        out, options = self.options.out, self.options
-        mark = self.state / "options.json"
-        if options.overwrite:
-            _remove_build(out)
-        if mark.is_file():
-            if json.loads(mark.read_text())["fingerprint"] != self._fingerprint:
+    def _choose_out(self) -> Path:
+        """Return the folder to write to: `--out`, or a room in it where an older set stays until the new one is whole."""
+        out, options, fingerprint = self.options.out, self.options, self._fingerprint
+        made = out / STATE / "options.json"
+        if made.is_file() and options.overwrite:
+            if options.shard_of[1] > 1:
+                raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
+            return out / ROOM
+        if made.is_file():
+            if json.loads(made.read_text())["fingerprint"] != fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
             if not options.resume and options.shard_of[1] == 1:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
-        elif out.exists() and any(path != self.state for path in out.iterdir()):
+        elif out.exists() and (not out.is_dir() or any(path.name != STATE for path in out.iterdir())):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
+        return out
+
+    def __enter__(self) -> Build:
+        """Hold the folder and write down with which options it is made. Raises InUseError while another build has it."""
+        self.claim.open(self._sign)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not any(self.state.glob("*-[0-9]*.json")) and self.out != self.options.out:
+            remove(self.state / "options.json", MADE_BY)
+        self.claim.close()
+        for folder in (self.state, self.out, self.options.out):
+            with suppress(OSError):  # not empty: something was built
+                folder.rmdir()
+
+    def _sign(self) -> None:
+        if self._choose_out() != self.out:  # another build was there meanwhile
+            raise ConfigError(f"{self.options.out} was built by another process just now: give --resume or --overwrite")
+        if self.out != self.options.out:
+            remove(self.out, MADE_BY)
+        self.state.mkdir(parents=True, exist_ok=True)
+        if not (self.state / "options.json").is_file():
+            self.private.unlink(missing_ok=True)  # of a set that was here and is gone
+        with whole(self.state / "options.json") as file:
+            file.write(json.dumps({"fingerprint": self._fingerprint}))
 
     def run(self, report: Any = None) -> Counter[str]:
-        """Make the shards that are not there yet and gather what is; return the counts of `gather`.
+        """Make the shards that are not there yet and gather what is, inside `with build:`; return the counts of `gather`.
 
         `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
         """
         tell = report or (lambda *_: None)
-        with self._state(), tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
+        with tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
             names, total = self._list(list_file, pool, tell)
             tell("total", total)
-            _write(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint}))
             open_shards: dict[int, Planned] = {}
 
             def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
@@ -143,18 +177,8 @@ class Build:
                 self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
             for shard in open_shards.values():  # only duplicates: nothing came back from the workers
                 self._finish(shard, iter(()), pool, tell)
-        return self.gather(names)
-
-    @contextmanager
-    def _state(self) -> Iterator[None]:
-        """Make the folder of what is finished; leave no empty one behind when the source cannot be listed."""
-        self.state.mkdir(parents=True, exist_ok=True)
-        try:
-            yield
-        finally:
-            with suppress(OSError):  # not empty: something was built
-                self.state.rmdir()
-                self.options.out.rmdir()
+        with self.claim.alone():
+            return self.gather(names)
 
     def _list(self, file: IO[bytes], pool: Pool, tell: Any) -> tuple[list[str], int]:
         """Ask the source once what there is: write the shards that are still to be made to `file`, one pickle each.
@@ -163,14 +187,17 @@ class Build:
         enough for them. Raises ConfigError.
         """
         names, total = [], 0
-        for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
-            size = len(shard.records) + len(shard.duplicates)
-            tell("listed", size)
-            names.append(shard.name)
-            if self._mine(shard) and not self._done(shard):
-                pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
-                total += size
-                pool.start(self._workers(total))
+        try:
+            for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
+                size = len(shard.records) + len(shard.duplicates)
+                tell("listed", size)
+                names.append(shard.name)
+                if self._mine(shard) and not self._done(shard):
+                    pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
+                    total += size
+                    pool.start(self._workers(total))
+        except CellError as error:  # of a source that reads cells to list its records
+            raise ConfigError(f"{self.source.name}: {error}") from None
         return names, total
 
     def _pool(self) -> Pool:
@@ -232,21 +259,26 @@ class Build:
                     tell("written", 1)
 
         entry = self._write_shard(shard, samples())
+        lines = [asdict(one) for one in sorted(rejected, key=lambda one: one.index)]
+        private = [{"index": line["index"], "reason": line["reason"], **line.pop("private")} for line in lines]
+        if private:
+            add_private(self.private, private)
         done = {
             "ordinal": shard.ordinal,
             "digest": shard.digest(),
             "entry": entry,
             "tally": tally.to_json(),
-            "rejected": [asdict(one) for one in sorted(rejected, key=lambda one: one.index)],
+            "rejected": lines,
         }
-        _write(self.state / f"{shard.name}.json", json.dumps(done, sort_keys=True))
+        with whole(self.state / f"{shard.name}.json") as file:
+            file.write(json.dumps(done, sort_keys=True))
 
     def _write_shard(self, shard: Planned, samples: Iterator[Sample]) -> str | None:
         """Write the tar file of a shard under its name, whole or not at all; return its line of the manifest."""
         from .writer import ShardWriter
 
-        room = self.state / f"{shard.name}.part"
-        shutil.rmtree(room, ignore_errors=True)
+        room = partial_of(self.state / shard.name)
+        remove(room, MADE_BY)
         writer = ShardWriter(
             room, self.options.shard_size, self.source.name, self.source.version, shard_bytes=sys.maxsize
         )
@@ -257,12 +289,12 @@ class Build:
                 return None
             writer.close()
             lone = f"{shard.split or 'shard'}-000000.tar"
-            os.replace(room / lone, self.options.out / f"{shard.name}.tar")
+            os.replace(room / lone, self.out / f"{shard.name}.tar")
             line = (room / "manifest.jsonl").read_text(encoding="utf-8").strip()
             return line.replace(f'"shard": "{lone}"', f'"shard": "{shard.name}.tar"', 1)
         finally:
             writer.abort()
-            shutil.rmtree(room)
+            remove(room, MADE_BY)
 
     def gather(self, planned: list[str]) -> Counter[str]:
         """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
@@ -275,24 +307,44 @@ class Build:
             return Counter(missing=len(missing), shards=len(planned))
         tally, reasons, counted = Tally(), Counter[str](), 0
         lines: list[dict[str, Any]] = []
-        with _atomic(self.options.out / "manifest.jsonl") as manifest:
+        with whole(self.out / "manifest.jsonl") as manifest:
             for name in planned:
                 done = json.loads((self.state / f"{name}.json").read_text())
                 if done["entry"] is not None:
                     manifest.write(done["entry"] + "\n")
                 tally.merge(Tally.from_json(done["tally"]))
                 lines += done["rejected"]
-        with _atomic(self.options.out / "rejected.jsonl") as file:
+        sort_private(self.private)
+        with whole(self.out / "rejected.jsonl") as file:
             for line in sorted(lines, key=lambda one: int(one["index"])):
                 reasons[line["reason"]] += 1
                 counted += line.pop("counted")
                 file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
         read = tally.samples + len(lines)
-        _write(self.options.out / "README.md", render_card(self._about(), tally, reasons, read))
+        with whole(self.out / "README.md") as file:
+            file.write(render_card(self._about(), tally, reasons, read))
         counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
         counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
+        counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
+        counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
+
+    def finish(self, counts: Counter[str]) -> None:
+        """Check how much was rejected, then let the new set take the old one's place. Raises ConfigError."""
+        check_rejected(counts, self.options.max_rejected, self.out)
+        if self.out != self.options.out:
+            old = self.options.out / STATE
+            remove_build(self.options.out)
+            replace_private(self.private, private_of(self.options.out))
+            for path in (path for path in self.out.iterdir() if path.name != STATE):
+                os.replace(path, self.options.out / path.name)
+            for path in sorted(
+                self.state.iterdir(), key=lambda path: path.name == "options.json"
+            ):  # its mark comes last
+                os.replace(path, old / path.name)
+            self.state.rmdir()
+            self.out.rmdir()
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
@@ -328,35 +380,10 @@ def _listed(file: IO[bytes]) -> Iterator[Planned]:
             yield pickle.load(file)
 
 
-class _atomic:
-    """Open a text file that appears under its name only when it is complete."""
-
-    def __init__(self, path: Path) -> None:
-        self._path, self._part = path, path.with_name(f".{path.name}.{os.getpid()}")
-
-    def __enter__(self) -> Any:
-        self._file = open(self._part, "w", encoding="utf-8")
-        return self._file
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            os.replace(self._part, self._path)
-        else:
-            self._part.unlink()
-
-
-def _write(path: Path, text: str) -> None:
-    with _atomic(path) as file:
-        file.write(text)
-
-
-def _remove_build(out: Path) -> None:
+def remove_build(out: Path) -> None:
     """Remove what a build made: only from a folder that one made, and nothing else in it."""
-    if not (out / ".build" / "options.json").is_file():
-        return
-    for path in (out / ".build").glob("*-[0-9]*.json"):
-        (out / f"{path.stem}.tar").unlink(missing_ok=True)
-    for name in ("manifest.jsonl", "rejected.jsonl", "README.md"):
-        (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / ".build")
+    done = list((out / STATE).glob("*-[0-9]*.json"))
+    files = [out / name for name in ("manifest.jsonl", "rejected.jsonl", "README.md")]
+    files += [out / f"{path.stem}.tar" for path in done]
+    for path in (*files, *done, *(out / STATE).glob(f".*{PARTIAL}")):
+        remove(path, MADE_BY)

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import NoReturn, TextIO
 
-from vlp.config import ConfigError
-from vlp.data.tables.cells import CellError
-from vlp.registry import UnknownNameError, did_you_mean
+from vlp.errors import INTERRUPTED, printable, report
+from vlp.registry import did_you_mean
 
 COMMANDS = {
     "build": "raw data of a known layout, or your own pairs, to shards",
@@ -27,14 +26,6 @@ COMMANDS = {
     "key": "make the secret that ids are hashed with",
     "tokenizer": "train a tokenizer on the texts of a set",
 }
-
-
-def printable(text: str) -> str:
-    """Return a text as a terminal may be shown it: control characters of keys and names are spelled, lines are kept."""
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    spelled = (one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-    return "".join(spelled)
 
 
 class _Printable(io.TextIOBase):
@@ -62,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, or 2 with one line on stderr for what the user can put right."""
+    """Run a command; return the exit code, see `vlp.errors`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
@@ -89,18 +80,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.arguments(inner, rest)
         with redirect_stdout(_Printable(sys.stdout)):
             code: int = command.run(inner.parse_args(rest))
-    except (ValueError, UnknownNameError, CellError) as error:
-        ours = isinstance(error, (ConfigError, UnknownNameError)) or type(error).__module__.startswith("vlp.")
-        if not ours:  # a bug keeps its traceback
-            raise
-        sys.stderr.write(printable(f"vlp-prep {name}: {' '.join(str(error).split())}\n"))
-        return 2
+    except BrokenPipeError:
+        return 0
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last finished shard" if name == "build" else ""
         sys.stderr.write(f"\nvlp-prep {name}: interrupted{hint}\n")
-        return 130
-    except BrokenPipeError:
-        return 0
+        return INTERRUPTED
+    except Exception as error:
+        return report(f"vlp-prep {name}", error)
     return code
 
 

@@ -163,6 +163,14 @@ def resize_mask(mask: bytes, height: int, width: int) -> bytes:
     return encode(inside, "png")
 
 
+def mask_size(mask: bytes) -> tuple[int, int]:
+    """Return (height, width) of an encoded mask from its header; raises Reject."""
+    try:
+        return size_of(mask)
+    except ImageError as error:
+        raise Reject("mask_unreadable", str(error)) from None
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image file as it is stored, from its header; raises ImageError."""
     return size_of(read_image(path))

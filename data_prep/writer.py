@@ -8,6 +8,7 @@ import json
 import os
 import tarfile
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,10 @@ import numpy as np
 from vlp.config import ConfigError
 from vlp.data.index import FILE, FORMAT, Entry, Shard, encode_name, format_line, text_length, write_manifest
 from vlp.data.records import SampleError
+from vlp.output import PARTIAL, hold, partial_of, remove
 from vlp.types import Sample
 
+MADE_BY, LOCK_NAME = "vlp-prep shards", ".vlp-shards.lock"
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
 
@@ -29,7 +32,7 @@ class ShardWriter:
     `with ShardWriter(out, source="mimic_cxr", version="2.1.0") as writer: writer.write(sample)`. A shard is closed at
     `shard_size` samples or `shard_bytes` bytes. Shards are written under temporary names; when the block ends without
     an error they get their own and the manifest appears, otherwise everything is removed. Members carry no times, users
-    or machine names. Raises ConfigError where `out` already holds a set, unless `overwrite`.
+    or machine names. Raises ConfigError where `out` already holds a set, InUseError while another process writes one.
     """
 
     def __init__(
@@ -39,21 +42,24 @@ class ShardWriter:
         source: str = "",
         version: str = "",
         shard_bytes: int = 512 << 20,
-        overwrite: bool = False,
     ) -> None:
         if shard_size < 1:
             raise ConfigError(f"shard_size must be at least 1, found {shard_size}")
         self.out = Path(out)
         self.shard_size, self.shard_bytes = shard_size, shard_bytes
-        self.source, self.version, self.overwrite = source, version, overwrite
+        self.source, self.version = source, version
         self.counts: dict[str, int] = {}
         self._open: dict[str | None, _Open] = {}
         self._numbers: dict[str | None, int] = {}
         self._finished: list[tuple[str, Path, str]] = []
         self._keys: set[bytes] = set()
-        if (self.out / FILE).exists() and not overwrite:
-            raise ConfigError(f"{self.out} already holds a set of shards: remove it, or choose another folder")
-        self.out.mkdir(parents=True, exist_ok=True)
+        self._held = ExitStack()
+        there = [path.name for path in (self.out / FILE, *self.out.glob("*.tar")) if path.is_file()]
+        if there and not all((self.out / name).is_symlink() for name in there):
+            raise ConfigError(
+                f"{self.out} already holds a set of shards ({there[0]}): remove it, or choose another folder"
+            )
+        self._held.enter_context(hold(self.out, MADE_BY, name=LOCK_NAME))
         self._remove_partials()
 
     def __enter__(self) -> ShardWriter:
@@ -104,14 +110,11 @@ class ShardWriter:
         if not self._finished:
             self.abort()
             raise ConfigError(f"no samples were written to {self.out}: nothing to make shards of")
-        if self.overwrite:
-            (self.out / FILE).unlink(missing_ok=True)
-            for path in self.out.glob("*.tar"):
-                path.unlink()
         self._finished.sort(key=lambda one: one[0])
         for name, partial, _ in self._finished:
             partial.replace(self.out / name)
         write_manifest(self.out, [line for _, _, line in self._finished])
+        self._held.close()
 
     def abort(self) -> None:
         """Remove everything that this writer wrote."""
@@ -119,10 +122,11 @@ class ShardWriter:
             shard.file.close()
         self._open.clear()
         self._remove_partials()
+        self._held.close()
 
     def _remove_partials(self) -> None:
-        for path in self.out.glob(".*.tar.partial"):
-            path.unlink()
+        for path in self.out.glob(f".*.tar{PARTIAL}"):
+            remove(path, MADE_BY)
 
     def _start(self, split: str | None) -> _Open:
         prefix = split or "shard"
@@ -130,7 +134,7 @@ class ShardWriter:
             raise SampleError(f"split {split!r}: expected letters, digits and _ only")
         number = self._numbers[split] = self._numbers.get(split, -1) + 1
         name = f"{prefix}-{number:06d}.tar"
-        partial = self.out / f".{name}.partial"
+        partial = partial_of(self.out / name)
         return _Open(name, partial, open(partial, "xb"))  # exclusive: follows no link
 
     def _finish(self, split: str | None) -> None:

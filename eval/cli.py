@@ -1,6 +1,7 @@
 """`vlp-eval`: list, show and check tasks; run a suite; cache embeddings and score them again; compare; report.
 
-Exit codes: 0 all scored, 2 nothing could be (or the command is wrong), 3 some tasks could not be scored.
+Exit codes: 0 all scored, 1 the machine or the program failed, 2 nothing could be scored (or the command is wrong), 3 some
+tasks could not be scored.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from vlp.errors import INTERRUPTED, report
+
+FORESEEN = (ValueError, LookupError)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -97,20 +102,18 @@ def _scored(one: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; one line on stderr and code 2 for what the user can put right."""
+    """Run a command; return the exit code, see `vlp.errors`."""
     options = parser().parse_args(arguments)
     from . import commands
 
     try:
         return commands.VERBS[options.verb](options)
-    except (ValueError, OSError, LookupError) as error:
-        if isinstance(error, (UnicodeDecodeError, IndexError)) or type(error) is KeyError:
-            raise
-        print(f"vlp-eval: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 2
     except KeyboardInterrupt:
         print("vlp-eval: interrupted; --resume goes on from here", file=sys.stderr)  # noqa: T201
-        return 130
+        return INTERRUPTED
+    except Exception as error:
+        foreseen = () if isinstance(error, (UnicodeDecodeError, IndexError)) or type(error) is KeyError else FORESEEN
+        return report("vlp-eval", error, foreseen)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vlp.config import ConfigError, dump_yaml, to_tree
+from vlp.output import hold
 
 from . import data as data_files
 from . import results as result_files
@@ -198,13 +199,26 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def alone(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Return a verb that holds its folder `--out` against other processes."""
+
+    def held(options: argparse.Namespace) -> int:
+        from . import runner
+
+        runner.require_empty(options.out)
+        with hold(options.out, runner.MADE_BY, is_ours=True):
+            return verb(options)
+
+    return held
+
+
 VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "ls": ls,
     "show": show,
     "check": check,
-    "run": run,
+    "run": alone(run),
     "embed": embed,
-    "score": score,
+    "score": alone(score),
     "compare": compare,
     "report": report,
 }

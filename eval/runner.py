@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError, to_tree
+from vlp.output import LOCK, remove
 
 from .data import Data, DataError, DataSpec, ids_digest, read
 from .overlap import Training, overlap_words
@@ -28,6 +28,7 @@ from .terminal import headline, warnings_of
 OK, DATA, PARTIAL = 0, 2, 3
 CURVE = "training.json"
 """The loss curve, beside the results: no task can be called like it."""
+MADE_BY = "vlp-eval"
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def training_curve(model: str, out: Path) -> None:
 
 def discard(folder: Path) -> None:
     """Remove the embeddings that a run made for itself, once it is whole."""
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder, MADE_BY)
 
 
 def require_place(out: Path, what: str = "--out") -> None:
@@ -343,7 +344,7 @@ def require_empty(out: Path) -> None:
     require_place(out)
     if (
         out.exists()
-        and any(out.iterdir())
+        and any(path.name != LOCK for path in out.iterdir())
         and not (out / "results.json").is_file()
         and not (out / ".embeddings").is_dir()
     ):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -21,9 +20,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from vlp.errors import report
+from vlp.output import check_apart, hold, remove
+
 RECIPE = Path(__file__).parent / "demo.yaml"
 STUDIES = 8000
 SPLIT = "0.85,0.02,0.13"
+MADE_BY = "vlp-demo"
+PARTS = ("shards", "model", "eval", "export")
+"""What the demo makes in its folder, and removes from it when it starts again."""
 
 
 @dataclass(frozen=True)
@@ -81,11 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.width = 120  # a log file has no edge
     started = time.perf_counter()
     out: Path = options.out
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
-    shards, run, scores, export = out / "shards", out / "model", out / "eval", out / "export"
-    seed = str(options.seed)
+    try:
+        check_apart(out)
+        with hold(out, MADE_BY, PARTS):
+            for part in PARTS:
+                remove(out / part, MADE_BY)
+            return run_steps(console, out, str(options.seed), started)
+    except (Exception, KeyboardInterrupt) as error:
+        return report(MADE_BY, error)
+
+
+def run_steps(console: Console, out: Path, seed: str, started: float) -> int:
+    """Run one step after the other in the folder `out`, then judge the scores; return the exit code."""
+    shards, run, scores, export = (out / part for part in PARTS)
     steps = [
         (
             "Draw 8,000 synthetic radiographs with reports, and write them as webdataset shards",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from vlp_recipes.demo import FLOORS, judge
+from vlp_recipes.demo import FLOORS, judge, main
 
 
 def entry(value: float | None, **more: Any) -> dict[str, Any]:
@@ -60,3 +60,29 @@ def test_pointing_must_also_beat_another_image_by_a_margin(tmp_path: Path) -> No
     scores = copy.deepcopy(GOOD)
     scores["grounding"]["pointing_shuffled"] = entry(0.5)
     assert judged(tmp_path, scores)[0] == 1
+
+
+def test_the_demo_clears_its_own_folders_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def step(command: list[str]) -> int:
+        (tmp_path / "out" / "shards").mkdir(exist_ok=True)
+        return 7
+
+    monkeypatch.setattr("vlp_recipes.demo.run_step", step)
+    (tmp_path / "data" / "model").mkdir(parents=True)
+    (tmp_path / "data" / "model" / "thesis.tex").write_text("kept")
+    monkeypatch.chdir(tmp_path / "data")
+    for out in (tmp_path / "data", tmp_path, Path(), Path("/")):
+        assert main(["--out", str(out)]) == 2 and "choose another folder" in capsys.readouterr().err
+    monkeypatch.chdir(Path(__file__).parent)
+    assert main(["--out", str(tmp_path / "data")]) == 2
+    assert "holds model and was not made by vlp-demo" in capsys.readouterr().err
+    assert (tmp_path / "data" / "model" / "thesis.tex").read_text() == "kept"
+
+    out = tmp_path / "out"
+    assert main(["--out", str(out)]) == 7
+    (out / "shards" / "old").touch()
+    (out / "notes.txt").touch()
+    assert main(["--out", str(out)]) == 7
+    assert not (out / "shards" / "old").exists() and (out / "notes.txt").exists()

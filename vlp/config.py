@@ -13,10 +13,11 @@ import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, dataclass_transform
 
 import yaml
 
+from . import declared
 from .errors import ConfigError as ConfigError  # what the package's modules and its users import from here
 from .registry import Registry, UnknownNameError, did_you_mean
 from .untrusted import read_text, shown
@@ -153,9 +154,15 @@ def _check_size(text: str, name: str) -> None:
 
 
 def compose(
-    path: Path, overrides: Sequence[str] = (), _chain: tuple[Path, ...] = (), _all: list[Path] | None = None
+    path: Path,
+    overrides: Sequence[str] = (),
+    kind: Any = Any,
+    _chain: tuple[Path, ...] = (),
+    _all: list[Path] | None = None,
 ) -> dict[str, Any]:
     """Return a recipe's tree: its `inherits:` parents (relative to the file, later ones win), itself, then overrides.
+
+    `kind` is the `@config` class that the tree is for: overrides are read by the types that it declares.
 
     Mappings merge key by key; everything else, lists included, replaces what was there. A mapping with another `kind:`
     than its parent's replaces it whole: the old kind's keys mean nothing to the new one.
@@ -177,7 +184,7 @@ def compose(
         merged = merge(merged, compose(path.parent / parent, _chain=(*_chain, path), _all=read))
     merged = merge(merged, tree)
     for override in overrides:
-        merged = merge(merged, parse_override(override, merged))
+        merged = merge(merged, parse_override(override, merged, kind))
     return merged
 
 
@@ -196,13 +203,27 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def parse_override(text: str, tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tree that `a.b=c` stands for; `a.0.b=c` reaches into a list that `tree` already holds."""
+def parse_override(text: str, tree: Mapping[str, Any], kind: Any = Any) -> dict[str, Any]:
+    """Return the tree that `a.b=c` stands for; `a.0.b=c` reaches into a list that `tree` already holds.
+
+    The value is read by the type that `kind` declares for the key: a field that holds a text gets the text as it is.
+    """
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError(f"override {text!r} is not of the form a.b=value")
-    parsed: Any = _parse(f"value: {value}" if value.strip() else "value: null", f"override {text!r}")["value"]
-    nested: dict[str, Any] = _nest(path.split("."), parsed, tree, text)
+    keys = path.split(".")
+    at: Any = tree
+    for key in keys:
+        kind = declared.member(kind, key, at)
+        if isinstance(at, Mapping):
+            at = at.get(key)
+        else:
+            at = at[int(key)] if isinstance(at, list) and key.isdigit() and int(key) < len(at) else None
+    try:
+        parsed = declared.read(value, kind, at)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r} is not valid YAML: {' '.join(str(error).split())}") from None
+    nested: dict[str, Any] = _nest(keys, parsed, tree, text)
     return nested
 
 
@@ -249,29 +270,14 @@ def _cut(text: str) -> str:
 def _known(kind: Any, path: list[str]) -> list[str]:
     """Return the field names of the dataclass that `path` leads to, [] where the path leaves typed ground."""
     for key in path:
-        kind = _member(kind, key)
-    candidates = [one for one in (kind, *get_args(kind)) if dataclasses.is_dataclass(one)]
-    return [item.name for one in candidates for item in dataclasses.fields(one)]
-
-
-def _member(kind: Any, key: str) -> Any:
-    for one in (kind, *get_args(kind)):
-        if dataclasses.is_dataclass(one):
-            hints = get_type_hints(one)
-            if key in hints:
-                return hints[key]
-        elif get_origin(one) is dict:
-            return get_args(one)[1]
-        elif key.isdigit() and get_args(one):
-            return get_args(one)[0]
-    if key.isdigit() and get_args(kind):
-        return get_args(kind)[0]
-    return kind
+        kind = declared.member(kind, key)
+    candidates = [choice for choice in map(declared.bare, declared.choices(kind)) if dataclasses.is_dataclass(choice)]
+    return [item.name for candidate in candidates for item in dataclasses.fields(candidate)]
 
 
 def load(kind: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
     """Read, compose and validate a recipe file."""
-    return validate(kind, compose(path, overrides))
+    return validate(kind, compose(path, overrides, kind))
 
 
 def to_tree(value: Any) -> Any:

@@ -1,8 +1,126 @@
-"""The error of what a user can put right."""
+"""The error of what a user can put right, and what the four commands say and return when something goes wrong.
+
+Exit codes: 0 done, 1 the machine or the program failed (a full disk, a bug), 2 the command, recipe or data is wrong,
+130 interrupted by ctrl-C; `vlp-eval` has 3 beside these: some tasks could not be scored.
+"""
 
 from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+
+HANDLES = (errno.EMFILE, errno.ENFILE)
+MACHINE = {
+    errno.ENOSPC: "no space is left on the device: free some, or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up: free some space, or write elsewhere",
+    errno.EFBIG: "the file would be larger than is allowed here (see `ulimit -f`)",
+    errno.ENOMEM: "no memory is left: use fewer workers or smaller batches",
+    errno.EIO: "the device reports an error in reading or writing",
+    errno.ESTALE: "the network file system has lost the file",
+}
+USER = {
+    errno.EROFS: "the file system is read-only: write elsewhere",
+    errno.EACCES: "no permission",
+    errno.EPERM: "not permitted",
+    errno.ENOENT: "no such file or folder",
+    errno.ENOTDIR: "not a folder",
+    errno.EISDIR: "is a folder, where a file is expected",
+    errno.EEXIST: "exists already",
+    errno.ELOOP: "is a symbolic link, which is not followed here",
+    errno.ENAMETOOLONG: "the name is too long for this file system",
+}
+TORCH = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|(?:Too many open files|No space left on device) \((\d+)\)")
 
 
 class ConfigError(ValueError):
     """Something in a recipe, on the command line or in the data is wrong; the message says where, what was expected, and
     the nearest right name."""
+
+
+def in_words(error: BaseException) -> str | None:
+    """Return what the operating system refused, with what to do about it, in one line; None for any other error."""
+    found = _refusal(error)
+    if found is None:
+        return None
+    number, cause = found
+    name = cause.filename if isinstance(cause, OSError) else None
+    if number in HANDLES:
+        return f"no file handles are left ({_handles()}): raise the limit with `ulimit -n 4096`, or use fewer workers"
+    words = _own_words(cause) or MACHINE.get(number) or USER.get(number) or os.strerror(number).lower()
+    return f"{os.fsdecode(name)}: {words}" if isinstance(name, (str, bytes, os.PathLike)) else words
+
+
+def is_machine(error: BaseException) -> bool:
+    """Return whether the machine refused, which no other command line would change."""
+    found = _refusal(error)
+    return found is not None and (found[0] in HANDLES or (found[0] in MACHINE and not _own_words(found[1])))
+
+
+def _own_words(error: BaseException) -> str | None:
+    """Return what our own code says of a file, by an OSError with a text that is not the system's."""
+    if isinstance(error, OSError) and error.errno and error.strerror != os.strerror(error.errno):
+        return str(error.strerror)
+    return None
+
+
+def report(command: str, error: BaseException, foreseen: tuple[type[BaseException], ...] = ()) -> int:
+    """Print what went wrong in one line, a traceback before it where the program itself is wrong; return the exit code.
+
+    `foreseen` are kinds of other people's errors by which a command is told that its input is wrong.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        sys.stderr.write(f"\n{command}: interrupted; --resume goes on where there is one\n")
+        return INTERRUPTED
+    words, text = in_words(error), str(error)
+    is_ours = type(error).__module__.partition(".")[0] in ("vlp", "vlp_eval", "vlp_prep", "vlp_recipes")
+    is_foreseen = isinstance(error, (*foreseen, OSError)) or words is not None
+    if not is_ours and not is_foreseen:
+        traceback.print_exception(error)
+    if words is not None and not is_ours:
+        text = words
+    elif words is not None and is_machine(error) and words not in text:
+        text = f"{text} ({words})"
+    sys.stderr.write(printable(f"{command}: {' '.join(text.split()) or type(error).__name__}\n"))
+    sys.stderr.flush()
+    is_wrong = isinstance(error, (ValueError, LookupError)) if is_ours else is_foreseen
+    return WRONG if is_wrong and not is_machine(error) else FAILED
+
+
+def printable(text: str) -> str:
+    """Return a text as a terminal may be shown it: control characters of keys and names are spelled, lines are kept."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    spelled = (one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(spelled)
+
+
+def _refusal(error: BaseException) -> tuple[int, BaseException] | None:
+    """Return the operating system's error number behind an error or one of its causes, and the cause that had it."""
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno:
+            return cause.errno, cause
+        if isinstance(cause, MemoryError):
+            return errno.ENOMEM, cause
+        if "received 0 items of ancdata" in str(cause) or "Too many open files" in str(cause):
+            return errno.EMFILE, cause
+        if match := TORCH.search(str(cause)):  # libraries in other languages give the number in their text only
+            return int(next(group for group in match.groups() if group)), cause
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _handles() -> str:
+    import resource
+
+    return f"`ulimit -n` is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"

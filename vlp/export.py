@@ -7,14 +7,18 @@ transformers models (`image`, `text`). One folder holds one format: two of them 
 from __future__ import annotations
 
 import argparse
+import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import output
 from .config import ConfigError
+from .errors import report
+from .output import LOCK, check_apart, hold, partial_of
 
+MADE_BY = "vlp-export"
 FORMATS = {
     "vlp": "everything, also the heads for patches and words and what objectives learnt; loads with vlp.from_pretrained",
     "open_clip": "loads with open_clip.create_model_and_transforms('local-dir:...' or 'hf-hub:...')",
@@ -45,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="allow a format whose image resizing differs from ours; how much it changes is measured and put in the card",
     )
-    made.add_argument("--overwrite", action="store_true", help="replace DIR where it exists")
+    made.add_argument("--overwrite", action="store_true", help="replace DIR where it is an export, and nothing else")
     made.add_argument(
         "--results", type=Path, nargs="*", default=[], metavar="FILE", help="results.json of vlp-eval for the card"
     )
@@ -67,27 +71,26 @@ def export(options: argparse.Namespace) -> Path:
     target: Path = options.to
     if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
         raise ConfigError(f"--push takes a repository as owner/name, found {options.push!r}")
-    if target.exists() and not options.overwrite and (not target.is_dir() or any(target.iterdir())):
-        raise ConfigError(f"{target} exists: choose another --to, or give --overwrite")
     source = locate(options.run)
-    loaded = from_pretrained(source)
-    loaded.model = merged(loaded.model)
-    work = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    try:
-        notes: list[str] = import_module(f"vlp.export_{options.format}").write(loaded, work, options.approximate)
-        say(f"wrote {options.format} format; loading it in a fresh process")
-        notes += export_check.check(loaded, work, options.format, options.approximate)
-        card = export_card.render(loaded, source, options, notes)
-        (work / "README.md").write_text(card, encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        work.replace(target)
-        for name, content in _settled(options.format, target, None).items():
-            (target / name).write_bytes(content)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    check_apart(target, source, *options.results)
+    work = partial_of(Path(os.path.abspath(target)))
+    with hold(work, MADE_BY) as mark:  # of two exports to one place, the first one has it
+        clear(work)
+        require_free(target, options.overwrite, [source, *options.results])
+        loaded = from_pretrained(source)
+        loaded.model = merged(loaded.model)
+        try:
+            notes: list[str] = import_module(f"vlp.export_{options.format}").write(loaded, work, options.approximate)
+            say(f"wrote {options.format} format; loading it in a fresh process")
+            notes += export_check.check(loaded, work, options.format, options.approximate)
+            card = export_card.render(loaded, source, options, notes)
+            (work / "README.md").write_text(card, encoding="utf-8")
+            mark["files"] = files(work)
+            put(work, target, [source, *options.results])
+            for name, content in _settled(options.format, target, None).items():
+                (target / name).write_bytes(content)
+        finally:
+            clear(work)
     for note in notes:
         say(note)
     if options.push:
@@ -98,6 +101,51 @@ def export(options: argparse.Namespace) -> Path:
         export_check.check_repository(loaded, target, options.format, options.approximate, options.push, there)
         say(export_push.push(target, options.push, options.private, there))
     return target
+
+
+def files(folder: Path) -> list[str]:
+    """Return the files of an export, its mark apart."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    return sorted(name for name in found if name != LOCK)
+
+
+def require_free(target: Path, overwrite: bool, sources: Sequence[Path]) -> None:
+    """Raise ConfigError unless `target` is free, or an export with nothing else in it that may be overwritten."""
+    check_apart(target, *sources)
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise ConfigError(f"{target} exists: choose another --to, or give --overwrite")
+    facts = output.facts(target)
+    if facts.get("made_by") != MADE_BY:
+        raise ConfigError(f"{target} is no export of {MADE_BY}, so --overwrite leaves it: choose another --to")
+    others = sorted(set(files(target)) - set(facts.get("files", ())))
+    if others:
+        more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+        raise ConfigError(f"{target} holds {others[0]}{more}, not written by {MADE_BY}: move it elsewhere first")
+
+
+def put(work: Path, target: Path, sources: Sequence[Path]) -> None:
+    """Have `work` take the place of `target`, which goes when the new one is there."""
+    old = partial_of(target.with_name(f"{target.name}.old"))
+    output.remove(old, MADE_BY)
+    if target.exists():
+        check_apart(target, *sources)
+        target.rename(old)
+    try:
+        work.replace(target)
+    except OSError:
+        if old.exists():
+            old.rename(target)
+        raise
+    output.remove(old, MADE_BY)
+
+
+def clear(work: Path) -> None:
+    """Remove what an export that was cut off has written."""
+    for path in sorted(work.iterdir()) if work.exists() else ():
+        if path.name != LOCK:
+            output.remove(path, MADE_BY)
 
 
 def _settled(kind: str, folder: Path, repository: str | None) -> dict[str, bytes]:
@@ -115,13 +163,12 @@ def say(line: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; one line on stderr and code 2 for what the user can put right."""
+    """Run the command; return its exit code, see `vlp.errors`."""
     options = parser().parse_args(arguments)
     try:
         target = export(options)
-    except (ValueError, OSError, LookupError) as error:
-        print(f"vlp-export: {' '.join(str(error).split())}", file=sys.stderr)  # noqa: T201
-        return 2
+    except (Exception, KeyboardInterrupt) as error:
+        return report(MADE_BY, error, (ValueError, LookupError))
     say(f"exported to {target}")
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .config import ConfigError
+from .output import LOCK
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -35,7 +36,8 @@ def push(
 
     api = HfApi()
     instead = instead or {}
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    names = sorted(name for name in found if name != LOCK)
 
     def attempt() -> str:
         api.create_repo(repository, private=private or None, exist_ok=True)  # None: as the owner's settings have it

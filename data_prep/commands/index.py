@@ -25,13 +25,18 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Index the folder, saying what became of each shard."""
+    from vlp.config import ConfigError
     from vlp.data.manifest import Choices, index_folder
+    from vlp.output import hold
 
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")
 
+    if not args.folder.is_dir():
+        raise ConfigError(f"{args.folder} is not a folder")
     choices = Choices(args.image, args.text, args.split)
-    manifest = index_folder(args.folder, args.source, args.version, say, args.follow_links, choices)
+    with hold(args.folder, "vlp-prep index", name=".vlp-index.lock"):
+        manifest = index_folder(args.folder, args.source, args.version, say, args.follow_links, choices)
     splits = ", ".join(manifest.splits) or "none"
     sys.stdout.write(f"{len(manifest)} samples in {len(manifest.shards)} shards, splits: {splits}\n")
     return 0

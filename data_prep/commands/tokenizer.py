@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vlp.config import ConfigError
 
+OWN = ("vlp_tokenizer.json", "tokenizer.json", "tokenizer_config.json", "spiece.model")
+"""Files that a tokenizer is saved in."""
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -24,12 +27,14 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, save, and print how many tokens a word takes."""
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.output import hold
     from vlp.tokenize import TextSpec, build_tokenizer
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
     spec = TextSpec(kind=args.kind, vocab_size=args.vocab_size, length=args.length)
-    tokenizer = build_tokenizer(spec, texts(shards, args.limit))
-    tokenizer.save(args.out)
+    with hold(args.out, "vlp-prep tokenizer", OWN):
+        tokenizer = build_tokenizer(spec, texts(shards, args.limit))
+        tokenizer.save(args.out)
     sample = [text for _, text in zip(range(256), texts(shards, args.limit), strict=False)]
     if not sample:
         raise ConfigError(f"{args.folder}: no texts in split {args.split!r}")

@@ -31,9 +31,9 @@ def main():
             log.write(".")
             log.flush()
     options = {"n": int(sys.argv[3]), "size": 32}
-    build = Build(BuildOptions(source="synthetic", out=Path(sys.argv[1]), source_config=Synthetic.Config(**options),
-                               workers=2, shard_size=int(sys.argv[4])))
-    build.run(report)
+    with Build(BuildOptions(source="synthetic", out=Path(sys.argv[1]), source_config=Synthetic.Config(**options),
+                               workers=2, shard_size=int(sys.argv[4]))) as build:
+        build.run(report)
 
 if __name__ == "__main__":
     main()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from vlp.config import ConfigError
 from vlp.data.manifest import Manifest, ShardSet, verify
+from vlp.output import InUseError
 from vlp.types import Box, Mention, Report, Sample
 from vlp_prep.writer import ShardWriter
 
@@ -135,7 +137,7 @@ def test_bytes_of_a_jpeg_stay_as_they_are(tmp_path: Path) -> None:
 
 
 def write_and_fail(out: Path, *keys: str) -> None:
-    with ShardWriter(out, shard_size=1, overwrite=True) as writer:
+    with ShardWriter(out, shard_size=1) as writer:
         for key in keys:
             writer.write(rich(key))
         raise RuntimeError("boom")
@@ -144,22 +146,20 @@ def write_and_fail(out: Path, *keys: str) -> None:
 def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="boom"):
         write_and_fail(tmp_path / "out", "a", "b")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_set_is_replaced_only_when_asked_and_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_a_set_is_never_written_over_another_or_by_two(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ShardWriter(out, shard_size=1) as writer:
         writer.write(rich("a"))
-        writer.write(rich("b"))
+        with pytest.raises(InUseError, match=f"is being written by pid {os.getpid()} on"):
+            ShardWriter(out)
     with pytest.raises(ConfigError, match="already holds"):
         ShardWriter(out)
-    with pytest.raises(RuntimeError, match="boom"):
-        write_and_fail(out, "c")
-    assert len(Manifest.read(out)) == 2 and verify(out) == []
-    with ShardWriter(out, overwrite=True) as writer:
-        writer.write(rich("c"))
-    assert len(Manifest.read(out)) == 1 and len(list(out.glob("*.tar"))) == 1
+    (out / "manifest.jsonl").unlink()  # shards of others, not indexed yet
+    with pytest.raises(ConfigError, match=r"already holds a set of shards \(train-000000.tar\)"):
+        ShardWriter(out)
 
 
 @pytest.mark.parametrize(

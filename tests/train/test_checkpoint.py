@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from vlp.config import ConfigError
+from vlp.process import is_alive, is_launcher
 from vlp.train import checkpoint
-from vlp.train.faults import is_alive, is_launcher
 from vlp.train.log import forget, rounded
 from vlp.train.optim import OptimConfig, factor, parameter_groups
 from vlp.train.recipe import differences

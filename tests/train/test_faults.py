@@ -199,7 +199,7 @@ def test_killed_twenty_times_and_still_the_same_run(recipe: Path, tmp_path: Path
         time.sleep(draw.random() * 0.3)
         process.kill()
         process.join()
-        while_saving += bool(list((folder / checkpoint.FOLDER).glob(".step-*.tmp")))
+        while_saving += bool(list((folder / checkpoint.FOLDER).glob(".step-*.vlp-partial")))
     assert while_saving, "no kill came while a checkpoint was being written"
     killed_at = int(checkpoint.latest(folder).name.removeprefix("step-"))  # type: ignore[union-attr]
     assert killed_at < 495, "the last start has something left to do"

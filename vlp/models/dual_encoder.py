@@ -10,7 +10,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, overload
+from typing import Annotated, Any, Literal, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import config, to_tree
+from ..declared import Kinds
 from ..preprocess import ImageSpec
 from ..tokenize import Tokenizer
 from ..types import Batch, ModelOutput, PatchGrid, Tokens
@@ -55,8 +56,8 @@ class ModelConfig:
     heads (a folder or file); `minimum_loaded` and `allow_missing` are as of a tower.
     """
 
-    image: dict[str, Any]
-    text: dict[str, Any]
+    image: Annotated[dict[str, Any], Kinds("vlp.models.tower:image_towers")]
+    text: Annotated[dict[str, Any], Kinds("vlp.models.tower:text_towers")]
     dim: int = 512
     image_head: HeadConfig = HeadConfig()
     text_head: HeadConfig = HeadConfig()

@@ -6,10 +6,11 @@ import argparse
 import logging
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ..errors import report
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -22,7 +23,7 @@ EPILOG = """examples:
 
 Any key of a recipe can be set as a.b=value (a list's item as a.0.b=value); the run goes to {out}/{name}.
 Exit codes: 0 finished, or stopped by SIGTERM, SIGUSR1 or ctrl-C with a checkpoint saved ("resumable");
-1 the run failed; 2 the recipe or the command is wrong."""
+1 the run failed (a full disk, a loss that is not finite); 2 the recipe, the data or the command is wrong."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,20 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_intermixed_args(argv)  # options may stand between overrides
     try:
         return run(arguments)
-    except Exception as error:
-        return complain(error, os.environ.get("RANK"))
+    except (Exception, KeyboardInterrupt) as error:
+        return complain(error)
 
 
-def complain(error: Exception, rank: str | None) -> int:
-    """Print what went wrong: one line for what the project itself raised, a traceback for what nobody foresaw."""
-    from ..registry import UnknownNameError
-
-    prefix = f"vlp-train: rank {rank}: " if rank is not None else "vlp-train: "
-    is_ours = type(error).__module__.startswith("vlp.")
-    if not is_ours:
-        traceback.print_exc()
-    print(prefix + " ".join(str(error).split()), file=sys.stderr, flush=True)  # noqa: T201
-    return 2 if is_ours and isinstance(error, (ValueError, UnknownNameError)) else 1
+def complain(error: BaseException) -> int:
+    """Print what went wrong, on which rank; return the exit code."""
+    rank = os.environ.get("RANK")
+    return report("vlp-train" if rank is None else f"vlp-train: rank {rank}", error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -115,7 +110,7 @@ def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
         return train(recipe, resume)
     except Exception as error:
         lost = missing_ranks(recipe.folder, dist.world()) if dist.world() > 1 else []
-        code = complain(error, os.environ.get("RANK"))
+        code = complain(error)
         if lost:
             message = f"vlp-train: rank {dist.rank()}: {', '.join(lost)} is gone; the last checkpoint stands, --resume goes on"
             print(message, file=sys.stderr, flush=True)  # noqa: T201

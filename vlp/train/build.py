@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 
 from .. import dist, hub
-from ..config import ConfigError, dump_yaml, read_yaml
+from ..config import ConfigError, dump_yaml, read_yaml, to_tree
 from ..config import digest as digest_of
 from ..data.content import check_texts
 from ..data.loader import Loader, open_stream
@@ -21,6 +21,7 @@ from ..data.pipe import PipeStream
 from ..data.sources import Stream
 from ..models.dual_encoder import DualEncoder, build_model
 from ..objectives import build_objectives
+from ..output import hold, partial_of, remove, whole
 from ..preprocess import Preprocess
 from ..tokenize import Tokenizer, build_tokenizer, load_tokenizer
 from . import checkpoint
@@ -29,6 +30,12 @@ from .engine import Engine, build_engine
 from .recipe import Recipe, check_resume, check_world
 from .state import random_states, read_random_states, seed_all, set_random_states, write_random_states
 from .step import TrainStep
+
+OWN = ("recipe.yaml", "log.jsonl", "tokenizer", "ranks", checkpoint.FOLDER, checkpoint.LAST, "wandb", "wandb_id")
+"""What a run's folder holds."""
+
+READ_FROM = ("path", "train", "val", "pretrained", "checkpoint")
+"""Keys of a recipe whose text may be a file or folder to read."""
 
 TOKENIZER_TEXTS = 200_000
 """Training texts that a tokenizer is trained on at most; more change next to nothing."""
@@ -66,26 +73,33 @@ def open_data(recipe: Recipe) -> Stream | PipeStream:
     return open_stream(recipe.data, recipe.seed, "train", dist.world())
 
 
-def open_run(recipe: Recipe, resume: bool) -> Path | None:
-    """Make the run folder and return the checkpoint to go on from, None for a fresh start. Collective.
+@contextmanager
+def hold_run(recipe: Recipe, resume: bool) -> Iterator[Path | None]:
+    """Make the run folder, hold it, and yield the checkpoint to go on from, None for a fresh start. Collective.
 
-    Raises ConfigError on every rank when the folder holds another run's checkpoints, or (without `resume`) this one's.
+    Rank 0 holds it for all. Raises on every rank: ConfigError when the folder holds another run's checkpoints, (without
+    `resume`) this one's, or what was not made by a run; InUseError while another process trains there; OSError.
     """
-    found: Path | None = None
-    failure: str | None = None
-    if dist.is_main():
-        try:
-            found = _open_run(recipe, resume)
-        except (ConfigError, OSError) as error:
-            failure = str(error)
-    found, failure = dist.broadcast_object((found, failure))
-    if failure is not None:
-        raise ConfigError(failure)
-    return found
+    with ExitStack() as stack:
+        found: Path | None = None
+        failure: Exception | None = None
+        if dist.is_main():
+            try:
+                is_run = checkpoint.is_run(recipe.folder)
+                stack.enter_context(hold(recipe.folder, checkpoint.MADE_BY, OWN, is_ours=is_run))
+                found = _open_run(recipe, resume)
+            except (ConfigError, OSError) as error:
+                failure = error
+        found, failure = dist.broadcast_object((found, failure))
+        if failure is not None:
+            raise failure
+        yield found
 
 
 def _open_run(recipe: Recipe, resume: bool) -> Path | None:
-    run = recipe.folder
+    run, sources = recipe.folder, source_folders(recipe)
+    if any(source.resolve() == run.resolve() for source in sources):
+        raise ConfigError(f"{run} is what the recipe reads from: choose another name=")
     found = checkpoint.latest(run)
     if found is not None and not resume:
         raise ConfigError(
@@ -93,23 +107,39 @@ def _open_run(recipe: Recipe, resume: bool) -> Path | None:
         )
     if found is not None:
         check_resume(recipe, read_yaml(found / "recipe.yaml"))
-    run.mkdir(parents=True, exist_ok=True)
+    else:  # what an earlier start left behind before its first checkpoint
+        remove(run / "log.jsonl", checkpoint.MADE_BY)
+        remove(run / "tokenizer", checkpoint.MADE_BY, *sources)
     checkpoint.rotate(run, recipe.train.keep)
-    (run / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
-    if found is None:  # what an earlier start left behind before its first checkpoint belongs to no one
-        (run / "log.jsonl").unlink(missing_ok=True)
-        shutil.rmtree(run / "tokenizer", ignore_errors=True)
+    with whole(run / "recipe.yaml") as file:
+        file.write(dump_yaml(recipe))
     return found
 
 
-def clear_away(run: Path) -> None:
-    """Remove what a start that came to nothing wrote into its folder, and the folder if nothing else is in it."""
+def source_folders(recipe: Recipe) -> list[Path]:
+    """Return the files and folders of this machine that a recipe reads from: data, tokenizers, weights."""
+    found: list[Path] = []
+
+    def look(value: Any, key: str) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                look(item, name)
+        elif isinstance(value, list):
+            for item in value:
+                look(item, key)
+        elif isinstance(value, str) and key in READ_FROM and os.path.exists(value):
+            found.append(Path(value))
+
+    look({part: to_tree(getattr(recipe, part)) for part in ("data", "tokenizer", "model")}, "")
+    return found
+
+
+def clear_away(recipe: Recipe) -> None:
+    """Remove what a start that came to nothing wrote into its folder; a folder that was new goes with its lock."""
     if dist.is_main():
-        (run / "recipe.yaml").unlink(missing_ok=True)
+        remove(recipe.folder / "recipe.yaml", checkpoint.MADE_BY)
         for name in ("ranks", "tokenizer"):
-            shutil.rmtree(run / name, ignore_errors=True)
-        with suppress(OSError):
-            run.rmdir()
+            remove(recipe.folder / name, checkpoint.MADE_BY, *source_folders(recipe))
 
 
 def build(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Parts:
@@ -155,7 +185,8 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStrea
     failure: str | None = None
     if dist.is_main() and not folder.is_dir():
         try:
-            temporary = folder.with_name(".tokenizer.tmp")
+            temporary = partial_of(folder)
+            remove(temporary, checkpoint.MADE_BY)
             build_tokenizer(spec, data.texts(TOKENIZER_TEXTS)).save(temporary)
             temporary.rename(folder)
         except ConfigError as error:

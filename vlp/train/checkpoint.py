@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from .. import dist
 from ..config import ConfigError
+from ..output import PARTIAL, partial_of, remove
 
 FOLDER = "checkpoints"
 LAST = "last"
+MADE_BY = "vlp-train"
 
 
 class CheckpointError(OSError):
@@ -39,9 +41,9 @@ def save(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
     Collective. Raises CheckpointError on every rank when any rank fails to write; the temporary folder is removed.
     """
     final = run / FOLDER / name_of(step)
-    temporary = final.with_name(f".{final.name}.tmp")
+    temporary = partial_of(final)
     if dist.is_main():
-        shutil.rmtree(temporary, ignore_errors=True)
+        _discard(temporary)
     failures = dist.attempt(lambda: temporary.mkdir(parents=True, exist_ok=True) if dist.is_main() else None)
     if not any(failures):
         failures = dist.attempt(lambda: write(temporary))
@@ -49,7 +51,7 @@ def save(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
         failures = dist.attempt(lambda: _publish(run, temporary, final) if dist.is_main() else None)
     if any(failures):
         if dist.is_main():
-            shutil.rmtree(temporary, ignore_errors=True)
+            _discard(temporary)
         where = "; ".join(f"rank {rank}: {failure}" for rank, failure in enumerate(failures) if failure)
         good = latest(run)
         rest = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
@@ -64,12 +66,12 @@ def _publish(run: Path, temporary: Path, final: Path) -> None:
         sync(path)
     sync(temporary)
     if final.exists():  # the step was saved before (a resumed run that lost its way back to it)
-        doomed = final.with_name(f".{final.name}.old")
-        shutil.rmtree(doomed, ignore_errors=True)
+        doomed = _doomed(final)
+        _discard(doomed)
         final.rename(doomed)
     temporary.rename(final)
     sync(final.parent)
-    link = run / f".{LAST}.tmp"
+    link = partial_of(run / LAST)
     link.unlink(missing_ok=True)
     link.symlink_to(Path(FOLDER) / final.name)
     os.replace(link, run / LAST)
@@ -83,6 +85,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_run(run: Path) -> bool:
+    """Return whether a folder holds a checkpoint that training goes on from."""
+    found = latest(run)
+    return found is not None and (found / "recipe.yaml").is_file()
 
 
 def complete(run: Path) -> list[Path]:
@@ -105,10 +113,18 @@ def rotate(run: Path, keep: int) -> None:
     for path in complete(run)[:-keep]:
         if path.resolve() != current:
             # Renamed first: a folder called step-* is always whole.
-            path.rename(path.with_name(f".{path.name}.old"))
-    for pattern in (".step-*.old", ".step-*.tmp"):
-        for path in (run / FOLDER).glob(pattern):
-            shutil.rmtree(path, ignore_errors=True)
+            path.rename(_doomed(path))
+    for path in (run / FOLDER).glob(f".step-*{PARTIAL}"):
+        _discard(path)
+
+
+def _doomed(folder: Path) -> Path:
+    return partial_of(folder.with_name(f"{folder.name}.old"))
+
+
+def _discard(folder: Path) -> None:
+    with suppress(OSError):  # the next save tries again
+        remove(folder, MADE_BY)
 
 
 def write_counters(folder: Path, counters: dict[str, Any]) -> None:

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from types import FrameType
 
-LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "deepspeed", "accelerate")
-LAUNCHER_MODULES = ("deepspeed.launcher.", "accelerate.commands.")
+from ..process import PR_SET_PDEATHSIG, is_alive, launchers, start_time
+
 GRACE_SECONDS = 60.0
 
 
@@ -48,56 +48,10 @@ def follow_parent() -> None:
     process is this one's grandparent), and ends the process if it has not stopped by itself in a minute.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     watched = launchers(os.getpid())
     if watched:
         threading.Thread(target=_watch, args=(watched,), daemon=True).start()
-
-
-def launchers(pid: int) -> dict[int, str]:
-    """Return the launchers among a process's ancestors: {pid: start time}, {} where /proc does not tell."""
-    found = {}
-    while pid > 1:
-        pid, started, command = _parent(pid)
-        if pid > 1 and is_launcher(command):
-            found[pid] = started
-    return found
-
-
-def is_launcher(command: list[str]) -> bool:
-    """Return whether a command line is a launcher's: named so itself, or the script or module that a python runs."""
-    names = [Path(word).name for word in command[:4]]
-    if not names or not (names[0].startswith("python") or names[0] in LAUNCHERS):
-        return False
-    return any(name in LAUNCHERS or name.startswith(LAUNCHER_MODULES) for name in names)
-
-
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the third on; [] when there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _parent(pid: int) -> tuple[int, str, list[str]]:
-    """Return a process's parent: pid, start time, command line."""
-    fields = _stat(pid)
-    if not fields:
-        return 0, "", []
-    parent = int(fields[1])
-    above = _stat(parent)
-    try:
-        command = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        command = []
-    return parent, above[19] if above else "", command
-
-
-def is_alive(pid: int, started: str) -> bool:
-    """Return whether the process that had this pid and start time still runs (a zombie does not)."""
-    fields = _stat(pid)
-    return bool(fields) and fields[19] == started and fields[0] not in ("Z", "X")
 
 
 def _watch(watched: dict[int, str]) -> None:
@@ -113,8 +67,7 @@ def sign_in(run: Path, rank: int) -> None:
     """Leave word of where this rank runs, so that the others can name it if it disappears."""
     folder = run / "ranks"
     folder.mkdir(parents=True, exist_ok=True)
-    fields = _stat(os.getpid())
-    entry = {"pid": os.getpid(), "host": socket.gethostname(), "started": fields[19] if fields else ""}
+    entry = {"pid": os.getpid(), "host": socket.gethostname(), "started": start_time(os.getpid())}
     (folder / f"{rank}.json").write_text(json.dumps(entry) + "\n", encoding="utf-8")
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .. import dist
 from ..config import config
+from ..output import whole
 
 if TYPE_CHECKING:
     from ..types import Batch, Losses
@@ -243,9 +244,8 @@ def forget(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    temporary.replace(path)
+    with whole(path) as file:
+        file.write("".join(kept))
 
 
 def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:

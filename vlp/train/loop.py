@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -13,13 +14,15 @@ import torch
 from .. import dist
 from ..config import ConfigError, to_tree
 from . import checkpoint
-from .build import Parts, build, clear_away, load_checkpoint, open_data, open_run, write_checkpoint
+from .build import Parts, build, clear_away, hold_run, load_checkpoint, open_data, write_checkpoint
 from .cached import gradients
 from .faults import StopRequest, sign_in
 from .log import Meter, RunLog, StepRecord
 from .optim import factor
 
 if TYPE_CHECKING:
+    from ..data.pipe import PipeStream
+    from ..data.sources import Stream
     from ..objectives import ObjectiveSum
     from ..types import Batch
     from .recipe import Recipe
@@ -49,11 +52,15 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     Raises ConfigError for what cannot work, TrainingStopped for a loss or data that fail, and
     `checkpoint.CheckpointError` when a checkpoint cannot be written.
     """
-    # ------------------------------------------------------------------ where from
     stop = StopRequest()
-    run = recipe.folder
     data = open_data(recipe)
-    start = open_run(recipe, resume)
+    with hold_run(recipe, resume) as start:
+        return train_from(start, recipe, data, stop)
+
+
+def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, stop: StopRequest) -> str:
+    """Train in the run folder, from the checkpoint `start` or afresh, to the recipe's end or until `stop` is set."""
+    run = recipe.folder
     sign_in(run, dist.rank())
 
     # ------------------------------------------------------------------ what
@@ -61,7 +68,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
         parts = build(recipe, run, data)
     except ConfigError:
         if start is None:
-            clear_away(run)
+            clear_away(recipe)
         raise
     engine, loader = parts.engine, parts.loader
     step, samples, random_states = load_checkpoint(parts, recipe, start) if start else (0, 0, None)

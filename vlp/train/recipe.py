@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from ..config import ConfigError, compose, config, to_tree, validate
 from ..data.loader import DataConfig
+from ..declared import Kinds
 from ..models.dual_encoder import ModelConfig
 from ..preprocess import ImageSpec
 from ..tokenize import TextSpec
@@ -52,7 +53,7 @@ class Recipe:
     tokenizer: TextSpec
     model: ModelConfig
     data: DataConfig
-    objectives: tuple[str | dict[str, Any], ...]
+    objectives: tuple[str | Annotated[dict[str, Any], Kinds("vlp.objectives:objectives")], ...]
     optim: OptimConfig
     engine: EngineConfig
     train: TrainConfig
@@ -81,7 +82,7 @@ MAY_CHANGE = (
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a file with `a.b=c` overrides laid over it; raises ConfigError."""
-    return from_tree({"name": path.stem, **compose(path, overrides)})
+    return from_tree({"name": path.stem, **compose(path, overrides, Recipe)})
 
 
 def from_tree(tree: Mapping[str, Any]) -> Recipe:
@@ -97,7 +98,7 @@ def check(recipe: Recipe) -> None:
     wrong = [
         (not recipe.objectives, "objectives: a recipe needs at least one"),
         (
-            "/" in recipe.name or not recipe.name,
+            "/" in recipe.name or recipe.name in ("", ".", ".."),
             f"name: {recipe.name!r} is not a folder's name; use `out` for its parent",
         ),
         (train.samples < 1, f"train.samples: expected at least 1, found {train.samples}"),
