@@ -43,7 +43,8 @@ def hold(
     """Make `folder` with the mark of the command `made_by`, and hold it while the block runs; yields what the mark says.
 
     `own` are names that the command writes there and may remove: a folder that holds one and not the mark is refused.
-    `is_ours` adopts a folder that the caller knows by what lies in it. A lock of another `name` is no mark, and does not stay. A folder that stays empty is not left behind; one
+    `is_ours` adopts a folder that the caller knows by what lies in it. A lock of another `name` is no mark, and goes in the
+    end. A folder that stays empty is not left behind; one
     that is moved takes its mark along. `wait`: seconds that another holder is waited for.
 
     Raises ConfigError, InUseError with who holds it, and OSError.
