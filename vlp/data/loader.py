@@ -11,6 +11,7 @@ import errno
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.util  # registers its own end before ours below
 import sys
 import weakref
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import dist
 from ..config import ConfigError
-from ..errors import NO_HANDLES, in_words
+from ..errors import NO_HANDLES, in_words, is_machine
 from ..preprocess import Preprocess
 from ..tokenize import Tokenizer
 from ..types import Batch, PromptSpec
@@ -154,7 +155,7 @@ class Loader:
                 reply: Reply = next(replies)
             except StopIteration:
                 return
-            except (RuntimeError, OSError) as error:
+            except (RuntimeError, OSError, EOFError) as error:
                 raise self._failure(error) from error
             if reply.batch is None:
                 raise LoaderError(f"rank {self.rank}: {reply.failure}")
@@ -165,9 +166,13 @@ class Loader:
         """Return what to raise when the workers fail, and end them: one that cannot send would be waited for at exit."""
         said = " ".join(str(error).split())
         workers = [worker for worker in multiprocessing.active_children() if worker in _workers]
+        if isinstance(error, (ConnectionError, EOFError)):  # it ended while a batch of its was fetched
+            multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=2)
         codes = {worker.exitcode for worker in _workers}
-        words = in_words(OSError(errno.EMFILE, "")) if NO_HANDLES in codes else in_words(error)
-        if "DataLoader worker" not in said and words is None:
+        cause = OSError(errno.EMFILE, "") if NO_HANDLES in codes else error
+        words = in_words(cause) if is_machine(cause) else None
+        is_dead = "DataLoader worker" in said or isinstance(error, (ConnectionError, EOFError))
+        if not is_dead and words is None:
             return error
         for worker in workers:
             worker.kill()

@@ -166,8 +166,8 @@ def without_paths(sources: Any) -> Any:
 def check_resume(recipe: Recipe, saved: Mapping[str, Any]) -> list[str]:
     """Compare with the recipe a checkpoint was trained with: raise ConfigError when what is learnt would change.
 
-    Returns one line for each difference that is allowed: `MAY_CHANGE`, other `PLACES`, and `train.samples` where nothing follows the
-    share of the run that is done, neither the learning rate nor the objectives.
+    Returns one line for each difference that is allowed: `MAY_CHANGE`, other `PLACES`, and `train.samples` where nothing
+    follows the share of the run that is done, neither the learning rate nor the objectives.
     """
     shortest = min(recipe.train.samples, int(saved["train"]["samples"]))
     allowed = MAY_CHANGE if follows_progress(recipe, shortest) else (*MAY_CHANGE, "train.samples")
