@@ -8,7 +8,7 @@ import json
 import os
 import tarfile
 import zlib
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -68,9 +68,10 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.close()
-        else:
+        try:
+            if kind is None:
+                self.close()
+        finally:
             self.abort()
 
     def write(self, sample: Sample) -> None:
@@ -119,7 +120,8 @@ class ShardWriter:
     def abort(self) -> None:
         """Remove everything that this writer wrote."""
         for shard in self._open.values():
-            shard.file.close()
+            with suppress(OSError):  # a full disk takes the rest no better
+                shard.file.close()
         self._open.clear()
         self._remove_partials()
         self._held.close()
@@ -138,8 +140,9 @@ class ShardWriter:
         return _Open(name, partial, open(partial, "xb"))  # exclusive: follows no link
 
     def _finish(self, split: str | None) -> None:
-        shard = self._open.pop(split)
+        shard = self._open[split]
         shard.end()
+        del self._open[split]
         header = Shard(
             shard.name, len(shard.entries), shard.position, shard.digest.hexdigest(), split, self.source, self.version
         )

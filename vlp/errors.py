@@ -35,6 +35,10 @@ USER = {
     errno.ELOOP: "is a symbolic link, which is not followed here",
     errno.ENAMETOOLONG: "the name is too long for this file system",
 }
+NO_HANDLES = 100 + errno.EMFILE
+"""Exit code of a loader's worker that has no file handles left to send a batch by."""
+
+UNSENT = ("received 0 items of ancdata", "Too many open files", f"exited unexpectedly with exit code {NO_HANDLES}")
 TORCH = re.compile(r"\(os error (\d+)\)|\[Errno (\d+)\]|(?:Too many open files|No space left on device) \((\d+)\)")
 
 
@@ -64,7 +68,7 @@ def is_machine(error: BaseException) -> bool:
 
 def _own_words(error: BaseException) -> str | None:
     """Return what our own code says of a file, by an OSError with a text that is not the system's."""
-    if isinstance(error, OSError) and error.errno and error.strerror != os.strerror(error.errno):
+    if isinstance(error, OSError) and error.strerror and error.strerror != os.strerror(error.errno or 0):
         return str(error.strerror)
     return None
 
@@ -107,7 +111,7 @@ def _refusal(error: BaseException) -> tuple[int, BaseException] | None:
             return cause.errno, cause
         if isinstance(cause, MemoryError):
             return errno.ENOMEM, cause
-        if "received 0 items of ancdata" in str(cause) or "Too many open files" in str(cause):
+        if any(words in str(cause) for words in UNSENT):
             return errno.EMFILE, cause
         if match := TORCH.search(str(cause)):  # libraries in other languages give the number in their text only
             return int(next(group for group in match.groups() if group)), cause

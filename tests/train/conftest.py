@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,16 @@ def write_recipe(folder: Path, shards: Path) -> Path:
 @pytest.fixture
 def recipe(tmp_path: Path, shards: Path) -> Path:
     return write_recipe(tmp_path, shards)
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """Give the test runner its own signal handlers back after a run inside of it."""
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def environment(**extra: str) -> dict[str, str]:

@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,16 +210,6 @@ def test_a_missing_recipe_names_the_nearest(recipe: Path) -> None:
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("vlp-train: no such file: ") and "did you mean 'tiny.yaml'?" in line
-
-
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """Give the test runner its own signal handlers back after a run inside of it."""
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 def test_the_loss_that_is_not_finite_names_its_batch(recipe: Path, tmp_path: Path) -> None:

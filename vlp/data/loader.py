@@ -7,10 +7,13 @@ hold no state and the loader's whole state is one number. Resuming is starting t
 from __future__ import annotations
 
 import atexit
+import errno
 import itertools
 import logging
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.util  # registers its own end before ours below
+import sys
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .. import dist
 from ..config import ConfigError
+from ..errors import NO_HANDLES, in_words, is_machine
 from ..preprocess import Preprocess
 from ..tokenize import Tokenizer
 from ..types import Batch, PromptSpec
@@ -51,6 +55,11 @@ def _end_workers() -> None:
     for worker in multiprocessing.active_children():
         if worker in _workers:
             worker.kill()
+
+
+def hush() -> None:
+    """Leave out what torch says while a loader that has failed is taken down: it follows from what is reported."""
+    sys.unraisablehook = lambda _: None
 
 
 class Loader:
@@ -132,7 +141,14 @@ class Loader:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # else starting workers would draw from the run's own
         )
-        replies = iter(loading)
+        before = set(multiprocessing.active_children())
+        try:
+            replies = iter(loading)
+        except OSError:  # of the workers, some may have been started
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.kill()
+            hush()
+            raise
         _reading.add(replies)
         _workers.update(getattr(replies, "_workers", ()))
         while True:
@@ -140,17 +156,34 @@ class Loader:
                 reply: Reply = next(replies)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise LoaderError(
-                    f"rank {self.rank}: a loader worker died ({' '.join(str(error).split())}). A killed worker usually "
-                    "means that memory ran out: lower data.workers"
-                ) from error
+            except (RuntimeError, OSError, EOFError) as error:
+                raise self._failure(error) from error
             if reply.batch is None:
                 raise LoaderError(f"rank {self.rank}: {reply.failure}")
             self._count(reply.rejected)
             yield reply.batch
+
+    def _failure(self, error: Exception) -> Exception:
+        """Return what to raise when the workers fail, and end them: one that cannot send would be waited for at exit."""
+        said = " ".join(str(error).split())
+        workers = [worker for worker in multiprocessing.active_children() if worker in _workers]
+        if isinstance(error, (ConnectionError, EOFError)):  # it ended while a batch of its was fetched
+            multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=2)
+        codes = {worker.exitcode for worker in _workers}
+        cause = OSError(errno.EMFILE, "") if NO_HANDLES in codes else error
+        words = in_words(cause) if is_machine(cause) else None
+        is_dead = "DataLoader worker" in said or isinstance(error, (ConnectionError, EOFError))
+        if not is_dead and words is None:
+            return error
+        for worker in workers:
+            worker.kill()
+        hush()
+        if words is not None:
+            return LoaderError(f"rank {self.rank}: a loader worker cannot send its batch: {words} (data.workers)")
+        return LoaderError(
+            f"rank {self.rank}: a loader worker died ({said}). A killed worker usually means that memory ran out: lower "
+            "data.workers"
+        )
 
     def _count(self, rejected: Iterable[tuple[str, str]]) -> None:
         for key, why in rejected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.queues
 import os
 import signal
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import cv2
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
+from ..errors import NO_HANDLES
 from ..preprocess import ImageError
 from ..types import Batch
 from .assemble import Assembler, Prepared
@@ -102,11 +104,18 @@ class Batches(Dataset[Reply]):
         return Reply(batch, tuple(rejected))
 
 
+def end_unsent(error: BaseException, _: Any) -> None:
+    """End this worker as its batch cannot be sent, most often for want of file handles; the exit code says which."""
+    os._exit(NO_HANDLES if "Too many open files" in str(error) else 1)
+
+
 def identity(reply: Any) -> Any:
     return reply
 
 
 def prepare_worker(_: int) -> None:
+    # A batch that cannot be sent is dropped by multiprocessing, and the main process would wait for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_unsent)  # type: ignore[attr-defined]
     # A batch system signals all processes of a job: the run finishes its step and saves, with its workers alive. They
     # end with it, by the loader's own means.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -79,6 +79,9 @@ MAY_CHANGE = (
 )
 """Keys that a resumed run may change: they say where and how fast, not what is learnt."""
 
+PLACES = ("data.train", "data.val", "data.cache")
+"""Keys that say where data lies: it may be moved, not changed."""
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a file with `a.b=c` overrides laid over it; raises ConfigError."""
@@ -153,17 +156,27 @@ def follows_progress(recipe: Recipe, samples: int) -> bool:
     return build_objectives(recipe.objectives, recipe.model.dim).follows_progress
 
 
+def without_paths(sources: Any) -> Any:
+    """Return where data lies as a recipe says it, without the paths."""
+    if isinstance(sources, list):
+        return [without_paths(source) for source in sources]
+    return {**sources, "path": ""} if isinstance(sources, Mapping) else sources and ""
+
+
 def check_resume(recipe: Recipe, saved: Mapping[str, Any]) -> list[str]:
     """Compare with the recipe a checkpoint was trained with: raise ConfigError when what is learnt would change.
 
-    Returns one line for each difference that is allowed: `MAY_CHANGE`, and `train.samples` where nothing follows the
-    share of the run that is done, neither the learning rate nor the objectives.
+    Returns one line for each difference that is allowed: `MAY_CHANGE`, other `PLACES`, and `train.samples` where nothing
+    follows the share of the run that is done, neither the learning rate nor the objectives.
     """
     shortest = min(recipe.train.samples, int(saved["train"]["samples"]))
     allowed = MAY_CHANGE if follows_progress(recipe, shortest) else (*MAY_CHANGE, "train.samples")
     notes: list[str] = []
     refused: list[str] = []
-    for key, old, new in differences(saved, to_tree(recipe)):
+    for key, old, new in differences(saved, now := to_tree(recipe)):
+        if key in PLACES and without_paths(saved["data"][key[5:]]) == without_paths(now["data"][key[5:]]):
+            notes.append(f"{key}: {old!r} -> {new!r}")  # moved: the loader compares what lies there with what did
+            continue
         fine = any(key == one or key.startswith(one + ".") for one in allowed)
         (notes if fine else refused).append(f"{key}: {old!r} -> {new!r}")
     if refused:
