@@ -153,8 +153,6 @@ def parse_header(line: bytes, where: str) -> Shard:
         raise ManifestError(
             f"{where}: unsafe shard name {shown(shard.shard)}: expected a path below the manifest's folder"
         )
-    if shard.texts is not None and shard.texts > shard.samples:
-        raise ManifestError(f"{where}: texts: {shard.texts} of {shard.samples} samples: {_AGAIN}")
     if not _SHA256.fullmatch(shard.sha256):
         raise ManifestError(f"{where}: sha256: expected 64 hexadecimal digits: {_AGAIN}")
     return shard
