@@ -104,9 +104,9 @@ def test_a_sample_without_the_chosen_image_is_left_out(tmp_path: Path) -> None:
 
 
 def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
-    members = [("a.avif", b"?"), ("a.txt", b"Clear."), ("b.webp", encoded(3, "WEBP")), ("b.txt", b"Clear.")]
+    members = [("a.heic", b"?"), ("a.txt", b"Clear."), ("b.webp", encoded(3, "WEBP")), ("b.txt", b"Clear.")]
     samples, said = index(tmp_path, members)
-    assert [sample.key for sample in samples] == ["b"] and "avif" in said
+    assert [sample.key for sample in samples] == ["b"] and "heic" in said
     assert verify(tmp_path) == []
     (tmp_path / "x.tar").unlink()
     with pytest.raises(ManifestError, match=r"no sample has an image.*heic"):
