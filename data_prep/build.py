@@ -24,19 +24,22 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from vlp.config import ConfigError, config, digest, to_tree
+from vlp.data.tables.cells import CellError
 from vlp.types import Sample
 
 from .card import render_card
 from .pixels import ImageOptions
 from .plan import Planned, plan
-from .prepare import TextOptions, choose_finder
+from .prepare import CUT, TextOptions, choose_finder
 from .privacy import VARIABLE, IdHasher, read_key
+from .rejected import add_private, private_of, replace_private, sort_private
 from .sources.base import Reject, find_source
 from .splits import parse_shares
-from .stats import Tally
+from .stats import GROUPED_BY, Tally
 from .work import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
+STATE, ROOM = ".build", ".overwrite"
 ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
 """Options that say where and how, and do not change what is written."""
 
@@ -84,8 +87,12 @@ class Build:
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
         self.finder = choose_finder(options.text)
-        self.state = options.out / ".build"
-        self._prepare_out()
+        self.out = self._prepare_out()
+        self.state = self.out / STATE
+        self.rejected_places = private_of(options.out)
+        self.private = private_of(options.out, ROOM) if self.out != options.out else self.rejected_places
+        if not (self.state / "options.json").is_file():
+            self.private.unlink(missing_ok=True)
 
     def _id_key(self) -> bytes | None:
         options = self.options
@@ -108,18 +115,23 @@ class Build:
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
         return digest(tree)
 
-    def _prepare_out(self) -> None:
+    def _prepare_out(self) -> Path:
+        """Return the folder to write to: `--out`, or a room in it where an older set stays until the new one is whole."""
         out, options = self.options.out, self.options
-        mark = self.state / "options.json"
-        if options.overwrite:
-            _remove_build(out)
+        mark = out / STATE / "options.json"
+        if mark.is_file() and options.overwrite:
+            if options.shard_of[1] > 1:
+                raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
+            shutil.rmtree(out / ROOM, ignore_errors=True)
+            return out / ROOM
         if mark.is_file():
             if json.loads(mark.read_text())["fingerprint"] != self._fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
             if not options.resume and options.shard_of[1] == 1:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
-        elif out.exists() and any(path != self.state for path in out.iterdir()):
+        elif out.exists() and any(path.name != STATE for path in out.iterdir()):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
+        return out
 
     def run(self, report: Any = None) -> Counter[str]:
         """Make the shards that are not there yet and gather what is; return the counts of `gather`.
@@ -153,7 +165,7 @@ class Build:
         finally:
             with suppress(OSError):  # not empty: something was built
                 self.state.rmdir()
-                self.options.out.rmdir()
+                self.out.rmdir()
 
     def _list(self, file: IO[bytes], pool: Pool, tell: Any) -> tuple[list[str], int]:
         """Ask the source once what there is: write the shards that are still to be made to `file`, one pickle each.
@@ -162,14 +174,17 @@ class Build:
         enough for them. Raises ConfigError.
         """
         names, total = [], 0
-        for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
-            size = len(shard.records) + len(shard.duplicates)
-            tell("listed", size)
-            names.append(shard.name)
-            if self._mine(shard) and not self._done(shard):
-                pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
-                total += size
-                pool.start(self._workers(total))
+        try:
+            for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
+                size = len(shard.records) + len(shard.duplicates)
+                tell("listed", size)
+                names.append(shard.name)
+                if self._mine(shard) and not self._done(shard):
+                    pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
+                    total += size
+                    pool.start(self._workers(total))
+        except CellError as error:  # of a source that reads cells to list its records
+            raise ConfigError(f"{self.source.name}: {error}") from None
         return names, total
 
     def _pool(self) -> Pool:
@@ -225,12 +240,16 @@ class Build:
                     tell("written", 1)
 
         entry = self._write_shard(shard, samples())
+        lines = [asdict(one) for one in sorted(rejected, key=lambda one: one.index)]
+        private = [{"index": line["index"], "reason": line["reason"], **line.pop("private")} for line in lines]
+        if private:
+            add_private(self.private, private)
         done = {
             "ordinal": shard.ordinal,
             "digest": shard.digest(),
             "entry": entry,
             "tally": tally.to_json(),
-            "rejected": [asdict(one) for one in sorted(rejected, key=lambda one: one.index)],
+            "rejected": lines,
         }
         _write(self.state / f"{shard.name}.json", json.dumps(done, sort_keys=True))
 
@@ -250,7 +269,7 @@ class Build:
                 return None
             writer.close()
             lone = f"{shard.split or 'shard'}-000000.tar"
-            os.replace(room / lone, self.options.out / f"{shard.name}.tar")
+            os.replace(room / lone, self.out / f"{shard.name}.tar")
             line = (room / "manifest.jsonl").read_text(encoding="utf-8").strip()
             return line.replace(f'"shard": "{lone}"', f'"shard": "{shard.name}.tar"', 1)
         finally:
@@ -268,24 +287,37 @@ class Build:
             return Counter(missing=len(missing), shards=len(planned))
         tally, reasons, counted = Tally(), Counter[str](), 0
         lines: list[dict[str, Any]] = []
-        with _atomic(self.options.out / "manifest.jsonl") as manifest:
+        with _atomic(self.out / "manifest.jsonl") as manifest:
             for name in planned:
                 done = json.loads((self.state / f"{name}.json").read_text())
                 if done["entry"] is not None:
                     manifest.write(done["entry"] + "\n")
                 tally.merge(Tally.from_json(done["tally"]))
                 lines += done["rejected"]
-        with _atomic(self.options.out / "rejected.jsonl") as file:
+        sort_private(self.private)
+        with _atomic(self.out / "rejected.jsonl") as file:
             for line in sorted(lines, key=lambda one: int(one["index"])):
                 reasons[line["reason"]] += 1
                 counted += line.pop("counted")
                 file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
         read = tally.samples + len(lines)
-        _write(self.options.out / "README.md", render_card(self._about(), tally, reasons, read))
+        _write(self.out / "README.md", render_card(self._about(), tally, reasons, read))
         counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
         counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
+        counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
+        counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
+
+    def finish(self, counts: Counter[str]) -> None:
+        """Check how much was rejected, then let the new set take the old one's place. Raises ConfigError."""
+        check_rejected(counts, self.options.max_rejected, self.out)
+        if self.out != self.options.out:
+            _remove_build(self.options.out)
+            replace_private(self.private, private_of(self.options.out))
+            for path in sorted(self.out.iterdir(), key=lambda path: path.name == STATE):  # its mark comes last
+                os.replace(path, self.options.out / path.name)
+            self.out.rmdir()
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
@@ -346,10 +378,8 @@ def _write(path: Path, text: str) -> None:
 
 def _remove_build(out: Path) -> None:
     """Remove what a build made: only from a folder that one made, and nothing else in it."""
-    if not (out / ".build" / "options.json").is_file():
-        return
-    for path in (out / ".build").glob("*-[0-9]*.json"):
-        (out / f"{path.stem}.tar").unlink(missing_ok=True)
     for name in ("manifest.jsonl", "rejected.jsonl", "README.md"):
         (out / name).unlink(missing_ok=True)
-    shutil.rmtree(out / ".build")
+    for path in (out / STATE).glob("*-[0-9]*.json"):
+        (out / f"{path.stem}.tar").unlink(missing_ok=True)
+    shutil.rmtree(out / STATE)

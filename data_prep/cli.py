@@ -11,7 +11,6 @@ from contextlib import redirect_stdout
 from typing import NoReturn, TextIO
 
 from vlp.config import ConfigError
-from vlp.data.tables.cells import CellError
 from vlp.registry import UnknownNameError, did_you_mean
 
 COMMANDS = {
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command.arguments(inner, rest)
         with redirect_stdout(_Printable(sys.stdout)):
             code: int = command.run(inner.parse_args(rest))
-    except (ValueError, UnknownNameError, CellError) as error:
+    except (ValueError, UnknownNameError) as error:
         ours = isinstance(error, (ConfigError, UnknownNameError)) or type(error).__module__.startswith("vlp.")
         if not ours:  # a bug keeps its traceback
             raise

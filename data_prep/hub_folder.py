@@ -30,11 +30,11 @@ _SPLITS["test"] += ("eval", "evaluation")
 def split_of(place: str) -> str | None:
     """Return the split that a relative path names in a folder or file, the innermost one, or None.
 
-    As on the Hub: `train`, `validation`, `test` and their synonyms, set off by anything but letters and digits.
+    As on the Hub: `train`, `validation`, `test` and their synonyms, set off by anything but letters.
     """
     for part in reversed(place.lower().split("/")):
         for split, words in _SPLITS.items():
-            if re.search(rf"(?<![a-z0-9])(?:{'|'.join(words)})(?![a-z0-9])", part.replace("_", "-")):
+            if re.search(rf"(?<![a-z])(?:{'|'.join(words)})(?![a-z])", part.replace("_", "-")):
                 return split
     return None
 
@@ -86,7 +86,7 @@ def _one_configuration(place: Path, found: Sequence[Path]) -> None:
 
 def _table(path: Path, folder: Path, place: str, encoding: str, separator: str | None) -> FileTable:
     split = split_of(place)
-    return FileTable(path, folder, split, f"{split or 'all'}_", encoding, separator)
+    return FileTable(path, folder, split, f"{split or 'all'}_", encoding, separator, place.rpartition("/")[0])
 
 
 class ClassFolders:
@@ -95,7 +95,8 @@ class ClassFolders:
     columns: Sequence[str] = ("image", "label")
 
     def __init__(self, folder: Path, split: str | None, images: list[Path], classes: list[str]) -> None:
-        self.name, self.folder, self.split, self.prefix = str(folder), folder, split, f"{split or 'all'}_"
+        self.name, self.folder, self.inside, self.split = str(folder), folder, "", split
+        self.prefix = f"{split or 'all'}_"
         self.classes: Mapping[str, Sequence[str]] = {"label": classes}
         self._known = {name: number for number, name in enumerate(classes)}
         self._images = images

@@ -229,6 +229,17 @@ def resize_mask(mask: bytes, height: int, width: int) -> bytes:
     return encode(inside, "png")
 
 
+def mask_size(mask: bytes) -> tuple[int, int]:
+    """Return (height, width) of an encoded mask from its header; raises Reject."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(mask)) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        raise Reject("mask_unreadable", "not an image") from None
+
+
 def image_size(path: Path) -> tuple[int, int]:
     """Return (height, width) of an image file from its header; raises Reject."""
     from PIL import Image

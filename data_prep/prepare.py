@@ -13,9 +13,11 @@ from typing import Protocol
 from vlp.config import config
 from vlp.types import Box, Mention, Report, Sample
 
-from .pixels import ImageOptions, Stored, resize_mask, store_image
+from .pixels import ImageOptions, Stored, mask_size, resize_mask, store_image
 from .privacy import IdHasher
 from .sources.base import NoText, Reject, safe_key
+
+CUT = "boxes cut at the edge"
 
 
 @config
@@ -77,6 +79,11 @@ class Preparer:
         if report is None and not captions:
             self._without_text(split)
         stored = store_image(sample.image, self._image)
+        boxes = [_scaled(box, stored) for box in sample.boxes]
+        if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
+            raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
+        cut = sum(is_cut for _, is_cut in boxes)
+        size = (round(stored.height / stored.scale[0]), round(stored.width / stored.scale[1]))
         ready = replace(
             sample,
             key=safe_key(sample.key),
@@ -84,10 +91,10 @@ class Preparer:
             report=report,
             captions=captions,
             concepts=sample.concepts or self._concepts(report),
-            boxes=tuple(_scaled(box, stored) for box in sample.boxes),
-            masks={name: resize_mask(mask, stored.height, stored.width) for name, mask in sorted(sample.masks.items())},
+            boxes=tuple(box for box, _ in boxes),
+            masks={name: _mask(mask, name, size, stored) for name, mask in sorted(sample.masks.items())},
             split=split,
-            steps=(*sample.steps, *stored.steps),
+            steps=(*sample.steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
         )
         return self._hasher.sample(ready) if self._hasher else ready
 
@@ -111,8 +118,22 @@ class Preparer:
         return () if report is None or self._finder is None else self._finder.of_report(report)
 
 
-def _scaled(box: Box, stored: Stored) -> Box:
-    """Return a box in pixels of the stored image, cut at its edges; raises Reject for a box with nothing inside."""
+def _mask(mask: bytes, name: str, size: tuple[int, int], stored: Stored) -> bytes:
+    """Return a mask at the size of the stored image; raises Reject for one of another size than its image: where is it?"""
+    found = mask_size(mask)
+    if found != size:
+        raise Reject(
+            "bad_mask",
+            f"{name!r} is {found[1]} x {found[0]}, its image {size[1]} x {size[0]}: masks are never stretched",
+        )
+    return resize_mask(mask, stored.height, stored.width)
+
+
+def _scaled(box: Box, stored: Stored) -> tuple[Box, bool]:
+    """Return a box in pixels of the stored image, cut at its edges, and whether more than half a pixel was cut off.
+
+    Raises Reject for a box with nothing inside.
+    """
     down, across = stored.scale
     x1, y1, x2, y2 = box.xyxy
     left, right = max(0.0, x1 * across), min(float(stored.width), x2 * across)
@@ -120,4 +141,7 @@ def _scaled(box: Box, stored: Stored) -> Box:
     if left >= right or top >= bottom:
         size = f"{stored.width} x {stored.height}"
         raise Reject("bad_box", f"{box.phrase!r} {box.xyxy} has no area inside the image of {size} stored pixels")
-    return replace(box, xyxy=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)))
+    inside = (left, top, right, bottom)
+    wanted = (x1 * across, y1 * down, x2 * across, y2 * down)
+    is_cut = any(abs(edge - other) > 0.5 for edge, other in zip(inside, wanted, strict=True))
+    return replace(box, xyxy=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2))), is_cut

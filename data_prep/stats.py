@@ -12,6 +12,8 @@ from typing import Any
 
 from vlp.types import Sample
 
+GROUPED_BY = "grouped by"
+"""What stands for the patient of a sample, in splits and intervals: the patient, else the study, else the image."""
 LABEL_VALUES = {1: "present", 0: "absent", -1: "uncertain"}
 
 
@@ -29,6 +31,7 @@ class Tally:
         """Count one sample."""
         self.samples += 1
         self._count("split", sample.split or "none")
+        self._count(GROUPED_BY, "patient" if sample.patient else "study" if sample.study else "image")
         self._count("modality", sample.modality or "not stated")
         self._count("view", sample.view or "not stated")
         self._count("licence", sample.licence or "not stated")

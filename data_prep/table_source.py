@@ -46,17 +46,21 @@ GROUPS = ("sex", "age", "site")
 class Table(Protocol):
     """A table of a set: rows without their heavy cells (images), which `cell` reads one at a time.
 
-    `folder` is where the paths in it begin, `classes` names the numbers of a column, `prefix` begins the keys of rows
+    `folder` is where the paths in it begin, `inside` its path below that of the whole set, `classes` names the numbers of
+    a column, `prefix` begins the keys of rows
     without a name.
     """
 
     name: str
     folder: Path
+    inside: str
     split: str | None
     prefix: str
-    columns: Sequence[str]
-    classes: Mapping[str, Sequence[str]]
 
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]: ...
     def rows(self) -> Iterator[Row]: ...
     def cell(self, number: int, column: str) -> Any: ...
 
@@ -72,11 +76,18 @@ class FileTable:
         prefix: str = "row",
         encoding: str = "utf-8",
         separator: str | None = None,
+        inside: str = "",
     ) -> None:
-        self.name, self.folder, self.split, self.prefix = str(path), folder, split, prefix
+        self.name, self.folder, self.inside, self.split, self.prefix = str(path), folder, inside, split, prefix
         self._path, self._encoding, self._separator = path, encoding, separator
-        self.columns: Sequence[str] = columns_of(path, encoding, separator)
-        self.classes: Mapping[str, Sequence[str]] = class_names(path) if table_kind(path) == "parquet" else {}
+
+    @cached_property
+    def columns(self) -> Sequence[str]:
+        return columns_of(self._path, self._encoding, self._separator)
+
+    @cached_property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        return class_names(self._path) if table_kind(self._path) == "parquet" else {}
 
     def rows(self) -> Iterator[Row]:
         return rows(self._path, (), self._encoding, skip_bytes=True, separator=self._separator)
@@ -162,7 +173,7 @@ class TableSource(Source):
                 cells["labels"] = {column: row.get(column, "") for column in label_columns}
                 overall = numbers.get(table.prefix, 0)
                 numbers[table.prefix] = overall + 1
-                yield _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table.split)
+                yield _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table)
 
     def _record(self, group: list[_Row], scan: _Scan) -> Record:
         """Return the record of an image's rows; what is wrong with their ids is told when the sample is made."""
@@ -298,11 +309,12 @@ class _Row:
     __slots__ = ("cells", "columns", "image", "is_path", "name", "number", "split", "table")
 
     def __init__(
-        self, table: int, number: int, cells: Row, columns: dict[str, str], unnamed: str, split: str | None
+        self, place: int, number: int, cells: Row, columns: dict[str, str], unnamed: str, table: Table
     ) -> None:
-        self.table, self.number, self.cells, self.columns, self.split = table, number, cells, columns, split
+        self.table, self.number, self.cells, self.columns, self.split = place, number, cells, columns, table.split
         image = cells.get("image", "")
-        path = path_name(image) if isinstance(image, str) and image.strip() and "bytes" not in cells else ""
+        has_path = isinstance(image, str) and image.strip() and "bytes" not in cells
+        path = path_name(f"{table.inside}/{image}" if table.inside else image) if has_path else ""
         try:
             key = identity(cells.get("key", ""), columns.get("key", "key"))
         except CellError:

@@ -10,13 +10,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import re
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,13 +34,17 @@ CHUNK = 16
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A record that did not become a sample: its place in the source, its key (hashed where ids are), and why."""
+    """A record that did not become a sample: its place in the source, its key (hashed where ids are), and why.
+
+    `private` is for the owner of the data only: the key, the file or row, and the detail as they are.
+    """
 
     index: int
     key: str
     reason: str
     detail: str = ""
     counted: bool = True
+    private: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +83,11 @@ class Worker:
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 
     def rejected(self, index: int, record: Record, reject: Reject) -> Rejected:
-        """Return the line for rejected.jsonl; ids are taken out of it where they are taken out of the samples."""
+        """Return the line for rejected.jsonl: where ids are hashed, no detail, which may quote a cell, a name or an id."""
+        private = {"key": record.key, "place": self._source.place(record), "detail": reject.detail}
         if self._hasher is None:
-            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted)
-        detail = re.sub(r"\S*[/\\]\S*|\S+\.\w{2,5}\b", "***", reject.detail)  # file names may be made of ids
-        for identity in (record.key, record.study, record.patient):
-            detail = detail.replace(identity, "***") if identity else detail
-        return Rejected(index, self._hasher.record(record), reject.reason, detail, reject.counted)
+            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted, private)
+        return Rejected(index, self._hasher.record(record), reject.reason, "", reject.counted, private)
 
 
 def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:

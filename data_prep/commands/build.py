@@ -29,7 +29,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     )
     group.add_argument("--engine", default="processes", help="processes (default), ray, or ray:ADDRESS of a cluster")
     group.add_argument("--resume", action="store_true", help="go on: keep the shards that are finished")
-    group.add_argument("--overwrite", action="store_true", help="remove what an earlier build left in --out")
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="make the set anew; once whole, it replaces that in --out",
+    )
     group.add_argument("--shard-size", type=int, default=512, help="records per shard (default: 512)")
     group.add_argument("--shard-of", default="0/1", metavar="I/N", help="make every N-th shard only, from the I-th")
     group.add_argument("--split", default="0.8,0.1,0.1", help="shares of train,val,test by patient, or none")
@@ -91,7 +95,7 @@ class _Pairs(argparse.Action):
 
 def run(args: argparse.Namespace) -> int:
     """Build, with a progress bar on stderr, and print what became of every record."""
-    from ..build import Build, BuildOptions, check_rejected
+    from ..build import Build, BuildOptions
     from ..pixels import ImageOptions
     from ..prepare import TextOptions
 
@@ -133,7 +137,16 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(f"{args.concepts} has mentions for {counts['concepts']} of {counts['written']} samples\n")
     if args.ids == "auto" and build.key is None and cls.name == "pairs":
         sys.stderr.write("ids are kept as they are in the table: set VLP_PREP_KEY to replace them by keyed hashes\n")
-    check_rejected(counts, args.max_rejected, args.out)
+    if counts["without patient"]:
+        sys.stderr.write(
+            f"{counts['without patient']} of {counts['written']} images state no patient: splits and intervals take each "
+            "study, or image, for a patient of its own (--map patient=COLUMN, if one says whose they are)\n"
+        )
+    if counts["boxes cut"]:
+        sys.stderr.write(f"{counts['boxes cut']} images have boxes that reach beyond the edge; they are cut there\n")
+    build.finish(counts)
+    if build.rejected_places.is_file():
+        sys.stdout.write(f"{build.rejected_places}: which files were rejected, for you only\n")
     return 0
 
 

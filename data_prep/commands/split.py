@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError
+from vlp.untrusted import read_regular, read_text
 
 from ..reading import Reading, max_rejected_option
 
@@ -106,9 +107,22 @@ def _split(args: argparse.Namespace) -> int:
                 reading.reject(index, error)
                 continue
             counts[split or "all"] += 1
+    _keep_card(args, counts)
     sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f": {args.out}\n")
     reading.finish()
     return 0
+
+
+def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
+    """Write the data card of the set beside the new shards, with the new split behind it, and its list of rejects."""
+    from ..card import resplit_card
+
+    source, out = args.folders[0], args.out
+    if (source / "README.md").is_file():
+        card = resplit_card(read_text(source / "README.md"), counts, args.split, args.seed)
+        (out / "README.md").write_text(card, encoding="utf-8")
+    if (source / "rejected.jsonl").is_file():
+        (out / "rejected.jsonl").write_bytes(read_regular(source / "rejected.jsonl"))
 
 
 def _together(groups: Path, reading: Reading) -> dict[str, str]:

@@ -74,7 +74,7 @@ class DatasetTable:
     """A split of the `datasets` library; images stay encoded."""
 
     def __init__(self, split: str, table: Any, place: Path) -> None:
-        self.name, self.folder, self.prefix = f"split {split} of {place}", place, f"{split}_"
+        self.name, self.folder, self.inside, self.prefix = f"split {split} of {place}", place, "", f"{split}_"
         self.split = None if split == "all" else split
         self._table = _undecoded(table)
         self.columns: Sequence[str] = list(table.column_names)

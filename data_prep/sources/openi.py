@@ -8,14 +8,16 @@ PNG files, `NLMCXR_png/<id>.png`. Words taken out for privacy read `XXXX`; `--cl
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
+from vlp.untrusted import read_regular
 
+from ..regions import MAX_XML, parse_xml
 from .base import Record, Reject, Source, safe_key, sources
 
 SECTIONS = ("comparison", "indication", "findings", "impression")
@@ -56,9 +58,9 @@ class OpenI(Source):
         folder = self.require("ecgen-radiology", "NLMCXR_reports/ecgen-radiology")
         for path in sorted(folder.glob("*.xml"), key=lambda one: (len(one.stem), one.stem)):
             try:
-                tree = ET.parse(path).getroot()
-            except ET.ParseError as error:
-                yield Record(key=f"xml{path.stem}", data={"broken": f"{path.name}: {error}"})
+                tree = parse_xml(read_regular(path, MAX_XML))
+            except CellError as error:
+                yield Record(key=f"xml{path.stem}", data={"broken": f"{path.name}: {error.detail}"})
                 continue
             sections = {
                 str(one.get("Label", "")).lower(): (one.text or "").strip() for one in tree.iter("AbstractText")
