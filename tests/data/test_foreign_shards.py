@@ -143,6 +143,11 @@ def test_keys_with_dots_are_an_error_that_says_so(tmp_path: Path, keys: list[str
         index_folder(tmp_path / "apart")
 
 
+def test_one_key_with_dots_is_asked_about(tmp_path: Path) -> None:
+    _, said = index(tmp_path, pair("1.2.840.1"))
+    assert "1 of 1 samples have no text" in said and "dots in the keys" in said
+
+
 # --- splits
 
 
