@@ -47,7 +47,9 @@ def test_a_section_holds(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 assert main([*words, *(["--workers", "0"] if words[0] == "build" else [])]) == 0, line
         else:
             assert kind == "python"
-            exec(compile(body, f"{PAGE.name}: {title}", "exec"), {"samples": samples, "Path": Path})
+            exec(
+                compile(body, f"{PAGE.name}: {title}", "exec"), {"samples": samples, "Path": Path, "Manifest": Manifest}
+            )
             ran += 1
     assert ran or title == "Reports beside DICOM files"
 

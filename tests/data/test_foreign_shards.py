@@ -104,9 +104,9 @@ def test_a_sample_without_the_chosen_image_is_left_out(tmp_path: Path) -> None:
 
 
 def test_formats_that_are_not_read_are_named(tmp_path: Path) -> None:
-    members = [("a.avif", b"?"), ("a.txt", b"Clear."), ("b.webp", encoded(3, "WEBP")), ("b.txt", b"Clear.")]
+    members = [("a.heic", b"?"), ("a.txt", b"Clear."), ("b.webp", encoded(3, "WEBP")), ("b.txt", b"Clear.")]
     samples, said = index(tmp_path, members)
-    assert [sample.key for sample in samples] == ["b"] and "avif" in said
+    assert [sample.key for sample in samples] == ["b"] and "heic" in said
     assert verify(tmp_path) == []
     (tmp_path / "x.tar").unlink()
     with pytest.raises(ManifestError, match=r"no sample has an image.*heic"):
@@ -141,6 +141,11 @@ def test_keys_with_dots_are_an_error_that_says_so(tmp_path: Path, keys: list[str
         write_tar(tmp_path / "apart" / f"{number}.tar", pair(key))
     with pytest.raises(ManifestError, match="dot"):
         index_folder(tmp_path / "apart")
+
+
+def test_one_key_with_dots_is_asked_about(tmp_path: Path) -> None:
+    _, said = index(tmp_path, pair("1.2.840.1"))
+    assert "1 of 1 samples have no text" in said and "dots in the keys" in said
 
 
 # --- splits

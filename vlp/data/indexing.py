@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import mmap
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,6 +67,10 @@ class Findings:
                 f"read from the members {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from fields of these names of the "
                 "json, or from the member that --text names"
             )
+            if any(re.search(r"^[0-9].*[.]", name) for name in self.members):  # 2.840.txt: of a key 1.2.840
+                found.append(
+                    "are there dots in the keys? A key ends at the first dot of a file name: rename 1.2.txt to 1_2.txt"
+                )
         if not self.without_text and (unread := self._unread()):
             found.append(f"members that are not read: {unread}")
         found += [f"{count} {what}" for what, count in self.told.most_common(2 * _SHOWN)]

@@ -110,7 +110,7 @@ class Manifest:
     def texts(self) -> int:
         """How many samples have a text."""
         counts = (
-            int((self.chars(number) > 0).sum()) if shard.texts is None else shard.texts
+            int((self.chars(number) > 0).sum()) if shard.texts is None else min(shard.texts, shard.samples)
             for number, shard in enumerate(self.shards)
         )
         return sum(counts)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ..errors import ConfigError
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "tif", "tiff", "jp2", "bmp", "gif")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "jp2", "bmp", "gif", "ppm", "pgm")
 """Endings of members that are decoded as images."""
 
 TEXT_MEMBERS = ("report", "text", "txt")
