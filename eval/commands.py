@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
 
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
-    model = embedder.load(options.model, options.device)
+    model = embedder.load(options.model, options.device, options.trust)
     own = options.out / ".embeddings"
     if not options.resume and own.is_dir():
         runner.discard(own)
@@ -106,7 +106,7 @@ def embed(options: argparse.Namespace) -> int:
     from .store import Store
 
     suite = suites.read(options.suite)
-    model = embedder.load(options.model, options.device)
+    model = embedder.load(options.model, options.device, options.trust)
     settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
     with _progress() as progress:
         store = Store(options.out, model, options.workers, progress)

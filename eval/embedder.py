@@ -69,10 +69,10 @@ class Embedder(Protocol):
         """Return embeddings [n, D], not normalised."""
 
 
-def load(name: str, device: str | None = None) -> Embedder:
+def load(name: str, device: str | None = None, trust: Sequence[str] = ()) -> Embedder:
     """Return the embedder that `--model` names: a folder of ours, `open_clip:`, `hf:`, or `module:factory`.
 
-    Raises ConfigError saying what was tried.
+    `trust`: modules whose towers a folder of ours may name. Raises ConfigError saying what was tried.
     """
     import torch
 
@@ -92,7 +92,7 @@ def load(name: str, device: str | None = None) -> Embedder:
         found: Embedder = TransformersEmbedder.load(name.removeprefix("hf:"), where)
         return found
     if Path(name).exists():
-        return FolderEmbedder.load(Path(name), where)
+        return FolderEmbedder.load(Path(name), where, trust)
     if ":" in name and not name.startswith((".", "/")):
         module, _, factory = name.partition(":")
         try:
@@ -179,7 +179,7 @@ class FolderEmbedder:
         )
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> FolderEmbedder:
+    def load(cls, folder: Path, device: str, trust: Sequence[str] = ()) -> FolderEmbedder:
         from vlp.hub import from_pretrained
 
         resolved = folder.resolve()
@@ -187,7 +187,7 @@ class FolderEmbedder:
         step = int(digits) if resolved.name.startswith("step-") and digits.isdigit() else None
         names = resolved.parts
         name = names[-3] if step is not None and len(names) > 3 and names[-2] == "checkpoints" else resolved.name
-        return cls(from_pretrained(folder), name, device, step)
+        return cls(from_pretrained(folder, trust), name, device, step)
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         pixels = self._preprocess.decode(image)

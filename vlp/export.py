@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--licence", default="apache-2.0", help="licence of the weights, as the Hub spells it")
     made.add_argument("--name", help="the model's name in the card, by default the run's")
     made.add_argument("--push", metavar="REPO", help="push to this Hub repository (owner/name) after the checks")
+    made.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="import this module where the model names it"
+    )
     made.add_argument("--private", action="store_true", help="make the repository private where it is new")
     return made
 
@@ -70,7 +73,7 @@ def export(options: argparse.Namespace) -> Path:
     if target.exists() and not options.overwrite and (not target.is_dir() or any(target.iterdir())):
         raise ConfigError(f"{target} exists: choose another --to, or give --overwrite")
     source = locate(options.run)
-    loaded = from_pretrained(source)
+    loaded = from_pretrained(source, options.trust)
     loaded.model = merged(loaded.model)
     work = target.with_name(f".{target.name}.tmp")
     shutil.rmtree(work, ignore_errors=True)

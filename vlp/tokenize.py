@@ -262,7 +262,7 @@ def _from_transformers(path: str, length: int, overflow: str) -> FastTokenizer:
     if (Path(path) / FILE).is_file():
         return _read_fast(Path(path), length, overflow)
     try:
-        loaded = AutoTokenizer.from_pretrained(path)
+        loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind
         raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {str(error).splitlines()[0]}") from None
     if not hasattr(loaded, "backend_tokenizer"):

@@ -18,6 +18,7 @@ from .cached import gradients
 from .faults import StopRequest, sign_in
 from .log import Meter, RunLog, StepRecord
 from .optim import factor
+from .start_check import check_texts
 
 if TYPE_CHECKING:
     from ..types import Batch
@@ -57,7 +58,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
 
     # ------------------------------------------------------------------ what
     try:
-        parts = build(recipe, run, data)
+        parts = build(recipe, run, data, start)
     except ConfigError:
         if start is None:
             clear_away(run)
@@ -74,6 +75,8 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     following = fetch(iterator, parts)
     if dist.agree(following.failure is not None):
         raise TrainingStopped(failures(following))
+    if start is None and following.batch is not None:
+        check_texts(engine, following.batch.to(parts.device), recipe.train.accumulate)
     if random_states is not None:  # after the loader has started its workers, which draws a number
         random_states()
 
