@@ -23,7 +23,8 @@ ALIKE = 1e-5
 def check_texts(engine: Engine, batch: Batch, chunks: int) -> None:
     """Raise ConfigError on every rank where all the different texts of a rank's first rows have one vector. Collective.
 
-    A tower that pools at a token which sees no other trains without an error and learns nothing. `chunks` is what the batch is cut into for memory; only the first is embedded.
+    A tower that pools at a token which sees no other trains without an error and learns nothing. `chunks` is what the batch is
+    cut into for memory; only the first is embedded.
     """
     part = cut(batch, chunks)[0]
     device = part.image.device
@@ -32,7 +33,7 @@ def check_texts(engine: Engine, batch: Batch, chunks: int) -> None:
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         text = engine.embed(part).text.float()
     engine.module.train(was_training)
-    different = len(part.text.ids.unique(dim=0))
+    different = len({tuple(row) for row in part.text.ids.tolist()})
     if dist.agree(different > 1 and has_one_vector(text)):
         raise ConfigError(
             "model.text: the different texts of the first batch have one vector, so nothing can be learnt of them. Look at the "
