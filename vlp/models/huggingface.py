@@ -80,12 +80,13 @@ def read_config(options: HfConfig, part: str, where: str) -> Any:
             found = AutoConfig.for_model(tree.pop("model_type"), **tree)
         else:
             found = AutoConfig.from_pretrained(str(options.path).removeprefix("hf:"), trust_remote_code=False)
-            refuse_loaders(found.to_dict(), f"{where}.path: config.json")
     except KeyError as error:
         raise ConfigError(f"{where}.config: missing or unknown model_type ({error})") from None
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{where}: no transformers configuration: {str(error).splitlines()[0]}") from None
-    return getattr(found, part) if hasattr(found, part) else found
+    found = getattr(found, part) if hasattr(found, part) else found
+    refuse_loaders(found.to_dict(), f"{where}.{'config' if options.config is not None else 'path: config.json'}")
+    return found
 
 
 def weights_of(options: HfConfig) -> str | None:
@@ -305,6 +306,10 @@ class HfImageTower(ImageTower):
     def __init__(self, config: HfImageConfig, spec: ImageSpec) -> None:
         super().__init__()
         found = read_config(config, "vision_config", "model.image")
+        if found.is_encoder_decoder:
+            raise ConfigError(
+                f"model.image.config: a {found.model_type!r} is an encoder and a decoder; a tower is one encoder"
+            )
         if hasattr(found, "image_size"):
             found.image_size = spec.size
         if found.model_type.startswith("siglip") and config.pooling in ("cls", "mean"):
