@@ -48,7 +48,7 @@ def up_and_down(kind: str, out: Path) -> None:
     pull = Pull(step.objectives, name)
     engine = build_engine(TrainStep(step.model, pull), FAST, ENGINES[kind], torch.device("cpu"))
     seen = []
-    for direction in (-1.0, -1.0, -1.0, 1.0, 1.0):
+    for direction in (-1.0,) * 3 + (1.0,) * 7:  # enough for the moments to turn
         pull.direction = direction
         gradients(engine, shard(batch(8), dist.rank(), dist.world()), 0.0, 1, False)
         engine.step(1.0)
@@ -64,7 +64,7 @@ def test_every_engine_brings_a_scale_back_and_lets_it_fall(kind: str, tmp_path: 
     run_ranks(up_and_down, 2, tmp_path, kind, tmp_path)
     seen = torch.load(tmp_path / "seen.pt")
     assert seen[:3] == pytest.approx([TOP] * 3, abs=1e-6)
-    assert seen[4] < seen[3] + 1e-9 and seen[4] < TOP - 0.005, seen
+    assert max(seen) < TOP + 1e-6 and seen[-1] < TOP - 0.005, seen
 
 
 @pytest.mark.parametrize(("start", "top"), [(100.0, TOP), (117.2, math.log(117.2)), (14.0, TOP)])
@@ -73,7 +73,7 @@ def test_a_models_scale_starts_exactly_where_it_was(start: float, top: float, tm
 
     needs = frozenset({"logit_scale"})
     first, _ = make_model(needs=needs)
-    tensors = {name: value.clone() for name, value in first.state_dict().items()}
+    tensors = {name: value.contiguous().clone() for name, value in first.state_dict().items()}
     tensors["logit_scale"] = torch.tensor([math.log(start)])
     save_file(tensors, str(tmp_path / "model.safetensors"))
     model, tokenizer = make_model(needs=needs, pretrained=str(tmp_path))

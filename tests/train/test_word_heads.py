@@ -11,6 +11,7 @@ from tests.models.tiny import BERT, make
 from vlp import dist
 from vlp.models.heads import BatchNorm, HeadConfig, build_head, project
 from vlp.objectives import build_objectives
+from vlp.train.batch_norm import share_statistics
 from vlp.train.chunks import cut
 from vlp.train.step import TrainStep
 from vlp.types import Batch
@@ -36,6 +37,7 @@ def one_step(out: Path, kinds: list[str]) -> None:
     model, tokenizer = make(text=text, image_head=norm, text_head=norm, needs=objectives.needs)
     torch.manual_seed(5)
     step = TrainStep(model, build_objectives([{"kind": kind} for kind in kinds], 24)).train()
+    share_statistics(step)
     pixels = torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     whole = Batch(
         image=pixels,
@@ -68,7 +70,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
         found.append(torch.load(folder / "found.pt"))
     (loss, grads), *others = found
     for other, other_grads in others:
-        assert other == pytest.approx(loss, abs=1e-5)
+        assert other == pytest.approx(loss, abs=1e-4)
         assert grads.keys() == other_grads.keys()
         largest = max(float(value.abs().max()) for value in grads.values())
         for name, value in grads.items():
