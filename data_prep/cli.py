@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import redirect_stdout
+from typing import NoReturn, TextIO
 
 from vlp.config import ConfigError
+from vlp.data.tables.cells import CellError
 from vlp.registry import UnknownNameError, did_you_mean
 
 COMMANDS = {
@@ -23,6 +26,31 @@ COMMANDS = {
     "scan": "look for names, dates, numbers that identify a patient",
     "tokenizer": "train a tokenizer on the texts of a set",
 }
+
+
+def printable(text: str) -> str:
+    """Return a text as a terminal may be shown it: control characters of keys and names are spelled, lines are kept."""
+    if text.isascii() and text.replace("\n", "").isprintable():
+        return text
+    spelled = (one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    return "".join(spelled)
+
+
+class _Printable(io.TextIOBase):
+    """Standard output that shows names of others as they are spelled: no escape sequence reaches the terminal."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(printable(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return not self._stream.closed and self._stream.isatty()
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,12 +86,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     inner = Parser(prog=f"vlp-prep {name}", description=COMMANDS[name], allow_abbrev=False)
     try:
         command.arguments(inner, rest)
-        code: int = command.run(inner.parse_args(rest))
-    except (ValueError, UnknownNameError) as error:
+        with redirect_stdout(_Printable(sys.stdout)):
+            code: int = command.run(inner.parse_args(rest))
+    except (ValueError, UnknownNameError, CellError) as error:
         ours = isinstance(error, (ConfigError, UnknownNameError)) or type(error).__module__.startswith("vlp.")
         if not ours:  # a bug keeps its traceback
             raise
-        sys.stderr.write(f"vlp-prep {name}: {' '.join(str(error).split())}\n")
+        sys.stderr.write(printable(f"vlp-prep {name}: {' '.join(str(error).split())}\n"))
         return 2
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last finished shard" if name == "build" else ""

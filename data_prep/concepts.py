@@ -9,7 +9,6 @@ only, about a millisecond a report. It knows no grammar, so its scores on a hand
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Collection, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 from vlp.config import ConfigError, digest, to_tree
 from vlp.registry import did_you_mean
 from vlp.types import Assertion, Mention, Report
+from vlp.untrusted import parse_json, read_text
 
 from .assertion import Cue, find_cues, judge
 from .location import locate
@@ -145,10 +145,12 @@ def score(extractor: Extractor, path: Path) -> Score:
     sentences = found = gold = named = asserted = sided = 0
     misses = []
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        records = [parse_json(line) for line in read_text(path).splitlines() if line.strip()]
         pairs = [(str(one["text"]), list(one["mentions"])) for one in records]
     except FileNotFoundError:
         raise ConfigError(f"no such file: {path}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: expected lines of {{'text', 'mentions'}}: {error!r}") from None
     for text, wanted in pairs:

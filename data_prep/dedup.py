@@ -28,7 +28,10 @@ def image_hash(image: bytes) -> Array:
     """Return the perceptual hash of an encoded image, 32 bytes uint8; raises Reject."""
     import cv2
 
-    grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
+    try:
+        grey = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except cv2.error:  # more pixels than OpenCV allows, no bytes at all
+        grey = None
     if grey is None:
         raise Reject("image_unreadable", "not an image")
     small = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)

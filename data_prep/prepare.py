@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vlp.config import config
+from vlp.data.sample_check import FieldError, check_sample
 from vlp.types import Box, Mention, Report, Sample
 
 from .pixels import ImageOptions, Stored, resize_mask, store_image
@@ -89,7 +90,13 @@ class Preparer:
             split=split,
             steps=(*sample.steps, *stored.steps),
         )
-        return self._hasher.sample(ready) if self._hasher else ready
+        if self._hasher:
+            ready = self._hasher.sample(ready)
+        try:
+            check_sample(ready)
+        except FieldError as error:
+            raise Reject("bad_value", str(error)) from None
+        return ready
 
     def _without_text(self, split: str | None) -> None:
         policy = self._text.no_text

@@ -11,7 +11,6 @@ it the mentions of the texts that it holds.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ import numpy as np
 
 from vlp.config import ConfigError
 from vlp.types import Mention, Report
+from vlp.untrusted import open_regular, parse_json
 
 from .assertion import find_cues, judge
 from .location import locate
@@ -54,7 +54,7 @@ def read_linked(path: Path, similarity: float = SIMILARITY) -> Iterator[LinkedCa
 def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
     """Yield (place for messages, offset in bytes, line) of the lines that are not empty; raises ConfigError."""
     try:
-        file = path.open("rb")
+        file = open_regular(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     with file:
@@ -67,7 +67,7 @@ def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
 
 def _record(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         raise ConfigError(f"{where}: not JSON: {error}") from None
     if not isinstance(record, dict) or "caption" not in record:
@@ -127,7 +127,7 @@ class LinkedTexts:
     def fingerprint(self) -> str:
         """Return the sha256 of the file; raises ConfigError when it cannot be read."""
         try:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise ConfigError(f"cannot read {self._path}: {error.strerror}") from None
@@ -148,7 +148,7 @@ class LinkedTexts:
         digest = np.uint64(_digest(report.text))
         row = int(np.searchsorted(index[:, 0], digest))
         while row < len(index) and index[row, 0] == digest:
-            with self._path.open("rb") as file:
+            with open_regular(self._path) as file:
                 file.seek(int(index[row, 1]))
                 linked = _caption(file.readline(), str(self._path), self._similarity)
             if linked.caption.strip() == report.text.strip():

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vlp.config import ConfigError
+from vlp.data.tables.cells import CellError
 from vlp.types import Sample
 
 from .pixels import ImageOptions
@@ -73,6 +74,8 @@ class Worker:
             return self._prepare(self._source.sample(record), split)
         except Reject as reject:
             return self.rejected(index, record, reject)
+        except CellError as error:
+            return self.rejected(index, record, Reject(error.reason, error.detail))
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
             return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
 

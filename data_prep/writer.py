@@ -17,6 +17,7 @@ import numpy as np
 
 from vlp.config import ConfigError
 from vlp.data.index import FILE, FORMAT, Entry, Shard, encode_name, format_line, text_length, write_manifest
+from vlp.data.records import SampleError
 from vlp.types import Sample
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
@@ -67,12 +68,12 @@ class ShardWriter:
             self.abort()
 
     def write(self, sample: Sample) -> None:
-        """Append a sample. Raises ValueError for a key used before, an unknown image format or an unsafe split name."""
+        """Append a sample. Raises SampleError for a key used before, an unknown image format or an unsafe split name."""
         if not sample.key:
-            raise ValueError("a sample without a key")
+            raise SampleError("a sample without a key")
         mark = hashlib.blake2b(sample.key.encode(), digest_size=8).digest()
         if mark in self._keys:
-            raise ValueError(f"key {sample.key!r} was written before: keys must be unique in a set")
+            raise SampleError(f"key {sample.key!r} was written before: keys must be unique in a set")
         record = {**sample.to_json(), "format": FORMAT}
         if self.source and not sample.source:
             record["source"] = self.source
@@ -83,7 +84,7 @@ class ShardWriter:
         }
         for name, mask in sorted(sample.masks.items()):
             if not mask.startswith(_PNG):
-                raise ValueError(f"mask {name!r} of key {sample.key!r} is not a PNG")
+                raise SampleError(f"mask {name!r} of key {sample.key!r} is not a PNG")
             members[f"{encode_name(name).lower()}.mask.png"] = mask
         shard = self._open.get(sample.split)
         size = sum(len(data) for data in members.values())
@@ -126,11 +127,11 @@ class ShardWriter:
     def _start(self, split: str | None) -> _Open:
         prefix = split or "shard"
         if encode_name(prefix) != prefix or "/" in prefix or "-" in prefix:
-            raise ValueError(f"split {split!r}: expected letters, digits and _ only")
+            raise SampleError(f"split {split!r}: expected letters, digits and _ only")
         number = self._numbers[split] = self._numbers.get(split, -1) + 1
         name = f"{prefix}-{number:06d}.tar"
         partial = self.out / f".{name}.partial"
-        return _Open(name, partial, open(partial, "wb"))
+        return _Open(name, partial, open(partial, "xb"))  # exclusive: follows no link
 
     def _finish(self, split: str | None) -> None:
         shard = self._open.pop(split)
@@ -189,14 +190,14 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
     if data.startswith(_PNG):
         return data, "png"
     where = "" if isinstance(image, bytes) else f" ({image})"
-    raise ValueError(f"the image of key {sample.key!r}{where} is neither JPEG nor PNG: decode it to pixels first")
+    raise SampleError(f"the image of key {sample.key!r}{where} is neither JPEG nor PNG: decode it to pixels first")
 
 
 def _png(pixels: np.ndarray, key: str) -> bytes:
     from PIL import Image
 
     if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise ValueError(
+        raise SampleError(
             f"the pixels of key {key!r} are {pixels.dtype} {list(pixels.shape)}: expected uint8 [H, W] or [H, W, 3]"
         )
     buffer = io.BytesIO()

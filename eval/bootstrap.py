@@ -1,4 +1,4 @@
-"""Confidence intervals by resampling: patients (each with all its samples), or queries; percentiles, 95 %.
+"""Resampling of patients, each with all its samples; percentiles, 95 %. `intervals` says where these do not cover.
 
 A resample in which the metric is undefined is skipped and counted. All metrics of a task share the resamples, and
 `compare` draws the same ones for two runs over the same patients, so that differences are paired.
@@ -27,17 +27,25 @@ class Interval:
     deviation: float
     kept: int
     skipped: int
+    method: str = "bootstrap_patient"
+    unreliable: str = ""
+    """Why the interval may be too short; empty where it is vouched for."""
 
     @classmethod
-    def of(cls, values: Floats, level: float = 0.95) -> Interval | None:
+    def of(cls, values: Floats, method: str = "bootstrap_patient", level: float = 0.95) -> Interval | None:
         """Return the interval of resampled values, NaN where undefined; None when under half of them are defined."""
         known = values[np.isfinite(values)]
         if len(known) < max(2, len(values) / 2):
             return None
         low, high = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
-        return cls(
-            float(low), float(high), float(known.mean()), float(known.std(ddof=1)), len(known), len(values) - len(known)
-        )
+        spread = float(known.std(ddof=1))
+        return cls(float(low), float(high), float(known.mean()), spread, len(known), len(values) - len(known), method)
+
+    @classmethod
+    def empty(cls, value: float, values: Floats) -> Interval:
+        """Return an interval without extent, for resamples that are mostly undefined."""
+        kept = int(np.isfinite(values).sum())
+        return cls(value, value, value, 0.0, kept, len(values) - kept)
 
     @property
     def bounds(self) -> list[float]:
@@ -69,9 +77,40 @@ def stratified_multiplicities(labels: NDArray[np.int64], resamples: int, seed: i
     return result
 
 
-def mean_interval(values: Floats, weights: NDArray[np.int32]) -> Interval | None:
-    """Return the interval of the mean of per-sample values [n] (NaN = undefined for the sample, left out)."""
-    return Interval.of(weighted_means(values, weights))
+@dataclass(frozen=True)
+class Resamples:
+    """Samples [n] of patients, drawn: how often each occurs in each resample [R, n], and the number of its patient [n].
+
+    `unit` is what is drawn: a patient, or a study or an image where no patient is known, or a query.
+    """
+
+    weights: NDArray[np.int32]
+    owners: NDArray[np.int64]
+    unit: str = "patient"
+
+    def __getitem__(self, chosen: NDArray[np.bool_] | NDArray[np.intp]) -> Resamples:
+        """Return the same resamples of some of the samples."""
+        return Resamples(self.weights[:, chosen], self.owners[chosen], self.unit)
+
+    @property
+    def patients(self) -> int:
+        """How many patients the samples are of."""
+        return len(np.unique(self.owners))
+
+    def method(self, name: str) -> str:
+        """Return what an interval's method is called in the results."""
+        return f"{name}_{self.unit}"
+
+    def means(self, values: Floats) -> Floats:
+        """Return the mean [R] of per-sample values [n], NaN left out, in each resample."""
+        return weighted_means(values, self.weights)
+
+
+def draw(groups: Sequence[str] | NDArray[np.int64], resamples: int, seed: int, unit: str = "patient") -> Resamples:
+    """Return resamples of the groups that samples [n] are of."""
+    codes: dict[object, int] = {}
+    owners = np.array([codes.setdefault(one, len(codes)) for one in groups], dtype=np.int64)
+    return Resamples(multiplicities(groups, resamples, seed), owners, unit)
 
 
 def weighted_means(values: Floats, weights: NDArray[np.int32]) -> Floats:
@@ -81,13 +120,11 @@ def weighted_means(values: Floats, weights: NDArray[np.int32]) -> Floats:
     return ratio(part @ values[known], part.sum(1))
 
 
-def interval(
-    metric: Callable[[NDArray[np.intp]], float | None], weights: NDArray[np.int32], level: float = 0.95
-) -> Interval | None:
-    """Return the interval of any metric of sample indices (repeated as drawn): general, one call per resample."""
+def resampled(metric: Callable[[NDArray[np.intp]], float | None], weights: NDArray[np.int32]) -> Floats:
+    """Return any metric of sample indices (repeated as drawn) in each resample [R], NaN where it is undefined."""
     places = np.arange(weights.shape[1])
     values = [metric(np.repeat(places, row)) for row in weights]
-    return Interval.of(np.array([np.nan if value is None else value for value in values]), level)
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -109,3 +146,19 @@ def paired_difference(first: Floats, second: Floats, value: float) -> Difference
     # + 1: the observed sample counts as a resample, so p is never 0
     past = min((known <= 0).sum(), (known >= 0).sum())
     return Difference(value, bounds, float(min(1.0, 2 * (past + 1) / (len(known) + 1))))
+
+
+def sign_flip(differences: Floats, owners: NDArray[np.int64], flips: int, seed: int) -> float:
+    """Return the two-sided p of a mean of differences [n], by exchanging the two runs within patients at random.
+
+    Exact for two runs that are equal but for chance, whatever a patient's samples have in common; at most `flips` draws.
+    """
+    sums = np.bincount(np.unique(owners, return_inverse=True)[1], differences)
+    sums = sums[sums != 0]
+    if not len(sums):
+        return 1.0
+    rng = np.random.default_rng(seed)
+    seen, past = abs(float(sums.sum())), 1
+    for _ in range(flips):
+        past += abs(float(sums @ (2.0 * rng.integers(0, 2, len(sums)) - 1))) >= seen * (1 - 1e-12)
+    return past / (flips + 1)

@@ -26,7 +26,7 @@ def check_task(
         "patients": len({data.patient(one) for one in range(len(data))}),
         "data_digest": data.digest,
     }
-    problems = []
+    problems = [f"damaged record: {why}" for why in data.rejected.values()]
     try:
         facts |= scored(task, data)
     except ValueError as error:

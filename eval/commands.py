@@ -8,9 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from vlp.config import ConfigError, dump_yaml, to_tree
 
@@ -18,16 +16,13 @@ from . import data as data_files
 from . import results as result_files
 from . import suite as suites
 from .report.tables import beside_published, published_words
-from .tasks.grounding_scores import base_of
-
-console = Console(highlight=False)
-if not console.is_terminal:
-    console = Console(highlight=False, width=160)  # a pipe has no width; do not cut names for it
+from .terminal import add_row, console, new_table, say, summary_table
+from .terminal import show as print_text
 
 
 def ls(options: argparse.Namespace) -> int:
     """Print the tasks of a suite or of all, with what they need and whether it is there."""
-    table = Table("suite", "task", "family", "needs", "data", "references", box=None, pad_edge=False)
+    table = new_table("suite", "task", "family", "needs", "data", "references")
     found = (
         [(one, task) for one in [suites.read(options.suite)] for task in one.tasks]
         if options.suite
@@ -38,7 +33,8 @@ def ls(options: argparse.Namespace) -> int:
         there = "" if options.data is None else "yes" if data_files.present(task.spec.data, options.data) else "no"
         where = task.spec.data.folder or "."
         needs = ", ".join(sorted(task.needs))
-        table.add_row(
+        add_row(
+            table,
             suite.name if suite.name != last else "",
             task.spec.id,
             task.spec.family,
@@ -60,7 +56,7 @@ def show(options: argparse.Namespace) -> int:
         from .checks import scored
 
         tree["split"] = scored(task, data_files.read(task.spec.data, options.data))
-    console.print(dump_yaml(tree), markup=False, soft_wrap=True)
+    print_text(dump_yaml(tree))
     return 0
 
 
@@ -70,9 +66,9 @@ def check(options: argparse.Namespace) -> int:
 
     task = suites.find_task(options.task, options.suite)
     facts, problems = check_task(task, options.data, options.train, options.train_split, options.decode)
-    console.print(dump_yaml(facts), markup=False, soft_wrap=True)
+    print_text(dump_yaml(facts))
     for one in problems:
-        console.print(f"problem: {one}", markup=False, soft_wrap=True)
+        say(f"problem: {one}")
     return 2 if problems else 0
 
 
@@ -88,13 +84,16 @@ def run(options: argparse.Namespace) -> int:
 
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
+    if options.cache:
+        runner.require_place(options.cache, "--cache")
     model = embedder.load(options.model, options.device, options.trust)
+    result_files.require_same(options.out, model.card, suite.to_tree(), options.resume)
     own = options.out / ".embeddings"
     if not options.resume and own.is_dir():
         runner.discard(own)
     with _progress() as progress:
         store = Store(options.cache or own, model, options.workers, progress)
-        code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, _say)
+        code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, say)
     runner.training_curve(options.model, options.out)
     runner.discard(own)
     return _finish(options, code)
@@ -106,12 +105,13 @@ def embed(options: argparse.Namespace) -> int:
     from .store import Store
 
     suite = suites.read(options.suite)
+    runner.require_place(options.out)
     model = embedder.load(options.model, options.device, options.trust)
     settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
     with _progress() as progress:
         store = Store(options.out, model, options.workers, progress)
-        code = runner.embed(suite, store, options.data, settings, _say)
-    console.print(f"embeddings of {model.card.name} in {options.out}", markup=False)
+        code = runner.embed(suite, store, options.data, settings, say)
+    say(f"embeddings of {model.card.name} in {options.out}")
     return code
 
 
@@ -123,7 +123,8 @@ def score(options: argparse.Namespace) -> int:
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
     store = Store(options.embeddings, None)
-    code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, _say)
+    result_files.require_same(options.out, store.card, suite.to_tree(), options.resume)
+    code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, say)
     return _finish(options, code)
 
 
@@ -140,44 +141,18 @@ def _settings(options: argparse.Namespace) -> Any:
     )
 
 
-def _say(line: str) -> None:
-    console.print(line, markup=False, soft_wrap=True)
-
-
 def _finish(options: argparse.Namespace, code: int) -> int:
     tree = result_files.read(options.out)
     if not options.no_html:
         from .report.build import write
 
-        path = write(options.out)
-        console.print(f"report: {path}", markup=False, soft_wrap=True)
+        say(f"report: {write(options.out)}")
     console.print(summary_table(tree))
     for task in tree["tasks"]:
         for name, _, one, references in beside_published(task) if task["status"] == "ok" else ():
             own = "undefined" if one["value"] is None else f"{one['value']:.3f}"
-            _say(f"published beside {task['id']} {name} {own}: {published_words(references)}")
+            say(f"published beside {task['id']} {name} {own}: {published_words(references)}")
     return code
-
-
-def summary_table(tree: dict[str, Any]) -> Table:
-    """Return the main metrics of a run as a table."""
-    table = Table("task", "metric", "value", "95 % interval", "chance", "n", box=None, pad_edge=False)
-    for task in tree["tasks"]:
-        if task["status"] != "ok":
-            table.add_row(task["id"], f"{task['status']}: see above")
-            continue
-        name = task["id"]
-        for metric, one in task["metrics"].items():
-            base = base_of(metric)
-            if base and not task["metrics"][base].get("primary"):
-                continue  # the page shows the controls of every score, the console those of the main ones
-            value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
-            bounds = f"{one['ci'][0]:.3f} to {one['ci'][1]:.3f}" if "ci" in one else one.get("reason", "")
-            chance = f"{one['chance']:.3f}" if "chance" in one else ""
-            style = "bold" if one.get("primary") else None
-            table.add_row(name, metric, value, bounds, chance, str(task["data"]["n"]) if name else "", style=style)
-            name = ""
-    return table
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -187,23 +162,23 @@ def compare(options: argparse.Namespace) -> int:
     if len(options.runs) < 2:
         raise ConfigError("compare needs at least two run folders")
     rows, silent = compare_runs(options.runs, options.resamples)
-    table = Table(
-        "task", "metric", "first", "other", "value", "difference", "95 % interval", "p", box=None, pad_edge=False
-    )
+    table = new_table("task", "metric", "first", "other", "value", "difference", "95 % interval", "p")
     for one in rows:
-        table.add_row(
+        doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
+        add_row(
+            table,
             one["task"],
             one["metric"],
             f"{one['first']:.3f}",
             one["run"],
             f"{one['second']:.3f}",
             f"{one['difference']:+.3f}",
-            f"{one['ci'][0]:+.3f} to {one['ci'][1]:+.3f}",
+            f"{one['ci'][0]:+.3f} to {one['ci'][1]:+.3f}{doubt}",
             f"{one['p']:.3g} ({one['test']})",
         )
     console.print(table)
     for name in silent:
-        _say(f"{name}: not compared, its per-sample rows hold no scores")
+        say(f"{name}: not compared, its per-sample rows hold no scores")
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0
@@ -215,11 +190,11 @@ def report(options: argparse.Namespace) -> int:
     if options.md or options.csv:
         from .report.tables import csv_table, markdown_table
 
-        console.print(markdown_table(tree) if options.md else csv_table(tree), markup=False, soft_wrap=True, end="")
+        print_text(markdown_table(tree) if options.md else csv_table(tree), end="")
         return 0
     from .report.build import write
 
-    console.print(f"report: {write(Path(options.out))}", markup=False, soft_wrap=True)
+    say(f"report: {write(Path(options.out))}")
     return 0
 
 

@@ -1,6 +1,8 @@
-"""Paired comparison of runs over the same data: the same resamples of the same patients for both; DeLong for AUROCs.
+"""Paired comparison of runs over the same data: the same resamples of the same patients for both.
 
-Only what two runs scored on the same images is compared; anything else is an error, not a number.
+Only what two runs scored on the same images is compared; anything else is an error, not a number. Whether a difference of
+means is chance is tested by exchanging the runs within patients, that of AUROCs by DeLong where no patient has several
+images and by the resamples otherwise.
 """
 
 from __future__ import annotations
@@ -15,9 +17,11 @@ from numpy.typing import NDArray
 from vlp.config import ConfigError
 
 from . import results as result_files
-from .bootstrap import Interval, multiplicities, paired_difference, weighted_means
+from .bootstrap import Floats, Interval, Resamples, draw, paired_difference, sign_flip
+from .intervals import FEW_EVENTS
 from .metrics.ranking import Ranking, auroc, delong
-from .tasks.grounding_scores import base_of
+from .tasks import all_families
+from .tasks.base import Column, Task
 
 Rows = list[dict[str, Any]]
 
@@ -57,76 +61,51 @@ def _same_data(one: Mapping[str, Any], other: Mapping[str, Any], first: Path, se
 def _compare(
     old: Mapping[str, Any], task: Mapping[str, Any], first: Rows, second: Rows, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
+    """Return the differences of the metrics that both runs report and their family declares as comparable."""
     if len(first) != len(second) or any(a["id"] != b["id"] for a, b in zip(first, second, strict=True)):
         raise ConfigError(f"task {task['id']}: the per-sample files list other images, or in another order")
-    if task["family"] == "classification" and "accuracy" not in task["metrics"]:
-        counted = [one["metrics"]["auroc_macro"].get("classes") for one in (old, task)]
-        return _aurocs(first, second, counted[0] if counted[0] == counted[1] else None, resamples, seed)
-    return _means(task, first, second, resamples, seed)
-
-
-def _means(task: Mapping[str, Any], first: Rows, second: Rows, resamples: int, seed: int) -> list[dict[str, Any]]:
-    groups = (
-        [str(at) for at in range(len(first))] if task["family"] == "retrieval" else [one["patient"] for one in first]
-    )
-    weights = multiplicities(groups, resamples, seed)
+    families = all_families()
+    # A family of one's own is not imported for a file that names it: it is compared as any task is.
+    family = families.get(task["family"]) if task["family"] in families else Task
+    both = [family.comparable(one["metrics"], rows) for one, rows in ((old, first), (task, second))]
+    drawn = draw([one["patient"] for one in first], resamples, seed)
     result = []
-    for name, (before, after) in _values(task, first, second).items():
-        both = np.isfinite(before) & np.isfinite(after)
-        if not both.any():
-            continue
-        before, after = np.where(both, before, np.nan), np.where(both, after, np.nan)
-        draws = [weighted_means(one, weights) for one in (before, after)]
-        means = float(np.nanmean(before)), float(np.nanmean(after))
-        found = paired_difference(draws[0], draws[1], means[1] - means[0])
-        if found:
-            result.append(_entry(name, means, found.interval, found.p_value, "bootstrap"))
+    for name in both[0]:
+        if name in both[1]:
+            entry = _means(name, _numbers(both[0][name]), _numbers(both[1][name]), drawn, seed)
+            result += [entry] if entry else []
+    if family.ranked(old["metrics"]) and family.ranked(task["metrics"]):
+        counted = [one["metrics"]["auroc_macro"].get("classes") for one in (old, task)]
+        result += _aurocs(first, second, counted[0] if counted[0] == counted[1] else None, drawn)
     return result
 
 
-def _values(
-    task: Mapping[str, Any], first: Rows, second: Rows
-) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return per-sample values of both runs by metric."""
-
-    def column(rows: Rows, read: Any) -> NDArray[np.float64]:
-        values = [read(one) for one in rows]
-        return np.array([np.nan if one is None else one for one in values], dtype=np.float64)
-
-    readers: dict[str, Any] = {}
-    if task["family"] == "retrieval":
-        for short in ("i2t", "t2i"):
-            if f"rank_{short}" in first[0]:
-                for name in (one for one in first[0] if one.startswith(f"{short}_r@")):
-                    readers[name] = lambda one, n=name: one.get(n)
-                readers[f"{short}_mrr"] = lambda one, s=short: 1 / one[f"rank_{s}"]
-    elif task["family"] == "classification":
-        readers["accuracy"] = _right
-    else:
-        skip = {"id", "patient", "area"}
-        # A score may be undefined for the first row.
-        for name, value in (pair for row in first for pair in row.items()):
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if number and name not in (*skip, *readers) and base_of(name) is None:
-                readers[name] = lambda one, n=name: one.get(n) if not one.get("bare") else None
-    return {name: (column(first, read), column(second, read)) for name, read in readers.items()}
+def _numbers(column: Column) -> Floats:
+    return np.array([np.nan if one is None else one for one in column], dtype=np.float64)
 
 
-def _right(one: Mapping[str, Any]) -> float:
-    answer = max(one["scores"], key=one["scores"].__getitem__)  # of equal scores the first class, as the run takes
-    return float(one["labels"].get(answer) == 1)
+def _means(name: str, before: Floats, after: Floats, drawn: Resamples, seed: int) -> dict[str, Any] | None:
+    known = np.isfinite(before) & np.isfinite(after)
+    if not known.any():
+        return None
+    old, new, inside = before[known], after[known], drawn[known]
+    found = paired_difference(inside.means(old), inside.means(new), float(new.mean() - old.mean()))
+    if found is None:
+        return None
+    p = sign_flip(new - old, inside.owners, len(inside.weights), seed)
+    differ = inside[old != new].patients
+    doubt = "" if differ >= FEW_EVENTS or not differ else f"the runs differ in {differ} patients"
+    return _entry(name, (float(old.mean()), float(new.mean())), found.interval, p, "sign flips of patients", doubt)
 
 
-def _aurocs(
-    first: Rows, second: Rows, counted: Sequence[str] | None, resamples: int, seed: int
-) -> list[dict[str, Any]]:
+def _aurocs(first: Rows, second: Rows, counted: Sequence[str] | None, drawn: Resamples) -> list[dict[str, Any]]:
     """Compare each class, and the mean of the `counted` ones: those that both runs took it over, None where they differ."""
-    weights = multiplicities([one["patient"] for one in first], resamples, seed)
     names = [name for name in first[0]["scores"] if name in second[0]["scores"]]
     result: list[dict[str, Any]] = []
     areas: dict[str, list[float]] = {}
     draws: dict[str, list[NDArray[np.float64]]] = {}
-    repeated = len({one["patient"] for one in first}) < len(first)
+    repeated = drawn.patients < len(first)
+    few: dict[str, int] = {}
     for name in names:
         known = np.array([name in one["labels"] for one in first])
         labels = np.array([one["labels"].get(name, 0) for one in first])[known]
@@ -135,23 +114,38 @@ def _aurocs(
         if both[0] is None or both[1] is None:
             continue
         areas[name] = [both[0], both[1]]
-        draws[name] = [Ranking.of(labels, one).auroc(weights[:, known]) for one in scores]
+        few[name] = min(drawn[known][labels == side].patients for side in (0, 1))
+        draws[name] = [Ranking.of(labels, one).auroc(drawn.weights[:, known]) for one in scores]
         found = paired_difference(draws[name][0], draws[name][1], both[1] - both[0])
         if found:
             test = None if repeated else delong(labels, np.stack(scores))  # which takes images for independent
             p, how = (test.p_value(), "DeLong") if test else (found.p_value, "bootstrap")
-            result.append(_entry(f"auroc {name}", (both[0], both[1]), found.interval, p, how))
+            result.append(_entry(f"auroc {name}", (both[0], both[1]), found.interval, p, how, _doubt(few[name])))
     if counted and areas.keys() >= set(counted):
         macro = [np.mean([draws[one][side] for one in counted], axis=0) for side in (0, 1)]
         mean = [float(np.mean([areas[one][side] for one in counted])) for side in (0, 1)]
         found = paired_difference(macro[0], macro[1], mean[1] - mean[0])
         if found:
-            result.insert(0, _entry("auroc_macro", (mean[0], mean[1]), found.interval, found.p_value, "bootstrap"))
+            result.insert(
+                0,
+                _entry(
+                    "auroc_macro",
+                    (mean[0], mean[1]),
+                    found.interval,
+                    found.p_value,
+                    "bootstrap",
+                    _doubt(min(few[one] for one in counted)),
+                ),
+            )
     return result
 
 
-def _entry(name: str, means: tuple[float, float], bounds: Interval, p: float, test: str) -> dict[str, Any]:
-    return {
+def _doubt(few: int) -> str:
+    return "" if few >= FEW_EVENTS else f"{few} patients on one side"
+
+
+def _entry(name: str, means: tuple[float, float], bounds: Interval, p: float, test: str, doubt: str) -> dict[str, Any]:
+    entry = {
         "metric": name,
         "first": means[0],
         "second": means[1],
@@ -160,3 +154,4 @@ def _entry(name: str, means: tuple[float, float], bounds: Interval, p: float, te
         "p": p,
         "test": test,
     }
+    return entry | ({"unreliable": doubt} if doubt else {})

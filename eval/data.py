@@ -6,19 +6,20 @@ the records keeps no pixels. Images that cannot be read are an error, or counted
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from vlp.config import ConfigError, config
-from vlp.registry import did_you_mean
-from vlp.types import Box, Report, Sample
+from vlp.data.members import split_of_word
+from vlp.data.tables.boxes import parse_boxes
+from vlp.data.tables.cells import CellError, absent, identity, text, texts, word
+from vlp.data.tables.labels import label_value
+from vlp.data.tables.read import numbered_rows
+from vlp.types import Report, Sample
+from vlp.untrusted import inside, read_regular
 
 
 class DataError(ConfigError):
@@ -29,18 +30,24 @@ class DataError(ConfigError):
 class Columns:
     """Which columns of a table hold what. `labels` maps a finding to its column; `boxes` holds JSON [{phrase, xyxy}].
 
-    `key` is what an image is called in the results: its path without the ending, where no column says so.
+    `key` is what an image is called in the results: its path without the ending, where no column says so. Rows of one
+    image are one record with all their texts, labels and boxes. Images are files below the table's folder; a link out of
+    it is read with `follow_links`.
     """
 
     image: str = "image"
     key: str | None = None
     report: str | None = None
+    captions: str | None = None
     patient: str | None = None
     study: str | None = None
     split: str | None = None
     boxes: str | None = None
     labels: dict[str, str] | None = None
     groups: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+    separator: str | None = None
+    follow_links: bool = False
 
 
 @config
@@ -69,7 +76,10 @@ class Source(Protocol):
 
 
 class Data:
-    """The records of one split [n] without pixels; `image(i)` reads them. `digest` stands for the content."""
+    """The records of one split [n] without pixels; `image(i)` reads them. `digest` stands for the content.
+
+    `is_whole`: a split was asked for and the set has none, so that these are all of its records, and `split` is None.
+    """
 
     def __init__(
         self,
@@ -79,10 +89,13 @@ class Data:
         source: Source,
         places: Sequence[int],
         digest: str,
+        is_whole: bool = False,
     ):
+        self.is_whole = is_whole
         self.name, self.split, self.records, self.digest = name, split, list(records), digest
         self._source, self._places = source, list(places)
         self.unreadable: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}  # keys of damaged records, which are not among `records`, and why
 
     def __len__(self) -> int:
         return len(self.records)
@@ -104,6 +117,14 @@ class Data:
         pixels = image if image.ndim == 2 else image[..., ::-1]
         return bytes(cv2.imencode(".png", pixels)[1].tobytes())
 
+    def place_of(self, index: int) -> tuple[str, int] | None:
+        """Return the sha256 of the shard that a record lies in and the checksum of its members; None outside of shards."""
+        manifest = getattr(self._source, "manifest", None)
+        if manifest is None:
+            return None
+        shard, row = manifest.locate(self._places[index])
+        return str(manifest.shards[shard].sha256), int(manifest.columns(shard).crc32[row])
+
     def mask(self, index: int, name: str) -> bytes | None:
         """Return a mask of a record as PNG bytes, or None."""
         return self._source.sample(self._places[index]).masks.get(name)
@@ -111,6 +132,13 @@ class Data:
     def usable(self) -> list[int]:
         """Return the indices of the records whose image has not turned out unreadable."""
         return [index for index, one in enumerate(self.records) if one.key not in self.unreadable]
+
+    @property
+    def unit(self) -> str:
+        """What is resampled: the patient, or the study or the image where no record says its patient."""
+        if any(one.patient for one in self.records):
+            return "patient"
+        return "study" if any(one.study for one in self.records) else "image"
 
     def patient(self, index: int) -> str:
         """Return what is resampled: the patient, else the study, else the image itself."""
@@ -156,9 +184,15 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
-    return Data(
-        data.name, chosen, [data.records[i] for i in keep], data._source, [data._places[i] for i in keep], data.digest
-    )
+    records, places = [data.records[index] for index in keep], [data._places[index] for index in keep]
+    chosen_data = Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
+    chosen_data.rejected = data.rejected
+    return chosen_data
+
+
+def _is_whole(spec: DataSpec, split: str | None) -> bool:
+    """Return whether all of a set that is not split stands for the split."""
+    return split == "test" and spec.whole_if_unsplit
 
 
 def _passes(record: Sample, where: Mapping[str, str]) -> bool:
@@ -182,13 +216,20 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
         )
     try:
         manifest = Manifest.read(folder)
-        if not (split == "test" and spec.whole_if_unsplit and not manifest.splits):
-            manifest = manifest.select(split)
+        is_whole = _is_whole(spec, split) and not manifest.splits
+        manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)
-        records = [source.record(index) for index in range(len(source))]
-    except (ManifestError, SampleError) as error:
+        records, rejected = {}, {}
+        for index in range(len(source)):
+            try:
+                records[index] = source.record(index)
+            except SampleError as error:
+                rejected[source.key(index)] = str(error)
+    except (ManifestError, OSError) as error:
         raise DataError(f"{error}") from None
-    return Data(folder.name, split, records, source, range(len(records)), manifest.digest)
+    data = Data(folder.name, split, list(records.values()), source, list(records), manifest.digest, is_whole)
+    data.rejected = rejected
+    return data
 
 
 class _Table:
@@ -203,26 +244,32 @@ class _Table:
 
 
 def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
-    path = root / spec.folder / str(spec.table)
+    columns, folder = spec.columns, root / spec.folder
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (at byte {error.start})") from None
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from None
-    lines, rows = _rows_of(text, path)
-    if not rows:
+        path = inside(folder, str(spec.table), follow_links=True)
+        found = list(numbered_rows(path, _named(columns), columns.encoding, separator=columns.separator))
+        stamp = hashlib.sha256(read_regular(path))
+    except (ConfigError, OSError) as error:
+        raise DataError(f"{error}") from None
+    if not found:
         raise DataError(f"{path} has no rows")
-    _check_columns(spec.columns, rows[0], path)
-    samples = [_row(spec.columns, row, path, line) for line, row in zip(lines, rows, strict=True)]
+    is_whole = columns.split is None and split is not None
+    if is_whole and not _is_whole(spec, split):
+        raise DataError(
+            f"{path}: no split {split!r}: name the column of the splits in columns.split (split: null reads all rows)"
+        )
+    split = None if is_whole else split
+    samples: dict[str, Sample] = {}
     images: dict[str, str] = {}
-    for one, name in ((one, str(row[spec.columns.image])) for one, row in zip(samples, rows, strict=True)):
+    for line, row in found:
+        one = _row(columns, row, path, line)
+        name = str(row[columns.image])
         if images.setdefault(one.key, name) != name:  # one of them would get the other's embedding
             raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {name}")
-    if split is not None and spec.columns.split:
-        samples = [one for one in samples if one.split == split]
-    stamp = hashlib.sha256(text.encode())
-    for one in samples:
+        before = samples.get(one.key)
+        samples[one.key] = one if before is None else _joined(before, one, f"{path}, line {line}")
+    records = [one for one in samples.values() if split is None or split in (one.split, split_of_word(one.split or ""))]
+    for one in records:
         # Other columns of one table may give a key another image.
         stamp.update(f"{one.key}|{images[one.key]}\n".encode())
         if isinstance(one.image, Path) and one.image.is_file():
@@ -231,95 +278,66 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     return Data(
         path.name,
         split,
-        [replace(one, image=b"") for one in samples],
-        _Table(samples),
-        range(len(samples)),
+        [replace(one, image=b"") for one in records],
+        _Table(records),
+        range(len(records)),
         stamp.hexdigest(),
+        is_whole,
     )
 
 
-def _rows_of(text: str, path: Path) -> tuple[list[int], list[dict[str, Any]]]:
-    """Return the rows of a CSV or JSONL text and the line on which each ends. Raises DataError naming the line.
+def _named(columns: Columns) -> list[str]:
+    """Return the columns that must be there."""
+    named = [columns.image, columns.key, columns.report, columns.captions, columns.patient, columns.study]
+    named += [columns.split, columns.boxes, *(columns.labels or {}).values(), *columns.groups]
+    return [name for name in named if name is not None]
 
-    Not by `splitlines`, which cuts at the newlines inside of quoted cells, at U+2028 and at U+0085.
-    """
-    lines: list[int] = []
-    rows: list[dict[str, Any]] = []
-    if path.suffix in (".jsonl", ".json"):
-        for number, line in enumerate(text.split("\n"), 1):
-            if line.strip():
-                try:
-                    rows.append(dict(json.loads(line)))
-                except (ValueError, TypeError):
-                    raise DataError(
-                        f"{path}, line {number}: expected a JSON object, found {len(line)} other characters"
-                    ) from None
-                lines.append(number)
-        return lines, rows
-    reader = csv.DictReader(io.StringIO(text))
+
+def _row(columns: Columns, row: Mapping[str, Any], path: Path, line: int) -> Sample:
+    """Return a row as a sample, its image as the path of a file below the table's folder. Raises DataError."""
+    image = row[columns.image]
     try:
-        for row in reader:
-            rows.append(row)
-            lines.append(reader.line_num)
-    except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num + 1}: {error}") from None
-    return lines, rows
+        if absent(image) or not isinstance(image, str):
+            raise CellError("image_missing", f"column {columns.image!r} names no image")
 
+        def read(reader: Callable[[Any, str], str | None], name: str | None) -> str | None:
+            return reader(row[name], name) if name else None
 
-def _check_columns(columns: Columns, row: Mapping[str, Any], path: Path) -> None:
-    named = [columns.image, columns.key, columns.report, columns.patient, columns.study, columns.split, columns.boxes]
-    for name in [*named, *(columns.labels or {}).values(), *columns.groups]:
-        if name is not None and name not in row:
-            raise DataError(f"{path} has no column {name!r}{did_you_mean(name, row)}")
-
-
-def _row(columns: Columns, row: Mapping[str, Any], path: Path, number: int) -> Sample:
-    def cell(name: str | None) -> str | None:
-        value = row.get(name) if name else None
-        return str(value) if value not in (None, "") else None
-
-    try:
-        if cell(columns.image) is None:
-            raise ValueError(f"column {columns.image!r} names no image")
+        labels = {name: label_value(row[column], column) for name, column in (columns.labels or {}).items()}
+        report = read(text, columns.report)
         return Sample(
-            key=cell(columns.key) or Path(str(row[columns.image])).with_suffix("").as_posix(),
-            image=path.parent / str(row[columns.image]),
-            report=Report(cell(columns.report) or "") if columns.report else None,
-            patient=cell(columns.patient),
-            study=cell(columns.study),
-            split=cell(columns.split),
-            labels={k: _label(v, c) for k, c in (columns.labels or {}).items() if (v := cell(c)) is not None},
-            groups={name: value for name in columns.groups if (value := cell(name)) is not None},
-            boxes=_boxes(cell(columns.boxes) or "[]", columns.boxes),
+            key=read(identity, columns.key) or PurePosixPath(image).with_suffix("").as_posix(),
+            image=inside(path.parent, image.replace("\\", "/").removeprefix("./"), follow_links=columns.follow_links),
+            report=Report(report or "") if columns.report else None,
+            captions=texts(row[columns.captions], columns.captions) if columns.captions else (),
+            patient=read(identity, columns.patient),
+            study=read(identity, columns.study),
+            split=read(word, columns.split),
+            labels={name: value for name, value in labels.items() if value is not None},
+            groups={name: value for name in columns.groups if (value := read(word, name))},
+            boxes=parse_boxes(row[columns.boxes], column=columns.boxes, keep_flat=True) if columns.boxes else (),
             source=path.stem,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}, line {number}: {error}") from None
+    except CellError as error:
+        raise DataError(f"{path}, line {line}: {error.detail}") from None
+    except ConfigError as error:
+        raise DataError(f"{path}, line {line}: {error}") from None
 
 
-def _label(value: str, column: str) -> int:
-    """Return what a cell of labels says: 1, 0, or -1 for uncertain. Raises ValueError."""
-    try:
-        number = float(value)
-    except ValueError:
-        number = float("nan")
-    if number not in (1, 0, -1):
-        raise ValueError(f"column {column!r}: expected 1, 0 or -1, found {value!r}")
-    return int(number)
-
-
-def _boxes(value: str, column: str | None) -> tuple[Box, ...]:
-    """Return the boxes of a cell [{phrase, xyxy, label?}]. Raises ValueError."""
-    boxes = []
-    try:
-        for one in json.loads(value):
-            x1, y1, x2, y2 = (float(edge) for edge in one["xyxy"])
-            if not all(map(math.isfinite, (x1, y1, x2, y2))):
-                raise ValueError
-            boxes.append(Box(str(one["phrase"]), (x1, y1, x2, y2), one.get("label")))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(
-            f'column {column!r}: expected JSON [{{"phrase": text, "xyxy": [x1, y1, x2, y2]}}], found '
-            f"{len(value)} characters of something else"
-        ) from None
-    return tuple(boxes)
+def _joined(first: Sample, more: Sample, where: str) -> Sample:
+    """Return a sample with what a further row says of its image: reports and captions in order, labels, boxes."""
+    for name in ("patient", "study", "split"):
+        if getattr(first, name) != getattr(more, name):
+            raise DataError(f"{where}: another {name} than in an earlier row of the same image")
+    for name, value in more.labels.items():
+        if first.labels.get(name, value) != value:
+            raise DataError(f"{where}: label {name!r} has another value than in an earlier row of the same image")
+    parts = dict.fromkeys(one.report.text for one in (first, more) if one.report is not None and one.report.text)
+    return replace(
+        first,
+        report=Report("\n".join(parts)) if first.report is not None else None,
+        captions=tuple(dict.fromkeys((*first.captions, *more.captions))),
+        labels={**first.labels, **more.labels},
+        groups={**more.groups, **first.groups},
+        boxes=tuple(dict.fromkeys((*first.boxes, *more.boxes))),
+    )

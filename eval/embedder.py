@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vlp.config import ConfigError, to_tree
 
 from .data import DataError
+from .overlap import training_of
 from .saliency import Tower
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Card:
     logit_bias: float | None = None
     device: str = "cpu"
     dtype: str = "float32"
+    trained_on: tuple[dict[str, Any], ...] | None = None
+    """What is known of the training data (`overlap.training_of`); None: nothing."""
 
 
 class Embedder(Protocol):
@@ -187,7 +190,9 @@ class FolderEmbedder:
         step = int(digits) if resolved.name.startswith("step-") and digits.isdigit() else None
         names = resolved.parts
         name = names[-3] if step is not None and len(names) > 3 and names[-2] == "checkpoints" else resolved.name
-        return cls(from_pretrained(folder, trust), name, device, step)
+        embedder = cls(from_pretrained(folder, trust), name, device, step)
+        embedder.card = replace(embedder.card, trained_on=training_of(resolved))
+        return embedder
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         pixels = self._preprocess.decode(image)

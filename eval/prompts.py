@@ -13,6 +13,7 @@ from vlp.config import ConfigError, config, digest, load
 from vlp.registry import did_you_mean
 
 FOLDER = Path(__file__).parent / "prompts"
+MAX_PROMPTS = 100_000
 
 
 Span = tuple[int, int]
@@ -89,6 +90,8 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     known = dict(content.classes or {})
     spans = {label: tuple(span_of(label, text) for text in one.pos) for label, one in known.items()}
     for label, words in (content.names or {}).items():
+        if len(words) * (len(content.templates.pos) + len(content.templates.neg)) > MAX_PROMPTS:
+            raise ConfigError(f"{path}: class {label!r} has more than {MAX_PROMPTS} prompts, its templates written out")
         for template in (*content.templates.pos, *content.templates.neg):
             if "{}" not in template or set("{}") & set(template.replace("{}", "", 1)):
                 raise ConfigError(f"{path}: template {template!r} must hold {{}} once, and no other brace")

@@ -19,6 +19,7 @@ import numpy as np
 
 from vlp import __version__
 from vlp.config import ConfigError
+from vlp.untrusted import inside, open_regular, parse_json, read_json
 
 from .bootstrap import Interval
 from .embedder import Card
@@ -33,7 +34,6 @@ def metric(
     value: float | None,
     interval: Interval | None = None,
     *,
-    method: str = "bootstrap_patient",
     chance: float | None = None,
     primary: bool = False,
     higher_is_better: bool = True,
@@ -47,9 +47,15 @@ def metric(
     if value is None:
         result["reason"] = reason
     elif interval is not None:
-        result |= {"ci": clean(interval.bounds), "ci_method": method, "n_boot": interval.kept + interval.skipped}
+        result |= {
+            "ci": clean(interval.bounds),
+            "ci_method": interval.method,
+            "n_boot": interval.kept + interval.skipped,
+        }
         if interval.skipped:
             result["n_boot_undefined"] = interval.skipped
+        if interval.unreliable:
+            result["unreliable"] = interval.unreliable
     if chance is not None:
         result["chance"] = clean(chance)
     if primary:
@@ -102,7 +108,7 @@ class Results:
         import torch
 
         self.path = out / FILE
-        model = {name: value for name, value in asdict(card).items() if name not in ("grid", "device")}
+        model = {name: value for name, value in asdict(card).items() if name not in ("grid", "device", "trained_on")}
         self.tree: dict[str, Any] = {
             "schema": SCHEMA,
             "run": {
@@ -149,6 +155,26 @@ class Results:
         write_text(self.path, json.dumps(self.tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) -> None:
+    """Complain when a run folder holds the results of another suite or model: they would be lost. Raises ConfigError."""
+    path = out / FILE
+    if resume or not path.is_file():
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))
+        model, made = old["model"], old["suite"]
+        same_model = model["fingerprint"] == card.fingerprint
+        same_suite = all(made[name] == suite[name] for name in ("name", "sha256"))
+    except (ValueError, KeyError, TypeError):
+        return  # damaged: nothing of it can be used
+    parts = [] if same_model else [f"the model {model.get('name')}"]
+    parts += [] if same_suite else [f"the suite {made['name']}, as it was then"]
+    if parts:
+        raise ConfigError(
+            f"--out {out} holds the results of {' and '.join(parts)}: choose another folder, or delete {path}"
+        )
+
+
 def schema() -> dict[str, Any]:
     """Return the published JSON schema of a results file."""
     tree: dict[str, Any] = json.loads((Path(__file__).parent / "results.schema.json").read_text(encoding="utf-8"))
@@ -169,10 +195,10 @@ def read(out: Path) -> dict[str, Any]:
     """Read and check the results of a run folder or a results file."""
     path = out / FILE if out.is_dir() else out
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree: dict[str, Any] = read_json(path)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     validate(tree)
     return tree
@@ -180,8 +206,8 @@ def read(out: Path) -> dict[str, Any]:
 
 def read_samples(out: Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Read a task's per-sample rows."""
-    path = out / str(task["samples"])
+    path = inside(out, str(task["samples"]))
     if not path.is_file():
         raise ConfigError(f"no per-sample file {path}")
-    with path.open(encoding="utf-8") as file:  # not `splitlines`: texts may hold U+2028 or U+0085
-        return [json.loads(line) for line in file]
+    with open_regular(path) as file:  # not `splitlines`: texts may hold U+2028 or U+0085
+        return [parse_json(line) for line in file]

@@ -16,17 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError, to_tree
-from vlp.registry import UnknownNameError
 
 from .data import Data, DataError, DataSpec, ids_digest, read
+from .overlap import Training, overlap_words
 from .results import Results, clean
-from .store import Store, UnreadableError, in_words, write_text
+from .store import Store, UnreadableError, reason_of, write_text
 from .suite import Suite, config_digest
 from .tasks.base import Context, Outcome, Task
+from .terminal import headline, warnings_of
 
 OK, DATA, PARTIAL = 0, 2, 3
-FAULTS = (ValueError, OSError, UnknownNameError)
-"""What is wrong with a task's data or settings: it ends that task, and no other."""
+CURVE = "training.json"
+"""The loss curve, beside the results: no task can be called like it."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class Settings:
 class Datasets:
     """The data of a run, each split read once."""
 
-    def __init__(self, root: Path, limit: int | None) -> None:
-        self.root, self.limit = root, limit
+    def __init__(self, root: Path, limit: int | None, allow_missing: bool = False) -> None:
+        self.root, self.limit, self.allow_missing = root, limit, allow_missing
         self._read: dict[str, Data | DataError] = {}
 
     def get(self, spec: DataSpec, split: str | None = "") -> Data:
@@ -60,6 +61,11 @@ class Datasets:
         found = self._read[key]
         if isinstance(found, DataError):
             raise found
+        if found.rejected and not self.allow_missing:
+            first = next(iter(found.rejected.values()))
+            raise DataError(
+                f"{found.name}: {len(found.rejected)} damaged records (--allow-missing leaves them out), the first: {first}"
+            )
         return found
 
     def forget_unreadable(self) -> None:
@@ -96,33 +102,37 @@ def run(
     """Score a suite and write `out`; return the exit code."""
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    if not resume:  # that of another model, maybe; `training_curve` copies this one's
-        (out / "figures" / "training.json").unlink(missing_ok=True)
     kept = {"seed": settings.seed, "resamples": settings.resamples, "limit": settings.limit}
     results = Results(out, store.card, suite.to_tree(), kept, resume)
-    order = [one.spec.id for one in suite.tasks]
-    datasets = Datasets(data_root, settings.limit)
+    if not resume:  # that of an earlier checkpoint, maybe; `training_curve` copies this one's
+        (out / CURVE).unlink(missing_ok=True)
+    datasets = Datasets(data_root, settings.limit, settings.allow_missing)
     todo = [one for one in suite.tasks if not results.finished(one.spec.id)]
     encode(todo, store, datasets, settings)
+    training = Training(store.card.trained_on)
     for task in todo:
         try:
-            entry = score(task, store, datasets, settings, out)
+            entry = score(task, store, datasets, settings, out, training)
+            results.add(entry, suite.order)
             say(f"{task.spec.id}: {headline(entry)}")
-            for line in entry["warnings"]:
+            for line in warnings_of(entry):
                 say(f"  {line}")
-        except FAULTS as error:
+        except Exception as error:  # of whatever kind: it ends this task, and no other
             status, reason = verdict(error)
-            entry = {"id": task.spec.id, "version": task.spec.version, "family": task.spec.family, "status": status}
-            entry["reason"] = reason
+            results.add(_failed(task.spec.id, task.spec.version, task.spec.family, status, reason), suite.order)
             say(f"{task.spec.id}: {status}: {reason}")
-        results.add(entry, order)
+    for one in suite.unbuilt:
+        results.add(_failed(one.id, "", one.family, "failed", one.reason), suite.order)
+        say(f"{one.id}: failed: {one.reason}")
+    if training.unknown and any(task.spec.references for task in todo):
+        say(f"{training.unknown}: published numbers stand beside scores that may be on training data")
     results.write(time.perf_counter() - started)
     return exit_code([one["status"] == "ok" for one in results.tree["tasks"]])
 
 
 def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
     """Encode all that scoring a suite from the cache needs, whatever can be; return the exit code."""
-    datasets = Datasets(data_root, settings.limit)
+    datasets = Datasets(data_root, settings.limit, settings.allow_missing)
     encode(suite.tasks, store, datasets, settings)
     done = []
     for task in suite.tasks:
@@ -133,9 +143,12 @@ def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: 
             else:  # for what it encodes on the way: other splits, damaged images, others in place of unreadable ones
                 attempt(task, store, datasets, settings)
             done.append(True)
-        except FAULTS as error:
+        except Exception as error:
             say("{}: {}: {}".format(task.spec.id, *verdict(error)))
             done.append(False)
+    for one in suite.unbuilt:
+        say(f"{one.id}: failed: {one.reason}")
+        done.append(False)
     return exit_code(done)
 
 
@@ -145,7 +158,7 @@ def exit_code(done: Sequence[bool]) -> int:
 
 def verdict(error: Exception) -> tuple[str, str]:
     """Return whether a task was skipped (its data is not there) or failed, and why: one line, the same in each run."""
-    reason = " ".join(in_words(error).split()) or type(error).__name__
+    reason = reason_of(error)
     absent = "no manifest.jsonl" in reason or "no such folder" in reason
     return "skipped" if absent else "failed", reason
 
@@ -161,7 +174,7 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
         try:
             context = make_context(task, store, datasets, settings)
             plan = task.plan(context)
-        except FAULTS:
+        except Exception:
             continue
         _, images, patches = wanted.setdefault(id(context.data), (context.data, set(), set()))
         patches.update(plan.patches)
@@ -171,9 +184,9 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
         if local and store.grid is None:
             continue
         for data, images, patches in wanted.values():
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(Exception):
                 store.ensure(data, sorted(patches if local else images), patches=local)
-    with contextlib.suppress(*FAULTS):
+    with contextlib.suppress(Exception):
         store.texts(sorted(texts))
 
 
@@ -210,7 +223,13 @@ def attempt(task: Task, store: Store, datasets: Datasets, settings: Settings) ->
             error.data.unreadable |= error.reasons
 
 
-def score(task: Task, store: Store, datasets: Datasets, settings: Settings, out: Path) -> dict[str, Any]:
+def _failed(name: str, version: str, family: str, status: str, reason: str) -> dict[str, Any]:
+    return {"id": name, "version": version, "family": family, "status": status, "reason": reason}
+
+
+def score(
+    task: Task, store: Store, datasets: Datasets, settings: Settings, out: Path, training: Training
+) -> dict[str, Any]:
     """Run one task; write its samples and figures; return its entry in the results."""
     context, outcome = attempt(task, store, datasets, settings)
     name = task.spec.id
@@ -219,19 +238,35 @@ def score(task: Task, store: Store, datasets: Datasets, settings: Settings, out:
     if outcome.figures:
         write_text(out / figures, json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n")
     others = datasets.left_out(context.data)
-    return entry_of(task, context.data, outcome, others) | {
-        "samples": samples,
-        "figures": figures if outcome.figures else None,
-    }
+    entry = entry_of(task, context.data, outcome, others)
+    found = training.overlap(context.data, outcome.indices)
+    entry["data"]["training"] = found
+    if found["status"] == "found":
+        entry["references"] = []
+        entry["warnings"].insert(0, overlap_words(found, bool(task.spec.references)))
+    return entry | {"samples": samples, "figures": figures if outcome.figures else None}
 
 
 def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
     """Return a task's entry in the results, but for its files; `more` are warnings about other data than the scored."""
     keys = [data.records[one].key for one in outcome.indices]
     warnings = list(outcome.warnings)
+    if data.is_whole:
+        warnings.insert(
+            0,
+            f"{data.name} names no split: all of its {len(data)} records are scored, whatever the model was trained on "
+            "(split: null in the suite says that this is meant)",
+        )
+    if data.unit != "patient":
+        warnings.append(
+            f"no record says its patient: intervals are by {data.unit}, and too short if patients have several"
+        )
     warnings += [f"{count} left out: {reason}" for reason, count in outcome.excluded.items()]
     if data.unreadable:
         warnings.append(f"{len(data.unreadable)} unreadable images left out")
+    if data.rejected:
+        first = next(iter(data.rejected.values()))
+        warnings.append(f"{len(data.rejected)} damaged records left out, the first: {first}")
     warnings += more
     return {
         "id": task.spec.id,
@@ -245,9 +280,10 @@ def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ())
             "split": data.split,
             "n": len(keys),
             "n_patients": len({data.patient(one) for one in outcome.indices}),
+            "resampled": data.unit,
             "ids_sha256": ids_digest(keys),
             "data_digest": data.digest,
-            "missing": len(data.unreadable),
+            "missing": len(data.unreadable) + len(data.rejected),
             "excluded": outcome.excluded,
             "prevalence": outcome.prevalence,
         },
@@ -259,17 +295,6 @@ def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ())
         "references": to_tree(task.spec.references),
         "warnings": warnings,
     }
-
-
-def headline(entry: dict[str, Any]) -> str:
-    """Return the primary metrics of a task in one line."""
-    parts = []
-    for name, one in entry["metrics"].items():
-        if one.get("primary") and one["value"] is not None:
-            bounds = f" [{one['ci'][0]:.3f}, {one['ci'][1]:.3f}]" if "ci" in one else ""
-            chance = f", chance {one['chance']:.3f}" if "chance" in one else ""
-            parts.append(f"{name} {one['value']:.3f}{bounds}{chance}")
-    return "; ".join(parts)
 
 
 def training_curve(model: str, out: Path) -> None:
@@ -294,11 +319,11 @@ def training_curve(model: str, out: Path) -> None:
             row = json.loads(line)
         except json.JSONDecodeError:
             continue  # the last line of a run that was killed
-        loss = row.get("loss")
+        loss = row.get("loss") if isinstance(row, dict) else None
         if "step" in row and isinstance(loss, float) and math.isfinite(loss):
             rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
-        write_text(out / "figures" / "training.json", json.dumps(rows) + "\n")
+        write_text(out / CURVE, json.dumps(rows) + "\n")
 
 
 def discard(folder: Path) -> None:
@@ -306,8 +331,16 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def require_place(out: Path, what: str = "--out") -> None:
+    """Complain about a folder that holds shards, or lies inside of one that does: a run never writes among them."""
+    for folder in (out.resolve(), *out.resolve().parents):
+        if (folder / "manifest.jsonl").is_file() or (folder == out.resolve() and any(folder.glob("*.tar"))):
+            raise ConfigError(f"{what} {out} lies in a folder of shards, {folder}: choose another folder")
+
+
 def require_empty(out: Path) -> None:
-    """Complain when a folder holds something that is not a run of ours."""
+    """Complain when a folder holds something that is not a run of ours, or holds shards."""
+    require_place(out)
     if (
         out.exists()
         and any(out.iterdir())

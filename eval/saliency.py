@@ -227,12 +227,13 @@ def m2ib(
         spread = (1 - gate).clamp_min(1e-6)
         return 0.5 * ((gate * signal) ** 2 + spread**2 - 1 - 2 * spread.log())
 
+    asked = pixels.detach().clone().requires_grad_(True)  # else a frozen tower keeps no graph
     handle = layer.module.register_forward_hook(blend)
     try:
         with torch.enable_grad():
             for _ in range(steps):
                 optimiser.zero_grad()
-                score = _cosine(tower.encode(pixels.expand(copies, -1, -1, -1)), target).mean()
+                score = _cosine(tower.encode(asked.expand(copies, -1, -1, -1)), target).mean()
                 loss = beta * information().mean() - score
                 torch.autograd.backward(loss)
                 optimiser.step()

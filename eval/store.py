@@ -13,6 +13,7 @@ import json
 import os
 import re
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,9 @@ from numpy.typing import NDArray
 from vlp.config import ConfigError
 from vlp.data.remote import locked
 from vlp.geometry import Geometry
+from vlp.registry import UnknownNameError
 from vlp.types import PatchGrid
+from vlp.untrusted import replacing
 
 from .data import Data, DataError
 from .embedder import Card, Embedder
@@ -46,9 +49,29 @@ ADDRESS = re.compile(r"\s<[^<>]* at 0x[0-9a-f]+>")
 """What Python calls an object without a name: it differs from run to run, and results do not."""
 
 
-def in_words(error: Exception) -> str:
+def in_words(error: BaseException) -> str:
     """Return what an error says, the same in each run."""
     return ADDRESS.sub("", f"{error}")
+
+
+FAULTS = (ValueError, OSError, UnknownNameError)
+"""What is wrong with data or settings, and says so in words that were written for it."""
+RESOURCES = (MemoryError, RuntimeError)
+"""What a machine or a library ran out of or refused; its words name no patient."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed: one line, the same in each run; of an unforeseen error its kind and its place.
+
+    The words of an unforeseen one (a KeyError) may be a value of the data, so they are left out.
+    """
+    kind = type(error).__name__
+    words = " ".join(in_words(error).split())[:500] if isinstance(error, (*FAULTS, *RESOURCES)) else ""
+    if isinstance(error, FAULTS) and words:
+        return words
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
+    return f"{kind}{f': {words}' if words else ''}{place}"
 
 
 class UnreadableError(DataError):
@@ -89,7 +112,8 @@ class _Shelf:
             part = max((int(one.stem) for one in self.folder.glob("*.json")), default=-1) + 1
             for name, rows in arrays.items():
                 partial = self.folder / f".{part:05d}.{name}.partial"
-                with partial.open("wb") as file:
+                partial.unlink(missing_ok=True)  # of a killed process: the lock is ours
+                with partial.open("xb") as file:  # exclusive: follows no link
                     np.save(file, rows)
                 partial.replace(self.folder / f"{part:05d}.{name}.npy")
             content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
@@ -114,12 +138,8 @@ class _Shelf:
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 class Store:

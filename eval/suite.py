@@ -10,8 +10,9 @@ from typing import Any
 from vlp.config import ConfigError, config, digest, load, to_tree, validate
 from vlp.registry import UnknownNameError, did_you_mean
 
+from .store import reason_of
 from .tasks import all_families
-from .tasks.base import Task, TaskSpec
+from .tasks.base import NAME, Task, TaskSpec
 
 FOLDER = Path(__file__).parent / "suites"
 
@@ -27,41 +28,73 @@ class SuiteFile:
 
 
 @dataclass(frozen=True)
+class Unbuilt:
+    """A task of a suite that cannot be built, under the id that it has in the results, and why."""
+
+    id: str
+    family: str
+    reason: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Suite:
-    """Tasks in order, with the name, version and hash that stand in the results."""
+    """Tasks in order, with the name, version and hash that stand in the results; `unbuilt` are those that cannot be built."""
 
     name: str
     version: str
     about: str
     tasks: tuple[Task, ...]
+    unbuilt: tuple[Unbuilt, ...] = ()
+    order: tuple[str, ...] = ()
 
     def to_tree(self) -> dict[str, Any]:
         return {
             "name": self.name,
             "version": self.version,
-            "sha256": digest([config_digest(one) for one in self.tasks]),
+            "sha256": digest([*(config_digest(one) for one in self.tasks), *(one.sha256 for one in self.unbuilt)]),
         }
 
 
 def read(name: str) -> Suite:
-    """Read a shipped suite (by name) or a file. Raises ConfigError with the path of what is wrong."""
+    """Read a shipped suite (by name) or a file; a task that cannot be built is kept as `unbuilt`.
+
+    Raises ConfigError with the path of what is wrong with the file, or with every one of its tasks.
+    """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
             raise ConfigError(f"no suite {name!r}{did_you_mean(name, shipped())}")
     content = load(SuiteFile, path)
-    made = [
-        build({**(content.defaults or {}), **tree}, f"{path.name}: tasks.{at}", path.parent)
-        for at, tree in enumerate(content.tasks)
-    ]
-    names = [one.spec.id for one in made]
-    for one in names:
-        if names.count(one) > 1:
-            raise ConfigError(f"{path}: task id {one!r} is given twice")
+    made: list[Task] = []
+    failed: list[Unbuilt] = []
+    order: list[str] = []
+    for at, tree in enumerate(content.tasks):
+        where = f"{path.name}: tasks.{at}"
+        try:
+            made.append(build({**(content.defaults or {}), **tree}, where, path.parent))
+            order.append(made[-1].spec.id)
+        except Exception as error:  # a plug-in may raise anything
+            failed.append(_unbuilt(tree, at, reason_of(error)))
+            order.append(failed[-1].id)
+    seen: dict[str, str] = {}
+    for one in order:
+        if one.casefold() in seen:  # some file systems tell no capitals apart
+            other = seen[one.casefold()]
+            raise ConfigError(f"{path}: task id {one!r} is given twice{'' if one == other else f', as {other!r}'}")
+        seen[one.casefold()] = one
     if not made:
-        raise ConfigError(f"{path} has no tasks")
-    return Suite(path.stem, content.version, content.about, tuple(made))
+        raise ConfigError("; ".join(one.reason for one in failed) or f"{path} has no tasks")
+    return Suite(path.stem, content.version, content.about, tuple(made), tuple(failed), tuple(order))
+
+
+def _unbuilt(tree: dict[str, Any], at: int, reason: str) -> Unbuilt:
+    given = str(tree.get("id", ""))
+    safe = given if NAME.fullmatch(given) else f"task-{at}"
+    return Unbuilt(
+        safe, str(tree.get("family", "none")), reason, digest({"task": repr(sorted(map(repr, tree.items())))})
+    )
 
 
 def build(tree: dict[str, Any], where: str, folder: Path) -> Task:

@@ -11,25 +11,31 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 import yaml
 
+from .errors import ConfigError as ConfigError  # what the package's modules and its users import from here
 from .registry import Registry, UnknownNameError, did_you_mean
+from .untrusted import read_text, shown
 
 T = TypeVar("T")
 
-
-class ConfigError(ValueError):
-    """Something in a recipe is wrong; the message says where, what was expected, and the nearest right name."""
+_TEXT = "tag:yaml.org,2002:str"
+MAX_YAML = 16 << 20
+MAX_DEPTH = 100
+MAX_VALUES = 300_000
+MAX_NUMBER = 200
+MAX_PARENTS = 100
+"""What a YAML file may be: its bytes, levels, values, the characters of a number, and the files that it inherits from."""
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def config(cls: type[T]) -> type[T]:
     """Make `cls` a frozen, keyword-only dataclass that rejects unknown keys when it is read from a recipe."""
-    cls.__pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True}  # type: ignore[attr-defined]
+    cls.__pydantic_config__ = {"extra": "forbid", "arbitrary_types_allowed": True, "allow_inf_nan": False}  # type: ignore[attr-defined]
     return dataclasses.dataclass(frozen=True, kw_only=True)(cls)
 
 
@@ -51,7 +57,11 @@ class _Loader(_SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                break  # a list or a mapping: refused below
             if key in seen:
                 raise ConfigError(
                     f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: key {key!r} is given twice"
@@ -71,25 +81,29 @@ _Loader.add_implicit_resolver(
 def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file; raises ConfigError for a missing file or one that is not a mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, MAX_YAML)
     except FileNotFoundError:
         near = did_you_mean(path.name, [one.name for one in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
         raise ConfigError(f"no such file: {path}{near}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (at byte {error.start})") from None
     return _parse(text, str(path))
 
 
 def _parse(text: str, name: str) -> dict[str, Any]:
-    stream = _Named(text)
-    stream.name = name
-    loader = _Loader(stream)
     try:
-        tree = loader.get_single_data()
-    except yaml.YAMLError as error:
+        _check_size(text, name)
+        loader = _Loader(_named(text, name))
+        try:
+            tree = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: dates and numbers that there are not
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from None
-    finally:
-        loader.dispose()
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -97,7 +111,50 @@ def _parse(text: str, name: str) -> dict[str, Any]:
     return tree
 
 
-def compose(path: Path, overrides: Sequence[str] = (), _chain: tuple[Path, ...] = ()) -> dict[str, Any]:
+def _named(text: str, name: str) -> _Named:
+    stream = _Named(text)
+    stream.name = name
+    return stream
+
+
+def _check_size(text: str, name: str) -> None:
+    """Raise ConfigError for YAML that is nested too deeply, holds too much once its aliases are written out, or numbers
+    of thousands of digits; before anything is built, for each of these can end the process or take hours."""
+    written: dict[str, int] = {}  # anchor -> how many values it stands for
+    open_: list[tuple[str | None, int]] = []  # anchor of each collection that is open, and values in it so far
+    for event in yaml.parse(_named(text, name), Loader=_Loader):
+        where = f"{name}:{event.start_mark.line + 1}" if event.start_mark else name
+        if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag not in (None, "!", _TEXT):
+            raise ConfigError(f"{where}: tag {shown(event.tag)}: expected none, or !!str")
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_.append((event.anchor, 1))
+            if len(open_) > MAX_DEPTH:
+                raise ConfigError(f"{where}: nested more than {MAX_DEPTH} levels deep")
+            continue
+        if isinstance(event, yaml.ScalarEvent):
+            anchor, values = event.anchor, 1
+            if not event.style and len(event.value) > MAX_NUMBER and event.value[0] in "+-.0123456789":
+                raise ConfigError(f"{where}: a number of {len(event.value)} characters")
+        elif isinstance(event, yaml.AliasEvent):
+            anchor, values = None, written.get(event.anchor or "", 0)
+            if not values:
+                raise ConfigError(f"{where}: alias *{event.anchor} of nothing above it, or of what holds it")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, values = open_.pop()
+        else:
+            continue
+        if anchor is not None:
+            written[anchor] = values
+        if open_:
+            values += open_[-1][1]
+            open_[-1] = (open_[-1][0], values)
+        if values > MAX_VALUES:
+            raise ConfigError(f"{where}: more than {MAX_VALUES} values, its aliases written out")
+
+
+def compose(
+    path: Path, overrides: Sequence[str] = (), _chain: tuple[Path, ...] = (), _all: list[Path] | None = None
+) -> dict[str, Any]:
     """Return a recipe's tree: its `inherits:` parents (relative to the file, later ones win), itself, then overrides.
 
     Mappings merge key by key; everything else, lists included, replaces what was there. A mapping with another `kind:`
@@ -106,11 +163,18 @@ def compose(path: Path, overrides: Sequence[str] = (), _chain: tuple[Path, ...] 
     path = path.resolve()
     if path in _chain:
         raise ConfigError(f"recipes inherit in a circle: {' -> '.join(str(one) for one in (*_chain, path))}")
+    read = [] if _all is None else _all
+    read.append(path)
+    if len(read) > MAX_PARENTS:
+        raise ConfigError(f"{read[0]} inherits from more than {MAX_PARENTS} recipes")
     tree = read_yaml(path)
     parents = tree.pop("inherits", [])
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise ConfigError(f"{path}: inherits: expected the name of a recipe or a list of names")
     merged: dict[str, Any] = {}
-    for parent in [parents] if isinstance(parents, str) else parents:
-        merged = merge(merged, compose(path.parent / parent, _chain=(*_chain, path)))
+    for parent in parents:
+        merged = merge(merged, compose(path.parent / parent, _chain=(*_chain, path), _all=read))
     merged = merge(merged, tree)
     for override in overrides:
         merged = merge(merged, parse_override(override, merged))
@@ -174,8 +238,12 @@ def validate(kind: type[T], tree: Any, where: str = "") -> T:
             elif one["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
                 lines.append(f"missing key {path!r}")
             else:
-                lines.append(f"{path or 'recipe'}: {one['msg']}, found {one['input']!r}")
+                lines.append(f"{path or 'recipe'}: {one['msg']}, found {_cut(repr(one['input']))}")
         raise ConfigError("; ".join(lines)) from None
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_NUMBER else f"{text[:MAX_NUMBER]}..."
 
 
 def _known(kind: Any, path: list[str]) -> list[str]:

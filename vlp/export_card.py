@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from . import __version__
-from .config import ConfigError
+from .config import ConfigError, read_yaml
 
 if TYPE_CHECKING:
     from .hub import Pretrained
@@ -107,8 +107,7 @@ def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes:
 
 def _recipe(source: Path) -> dict[str, Any]:
     path = source / "recipe.yaml"
-    tree = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return tree if isinstance(tree, dict) else {}
+    return read_yaml(path) if path.is_file() else {}
 
 
 def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:

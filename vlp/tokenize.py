@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .tokenize_kinds import FastTokenizer, SentencePieceTokenizer
 
 FILE = "vlp_tokenizer.json"
+MAX_WORD = 1000
 
 Row = tuple[int, int, int, int]
 
@@ -103,6 +105,16 @@ class Encoded:
         return int(inside[0]), int(inside[-1]) + 1
 
 
+def without_long_words(text: str) -> str:
+    """Return a text up to MAX_WORD characters into its first longer word: no report has one, and some tokenizers take
+    the square of a word's length."""
+    if len(text) > MAX_WORD and max(map(len, text.split()), default=0) > MAX_WORD:
+        for word in re.finditer(r"\S+", text):
+            if len(word[0]) > MAX_WORD:
+                return text[: word.start() + MAX_WORD]
+    return text
+
+
 class Tokenizer(ABC):
     """What every kind shares: padding, the map of words, the overflow policy, saving."""
 
@@ -121,13 +133,15 @@ class Tokenizer(ABC):
         """Return the files that this tokenizer is made of, by name."""
 
     def __call__(self, texts: Sequence[str]) -> Encoded:
-        """Tokenise B texts, padded to the longest of them.
+        """Tokenise B texts, padded to the longest of them; a text ends within a word of over MAX_WORD characters.
 
         Raises TokenizerError for a text beyond `length` under `overflow: error`.
         """
         import torch
 
-        counts, rows, cut = self._pieces(list(texts))
+        bounded = [without_long_words(text) for text in texts]
+        counts, rows, cut = self._pieces(bounded)
+        cut |= {row for row, text in enumerate(bounded) if len(text) < len(texts[row])}
         width = max(counts, default=0)
         mask = np.arange(width) < np.array(counts, np.int64)[:, None]
         table = np.full((len(counts), width, 4), (self.pad_id, -1, -1, -1), np.int64)
@@ -186,6 +200,7 @@ def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Token
         return _from_sentencepiece(Path(spec.path), spec.length, spec.overflow)
     if texts is None:
         raise ConfigError(f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts")
+    texts = map(without_long_words, texts)
     if spec.kind == "wordpiece":
         from . import wordpiece
 

@@ -243,8 +243,9 @@ class Batch:
     `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
     another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
     `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
-    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's. The
-    last four are for messages and counts.
+    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's.
+    `has_text` [B] says which rows have a text, the others hold an empty one that no loss sees; None where every sample of
+    the set has one, which is the same on all ranks. The last four are for messages and counts.
     """
 
     image: Tensor
@@ -258,6 +259,7 @@ class Batch:
     prompts: Prompts | None = None
     text_view: Tokens | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
+    has_text: list[bool] | None = None
     sources: list[str] = field(default_factory=list)
     cursor: int = 0
     truncated: int = 0
@@ -265,6 +267,11 @@ class Batch:
 
     def __len__(self) -> int:
         return int(self.image.shape[0])
+
+    @property
+    def texts(self) -> int:
+        """How many rows have a text."""
+        return len(self) if self.has_text is None else sum(self.has_text)
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""

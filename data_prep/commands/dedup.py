@@ -7,9 +7,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vlp.config import ConfigError
+
+from ..reading import Reading, max_rejected_option
 
 THIN_RULE = "of each group, the members whose blake2b(seed, key) is smallest are kept"
 
@@ -25,6 +26,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--thin", type=Path, metavar="DIR", help="write the set there without what is too many")
     parser.add_argument("--keep", type=int, default=1, help="members of a group that stay (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice who stays")
+    max_rejected_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,8 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from ..dedup import group, thin
 
     shards = ShardSet(Manifest.read(args.folder))
-    rows = list(range(len(shards)))
-    pairs = _pairs(args, shards, rows)
+    reading = Reading(shards, args.max_rejected)
+    rows: list[int] = []
+    pairs = list(_pairs(args, reading, rows))
     groups = [[rows[at] for at in members] for members in group(pairs, len(rows))]
     keys = [shards.key(index) for index in range(len(shards))]
     extra = sum(len(members) - 1 for members in groups)
@@ -48,29 +51,38 @@ def run(args: argparse.Namespace) -> int:
         args.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     if args.thin:
         dropped = thin(groups, keys, args.keep, args.seed)
-        _write(args, shards, dropped)
+        _write(args, reading, dropped)
+    reading.finish()
     return 0
 
 
-def _pairs(args: argparse.Namespace, shards: Any, rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Return the near pairs as positions in `rows`, which is cut to the samples that have what is compared."""
+def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Return the near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
     import numpy as np
 
     from .. import dedup
+    from ..sources.base import Reject
 
+    hashes = []
     if args.by == "text":
-        records = [(index, shards.record(index)) for index in rows]
-        rows[:] = [index for index, sample in records if sample.report is not None]
-        texts = [sample.report.text for _, sample in records if sample.report is not None]
-        hashes = [dedup.text_hash(text) for text in texts]
+        for index, sample in reading.samples(pixels=False):
+            if sample.report is not None:
+                rows.append(index)
+                hashes.append(dedup.text_hash(sample.report.text))
     elif args.by == "image":
-        hashes = [dedup.image_hash(shards.sample(index, masks=False).image) for index in rows]
+        for index, sample in reading.samples():
+            assert isinstance(sample.image, bytes)
+            try:
+                hashes.append(dedup.image_hash(sample.image))
+            except Reject as error:
+                reading.reject(index, error)
+                continue
+            rows.append(index)
     else:
         if args.model is None:
             raise ConfigError("--by embedding needs --model, a run folder or an export")
-        images = (shards.sample(index, masks=False).image for index in rows)
         try:
-            return dedup.near_embeddings(dedup.embed(args.model, images), args.similarity)
+            return dedup.near_embeddings(dedup.embed(args.model, _images(reading, rows)), args.similarity)
         except ImportError as error:
             raise ConfigError(str(error)) from None
     distance = args.distance
@@ -79,15 +91,37 @@ def _pairs(args: argparse.Namespace, shards: Any, rows: list[int]) -> Iterator[t
     return dedup.near_hashes(np.stack(hashes), distance) if hashes else iter(())
 
 
-def _write(args: argparse.Namespace, shards: Any, dropped: set[int]) -> None:
+def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
+    """Yield the images that decode, and note in `rows` whose they are."""
+    from vlp.preprocess import ImageError, decode
+
+    for index, sample in reading.samples():
+        assert isinstance(sample.image, bytes)
+        try:
+            decode(sample.image, 1)
+        except ImageError as error:
+            reading.reject(index, error)
+            continue
+        rows.append(index)
+        yield sample.image
+
+
+def _write(args: argparse.Namespace, reading: Reading, dropped: set[int]) -> None:
+    from vlp.data.records import SampleError
+
     from ..writer import ShardWriter
 
+    shards, kept = reading.shards, 0
     with ShardWriter(args.thin, source=shards.manifest.shards[0].source) as writer:
-        for index in range(len(shards)):
-            if index not in dropped:
-                writer.write(shards.sample(index))
+        for index, sample in reading.samples(index for index in range(len(shards)) if index not in dropped):
+            try:
+                writer.write(sample)
+            except SampleError as error:
+                reading.reject(index, error)
+                continue
+            kept += 1
     rule = {"rule": THIN_RULE, "seed": args.seed, "keep": args.keep, "by": args.by}
     lines = [json.dumps(rule), *(json.dumps({"key": shards.key(index)}) for index in sorted(dropped))]
     (args.thin / "dropped.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    kept = len(shards) - len(dropped)
-    sys.stdout.write(f"read {len(shards)} = written {kept} + dropped {len(dropped)}: {args.thin}\n")
+    rejected = f" + rejected {len(reading.rejected)}" if reading.rejected else ""
+    sys.stdout.write(f"read {len(shards)} = written {kept} + dropped {len(dropped)}{rejected}: {args.thin}\n")

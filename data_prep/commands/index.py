@@ -13,16 +13,25 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("folder", type=Path, help="a folder of tar shards")
     parser.add_argument("--source", default="", help="name of the data set, where its samples do not say")
     parser.add_argument("--version", default="", help="version of the data set")
+    parser.add_argument(
+        "--image", metavar="NAME", help="the member that is the image, where a sample has several (frontal.jpg)"
+    )
+    parser.add_argument("--text", metavar="NAME", help="the member that is the text, where its name is not known")
+    parser.add_argument(
+        "--split", metavar="NAME", help="the split of all shards, whatever their paths say; none: no split"
+    )
+    parser.add_argument("--follow-links", action="store_true", help="follow links that lead out of the folder")
 
 
 def run(args: argparse.Namespace) -> int:
     """Index the folder, saying what became of each shard."""
-    from vlp.data.manifest import index_folder
+    from vlp.data.manifest import Choices, index_folder
 
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")
 
-    manifest = index_folder(args.folder, args.source, args.version, say)
+    choices = Choices(args.image, args.text, args.split)
+    manifest = index_folder(args.folder, args.source, args.version, say, args.follow_links, choices)
     splits = ", ".join(manifest.splits) or "none"
     sys.stdout.write(f"{len(manifest)} samples in {len(manifest.shards)} shards, splits: {splits}\n")
     return 0

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..reading import Reading, max_rejected_option
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -15,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice which")
     parser.add_argument("--split", help="one split only")
     parser.add_argument("--boxes", action="store_true", help="only samples with boxes or masks")
+    max_rejected_option(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("preview.html"), help="a .html or .png (default: preview.html)"
     )
@@ -33,18 +36,20 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out {args.out}: expected a name that ends in .html or .png")
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
     order = np.random.default_rng(args.seed).permutation(len(shards))
+    reading = Reading(shards, args.max_rejected)
     samples = []
-    for index in order:
-        sample = shards.sample(int(index))
+    for _, sample in reading.samples(map(int, order)):
         if not args.boxes or sample.boxes or sample.masks:
             samples.append(sample)
         if len(samples) == args.n:
             break
     if not samples:
+        reading.finish()
         raise ConfigError(f"{args.folder}: no samples with boxes or masks")
     if args.out.suffix == ".png":
         args.out.write_bytes(render_png(samples))
     else:
         args.out.write_text(render_html(samples, f"{args.folder}: {len(samples)} of {len(shards)}"), encoding="utf-8")
     sys.stdout.write(f"{args.out}: {len(samples)} of {len(shards)} samples\n")
+    reading.finish()
     return 0

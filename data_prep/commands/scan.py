@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..reading import Reading, max_rejected_option
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -16,10 +18,13 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--images", action="store_true", help="look for burned-in text too")
     parser.add_argument("--out", type=Path, help="write keys and kinds (never the text) as JSON lines")
     parser.add_argument("--limit", type=int, default=0, help="look at the first so many samples only")
+    max_rejected_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print counts by kind; exit code 1 when anything was found, so that a pipeline can stop there."""
+    import cv2
+
     from vlp.data.manifest import Manifest, ShardSet
 
     from ..burned_in import has_text
@@ -28,9 +33,10 @@ def run(args: argparse.Namespace) -> int:
     shards = ShardSet(Manifest.read(args.folder))
     size = min(len(shards), args.limit) if args.limit else len(shards)
 
+    reading = Reading(shards, args.max_rejected)
+
     def texts() -> Iterator[tuple[str, str]]:
-        for index in range(size):
-            sample = shards.record(index)
+        for _, sample in reading.samples(range(size), pixels=False):
             for text in texts_of(sample):
                 yield sample.key, text
 
@@ -39,16 +45,21 @@ def run(args: argparse.Namespace) -> int:
     for key, kinds in hits:
         found.setdefault(key, set()).update(kinds)
     if args.images:
-        for index in range(size):
-            sample = shards.sample(index, masks=False)
+        for index, sample in reading.samples(range(size)):
             assert isinstance(sample.image, bytes)
-            if has_text(sample.image):
+            try:
+                shows_text = has_text(sample.image)
+            except cv2.error as error:
+                reading.reject(index, error)
+                continue
+            if shows_text:
                 totals["text in image"] += 1
                 found.setdefault(sample.key, set()).add("text in image")
     _print(totals, len(found), size)
     if args.out:
         lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
         args.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    reading.finish()
     return 1 if totals else 0
 
 

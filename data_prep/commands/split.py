@@ -12,6 +12,8 @@ from typing import Any
 
 from vlp.config import ConfigError
 
+from ..reading import Reading, max_rejected_option
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -25,6 +27,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--groups", type=Path, help="groups of `vlp-prep dedup`: kept on one side, with their patients")
     parser.add_argument("--out", type=Path, help="where the split set goes")
+    max_rejected_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,28 +42,32 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from vlp.data.manifest import Manifest, ShardSet
 
+    from ..dedup import image_hash
+    from ..sources.base import Reject
     from ..splits import leaks
 
     people: list[tuple[str, str | None, str]] = []
     images: list[tuple[str, str, Any]] = []
-    for folder in args.folders:
-        shards = ShardSet(Manifest.read(folder))
-        for index in range(len(shards)):
-            sample = shards.sample(index, masks=False) if args.images else shards.record(index)
+    readings = [Reading(ShardSet(Manifest.read(folder)), args.max_rejected) for folder in args.folders]
+    for folder, reading in zip(args.folders, readings, strict=True):
+        for index, sample in reading.samples(pixels=args.images):
             side = sample.split or "all"
             side = f"{folder}:{side}" if len(args.folders) > 1 else side
             people.append((side, sample.patient, sample.key))
             if args.images:
-                from ..dedup import image_hash
-
                 assert isinstance(sample.image, bytes)
-                images.append((side, sample.key, image_hash(sample.image)))
+                try:
+                    images.append((side, sample.key, image_hash(sample.image)))
+                except Reject as error:
+                    reading.reject(index, error)
     found = leaks(people) + (_image_leaks(images, args.distance) if args.images else [])
     for leak in found:
         sys.stdout.write(f"{leak}\n")
     unknown = sum(patient is None for _, patient, _ in people)
     sides = ", ".join(f"{name} {count}" for name, count in sorted(Counter(side for side, _, _ in people).items()))
     sys.stdout.write(f"{len(found)} leaks between {sides}" + (f" ({unknown} without a patient)\n" if unknown else "\n"))
+    for reading in readings:
+        reading.finish()
     return 1 if found else 0
 
 
@@ -70,6 +77,8 @@ def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]
     from ..dedup import group, near_hashes
     from ..splits import leaks
 
+    if not images:
+        return []
     groups = group(near_hashes(np.stack([one[2] for one in images]), distance), len(images))
     rows = [(images[at][0], str(number), images[at][1]) for number, members in enumerate(groups) for at in members]
     return list(leaks(rows, "near-identical image"))
@@ -77,33 +86,39 @@ def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]
 
 def _split(args: argparse.Namespace) -> int:
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.records import SampleError
 
     from ..splits import choose, parse_shares
     from ..writer import ShardWriter
 
     shares = parse_shares(args.split)
     shards = ShardSet(Manifest.read(args.folders[0]))
-    together = _together(args.groups, shards) if args.groups else {}
+    reading = Reading(shards, args.max_rejected)
+    together = _together(args.groups, reading) if args.groups else {}
     counts: Counter[str] = Counter()
     with ShardWriter(args.out, source=shards.manifest.shards[0].source) as writer:
-        for index in range(len(shards)):
-            sample = shards.sample(index)
+        for index, sample in reading.samples():
             who = sample.patient or sample.study or sample.key
             split = choose(together.get(who, who), shares, args.seed)
-            writer.write(replace(sample, split=split))
+            try:
+                writer.write(replace(sample, split=split))
+            except SampleError as error:
+                reading.reject(index, error)
+                continue
             counts[split or "all"] += 1
     sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f": {args.out}\n")
+    reading.finish()
     return 0
 
 
-def _together(groups: Path, shards: Any) -> dict[str, str]:
+def _together(groups: Path, reading: Reading) -> dict[str, str]:
     """Return for each patient in a group of duplicates the name that all patients connected to them share."""
+    from vlp.data.tables.read import rows
+
     from ..dedup import group
-    from ..tables import rows
 
     owner = {}
-    for index in range(len(shards)):
-        sample = shards.record(index)
+    for _, sample in reading.samples(pixels=False):
         owner[sample.key] = sample.patient or sample.study or sample.key
     names = sorted(set(owner.values()))
     place = {name: at for at, name in enumerate(names)}

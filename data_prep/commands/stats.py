@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..reading import Reading, max_rejected_option
+
 LIMITS = (77, 128, 256, 512)
 LONGEST = 100_000
 
@@ -21,22 +23,29 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--tokenizer", type=Path, help="a recipe (its `tokenizer:`), or a folder with a saved tokenizer"
     )
+    max_rejected_option(parser)
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables."""
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.preprocess import ImageError
 
     from ..stats import Tally, quantiles
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
     tally, texts = Tally(), []
     sizes: Counter[int] = Counter()
-    for index in range(len(shards)):
-        sample = shards.sample(index)
+    reading = Reading(shards, args.max_rejected)
+    for index, sample in reading.samples():
+        try:
+            side = _longer_side(sample.image)
+        except ImageError as error:
+            reading.reject(index, error)
+            continue
         tally.add(sample)
-        sizes[_longer_side(sample.image)] += 1
+        sizes[side] += 1
         if args.tokenizer:
             texts.append(sample.report.text if sample.report else "\n".join(sample.captions))
     record: dict[str, Any] = tally.to_json()
@@ -49,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(record, indent=1) + "\n")
     else:
         sys.stdout.write(_text(record))
+    reading.finish()
     return 0
 
 
@@ -57,8 +67,13 @@ def _longer_side(image: Any) -> int:
 
     from PIL import Image
 
-    with Image.open(io.BytesIO(image)) as opened:
-        return max(opened.size)
+    from vlp.preprocess import ImageError
+
+    try:
+        with Image.open(io.BytesIO(image), formats=["JPEG", "PNG", "WEBP", "TIFF", "JPEG2000", "BMP", "GIF"]) as opened:
+            return max(opened.size)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # whatever a broken header raises
+        raise ImageError(f"the image's header cannot be read ({type(error).__name__})") from None
 
 
 def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:

@@ -9,7 +9,6 @@ writing shards, cleaning reports, finding concepts, hashing ids and encoding ima
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib
 import re
 import zipfile
@@ -21,8 +20,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from vlp.config import ConfigError, config
+from vlp.data.tables.cells import CellError
+from vlp.data.tables.keys import safe_key as safe_key
 from vlp.registry import Registry, did_you_mean
 from vlp.types import Sample
+from vlp.untrusted import MAX_FILE, MAX_TEXT, open_regular, read_regular, shown, stays_inside
 
 NoText = Literal["reject", "drop", "keep", "test"]
 """What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept
@@ -33,18 +35,15 @@ LEARN = "train+val"
 """The split of a record that the publisher keeps out of a test set of its own: the build's shares, test aside."""
 
 
-class Reject(Exception):
+class Reject(CellError):
     """A record that cannot become a sample: a short reason (a stable word, counted) and a detail (for a person).
 
     `counted=False` marks what was left out by choice (a view that was not asked for): listed, but no sign of bad data.
     """
 
     def __init__(self, reason: str, detail: str = "", *, counted: bool = True) -> None:
-        super().__init__(reason, detail, counted)
-        self.reason, self.detail, self.counted = reason, detail, counted
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}" if self.detail else self.reason
+        super().__init__(reason, detail)
+        self.counted = counted
 
 
 class SourceError(ConfigError):
@@ -88,7 +87,6 @@ class Source(ABC):
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         self.config = config
         self.raw = raw if raw is not None else Path()
-        self._root = self.raw.resolve()
         self._follow_links = follow_links
         self._archives: dict[str, zipfile.ZipFile] = {}
 
@@ -100,6 +98,11 @@ class Source(ABC):
     def sample(self, record: Record) -> Sample:
         """Return the sample of a record; raises Reject."""
 
+    def place(self, record: Record) -> str:
+        """Return what a record was made of (a file, a row), for the owner of the data to find it again."""
+        named = (record.data.get(name) for name in ("file", "image", "path", "name"))
+        return next((str(value) for value in named if isinstance(value, (str, Path)) and str(value)), record.key)
+
     def path(self, name: str | Path, root: Path | None = None) -> Path:
         """Return the path of a file named in a table, relative to the raw folder; raises Reject when it leads out of it.
 
@@ -108,12 +111,18 @@ class Source(ABC):
         """
         if not str(name).strip():
             raise Reject("image_missing", "the row names no file")
+        if "://" in str(name) or "::" in str(name):
+            raise Reject("outside_raw", f"{shown(str(name))} is a URL: nothing is fetched, download it first")
+        if not str(name).isprintable():
+            raise Reject("outside_raw", f"{shown(str(name))} holds a control character")
         folder = _normal((root or self.raw).absolute())
         lexical = _normal(folder / name)
         if not lexical.is_relative_to(folder):
-            raise Reject("outside_raw", f"{name} leaves the raw folder")
-        if not self._follow_links and not lexical.resolve().is_relative_to(root.resolve() if root else self._root):
-            raise Reject("outside_raw", f"{name} is a link out of the raw folder (--follow-links allows it)")
+            raise Reject("outside_raw", f"{shown(str(name))} leaves the folder of the data: name files below it")
+        if not self._follow_links and not stays_inside(root or self.raw, lexical):
+            raise Reject(
+                "outside_raw", f"{shown(str(name))} is a link out of the raw folder (--follow-links allows it)"
+            )
         return lexical
 
     def image(self, *names: str | Path, root: Path | None = None) -> Path:
@@ -122,25 +131,32 @@ class Source(ABC):
             path = self.path(name, root)
             if path.is_file():
                 return path
-        raise Reject("image_missing", f"no such file: {' or '.join(str(name) for name in names)}")
+        listed = dict.fromkeys(shown(str(name)) for name in names)
+        raise Reject("image_missing", f"no such file: {' or '.join(listed)}")
 
     def member(self, archive: Path, name: str) -> bytes:
         """Return a file out of a zip archive, which stays open for the next one; raises Reject."""
-        if str(archive) not in self._archives:
-            self._archives[str(archive)] = zipfile.ZipFile(archive)
         try:
-            return self._archives[str(archive)].read(name)
+            if str(archive) not in self._archives:
+                self._archives[str(archive)] = zipfile.ZipFile(open_regular(archive))
+            opened = self._archives[str(archive)]
+            size = opened.getinfo(name).file_size
+            if size > MAX_FILE:
+                raise Reject("image_too_large", f"{name} in {archive.name} unpacks to {size} bytes")
+            return opened.read(name)
         except KeyError:
             raise Reject("image_missing", f"no {name} in {archive.name}") from None
-        except (zipfile.BadZipFile, zlib.error, OSError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError) as error:
             raise Reject("image_unreadable", f"{name} in {archive.name}: {error}") from None
 
     def text(self, path: Path, encoding: str = "utf-8") -> str:
         """Return a text file; raises Reject when it is missing or not in that encoding, which is never guessed."""
         try:
-            return decode_text(path.read_bytes(), encoding)
+            return decode_text(read_regular(path, MAX_TEXT), encoding)
         except FileNotFoundError:
             raise Reject("report_missing", f"no such file: {path.name}") from None
+        except OSError as error:
+            raise Reject("report_unreadable", f"{path.name}: {error.strerror}") from None
 
     def require(self, *names: str) -> Path:
         """Return the first of the files or folders that exists below `raw`; raises SourceError naming all of them."""
@@ -166,17 +182,6 @@ def decode_text(data: bytes, encoding: str = "utf-8") -> str:
         return data.decode("utf-8-sig" if encoding == "utf-8" else encoding)
     except UnicodeDecodeError as error:
         raise Reject("text_encoding", f"not {encoding} at byte {error.start}: give --encoding") from None
-
-
-def safe_key(text: str) -> str:
-    """Return `text` as the name of tar members: letters, digits, `_` and `-` only (webdataset cuts names at a dot).
-
-    A text that has to be changed gets a short hash of itself, so that two different ids never become one key.
-    """
-    clean = re.sub(r"[^A-Za-z0-9_-]+", "_", text).strip("_")[:100]
-    if clean == text:
-        return clean
-    return f"{clean or 'sample'}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
 
 
 sources: Registry[type[Source]] = Registry("source")

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vlp.data.tables.boxes import corners
+from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
-from ..labels import parse_boxes
-from ..tables import rows
 from .base import LEARN, Record, Reject, Source, SourceError, sources
 
 LABELS = (
@@ -62,11 +62,7 @@ class ChestxDet10(Source):
             raise Reject("bad_label", f"unknown findings: {', '.join(map(str, unknown))}")
         if len(names) != len(places):
             raise Reject("bad_box", f"{len(names)} names for {len(places)} boxes")
-        boxes = [
-            Box(phrase.lower(), xyxy, label=phrase)
-            for name, place in zip(names, places, strict=True)
-            for phrase, xyxy in parse_boxes([place], "xyxy", name)
-        ]
+        boxes = [Box(name.lower(), corners(place), label=name) for name, place in zip(names, places, strict=True)]
         file = row["file_name"]
         return Sample(
             key=record.key,

@@ -17,11 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.labels import from_columns
+from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
+from vlp.untrusted import open_regular, parse_json
 
-from ..labels import CHEXPERT, from_columns
-from ..tables import rows
-from .base import LEARN, Record, Reject, Source, sources
+from ..labels import CHEXPERT
+from .base import LEARN, Record, Reject, Source, SourceError, sources
 
 PLUS = "df_chexpert_plus_240401.csv"
 LABELS = ("chexbert_labels/report_fixed.json", "chexbert_labels/impression_fixed.json", "report_fixed.json")
@@ -123,12 +125,16 @@ class Chexpert(Source):
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the rows of a file of JSON lines whose name ends in .json."""
-    import json
-
-    with open(path, encoding="utf-8") as file:
-        for line in file:
+    with open_regular(path) as file:
+        for number, line in enumerate(file, 1):
             if line.strip():
-                yield json.loads(line)
+                try:
+                    row = parse_json(line)
+                except ValueError as error:
+                    raise SourceError(f"{path}, line {number}: not JSON: {error}") from None
+                if not isinstance(row, dict):
+                    raise SourceError(f"{path}, line {number}: expected a JSON object")
+                yield row
 
 
 def _report(row: dict[str, Any]) -> Report | None:

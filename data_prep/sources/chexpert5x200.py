@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vlp.config import config
+from vlp.data.tables.labels import label_value
+from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
-from ..labels import label_value
-from ..tables import rows
 from .base import Record, Reject, Source, sources
 
 LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")

@@ -14,10 +14,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.labels import from_columns
+from vlp.data.tables.read import rows
 from vlp.types import Sample
 
-from ..labels import CHEXPERT, from_columns
-from ..tables import rows
+from ..labels import CHEXPERT
 from .base import Record, Reject, Source, sources
 
 CLASSES = (

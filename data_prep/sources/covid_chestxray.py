@@ -7,18 +7,19 @@ COCO-like, x y width height) and `annotations/lungVAE-masks/<stem>_mask.png`. A 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.boxes import corners, parse_boxes
+from vlp.data.tables.cells import CellError
+from vlp.data.tables.read import rows
 from vlp.types import Box, Report, Sample
+from vlp.untrusted import read_json, read_regular
 
-from ..labels import parse_boxes
 from ..pixels import image_size
-from ..tables import rows
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 BOXES = "annotations/imageannotation_ai_lung_bounding_boxes.json"
@@ -61,22 +62,21 @@ class CovidChestXray(Source):
         patients: dict[str, str] = {}
         if (self.raw / BOXES).is_file():
             try:
-                tree = json.loads((self.raw / BOXES).read_text(encoding="utf-8"))
+                tree = read_json(self.raw / BOXES)
                 names = {one["id"]: one["name"].lower() for one in tree["categories"]}
                 images = {one["id"]: one for one in tree["images"]}
                 for one in tree["annotations"]:
                     image = images[one["image_id"]]
-                    for phrase, xyxy in parse_boxes([one["bbox"]], "xywh", names[one["category_id"]]):
-                        size = (image["height"], image["width"])
-                        boxes.setdefault(image["file_name"], []).append((phrase, xyxy, size))
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                    xyxy, size = corners(one["bbox"], "xywh"), (image["height"], image["width"])
+                    boxes.setdefault(image["file_name"], []).append((names[one["category_id"]], xyxy, size))
+            except (ValueError, KeyError, TypeError, CellError) as error:
                 raise SourceError(f"{self.raw / BOXES}: not the COCO-like file as published ({error!r})") from None
         if (self.raw / "pairs.jsonl").is_file():
             for row in rows(self.raw / "pairs.jsonl", ("image",)):
                 name = PurePosixPath(row["image"]).name
                 found = parse_boxes(row.get("lung_boxes") or "")
                 if found and name not in boxes:
-                    boxes[name] = [(phrase, xyxy, None) for phrase, xyxy in found]
+                    boxes[name] = [(box.phrase, box.xyxy, None) for box in found]
                 if row.get("patient_id_aliases"):
                     patients[name] = min([str(row["patient_id"]), *map(str, row["patient_id_aliases"])])
         return boxes, patients
@@ -112,7 +112,7 @@ class CovidChestXray(Source):
         for name in (f"annotations/lungVAE-masks/{stem}_mask.png", f"lung_masks/{stem}.png"):
             path = self.path(name)
             if path.is_file():
-                return {"lungs": path.read_bytes()}
+                return {"lungs": read_regular(path)}
         return {}
 
 

@@ -18,11 +18,12 @@ from typing import Any, Literal
 import numpy as np
 
 from vlp.config import config
+from vlp.data.tables.cells import CellError, identity, text
+from vlp.data.tables.read import numbered_rows
 from vlp.registry import did_you_mean
 from vlp.types import Report, Sample
 
 from ..dicom import DicomOptions, complaint, frame_count, header, ids, iter_frames, open_dicom, read_header
-from ..tables import rows
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 LINKS = ("study", "accession", "patient", "image")
@@ -38,6 +39,7 @@ class DicomFolder(Source):
     @config
     class Config:
         """`table` of reports, `map` from study | accession | patient | image and report | findings | impression to columns.
+        Rows of one id are one report, in the table's order (an addendum); `separator` of a CSV without commas.
 
         `frames`: of a multi-frame file, the first, each as a slice, or all as one volume; `series`: files of one series as
         separate images, or as one volume in the order of their positions. `window` see `vlp_prep.dicom`. `modalities`:
@@ -47,6 +49,7 @@ class DicomFolder(Source):
         table: str | None = None
         map: dict[str, str] = field(default_factory=dict)
         encoding: str = "utf-8"
+        separator: str | None = None
         reports: Literal["table", "sidecar"] = "table"
         frames: Literal["first", "slices", "volume"] = "first"
         series: Literal["images", "volume"] = "images"
@@ -89,7 +92,7 @@ class DicomFolder(Source):
             return Record(key=safe_key(name), data={"file": name, "problem": (reject.reason, reject.detail)})
         except Exception as error:  # pydicom raises many kinds on damaged headers
             return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", complaint(error))})
-        identity = known.get(link if link != "image" else "image", "")
+        wanted = known.get(link, "")
         return Record(
             key=safe_key(known.get("image") or name),
             patient=known.get("patient"),
@@ -98,7 +101,7 @@ class DicomFolder(Source):
                 "file": name,
                 **found,
                 "series": known.get("series"),
-                "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(identity),
+                "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(wanted),
             },
         )
 
@@ -117,10 +120,17 @@ class DicomFolder(Source):
                 "report, findings or impression"
             )
         table = self.path(self.config.table)
-        found = {}
-        for row in rows(table, self.config.map.values(), self.config.encoding):
-            texts = {name: str(row[column]) for name, column in self.config.map.items() if name not in LINKS}
-            found[str(row[self.config.map[links[0]]]).strip()] = texts
+        column = self.config.map[links[0]]
+        found: dict[str, dict[str, str]] = {}
+        wanted, encoding, separator = self.config.map.values(), self.config.encoding, self.config.separator
+        for number, row in numbered_rows(table, wanted, encoding, separator=separator):
+            try:
+                known = identity(row[column], column)
+                texts = {name: text(row[other], other) for name, other in self.config.map.items() if name not in LINKS}
+            except CellError as error:
+                raise SourceError(f"{table}, line {number}: {error.detail}") from None
+            if known is not None:
+                _join(found.setdefault(known, {}), texts)
         return found, links[0]
 
     def _sidecar(self, path: Path) -> dict[str, str] | None:
@@ -169,8 +179,17 @@ class DicomFolder(Source):
             return Report(self.text(self.path(texts["sidecar"]), self.config.encoding))
         parts = [texts.get("report", "")]
         parts += [f"{name.upper()}: {texts[name]}" for name in ("findings", "impression") if texts.get(name)]
-        text = "\n".join(part for part in parts if part)
-        return Report(text) if text else None
+        whole = "\n".join(part for part in parts if part)
+        return Report(whole) if whole else None
+
+
+def _join(report: dict[str, str], more: dict[str, str]) -> None:
+    """Add a further row of the same id to a report, behind it: an addendum; what is there already is not repeated."""
+    for name, part in more.items():
+        before = report.get(name, "")
+        if part.strip() and part not in before.split("\n\n"):
+            report[name] = f"{before}\n\n{part}" if before else part
+        report.setdefault(name, "")
 
 
 def _place(dataset: Any) -> tuple[float, ...]:

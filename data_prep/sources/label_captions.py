@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from vlp.config import config, read_yaml, validate
+from vlp.data.tables.labels import names_in
+from vlp.data.tables.read import rows
 from vlp.registry import did_you_mean
 from vlp.types import Sample
 
-from ..labels import names_in
-from ..tables import rows
 from .base import Record, Source, SourceError, safe_key, sources
 
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm"}

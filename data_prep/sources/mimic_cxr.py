@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlp.config import config
+from vlp.data.tables.labels import from_columns
+from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
-from ..labels import CHEXPERT, from_columns
-from ..tables import rows
+from ..labels import CHEXPERT
 from .base import Record, Reject, Source, SourceError, decode_text, sources
 
 REPORTS = ("mimic-cxr-reports.zip", "mimic-cxr-reports", "reports", ".")

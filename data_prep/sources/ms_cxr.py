@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
 from ..pixels import image_size
-from ..tables import rows
 from .base import Record, Source, SourceError, sources
 
 COLUMNS = ("category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height", "dicom_id")

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlp.data.tables.labels import names_in
+from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
+from vlp.untrusted import read_text
 
-from ..labels import names_in
-from ..tables import rows
 from .base import LEARN, Record, Reject, Source, sources
 
 LABELS = (
@@ -70,7 +71,7 @@ class NihCxr14(Source):
 
     def _list(self, name: str) -> set[str]:
         path = self.raw / name
-        return set(path.read_text(encoding="utf-8").split()) if path.is_file() else set()
+        return set(read_text(path).split()) if path.is_file() else set()
 
     def sample(self, record: Record) -> Sample:
         row = record.data["row"]

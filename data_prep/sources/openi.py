@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
-from ..tables import rows
 from .base import Record, Reject, Source, safe_key, sources
 
 SECTIONS = ("comparison", "indication", "findings", "impression")

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.cells import CellError
+from vlp.data.tables.labels import names_in
+from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
-from ..labels import names_in
-from ..tables import rows
 from .base import Record, Reject, Source, safe_key, sources
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
@@ -94,7 +95,7 @@ def _labels(row: dict[str, Any]) -> list[str]:
     """Return the labels of a row, lower case and stripped; a list that cannot be read has none."""
     try:
         found = names_in(str(row["Labels"]).replace("nan", "''") if "nan" in str(row["Labels"]) else row["Labels"])
-    except Reject:
+    except CellError:
         return []
     return [name for name in dict.fromkeys(one.lower().strip() for one in found) if name]
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlp.data.tables.read import rows
 from vlp.types import Sample
 
-from ..tables import rows
 from .base import Record, Source, safe_key, sources
 
 FOLDER = "caption_T060_filtered_top4_sep_v0_subfigures"

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlp.data.tables.read import rows
 from vlp.types import Sample
 
-from ..tables import rows
 from .base import Record, Source, safe_key, sources
 
 FOLDERS = ("quilt_1m", "images", ".")

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlp.data.tables.read import open_text, rows
 from vlp.types import Sample
 
-from ..tables import open_text, rows
 from .base import Record, Source, SourceError, safe_key, sources
 
 

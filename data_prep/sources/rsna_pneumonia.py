@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
-from ..tables import rows
 from .base import Record, Source, sources
 
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from vlp.data.tables.read import rows
 from vlp.types import Sample
 
 from ..pixels import encode
-from ..tables import rows
 from .base import Record, Reject, Source, sources
 
 SIDE = 1024

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlp.config import config
+from vlp.data.tables.read import rows
 from vlp.types import Box, Sample
 
-from ..tables import rows
 from .base import LEARN, Record, Source, sources
 
 OVERLAP = 0.5

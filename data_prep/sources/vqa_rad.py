@@ -12,9 +12,9 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from vlp.config import config
+from vlp.data.tables.read import rows
 from vlp.types import Report, Sample
 
-from ..tables import rows
 from .base import Record, Source, safe_key, sources
 
 TABLES = ("VQA_RAD Dataset Public.json", "VQA_RAD_Dataset_Public.json")

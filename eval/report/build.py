@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup, escape
+
+from vlp.untrusted import inside, read_json
 
 from .. import results as result_files
 from ..store import write_text
@@ -94,8 +95,8 @@ def section(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     if task["status"] != "ok":
         return {"task": task, "family": "none"}
     figures: dict[str, Any] = {}
-    if task.get("figures") and (out / task["figures"]).is_file():
-        figures = json.loads((out / task["figures"]).read_text(encoding="utf-8"))
+    if task.get("figures") and inside(out, task["figures"]).is_file():
+        figures = read_json(inside(out, task["figures"]))
     content: dict[str, Any] = {"task": task, "figures": figures, "family": task["family"], "rows": forest(task)}
     content["published"] = published(task)
     if task["family"] == "classification":
@@ -254,10 +255,10 @@ def hues(tree: Mapping[str, Any], out: Path) -> dict[str, str]:
 
 def _training(out: Path) -> dict[str, Any] | None:
     """Return the loss curve and the facts beside it; None for a model whose training left no log."""
-    path = out / "figures" / "training.json"
+    path = out / "training.json"
     if not path.is_file():
         return None
-    rows = json.loads(path.read_text(encoding="utf-8"))
+    rows = read_json(path)
     chart = charts.training(rows)
     trained = [one for one in rows if one.get("event", "train") == "train"]
     if chart is None:
@@ -275,9 +276,7 @@ def _training(out: Path) -> dict[str, Any] | None:
 def _samples(out: Path, tree: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     for task in tree["tasks"]:
         if task["status"] == "ok" and task.get("figures"):
-            samples: list[dict[str, Any]] = json.loads((out / task["figures"]).read_text(encoding="utf-8")).get(
-                "samples", []
-            )
+            samples: list[dict[str, Any]] = read_json(inside(out, task["figures"])).get("samples", [])
             if samples:
                 return samples
     return []

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vlp.config import config
 from vlp.registry import Registry
 
-from ..bootstrap import multiplicities
+from ..bootstrap import Resamples, draw
 from ..data import Data, DataError, DataSpec
 
 if TYPE_CHECKING:
     from ..store import Store
+
+
+Column = list[float | None]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""What a task may be called."""
 
 
 @config
@@ -44,6 +47,13 @@ class TaskSpec:
     licence: str = ""
     data: DataSpec = DataSpec()
     references: tuple[Reference, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.id):  # it names files below the run's folder
+            raise ValueError(
+                f"id {self.id[:80]!r}: expected at most 100 letters, digits, dots, dashes and underscores, the first of "
+                "them a letter or a digit"
+            )
 
 
 @dataclass
@@ -89,9 +99,9 @@ class Context:
     def usable(self) -> list[int]:
         return self.data.usable()
 
-    def weights(self, indices: Sequence[int]) -> NDArray[np.int32]:
-        """Return the multiplicities [R, n] of resampling the patients of these records."""
-        return multiplicities([self.data.patient(one) for one in indices], self.resamples, self.seed)
+    def draw(self, indices: Sequence[int]) -> Resamples:
+        """Return resamples of the patients of these records [n], a record as often as it is given."""
+        return draw([self.data.patient(one) for one in indices], self.resamples, self.seed, self.data.unit)
 
     def row(self, index: int) -> dict[str, Any]:
         """Return what every per-sample row starts with: the key and a code for the patient."""
@@ -122,6 +132,19 @@ class Task(ABC):
 
     def needs_model(self) -> bool:
         """Return whether the task looks into the model itself, so that cached embeddings do not serve it."""
+        return False
+
+    @classmethod
+    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+        """Return the value in each per-sample row [n] of each metric that is the mean of such values; None: not defined.
+
+        By default the columns of the rows that are called like a metric. `compare` compares nothing else but `ranked`.
+        """
+        return {name: [row.get(name) for row in rows] for name in metrics if any(name in row for row in rows)}
+
+    @classmethod
+    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
+        """Return whether the rows hold `labels` and `scores` of classes whose AUROCs are the run's scores."""
         return False
 
     def show(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -13,21 +13,21 @@ from vlp.config import ConfigError, config
 from vlp.registry import did_you_mean
 
 from .. import prompts as prompt_files
-from ..bootstrap import Interval, interval, mean_interval
+from ..bootstrap import Resamples, resampled
 from ..data import Data, DataError
+from ..intervals import Part, of_auroc, of_average_precision, of_draws, of_macro, of_mean
 from ..metrics import decisions
-from ..metrics.calibration import calibration_error
-from ..metrics.fairness import equity_scaled
 from ..metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
 from ..prompts import PromptSet
 from ..results import metric
 from ..scoring import Scoring
-from .base import Context, Outcome, Plan, Task, some, tasks
+from .base import Column, Context, Outcome, Plan, Task, some, tasks
 from .chosen import fewest, uncertain
 from .class_scores import UNKNOWN, Scores, by_study, score, with_no_finding
-from .curves import calibration_figure, curve_figure, single_finding_confusion
-from .decided import Drawn, decided_class, decided_macro
+from .curves import calibration_figure, confidence_figure, curve_figure, ece_of, single_finding_confusion
+from .decided import Decided, decided_class, decided_macro
 from .fields import group_of, label_of
+from .subgroups import by_subgroup, left_out_words, mean_part
 
 Floats = NDArray[np.float64]
 
@@ -82,13 +82,13 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
 
 @dataclass(frozen=True)
 class Scored:
-    """What is to be summed up: records, their labels [n, C], a score of each prompt set, resampled multiplicities [R, n]."""
+    """What is to be summed up: records, their labels [n, C], a score of each prompt set, resamples."""
 
     context: Context
     indices: list[int]
     truth: NDArray[np.int64]
     scores: list[Scores]
-    weights: NDArray[np.int32]
+    drawn: Resamples
 
 
 @tasks.register("classification")
@@ -104,12 +104,27 @@ class Classification(Task):
         for label in settings.aliases or {}:
             if label not in settings.classes:
                 raise ConfigError(f"task {spec.id}: aliases of {label!r}{did_you_mean(label, settings.classes)}")
+        other = {"multilabel": "per_class", "multiclass": "calibrate"}[settings.kind]
+        if getattr(settings, other) is not None:
+            raise ConfigError(f"task {spec.id}: {other} does nothing in a {settings.kind} task")
         if settings.no_finding is not None and settings.no_finding not in settings.classes:
             raise ConfigError(f"task {spec.id}: no_finding {settings.no_finding!r} is none of the classes")
         pairs = self.scoring.rule in ("pair", "xplainer")
         self.derived = settings.no_finding if self.scoring.rule == "xplainer" else None
         asked = [one for one in settings.classes if one != self.derived]
         self.sets = [prompt_files.read(one, asked, folder, pairs) for one in settings.prompts]
+
+    @classmethod
+    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+        """Return whether each image's class was answered; of equal scores the first class is, as in the run."""
+        if "accuracy" not in metrics:
+            return {}
+        answers = [max(row["scores"], key=row["scores"].__getitem__) for row in rows]
+        return {"accuracy": [float(row["labels"].get(one) == 1) for row, one in zip(rows, answers, strict=True)]}
+
+    @classmethod
+    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
+        return "accuracy" not in metrics
 
     def show(self) -> dict[str, Any]:
         return {"scoring": self._rule(), "prompts": [one.to_tree() for one in self.sets]}
@@ -150,8 +165,7 @@ class Classification(Task):
         main = scores[0]
         if self.scoring.views == "mean":
             indices, truth = by_study(context.data, indices, truth)
-        weights = context.weights(indices)
-        scored = Scored(context, indices, truth, scores, weights)
+        scored = Scored(context, indices, truth, scores, context.draw(indices))
         outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
         outcome.prompts = [one.to_tree() for one in self.sets]
         outcome.scoring = self._rule() | {"temperature": main.temperature, "ties": "half"}
@@ -165,31 +179,33 @@ class Classification(Task):
     # multi-label
 
     def _multilabel(self, scored: Scored) -> Outcome:
-        context, truth, scores, weights = scored.context, scored.truth, scored.scores, scored.weights
+        context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
         main, names = scores[0], self.settings.classes
         outcome = Outcome(scored.indices, {})
-        resampled: dict[str, dict[str, Floats]] = {"auroc": {}, "ap": {}}
-        drawn: dict[str, Drawn] = {}
+        parts: dict[str, dict[str, Part]] = {"auroc": {}, "ap": {}}
+        decided: dict[str, Decided] = {}
+        left_out: dict[str, list[str]] = {}
         for column, name in enumerate(names):
             known = truth[:, column] != UNKNOWN
             labels, values = truth[known, column], main.ranking[known, column]
-            outcome.per_class[name], draws = self._one_class(
-                labels, values, main.probability[known, column], weights[:, known]
+            outcome.per_class[name], areas = self._one_class(
+                labels, values, main.probability[known, column], resamples[known]
             )
-            if draws:
-                resampled["auroc"][name], resampled["ap"][name] = draws
+            if areas:
+                parts["auroc"][name], parts["ap"][name] = areas
                 yes = main.decision[known, column]
-                drawn[name] = decided_class(outcome.per_class[name], labels, yes, weights[:, known])
+                decided[name] = decided_class(outcome.per_class[name], labels, yes, resamples[known])
+            else:
+                left_out.setdefault(outcome.per_class[name]["auroc"]["reason"], []).append(name)
             outcome.prevalence[name] = float((labels == 1).mean()) if len(labels) else 0.0
-            if not draws:
-                outcome.warnings.append(f"{name}: {outcome.per_class[name]['auroc']['reason']}; left out of the means")
-        counted = [name for name in resampled["auroc"] if name != self.settings.no_finding]
+        outcome.warnings += left_out_words(left_out)
+        counted = [name for name in parts["auroc"] if name != self.settings.no_finding]
         if not counted:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
-        undefined = [name for name in names if name not in resampled["auroc"]]
+        undefined = [name for name in names if name not in parts["auroc"]]
         for key, title, chance in (("auroc", "auroc_macro", 0.5), ("ap", "ap_macro", None)):
             value = float(np.mean([outcome.per_class[name][key]["value"] for name in counted]))
-            bounds = Interval.of(np.mean([resampled[key][name] for name in counted], axis=0))
+            bounds = of_macro([parts[key][name] for name in counted])
             base = float(np.mean([outcome.prevalence[name] for name in counted])) if chance is None else chance
             outcome.metrics[title] = metric(
                 value,
@@ -201,12 +217,12 @@ class Classification(Task):
                 undefined=undefined,
             )
         outcome.metrics |= self._wording(truth, scores, counted)
-        outcome.metrics |= decided_macro(outcome.per_class, counted, drawn)
+        outcome.metrics |= decided_macro(outcome.per_class, counted, decided)
         self._subgroups(scored, outcome, counted)
         outcome.rows = self._rows(context, scored.indices, truth, main)
         outcome.figures = {
-            "curves": curve_figure(names, truth, main.ranking, weights),
-            "calibration": calibration_figure(self, context, truth, main),
+            "curves": curve_figure(names, truth, main.ranking, resamples.weights),
+            "calibration": calibration_figure(self, context, truth, main, [names.index(one) for one in counted]),
             "confusion": single_finding_confusion(names, truth, main.ranking),
             "wording": {
                 one.name: values for one, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
@@ -215,17 +231,21 @@ class Classification(Task):
         return outcome
 
     def _one_class(
-        self, labels: NDArray[np.int64], values: Floats, probability: Floats, weights: NDArray[np.int32]
-    ) -> tuple[dict[str, Any], tuple[Floats, Floats] | None]:
+        self, labels: NDArray[np.int64], values: Floats, probability: Floats, drawn: Resamples
+    ) -> tuple[dict[str, Any], tuple[Part, Part] | None]:
         positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
         entry: dict[str, Any] = {"n_pos": positives, "n_neg": negatives}
         if not positives or not negatives:
             reason = "no negative" if positives else "no positive" if negatives else "no label"
             return entry | {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}, None
         ranking = Ranking.of(labels, values)
-        draws = ranking.auroc(weights), ranking.average_precision(weights)
-        entry["auroc"] = metric(auroc(labels, values), Interval.of(draws[0]), chance=0.5)
-        entry["ap"] = metric(average_precision(labels, values), Interval.of(draws[1]), chance=positives / len(labels))
+        area, precision = auroc(labels, values), average_precision(labels, values)
+        assert area is not None and precision is not None
+        draws = ranking.auroc(drawn.weights), ranking.average_precision(drawn.weights)
+        first = Part(area, draws[0], of_auroc(area, labels, draws[0], drawn))
+        second = Part(precision, draws[1], of_average_precision(precision, labels, draws[1], drawn))
+        entry["auroc"] = metric(area, first.interval, chance=0.5)
+        entry["ap"] = metric(precision, second.interval, chance=positives / len(labels))
         at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
         entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
         peak, point = best_f1(labels, values), youden(labels, values)
@@ -236,9 +256,8 @@ class Classification(Task):
             "sensitivity": point.sensitivity,
             "specificity": point.specificity,
         }
-        errors = calibration_error(probability, labels)
-        entry["ece"] = metric(errors[0] if errors else None, higher_is_better=False, reason="no samples")
-        return entry, draws
+        entry["ece"] = metric(ece_of(probability, labels), higher_is_better=False, reason="no samples")
+        return entry, (first, second)
 
     def _each(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> list[dict[str, float]]:
         result = []
@@ -263,42 +282,22 @@ class Classification(Task):
             )
         }
 
-    def _interval_inside(
-        self, scored: Scored, main: Scores, inside: NDArray[np.bool_], counted: Sequence[str]
-    ) -> Interval | None:
-        """Return the interval of the macro AUROC within a subgroup."""
-        draws = []
-        for column, name in enumerate(self.settings.classes):
-            if name in counted:
-                known = inside & (scored.truth[:, column] != UNKNOWN)
-                ranking = Ranking.of(scored.truth[known, column], main.ranking[known, column])
-                draws.append(ranking.auroc(scored.weights[:, known]))
-        return Interval.of(np.mean(draws, axis=0))
-
     def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
-        context, truth, main = scored.context, scored.truth, scored.scores[0]
-        for column in self.settings.subgroups:
-            members = np.array([group_of(context.data.records[one], column) or "" for one in outcome.indices])
-            entries: dict[str, Any] = {}
-            for name in sorted(set(members.tolist()) - {""}):
-                inside = members == name
-                areas = self._each(truth[inside], [replace(main, ranking=main.ranking[inside])], counted)[0]
-                enough = int(inside.sum()) >= self.settings.min_group and len(areas) == len(counted)
-                reason = f"under {self.settings.min_group} images or a class missing"
-                value = float(np.mean(list(areas.values()))) if enough else None
-                bounds = self._interval_inside(scored, main, inside, counted) if enough else None
-                entries[name] = {
-                    "n": int(inside.sum()),
-                    "auroc_macro": metric(value, bounds, reason=reason, chance=0.5),
-                }
-            overall = outcome.metrics["auroc_macro"]["value"]
-            equity = equity_scaled(overall, {name: one["auroc_macro"]["value"] for name, one in entries.items()})
-            if not entries:
-                outcome.warnings.append(f"subgroups by {column!r} left out: no image says its {column}")
-            else:
-                outcome.subgroups[column] = {"groups": entries} | (
-                    {"es_auroc": equity.scaled, "gap": equity.gap, "worst": equity.worst} if equity else {}
-                )
+        """Score the macro AUROC of each subgroup."""
+        ranking = scored.scores[0].ranking
+
+        def inside(members: NDArray[np.bool_]) -> Part | None:
+            parts = []
+            for column, name in enumerate(self.settings.classes):
+                known = members & (scored.truth[:, column] != UNKNOWN)
+                labels, values, drawn = scored.truth[known, column], ranking[known, column], scored.drawn[known]
+                area = auroc(labels, values) if name in counted else None
+                if area is not None:
+                    draws = Ranking.of(labels, values).auroc(drawn.weights)
+                    parts.append(Part(area, draws, of_auroc(area, labels, draws, drawn)))
+            return mean_part(parts) if len(parts) == len(counted) else None
+
+        by_subgroup(scored.context, outcome, self.settings, "auroc_macro", 0.5, inside)
 
     def _rows(
         self, context: Context, indices: Sequence[int], truth: NDArray[np.int64], main: Scores
@@ -316,7 +315,7 @@ class Classification(Task):
     # multi-class
 
     def _multiclass(self, scored: Scored) -> Outcome:
-        context, truth, scores, weights = scored.context, scored.truth, scored.scores, scored.weights
+        context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
         main, names = scores[0], self.settings.classes
         answer, decided = (truth == 1).argmax(1), main.ranking.argmax(1)
         outcome = Outcome(scored.indices, {})
@@ -328,7 +327,7 @@ class Classification(Task):
             raise DataError(f"{context.data.name}: only one of the classes {', '.join(names)} occurs")
         outcome.metrics["accuracy"] = metric(
             float(right.mean()),
-            mean_interval(right, weights),
+            of_mean(right, resamples),
             chance=float(share.max()),
             primary=True,
             n_classes=present,
@@ -340,12 +339,19 @@ class Classification(Task):
             "mcc": (decisions.matthews, 0.0),
         }
         for key, (function, chance) in others.items():
-            bounds = interval(lambda rows, one=function: one(answer[rows], decided[rows]), weights[:300])  # type: ignore[misc]
+            draws = resampled(lambda rows, one=function: one(answer[rows], decided[rows]), resamples.weights[:300])  # type: ignore[misc]
+            bounds = of_draws(draws, resamples, resamples[right == 0].patients)
             value = function(answer, decided)
             outcome.metrics[key] = metric(value, bounds, chance=chance, reason="one class is always chosen")
-        self._one_against_rest(outcome, answer, main, weights)
-        errors = calibration_error(main.probability.max(1), right)
-        outcome.metrics["ece"] = metric(errors[0] if errors else None, higher_is_better=False, reason="no samples")
+        self._one_against_rest(outcome, answer, main, resamples)
+
+        def inside(members: NDArray[np.bool_]) -> Part | None:
+            drawn = resamples[members]
+            return Part(float(right[members].mean()), drawn.means(right[members]), of_mean(right[members], drawn))
+
+        by_subgroup(context, outcome, self.settings, "accuracy", None, inside)
+        confidence = ece_of(main.probability.max(1), right)
+        outcome.metrics["ece"] = metric(confidence, higher_is_better=False, reason="no samples")
         if len(scores) > 1:
             sets = {
                 one.name: float((answer == s.ranking.argmax(1)).mean())
@@ -359,26 +365,26 @@ class Classification(Task):
         counts = decisions.confusion(answer, decided, len(names))
         one_hot = np.eye(len(names), dtype=np.int64)[answer]
         outcome.figures = {
-            "curves": curve_figure(names, one_hot, main.probability, weights),
+            "curves": curve_figure(names, one_hot, main.probability, resamples.weights),
             "confusion": {"classes": list(names), "counts": counts.tolist(), "title": "Confusion"},
-            "calibration": calibration_figure(self, context, one_hot, main),
+            "calibration": confidence_figure(main, right),
         }
         return outcome
 
-    def _one_against_rest(
-        self, outcome: Outcome, answer: NDArray[np.int64], main: Scores, weights: NDArray[np.int32]
-    ) -> None:
-        draws = []
+    def _one_against_rest(self, outcome: Outcome, answer: NDArray[np.int64], main: Scores, drawn: Resamples) -> None:
+        parts: list[Part] = []
+        left_out: dict[str, list[str]] = {}
         for column, name in enumerate(self.settings.classes):
             labels = (answer == column).astype(np.int64)
-            outcome.per_class[name], drawn = self._one_class(
-                labels, main.probability[:, column], main.probability[:, column], weights
-            )
-            if drawn:
-                draws.append((outcome.per_class[name]["auroc"]["value"], drawn[0]))
-                decided_class(outcome.per_class[name], labels, main.decision[:, column], weights)
+            entry, areas = self._one_class(labels, main.probability[:, column], main.probability[:, column], drawn)
+            if "ece" in entry:  # of the class's probability; `ece` is that of the answer's confidence
+                entry["ece_one_against_rest"] = entry.pop("ece")
+            outcome.per_class[name] = entry
+            if areas:
+                parts.append(areas[0])
+                decided_class(entry, labels, main.decision[:, column], drawn)
             else:
-                outcome.warnings.append(f"{name}: {outcome.per_class[name]['auroc']['reason']}; left out of the means")
-        value = float(np.mean([one for one, _ in draws]))
-        bounds = Interval.of(np.mean([one for _, one in draws], axis=0))
-        outcome.metrics["auroc_macro"] = metric(value, bounds, chance=0.5, n_classes=len(draws))
+                left_out.setdefault(entry["auroc"]["reason"], []).append(name)
+        outcome.warnings += left_out_words(left_out)
+        value = float(np.mean([part.value for part in parts]))
+        outcome.metrics["auroc_macro"] = metric(value, of_macro(parts), chance=0.5, n_classes=len(parts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -13,9 +13,10 @@ from vlp.config import ConfigError, config
 from vlp.registry import did_you_mean
 
 from .. import prompts as prompt_files
-from ..bootstrap import Interval, multiplicities
+from ..bootstrap import Resamples, draw
 from ..corruptions import CORRUPTIONS
 from ..data import Data, DataError, DataSpec
+from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
 from ..results import metric
@@ -42,12 +43,21 @@ class Corruption(Classification):
 
     Config = Settings
 
+    @classmethod
+    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
+        return False
+
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         for name in settings.corruptions:
             _check(spec.id, name, settings.severities)
         if settings.kind != "multilabel":
             raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks")
+        for name in ("subgroups", "calibrate"):
+            if getattr(settings, name):
+                raise ConfigError(
+                    f"task {spec.id}: {name} does nothing in a corruption task; ask a classification for it"
+                )
         if settings.scoring.views != "none" or settings.scoring.local or self.derived:
             raise ConfigError(f"task {spec.id}: corruption scores single whole images of named findings")
 
@@ -57,52 +67,56 @@ class Corruption(Classification):
 
     def run(self, context: Context) -> Outcome:
         indices, truth = self.select(context)
-        weights = context.weights(indices)
-        clean = self._draws(truth, score(context.store, context.data, indices, self.sets[0], self.scoring), weights)
-        if clean is None:
+        resamples = context.draw(indices)
+        clean = self._parts(truth, score(context.store, context.data, indices, self.sets[0], self.scoring), resamples)
+        if not clean:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
-        ones, drawn = clean
+        ones, drawn = _mean(clean)
+        few = min(
+            min(resamples[truth[:, column] == side].patients for side in (0, 1))
+            for column in range(truth.shape[1])
+            if {0, 1} <= set(truth[:, column].tolist())
+        )
         outcome = Outcome(indices, {}, prompts=[self.sets[0].to_tree()])
-        outcome.metrics["auroc_macro"] = metric(ones, Interval.of(drawn), chance=0.5)
-        kept: list[float] = []
-        every: list[NDArray[np.float64]] = []
+        outcome.metrics["auroc_macro"] = metric(ones, of_macro(clean), chance=0.5)
+        every: list[Part] = []
         for name in self.settings.corruptions:
-            values, draws = [], []
+            values, parts = [], []
             for severity in self.settings.severities:
                 view: Transform = partial(_apply, name, severity)
                 scores = score(
                     context.store, context.data, indices, self.sets[0], self.scoring, f"{name}-{severity}", view
                 )
-                found = self._draws(truth, scores, weights)
-                assert found is not None
-                values.append(found[0])
-                draws.append(found[1])
-            kept += values
-            every += draws
-            mean = np.mean(draws, axis=0)
+                found = self._parts(truth, scores, resamples)
+                values.append(_mean(found)[0])
+                parts += found
+            every += parts
+            value, mean = _mean(parts)
             by = {str(one): value for one, value in zip(self.settings.severities, values, strict=True)}
-            outcome.metrics[f"auroc_{name}"] = metric(
-                float(np.mean(values)), Interval.of(mean), chance=0.5, by_severity=by
-            )
-            outcome.metrics[f"change_{name}"] = metric(float(np.mean(values)) - ones, Interval.of(mean - drawn))
-        bounds = Interval.of(np.mean(every, axis=0))
-        outcome.metrics["auroc_corrupted"] = metric(float(np.mean(kept)), bounds, chance=0.5, primary=True)
+            outcome.metrics[f"auroc_{name}"] = metric(value, of_macro(parts), chance=0.5, by_severity=by)
+            change = of_draws(mean - drawn, resamples, few)
+            outcome.metrics[f"change_{name}"] = metric(value - ones, change)
+        outcome.metrics["auroc_corrupted"] = metric(_mean(every)[0], of_macro(every), chance=0.5, primary=True)
         outcome.rows = [context.row(one) for one in indices]
         return outcome
 
-    def _draws(
-        self, truth: NDArray[np.int64], scores: Scores, weights: NDArray[np.int32]
-    ) -> tuple[float, NDArray[np.float64]] | None:
-        """Return the macro AUROC and its resamples over classes with both outcomes."""
-        values, draws = [], []
+    def _parts(self, truth: NDArray[np.int64], scores: Scores, drawn: Resamples) -> list[Part]:
+        """Return the AUROC of each class with both outcomes."""
+        parts = []
         for column in range(truth.shape[1]):
             known = truth[:, column] != UNKNOWN
-            ranking = Ranking.of(truth[known, column], scores.ranking[known, column])
+            labels, inside = truth[known, column], drawn[known]
+            ranking = Ranking.of(labels, scores.ranking[known, column])
             value = float(ranking.auroc(np.ones(int(known.sum())))[0])
             if np.isfinite(value):
-                values.append(value)
-                draws.append(ranking.auroc(weights[:, known]))
-        return (float(np.mean(values)), np.mean(draws, axis=0)) if values else None
+                draws = ranking.auroc(inside.weights)
+                parts.append(Part(value, draws, of_auroc(value, labels, draws, inside)))
+        return parts
+
+
+def _mean(parts: Sequence[Part]) -> tuple[float, NDArray[np.float64]]:
+    """Return the mean of AUROCs and of their resamples [R]."""
+    return float(np.mean([part.value for part in parts])), np.mean([part.draws for part in parts], axis=0)
 
 
 def _check(task: str, name: str, severities: Sequence[int]) -> None:
@@ -183,9 +197,11 @@ class OutOfDistribution(Task):
             assert found is not None
             labels = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
             owners = [context.data.patient(one) for one in inside] + [data.patient(one) for one in outside]
-            drawn = Ranking.of(labels, np.r_[values]).auroc(multiplicities(owners, context.resamples, context.seed))
+            resamples = draw(owners, context.resamples, context.seed, context.data.unit)
+            drawn = Ranking.of(labels, np.r_[values]).auroc(resamples.weights)
+            bounds = of_auroc(found.auroc, labels.astype(np.int64), drawn, resamples)
             main = key == self.settings.score
-            outcome.metrics[f"ood_auroc_{key}"] = metric(found.auroc, Interval.of(drawn), chance=0.5, primary=main)
+            outcome.metrics[f"ood_auroc_{key}"] = metric(found.auroc, bounds, chance=0.5, primary=main)
             outcome.metrics[f"fpr95_{key}"] = metric(found.fpr95, chance=0.95, higher_is_better=False)
             outcome.metrics[f"ap_in_{key}"] = metric(found.ap_in, chance=len(inside) / len(labels))
             outcome.metrics[f"ap_out_{key}"] = metric(found.ap_out, chance=len(outside) / len(labels))

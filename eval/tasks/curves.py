@@ -76,14 +76,15 @@ def _precision_on_grid(precision: Floats, recall: Floats) -> Floats:
 
 
 def calibration_figure(
-    task: Classification, context: Context, truth: NDArray[np.int64], main: Scores
+    task: Classification, context: Context, truth: NDArray[np.int64], main: Scores, counted: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return reliability bins over all known labels: with the model's temperature, and with one fitted on another split."""
-    known = truth != UNKNOWN
-    labels = truth[known]
-    entries = [_bins("as it is", main.probability[known], labels, main.temperature)]
+    """Return reliability bins over all known labels: with the model's temperature, and with one fitted on another split.
+
+    The ECE beside them is the run's own (`ece_macro`): the mean over the columns `counted`.
+    """
+    entries = [_findings("as it is", main.probability, truth, main.temperature, counted)]
     held_out = context.split(task.settings.calibrate) if task.settings.calibrate else None
-    if held_out is None or task.settings.kind == "multiclass":
+    if held_out is None:
         return entries
     from .classification import truth_of
 
@@ -96,18 +97,39 @@ def calibration_figure(
     scale = fit_temperature(scores.logits[there], other[there])
     if scale is not None:
         title = f"temperature fitted on {task.settings.calibrate}"
-        entries.append(_bins(title, sigmoid(main.logits[known] / scale), labels, main.temperature * scale))
+        entries.append(_findings(title, sigmoid(main.logits / scale), truth, main.temperature * scale, counted))
     return entries
 
 
-def _bins(title: str, probability: Floats, labels: NDArray[np.int64], temperature: float) -> dict[str, Any]:
-    errors = calibration_error(probability, labels)
+def confidence_figure(main: Scores, right: Floats) -> list[dict[str, Any]]:
+    """Return reliability bins of the answers' confidences, whose ECE is the run's own (`ece`)."""
+    return [_bins("as it is", main.probability.max(1), right, main.temperature, ece_of(main.probability.max(1), right))]
+
+
+def ece_of(probability: Floats, outcomes: NDArray[Any]) -> float | None:
+    """Return the calibration error, the one of every table and figure; None without a sample."""
+    errors = calibration_error(probability, outcomes)
+    return errors[0] if errors else None
+
+
+def _findings(
+    title: str, probability: Floats, truth: NDArray[np.int64], temperature: float, counted: Sequence[int]
+) -> dict[str, Any]:
+    known = truth != UNKNOWN
+    errors = [ece_of(probability[known[:, one], one], truth[known[:, one], one]) for one in counted]
+    defined = [one for one in errors if one is not None]
+    return _bins(title, probability[known], truth[known], temperature, float(np.mean(defined)) if defined else None)
+
+
+def _bins(
+    title: str, probability: Floats, labels: NDArray[Any], temperature: float, error: float | None
+) -> dict[str, Any]:
     bins = [
         {"confidence": one.confidence, "accuracy": one.accuracy, "count": one.count}
-        for one in reliability(probability, labels, 10)
+        for one in reliability(probability, labels)
         if one.count
     ]
-    return {"title": title, "ece": errors[0] if errors else None, "temperature": temperature, "bins": bins}
+    return {"title": title, "ece": error, "temperature": temperature, "bins": bins}
 
 
 def single_finding_confusion(names: Sequence[str], truth: NDArray[np.int64], ranking: Floats) -> dict[str, Any]:

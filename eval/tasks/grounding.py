@@ -1,12 +1,13 @@
 """Phrase grounding: does the map of a phrase rise where the phrase says? Beside each score: what looking is worth.
 
 Controls: the same phrase on another patient's image (shuffled), another finding's phrase on the same image (wrong phrase),
-the mean box of the phrase's words in other data (text prior, never sees an image), and phrases without a place.
+the mean box of the phrase's words in other data (text prior, never sees an image), a box in the middle of the image, and
+phrases without a place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 from vlp.config import config, to_tree
 from vlp.types import Box, PatchGrid
 
-from ..bootstrap import multiplicities
-from ..data import Data, DataError
+from ..data import DataError
 from ..maps import cell_similarity, smooth, to_image
 from ..metrics.grounding import THRESHOLDS, box_mask
 from ..saliency import Layer, Tower, find_layer
 from ..saliency import cells as saliency_cells
-from .base import Context, Outcome, Plan, Task, some, tasks
+from .base import Column, Context, Outcome, Plan, Task, some, tasks
+from .controls import CONTROLS, centre_map, partners
 from .grounding_figures import UNLABELLED, triptychs
 from .grounding_scores import MACRO, NAMES, NOTHING, Map, macro, scores_of, summary
 from .priors import Prior, Rectangle
@@ -79,6 +80,16 @@ class Grounding(Task):
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
 
+    @classmethod
+    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+        """Return the scores of phrases that name a place, and of the `bare` ones under their own names."""
+        result: dict[str, Column] = {}
+        for name in metrics:
+            prefix, column = ("bare_", name.removeprefix("bare_")) if name.startswith("bare_") else ("", name)
+            if any(column in row for row in rows):
+                result[name] = [row.get(column) if bool(row.get("bare")) == bool(prefix) else None for row in rows]
+        return result
+
     def select(self, context: Context) -> tuple[list[int], list[Query], dict[str, int]]:
         """Return the images, the questions, and what was left out and why."""
         indices = [one for one in context.usable if context.data.records[one].boxes][: self.settings.limit]
@@ -130,6 +141,7 @@ class Grounding(Task):
             values |= scores_of(other, truth, query.boxes, *rule, "wrong_phrase")
             guess = prior.map(query.label, query.phrase, query.bare, indices[query.place], truth.shape)
             values |= scores_of(guess, truth, query.boxes, *rule, "prior")
+            values |= scores_of(centre_map(truth.shape), truth, query.boxes, *rule, "centre")
             kept.append(query)
             table.append(values)
             rows.append(
@@ -167,50 +179,36 @@ class Grounding(Task):
         for prefix, members in groups.items():
             if not members:
                 continue
-            patients = [context.data.patient(indices[queries[row].place]) for row in members]
-            weights = multiplicities(patients, context.resamples, context.seed)
+            drawn = context.draw([indices[queries[row].place] for row in members])
             for name in NAMES:
                 values = np.array([table[row].get(name, NOTHING) for row in members])
                 main = not prefix and name in ("pointing", "cnr")
                 areas = [table[row]["area"] for row in members]
-                outcome.metrics[f"{prefix}{name}"] = summary(values, weights, name, primary=main, areas=areas)
+                outcome.metrics[f"{prefix}{name}"] = summary(
+                    values, drawn, name, primary=main, areas=areas, prefix=prefix
+                )
             for label in sorted({queries[row].category for row in members}) if not prefix else []:
                 inside = [row for row in members if queries[row].category == label]
                 outcome.per_class[label] = {"n": len(inside)}
-                owners = [context.data.patient(indices[queries[row].place]) for row in inside]
-                drawn = multiplicities(owners, context.resamples, context.seed)
-                for name in (*MACRO, "pointing_shuffled", "pointing_prior"):
+                own = context.draw([indices[queries[row].place] for row in inside])
+                for name in (*MACRO, *(f"pointing_{control}" for control in CONTROLS)):
                     values = np.array([table[row].get(name, NOTHING) for row in inside])
-                    outcome.per_class[label][name] = summary(values, drawn, name)
+                    outcome.per_class[label][name] = summary(values, own, name)
         members = groups[""]
-        patients = [context.data.patient(indices[queries[row].place]) for row in members]
-        weights = multiplicities(patients, context.resamples, context.seed)
+        drawn = context.draw([indices[queries[row].place] for row in members])
         gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
-        outcome.metrics["pointing_minus_shuffled"] = summary(gain, weights, "pointing_minus_shuffled")
+        outcome.metrics["pointing_minus_shuffled"] = summary(gain, drawn, "pointing_minus_shuffled")
         named = np.array([queries[row].labelled for row in members])
         findings = [queries[row].label for row in members if queries[row].labelled]
         for name in MACRO if findings else ():
             values, areas = (np.array([table[row][one] for row in members])[named] for one in (name, "area"))
-            outcome.metrics[f"{name}_macro"] = macro(values, findings, weights[:, named], name, areas)
+            outcome.metrics[f"{name}_macro"] = macro(values, findings, drawn[named], name, areas)
 
 
 def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:
     """Return boxes of an image at the same relative place of an image of another size."""
     down, right = other[0] / size[0], other[1] / size[1]
     return [(x1 * right, y1 * down, x2 * right, y2 * down) for x1, y1, x2, y2 in boxes]
-
-
-def partners(data: Data, indices: Sequence[int], seed: int) -> list[int]:
-    """Return for each place the place of another patient's image, each used about once; itself where there is no other."""
-    order = np.random.default_rng(seed).permutation(len(indices))
-    result = list(range(len(indices)))
-    for at, place in enumerate(order):
-        for step in range(1, len(order)):
-            other = int(order[(at + step) % len(order)])
-            if data.patient(indices[other]) != data.patient(indices[int(place)]):
-                result[int(place)] = other
-                break
-    return result
 
 
 def wrong_phrases(queries: Sequence[Query], seed: int) -> list[str | None]:

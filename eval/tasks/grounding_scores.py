@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..bootstrap import Interval, mean_interval, weighted_means
+from ..bootstrap import Resamples
+from ..intervals import Part, of_macro, of_mean
 from ..metrics.grounding import (
     best_overlap,
     box_of_map,
@@ -20,27 +21,20 @@ from ..metrics.grounding import (
 )
 from ..results import metric
 from ..segment import scaled
+from .controls import CONTROLS, control_of
 from .priors import Rectangle
 
 Map = NDArray[np.float32]
 NOTHING = float("nan")
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
-CONTROLS = ("shuffled", "wrong_phrase", "prior")
 MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
 """Scores that are published as means over findings of the means over their phrases."""
 NAMES = (*SCORES, *(f"{score}_{control}" for control in CONTROLS for score in SCORES))
+UNBOUNDED = ("cnr", "pointing_minus")
+"""Scores that do not lie in [0, 1]."""
 CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5, "pointing_minus_shuffled": 0.0}
 HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5, 0.75, 0.9)}
 """Overlaps at which ChestX-ray8 counts a box as found: the share of phrases above each stands beside the mean."""
-
-
-def base_of(name: str) -> str | None:
-    """Return the score whose control a metric is, None for a metric that is no control."""
-    for control in CONTROLS:
-        base = name.removesuffix(f"_{control}")
-        if base != name and base.removeprefix("bare_") in SCORES:
-            return base
-    return None
 
 
 def scores_of(
@@ -89,14 +83,15 @@ def inside(boxes: Sequence[Rectangle], size: tuple[int, ...]) -> list[Rectangle]
 
 def summary(
     values: NDArray[np.float64],
-    weights: NDArray[np.int32],
+    drawn: Resamples,
     name: str,
     primary: bool = False,
     areas: Sequence[float] = (),
+    prefix: str = "",
 ) -> dict[str, Any]:
     """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
     known = np.isfinite(values)
-    extra: dict[str, Any] = {"n": int(known.sum())}
+    extra: dict[str, Any] = {"n": int(known.sum())} | control_of(f"{prefix}{name}", SCORES)
     if not known.all():
         extra["undefined"] = int((~known).sum())
     if name in HITS and known.any():
@@ -105,38 +100,39 @@ def summary(
     if name in ("pointing", "pixel_ap") and areas:
         chance = float(np.mean(areas))
     value = float(values[known].mean()) if known.any() else None
-    bounds = mean_interval(values, weights) if known.any() else None
+    bounds = of_mean(values, drawn, bounded=not name.startswith(UNBOUNDED)) if known.any() else None
     return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
 
 
 def macro(
     values: NDArray[np.float64],
     findings: Sequence[str],
-    weights: NDArray[np.int32],
+    drawn: Resamples,
     name: str,
     areas: NDArray[np.float64],
 ) -> dict[str, Any]:
     """Return the mean over findings of the means over their phrases (BioViL's protocol), with its interval.
 
-    `values`, `findings` and `areas` (the boxes' shares of the image) are of phrases [n]; `weights` [R, n] draws patients,
+    `values`, `findings` and `areas` (the boxes' shares of the image) are of phrases [n]; `drawn` are resamples of patients,
     and with them the phrases of all findings together. A finding for which no phrase is defined is left out and named.
     """
-    means, draws, shares, undefined = [], [], [], []
+    parts: list[Part] = []
+    shares, undefined = [], []
     for finding in sorted(set(findings)):
         inside = np.array([one == finding for one in findings])
         own = np.where(inside, values, NOTHING)
         if not np.isfinite(own).any():
             undefined.append(finding)
             continue
-        means.append(float(np.nanmean(own)))
-        draws.append(weighted_means(own, weights))
+        bounds = of_mean(own, drawn, bounded=not name.startswith(UNBOUNDED))
+        parts.append(Part(float(np.nanmean(own)), drawn.means(own), bounds))
         shares.append(float(areas[inside].mean()))
     chance = float(np.mean(shares)) if name == "pointing" and shares else CHANCE.get(name)
     return metric(
-        float(np.mean(means)) if means else None,
-        Interval.of(np.mean(draws, axis=0)) if means else None,
+        float(np.mean([part.value for part in parts])) if parts else None,
+        of_macro(parts),
         chance=chance,
         reason="undefined for every phrase",
-        n_classes=len(means),
+        n_classes=len(parts),
         undefined=undefined,
     )

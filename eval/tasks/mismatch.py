@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from vlp.config import config
 
-from ..bootstrap import mean_interval, multiplicities
+from ..intervals import of_mean
 from ..results import metric
 from ..scoring import unit
 from .base import Context, Outcome, Plan, Task, some, tasks
-from .grounding import partners
+from .controls import partners
 from .retrieval import text_of
 
 Edit = Literal["report", "side", "negation"]
@@ -105,7 +105,7 @@ class Mismatch(Task):
         pairs = self.pairs(context)
         images = unit(context.store.images(context.data, [one for one, _ in pairs]))
         own = (images * unit(context.store.texts([text for _, text in pairs]))).sum(1)
-        weights = multiplicities([context.data.patient(one) for one, _ in pairs], context.resamples, context.seed)
+        drawn = context.draw([one for one, _ in pairs])
         outcome = Outcome([one for one, _ in pairs], {}, scoring={"text": self.settings.text, "ties": "half"})
         columns: dict[str, NDArray[np.float64]] = {}
         for edit, texts in self.wrong(context, pairs).items():
@@ -116,7 +116,7 @@ class Mismatch(Task):
                 scores = (images[known] * other).sum(1)
                 noticed[known] = (own[known] > scores) + 0.5 * (own[known] == scores)
             value = float(np.nanmean(noticed)) if known.any() else None
-            bounds = mean_interval(noticed, weights) if known.any() else None
+            bounds = of_mean(noticed, drawn) if known.any() else None
             name = f"notices_{'wrong_report' if edit == 'report' else f'wrong_{edit}' if edit == 'side' else edit}"
             reason = "the edit applies to no text"
             outcome.metrics[name] = metric(

@@ -1,4 +1,4 @@
-"""What can be pointed at without looking: the mean box of a phrase's words, learnt from other patients' boxes.
+"""What can be found without looking: the mean box of a phrase's words, the mean mask, learnt from other patients.
 
 "Small nodule in the right upper zone" names its own place; a grounding score means little without this beside it.
 """
@@ -9,12 +9,16 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlp.preprocess import decode
+
+from ..data import DataError
 from ..store import UnreadableError, in_words
+from .controls import box_map
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -96,12 +100,7 @@ class Prior:
         box = self.mean_box(label, phrase, bare, patient)
         if box is None:
             return None
-        height, width = size[0], size[1]
-        x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
-        across = 1 - np.abs((np.arange(width) + 0.5 - (x1 + x2) / 2) / max(1.0, (x2 - x1) / 2))
-        down = 1 - np.abs((np.arange(height) + 0.5 - (y1 + y2) / 2) / max(1.0, (y2 - y1) / 2))
-        inside = np.minimum(across[None, :], down[:, None])
-        return np.where(inside > 0, 1 + 0.01 * inside, 0).astype(np.float32)
+        return box_map(box, size)
 
 
 def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[int, int]]:
@@ -135,3 +134,65 @@ def image_size(image: bytes) -> tuple[int, int]:
 
     with Image.open(io.BytesIO(image)) as opened:
         return opened.height, opened.width
+
+
+@dataclass(frozen=True)
+class MeanMask:
+    """The mean mask [SIDE, SIDE] of a name over other patients, spread over an image: a segmentation that never looks."""
+
+    masks: dict[str, NDArray[np.float32]]
+    owners: dict[str, list[str]]
+    source: str
+    own: Data | None
+
+    SIDE: ClassVar[int] = 64
+
+    @classmethod
+    def learn(
+        cls, context: Context, split: str | None, found: Sequence[tuple[int, str, NDArray[np.bool_]]]
+    ) -> MeanMask:
+        """Collect the masks of a split; where the data has none such, the scored ones, each patient's own left out."""
+        other = context.split(split) if split else None
+        names = {name for _, name, _ in found}
+        rows = [(context.data.patient(index), name, mask) for index, name, mask in found]
+        if other is not None:
+            there = ((index, name, mask_of(other, index, name)) for index in other.usable() for name in sorted(names))
+            learnt = [
+                (other.patient(index), name, mask) for index, name, mask in there if mask is not None and mask.any()
+            ]
+            rows, other = (learnt, other) if learnt else (rows, None)
+        masks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
+        owners: dict[str, list[str]] = {name: [] for name in names}
+        for patient, name, mask in rows:
+            masks[name].append(_resized(mask.astype(np.float32), (cls.SIDE, cls.SIDE)))
+            owners[name].append(patient)
+        stacks = {name: np.stack(some) for name, some in masks.items() if some}
+        source = f"split {split}" if other is not None else "the other patients of this split"
+        return cls(stacks, owners, source, None if other is not None else context.data)
+
+    def map(self, name: str, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
+        """Return the mean mask as a map [H, W] on an image; None where no other patient has such a mask."""
+        stack = self.masks.get(name)
+        if stack is not None and self.own is not None:
+            patient = self.own.patient(index)
+            stack = stack[[one != patient for one in self.owners[name]]]
+        if stack is None or not len(stack):
+            return None
+        return _resized(stack.mean(0), size)
+
+
+def mask_of(data: Data, index: int, name: str) -> NDArray[np.bool_] | None:
+    """Return a record's mask [H, W], or None; raises DataError naming one that does not decode."""
+    content = data.mask(index, name)
+    try:
+        return decode(content, 1) > 0 if content is not None else None
+    except (ValueError, OSError) as error:
+        raise DataError(f"{data.name}: mask {name!r} of {data.records[index].key!r}: {error}") from None
+
+
+def _resized(values: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    import cv2
+
+    shape = (int(size[1]), int(size[0]))
+    smaller = shape[0] < values.shape[1]
+    return np.asarray(cv2.resize(values, shape, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR))

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from vlp.config import config
 
-from ..bootstrap import Interval
+from ..bootstrap import Resamples
 from ..data import Data, DataError
+from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking, auroc
 from ..metrics.ratio import ratio
 from ..metrics.shift import Robustness, neighbour_counts
@@ -23,8 +24,6 @@ from .classification import Settings as ClassSettings
 from .classification import truth_of
 
 Floats = NDArray[np.float64]
-Area = tuple[float, Floats]
-"""An AUROC and its resamples [R]."""
 
 
 @config
@@ -64,16 +63,16 @@ class Probe(Task):
         outcome = Outcome(context.usable, {}, scoring={"probe": "logistic regression", "C": self.settings.strength})
         outcome.scoring["train_images"] = len(seen[0])
         count = len(seen[0])
-        weights = context.weights(context.usable)
+        drawn = context.draw(context.usable)
         shares = {}
         for share in self.settings.shares:
             shares[f"auroc_{share:g}"] = [_share(count, share, seed) for seed in self.settings.seeds]
         for name, chosen in shares.items():
-            found = [self._macro(seen, test, weights, one) for one in chosen]
+            found = [self._macro(seen, test, drawn, one) for one in chosen]
             main = name == f"auroc_{self.settings.primary_share:g}"
             outcome.metrics[name] = self._metric(found, main, [len(one) for one in chosen])
         for shots in self.settings.shots:
-            found = [self._macro(seen, test, weights, None, shots, seed) for seed in self.settings.seeds]
+            found = [self._macro(seen, test, drawn, None, shots, seed) for seed in self.settings.seeds]
             outcome.metrics[f"auroc_{shots}_shots"] = self._metric(found, False, [])
         outcome.rows = [context.row(one) for one in context.usable]
         return outcome
@@ -81,16 +80,17 @@ class Probe(Task):
     def _table(self, context: Context, data: Data, indices: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
         return unit(context.store.images(data, indices)), truth_of(data, indices, self._settings())
 
-    def _metric(self, found: list[dict[str, Area]], main: bool, sizes: list[int]) -> dict[str, Any]:
+    def _metric(self, found: list[dict[str, Part]], main: bool, sizes: list[int]) -> dict[str, Any]:
         """Return the mean over seeds; its interval resamples the test patients, `std` is the spread over seeds."""
-        means = [float(np.mean([area for area, _ in one.values()])) for one in found if one]
-        drawn = [np.mean([draws for _, draws in one.values()], axis=0) for one in found if one]
+        means = [float(np.mean([part.value for part in one.values()])) for one in found if one]
+        shares = [1 / (len(means) * len(one)) for one in found for _ in one]
         sizes_of = sizes[0] if sizes else None
         reason = "no class has both outcomes in the share that was drawn"
         classes = {
-            name: float(np.mean([one[name][0] for one in found if name in one])) for one in found for name in one
+            name: float(np.mean([one[name].value for one in found if name in one])) for one in found for name in one
         }
-        value, bounds = (float(np.mean(means)), Interval.of(np.mean(drawn, axis=0))) if means else (None, None)
+        value = float(np.mean(means)) if means else None
+        bounds = of_macro([part for one in found for part in one.values()], shares)
         entry = metric(value, bounds, chance=0.5, primary=main, reason=reason)
         entry |= {"n_classes": len(classes), "by_class": classes, "seeds": len(means)}
         entry["std"] = float(np.std(means)) if means else None
@@ -100,12 +100,12 @@ class Probe(Task):
         self,
         seen: tuple[Floats, NDArray[np.int64]],
         test: tuple[Floats, NDArray[np.int64]],
-        weights: NDArray[np.int32],
+        drawn: Resamples,
         chosen: NDArray[np.int64] | None,
         shots: int = 0,
         seed: int = 0,
-    ) -> dict[str, Area]:
-        """Return the AUROC of each class's probe, with its resamples [R]; classes without both outcomes are left out."""
+    ) -> dict[str, Part]:
+        """Return the AUROC of each class's probe; classes without both outcomes are left out."""
         from sklearn.linear_model import LogisticRegression
 
         result = {}
@@ -123,7 +123,9 @@ class Probe(Task):
             truth, values = test[1][known, column], model.decision_function(test[0][known])
             area = auroc(truth, values)
             if area is not None:
-                result[name] = area, Ranking.of(truth, values).auroc(weights[:, known])
+                inside = drawn[known]
+                draws = Ranking.of(truth, values).auroc(inside.weights)
+                result[name] = Part(area, draws, of_auroc(area, truth, draws, inside))
         return result
 
 
@@ -178,17 +180,19 @@ class RobustnessIndex(Task):
             )
         rows = context.store.images(context.data, indices)
         owners = [context.data.patient(one) for one in indices]
-        weights = context.weights(indices)
+        resamples = context.draw(indices)
         outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})
         for k in self.settings.k:
             each = neighbour_counts(rows, kind, centre, k, owners)
             found = Robustness.of(each)
-            drawn = (weights @ each).astype(np.float64)  # whose neighbours count; who they are stays as it is
+            drawn = (resamples.weights @ each).astype(np.float64)  # whose neighbours count; who they are stays as it is
             ss, so, os, _ = drawn.T
             counts = {"ss": found.same_same, "so": found.same_other, "os": found.other_same, "oo": found.other_other}
             reason = "no neighbour differs in one of the two alone"
             main = k == self.settings.primary_k
-            bounds = Interval.of(ratio(so, so + os)), Interval.of(ratio(ss + so, ss + os))
+            bounds = [
+                of_draws(one, resamples, resamples.patients) for one in (ratio(so, so + os), ratio(ss + so, ss + os))
+            ]
             entry = metric(found.index, bounds[0], chance=_chance(kind, centre), primary=main, reason=reason)
             outcome.metrics[f"robustness_index@{k}"] = entry | counts
             outcome.metrics[f"robustness_ratio@{k}"] = metric(found.ratio, bounds[1], reason=reason)

@@ -14,8 +14,10 @@ from vlp.types import Sample
 
 from .. import index, pictures
 from .. import prompts as prompt_files
-from ..bootstrap import mean_interval, multiplicities
+from ..bootstrap import Interval, Resamples
 from ..data import DataError
+from ..intervals import of_draws, of_mean
+from ..metrics.ratio import ratio
 from ..metrics.retrieval import Ranks, Ties, average_precisions, chance_hit, precision_at, rank_positives
 from ..results import metric
 from ..scoring import unit
@@ -93,9 +95,12 @@ class Retrieval(Task):
         unique = texts[pool.first]
         outcome = Outcome(pool.indices, {}, scoring={"ties": settings.ties, "positives": settings.positives})
         outcome.scoring |= {"gallery_images": len(pool), "gallery_texts": len(unique), "text": settings.text}
+        if without := sum(not text_of(context.data.records[one], settings.text) for one in context.usable):
+            outcome.excluded[f"records without a {settings.text}"] = without
         if settings.distinct:
             outcome.scoring |= {"distinct": settings.distinct, "repeats_left_out": pool.repeats}
         rows = [context.row(one) for one in pool.indices]
+        drawn = context.draw(pool.indices)  # a pair asks one query of each direction
         for direction in settings.directions:
             short = SHORT[direction]
             if direction == "image-to-text":
@@ -103,10 +108,10 @@ class Retrieval(Task):
             else:
                 queries, gallery, asked, (members, groups) = texts, images, pool.spelt, pool.texts_of_images()
             ranks = index.rank(queries, gallery, asked, groups, rows_of_groups=members)
-            self._score(context, outcome, short, ranks, len(gallery))
-            self._recall(context, outcome, short, ranks, (queries, gallery, asked, groups, members))
+            self._score(outcome, short, ranks, len(gallery), drawn)
+            self._recall(outcome, short, ranks, (queries, gallery, asked, groups, members), drawn)
             for row, place in zip(rows, ranks.rank(settings.ties), strict=True):
-                row[f"rank_{short}"] = float(place)
+                row |= {f"rank_{short}": float(place), f"{short}_mrr": float(1 / place)}
             for k in settings.k:  # a rank among ties does not say them
                 for row, hit in zip(rows, ranks.hits(k, settings.ties), strict=True):
                     row[f"{short}_r@{k}"] = float(hit)
@@ -122,15 +127,13 @@ class Retrieval(Task):
             outcome.warnings.append(f"{len(pool) - len(unique)} texts repeat another one; equals count as found")
         return outcome
 
-    def _score(self, context: Context, outcome: Outcome, short: str, ranks: Ranks, gallery: int) -> None:
+    def _score(self, outcome: Outcome, short: str, ranks: Ranks, gallery: int, drawn: Resamples) -> None:
         ties = self.settings.ties
-        weights = multiplicities([str(one) for one in range(len(ranks))], context.resamples, context.seed)
         for k in self.settings.k:
             hits = ranks.hits(k, ties)
             outcome.metrics[f"{short}_r@{k}"] = metric(
                 float(hits.mean()),
-                mean_interval(hits, weights),
-                method="bootstrap_query",
+                of_mean(hits, drawn),
                 chance=chance_hit(gallery, ranks.positives, k),
                 primary=k == self.settings.primary_k,
                 n_queries=len(ranks),
@@ -138,24 +141,21 @@ class Retrieval(Task):
             )
         places = ranks.rank(ties)
         outcome.metrics[f"{short}_median_rank"] = metric(float(np.median(places)), higher_is_better=False)
-        outcome.metrics[f"{short}_mrr"] = metric(
-            float((1 / places).mean()), mean_interval(1 / places, weights), method="bootstrap_query"
-        )
+        outcome.metrics[f"{short}_mrr"] = metric(float((1 / places).mean()), of_mean(1 / places, drawn))
 
     def _recall(
         self,
-        context: Context,
         outcome: Outcome,
         short: str,
         ranks: Ranks,
         pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+        drawn: Resamples,
     ) -> None:
         """Add true recall, the share of a query's positives among the first k, where any query has several."""
         several = ranks.positives > 1
         if not several.any():
             return
         queries, gallery, asked, groups, members = pairs
-        weights = multiplicities([str(one) for one in range(len(ranks))], context.resamples, context.seed)
         count = index.found(
             queries[several], gallery, asked[several], groups, self.settings.k, self.settings.ties, members
         )
@@ -164,8 +164,7 @@ class Retrieval(Task):
             shares[several] = count[:, at] / ranks.positives[several]
             outcome.metrics[f"{short}_recall@{k}"] = metric(
                 float(shares.mean()),
-                mean_interval(shares, weights),
-                method="bootstrap_query",
+                of_mean(shares, drawn),
                 chance=min(1.0, k / len(gallery)),
                 n_queries=len(ranks),
             )
@@ -287,33 +286,37 @@ class ClassRetrieval(Task):
             of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(one) for one in texts], axis=0)
             sides["prompts"] = Side(np.concatenate(texts), of_text, None)
         queries, gallery = sides[self.settings.queries], sides[self.settings.gallery]
-        keep, chance, hits, values = search(queries, gallery, self.settings.k)
-        outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
+        drawn = context.draw(indices)
         by_image = self.settings.queries == "images"
-        owners = [context.data.patient(indices[one]) if by_image else str(one) for one in keep]
-        weights = multiplicities(owners, context.resamples, context.seed)
-        method = "bootstrap_patient" if by_image else "bootstrap_query"
-        for k, column in hits.items():
+        found = search(queries, gallery, self.settings.k, None if by_image else drawn.weights)
+        outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
+        asked = drawn[found.keep] if by_image else drawn
+
+        def bounds(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Interval | None:
+            """Return the interval over the patients of the queries, or of the gallery that fixed texts search."""
+            return of_mean(values, asked) if by_image else of_draws(draws, drawn, drawn.patients)
+
+        for at, k in enumerate(found.ks):
+            column = found.precision[:, at]
             outcome.metrics[f"p@{k}"] = metric(
                 float(column.mean()),
-                mean_interval(column, weights),
-                method=method,
-                chance=chance,
+                bounds(column, found.drawn_precision[:, at]),
+                chance=found.chance,
                 primary=k == self.settings.primary_k,
             )
-        outcome.metrics["map"] = metric(
-            float(values.mean()), mean_interval(values, weights), method=method, chance=chance
-        )
+        values = found.average_precision
+        outcome.metrics["map"] = metric(float(values.mean()), bounds(values, found.drawn_average), chance=found.chance)
         outcome.scoring = {
             "queries": self.settings.queries,
-            "n_queries": len(keep),
+            "n_queries": len(found.keep),
             "gallery": len(gallery.rows),
             "ties": "index",
         }
         outcome.rows = [context.row(one) for one in indices]
         if by_image:
-            for row, value in zip(keep, values, strict=True):
-                outcome.rows[row]["average_precision"] = float(value)
+            for row, value, shares in zip(found.keep, values, found.precision, strict=True):
+                each = {f"p@{k}": float(share) for k, share in zip(found.ks, shares, strict=True)}
+                outcome.rows[row] |= each | {"map": float(value)}
         return outcome
 
 
@@ -326,19 +329,34 @@ class Side:
     patient: NDArray[np.int64] | None
 
 
-def search(
-    queries: Side, gallery: Side, ks: Sequence[int]
-) -> tuple[NDArray[np.int64], float, dict[int, NDArray[np.float64]], NDArray[np.float64]]:
-    """Return the queries that have an answer [Q], the chance of one, precision at each k and average precision of each.
+@dataclass(frozen=True)
+class Found:
+    """Of the queries that have an answer [Q]: precision at each of `ks` [Q, K] and average precision [Q]; `chance` of an
+    answer. `drawn_precision` [R, K] and `drawn_average` [R] are their means where the gallery's patients are resampled.
+    """
+
+    keep: NDArray[np.int64]
+    chance: float
+    ks: list[int]
+    precision: NDArray[np.float64]
+    average_precision: NDArray[np.float64]
+    drawn_precision: NDArray[np.float64]
+    drawn_average: NDArray[np.float64]
+
+
+def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.int32] | None = None) -> Found:
+    """Search the gallery by each query, and in each resample of it when `weights` [R, G] are given.
 
     Images do not find their own patient's. By blocks of queries: memory does not grow with their number. A k beyond the
-    gallery is left out.
+    gallery is left out. Raises DataError when no query has an answer.
     """
     kept: list[int] = []
     precision: list[NDArray[np.float64]] = []
     average: list[NDArray[np.float64]] = []
     right = candidates = 0
     ks = [one for one in ks if one <= len(gallery.rows)]
+    drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
+    sums, defined = np.zeros((len(drawn), len(ks) + 1)), np.zeros((len(drawn), len(ks) + 1))
     for block in index.blocks(len(queries.rows), 8 * len(gallery.rows)):
         scores = queries.rows[block] @ gallery.rows.T
         relevant = queries.classes[block].astype(np.int64) @ gallery.classes.T.astype(np.int64) > 0
@@ -353,7 +371,33 @@ def search(
         kept += (some_right + block.start).tolist()
         precision.append(np.array([precision_at(ranked, k) for k in ks]).reshape(len(ks), -1).T)
         average.append(average_precisions(ranked))
+        for row, places in zip(ranked, order, strict=True) if len(drawn) else ():
+            values = drawn_precisions(row, drawn[:, places], ks)
+            known = np.isfinite(values)
+            sums += np.where(known, values, 0)
+            defined += known
     if not kept:
         raise DataError("no query has an answer of its class in the gallery")
-    every = np.concatenate(precision)
-    return np.array(kept), right / candidates, {k: every[:, at] for at, k in enumerate(ks)}, np.concatenate(average)
+    means = ratio(sums, defined)
+    return Found(
+        keep=np.array(kept),
+        chance=right / candidates,
+        ks=ks,
+        precision=np.concatenate(precision),
+        average_precision=np.concatenate(average),
+        drawn_precision=means[:, :-1],
+        drawn_average=means[:, -1],
+    )
+
+
+def drawn_precisions(ranked: NDArray[np.bool_], weights: NDArray[np.int32], ks: Sequence[int]) -> NDArray[np.float64]:
+    """Return precision at each k and the average precision [R, K + 1] of a ranking [G] whose candidates occur so often [R, G].
+
+    Copies of a candidate stand side by side; of the last ones as many count as k has room for.
+    """
+    seen = np.cumsum(weights, axis=1)
+    hits = np.where(ranked, weights, 0)
+    columns = [(np.clip(k - (seen - weights), 0, weights) * ranked).sum(1) / k for k in ks]
+    at = ratio(np.cumsum(hits, axis=1), seen)
+    average = ratio(np.nansum(np.where(hits > 0, at * hits, 0), axis=1), hits.sum(1))
+    return np.stack([*columns, average], axis=1)

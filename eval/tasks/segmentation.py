@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -11,16 +12,21 @@ from vlp.config import ConfigError, config, to_tree
 from vlp.preprocess import decode
 
 from .. import segment
-from ..bootstrap import mean_interval, multiplicities
-from ..data import Data, DataError
+from ..data import DataError
+from ..intervals import of_mean
 from ..metrics.grounding import pixel_auroc
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from ..results import metric
 from .base import Context, Outcome, Plan, Task, some, tasks
+from .controls import centre_map, control_of, partners
 from .grounding import Maps
 from .grounding import Settings as MapSettings
+from .priors import MeanMask, mask_of
 
 Mask = NDArray[np.bool_]
+SCORES = ("dice", "iou", "nsd", "hd95", "pixel_auroc")
+UNRELATED = "\0unrelated"
+"""Stands for the phrase that no mask of the task is asked by."""
 
 
 @config
@@ -29,7 +35,9 @@ class Settings:
     `parts` largest pieces become `prompt`s of the SAM in the folder `sam` (None: the pieces are the answer).
 
     `threshold` is of the map scaled to [0, 1]; it must not be chosen on the masks that are scored. `tolerance`: of the
-    surface score, in pixels.
+    surface score, in pixels. Controls: the same phrase on another patient's image; on the same image the phrase of another
+    mask, or `unrelated` where the task asks for one mask only; the mean mask of `prior_split`, or of the other patients; a
+    box in the middle. They go through the same `rule`, and the same SAM.
     """
 
     masks: dict[str, str]
@@ -43,15 +51,18 @@ class Settings:
     source: Literal["patches", "gradcam", "gscorecam", "m2ib"] = "patches"
     layer: str | None = None
     limit: int | None = None
+    prior_split: str | None = "train"
+    unrelated: str = "a photo of a cat"
 
 
-def mask_of(data: Data, index: int, name: str) -> Mask | None:
-    """Return a record's mask [H, W], or None; raises DataError naming one that does not decode."""
-    content = data.mask(index, name)
-    try:
-        return decode(content, 1) > 0 if content is not None else None
-    except (ValueError, OSError) as error:
-        raise DataError(f"{data.name}: mask {name!r} of {data.records[index].key!r}: {error}") from None
+def stretched(heat: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a map [H, W] of one image at the size of another; what was not seen stays unseen."""
+    import cv2
+
+    shape = (int(size[1]), int(size[0]))
+    seen = cv2.resize(np.isfinite(heat).astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST) > 0
+    field = cv2.resize(np.nan_to_num(heat), shape, interpolation=cv2.INTER_LINEAR)
+    return np.where(seen, field, np.nan).astype(np.float32)
 
 
 @tasks.register("segmentation")
@@ -84,19 +95,39 @@ class Segmentation(Task):
     def plan(self, context: Context) -> Plan:
         indices = sorted({one for one, _, _ in self.select(context)})
         local = indices if self.settings.source == "patches" else []
-        return Plan(images=indices, patches=local, texts=list(self.settings.masks.values()))
+        return Plan(images=indices, patches=local, texts=list(self._phrases().values()))
+
+    def _phrases(self) -> dict[str, str]:
+        """Return the phrase of each mask, and the wrong one of a task that asks for a single mask."""
+        masks = self.settings.masks
+        return dict(masks) | ({UNRELATED: self.settings.unrelated} if len(masks) == 1 else {})
+
+    def _wrong(self, found: Sequence[tuple[int, str, Mask]]) -> list[str]:
+        """Return for each mask the name of another, one that its image does not have where there is such a one."""
+        here: dict[int, set[str]] = {}
+        for index, name, _ in found:
+            here.setdefault(index, set()).add(name)
+        names = list(self._phrases())
+        result = []
+        for index, name, _ in found:
+            others = [one for one in names if self._phrases()[one] != self._phrases()[name]]
+            absent = [one for one in others if one not in here[index]]
+            result.append(next(iter(absent or others), ""))
+        return result
 
     def run(self, context: Context) -> Outcome:
         found = self.select(context)
         indices = sorted({one for one, _, _ in found})
-        settings = self.settings
+        settings, phrases = self.settings, self._phrases()
         maps = Maps(context, indices, MapSettings(sigma=settings.sigma, source=settings.source, layer=settings.layer))
-        texts = dict(zip(settings.masks, context.store.texts(list(settings.masks.values())), strict=True))
+        texts = dict(zip(phrases, context.store.texts(list(phrases.values())), strict=True))
         sam = segment.Sam.load(settings.sam, context.store.card.device) if settings.sam else None
-        outcome = Outcome(indices, {}, scoring=to_tree(settings))
-        scores: dict[str, list[float]] = {name: [] for name in ("dice", "iou", "nsd", "hd95", "pixel_auroc")}
-        for index, name, truth in found:
-            heat = maps.of(indices.index(index), texts[name])
+        prior = MeanMask.learn(context, settings.prior_split, found)
+        others, wrong = partners(context.data, indices, context.seed), self._wrong(found)
+        outcome = Outcome(indices, {}, scoring=to_tree(settings) | {"prior": prior.source})
+        table: list[dict[str, float | None]] = []
+        for (index, name, truth), other in zip(found, wrong, strict=True):
+            place = indices.index(index)
             pixels = decode(context.data.image(index), 3)
             if pixels.shape[:2] != truth.shape:
                 sizes = ["{1} x {0}".format(*one.shape) for one in (truth, pixels)]
@@ -104,34 +135,69 @@ class Segmentation(Task):
                     f"{context.data.name}: mask {name!r} of {context.data.records[index].key!r} has {sizes[0]} pixels, "
                     f"its image {sizes[1]}"
                 )
+            shuffled = maps.of(others[place], texts[name]) if others[place] != place else None
+            heats = {
+                "": maps.of(place, texts[name]),
+                "shuffled": None if shuffled is None else stretched(shuffled, truth.shape),
+                "wrong_phrase": maps.of(place, texts[other]) if other else None,
+                "prior": prior.map(name, index, truth.shape),
+                "centre": centre_map(truth.shape),
+            }
+            values: dict[str, float | None] = {}
+            for control, heat in heats.items():
+                values |= self._scores(heat, truth, pixels, sam, control)
+            table.append(values)
+            outcome.rows.append(context.row(index) | {"mask": name} | values)
+        names = [name for _, name, _ in found]
+        owners = [index for index, _, _ in found]
+        outcome.metrics = self._summary(context, table, owners)
+        for name in sorted(set(names)):
+            rows = [row for row, own in enumerate(names) if own == name]
+            entry = self._summary(context, [table[row] for row in rows], [owners[row] for row in rows])
+            outcome.per_class[name] = {"n": len(rows)} | entry
+        return outcome
+
+    def _scores(
+        self,
+        heat: NDArray[np.float32] | None,
+        truth: Mask,
+        pixels: NDArray[np.uint8],
+        sam: segment.Sam | None,
+        control: str,
+    ) -> dict[str, float | None]:
+        """Return the scores of a map's mask, or of a control's (`control` ends their names), None where undefined."""
+        values: dict[str, float | None] = dict.fromkeys(SCORES)
+        if heat is not None:
             answer = self.answer(heat, pixels, sam)
             values = {
                 "dice": dice(answer, truth),
                 "iou": iou(answer, truth),
-                "nsd": surface_dice(answer, truth, settings.tolerance),
+                "nsd": surface_dice(answer, truth, self.settings.tolerance),
                 "hd95": hausdorff(answer, truth),
                 "pixel_auroc": pixel_auroc(heat, truth),
             }
-            for key, value in values.items():
-                scores[key].append(np.nan if value is None else value)
-            outcome.rows.append(context.row(index) | {"mask": name} | values)
-        owners = [context.data.patient(one) for one, _, _ in found]
-        weights = multiplicities(owners, context.resamples, context.seed)
-        for key, column in scores.items():
-            values_of = np.array(column)
-            known = np.isfinite(values_of)
-            value = float(values_of[known].mean()) if known.any() else None
-            bounds = mean_interval(values_of, weights) if known.any() else None
-            outcome.metrics[key] = metric(
-                value,
-                bounds,
-                primary=key == "dice",
-                higher_is_better=key != "hd95",
+        return {f"{name}_{control}" if control else name: value for name, value in values.items()}
+
+    def _summary(
+        self, context: Context, table: Sequence[Mapping[str, float | None]], records: Sequence[int]
+    ) -> dict[str, dict[str, Any]]:
+        """Return the mean of each score over masks, with its interval; masks for which it is undefined are left out."""
+        drawn = context.draw(records)
+        result = {}
+        for name in table[0]:
+            values = np.array([np.nan if row[name] is None else row[name] for row in table], dtype=np.float64)
+            known = np.isfinite(values)
+            result[name] = metric(
+                float(values[known].mean()) if known.any() else None,
+                of_mean(values, drawn, bounded=not name.startswith("hd95")) if known.any() else None,
+                primary=name == "dice",
+                higher_is_better=not name.startswith("hd95"),
                 reason="undefined for every mask",
                 n=int(known.sum()),
-                chance=0.5 if key == "pixel_auroc" else None,
+                chance=0.5 if name == "pixel_auroc" else None,
+                **control_of(name, SCORES),
             )
-        return outcome
+        return result
 
     def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: segment.Sam | None) -> Mask:
         """Return the mask that a map stands for."""

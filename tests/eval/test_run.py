@@ -260,7 +260,7 @@ def test_compare_pairs_runs(run: Run, shards: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_of_another_model_keeps_no_loss_curve_of_the_last(run: Run, shards: Path, tmp_path: Path) -> None:
-    out, curve = tmp_path / "out", tmp_path / "out" / "figures" / "training.json"
+    out, curve = tmp_path / "out", tmp_path / "out" / "training.json"
     assert score(run, shards, out, "factories:random", "--limit", 40) == 0
     rows = [{"event": "train", "step": one, "samples": 8 * one, "loss": 1 / one} for one in range(1, 5)]
     curve.write_text(json.dumps(rows))

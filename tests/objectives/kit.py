@@ -54,7 +54,7 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
     lengths[rng.integers(rows)] = 5
     word_mask = torch.tensor(np.arange(5) < lengths[:, None])
     attention = torch.tensor(rng.random((rows, 5)), dtype=dtype) * word_mask
-    blank = torch.zeros((rows, 7), dtype=torch.int64)
+    blank, short = torch.zeros((rows, 7), dtype=torch.int64), torch.zeros((count, 7), dtype=torch.int64)
     output = ModelOutput(
         image=normal(rows, DIM),
         text=normal(rows, DIM),
@@ -90,7 +90,7 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
             assertion=ids([1, 1, 1, 0, 1, 1, 1][:count]),
         ),
         phrases=Phrases(
-            tokens=Tokens(ids=blank[:count], mask=blank[:count] == 0, words=blank[:count]),
+            tokens=Tokens(ids=short, mask=short == 0, words=short),
             owner=ids(owners),
             code=ids(CODES[:count]),
         ),
@@ -146,6 +146,7 @@ def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[Mode
         phrases=dataclasses.replace(batch.phrases, owner=spans["owner"], code=spans["code"]),
         prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[start:stop]),
         extras={name: value[start:stop] for name, value in batch.extras.items()},
+        has_text=batch.has_text and batch.has_text[start:stop],
     )
     assert len(cut) == rows
     return dataclasses.replace(output, **changed), cut
@@ -228,10 +229,16 @@ def loss_and_gradients(
     rank: int = 0,
     shares: list[int] | None = None,
     training: bool = True,
+    missing: tuple[int, ...] = (),
 ) -> dict[str, Tensor]:
-    """Return loss and gradients of inputs and owned parameters; with `shares` (rows of each rank) those of this rank."""
+    """Return loss and gradients of inputs and owned parameters; with `shares` (rows of each rank) those of this rank.
+
+    The rows `missing` have no text.
+    """
     objective = case.build(dtype).train(training)
     output, batch = case.world(bare=bare, dtype=dtype)
+    if missing:
+        batch.has_text = [row not in missing for row in range(len(batch))]
     output, leaves = with_gradients(output)
     if shares is not None:
         start = sum(shares[:rank])

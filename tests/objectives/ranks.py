@@ -30,6 +30,7 @@ class Layout:
     shares: tuple[int, ...]
     bare: bool = False
     training: bool = True
+    missing: tuple[int, ...] = ()
 
 
 LAYOUTS = [
@@ -38,6 +39,10 @@ LAYOUTS = [
     Layout("two", (3, 3)),
     Layout("two-bare", (3, 3), bare=True),
     Layout("two-uneven", (4, 2), training=False),
+    Layout("three-missing", (2, 2, 2), missing=(1, 2, 3)),
+    Layout("two-missing", (3, 3), missing=(0, 4)),
+    Layout("two-one-text", (3, 3), missing=(0, 1, 2, 4, 5)),
+    Layout("two-no-text", (3, 3), missing=(0, 1, 2, 3, 4, 5)),
 ]
 
 
@@ -88,6 +93,7 @@ def run(rank: int, folder: Path) -> None:
                     rank=rank,
                     shares=list(layout.shares),
                     training=layout.training,
+                    missing=layout.missing,
                 )
                 for case in CASES
                 for dtype in (torch.float32, torch.float64)

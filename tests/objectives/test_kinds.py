@@ -57,7 +57,7 @@ def test_the_value_is_the_formulas(case: Case, bare: bool) -> None:
 def test_many_processes_are_one(case: Case, layout: Layout, ranks: dict[str, dict[str, Any]]) -> None:
     ranks_of = [ranks[f"{layout.name}-{rank}"] for rank in range(len(layout.shares))]
     for dtype, tolerance in ((torch.float32, 1e-6 * case.magnitude), (torch.float64, 1e-12 * case.magnitude)):
-        alone = loss_and_gradients(case, dtype, bare=layout.bare, training=layout.training)
+        alone = loss_and_gradients(case, dtype, bare=layout.bare, training=layout.training, missing=layout.missing)
         found = [one[f"{case.name}/{dtype}"] for one in ranks_of]
         for name, expected in alone.items():
             mean = torch.stack([one[name] for one in found]).mean(0)

@@ -123,7 +123,7 @@ def test_a_table_and_a_report_in_latin_1(tmp_path: Path, capsys: pytest.CaptureF
     words = ["build", "pairs", "--raw", str(raw), "--out", str(tmp_path / "out"), "--split", "none"]
     assert main(words) == 2  # a table cannot be read at all
     said = capsys.readouterr().err
-    assert "is not utf-8 (byte 0xe9 in" in said and "--encoding latin-1" in said and said.count("\n") == 1
+    assert "is not utf-8 (byte 0xe9)" in said and "--encoding cp1252" in said and said.count("\n") == 1
     found, _ = build(raw, "--encoding", "latin-1")
     (one,) = found.values()
     assert one.report is not None and one.report.text == "Opacité"

@@ -7,9 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlp.config import ConfigError
-from vlp_prep.labels import label_value, names_in, parse_boxes
+from vlp.data.tables.boxes import parse_boxes
+from vlp.data.tables.cells import CellError
+from vlp.data.tables.labels import label_value, names_in
+from vlp.types import Box
 from vlp_prep.plan import plan, standard_split
-from vlp_prep.sources.base import LEARN, Record, Reject, safe_key
+from vlp_prep.sources.base import LEARN, Record, safe_key
 from vlp_prep.splits import choose, leaks, parse_shares, without_test
 
 
@@ -89,14 +92,14 @@ def test_names_of_splits_and_keys() -> None:
 
 def test_labels_and_boxes_as_tables_write_them() -> None:
     assert [label_value(cell) for cell in ("1.0", "0", "-1", "", "nan", 1, True)] == [1, 0, -1, None, None, 1, 1]
-    with pytest.raises(Reject, match="bad_label"):
+    with pytest.raises(CellError, match="bad_label"):
         label_value("2")
     assert names_in("['a b', \"c's\"]") == ["a b", "c's"] and names_in("a|b; c") == ["a", "b", "c"]
-    assert parse_boxes('{"nodule": [[0, 1, 2, 3], [4, 5, 6, 7]]}') == [
-        ("nodule", (0, 1, 2, 3)),
-        ("nodule", (4, 5, 6, 7)),
-    ]
-    assert parse_boxes([{"label": "mass", "bbox": [1, 2, 3, 4]}], "xywh") == [("mass", (1, 2, 4, 6))]
+    assert parse_boxes('{"nodule": [[0, 1, 2, 3], [4, 5, 6, 7]]}') == (
+        Box("nodule", (0, 1, 2, 3)),
+        Box("nodule", (4, 5, 6, 7)),
+    )
+    assert parse_boxes([{"label": "mass", "bbox": [1, 2, 3, 4]}], "xywh") == (Box("mass", (1, 2, 4, 6), "mass"),)
     for wrong in ("[3, 3, 1, 1]", '{"a": 5}', "[1, 2"):
-        with pytest.raises(Reject):
+        with pytest.raises(CellError):
             parse_boxes(wrong)

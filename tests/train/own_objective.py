@@ -20,7 +20,7 @@ class Margin(Objective):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         settings: Any = self.config
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         image, text = unit(output.image), unit(output.text)
         apart = settings.margin + image @ rows.gather(text).T - (image * text).sum(1, keepdim=True)
         return Losses(rows.share(apart.clamp(min=0).sum()))

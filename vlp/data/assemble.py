@@ -14,6 +14,7 @@ from ..config import ConfigError
 from ..preprocess import Augment, Decode, ImageError, Preprocess
 from ..tokenize import Encoded, Tokenizer
 from ..types import PRESENT, UNCERTAIN, UNKNOWN, Batch, Phrases, Prompts, PromptSpec, Sample, Spans, Tokens
+from .records import SampleError
 from .text import ASSERTIONS, Shown, TextView, asserted, concept_code, group_of, phrases, show
 
 FILLED = ("extras.category", "extras.text_labels")
@@ -35,7 +36,10 @@ class Prepared:
 
 
 class Assembler:
-    """Build batches as a recipe asks: `needs` says which of labels, spans, phrases and prompts are wanted."""
+    """Build batches as a recipe asks: `needs` says which of labels, spans, phrases and prompts are wanted.
+
+    `texts_missing`: some samples of the set have no text, so that each batch says which (`Batch.has_text`).
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class Assembler:
         needs: frozenset[str],
         prompts: PromptSpec | None,
         decode: Decode = "full",
+        texts_missing: bool = True,
     ) -> None:
         if "prompts" in needs and prompts is None:
             raise ConfigError("an objective needs prompts, and no objective says which (prompt_spec)")
@@ -65,7 +70,7 @@ class Assembler:
                 "an objective needs text_view, another random part of the text: set data.text.subset or data.text.sentence"
             )
         self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
-        self.labels, self.needs, self.decode = tuple(labels), needs, decode
+        self.labels, self.needs, self.decode, self.texts_missing = tuple(labels), needs, decode, texts_missing
         self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
         self.findings = prompts.findings if prompts is not None and "prompts" in needs else ()
         self._asked = tuple(dict.fromkeys(self.findings))  # a finding in many wordings is looked up once
@@ -100,12 +105,15 @@ class Assembler:
         draws = self.view.subset or self.view.sentence or sample.captions
         # a stream of its own, so that another augmentation does not change the text that is shown
         text_rng = None if seed is None or not draws else _generator(seed, 1)
+        shown = show(sample, self.view, text_rng)
+        if not (self.texts_missing or shown.text.strip()):
+            raise SampleError(f"key {sample.key!r} has no text, though its manifest says that all have: index it again")
         second, category = None, 0
         if "text_view" in self.needs:
             second = show(sample, self.view, None if seed is None else _generator(seed, 3))
         if "extras.category" in self.needs:
             category = self._category(sample, None if seed is None else _generator(seed, 4))
-        return Prepared(sample, image, show(sample, self.view, text_rng), second, category)
+        return Prepared(sample, image, shown, second, category)
 
     def batch(self, rows: Sequence[Prepared]) -> Batch:
         """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""
@@ -129,6 +137,7 @@ class Assembler:
             if "text_view" in self.needs
             else None,
             extras=self._extras(rows),
+            has_text=[bool(text.strip()) for text in texts] if self.texts_missing else None,
             sources=[sample.source for sample in samples],
             truncated=sum(1 for row in encoded.cut if row < len(texts)),
         )

@@ -6,13 +6,18 @@ legitimate, a data set without any is a mistake.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..config import ConfigError
 from ..types import UNKNOWN, Sample
+from .members import CAPTION_MEMBERS, TEXT_MEMBERS
+from .pipe import ADJACENT, PipeStream
 from .records import SampleError
 from .sources import Stream
+
+log = logging.getLogger(__name__)
 
 ASKED = 256
 """Samples that are looked at before something counts as missing; the first that has it ends the search."""
@@ -60,6 +65,34 @@ def wants(needs: frozenset[str], labels: Sequence[str], findings: Sequence[str])
         ),
     ]
     return [one for one in some if one.need in needs]
+
+
+def check_texts(stream: Stream | PipeStream) -> None:
+    """Raise ConfigError where no sample has a text; say in the log how many have none. Of a pipe the first are asked."""
+    if isinstance(stream, PipeStream):
+        if not stream.has_texts(ASKED):
+            raise ConfigError(
+                f"data.train: none of the first {ASKED} samples of the stream has a text, and the objectives need texts. "
+                f"{ADJACENT}"
+            )
+        return
+    if not stream.without_text:
+        return
+    manifests = [source.shards.manifest for source in stream.sources]
+    if stream.without_text < stream.samples:
+        log.warning(
+            "%d of %d training samples have no text: they train as images without one, left out of every objective that "
+            "needs a text (vlp-prep index says which members are there)",
+            stream.without_text,
+            stream.samples,
+        )
+        return
+    members = sorted({name for manifest in manifests for name in manifest.columns(0).extensions})
+    raise ConfigError(
+        f"data.train: none of the {stream.samples} samples has a text, and the objectives need texts. Members that are "
+        f"there: {', '.join(members)}. A text is read from a member {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from "
+        "fields of these names of a json, or from the member that you name: vlp-prep index FOLDER --text NAME"
+    )
 
 
 def check_content(stream: Stream, needs: frozenset[str], labels: Sequence[str], findings: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """The index of a tar shard: where each sample's members lie, as one line of `manifest.jsonl`. A leaf; no torch.
 
-A sample is a run of adjacent members that share what precedes the first dot of their file name (webdataset's rule);
+A sample is the members that share what precedes the first dot of their file name (webdataset's rule), adjacent or not;
 what follows that dot is the member's extension. The line's header comes first and its long columns last, so that a set
 of many shards is opened by reading headers only.
 """
@@ -15,12 +15,14 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from ..config import ConfigError
 from ..types import Sample
+from ..untrusted import is_relative_name, open_regular, parse_json, replacing, shown
+from .members import images
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,20 @@ FILE = "manifest.jsonl"
 FORMAT = "vlp-1"
 """Marks a `json` member written by `ShardWriter`; anybody else's is read by the names of its fields."""
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png")
 _NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$")
 _START, _COLUMNS = b'{"shard": ', b', "keys": ['
 _MAX_EXTENSIONS = 64
+_MAX_HEADER = 1 << 20
+_AGAIN = "run `vlp-prep index` on the folder"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_BYTES = 1 << 50
+MAX_MEMBER = 1 << 30
+"""The most bytes of a member: it is read into memory whole."""
+MAX_WORD = 1000
+MOST_OF_A_LINE = 16
+"""How many times as large as a manifest line its keys may become in memory."""
+LEAST_OF_A_SAMPLE = 4
+"""The fewest characters that a sample takes in its manifest line."""
 
 
 class ManifestError(ConfigError):
@@ -40,7 +52,10 @@ class ManifestError(ConfigError):
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The header of a manifest line: a shard's file name (or URL), split, counts, hash and origin."""
+    """The header of a manifest line: a shard's file name (or URL), split, counts, hash and origin.
+
+    `texts` counts the samples that have a text; None in manifests of before it was counted.
+    """
 
     shard: str
     samples: int
@@ -49,6 +64,7 @@ class Shard:
     split: str | None = None
     source: str = ""
     version: str = ""
+    texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +115,7 @@ def format_line(shard: Shard, entries: Sequence[Entry]) -> str:
         "shard": shard.shard,
         "split": shard.split,
         "samples": shard.samples,
+        "texts": sum(entry.chars > 0 for entry in entries),
         "bytes": shard.bytes,
         "sha256": shard.sha256,
         "source": shard.source,
@@ -122,51 +139,111 @@ def parse_header(line: bytes, where: str) -> Shard:
     """Return the header of a manifest line; `where` names the line in messages. Raises ManifestError."""
     cut = line.find(_COLUMNS)
     record = _json(line[:cut] + b"}" if cut > 0 and line.startswith(_START) else line, where)
-    try:
-        shard = Shard(
-            shard=str(record["shard"]),
-            samples=int(record["samples"]),
-            bytes=int(record["bytes"]),
-            sha256=str(record["sha256"]),
-            split=record.get("split"),
-            source=str(record.get("source") or ""),
-            version=str(record.get("version") or ""),
+    samples = _count(record, "samples", len(line) // LEAST_OF_A_SAMPLE, where)
+    shard = Shard(
+        shard=_word(record, "shard", where),
+        samples=samples,
+        bytes=_count(record, "bytes", MAX_BYTES, where),
+        sha256=_word(record, "sha256", where),
+        split=_word(record, "split", where, optional=True) or None,
+        source=_word(record, "source", where, optional=True),
+        version=_word(record, "version", where, optional=True),
+        texts=None if record.get("texts") is None else min(_count(record, "texts", MAX_BYTES, where), samples),
+    )
+    if "://" not in shard.shard and not is_relative_name(shard.shard):
+        raise ManifestError(
+            f"{where}: unsafe shard name {shown(shard.shard)}: expected a path below the manifest's folder"
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise ManifestError(f"{where}: not a shard's line ({error!r}): run `vlp-prep index` on the folder") from None
-    if not is_safe_name(shard.shard) and "://" not in shard.shard:
-        raise ManifestError(f"{where}: unsafe shard name {shard.shard!r}: expected a path below the manifest's folder")
+    if not _SHA256.fullmatch(shard.sha256):
+        raise ManifestError(f"{where}: sha256: expected 64 hexadecimal digits: {_AGAIN}")
     return shard
 
 
-def parse_columns(line: bytes, where: str) -> Columns:
-    """Return the columns of a manifest line. Raises ManifestError."""
-    record = _json(line, where)
-    try:
-        names = tuple(record["members"])
-        rows = len(record["keys"])
-        offset = np.full((rows, len(names)), -1, dtype=np.int64)
-        size = np.zeros((rows, len(names)), dtype=np.uint32)
-        for column, name in enumerate(names):
-            offset[:, column], size[:, column] = record["members"][name]
-        columns = Columns(
-            keys=np.array([str(key).encode() for key in record["keys"]], dtype=np.bytes_),
-            chars=np.array(record.get("chars") or [0] * rows, dtype=np.int32),
-            crc32=np.array(record.get("crc32") or [0] * rows, dtype=np.uint32),
-            extensions=names,
-            offset=offset,
-            size=size,
+def _word(record: dict[str, Any], name: str, where: str, optional: bool = False) -> str:
+    value = record.get(name)
+    if optional and value is None:
+        return ""
+    if not isinstance(value, str) or len(value) > MAX_WORD or not value.isprintable():
+        raise ManifestError(
+            f"{where}: not a shard's line: {name}: expected at most {MAX_WORD} printable characters, found "
+            f"{_found(record, name)}: {_AGAIN}"
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ManifestError(f"{where}: broken columns ({error}): run `vlp-prep index` on the folder") from None
-    if not rows == int(record["samples"]) == len(columns.chars) == len(columns.crc32):
-        raise ManifestError(f"{where}: says {record['samples']} samples and lists {rows}")
-    return columns
+    return value
+
+
+def _count(record: dict[str, Any], name: str, most: int, where: str) -> int:
+    value = record.get(name)
+    if type(value) is not int or not 0 <= value <= most:
+        raise ManifestError(
+            f"{where}: not a shard's line: {name}: expected a whole number of 0 to {most}, found "
+            f"{_found(record, name)}: {_AGAIN}"
+        )
+    return value
+
+
+def _found(record: dict[str, Any], name: str) -> str:
+    """Return what is there instead, for a message: a number itself, of all else the type."""
+    if name not in record:
+        return "nothing"
+    value = record[name]
+    return shown(str(value), 24) if type(value) in (int, float) else f"a value of type {type(value).__name__}"
+
+
+def parse_columns(line: bytes, where: str) -> Columns:
+    """Return the columns of a manifest line. Raises ManifestError.
+
+    Every claim is checked against the others and the header before anything is allocated: a line of some kilobytes must
+    not ask for gigabytes, nor for bytes that lie outside of its shard.
+    """
+    record = _json(line, where)
+    header = parse_header(line, where)
+    keys, members = record.get("keys"), record.get("members")
+    if not isinstance(keys, list) or not isinstance(members, dict) or not all(type(key) is str for key in keys):
+        raise ManifestError(f"{where}: broken columns: expected a list of keys and a mapping of members: {_AGAIN}")
+    for key in keys:
+        if len(key) > MAX_WORD or not key.isprintable():
+            raise ManifestError(f"{where}: a key that is not at most {MAX_WORD} printable characters: {_AGAIN}")
+    rows, longest = len(keys), max(map(len, keys), default=0)
+    if rows * longest > MOST_OF_A_LINE * len(line):  # numpy gives each the room of the longest
+        raise ManifestError(f"{where}: broken columns: a key of {longest} characters among {rows}: {_AGAIN}")
+    if rows != header.samples:
+        raise ManifestError(f"{where}: says {header.samples} samples and lists {rows}")
+    offset = np.full((rows, len(members)), -1, dtype=np.int64)
+    size = np.zeros((rows, len(members)), dtype=np.uint32)
+    for column, (name, pair) in enumerate(members.items()):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise ManifestError(f"{where}: broken columns: {shown(name)}: expected offsets and sizes: {_AGAIN}")
+        offset[:, column] = _integers(pair[0], rows, -1, header.bytes, f"{where}: offsets of {shown(name)}")
+        size[:, column] = _integers(pair[1], rows, 0, MAX_MEMBER, f"{where}: sizes of {shown(name)}")
+    if (offset + size > header.bytes).any():
+        raise ManifestError(
+            f"{where}: broken columns: a member ends behind the {header.bytes} bytes of the shard: {_AGAIN}"
+        )
+    zeros = [0] * rows
+    return Columns(
+        keys=np.array([key.encode() for key in keys], dtype=np.bytes_),
+        chars=_integers(record.get("chars") or zeros, rows, 0, 2**31 - 1, f"{where}: chars").astype(np.int32),
+        crc32=_integers(record.get("crc32") or zeros, rows, 0, 2**32 - 1, f"{where}: crc32").astype(np.uint32),
+        extensions=tuple(members),
+        offset=offset,
+        size=size,
+    )
+
+
+def _integers(values: Any, rows: int, low: int, high: int, where: str) -> np.ndarray:
+    """Return a column of a manifest [rows] int64, whose values lie in `low` to `high`. Raises ManifestError."""
+    if not isinstance(values, list) or len(values) != rows or not all(type(value) is int for value in values):
+        raise ManifestError(
+            f"{where}: broken columns: expected {rows} whole numbers: run `vlp-prep index` on the folder"
+        )
+    if rows and not (low <= min(values) and max(values) <= high):
+        raise ManifestError(f"{where}: broken columns: expected numbers of {low} to {high}")
+    return np.array(values, dtype=np.int64)
 
 
 def _json(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError as error:
         raise ManifestError(f"{where}: not JSON ({error})") from None
     if not isinstance(record, dict):
@@ -186,16 +263,20 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def scan_tar(path: Path) -> Iterator[Entry]:
-    """Yield the samples of a tar file, in order, reading headers only. Raises ManifestError.
+    """Yield the samples of a tar file, in the order of their first members, reading headers only. Raises ManifestError.
 
     Members other than regular files are passed over and counted in the log; a name that climbs out is an error.
     """
     passed: dict[str, int] = {}
-    entry: Entry | None = None
+    entries: dict[str, Entry] = {}
+    end = 0
     try:
-        with tarfile.open(path, "r:") as tar:
+        with open_regular(path) as file, tarfile.open(fileobj=cast(BinaryIO, _Headers(file)), mode="r:") as tar:
             for member in tar:
                 tar.members = []  # type: ignore[attr-defined]  # else the whole list is kept
+                if not end <= member.offset <= member.offset_data or member.size < 0:
+                    raise ManifestError(f"{path}: a header of the tar leads back or has a negative size")
+                end = member.offset + 1
                 if not is_safe_name(member.name):
                     raise ManifestError(f"{path}: member {member.name!r} climbs out of the archive: refused")
                 if not member.isreg() or member.issparse():
@@ -207,34 +288,51 @@ def scan_tar(path: Path) -> Iterator[Entry]:
                     passed["no extension"] = passed.get("no extension", 0) + 1
                     continue
                 key, extension = parts
-                if entry is None or entry.key != key:
-                    if entry is not None:
-                        yield entry
-                    entry = Entry(key)
+                entry = entries.setdefault(key, Entry(key))
                 if extension in entry.members:
                     raise ManifestError(
                         f"{path}: two members {extension!r} of key {key!r}; everything after the first dot of a file "
-                        "name is its extension, so keys must not hold dots"
+                        "name is its extension, so keys must be unique and hold no dots"
                     )
                 if len(entry.members) >= _MAX_EXTENSIONS:
                     raise ManifestError(
                         f"{path}: key {key!r} has over {_MAX_EXTENSIONS} members: is there a dot in it?"
                     )
                 entry.members[extension] = (member.offset_data, member.size)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, ManifestError):
+            raise
         raise ManifestError(f"{path}: not a complete, uncompressed tar file ({error})") from None
     except OSError as error:
         raise ManifestError(f"cannot read {path}: {error.strerror or error}") from None
-    if entry is not None:
-        yield entry
+    yield from entries.values()
     for reason, count in passed.items():
         log.warning("%s: passed over %d members (%s)", path, count, reason)
 
 
-def image_extension(members: Iterable[str]) -> str | None:
-    """Return which extension holds the image: the shortest one that ends in jpg, jpeg or png and is not a mask."""
-    names = [name for name in members if name.rpartition(".")[2] in IMAGE_EXTENSIONS and not name.endswith(".mask.png")]
-    return min(names, key=lambda name: (len(name), name)) if names else None
+def image_extension(members: Iterable[str], key: str = "") -> str | None:
+    """Return which extension holds the image, None for none; masks are none. Raises ManifestError where several may."""
+    names = images(members)
+    if len(names) > 1:
+        raise ManifestError(
+            f"key {key!r} has several images: {', '.join(names)}. Choose one for the whole set: vlp-prep index FOLDER "
+            f"--image {names[0]}. (Or are these several samples? Everything after the first dot of a file name is the "
+            "member's name, so keys must not hold dots: rename 1.2.jpg to 1_2.jpg)"
+        )
+    return names[0] if names else None
+
+
+class _Headers:
+    """A tar file of which headers are read: long names and extended headers included, which state their own size."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 def mask_names(members: Mapping[str, Any]) -> dict[str, str]:
@@ -259,9 +357,8 @@ def decode_name(name: str) -> str:
 
 def write_manifest(folder: Path, lines: Sequence[str]) -> None:
     """Write `manifest.jsonl` into a folder, whole or not at all."""
-    temporary = folder / f".{FILE}.partial"
-    temporary.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    temporary.replace(folder / FILE)
+    with replacing(folder / FILE) as file:
+        file.write("".join(line + "\n" for line in lines).encode())
 
 
 def chain_crc32(parts: Iterable[bytes]) -> int:
@@ -273,5 +370,6 @@ def chain_crc32(parts: Iterable[bytes]) -> int:
 
 
 def text_length(sample: Sample) -> int:
-    """Return the length of what a sample says, in characters."""
-    return len(sample.report.text) if sample.report else max((len(one) for one in sample.captions), default=0)
+    """Return the length of what a sample says, in characters; 0 where it has no text."""
+    report = len(sample.report.text) if sample.report and sample.report.text.strip() else 0
+    return report or max((len(one) for one in sample.captions if one.strip()), default=0)

@@ -85,8 +85,9 @@ class Loader:
         self.config, self.seed, self.rank, self.world, self.split = config, seed, rank, world, split
         self.stream = stream if stream is not None else open_stream(config, seed, split, world)
         self.samples = self.stream.samples
+        missing = self.stream.without_text != 0  # not known of a stream that cannot seek
         self.assembler = Assembler(
-            preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts, config.decode
+            preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts, config.decode, missing
         )
         if split == "train" and isinstance(self.stream, Stream):
             check_content(self.stream, needs, config.labels, self.assembler.findings)

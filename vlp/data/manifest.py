@@ -7,9 +7,9 @@ are parsed when one of its samples is wanted and a bounded number of them is kep
 from __future__ import annotations
 
 import hashlib
-import mmap
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from ..registry import did_you_mean
 from ..types import Sample
+from ..untrusted import RefusedError, open_regular, stays_inside
 from .index import (
     FILE,
     Columns,
-    Entry,
     ManifestError,
     Shard,
     chain_crc32,
@@ -29,16 +29,23 @@ from .index import (
     parse_columns,
     parse_header,
     scan_tar,
-    text_length,
     write_manifest,
 )
+from .indexing import Choices as Choices
+from .indexing import Findings, archives_of, index_shard, nothing_found
+from .members import images, is_mask_key
 from .records import SampleError, build
 from .remote import Cache
-from .storage import Files, is_remote, join
+from .storage import Files, join
+from .urls import check_host, host_of, is_remote
 
-SPLITS = ("train", "val", "valid", "validation", "dev", "test")
 MAX_PARSED = 64
+MAX_LINE = 64 << 20
 GAP = 64 << 10
+SHOWN = 20
+"""How many of the samples of a shard that were left out are named."""
+
+log = logging.getLogger(__name__)
 
 
 class Manifest:
@@ -55,27 +62,25 @@ class Manifest:
     @classmethod
     def read(cls, place: Path | str, cache: Cache | None = None) -> Manifest:
         """Read the manifest of a folder, a `manifest.jsonl` file, or the URL of either. Raises ManifestError."""
-        text = str(place)
+        text, cache = str(place), cache or Cache()
+        hosts = cache.hosts
         if is_remote(text):
             url = text if text.endswith(".jsonl") else join(text, FILE)
             try:
-                path = (cache or Cache()).fetch_fresh(url)
+                path = cache.fetch_fresh(url)
             except OSError as error:
                 raise ManifestError(str(error)) from None
             base = url.rpartition("/")[0]
+            hosts |= {host_of(url)}
         else:
             path = Path(text) / FILE if Path(text).is_dir() else Path(text)
             base = str(path.parent)
-            if not path.is_file():
+            if not path.exists():
                 raise ManifestError(_missing(path))
-        shards, lines = [], []
-        position = 0
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    shards.append(parse_header(line, f"{path}:{number}"))
-                    lines.append((position, len(line)))
-                position += len(line)
+        try:
+            shards, lines = _read_headers(path, hosts)
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
         if not shards:
             raise ManifestError(f"{path} lists no shards")
         names = {one.shard for one in shards}
@@ -101,6 +106,15 @@ class Manifest:
     def splits(self) -> list[str]:
         return sorted({one.split for one in self.shards if one.split})
 
+    @property
+    def texts(self) -> int:
+        """How many samples have a text."""
+        counts = (
+            int((self.chars(number) > 0).sum()) if shard.texts is None else shard.texts
+            for number, shard in enumerate(self.shards)
+        )
+        return sum(counts)
+
     def select(self, split: str | None) -> Manifest:
         """Return the part of a split, everything for None. Raises ManifestError naming the splits that there are.
 
@@ -123,7 +137,7 @@ class Manifest:
         found = self._parsed.get(shard)
         if found is None:
             position, length = self._lines[shard]
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(int(position))
                 line = file.read(int(length))
             where = f"{self.path}: {self.shards[shard].shard}"
@@ -152,6 +166,27 @@ class Manifest:
         return self.columns(shard).chars
 
 
+def _read_headers(path: Path, hosts: Collection[str]) -> tuple[list[Shard], list[tuple[int, int]]]:
+    """Return the shards of a manifest file, and the position and length of each one's line. Raises OSError too."""
+    shards, lines = [], []
+    position = 0
+    with open_regular(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE + 1), b""), 1):
+            where = f"{path}:{number}"
+            if len(line) > MAX_LINE:
+                raise ManifestError(f"{where}: a line of more than {MAX_LINE} bytes")
+            if line.strip():
+                shards.append(parse_header(line, where))
+                lines.append((position, len(line)))
+                if is_remote(shards[-1].shard):
+                    try:
+                        check_host(shards[-1].shard, hosts)
+                    except RefusedError as error:
+                        raise ManifestError(f"{where}: shard {error}") from None
+            position += len(line)
+    return shards, lines
+
+
 def _missing(path: Path) -> str:
     folder = path.parent if path.name == FILE else path
     if not folder.is_dir():
@@ -169,7 +204,7 @@ class ShardSet:
 
     def __init__(self, manifest: Manifest, cache: Cache | None = None) -> None:
         self.manifest = manifest
-        self.files = Files(cache)
+        self.files = Files(cache, folder=None if is_remote(manifest.base) else manifest.base)
         self.is_remote = any(is_remote(join(manifest.base, one.shard)) for one in manifest.shards)
         self._prefetched: list[int] = []
 
@@ -182,7 +217,8 @@ class ShardSet:
     def sample(self, index: int, masks: bool = True) -> Sample:
         """Return sample `index`, image and masks as encoded bytes.
 
-        Raises SampleError for a damaged one, OSError when its shard is missing or out of reach.
+        Raises SampleError for a damaged one, ManifestError where it has several images, OSError when its shard is missing
+        or out of reach.
         """
         return self._sample(index, lambda name: masks or not name.endswith(".mask.png"))
 
@@ -238,59 +274,61 @@ class Problem:
 
 
 def index_folder(
-    folder: Path | str, source: str = "", version: str = "", progress: Callable[[str], None] | None = None
+    folder: Path | str,
+    source: str = "",
+    version: str = "",
+    progress: Callable[[str], None] | None = None,
+    follow_links: bool = False,
+    choices: Choices | None = None,
 ) -> Manifest:
     """Write `manifest.jsonl` for the tar shards of a folder, anybody's webdataset shards included, and return it.
 
-    The split is what precedes the first `-` of a file's name where that is a usual one (train, val, test, ...). Samples
-    without an image or with a broken record are left out and reported through `progress`, which is called with one line
-    per shard. Raises ManifestError for what is not a complete plain tar, for unsafe names and for a key used twice.
+    The split is the one that a shard's path names (`train/0.tar`, `VAL_0.tar`; see `vlp.data.members`) or, where it names
+    none, that of all records. Samples without an image or with a broken record are left out and counted through
+    `progress`, which is called with one line per shard, then with what else the user has to know; the log says of each
+    why. Raises ManifestError for what is not a complete plain tar, for unsafe names, a key used twice, several images,
+    splits in doubt, and for a shard that is a link out of the folder unless `follow_links`.
     """
-    folder = Path(folder)
-    paths = sorted(path for path in folder.rglob("*.tar") if not _is_hidden(path.relative_to(folder)))
+    folder, choices, findings = Path(folder), choices or Choices(), Findings()
+    tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")
+    paths = sorted(path for path in tars if not _is_hidden(path.relative_to(folder)))
+    findings.archives = archives_of(folder)
     if not paths:
-        raise ManifestError(f"no *.tar files in {folder}")
+        there = f"; what is there is not read: {', '.join(findings.archives[:10])}" if findings.archives else ""
+        raise ManifestError(f"no *.tar files in {folder}{there}")
+    for path in paths:
+        if not follow_links and not stays_inside(folder, path):
+            raise ManifestError(f"{path} is a link that leads out of {folder}: refused (--follow-links allows it)")
     seen: dict[str, str] = {}
     lines = []
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        shard, entries, problems = _index_shard(path, name, source, version)
+        before, first = sum(findings.left_out.values()), findings.first_left_out
+        shard, entries = index_shard(path, name, source, version, choices, findings)
         for entry in entries:
             if entry.key in seen:
-                raise ManifestError(f"{path}: key {entry.key!r} is also in {seen[entry.key]}: keys must be unique")
+                raise ManifestError(
+                    f"{path}: key {entry.key!r} is also in {seen[entry.key]}: keys must be unique in a set (a key ends at "
+                    "the first dot of a file name, so it must hold none)"
+                )
             seen[entry.key] = name
         if entries:
             lines.append(format_line(shard, entries))
         if progress:
-            left_out = f", {len(problems)} left out, first {problems[0]}" if problems else ""
-            progress(f"{name}: {len(entries)} samples{left_out}")
+            left_out = sum(findings.left_out.values()) - before
+            which = f", first {findings.first_left_out}" if not first else ""
+            progress(f"{name}: {len(entries)} samples{f', {left_out} left out{which}' if left_out else ''}")
+    if not lines:
+        raise nothing_found(folder, findings)
     write_manifest(folder, lines)
+    if progress:
+        for line in findings.lines():
+            progress(line)
     return Manifest.read(folder)
 
 
 def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
-
-
-def _index_shard(path: Path, name: str, source: str, version: str) -> tuple[Shard, list[Entry], list[Problem]]:
-    entries, problems = [], []
-    with open(path, "rb") as file:
-        if path.stat().st_size == 0:
-            raise ManifestError(f"{path} is empty")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content, memoryview(content) as view:
-            for entry in scan_tar(path):
-                data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}
-                try:
-                    sample = build(entry.key, data, name)
-                except SampleError as error:
-                    problems.append(Problem(name, entry.key, str(error)))
-                    continue
-                entry.key, entry.chars, entry.crc32 = sample.key, text_length(sample), chain_crc32(data.values())
-                entries.append(entry)
-            sha256 = hashlib.sha256(view).hexdigest()
-    prefix = path.name.partition("-")[0]
-    split = prefix if prefix in SPLITS else None
-    return Shard(name, len(entries), path.stat().st_size, sha256, split, source, version), entries, problems
 
 
 def verify(
@@ -316,10 +354,9 @@ def verify(
 def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
     manifest = shards.manifest
     shard = manifest.shards[number]
-    place = join(manifest.base, shard.shard)
     try:
-        path = shards.files.cache.fetch(place, shard.bytes) if is_remote(place) else Path(place)
-        with open(path, "rb") as file:
+        path = shards.files.local(join(manifest.base, shard.shard), (shard.bytes, shard.sha256))
+        with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         columns = manifest.columns(number)
     except OSError as error:
@@ -337,7 +374,9 @@ def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
             problems.append(Problem(shard.shard, None, "bytes outside of any sample differ from when it was written"))
     else:
         try:
-            found = sum(1 for entry in scan_tar(path) if image_extension(entry.members))
+            entries = list(scan_tar(path))
+            keys = {entry.key.lower() for entry in entries}
+            found = sum(1 for entry in entries if images(entry.members) and not is_mask_key(entry.key, keys))
             if found != len(columns):
                 problems.append(Problem(shard.shard, None, f"holds {found} samples, the manifest lists {len(columns)}"))
         except ManifestError as error:

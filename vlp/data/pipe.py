@@ -3,7 +3,8 @@
 Each worker of each rank reads its own part of the shards, over and over, through a shuffle buffer. Batches have their
 full size, no rank runs dry, and random draws follow from (seed, pass, key). But the order depends on the numbers of
 workers and ranks, a pass is not the same for all, and a resumed run starts its shards anew: samples may be repeated.
-Copy the shards somewhere that can seek (a disk, https, an object store) for the exact order.
+Copy the shards somewhere that can seek (a disk, https, an object store) for the exact order. A pipe is a command of the
+shell: only the user's own recipe or command line can name one, never a manifest.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from ..config import ConfigError
 from ..preprocess import ImageError
 from ..types import Sample
 from .assemble import Assembler, Prepared
+from .index import is_safe_name
 from .plan import permutation, seed_of
 from .records import SampleError, build
 from .sources import DataConfig
@@ -28,6 +30,7 @@ from .text import show
 from .worker import LoaderError, Reply
 
 BUFFER = 1000
+ADJACENT = "In a stream the members of a sample must follow one another: sort the members of the tar by name"
 
 
 def shards_of(path: str, ranks: int, workers: int) -> list[str]:
@@ -48,9 +51,10 @@ def shards_of(path: str, ranks: int, workers: int) -> list[str]:
 
 
 class PipeStream:
-    """What `vlp.data.sources.Stream` is, for a stream: how many samples there are is not known (0)."""
+    """What `vlp.data.sources.Stream` is, for a stream: how many samples there are is not known (0), nor how many texts."""
 
     samples = 0
+    without_text = None
 
     def __init__(self, config: DataConfig, seed: int, ranks: int) -> None:
         sources = [one.path for one in config.sources]
@@ -60,10 +64,19 @@ class PipeStream:
         self.shards = shards_of(sources[0], ranks, config.workers)
         self.digest = hashlib.sha256("\n".join(self.shards).encode()).hexdigest()
 
+    def trained_on(self) -> list[dict[str, Any]]:
+        """Return nothing: what a pipe brought cannot be told from its name."""
+        return []
+
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` texts in the order of the stream."""
         found = (show(sample, self.config.text, None).text for sample in samples(self.shards))
         return itertools.islice((text for text in found if text), limit)
+
+    def has_texts(self, asked: int) -> bool:
+        """Return whether any of the first `asked` samples has a text."""
+        first = itertools.islice(samples(self.shards), asked)
+        return any(show(sample, self.config.text, None).text.strip() for sample in first)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
         """Return which shards are read by which rank, as text; `n` and `cursor` mean nothing to a stream."""
@@ -120,7 +133,9 @@ class Piped(IterableDataset[Reply]):
                 rejected.append((key, str(error)))
                 bad += 1
                 if bad > 10 and bad > self.most_rejected * seen:
-                    raise LoaderError(f"{bad} of {seen} samples of the stream are damaged, the last: {error}") from None
+                    raise LoaderError(
+                        f"{bad} of {seen} samples of the stream are damaged, the last: {error}. {ADJACENT}"
+                    ) from None
             if len(ready) == self.size // self.world:
                 batch = self.assembler.batch(ready)
                 batch.cursor, batch.rejected = cursor, len(rejected)
@@ -138,7 +153,7 @@ class Piped(IterableDataset[Reply]):
             rng = random.Random(seed_of("buffer", self.seed, self.cursor, reader, turn))
             pipeline = webdataset.DataPipeline(
                 webdataset.SimpleShardList([mine[index] for index in order]),
-                webdataset.tarfile_to_samples(),
+                webdataset.tarfile_to_samples(select_files=is_safe_name),
                 webdataset.shuffle(BUFFER, rng=rng),
             )
             empty = True
@@ -158,7 +173,9 @@ def samples(shards: list[str]) -> Iterator[Sample]:
     """Yield the samples of a stream once, in its order, for reading texts; damaged ones are passed over."""
     import webdataset
 
-    pipeline = webdataset.DataPipeline(webdataset.SimpleShardList(shards), webdataset.tarfile_to_samples())
+    pipeline = webdataset.DataPipeline(
+        webdataset.SimpleShardList(shards), webdataset.tarfile_to_samples(select_files=is_safe_name)
+    )
     for record in pipeline:
         try:
             yield build(record["__key__"], _bytes(record), "stream")

@@ -1,7 +1,8 @@
-"""Local copies of remote shards: fetched in pieces through fsspec, tried again, checked, bounded.
+"""Local copies of remote shards: fetched in pieces, tried again, checked, bounded.
 
 A whole shard is copied when its first sample is wanted: all of its samples are read within one window, and one large
-read beats thousands of small ones on any object store. Workers and ranks of one machine share the copies.
+read beats thousands of small ones on any object store. Workers and ranks of one machine share the copies. A copy is used
+where its sha256 is the manifest's: it was hashed when it came, and is again when its size or time of change is another.
 """
 
 from __future__ import annotations
@@ -10,22 +11,32 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from ..untrusted import RefusedError, open_regular, replacing
+from .download import copy
+from .urls import allowed_hosts, host_of
 
 log = logging.getLogger(__name__)
 
 PIECE = 8 << 20
 ATTEMPTS = 6
+MAX_MANIFEST = 4 << 30
+
+_OURS = re.compile(r"[0-9a-f]{16}-")
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold a lock file, made when missing as its folder is, against other processes; they wait. A killed one lets go."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    with open(os.open(path, flags, 0o666), "r+b") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -39,32 +50,44 @@ def default_folder() -> Path:
 class Cache:
     """A folder of fetched files, at most `limit` bytes of them: those used longest ago are deleted first.
 
-    A file that another process still has open stays readable to it after it was deleted here.
+    A file that another process still has open stays readable to it after it was deleted here. `hosts` may be asked beside
+    the one of the URL that the user named: those of $VLP_HOSTS where None.
     """
 
-    def __init__(self, folder: Path | None = None, limit: int = 64 << 30, pause: float = 0.5) -> None:
+    def __init__(
+        self,
+        folder: Path | None = None,
+        limit: int = 64 << 30,
+        pause: float = 0.5,
+        hosts: Collection[str] | None = None,
+    ) -> None:
         self.folder = folder or default_folder()
         self.limit = limit
         self.pause = pause
+        self.hosts = allowed_hosts() if hosts is None else frozenset(map(host_of, hosts))
 
     def path(self, url: str) -> Path:
         name = url.rstrip("/").rpartition("/")[2]
         safe = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[-100:]
         return self.folder / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{safe}"
 
-    def fetch(self, url: str, size: int | None = None, sha256: str | None = None) -> Path:
-        """Return the local copy of `url`, fetched when it is not there; checked against size and sha256 where given.
+    def fetch(self, url: str, size: int, sha256: str) -> Path:
+        """Return the local copy of `url`, fetched when it is not there or not what the manifest says.
 
-        Raises OSError after the last attempt.
+        Raises OSError after the last attempt, and for a file that is larger than the whole cache.
         """
+        hosts = self._hosts_for(url)
+        if size > self.limit:
+            raise OSError(f"cannot fetch {url}: its {size} bytes are more than the {self.limit} of the cache")
         path = self.path(url)
-        if self._is_good(path, size):
-            os.utime(path)
-            return path
-        with locked(path.with_name(path.name + ".lock")):  # one process fetches, the others wait for it
-            if not self._is_good(path, size):
-                self._make_room(size or 0, keep=path)
-                self._download(url, path, size, sha256)
+        if not self._is_good(path, size, sha256):
+            with locked(path.with_name(path.name + ".lock")):  # one process fetches, the others wait for it
+                if not self._is_good(path, size, sha256):
+                    self._make_room(size, keep=path)
+                    self._download(url, path, size, sha256, hosts)
+                    _stamp(path, sha256)
+        with suppress(OSError):  # a cache of somebody else is read as well
+            os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return path
 
     def fetch_fresh(self, url: str) -> Path:
@@ -72,96 +95,113 @@ class Cache:
 
         Its name holds its hash, so that a run keeps the one that it started with; it does not count for the limit.
         """
-        path = self.path(url)
+        hosts, path = self._hosts_for(url), self.path(url)
         with locked(path.with_name(path.name + ".lock")):
-            self._download(url, path, None, None)
-            final = self.folder / "manifests" / f"{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}-{path.name}"
+            digest = self._download(url, path, None, None, hosts)
+            final = self.folder / "manifests" / f"{digest[:16]}-{path.name}"
             final.parent.mkdir(exist_ok=True)
             path.replace(final)
         return final
 
-    def _is_good(self, path: Path, size: int | None) -> bool:
-        return path.is_file() and size in (None, path.stat().st_size)
+    def _hosts_for(self, url: str) -> frozenset[str]:
+        """Return which hosts may be asked on the way to `url`."""
+        try:
+            return self.hosts | {host_of(url)}
+        except RefusedError as error:
+            raise OSError(f"cannot fetch {url}: {error}") from None
 
-    def _download(self, url: str, path: Path, size: int | None, sha256: str | None) -> None:
+    def _is_good(self, path: Path, size: int, sha256: str) -> bool:
+        try:
+            if path.stat().st_size != size:
+                return False
+            if _stamped(path) == sha256:
+                return True
+            with open_regular(path) as file:
+                good = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError:
+            return False
+        if good:
+            with suppress(OSError):
+                _stamp(path, sha256)
+        return good
+
+    def _download(self, url: str, path: Path, size: int | None, sha256: str | None, hosts: frozenset[str]) -> str:
+        """Fetch `url` to `path`, trying again, and return its sha256. The lock of `path` is held."""
         partial = path.with_name(path.name + ".partial")
         partial.unlink(missing_ok=True)
+        try:
+            with open(partial, "x+b") as file:  # exclusive: follows no link that was planted there
+                digest = self._attempts(url, file, size, sha256, hosts)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        return digest
+
+    def _attempts(self, url: str, file: BinaryIO, size: int | None, sha256: str | None, hosts: frozenset[str]) -> str:
         failure: Exception | None = None
         attempt = 0
         while attempt < ATTEMPTS:
             if attempt:
                 time.sleep(min(self.pause * 2 ** (attempt - 1), 30.0))
-            before = _size(partial)
+            before = file.seek(0, os.SEEK_END)
             try:
-                _copy(url, partial, size)
-                _check(url, partial, size, sha256)
+                copy(url, file, size, PIECE, hosts, MAX_MANIFEST if size is None else size)
+                return _check(url, file, size, sha256)
+            except (FileNotFoundError, PermissionError, ImportError, RefusedError) as error:
+                raise OSError(f"cannot fetch {url}: {error}") from error
             except Exception as error:  # every file system raises its own kinds
-                if isinstance(error, (FileNotFoundError, PermissionError, ImportError)):
-                    raise OSError(f"cannot fetch {url}: {error}") from error
                 failure = error
-                attempt = 1 if _size(partial) > before else attempt + 1  # a slow way forward is a way forward
+                after = file.seek(0, os.SEEK_END)
+                attempt = 1 if after > before else attempt + 1  # a slow way forward is a way forward
                 log.warning("fetching %s, attempt %d of %d: %s", url, attempt, ATTEMPTS, error or type(error).__name__)
-                continue
-            partial.replace(path)
-            return
-        partial.unlink(missing_ok=True)
         raise OSError(f"cannot fetch {url} after {ATTEMPTS} attempts: {failure!r}") from failure
 
     def _make_room(self, size: int, keep: Path) -> None:
-        files = [one for one in self.folder.iterdir() if one.is_file() and one.suffix not in (".lock", ".partial")]
-        sizes = {one: one.stat() for one in files if one != keep}
+        """Delete copies, and nothing else that lies in the folder, until `size` more bytes fit."""
+        endings = (".lock", ".partial", ".sha256")
+        files = [one for one in self.folder.iterdir() if _OURS.match(one.name) and one.suffix not in endings]
+        sizes = {one: one.lstat() for one in files if one != keep and one.is_file()}
         total = sum(one.st_size for one in sizes.values())
-        for one in sorted(sizes, key=lambda file: sizes[file].st_mtime):
+        for one in sorted(sizes, key=lambda file: sizes[file].st_atime):
             if total + size <= self.limit:
                 return
             one.unlink(missing_ok=True)
+            _stamp_of(one).unlink(missing_ok=True)
             total -= sizes[one].st_size
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+def _stamp_of(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
 
 
-def _copy(url: str, partial: Path, size: int | None) -> None:
-    """Append to `partial` what it still lacks of `url`, piece by piece, so that a lost connection costs one piece."""
-    import fsspec
-
-    system, name = fsspec.core.url_to_fs(url, skip_instance_cache=True, **_options(url))
-    total = size if size is not None else system.size(name)
-    with open(partial, "ab") as file:
-        if total is None:
-            file.truncate(0)
-            file.write(system.cat_file(name))
-            return
-        while file.tell() < total:
-            start = file.tell()
-            piece = system.cat_file(name, start=start, end=min(start + PIECE, total))
-            if len(piece) != min(PIECE, total - start):
-                # a server without ranges sends everything; anything else was cut short
-                file.truncate(0)
-                if len(piece) == total:
-                    file.seek(0)
-                    file.write(piece)
-                    return
-                raise OSError(f"asked for bytes {start} to {min(start + PIECE, total)}, got {len(piece)} bytes")
-            file.write(piece)
+def _stamp(path: Path, sha256: str) -> None:
+    """Note that a file as it is now has this hash."""
+    status = path.stat()
+    with replacing(_stamp_of(path)) as file:
+        file.write(f"{sha256} {status.st_size} {status.st_mtime_ns} {status.st_ino}".encode())
 
 
-def _options(url: str) -> dict[str, object]:
-    if url.startswith(("http://", "https://")):
-        import aiohttp  # fsspec reads http through it
+def _stamped(path: Path) -> str | None:
+    """Return the hash that was noted of a file, None where it has been changed since."""
+    status = path.stat()
+    try:
+        with open_regular(_stamp_of(path)) as file:
+            sha256, *about = file.read(256).decode("ascii", "replace").split()
+    except (OSError, ValueError):
+        return None
+    return sha256 if about == [str(status.st_size), str(status.st_mtime_ns), str(status.st_ino)] else None
 
-        return {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=120, sock_connect=20, sock_read=30)}}
-    return {}
 
-
-def _check(url: str, path: Path, size: int | None, sha256: str | None) -> None:
-    found = path.stat().st_size
+def _check(url: str, file: BinaryIO, size: int | None, sha256: str | None) -> str:
+    found = file.seek(0, os.SEEK_END)
     if size is not None and found != size:
+        file.truncate(0)
         raise OSError(f"{url} has {found} bytes, the manifest says {size}")
-    if sha256:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sha256:
-            path.unlink()
-            raise OSError(f"{url} has sha256 {digest[:12]}..., the manifest says {sha256[:12]}...")
+    file.flush()
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    if sha256 is not None and digest != sha256:
+        file.truncate(0)
+        raise OSError(f"{url} has sha256 {digest[:12]}..., the manifest says {sha256[:12]}...")
+    return digest

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..config import ConfigError, config
 from ..preprocess import Augment, Decode
@@ -106,6 +107,7 @@ class Stream:
         self.config, self.seed = config, seed
         self.sources = open_sources(config, split)
         self.samples = sum(len(source.shards) for source in self.sources)
+        self.without_text = self.samples - sum(source.shards.manifest.texts for source in self.sources)
         if split == "train" and self.samples < config.batch_size:
             shards = sum(len(source.shards.manifest.shards) for source in self.sources)
             raise ConfigError(
@@ -142,6 +144,11 @@ class Stream:
         quotas = (int(one) for one in self.plan.mixture.quotas)
         return f"{seed_of(*(f'{digest}:{quota}' for digest, quota in zip(digests, quotas, strict=False))):016x}"
 
+    def trained_on(self) -> list[dict[str, Any]]:
+        """Return for each source its digest and the first 16 digits of its shards' sha256: what a checkpoint keeps of it."""
+        manifests = [source.shards.manifest for source in self.sources]
+        return [{"digest": one.digest, "shards": [shard.sha256[:16] for shard in one.shards]} for one in manifests]
+
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser.
 
@@ -167,6 +174,10 @@ class Stream:
         quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
         size = self.config.batch_size
         lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} a pass, seed {self.seed}"]
+        if self.without_text:
+            lines.append(
+                f"  {self.without_text} of {self.samples} samples have no text: they train as images without one"
+            )
         for source, share in zip(self.sources, quotas, strict=False):
             manifest = source.shards.manifest
             lines.append(

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import os
 import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+from ..untrusted import open_descriptor, open_regular, stays_inside
 from .remote import Cache
+from .urls import is_remote
 
 MAX_OPEN_FILES = 64
-
-
-def is_remote(path: str) -> bool:
-    """Return whether a path is a URL (`https://`, `s3://`, `hf://`, ...)."""
-    return "://" in path
 
 
 def join(base: str, name: str) -> str:
@@ -27,16 +26,18 @@ def join(base: str, name: str) -> str:
 class Files:
     """Open shard files of one process, closed in the order of last use when there are too many.
 
+    `folder` is the set's own, where it lies on this machine.
     Reads carry their own position, so a forked worker may inherit open files; a pickled copy starts with none.
     """
 
-    def __init__(self, cache: Cache | None = None, limit: int = MAX_OPEN_FILES) -> None:
+    def __init__(self, cache: Cache | None = None, limit: int = MAX_OPEN_FILES, folder: str | None = None) -> None:
         self.cache = cache or Cache()
         self.limit = limit
+        self.folder = folder
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"cache": self.cache, "limit": self.limit, "_open": OrderedDict()}
+        return {"cache": self.cache, "limit": self.limit, "folder": self.folder, "_open": OrderedDict()}
 
     def __del__(self) -> None:
         for handle in self._open.values():
@@ -46,12 +47,11 @@ class Files:
     def read(self, path: str, offset: int, size: int, expected: tuple[int, str]) -> bytes:
         """Return `size` bytes at `offset`; short where the file ends early. `expected` is a shard's (bytes, sha256).
 
-        Raises OSError when the file is missing, or remote and out of reach.
+        Raises OSError when the file is missing or no regular file, or remote and out of reach.
         """
         handle = self._open.get(path)
         if handle is None:
-            local = self.cache.fetch(path, *expected) if is_remote(path) else Path(path)
-            handle = os.open(local, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            handle = open_descriptor(self.local(path, expected))
             self._open[path] = handle
             while len(self._open) > self.limit:
                 os.close(self._open.popitem(last=False)[1])
@@ -64,6 +64,21 @@ class Files:
                 break
             data += more
         return data
+
+    def local(self, path: str, expected: tuple[int, str]) -> Path:
+        """Return where a shard lies on this machine, copied there when it is remote. Raises OSError.
+
+        A link out of the set's folder is followed where it leads to the very file that the manifest describes: other
+        people's manifests and links together could name any file of this machine.
+        """
+        if is_remote(path):
+            return self.cache.fetch(path, *expected)
+        local = Path(path)
+        if self.folder is not None and local.exists() and not stays_inside(Path(self.folder), local):
+            with open_regular(local) as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != expected[1]:
+                    raise OSError(errno.EPERM, "is a link out of the folder, to a file that is not this shard", path)
+        return local
 
     def prefetch(self, places: list[tuple[str, int, str]]) -> None:
         """Start to copy remote files (path, bytes, sha256) in the background."""

@@ -148,16 +148,18 @@ class DualEncoder(nn.Module):
         image = self._image(batch.image, patches)
         text = None if self.word_head is None else self._text(batch.text)
         pooled = self._pooled(batch.text) if text is None else text.pooled
-        output = ModelOutput(image=image.image, text=self.text_head(pooled))
+        # Normalisation counts the texts that are there.
+        real = None if batch.has_text is None else torch.tensor(batch.has_text).to(pooled.device, non_blocking=True)
+        output = ModelOutput(image=image.image, text=project(self.text_head, pooled, real))
         if patches:
             output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
         if "masked_patches" in self.needs:
             output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device, non_blocking=True), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
         if text is not None:
-            self._states(output, text, batch.text)
+            self._states(output, text, batch.text, real)
         if "text_view" in self.needs and batch.text_view is not None:
-            output.text_view = self.encode_text(batch.text_view)
+            output.text_view = project(self.text_head, self._text(batch.text_view).pooled, real)
         self._short_texts(output, batch)
         if self.logit_scale is not None:
             output.logit_scale = self.logit_scale.exp()
@@ -167,7 +169,10 @@ class DualEncoder(nn.Module):
     def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
         pooling = self.config.image_head.add_patches
         pixels = self.normalise(pixels)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower.is_frozen):
+        asked = (
+            pixels.requires_grad or not self.image_tower.is_frozen
+        )  # a saliency map asks for the gradient of the pixels
+        with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
             features: ImageFeatures = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
         cells = None
@@ -195,11 +200,12 @@ class DualEncoder(nn.Module):
             features: TextFeatures = self.text_tower(tokens)
         return features
 
-    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens) -> None:
+    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
         """Fill in what objectives on tokens or words need."""
         assert self.word_head is not None
         if "tokens" in self.needs:
-            output.tokens = project(self.word_head, text.states, tokens.mask)
+            counted = tokens.mask if real is None else tokens.mask & real[:, None]
+            output.tokens = project(self.word_head, text.states, counted)
         if "words" not in self.needs:
             return
         states, of_word = by_word(text.states, tokens)

@@ -56,8 +56,8 @@ class NormalisedHead(nn.Sequential):
         return features
 
 
-def project(head: nn.Module, features: Tensor, real: Tensor) -> Tensor:
-    """Return head(features) for rows [..., C] of which those outside `real` [...] are padding and count for nothing."""
+def project(head: nn.Module, features: Tensor, real: Tensor | None) -> Tensor:
+    """Return head(features) for rows [..., C] of which those outside `real` [...] count for nothing: padding, no text."""
     projected: Tensor = head(features, real) if isinstance(head, NormalisedHead) else head(features)
     return projected
 
@@ -88,14 +88,18 @@ class BatchNorm(nn.Module):
         if self.training:
             counted = None if real is None else real.reshape(-1, 1).to(rows.dtype)
             own = rows.new_full((1,), float(rows.shape[0])) if counted is None else counted.sum().reshape(1)
-            count = sum_over_ranks(own).clamp(min=1)
+            total = sum_over_ranks(own)
+            count = total.clamp(min=1)
             mean = sum_over_ranks((rows if counted is None else rows * counted).sum(0)) / count
             spread = (rows - mean).square()
             var = sum_over_ranks((spread if counted is None else spread * counted).sum(0)) / count
             with torch.no_grad():
                 unbiased = var * count / (count - 1).clamp(min=1)
-                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-                self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+                step = self.momentum * (total > 0).to(
+                    self.running_mean.dtype
+                )  # of a batch without any, nothing is learnt
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
+                self.running_var.lerp_(unbiased.to(self.running_var.dtype), step)
         else:
             mean, var = self.running_mean.float(), self.running_var.float()
         normal = (

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, component
 from ..registry import Registry
+from ..rows import with_text
 from ..types import Batch, Losses, ModelOutput, PromptSpec
 
 NEEDS: dict[str, tuple[str, str]] = {
@@ -48,14 +49,16 @@ class Objective(nn.Module):
 
     `needs` names what must be in the output or the batch (keys of `NEEDS`, those of `OPTIONAL`, or an entry of
     `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of
-    its parts, so that gradient accumulation must go through cached embeddings. `scale_init` is the start of the model's
-    (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0 to 1; one
-    that looks at it sets `follows_progress`, as its run cannot be made longer.
+    its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it reads texts or
+    what they say: it is given the rows that have one; it is False where images alone will do. `scale_init` is the start of
+    the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0
+    to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer.
     """
 
     Config: ClassVar[type[Any]]
     needs: frozenset[str] = frozenset()
     batch_coupled: bool = True
+    needs_text: bool = True
     scale_init: tuple[float, float | None] | None = None
     progress: float = 0.0
     follows_progress: bool = False
@@ -203,6 +206,10 @@ class ObjectiveSum(nn.Module):
         return frozenset().union(*(term.needs for term in self._objectives().values()))
 
     @property
+    def needs_text(self) -> bool:
+        return any(term.needs_text for term in self._objectives().values())
+
+    @property
     def batch_coupled(self) -> bool:
         return any(term.batch_coupled for term in self._objectives().values())
 
@@ -246,13 +253,17 @@ class ObjectiveSum(nn.Module):
             term.check(output, batch)
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 0.0) -> Losses:
-        """Return the weighted total and the named parts; `progress` in 0..1 moves scheduled weights."""
+        """Return the weighted total and the named parts; `progress` in 0..1 moves scheduled weights.
+
+        Here, and nowhere else, are rows without a text left out of every objective that needs one.
+        """
         output = in_full_precision(output)
+        read = with_text(output, batch)
         total = output.image.new_zeros(())
         parts: dict[str, Tensor] = {}
         for name, term in self._objectives().items():
             term.progress = progress
-            own_output, own_batch = self._own_prompts(name, output, batch)
+            own_output, own_batch = self._own_prompts(name, *(read if term.needs_text else (output, batch)))
             losses: Losses = term(own_output, own_batch)
             # An objective of weight 0 stays in the graph: a parameter without a gradient would stop data parallelism.
             total = total + self.weights[name].at(progress) * losses.total

@@ -17,7 +17,7 @@ from .pairs import Positives, Rows, needs_of, relation
 
 def clip_loss(output: ModelOutput, batch: Batch, positives: Positives, *, even: bool) -> Losses:
     """Return `½ [CE_rows(s S) + CE_rows((s S)^T)]` over the batch of all ranks, S cosines, s the output's logit_scale."""
-    rows = Rows.of(len(batch), even=even)
+    rows = Rows.of(batch, even=even)
     to_text, to_image = info_nce(
         unit(output.image), unit(output.text), scalar(output.logit_scale), rows, relation(positives, batch, rows)
     )

@@ -129,7 +129,7 @@ class Concept(Objective):
     def _patches(self, output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor | None]:
         config: Any = self.config
         assert output.patches is not None
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         vectors, owner, code, dropped = self._own_concepts(output, batch)
         # The ranks' backward collectives must meet even where this rank has no concept: tie the empty rows to the graph.
         vectors = unit(vectors) + 0 * output.image.sum()

@@ -39,7 +39,7 @@ class ConVirt(Objective):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         scale = torch.ones((), dtype=output.image.dtype, device=output.image.device) / config.temperature
         to_text, to_image = info_nce(
             unit(output.image), unit(output.text), scale, rows, relation(config.positives, batch, rows)

@@ -56,7 +56,11 @@ class DhnNce(Objective):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
+        if (
+            rows.total < 2 and batch.has_text is not None
+        ):  # so few of the batch's images have a text: nothing to compare
+            return Losses(0 * (output.image.sum() + output.text.sum()))
         if rows.total < 2:
             raise ValueError(f"objective {self.name!r} compares negatives: a batch of 1 has none, use at least 2")
         image, text = unit(output.image), unit(output.text)

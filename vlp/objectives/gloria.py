@@ -56,7 +56,7 @@ class Gloria(Objective):
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
         assert output.patches is not None and output.words is not None and output.word_mask is not None
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         related = relation(config.positives, batch, rows)
         scale = torch.full((), config.contrast, dtype=output.image.dtype, device=output.image.device)
         whole = sum(info_nce(unit(output.image), unit(output.text), scale, rows, related), scale.new_zeros(()))

@@ -47,7 +47,7 @@ class LabelAware(Objective):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         if config.by == "labels":
             related = label_relation(batch, rows, overlap=config.match == "overlap")
         else:

@@ -32,6 +32,7 @@ class Mae(Objective):
 
     needs = frozenset({"masked_patches"})
     batch_coupled = False
+    needs_text = False
 
     @config
     class Config:

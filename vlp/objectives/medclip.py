@@ -51,7 +51,7 @@ class MedClip(Objective):
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
         assert batch.labels is not None
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         text_labels = batch.extras["text_labels"] if config.text_labels == "mentions" else batch.labels
         image_labels = self._vectors(batch.labels, output.image)
         relevance = image_labels @ rows.gather(self._vectors(text_labels, output.image)).T

@@ -71,6 +71,7 @@ class MedSlip(Objective):
         if config.width % config.heads:
             raise ConfigError(f"width: must be a multiple of heads = {config.heads}, found {config.width}")
         self.needs = frozenset({"patches", "extras.triplets" if config.from_extras else "spans"})
+        self.needs_text = not config.from_extras
         shapes = {"places": len(config.places), "findings": len(config.findings)}
         books = _read_book(config.book, shapes) if config.book else _random_book(shapes, dim)
         self.register_buffer("place_book", books["places"])

@@ -74,7 +74,7 @@ class Mgca(Objective):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config: Any = self.config
-        rows = Rows.of(len(batch), even=self.training)
+        rows = Rows.of(batch, even=self.training)
         image, text = unit(output.image), unit(output.text)
         scale = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
         ita = sum(info_nce(image, text, scale, rows, relation(config.positives, batch, rows)), image.new_zeros(()))

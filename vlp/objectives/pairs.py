@@ -38,13 +38,16 @@ class Rows:
     even: bool
 
     @classmethod
-    def of(cls, batch: int, *, even: bool) -> Rows:
-        """Place `batch` rows of this rank; `even` promises that all ranks hold as many and saves an exchange."""
-        world = dist.world()
-        counts = [batch] * world if even else dist.counts(batch)
+    def of(cls, batch: Batch, *, even: bool) -> Rows:
+        """Place this rank's rows; `even` promises batches of one size on all ranks, which saves an exchange.
+
+        Of a set in which texts are missing the ranks compare as many rows as have one: their numbers are exchanged.
+        """
+        world, count = dist.world(), len(batch)
+        counts = [count] * world if even and batch.has_text is None else dist.counts(count)
         return cls(
             start=sum(counts[: dist.rank()]),
-            count=batch,
+            count=count,
             total=sum(counts),
             world=world,
             even=len(set(counts)) == 1,
@@ -55,8 +58,8 @@ class Rows:
         return dist.gather(tensor) if self.even else dist.gather_uneven(tensor)[0]
 
     def share(self, own_sum: Tensor) -> Tensor:
-        """Turn a sum over own rows into this rank's share of the mean over all rows."""
-        return own_sum * (self.world / self.total)
+        """Turn a sum over own rows into this rank's share of the mean over all rows; 0 where there are none."""
+        return own_sum * (self.world / max(1, self.total))
 
 
 class Relation:

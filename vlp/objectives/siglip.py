@@ -63,7 +63,7 @@ def siglip_loss(
     dense: bool | None = None,
 ) -> Losses:
     """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
-    rows = Rows.of(len(batch), even=even)
+    rows = Rows.of(batch, even=even)
     image, text = unit(output.image), unit(output.text)
     scale, bias = scalar(output.logit_scale), scalar(output.logit_bias)
     if exchange == "ring" and rows.even:

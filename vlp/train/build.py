@@ -15,6 +15,7 @@ import torch
 from .. import dist, hub
 from ..config import ConfigError, dump_yaml, read_yaml, to_tree
 from ..config import digest as digest_of
+from ..data.content import check_texts
 from ..data.loader import Loader, open_stream
 from ..data.pipe import PipeStream
 from ..data.sources import Stream
@@ -51,6 +52,7 @@ class Parts:
         return {
             "parameters": sum(one.numel() for one in parameters),
             "trained": sum(one.numel() for one in parameters if one.requires_grad),
+            "without_text": self.loader.stream.without_text,
             "precision": self.engine.precision,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
         }
@@ -131,6 +133,8 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     objectives = build_objectives(recipe.objectives, recipe.model.dim)
     check_accumulation(recipe.train.accumulate, recipe.train.cached_embeddings, objectives.batch_coupled)
     check_batch(recipe.data.batch_size, objectives.batch_coupled)
+    if objectives.needs_text:
+        check_texts(data)
     preprocess = Preprocess(recipe.image)
     model = None
     if start is None:
@@ -212,7 +216,7 @@ def write_checkpoint(
                 cast(DualEncoder, parts.engine.module.model),
                 parts.preprocess,
                 parts.tokenizer,
-                {"step": step},
+                {"step": step, "trained_on": parts.loader.stream.trained_on()},
                 weights=weights,
                 objectives=objectives,
             )

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..types import Batch, ModelOutput, Phrases, Prompts, Spans, Tokens
+from ..rows import OF_NO_ROW, take
+from ..types import Batch, ModelOutput
 
 
 def cut(batch: Batch, count: int) -> list[Batch]:
@@ -21,60 +22,12 @@ def cut(batch: Batch, count: int) -> list[Batch]:
     rows, left = divmod(len(batch), count)
     if left:
         raise ValueError(f"a batch of {len(batch)} rows does not divide into {count} chunks")
-    return [_rows(batch, start, start + rows) for start in range(0, len(batch), rows)]
-
-
-def _rows(batch: Batch, start: int, stop: int) -> Batch:
-    return replace(
-        batch, **{item.name: _part(getattr(batch, item.name), len(batch), start, stop) for item in fields(batch)}
-    )
-
-
-def _part(value: Any, rows: int, start: int, stop: int) -> Any:
-    """Return what belongs to rows `[start, stop)` of a field of the batch: of whatever has one entry a row, those."""
-    if isinstance(value, Tokens):
-        return value.take(slice(start, stop))
-    if isinstance(value, Spans):
-        return _spans(value, start, stop)
-    if isinstance(value, Phrases):
-        return _phrases(value, start, stop)
-    if isinstance(value, Prompts):
-        return replace(value, asserted=value.asserted[start:stop])
-    if isinstance(value, dict):
-        return {name: _part(one, rows, start, stop) for name, one in value.items()}
-    is_by_row = isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
-    return value[start:stop] if is_by_row and len(value) == rows else value
-
-
-def _owned(owner: Tensor, start: int, stop: int) -> Tensor:
-    return ((owner >= start) & (owner < stop)).nonzero().squeeze(1)
-
-
-def _spans(spans: Spans, start: int, stop: int) -> Spans:
-    index = _owned(spans.owner, start, stop)
-    return replace(
-        spans,
-        start=spans.start[index],
-        end=spans.end[index],
-        owner=spans.owner[index] - start,
-        code=spans.code[index],
-        assertion=spans.assertion[index],
-    )
-
-
-def _phrases(phrases: Phrases, start: int, stop: int) -> Phrases:
-    index = _owned(phrases.owner, start, stop)
-    tokens = phrases.tokens.take(index)
-    return Phrases(tokens=tokens, owner=phrases.owner[index] - start, code=phrases.code[index])
+    return [take(batch, slice(start, start + rows)) for start in range(0, len(batch), rows)]
 
 
 def without_prompts(batch: Batch) -> Batch:
     """Return the batch without its prompt pairs: they belong to no row, so one chunk's model pass encodes them for all."""
     return replace(batch, prompts=None)
-
-
-OF_NO_ROW = ("grid", "prompts", "logit_scale", "logit_bias")
-"""Fields of an output that the first chunk has for all."""
 
 
 def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) -> ModelOutput:
@@ -87,7 +40,8 @@ def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) 
     joined = replace(outputs[0], **pieces)
     if joined.phrases is not None and whole.phrases is not None:
         rows = len(chunks[0])
-        parts = [_owned(whole.phrases.owner, rows * index, rows * (index + 1)) for index in range(len(chunks))]
+        chunk = whole.phrases.owner // rows
+        parts = [(chunk == index).nonzero().squeeze(1) for index in range(len(chunks))]
         joined.phrases = joined.phrases[torch.argsort(torch.cat(parts))]
     return joined
 

@@ -57,7 +57,7 @@ class Meter:
 
     def clear(self) -> None:
         self.started = time.perf_counter()
-        self.rows = self.truncated = self.rejected = 0
+        self.rows = self.truncated = self.rejected = self.without_text = 0
         self.waited = 0.0
         self.steps: list[StepRecord] = []
         self.sources: Counter[str] = Counter()
@@ -70,6 +70,7 @@ class Meter:
         self.rows += len(batch)
         self.truncated += batch.truncated
         self.rejected += batch.rejected
+        self.without_text += len(batch) - batch.texts
         self.waited += waited
         self.sources.update(batch.sources)
 
@@ -91,7 +92,8 @@ class Meter:
 
         `grad_norm` (the last step's), `loss` and its parts, `samples_per_s`, `data_wait` (share of the time that the host
         waited for a batch; a GPU works off its queue meanwhile, so that its own wait is at most that), `truncated` (share of
-        texts), `rejected` (samples), `sources` (samples of each), `memory_mb` (largest rank's peak).
+        texts), `rejected` (samples), `without_text` (samples that no objective on texts saw), `sources` (samples of
+        each), `memory_mb` (largest rank's peak).
         """
         seconds = time.perf_counter() - self.started
         steps = self.read()
@@ -106,6 +108,7 @@ class Meter:
             "rows": self.rows,
             "truncated": self.truncated,
             "rejected": self.rejected,
+            "without_text": self.without_text,
             "waited": self.waited,
             "memory_mb": peak_memory_mb(),
         }
@@ -122,6 +125,7 @@ class Meter:
             "data_wait": max(one["waited"] for one in ranks) / max(seconds, 1e-9),
             "truncated": sum(one["truncated"] for one in ranks) / max(1, rows),
             "rejected": sum(one["rejected"] for one in ranks),
+            "without_text": sum(one["without_text"] for one in ranks),
             "sources": dict(sorted(sources.items())),
             "memory_mb": max(one["memory_mb"] for one in ranks),
         }

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -18,9 +18,10 @@ from .cached import gradients
 from .faults import StopRequest, sign_in
 from .log import Meter, RunLog, StepRecord
 from .optim import factor
-from .start_check import check_texts
+from .start_check import check_vectors
 
 if TYPE_CHECKING:
+    from ..objectives import ObjectiveSum
     from ..types import Batch
     from .recipe import Recipe
 
@@ -76,7 +77,7 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     if dist.agree(following.failure is not None):
         raise TrainingStopped(failures(following))
     if start is None and following.batch is not None:
-        check_texts(engine, following.batch.to(parts.device), recipe.train.accumulate)
+        check_vectors(engine, following.batch.to(parts.device), recipe.train.accumulate)
     if random_states is not None:  # after the loader has started its workers, which draws a number
         random_states()
 
@@ -190,31 +191,34 @@ def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
 def validate(parts: Parts, progress: float) -> dict[str, Any]:
     """Return the mean losses over the validation split, every full batch of it once. Collective.
 
-    A last batch whose rows cannot be shared out evenly is left out and counted, since losses compare rows across ranks.
-    Raises TrainingStopped when too many samples are damaged.
+    Each batch counts by the rows that are compared: where the objectives need texts, those that have one. A last batch
+    whose rows cannot be shared out evenly is left out and counted, since losses compare rows across ranks. Raises
+    TrainingStopped when too many samples are damaged.
     """
     if parts.validation is None:
         return {}
     sums: dict[str, float] = {}
-    rows = left_out = 0
+    rows = left_out = compared = 0
+    needs_text = cast("ObjectiveSum", parts.engine.module.objectives).needs_text
     parts.engine.module.eval()
     with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
         iterator = iter(parts.validation.once())
         while True:
             batch = next(iterator, None)
-            sizes = dist.gather_objects(len(batch) if batch is not None else 0)
+            sizes, texts = zip(*dist.gather_objects((len(batch), batch.texts) if batch else (0, 0)), strict=True)
             if not any(sizes):
                 break
             if batch is None or len(set(sizes)) > 1 or len(batch) < 2:
                 left_out += sum(sizes)
                 continue
             losses = parts.engine.forward(batch.to(parts.device), progress)
+            weight = sum(texts if needs_text else sizes)
             for name, value in {"loss": losses.total, **losses.parts}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(batch)
-            rows += len(batch)
+                sums[name] = sums.get(name, 0.0) + float(value) * weight
+            rows, compared = rows + len(batch), compared + weight
     parts.engine.module.train()
     if damage := parts.validation.share_rejected():
         raise TrainingStopped(f"the validation data failed: {damage}")
     ranks = dist.gather_objects(sums)
-    means = {name: sum(one.get(name, 0.0) for one in ranks) / len(ranks) / max(1, rows) for name in sums}
+    means = {name: sum(one.get(name, 0.0) for one in ranks) / len(ranks) / max(1, compared) for name in sums}
     return {**means, "n": rows * dist.world(), "left_out": left_out}

@@ -20,7 +20,7 @@ ALIKE = 1e-5
 
 
 @torch.no_grad()
-def check_texts(engine: Engine, batch: Batch, chunks: int) -> None:
+def check_vectors(engine: Engine, batch: Batch, chunks: int) -> None:
     """Raise ConfigError on every rank where all the different texts of a rank's first rows have one vector. Collective.
 
     A tower that pools at a token which sees no other trains without an error and learns nothing. `chunks` is what the batch is

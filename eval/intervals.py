@@ -1,0 +1,197 @@
+"""Which 95 % interval a score gets: percentiles of resampled patients, or, where these do not cover, a method that does.
+
+Near a bound, or with few patients on one side, percentiles of a bootstrap are too short: all resamples of 60 right answers
+are right. There a mean of values in [0, 1] gets Clopper and Pearson's interval at the effective number of samples (Korn &
+Graubard 1998), an AUROC the inverted score test with Hanley and McNeil's variance (1982; inverted as by Newcombe 2006), an
+average precision the binomial interval over positives (Boyd et al. 2013), a mean over classes the MOVER of its classes'
+intervals (Zou & Donner 2008). What has no such method keeps its percentiles and is marked `unreliable`. Coverage is
+simulated in `tests/eval/test_coverage.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bootstrap import Floats, Interval, Resamples
+
+LEVEL = 0.95
+FEW_PATIENTS = 100
+"""With fewer patients than this percentiles of a resampled mean are too short."""
+FEW_ON_A_SIDE = 30
+"""The same for an AUROC, on its smaller side, and for means without bounds, which have no other interval."""
+FEW_EVENTS = 10
+"""With fewer errors, or fewer hits, than this a mean is near its bound."""
+TOO_FEW = 5
+"""With fewer patients than this on a side no interval is vouched for."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A class's score in a mean over classes: its value, its resamples [R] and its interval."""
+
+    value: float
+    draws: Floats
+    interval: Interval | None
+
+
+def of_mean(values: Floats, drawn: Resamples, bounded: bool = True) -> Interval | None:
+    """Return the interval of the mean of per-sample values [n] (NaN: undefined, left out), in [0, 1] where `bounded`."""
+    known = np.isfinite(values)
+    kept, inside = drawn[known], values[known]
+    base = Interval.of(kept.means(inside), kept.method("bootstrap"))
+    if base is None:
+        return None
+    patients = kept.patients
+    if not bounded:
+        return base if patients >= FEW_ON_A_SIDE else replace(base, unreliable=f"{patients} {kept.unit}s")
+    value = float(inside.mean())
+    size = effective(inside, kept.owners)
+    if patients >= FEW_PATIENTS and min(value, 1 - value) * size >= FEW_EVENTS:
+        return base
+    low, high = beta_bounds(value, size)
+    doubt = f"{patients} {kept.unit}s" if patients < TOO_FEW else ""
+    return replace(base, low=low, high=high, method=kept.method("beta"), unreliable=doubt)
+
+
+def effective(values: Floats, owners: NDArray[np.int64]) -> float:
+    """Return how many independent yes-or-no answers say as much of the mean as values [n] in [0, 1] of these patients.
+
+    p (1 - p) over the variance of the mean between patients, at most n, less what is lost on estimating that variance (the
+    ratio of squared t quantiles of n - 1 and of patients - 1); the number of patients where no two values differ.
+    """
+    from scipy.stats import t as student
+
+    count, patients = len(values), len(np.unique(owners))
+    value = float(values.mean())
+    if patients < 2:
+        return float(patients)
+    sums = np.bincount(np.unique(owners, return_inverse=True)[1], values - value)
+    variance = patients / (patients - 1) * float((sums**2).sum()) / count**2
+    if variance <= 0 or not 0 < value < 1:
+        return float(patients)
+    size = min(float(count), value * (1 - value) / variance)
+    tail = (1 + LEVEL) / 2
+    return size * float(student.ppf(tail, count - 1) / student.ppf(tail, patients - 1)) ** 2
+
+
+def beta_bounds(value: float, size: float) -> tuple[float, float]:
+    """Return Clopper and Pearson's bounds of a share seen in `size` answers, which need not be whole."""
+    from scipy.stats import beta
+
+    hits, misses, tail = value * size, (1 - value) * size, (1 - LEVEL) / 2
+    low = float(beta.ppf(tail, hits, misses + 1)) if hits > 0 else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, misses)) if misses > 0 else 1.0
+    return min(low, value), max(high, value)
+
+
+def of_auroc(value: float, labels: NDArray[np.int64], draws: Floats, drawn: Resamples) -> Interval | None:
+    """Return the interval of an AUROC from its resamples [R], the labels [n] of 0 and 1 and whose they are."""
+    base = Interval.of(draws, drawn.method("bootstrap"))
+    positive, negative = drawn[labels == 1].patients, drawn[labels != 1].patients
+    few = min(positive, negative)
+    if base is None and len(draws) < 2:
+        return None
+    if base is not None and few >= FEW_ON_A_SIDE and min(value, 1 - value) * few >= TOO_FEW:
+        return base
+    base = base or Interval.empty(value, draws)
+    low, high = score_bounds(value, positive, negative, base.deviation**2)
+    doubt = f"{few} {drawn.unit}s on one side" if few < TOO_FEW else ""
+    return replace(base, low=low, high=high, method=drawn.method("score"), unreliable=doubt)
+
+
+def score_bounds(value: float, positive: int, negative: int, seen: float) -> tuple[float, float]:
+    """Return the AUROCs that are not rejected at the 5 % level, under a variance that depends on them.
+
+    The variance is the larger of Hanley and McNeil's two (whichever side is the skewed one), and as much more as the
+    variance `seen` in the resamples exceeds it at the value itself.
+    """
+    from scipy.stats import norm
+
+    at = np.linspace(0, 1, 2001)[1:-1]
+
+    def variance(area: Floats) -> Floats:
+        above, below = area * (1 - area) ** 2 / (2 - area), area**2 * (1 - area) / (1 + area)
+        one = (positive - 1) * above + (negative - 1) * below
+        other = (negative - 1) * above + (positive - 1) * below
+        result: Floats = (area * (1 - area) + np.maximum(one, other)) / (positive * negative)
+        return result
+
+    own = float(variance(np.array([min(max(value, at[0]), at[-1])]))[0])
+    spread = np.sqrt(variance(at) * max(1.0, seen / own))
+    kept = at[np.abs(at - value) <= float(norm.ppf((1 + LEVEL) / 2)) * spread]
+    low = float(kept.min()) if len(kept) else value
+    high = float(kept.max()) if len(kept) else value
+    return (0.0 if value <= at[0] else min(low, value)), (1.0 if value >= at[-1] else max(high, value))
+
+
+def of_average_precision(value: float, labels: NDArray[np.int64], draws: Floats, drawn: Resamples) -> Interval | None:
+    """Return the interval of an average precision; with few positives the binomial one over the patients that have one."""
+    base = Interval.of(draws, drawn.method("bootstrap"))
+    if base is None:
+        return None
+    positive = drawn[labels == 1].patients
+    if positive >= FEW_ON_A_SIDE and min(value, 1 - value) * positive >= TOO_FEW:
+        return base
+    low, high = beta_bounds(value, positive)
+    doubt = f"{positive} {drawn.unit}s with a positive" if positive < TOO_FEW else ""
+    return replace(base, low=low, high=high, method=drawn.method("beta"), unreliable=doubt)
+
+
+def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Interval | None:
+    """Return the interval of a mean over classes: percentiles, or the MOVER where a class's own are of another method.
+
+    MOVER: with d_k the distances of the classes' bounds from their values, the bound of the mean lies
+    sqrt(sum_jk r_jk d_j d_k) / K away; r are the correlations of the classes' resamples.
+    """
+    if not parts:
+        return None
+    shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.asarray(weights, dtype=np.float64)
+    own = [part.interval for part in parts]
+    plain = next(
+        (one.method for one in own if one is not None and one.method.startswith("bootstrap")), "bootstrap_patient"
+    )
+    base = Interval.of(shares @ np.stack([part.draws for part in parts]), plain)
+    known = [one for one in own if one is not None]
+    if base is None and len(known) < len(parts):
+        return None
+    doubt = next((one.unreliable for one in known if one.unreliable), "")
+    if base is not None and all(one.method.startswith("bootstrap") for one in known):
+        return replace(base, unreliable=doubt)
+    if len(known) < len(parts):
+        return replace(base, unreliable="a class has no interval") if base is not None else None
+    value = float(shares @ [part.value for part in parts])
+    together = _correlations([part.draws for part in parts])
+    below = shares * np.array([part.value - one.low for part, one in zip(parts, known, strict=True)])
+    above = shares * np.array([one.high - part.value for part, one in zip(parts, known, strict=True)])
+    low = value - float(np.sqrt(max(0.0, float(below @ together @ below))))
+    high = value + float(np.sqrt(max(0.0, float(above @ together @ above))))
+    unit = known[0].method.rpartition("_")[2]
+    method = known[0].method if len(parts) == 1 else f"mover_{unit}"
+    base = base or known[0]
+    return replace(base, low=low, high=high, method=method, unreliable=doubt)
+
+
+def _correlations(draws: Sequence[Floats]) -> Floats:
+    """Return the correlations [K, K] of resamples; 0 between classes of which one never moves, 1 of a class with itself."""
+    rows = np.stack(draws)
+    shared = np.isfinite(rows).all(0)
+    result = np.eye(len(rows))
+    if shared.sum() > 2 and len(rows) > 1:
+        moves = rows[:, shared].std(1) > 0
+        if moves.sum() > 1:
+            result[np.ix_(moves, moves)] = np.corrcoef(rows[np.ix_(moves, shared)])
+    return result
+
+
+def of_draws(draws: Floats, drawn: Resamples, few: int) -> Interval | None:
+    """Return the percentiles of any score's resamples [R], marked where `few` patients (of errors, of a side) carry it."""
+    base = Interval.of(draws, drawn.method("bootstrap"))
+    if base is None:
+        return None
+    if base.low == base.high:
+        return replace(base, unreliable="all resamples agree")
+    return base if few >= FEW_EVENTS else replace(base, unreliable=f"{few} {drawn.unit}s carry it")

@@ -1,0 +1,57 @@
+"""What a map's score is worth: the same score of maps that do not look, or look at something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ..data import Data
+    from .priors import Rectangle
+
+CONTROLS = {
+    "shuffled": "same phrase, another patient's image",
+    "wrong_phrase": "another finding's phrase, same image",
+    "prior": "text alone (mean of other patients, no image)",
+    "centre": "the middle of the image (no text, no image)",
+}
+
+
+def control_of(name: str, scores: Sequence[str]) -> dict[str, str]:
+    """Return what a metric's entry says of it when it is a control of one of `scores`; empty for any other."""
+    for control, words in CONTROLS.items():
+        base = name.removesuffix(f"_{control}")
+        if base != name and base.removeprefix("bare_") in scores:
+            return {"control_of": base, "control": words}
+    return {}
+
+
+def box_map(box: Rectangle, size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a map [H, W] of a box given as fractions of the image: highest at its centre, flat outside of it."""
+    height, width = size[0], size[1]
+    x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
+    across = 1 - np.abs((np.arange(width) + 0.5 - (x1 + x2) / 2) / max(1.0, (x2 - x1) / 2))
+    down = 1 - np.abs((np.arange(height) + 0.5 - (y1 + y2) / 2) / max(1.0, (y2 - y1) / 2))
+    inside = np.minimum(across[None, :], down[:, None])
+    return np.where(inside > 0, 1 + 0.01 * inside, 0).astype(np.float32)
+
+
+def centre_map(size: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return the map [H, W] of a box in the middle of the image, half as high and half as wide."""
+    return box_map((0.25, 0.25, 0.75, 0.75), size)
+
+
+def partners(data: Data, indices: Sequence[int], seed: int) -> list[int]:
+    """Return for each place the place of another patient's image, each used about once; itself where there is no other."""
+    order = np.random.default_rng(seed).permutation(len(indices))
+    result = list(range(len(indices)))
+    for at, place in enumerate(order):
+        for step in range(1, len(order)):
+            other = int(order[(at + step) % len(order)])
+            if data.patient(indices[other]) != data.patient(indices[int(place)]):
+                result[int(place)] = other
+                break
+    return result

@@ -1,0 +1,129 @@
+"""What the commands print: no character of the data reaches the terminal as a command, long lists are cut and counted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+LINES = 10
+CLASSES = 20
+"""So many warnings and classes of a task are printed; `results.json` holds all."""
+
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=160)  # a pipe has no width; do not cut names for it
+
+
+def plain(text: object) -> str:
+    r"""Return a text whose control characters, turns of writing direction and lone surrogates are written as \x1b or \u202e.
+
+    Line ends and tabs stay.
+    """
+    return CONTROL.sub(_written, str(text))
+
+
+def _written(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def line(text: object) -> str:
+    """Return a text on one line."""
+    return re.sub(r"\s*[\n\t]\s*", " ", plain(text))
+
+
+def say(text: object) -> None:
+    """Print a line."""
+    console.print(line(text), markup=False, soft_wrap=True)
+
+
+def show(text: str, end: str = "\n") -> None:
+    """Print a text of several lines as it is, but for its control characters."""
+    console.print(plain(text), markup=False, soft_wrap=True, end=end)
+
+
+def add_row(table: Table, *cells: object, style: str | None = None) -> None:
+    """Add cells to a table as they are: nothing in them is markup."""
+    table.add_row(*(Text(line(one)) for one in cells), style=style)
+
+
+def new_table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False)
+
+
+def controls_of(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
+    """Return the controls of a metric by what their names add to its own."""
+    found = {key: one for key, one in metrics.items() if one.get("control_of") == name}
+    return {key.removeprefix(f"{name}_"): one for key, one in found.items()}
+
+
+def headline(entry: Mapping[str, Any]) -> str:
+    """Return the primary metrics of a task in one line, each with its controls."""
+    parts = []
+    for name, one in entry["metrics"].items():
+        if one.get("primary") and one["value"] is not None:
+            bounds = f" [{one['ci'][0]:.3f}, {one['ci'][1]:.3f}]" if "ci" in one else ""
+            doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
+            chance = f", chance {one['chance']:.3f}" if "chance" in one else ""
+            known = {key: other["value"] for key, other in controls_of(entry["metrics"], name).items()}
+            shown = ", ".join(f"{key} {value:.3f}" for key, value in known.items() if value is not None)
+            parts.append(f"{name} {one['value']:.3f}{bounds}{doubt}{chance}{f', controls: {shown}' if shown else ''}")
+    return "; ".join(parts)
+
+
+def warnings_of(entry: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the first warnings of a task, and how many more there are."""
+    yield from entry["warnings"][:LINES]
+    if len(entry["warnings"]) > LINES:
+        yield f"and {len(entry['warnings']) - LINES} more warnings in results.json"
+
+
+def summary_table(tree: Mapping[str, Any]) -> Table:
+    """Return the main metrics of a run, with the controls of the primary ones and the scores of each class, as a table."""
+    table = new_table("task", "metric", "value", "95 % interval", "chance", "n")
+    for task in tree["tasks"]:
+        if task["status"] != "ok":
+            add_row(table, task["id"], f"{task['status']}: see above")
+            continue
+        name, metrics = task["id"], task["metrics"]
+        for key, one in metrics.items():
+            base = one.get("control_of")
+            if base and not metrics[base].get("primary"):
+                continue  # the page shows the controls of every score, the console those of the main ones
+            count = str(task["data"]["n"]) if name else ""
+            add_row(table, name, key, *_numbers(one), count, style="bold" if one.get("primary") else None)
+            name = ""
+        for key, one, count in _of_classes(task):
+            add_row(table, "", key, *_numbers(one), count)
+        hidden = len(task.get("per_class", {})) - CLASSES
+        if hidden > 0:
+            add_row(table, "", f"and {hidden} more classes in results.json")
+    return table
+
+
+def _numbers(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
+    bounds = f"{one['ci'][0]:.3f} to {one['ci'][1]:.3f}" if "ci" in one else one.get("reason", "")
+    doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
+    return value, f"{bounds}{doubt}", f"{one['chance']:.3f}" if "chance" in one else ""
+
+
+def main_of_classes(task: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that stand for a class: its AUROC, or those that are primary over all classes."""
+    for one in task.get("per_class", {}).values():
+        return ["auroc"] if "auroc" in one else [key for key in one if task["metrics"].get(key, {}).get("primary")]
+    return []
+
+
+def _of_classes(task: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    shown = main_of_classes(task)
+    for label, one in list(task.get("per_class", {}).items())[:CLASSES]:
+        count = one.get("n", one.get("n_pos", ""))
+        yield from ((f"{key} of {label}", one[key], str(count)) for key in shown if key in one)

@@ -1,0 +1,393 @@
+"""Read tables row by row, whatever they are stored as: CSV, TSV, JSON, JSON lines or Parquet, plain or gzipped.
+
+Rows come one at a time, so that memory does not grow with the table. The fields are the union over the rows: a row that
+leaves a field out has "" there. A cell that means "nothing" becomes "" here, once, for every reader. Neither the encoding
+nor the separator is guessed: what looks wrong is named in the error, with the option to give.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from vlp.config import ConfigError
+from vlp.registry import did_you_mean
+from vlp.untrusted import open_gzip, open_regular, read_regular
+
+from .cells import absent, describe
+
+Row = dict[str, Any]
+Numbered = Iterator[tuple[int, Row]]
+MAX_CELL = 64 * 1024 * 1024
+MAX_JSON = 1 << 30
+MAX_COLUMN = 8 << 30
+SEPARATORS = (",", ";", "\t", "|")
+SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_BINARY = ((b"PK\x03\x04", "a spreadsheet or zip"), (b"\xd0\xcf\x11\xe0", "a spreadsheet"), (b"PAR1", "Parquet"))
+
+
+class TableError(ConfigError):
+    """A table cannot be read as a whole: one line that says where, what was expected and what to do."""
+
+
+def rows(
+    path: Path,
+    required: Iterable[str] = (),
+    encoding: str = "utf-8",
+    skip_bytes: bool = False,
+    separator: str | None = None,
+) -> Iterator[Row]:
+    """Yield the rows of a table as dictionaries of equal keys; CSV cells are strings, others keep their type.
+
+    `skip_bytes` leaves the cells of a Parquet table's columns of bytes (images) unread, as "": see `row_at`. `separator`
+    of a CSV, where it is not that of its ending. Raises TableError for a missing file, a column that no row has (with
+    the nearest name), a wrong encoding or broken syntax, with the line where there is one.
+    """
+    for _, row in numbered_rows(path, required, encoding, skip_bytes, separator):
+        yield row
+
+
+def numbered_rows(
+    path: Path,
+    required: Iterable[str] = (),
+    encoding: str = "utf-8",
+    skip_bytes: bool = False,
+    separator: str | None = None,
+) -> Numbered:
+    """Yield (line or row number, row) as `rows` does: the line on which a row begins, counted from 1."""
+    kind = table_kind(path)
+    columns = columns_of(path, encoding, separator)
+    for column in required:
+        if column not in columns:
+            raise TableError(f"{path}: no column {column!r}{did_you_mean(column, columns)}")
+    empty = dict.fromkeys(columns, "")
+    with _explained(path, encoding):
+        for number, row in _reader(kind, path, encoding, skip_bytes, separator):
+            filled = {**empty, **row} if len(row) != len(empty) else row
+            yield number, {name: "" if absent(value) else value for name, value in filled.items()}
+
+
+def columns_of(path: Path, encoding: str = "utf-8", separator: str | None = None) -> list[str]:
+    """Return the names of all fields of a table, in the order in which they first occur; raises TableError."""
+    kind = table_kind(path)
+    with _explained(path, encoding):
+        if kind == "parquet":
+            with _parquet_file(path) as file:
+                return _once(path, list(file.schema_arrow.names))
+        if kind in ("csv", "tsv"):
+            with open_text(path, encoding) as file:
+                return [name for name in _csv_reader(path, file, kind, separator)[1] if name]
+        found: dict[str, None] = {}
+        for _, row in _reader(kind, path, encoding, False, None):
+            found.update(dict.fromkeys(row))
+        return list(found)
+
+
+def table_kind(path: Path) -> str:
+    """Return csv, tsv, jsonl, json or parquet by the file's ending; raises TableError for another."""
+    name = path.name.lower().removesuffix(".gz")
+    for ending, kind in (
+        (".csv", "csv"),
+        (".tsv", "tsv"),
+        (".jsonl", "jsonl"),
+        (".ndjson", "jsonl"),
+        (".json", "json"),
+    ):
+        if name.endswith(ending):
+            return kind
+    if name.endswith((".parquet", ".pq")):
+        return "parquet"
+    raise TableError(f"{path}: expected a table ending in .csv, .tsv, .jsonl, .json or .parquet (.gz allowed)")
+
+
+def open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
+    """Open a text file for reading, gzipped or not; a byte order mark is obeyed; line ends are left for `csv`.
+
+    Raises TableError for what is no regular file or no text.
+    """
+    opener: Callable[[Path], Any] = open_gzip if path.name.lower().endswith(".gz") else open_regular
+    with opener(path) as file:
+        head = file.read(4096)
+    encoding = _encoding_of(path, head, encoding)
+    return io.TextIOWrapper(opener(path), encoding=encoding, newline="")
+
+
+def _encoding_of(path: Path, head: bytes, encoding: str) -> str:
+    """Return the encoding to read a file with: a byte order mark is a statement, zero bytes are not UTF-8."""
+    plain = encoding.lower().replace("_", "-")
+    for mark, named in _MARKS:
+        if head.startswith(mark):
+            if plain in ("utf-8", "utf8", named) or plain.startswith(named.removesuffix("-sig")):
+                return named
+            raise TableError(f"{path} begins with the mark of {named}, not of {encoding}: leave --encoding out")
+    found = next((what for magic, what in _BINARY if head.startswith(magic)), "")
+    if found:
+        raise TableError(f"{path} is {found}: give it the ending that it has, or save it as CSV")
+    if head.startswith(b"\x1f\x8b"):
+        raise TableError(f"{path} is gzipped: its name must end in .gz")
+    if b"\0" in head and not plain.startswith(("utf-16", "utf16", "utf-32", "utf32")):
+        order = "le" if head[1:2] == b"\0" else "be"
+        raise TableError(f"{path} holds zero bytes, as UTF-16 without a mark does: give --encoding utf-16-{order}")
+    return encoding
+
+
+@contextmanager
+def _explained(path: Path, encoding: str) -> Iterator[None]:
+    """Turn what reading a file can raise into a TableError."""
+    try:
+        yield
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")]) if path.parent.is_dir() else ""
+        raise TableError(f"no such table: {path}{near}") from None
+    except UnicodeDecodeError as error:
+        raise TableError(_advice(path, encoding, error)) from None
+    except LookupError as error:
+        if "encoding" not in str(error):
+            raise
+        raise TableError(f"--encoding {encoding!r} is no encoding (utf-8, cp1252, utf-16, ...)") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise TableError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise TableError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def _advice(path: Path, encoding: str, error: UnicodeDecodeError) -> str:
+    """Return which byte is wrong and which encoding to try: Windows wrote it unless a byte says that it did not."""
+    byte = error.object[error.start]
+    undefined = {0x81, 0x8D, 0x8F, 0x90, 0x9D}
+    advice = "latin-1" if undefined & {other for other in error.object if 0x80 <= other < 0xA0} else "cp1252"
+    return (
+        f"{path} is not {encoding} (byte 0x{byte:02x}): give --encoding, for example --encoding {advice} (Windows, "
+        "Western Europe) if that is what wrote it"
+    )
+
+
+def _lines(path: Path, file: IO[str]) -> Iterator[str]:
+    """Yield the lines of a text, each of a bounded length and without the control characters of a wrong encoding."""
+    number = 0
+    single_byte = (getattr(file, "encoding", "") or "").lower().replace("_", "-") in ("latin-1", "iso-8859-1", "latin1")
+    while line := file.readline(MAX_CELL + 1):
+        number += 1
+        if len(line) > MAX_CELL:
+            raise TableError(f"{path}, line {number}: longer than {MAX_CELL} characters")
+        if single_byte and any("\x80" <= letter < "\xa0" for letter in line):
+            raise TableError(f"{path}, line {number}: in latin-1 these are control characters: give --encoding cp1252")
+        yield line
+
+
+def _reader(kind: str, path: Path, encoding: str, skip_bytes: bool, separator: str | None) -> Numbered:
+    if kind == "parquet":
+        return _parquet(path, skip_bytes)
+    if kind == "json":
+        return _json(path, encoding)
+    return _jsonl(path, encoding) if kind == "jsonl" else _csv(path, kind, encoding, separator)
+
+
+def _once(path: Path, columns: list[str]) -> list[str]:
+    """Return the columns; raises TableError when one occurs twice: which of them is meant?"""
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
+    if twice:
+        raise TableError(f"{path}: column {', '.join(map(repr, twice))} occurs twice: rename or remove one of them")
+    return columns
+
+
+def _separator(path: Path, kind: str, given: str | None, header: str) -> str:
+    """Return what separates the cells of a CSV; raises TableError where the header looks like another one's."""
+    if given is not None:
+        found = SPELLED.get(given.lower(), given)
+        if len(found) != 1 or found in '"\r\n':
+            raise TableError(f"--separator {given!r}: expected one character (or tab)")
+        return found
+    usual = "\t" if kind == "tsv" else ","
+    counts = {mark: len(next(csv.reader([header], delimiter=mark), [])) for mark in SEPARATORS}
+    best = max(SEPARATORS, key=lambda mark: (counts[mark], mark == usual))
+    if counts[best] > counts[usual]:
+        shown = "tab" if best == "\t" else best
+        raise TableError(
+            f"{path}: the header {header.strip()[:200]!r} is separated by {shown!r}, not by {usual!r}: "
+            f"give --separator {shown!r}"
+        )
+    return usual
+
+
+def _csv_reader(path: Path, file: IO[str], kind: str, separator: str | None) -> tuple[Any, list[str]]:
+    """Return a reader of the rows of a CSV, and its columns; raises TableError."""
+    csv.field_size_limit(MAX_CELL)
+    lines = _lines(path, file)
+    first = next(lines, "")
+    mark = _separator(path, kind, separator, first)
+    reader = csv.reader(itertools.chain([first] if first else [], lines), delimiter=mark, strict=True)
+    try:
+        columns = _once(path, [name.strip() for name in next(reader, [])])
+    except csv.Error as error:
+        raise TableError(f"{path}, line 1: {error}") from None
+    if not any(columns):
+        raise TableError(f"{path}: its first line must name the columns")
+    return reader, columns
+
+
+def _csv(path: Path, kind: str, encoding: str, separator: str | None) -> Numbered:
+    with open_text(path, encoding) as file:
+        reader, columns = _csv_reader(path, file, kind, separator)
+        while True:
+            line = reader.line_num + 1
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                place = f"line {reader.line_num}" if reader.line_num <= line else f"the row that begins in line {line}"
+                raise TableError(f"{path}, {place}: {error} (is a quote missing, or not doubled?)") from None
+            if not cells:
+                continue  # an empty line
+            if len(cells) != len(columns):
+                raise TableError(
+                    f"{path}, line {line}: {len(cells)} cells, the header has {len(columns)} columns "
+                    "(a separator or quote too many or too few?)"
+                )
+            yield line, {name: value for name, value in zip(columns, cells, strict=True) if name}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raises ValueError when it holds a name twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:40]!r} occurs twice in an object")
+    return found
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        place = f" at line {error.lineno}" if error.lineno > 1 else ""
+        raise TableError(f"{where}: not JSON: {error.msg}{place}, in {len(text.strip())} characters") from None
+    except RecursionError:
+        raise TableError(f"{where}: nested too deeply") from None
+    except ValueError as error:
+        raise TableError(f"{where}: {error}") from None
+
+
+def _jsonl(path: Path, encoding: str) -> Numbered:
+    with open_text(path, encoding) as file:
+        for number, line in enumerate(_lines(path, file), start=1):
+            if line.strip():
+                row = _parse(line, f"{path}, line {number}")
+                if not isinstance(row, dict):
+                    raise TableError(f"{path}, line {number}: expected a JSON object, found {describe(row)}")
+                yield number, row
+
+
+def _json(path: Path, encoding: str) -> Numbered:
+    with open_text(path, encoding) as file:
+        text = file.read(MAX_JSON + 1)
+    if len(text) > MAX_JSON:
+        raise TableError(f"{path}: more than {MAX_JSON} characters of JSON: store it as JSON lines")
+    tree = _parse(text, str(path))
+    if not isinstance(tree, list):
+        raise TableError(f"{path}: expected a list of objects, found {describe(tree)}")
+    for number, row in enumerate(tree, start=1):
+        if not isinstance(row, dict):
+            raise TableError(f"{path}, row {number}: expected an object, found {describe(row)}")
+        yield number, row
+
+
+def _parquet(path: Path, skip_bytes: bool) -> Numbered:
+    with _parquet_file(path) as file:
+        names = file.schema_arrow.names
+        heavy = [name for name in names if skip_bytes and _is_bytes(file.schema_arrow.field(name).type)]
+        number = 0
+        for batch in file.iter_batches(batch_size=256, columns=[name for name in names if name not in heavy]):
+            rows_of_batch = batch.to_pylist() if batch.num_columns else [{} for _ in range(batch.num_rows)]
+            for row in rows_of_batch:
+                number += 1
+                yield number, {**row, **dict.fromkeys(heavy, "")}
+
+
+def _is_bytes(kind: Any) -> bool:
+    """Return whether a column holds bytes, or `{bytes, path}` as the datasets library stores images."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(_is_bytes(kind.field(position).type) for position in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _parquet_file(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if path.exists() and not path.is_file():
+        raise TableError(f"{path} is no regular file")
+    try:
+        file = pq.ParquetFile(path)
+        _check_parquet(path, file.metadata)
+        return file
+    except pa.ArrowInvalid as error:
+        if path.stat().st_size < 1024 and read_regular(path).startswith(b"version https://git-lfs"):
+            raise TableError(f"{path} is a pointer of Git LFS: fetch the file itself (git lfs pull)") from None
+        raise TableError(f"{path} is not Parquet: {error}") from None
+
+
+def _check_parquet(path: Path, about: Any) -> None:
+    """Raise TableError where a column of a row group, which is unpacked at once, is larger than memory should hold."""
+    for number in range(about.num_row_groups):
+        group = about.row_group(number)
+        sizes = [group.column(column).total_uncompressed_size for column in range(group.num_columns)]
+        if group.num_rows < 0 or not all(0 <= size <= MAX_COLUMN for size in sizes):
+            raise TableError(f"{path}: a column of a row group says that it unpacks to more than {MAX_COLUMN} bytes")
+
+
+def class_names(path: Path) -> dict[str, list[str]]:
+    """Return the names of the classes of a Parquet table's columns, as the datasets library notes them in its header."""
+    with _parquet_file(path) as file:
+        noted = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        features = json.loads(noted)["info"]["features"]
+        return {
+            column: [str(name) for name in found]
+            for column, feature in features.items()
+            if isinstance(found := _names_of(feature), list)
+        }
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _names_of(feature: Any) -> Any:
+    inner = feature.get("feature", feature)
+    return inner.get("names") if inner.get("_type") == "ClassLabel" else None
+
+
+@lru_cache(maxsize=1)
+def _row_group(path: Path, group: int, column: str) -> list[Any]:
+    with _parquet_file(path) as file:
+        values: list[Any] = file.read_row_group(group, columns=[column]).column(column).to_pylist()
+    return values
+
+
+def row_at(path: Path, number: int, column: str) -> Any:
+    """Return one cell of a Parquet table; neighbouring rows cost nothing more, the last row group is kept."""
+    with _parquet_file(path) as file:
+        for group in range(file.num_row_groups):
+            size = file.metadata.row_group(group).num_rows
+            if number < size:
+                return _row_group(path, group, column)[number]
+            number -= size
+    raise IndexError(f"{path} has no row {number}")

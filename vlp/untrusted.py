@@ -1,0 +1,196 @@
+"""Names, files and JSON that others wrote: what is checked before any of it is used. A leaf; see SECURITY.md.
+
+Manifests, tables, Hub repositories and model folders name files: `inside` is the one way from such a name to a path.
+Whatever the user or the data names is opened by `open_regular` or read by `read_regular`, so that a FIFO, a device or a
+directory is an error at once and no file fills the memory. JSON is parsed by `parse_json`, which bounds its depth and
+takes no NaN, no lone surrogates and nothing but UTF-8.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+from .errors import ConfigError
+
+MIB = 1 << 20
+MAX_TEXT = 64 * MIB
+"""The most bytes of a text file (a recipe, a table of prompts, JSON) that are read into memory."""
+MAX_FILE = 2048 * MIB
+"""The most bytes of any file that is read into memory at once (an image, a volume)."""
+MAX_RATIO = 100
+MAX_NAME = 1024
+
+_KINDS = (
+    (stat.S_ISFIFO, "a FIFO"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+    (stat.S_ISDIR, "a directory"),
+)
+
+
+class RefusedError(ConfigError):
+    """Something in the data of others that is not followed; the message says what, and what is allowed."""
+
+
+def is_relative_name(name: str) -> bool:
+    """Return whether a name leads to a place below a folder, on every system, whatever lies there.
+
+    No URL, absolute path, drive, `..`, backslash or control character, and nothing that a file system cannot hold.
+    """
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable() or "\\" in name or "::" in name or "://" in name:
+        return False
+    parts = name.split("/")
+    return not any(part in ("", ".", "..") for part in parts) and ":" not in parts[0]
+
+
+def inside(folder: Path, name: str, *, follow_links: bool = False) -> Path:
+    """Return the path of a file that a manifest, a table or a repository names, below `folder`.
+
+    Raises RefusedError for an absolute path, `..`, a URL and the like, and for a link that leads out of the folder unless
+    `follow_links`. Links of a Hub cache lead from its `snapshots/REVISION` to its `blobs` and are followed. The file need
+    not be there.
+    """
+    if not is_relative_name(name):
+        raise RefusedError(f"{shown(name)} is refused: expected a relative path below {folder}")
+    path = folder / name
+    if not follow_links and not stays_inside(folder, path):
+        raise RefusedError(f"{shown(name)} is refused: it is a link that leads out of {folder}")
+    return path
+
+
+def stays_inside(folder: Path, path: Path) -> bool:
+    """Return whether `path`, every link followed, lies below `folder` or in the blobs of the Hub cache that holds it."""
+    real, root = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if real.is_relative_to(root):
+        return True
+    caches = [place.parent for place in (root, *root.parents) if place.name == "snapshots"]
+    return any(real.is_relative_to(place / "blobs") for place in caches)
+
+
+def shown(name: str, limit: int = 80) -> str:
+    """Return a foreign name as a message may hold it: quoted, escaped, and cut."""
+    return repr(name if len(name) <= limit else f"{name[:limit]}...").encode("ascii", "backslashreplace").decode()
+
+
+def open_regular(path: Path | str) -> io.BufferedReader:
+    """Open a file for reading bytes; raises OSError, its `strerror` in words, for all but regular files. Never waits."""
+    return open(open_descriptor(path), "rb")
+
+
+def open_descriptor(path: Path | str) -> int:
+    """Do what `open_regular` does, for positioned reads: return the descriptor, which the caller closes."""
+    _check_kind(os.stat(path), path)  # before it is opened: to open a device may already do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _check_kind(os.fstat(descriptor), path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def read_regular(path: Path | str, limit: int = MAX_FILE) -> bytes:
+    """Return the bytes of a regular file; raises OSError, also where there are more than `limit` of them."""
+    with open_regular(path) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+def read_text(path: Path | str, limit: int = MAX_TEXT) -> str:
+    """Return a UTF-8 file, with or without a byte order mark; raises OSError and UnicodeDecodeError."""
+    return read_regular(path, limit).decode("utf-8-sig")
+
+
+def read_json(path: Path | str, limit: int = MAX_TEXT) -> Any:
+    """Return the JSON in a file; raises OSError, and ValueError for what is not JSON (see `parse_json`)."""
+    return parse_json(read_regular(path, limit))
+
+
+def parse_json(data: bytes | str) -> Any:
+    """Return JSON as Python values: UTF-8, finite numbers, whole characters, at most some 200 levels deep.
+
+    Raises ValueError, its message the place and no content.
+    """
+    from pydantic_core import from_json
+
+    if isinstance(data, bytes):
+        data = data.removeprefix(b"\xef\xbb\xbf")
+    return from_json(data, allow_inf_nan=False)
+
+
+def open_gzip(path: Path | str, limit: int | None = None) -> IO[bytes]:
+    """Open a gzipped file for reading; raises OSError once more than `limit` bytes came out of it.
+
+    Without a limit it is MAX_RATIO times the size of the file: text is packed tenfold, a bomb a thousandfold.
+    """
+    if limit is None:
+        limit = max(256 * MIB, MAX_RATIO * os.stat(path).st_size)
+    return io.BufferedReader(_Unpacked(open_regular(path), path, limit))
+
+
+class _Unpacked(io.RawIOBase):
+    """What comes out of a gzipped file, up to a limit."""
+
+    def __init__(self, packed: BinaryIO, path: Path | str, limit: int) -> None:
+        self._packed, self._file = packed, gzip.GzipFile(fileobj=packed)
+        self._path, self._limit, self._left = path, limit, limit
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._file.read(min(len(buffer), self._left + 1))
+        self._left -= len(data)
+        if self._left < 0:
+            raise _too_large(self._path, self._limit, " unpacked")
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        self._packed.close()
+        super().close()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file whole or not at all: a new file beside it, under a name that could not be guessed, takes its place.
+
+    A link planted at a name that we write to would lead us to overwrite what it points to: the new file is made with
+    O_EXCL, which follows no link, and a link at `path` itself is replaced.
+    """
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}.partial")
+    try:
+        with open(partial, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def _check_kind(status: os.stat_result, path: Path | str) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    kind = next((name for test, name in _KINDS if test(status.st_mode)), "no file")
+    code = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+    raise OSError(code, f"is {kind}, expected a regular file", str(path))
+
+
+def _too_large(path: Path | str, limit: int, how: str = "") -> OSError:
+    return OSError(errno.EFBIG, f"has more than {limit} bytes{how}", str(path))
