@@ -84,6 +84,9 @@ def _model(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--model", required=True, help="run folder or export, open_clip:NAME[,PRETRAINED], hf:PATH, or module:factory"
     )
+    one.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="import this module where the model names it"
+    )
     one.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     one.add_argument("--workers", type=_count(1), default=2, help="threads that decode images (default: 2)")
 

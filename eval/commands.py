@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
     runner.require_empty(options.out)
     if options.cache:
         runner.require_place(options.cache, "--cache")
-    model = embedder.load(options.model, options.device)
+    model = embedder.load(options.model, options.device, options.trust)
     result_files.require_same(options.out, model.card, suite.to_tree(), options.resume)
     own = options.out / ".embeddings"
     if not options.resume and own.is_dir():
@@ -107,7 +107,7 @@ def embed(options: argparse.Namespace) -> int:
 
     suite = suites.read(options.suite)
     runner.require_place(options.out)
-    model = embedder.load(options.model, options.device)
+    model = embedder.load(options.model, options.device, options.trust)
     settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
     with _progress() as progress:
         store = Store(options.out, model, options.workers, progress)

@@ -72,10 +72,10 @@ class Embedder(Protocol):
         """Return embeddings [n, D], not normalised."""
 
 
-def load(name: str, device: str | None = None) -> Embedder:
+def load(name: str, device: str | None = None, trust: Sequence[str] = ()) -> Embedder:
     """Return the embedder that `--model` names: a folder of ours, `open_clip:`, `hf:`, or `module:factory`.
 
-    Raises ConfigError saying what was tried.
+    `trust`: modules whose towers a folder of ours may name. Raises ConfigError saying what was tried.
     """
     import torch
 
@@ -95,7 +95,7 @@ def load(name: str, device: str | None = None) -> Embedder:
         found: Embedder = TransformersEmbedder.load(name.removeprefix("hf:"), where)
         return found
     if Path(name).exists():
-        return FolderEmbedder.load(Path(name), where)
+        return FolderEmbedder.load(Path(name), where, trust)
     if ":" in name and not name.startswith((".", "/")):
         module, _, factory = name.partition(":")
         try:
@@ -182,7 +182,7 @@ class FolderEmbedder:
         )
 
     @classmethod
-    def load(cls, folder: Path, device: str) -> FolderEmbedder:
+    def load(cls, folder: Path, device: str, trust: Sequence[str] = ()) -> FolderEmbedder:
         from vlp.hub import from_pretrained
 
         resolved = folder.resolve()
@@ -190,7 +190,7 @@ class FolderEmbedder:
         step = int(digits) if resolved.name.startswith("step-") and digits.isdigit() else None
         names = resolved.parts
         name = names[-3] if step is not None and len(names) > 3 and names[-2] == "checkpoints" else resolved.name
-        embedder = cls(from_pretrained(folder), name, device, step)
+        embedder = cls(from_pretrained(folder, trust), name, device, step)
         embedder.card = replace(embedder.card, trained_on=training_of(resolved))
         return embedder
 

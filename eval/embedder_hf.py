@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError
 from vlp.modalities.image.decode import decode
+from vlp.models.trust import read_small_json, refuse_loaders
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
 from .saliency import Tower
@@ -55,19 +56,23 @@ class TransformersEmbedder:
     @classmethod
     def load(cls, path: str, device: str) -> TransformersEmbedder:
         """Load a folder, safetensors only, nothing fetched. Raises ConfigError naming what is missing."""
+        import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
         if not (Path(path) / "config.json").is_file():
             raise ConfigError(
                 f"hf:{path}: no config.json there; expected a folder that transformers' save_pretrained wrote"
             )
+        refuse_loaders(read_small_json(Path(path) / "config.json"), f"hf:{path}: config.json")
+        safe = {"local_files_only": True, "trust_remote_code": False}
         try:
-            model = AutoModel.from_pretrained(path, local_files_only=True, use_safetensors=True)
-            processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+            # in fp32 whatever the file holds: a model in fp16 would be scored as another than the card says
+            model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **safe)
+            processor = AutoImageProcessor.from_pretrained(path, **safe)
         except (OSError, ValueError) as error:
             raise ConfigError(f"hf:{path}: {str(error).splitlines()[0]}") from None
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(path, **safe)
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"hf:{path}: no tokenizer that loads: {str(error).splitlines()[0]}") from None
         if tokenizer.pad_token is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError
 from vlp.modalities.image.decode import decode_native
+from vlp.models.trust import read_small_json, refuse_loaders
 from vlp.registry import did_you_mean
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
@@ -65,6 +67,8 @@ class OpenClipEmbedder:
         name, _, pretrained = spec.partition(",")
         if ":" not in name and name not in open_clip.list_models():
             raise ConfigError(f"open_clip has no model {name!r}{did_you_mean(name, open_clip.list_models())}")
+        if ":" in name:
+            check_folder(name)
         try:
             if ":" in name:  # a folder or a repository: without its weights the model would be random
                 model, transform = open_clip.create_model_from_pretrained(name)
@@ -127,6 +131,27 @@ class OpenClipEmbedder:
 
         with torch.inference_mode():
             return to_rows(self._model.encode_text(self._tokenizer(texts).to(self._device)))
+
+
+def check_folder(name: str) -> None:
+    """Raise ConfigError for a folder or repository whose configuration has timm or transformers fetch or run something."""
+    scheme, _, place = name.partition(":")
+    path = Path(place) / "open_clip_config.json"
+    if scheme == "hf-hub":
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(place.partition("@")[0], path.name, revision=place.partition("@")[2] or None))
+        except Exception as error:
+            raise ConfigError(f"open_clip: {name}: no configuration to be had ({type(error).__name__})") from None
+    if not path.is_file():
+        return  # open_clip says so itself
+    model = read_small_json(path).get("model_cfg")
+    refuse_loaders(model, f"{name}: model_cfg")
+    vision = model.get("vision_cfg") if isinstance(model, dict) else None
+    trunk = str(vision.get("timm_model_name") or "") if isinstance(vision, dict) else ""
+    if ":" in trunk or "/" in trunk:
+        raise ConfigError(f"{name}: model_cfg.vision_cfg.timm_model_name: {trunk!r} is no model of timm's own")
 
 
 def _reading(tokenizer: Any) -> tuple[str, str]:

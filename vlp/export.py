@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--licence", default="apache-2.0", help="licence of the weights, as the Hub spells it")
     made.add_argument("--name", help="the model's name in the card, by default the run's")
     made.add_argument("--push", metavar="REPO", help="push to this Hub repository (owner/name) after the checks")
+    made.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="import this module where the model names it"
+    )
     made.add_argument("--private", action="store_true", help="make the repository private where it is new")
     return made
 
@@ -77,7 +80,7 @@ def export(options: argparse.Namespace) -> Path:
     with hold(work, MADE_BY) as mark:  # of two exports to one place, the first one has it
         clear(work)
         require_free(target, options.overwrite, [source, *options.results])
-        loaded = from_pretrained(source)
+        loaded = from_pretrained(source, options.trust)
         loaded.model = merged(loaded.model)
         try:
             notes: list[str] = import_module(f"vlp.export_{options.format}").write(loaded, work, options.approximate)

@@ -1,7 +1,7 @@
 """Load an export as its users will, in a fresh offline process, and compare its embeddings with the native model's.
 
-Run as a program, it is that process: `python -m vlp.export_check FORMAT SOURCE PROBES OUT`. Probes of exactly the model's
-size need no resizing, so they compare weights, normalisation and tokenizer; the larger one compares the resizing too.
+Run as a program, it is that process: `python -m vlp.export_check FORMAT SOURCE PROBES OUT [MODULE...]`. Probes of exactly
+the model's size need no resizing, so they compare weights, normalisation and tokenizer; the larger one the resizing too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +93,7 @@ def embed(loaded: Pretrained, source: str, kind: str, **environment: str) -> dic
     with tempfile.TemporaryDirectory() as work:
         given, out = Path(work) / "probes.npz", Path(work) / "embeddings.npz"
         np.savez(str(given), allow_pickle=False, texts=np.array(texts(loaded)), **probes(loaded))
-        command = [sys.executable, "-m", "vlp.export_check", kind, source, str(given), str(out)]
+        command = [sys.executable, "-m", "vlp.export_check", kind, source, str(given), str(out), *loaded.trust]
         done = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, **offline, **environment}, check=False
         )
@@ -144,12 +144,14 @@ def _last_line(text: str) -> str:
     return lines[-1][:300] if lines else "it ended without a word"
 
 
-def run(kind: str, source: str, probe_file: Path, out: Path) -> None:
-    """Load `source` with the format's own library and write the probes' embeddings."""
+def run(kind: str, source: str, probe_file: Path, out: Path, trust: Sequence[str]) -> None:
+    """Load `source` with the format's own library and write the probes' embeddings; `trust` is for our own format."""
     with np.load(probe_file) as found:
         sentences = [str(one) for one in found["texts"]]
         pictures = [found[name] for name in found.files if name != "texts"]
-    np.savez(str(out), allow_pickle=False, **import_module(f"vlp.export_{kind}").load(source, pictures, sentences))
+    options = {"trust": trust} if kind == "vlp" else {}
+    found = import_module(f"vlp.export_{kind}").load(source, pictures, sentences, **options)
+    np.savez(str(out), allow_pickle=False, **found)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -159,4 +161,4 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]))
+    run(sys.argv[1], sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), sys.argv[5:])

@@ -21,9 +21,11 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     return []
 
 
-def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+def load(
+    source: str, pictures: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
     """Embed with `vlp.from_pretrained`; `source` is a folder or a Hub name."""
     from .hub import from_pretrained
 
-    loaded = from_pretrained(source)
+    loaded = from_pretrained(source, trust)
     return {"images": loaded.embed_images(pictures).numpy(), "texts": loaded.embed_texts(texts).numpy()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__
-from .config import ConfigError, validate
+from .config import ConfigError
 from .modalities.image.decode import decode_opened, read_image
 from .preprocess import Preprocess, resample_grid
 from .tokenize import Tokenizer, load_tokenizer
@@ -100,6 +100,7 @@ class Pretrained:
     """A trained model with what must travel with it: `.model`, `.preprocess`, `.tokenizer`, `.config`.
 
     `.objectives`: what the objectives learnt for themselves, by their names in `ObjectiveSum.state_dict()`, on the CPU.
+    `.trust`: what `from_pretrained` was told to trust.
     """
 
     model: DualEncoder
@@ -107,6 +108,7 @@ class Pretrained:
     tokenizer: Tokenizer
     config: dict[str, Any]
     objectives: dict[str, torch.Tensor] = field(default_factory=dict)
+    trust: tuple[str, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -176,42 +178,64 @@ class Pretrained:
         return self.preprocess.decode(data, window)
 
 
-def from_pretrained(source: Path | str) -> Pretrained:
+def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrained:
     """Load a model that `save_pretrained` wrote: an export, a checkpoint folder, or a run's `last`; in eval mode, on the CPU.
 
-    A name that is no folder here is looked up on the Hugging Face Hub (its local cache when offline). Raises ConfigError
-    naming the file when the folder is torn, incomplete, or of another format.
+    A name that is no folder here is looked up on the Hugging Face Hub (its local cache when offline). `trust`: modules whose
+    towers the folder may name (`module:Class`), and libraries (`timm`, `transformers`, `open_clip`) whose options it may set
+    freely; nothing else that is in the folder is run. Raises ConfigError naming the file when the folder is torn,
+    incomplete, of another format, or names what is not trusted.
     """
-    folder = locate(source)
-    record = _read_config(folder / CONFIG)
-    preprocess = Preprocess.load(folder)
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    for name, found in (("preprocess", preprocess.fingerprint), ("tokenizer", tokenizer.fingerprint)):
-        if record[f"{name}_fingerprint"] != found:
-            raise ConfigError(
-                f"the {name} in {folder} is not the one that the model was saved with: the fingerprint differs"
-            )
     from .models.adapters import inject_all
-    from .models.dual_encoder import ModelConfig, assemble
 
-    config = validate(ModelConfig, record["model"], f"{folder / CONFIG}: model")
-    scale = record["scale_init"]
-    model = assemble(
-        config, preprocess.spec, tokenizer, record["needs"], None if scale is None else (scale[0], scale[1])
-    )
+    folder = locate(source)
+    model, preprocess, tokenizer, tree = rebuild(folder, trust)
     inject_all(model)
-    tensors = _read_tensors(folder / WEIGHTS, record["weights_sha256"])
-    sha256 = record.get("objectives_sha256")  # models from before 2026-11-22 have none
+    tensors = _read_tensors(folder / WEIGHTS, tree["weights_sha256"])
+    sha256 = tree.get("objectives_sha256")  # models from before 2026-11-22 have none
     objectives = _read_tensors(folder / OBJECTIVES, sha256) if sha256 else {}
     own = model.state_dict()
     for name in sorted(set(own) | set(tensors)):
         if name not in tensors or name not in own or tensors[name].shape != own[name].shape:
             raise ConfigError(
                 f"{folder / WEIGHTS} does not hold this model's weights: {name!r} is missing, unknown or of another shape "
-                f"(saved with {record.get('libraries')})"
+                f"(saved with {tree.get('libraries')})"
             )
     model.load_state_dict(tensors)
-    return Pretrained(model.eval(), preprocess, tokenizer, record, objectives)
+    return Pretrained(model.eval(), preprocess, tokenizer, tree, objectives, tuple(trust))
+
+
+def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, Preprocess, Tokenizer, dict[str, Any]]:
+    """Return the model of a folder with random weights, its preprocessing and tokenizer, and its configuration.
+
+    Needs nothing but the folder. Raises ConfigError as `from_pretrained` does.
+    """
+    from .models.dual_encoder import assemble
+    from .models.record import read_record
+
+    path = folder / CONFIG
+    tree = _read_config(path)
+    record = read_record(tree, trust, str(path))
+    preprocess = Preprocess.load(folder)
+    tokenizer = load_tokenizer(folder / TOKENIZER)
+    for name, found, saved in (
+        ("preprocess", preprocess.fingerprint, record.preprocess_fingerprint),
+        ("tokenizer", tokenizer.fingerprint, record.tokenizer_fingerprint),
+    ):
+        if saved != found:
+            raise ConfigError(
+                f"the {name} in {folder} is not the one that the model was saved with: the fingerprint differs"
+            )
+    try:
+        model = assemble(record.model, preprocess.spec, tokenizer, record.needs, record.scale_init)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    except Exception as error:  # whatever the libraries say of an architecture that cannot be
+        said = str(error).splitlines()
+        raise ConfigError(
+            f"{path}: model: no such architecture can be built ({type(error).__name__}{f': {said[0]}' if said else ''})"
+        ) from error
+    return model, preprocess, tokenizer, tree
 
 
 def locate(source: Path | str) -> Path:
@@ -235,12 +259,11 @@ def locate(source: Path | str) -> Path:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no model in {path.parent}: {path.name} is missing") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+    from .models.trust import read_small_json
+
+    if not path.is_file():
+        raise ConfigError(f"no model in {path.parent}: {path.name} is missing")
+    tree = read_small_json(path)
+    if tree.get("format") != FORMAT:
         raise ConfigError(f"{path} is not a model of vlp's (format {FORMAT!r}); load it with the library that wrote it")
-    return record
+    return tree

@@ -23,7 +23,7 @@ from .config import ConfigError, config
 from .types import Tokens
 
 if TYPE_CHECKING:
-    from .tokenize_kinds import FastTokenizer
+    from .tokenize_kinds import FastTokenizer, SentencePieceTokenizer
 
 FILE = "vlp_tokenizer.json"
 MAX_WORD = 1000
@@ -197,10 +197,7 @@ def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Token
     if spec.kind == "wordpiece" and spec.path:
         return _from_transformers(spec.path, spec.length, spec.overflow)
     if spec.kind == "sentencepiece" and spec.path:
-        path = Path(spec.path)
-        return SentencePieceTokenizer(
-            _read(path / "spiece.model" if path.is_dir() else path), spec.length, spec.overflow
-        )
+        return _from_sentencepiece(Path(spec.path), spec.length, spec.overflow)
     if texts is None:
         raise ConfigError(f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts")
     texts = map(without_long_words, texts)
@@ -217,7 +214,7 @@ def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Token
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Return the tokenizer that `Tokenizer.save` wrote; raises ConfigError naming a missing or changed file."""
-    from .tokenize_kinds import OpenClipTokenizer, SentencePieceTokenizer
+    from .tokenize_kinds import OpenClipTokenizer
 
     folder = Path(folder)
     try:
@@ -235,7 +232,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         merges = folder / "merges.txt.gz"
         loaded = OpenClipTokenizer(merges.read_bytes() if record["files"] else None, length, overflow)
     elif kind == "sentencepiece":
-        loaded = SentencePieceTokenizer(_read(folder / "spiece.model"), length, overflow)
+        loaded = _from_sentencepiece(folder, length, overflow)
     else:
         raise ConfigError(f"{folder / FILE}: unknown kind {kind!r}")
     if loaded.fingerprint != record["fingerprint"]:
@@ -250,6 +247,19 @@ def _read(path: Path | str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"tokenizer.path: cannot read {path}: {error.strerror}") from None
+
+
+def _from_sentencepiece(path: Path, length: int, overflow: str) -> SentencePieceTokenizer:
+    """Read a sentencepiece model, a file or `spiece.model` in a folder, as what the `tokenizer_config.json` beside it says."""
+    from .tokenize_kinds import SentencePieceTokenizer, Siglip
+
+    path = path / "spiece.model" if path.is_dir() else path
+    model, setup = _read(path), path.with_name("tokenizer_config.json")
+    try:
+        siglip = Siglip.of(json.loads(setup.read_bytes())) if setup.is_file() else None
+        return SentencePieceTokenizer(model, length, overflow, siglip)
+    except (OSError, ValueError, RuntimeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"tokenizer.path: cannot read {path}: {str(error)[:200]}") from None
 
 
 def _read_fast(folder: Path, length: int, overflow: str) -> FastTokenizer:
@@ -269,17 +279,21 @@ def _read_fast(folder: Path, length: int, overflow: str) -> FastTokenizer:
     return FastTokenizer(backend, extra, pad_id or 0, length, overflow)
 
 
-def _from_transformers(path: str, length: int, overflow: str) -> FastTokenizer:
+def _from_transformers(path: str, length: int, overflow: str) -> Tokenizer:
     import tempfile
 
     from transformers import AutoTokenizer
 
-    if (Path(path) / FILE).is_file():
+    if (Path(path) / FILE).is_file() and (Path(path) / "tokenizer.json").is_file():
         return _read_fast(Path(path), length, overflow)
     try:
-        loaded = AutoTokenizer.from_pretrained(path)
+        loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind
         raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {str(error).splitlines()[0]}") from None
+    if type(loaded).__name__ == "SiglipTokenizer":
+        with tempfile.TemporaryDirectory() as folder:
+            loaded.save_pretrained(folder)
+            return _from_sentencepiece(Path(folder), length, overflow)
     if not hasattr(loaded, "backend_tokenizer"):
         raise ConfigError(
             f"tokenizer.path: {path!r} holds a slow tokenizer ({type(loaded).__name__}); it has no offsets"

@@ -191,17 +191,19 @@ def test_mae(target: str) -> None:
     assert report.unexpected == sorted(decoder) and not report.missing
 
 
-@pytest.mark.parametrize("target", ["hf", "timm"])
+@pytest.mark.parametrize("target", ["hf", "timm", "hf as an MAE"])
 def test_an_mae_of_transformers(target: str, tmp_path: Path) -> None:
     from transformers import ViTMAEConfig, ViTMAEForPreTraining
 
     decoder = {f"decoder_{name}": value for name, value in {**SIZE, "intermediate_size": 64}.items()}
-    shape = {"image_size": 64, "patch_size": 16, "intermediate_size": 128, "layer_norm_eps": 1e-6, "mask_ratio": 0.0}
+    shape = {"image_size": 64, "patch_size": 16, "intermediate_size": 128, "layer_norm_eps": 1e-6}
     model = shake(ViTMAEForPreTraining(ViTMAEConfig(**SIZE, **shape, **decoder)))
     vit = {"model_type": "vit", **SIZE, "intermediate_size": 128, "layer_norm_eps": 1e-6, "patch_size": 16}
-    tree = {"kind": "hf", "config": vit} if target == "hf" else timm_vit(64, 16)
+    mae = {**vit, "model_type": "vit_mae"}
+    tree = timm_vit(64, 16) if target == "timm" else {"kind": "hf", "config": vit if target == "hf" else mae}
     report, pooled, cells = through(image_tower(tree, 64), saved(model, tmp_path), 64)
     in_order = torch.arange(16.0).expand(2, -1)
+    model.vit.embeddings.config.mask_ratio = 0.0  # of the oracle alone: as a tower it must not mask by itself
     with torch.no_grad():
         expected = model.vit(pixel_values=pictures(64), noise=in_order).last_hidden_state
     assert torch.allclose(pooled, expected[:, 0], atol=1e-5) and torch.allclose(cells, expected[:, 1:], atol=1e-5)

@@ -102,7 +102,10 @@ def test_weights_of_another_architecture_are_refused_with_the_report(
         ConfigError, match=r"model\.image\.pretrained: resnet\.pth: loaded \d+ of \d+ tensors.*less than"
     ):
         make(image=vit, size=64, channels=3)
-    model, _ = make(image={**vit, "minimum_loaded": 0.0}, size=64, channels=3)
+    with pytest.raises(ConfigError, match=r"Without .*pos_embed \(positions\).* model\.image\.allow_missing"):
+        make(image={**vit, "minimum_loaded": 0.0}, size=64, channels=3)
+    random = {"minimum_loaded": 0.0, "allow_missing": ["patch_embed", "blocks", "pos_embed", "cls_token", "norm"]}
+    model, _ = make(image={**vit, **random}, size=64, channels=3)
     report = load_initial(model)["image"]
     assert report.share < 0.1 and len(report.missing) > 20 and "layer1.0.conv1.weight" in report.unexpected
     with pytest.raises(
@@ -116,7 +119,11 @@ def test_nine_tenths_must_be_loaded_unless_told_otherwise(tmp_path: Path) -> Non
     whole = make(image=timm_vit(64, 16), size=64, channels=3)[0].image_tower.model.state_dict()  # type: ignore[union-attr]
     names = sorted(whole)
     most = math.ceil(0.9 * len(names))
-    given = {**timm_vit(64, 16), "pretrained": str(tmp_path / "vit.pt")}
+    given = {
+        **timm_vit(64, 16),
+        "pretrained": str(tmp_path / "vit.pt"),
+        "allow_missing": ["norm", "patch_embed", "pos_embed"],
+    }
     for count, more in ((most, {}), (most - 1, {"minimum_loaded": (most - 1) / len(names)})):
         torch.save({name: whole[name] for name in names[:count]}, tmp_path / "vit.pt")
         model, _ = make(image={**given, **more}, size=64, channels=3)

@@ -13,10 +13,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import ConfigError
 from ..types import PatchGrid
 
 Axis = tuple[float, float]
 """Stride and offset of a map along one axis: the centre of cell i is at offset + stride * i, on edges."""
+
+
+def trace_tower(tower: nn.Module, run: Callable[[], tuple[int, int] | None], size: int, what: str) -> PatchGrid:
+    """Return the grid of a tower on a square input; raises ConfigError, with `what` it is, where it has none.
+
+    The library's model is run here for the first time, so this is where one that takes other inputs, has no such stage or
+    size, or gives random features (masks, sampled patches) is found out.
+    """
+    before = torch.get_rng_state()
+    try:
+        grid = trace_grid(tower, run, (size, size))
+    except ConfigError:
+        raise
+    except Exception as error:
+        said = str(error).splitlines()
+        raise ConfigError(
+            f"model.image: {what} does not run on images of {size} x {size} pixels: {type(error).__name__}"
+            f"{f': {said[0]}' if said else ''}"
+        ) from error
+    if grid is None:
+        raise ConfigError(f"model.image: {what} has no map of cells")
+    if not torch.equal(before, torch.get_rng_state()):
+        raise ConfigError(
+            f"model.image: {what} draws random numbers in eval mode: one image has other features each time"
+        )
+    return grid
 
 
 def trace_grid(tower: nn.Module, run: Callable[[], tuple[int, int] | None], size: tuple[int, int]) -> PatchGrid | None:

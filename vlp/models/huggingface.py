@@ -7,6 +7,7 @@ same folder. The pooling token's attention over the last layer is computed for t
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, config
 from ..types import Tokens
-from .grid import trace_grid
+from .grid import trace_tower
 from .tower import (
     ImageFeatures,
     ImageTower,
@@ -27,6 +28,7 @@ from .tower import (
     image_towers,
     text_towers,
 )
+from .trust import refuse_loaders
 
 if TYPE_CHECKING:
     from ..preprocess import ImageSpec
@@ -51,9 +53,13 @@ class HfConfig(TowerConfig):
 
 @config
 class HfTextConfig(HfConfig):
-    """`pooling`: how token states become one vector. `pooler` is the model's own (BERT's dense layer, CLIP's end token)."""
+    """`pooling`: how token states become one vector.
 
-    pooling: Literal["cls", "mean", "max", "mean_max", "pooler"] = "cls"
+    `auto` is the first token, or the last in a causal tower, whose first sees no other. `pooler` is the model's own
+    (BERT's dense layer, CLIP's end token).
+    """
+
+    pooling: Literal["auto", "cls", "last", "mean", "max", "mean_max", "pooler"] = "auto"
 
 
 @config
@@ -70,14 +76,17 @@ def read_config(options: HfConfig, part: str, where: str) -> Any:
     try:
         if options.config is not None:
             tree = dict(options.config)
+            refuse_loaders(tree, f"{where}.config")
             found = AutoConfig.for_model(tree.pop("model_type"), **tree)
         else:
-            found = AutoConfig.from_pretrained(str(options.path).removeprefix("hf:"))
+            found = AutoConfig.from_pretrained(str(options.path).removeprefix("hf:"), trust_remote_code=False)
     except KeyError as error:
         raise ConfigError(f"{where}.config: missing or unknown model_type ({error})") from None
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{where}: no transformers configuration: {str(error).splitlines()[0]}") from None
-    return getattr(found, part) if hasattr(found, part) else found
+    found = getattr(found, part) if hasattr(found, part) else found
+    refuse_loaders(found.to_dict(), f"{where}.{'config' if options.config is not None else 'path: config.json'}")
+    return found
 
 
 def weights_of(options: HfConfig) -> str | None:
@@ -99,7 +108,9 @@ def build(found: Any, pooler: bool, where: str) -> nn.Module:
         cls = transformers.AutoModel._model_mapping[type(found)]
         cls = cls[0] if isinstance(cls, (list, tuple)) else cls
         takes_it = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-        model = transformers.AutoModel.from_config(found, **({"add_pooling_layer": pooler} if takes_it else {}))
+        model = transformers.AutoModel.from_config(
+            found, trust_remote_code=False, **({"add_pooling_layer": pooler} if takes_it else {})
+        )
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"{where}.config: transformers cannot build a {found.model_type!r}: {error}") from None
     return model
@@ -182,22 +193,57 @@ class HfTextTower(TextTower):
         self.config, self.pad_id = config, shape.pad_id
         self.hf_config = found
         self.model = build(found, config.pooling == "pooler", "model.text")
-        states = found.hidden_size
-        self.state_width = states
-        self.width = 2 * states if config.pooling == "mean_max" else states
+        # SigLIP attends to its padding and pools at the last position: a text only means something at full length
+        self.fixed_length = found.model_type.startswith("siglip")
+        self.max_length = self._longest(found, shape.pad_id)
+        self.state_width, is_causal, has_pooler = self._look(found.model_type)
+        pooling = config.pooling if config.pooling != "auto" else "last" if is_causal else "cls"
+        if pooling == "cls" and is_causal:
+            raise ConfigError(
+                f"model.text.pooling: cls is the first token, and in a causal {found.model_type!r} it sees no other: all "
+                "texts would have one vector. Use last, mean or max"
+            )
+        if pooling == "pooler" and not has_pooler:
+            raise ConfigError(f"model.text.pooling: a {found.model_type!r} has no pooler; use cls, last, mean or max")
+        self.config = config = dataclasses.replace(config, pooling=pooling)
+        self.width = (2 if pooling == "mean_max" else 1) * self.state_width
         table: Any = self.model.get_input_embeddings()  # type: ignore[operator]
         self.vocab_size = int(table.num_embeddings)
-        positions = getattr(found, "max_position_embeddings", None) or 1 << 30
-        # RoBERTa counts positions from behind the padding id
-        self.max_length = positions - shape.pad_id - 1 if "roberta" in found.model_type else positions
         # CLIP and SigLIP pool at their last token, so what the first attends to says nothing
         first = config.pooling in ("cls", "pooler") and not found.model_type.startswith(("clip", "siglip"))
         self.attention = ClsAttention(self.model) if first else None
         # Given as a row of texts, the mask is looked at to see whether it hides anything, and the host waits for the device
         plain = found.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra") and not found.is_decoder
         self.takes_pairs = plain and found._attn_implementation == "sdpa"
-        # SigLIP attends to its padding and pools at the last position: a text only means something at full length
-        self.fixed_length = found.model_type.startswith("siglip")
+
+    @staticmethod
+    def _longest(found: Any, pad_id: int) -> int:
+        positions = getattr(found, "max_position_embeddings", None) or 1 << 30
+        # RoBERTa counts positions from behind the padding id
+        return positions - pad_id - 1 if "roberta" in found.model_type else positions
+
+    def _look(self, model_type: str) -> tuple[int, bool, bool]:
+        """Run the model on two texts with one first token; return its width, whether it is causal, whether it has a pooler.
+
+        Raises ConfigError for a model that does not run on ids and a mask.
+        """
+        ids = torch.tensor([[1, 1, 1, 1], [1, 2, 2, 2]])
+        length = self.max_length if self.fixed_length else min(4, self.max_length)
+        ids = nn.functional.pad(ids, (0, max(length - 4, 0)), value=1)[:, :length]
+        was_training = self.model.training
+        try:
+            with torch.no_grad():
+                result = self.model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids))
+            states, pooler = result.last_hidden_state, result.get("pooler_output")
+            is_causal = length > 1 and torch.allclose(states[0, 0], states[1, 0], rtol=1e-5, atol=1e-6)
+            return int(states.shape[2]), is_causal, pooler is not None
+        except Exception as error:  # whatever the library's model says of inputs that it was not made for
+            raise ConfigError(
+                f"model.text: transformers' {model_type!r} does not run as a text tower, on token ids and a mask: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            ) from error
+        finally:
+            self.model.train(was_training)
 
     def forward(self, tokens: Tokens) -> TextFeatures:
         length = tokens.ids.shape[1]
@@ -231,6 +277,10 @@ def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
     """Pool token states [B, L, C] over real tokens (mask [B, L]) -> [B, C], or [B, 2C] for `mean_max`."""
     if how == "cls":
         return states[:, 0]
+    if how == "last":
+        places = torch.arange(mask.shape[1], device=mask.device)
+        last = torch.where(mask, places, 0).amax(1)
+        return states[torch.arange(len(states), device=states.device), last]
     real = mask.unsqueeze(-1)
     mean = (states * real).sum(1) / real.sum(1).clamp(min=1)
     if how == "mean":
@@ -256,10 +306,16 @@ class HfImageTower(ImageTower):
     def __init__(self, config: HfImageConfig, spec: ImageSpec) -> None:
         super().__init__()
         found = read_config(config, "vision_config", "model.image")
+        if found.is_encoder_decoder:
+            raise ConfigError(
+                f"model.image.config: a {found.model_type!r} is an encoder and a decoder; a tower is one encoder"
+            )
         if hasattr(found, "image_size"):
             found.image_size = spec.size
         if found.model_type.startswith("siglip") and config.pooling in ("cls", "mean"):
             found.vision_use_head = False
+        if found.model_type == "vit_mae":
+            found.mask_ratio = 0.0
         self.config, self.hf_config = config, found
         self.channels = int(getattr(found, "num_channels", 3))
         self.model = build(found, config.pooling == "pooler", "model.image")
@@ -267,7 +323,7 @@ class HfImageTower(ImageTower):
         shape: list[int] = []
 
         def run() -> tuple[int, int] | None:
-            result = self.model(pixel_values=blank)
+            result = self._run(blank)
             states = result.last_hidden_state
             own = result.get("pooler_output") is not None
             if states.dim() == 4:
@@ -277,16 +333,24 @@ class HfImageTower(ImageTower):
             shape.extend([states.shape[2], prefix, own])
             return side, side
 
-        grid = trace_grid(self.model, run, (spec.size, spec.size))
-        if grid is None:
-            raise ConfigError(f"model.image: a {found.model_type!r} has no map of cells")
+        grid = trace_tower(self.model, run, spec.size, f"transformers' {found.model_type!r}")
         self.grid = grid
         self.width = self.patch_width = shape[0]
         self.prefix = shape[1]
         self.pooling = config.pooling if config.pooling != "auto" else self._own_pooling(bool(shape[2]))
+        if self.pooling == "pooler" and not shape[2]:
+            raise ConfigError(f"model.image.pooling: a {found.model_type!r} has no pooler; use auto, cls or mean")
         if self.pooling == "cls" and not self.prefix:
             raise ConfigError(f"model.image.pooling is cls, but a {found.model_type!r} has no class token")
         self.attention = ClsAttention(self.model) if self.prefix and self.pooling in ("cls", "pooler") else None
+
+    def _run(self, image: Tensor) -> Any:
+        """Return the model's output, of all patches in their order: an MAE would hide most and shuffle the rest."""
+        if self.hf_config.model_type != "vit_mae":
+            return self.model(pixel_values=image)
+        cells = (image.shape[-2] // self.hf_config.patch_size) * (image.shape[-1] // self.hf_config.patch_size)
+        order = torch.arange(cells, dtype=torch.float32, device=image.device).expand(len(image), -1)
+        return self.model(pixel_values=image, noise=order)
 
     def _own_pooling(self, has_output: bool) -> str:
         own = self.hf_config.model_type.startswith(("clip", "siglip")) or not self.prefix
@@ -295,7 +359,7 @@ class HfImageTower(ImageTower):
         return "cls" if self.prefix else "mean"
 
     def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
-        result = self.model(pixel_values=image)
+        result = self._run(image)
         states: Tensor = result.last_hidden_state
         if states.dim() == 4:
             states = states.flatten(2).transpose(1, 2)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from ..config import ConfigError, config
 from ..registry import did_you_mean
 from ..types import Tokens
-from .grid import trace_grid
+from .grid import trace_tower
 from .tower import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, TowerConfig, image_towers, text_towers
 
 if TYPE_CHECKING:
@@ -84,10 +84,8 @@ class OpenClipImageTower(ImageTower):
             widths.append(cells.shape[1])
             return cells.shape[2], cells.shape[3]
 
-        grid = trace_grid(self.model, run, (spec.size, spec.size))
-        if grid is None:
-            raise ConfigError("model.image: this open_clip tower has no map of cells")
-        self.grid, self.patch_width = grid, widths[0]
+        self.grid = trace_tower(self.model, run, spec.size, "this open_clip tower")
+        self.patch_width = widths[0]
         self.seen: Tensor | None = None
         self.watching: RemovableHandle | None = None
         if hasattr(self.model, "transformer") and self.model.pool_type == "tok" and self.model.attn_pool is None:

@@ -356,8 +356,8 @@ def _short(name: str) -> str:
 
 
 def _without_new_heads(report: Report, tensors: Mapping[str, Tensor]) -> Report:
-    """Take the heads for patches and words off what is missing where the file was trained without any: they are new."""
-    for head in ("patch_head.", "word_head."):
+    """Take what only patches and words need off what is missing where the file was trained without any: it is new."""
+    for head in ("patch_head.", "word_head.", "image_tower.local."):
         if not any(name.startswith(head) for name in tensors):
             new = [name for name in report.missing if name.startswith(head)]
             report.missing = [name for name in report.missing if name not in new]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..config import ConfigError, config
 from ..registry import did_you_mean
-from .grid import trace_grid
+from .grid import trace_tower
 from .tower import ImageFeatures, ImageTower, TowerConfig, image_towers
+from .trust import refuse_loaders
 
 if TYPE_CHECKING:
     from ..preprocess import ImageSpec
@@ -51,10 +52,7 @@ class TimmTower(ImageTower):
             widths.extend([pooled.shape[1], cells.shape[1]])
             return cells.shape[2], cells.shape[3]
 
-        grid = trace_grid(self.model, run, (spec.size, spec.size))
-        if grid is None:
-            raise ConfigError(f"model.image: timm's {config.name!r} has no map of cells")
-        self.grid = grid
+        self.grid = trace_tower(self.model, run, spec.size, f"timm's {config.name!r}")
         self.width, self.patch_width = widths
         self.seen: Tensor | None = None
         last = _last_attention(self.model)
@@ -126,6 +124,7 @@ def create(config: TimmConfig, size: int) -> nn.Module:
     """Return the random timm model, told its input size where it has a fixed one; raises ConfigError for an unknown name."""
     import timm
 
+    refuse_loaders(config.options, "model.image.options")
     if not timm.is_model(config.name):
         near = did_you_mean(config.name, timm.list_models()) if timm.list_models() else ""
         raise ConfigError(f"model.image.name: timm has no model {config.name!r}{near if len(near) < 100 else ''}")

@@ -14,8 +14,14 @@ from torch import Tensor
 from ..config import ConfigError
 from ..registry import did_you_mean
 
-CONTAINERS = ("model", "state_dict", "teacher", "student", "module")
-"""Keys under which training scripts put the state dict, in the order of preference."""
+CONTAINERS = ("model", "state_dict", "teacher", "target_encoder", "student", "module", "encoder")
+"""Keys under which training scripts put the state dict, in the order of preference: I-JEPA's teacher is `target_encoder`."""
+
+STUDENTS = ("student", "encoder")
+"""Of these, the network that was trained itself."""
+
+PICKLES = (".pt", ".pth", ".bin", ".tar", ".ckpt")
+"""Endings of torch's files; I-JEPA's is `.pth.tar`."""
 
 IN_FOLDER = (
     "model.safetensors",
@@ -81,7 +87,7 @@ def _in_folder(folder: Path) -> Path:
     for name in IN_FOLDER:
         if (folder / name).is_file():
             return folder / name
-    files = sorted(one for one in folder.iterdir() if one.suffix in (".safetensors", ".pt", ".pth", ".bin"))
+    files = sorted(one for one in folder.iterdir() if one.suffix in (".safetensors", *PICKLES))
     if len(files) == 1:
         return files[0]
     if not files:
@@ -142,7 +148,7 @@ def _read_pickle(path: Path) -> Any:
 def unpack(found: Any, path: Path | str, student: bool = False) -> dict[str, Tensor]:
     """Return the state dict inside what a file held: bare, or under one of the `CONTAINERS`."""
     if isinstance(found, Mapping):
-        for name in ("student", *CONTAINERS) if student else CONTAINERS:
+        for name in (*STUDENTS, *CONTAINERS) if student else CONTAINERS:
             if isinstance(found.get(name), Mapping):
                 return unpack(found[name], path, student)
         tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}

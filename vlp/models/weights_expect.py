@@ -5,7 +5,6 @@ Activation, normalisation, size, resizing: a model with others loads without an 
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,16 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..config import ConfigError
 from ..preprocess import ImageSpec
+from .trust import read_small_json
 from .weights import IN_FOLDER
 
 if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
 
 log = logging.getLogger("vlp")
-
-LARGEST = 1 << 24
-"""Bytes of a configuration that is read at most."""
 
 ACTIVATIONS = {
     "QuickGELU": "quick_gelu",
@@ -134,15 +132,10 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"larger than {LARGEST} bytes")
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(tree, dict):
-            raise ValueError(f"expected a mapping, found {type(tree).__name__}")
-    except (OSError, ValueError, RecursionError) as error:
-        log.info("%s cannot be read (%s): what the weights expect is not known", path, str(error)[:200])
+        return read_small_json(path)
+    except ConfigError as error:
+        log.info("%s: what the weights expect is not known", str(error)[:300])
         return {}
-    return tree
 
 
 def _part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:

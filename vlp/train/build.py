@@ -19,15 +19,16 @@ from ..data.content import check_texts
 from ..data.loader import Loader, open_stream
 from ..data.pipe import PipeStream
 from ..data.sources import Stream
-from ..models.dual_encoder import DualEncoder, build_model
+from ..models.dual_encoder import DualEncoder, build_model, made_ready
+from ..models.trust import LIBRARIES, dotted_modules
 from ..objectives import build_objectives
 from ..output import hold, partial_of, remove, whole
 from ..preprocess import Preprocess
 from ..tokenize import Tokenizer, build_tokenizer, load_tokenizer
 from . import checkpoint
-from .cached import check_accumulation
+from .cached import check_accumulation, check_batch
 from .engine import Engine, build_engine
-from .recipe import Recipe, check_resume, check_world
+from .recipe import Recipe, check_resume, check_world, from_tree
 from .state import random_states, read_random_states, seed_all, set_random_states, write_random_states
 from .step import TrainStep
 
@@ -106,7 +107,7 @@ def _open_run(recipe: Recipe, resume: bool) -> Path | None:
             f"{run} holds a run already (checkpoint {found.name}): add --resume to go on with it, or choose another name="
         )
     if found is not None:
-        check_resume(recipe, read_yaml(found / "recipe.yaml"))
+        check_resume(recipe, _with_defaults(read_yaml(found / "recipe.yaml")))
     else:  # what an earlier start left behind before its first checkpoint
         remove(run / "log.jsonl", checkpoint.MADE_BY)
         remove(run / "tokenizer", checkpoint.MADE_BY, *sources)
@@ -134,6 +135,15 @@ def source_folders(recipe: Recipe) -> list[Path]:
     return found
 
 
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's recipe with the keys that it could not have yet, since they did not exist."""
+    try:
+        tree: dict[str, Any] = to_tree(from_tree(saved))
+    except ConfigError:  # it has keys that exist no more: the comparison names them
+        return saved
+    return tree
+
+
 def clear_away(recipe: Recipe) -> None:
     """Remove what a start that came to nothing wrote into its folder; a folder that was new goes with its lock."""
     if dist.is_main():
@@ -142,19 +152,26 @@ def clear_away(recipe: Recipe) -> None:
             remove(recipe.folder / name, checkpoint.MADE_BY, *source_folders(recipe))
 
 
-def build(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Parts:
+def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | None = None) -> Parts:
     """Build everything that a recipe names over `open_data`'s stream, the same on every rank. Collective.
 
-    Raises ConfigError.
+    A run that goes on from the checkpoint `start` takes tokenizer and architecture from there: what they were first made of
+    may be gone. Raises ConfigError.
     """
     device = dist.device()
     torch.manual_seed(recipe.seed)
     objectives = build_objectives(recipe.objectives, recipe.model.dim)
     check_accumulation(recipe.train.accumulate, recipe.train.cached_embeddings, objectives.batch_coupled)
+    check_batch(recipe.data.batch_size, objectives.batch_coupled)
     if objectives.needs_text:
         check_texts(data)
     preprocess = Preprocess(recipe.image)
-    tokenizer = build_or_train_tokenizer(recipe, run, data)
+    model = None
+    if start is None:
+        tokenizer = build_or_train_tokenizer(recipe, run, data)
+    else:
+        towers = (recipe.model.image, recipe.model.text)
+        model, _, tokenizer, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
     make_loader = partial(
         Loader,
         recipe.data,
@@ -168,7 +185,10 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Parts:
     )
     loader = make_loader(split="train", stream=data)
     validation = make_loader(split="val")
-    model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
+    if model is None:
+        model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
+    else:
+        made_ready(model, tokenizer)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.

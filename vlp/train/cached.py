@@ -31,6 +31,15 @@ def check_accumulation(chunks: int, is_cached: bool, is_coupled: bool) -> None:
         )
 
 
+def check_batch(rows: int, is_coupled: bool) -> None:
+    """Raise ConfigError for a batch of one row where the loss compares rows with one another."""
+    if rows < 2 and is_coupled:
+        raise ConfigError(
+            f"data.batch_size: these objectives compare the rows of a batch with one another, and {rows} row has no other: "
+            "give at least 2"
+        )
+
+
 def gradients(engine: Engine, batch: Batch, progress: float, chunks: int, is_cached: bool) -> Losses:
     """Add the gradients of a batch's loss to the parameters and return the loss; `engine.step` comes next."""
     if chunks == 1:

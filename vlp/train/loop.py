@@ -19,6 +19,7 @@ from .cached import gradients
 from .faults import StopRequest, sign_in
 from .log import Meter, RunLog, StepRecord
 from .optim import factor
+from .start_check import check_vectors
 
 if TYPE_CHECKING:
     from ..data.pipe import PipeStream
@@ -65,7 +66,7 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
 
     # ------------------------------------------------------------------ what
     try:
-        parts = build(recipe, run, data)
+        parts = build(recipe, run, data, start)
     except ConfigError:
         if start is None:
             clear_away(recipe)
@@ -82,6 +83,8 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
     following = fetch(iterator, parts)
     if dist.agree(following.failure is not None):
         raise TrainingStopped(failures(following))
+    if start is None and following.batch is not None:
+        check_vectors(engine, following.batch.to(parts.device), recipe.train.accumulate)
     if random_states is not None:  # after the loader has started its workers, which draws a number
         random_states()
 

@@ -1,0 +1,45 @@
+"""What a saved model's `config.json` must hold, checked before anything is built of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from typing import Any
+
+from ..config import config, validate
+from .dual_encoder import KNOWN_NEEDS, ModelConfig
+from .tower import image_towers, text_towers
+from .trust import check_tower
+
+
+@config
+class Record:
+    """What rebuilds a model; the rest of the file is told, not used."""
+
+    model: ModelConfig
+    needs: tuple[str, ...]
+    scale_init: tuple[float, float | None] | None
+    preprocess_fingerprint: str
+    tokenizer_fingerprint: str
+    weights_sha256: str
+    objectives_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(need for need in set(self.needs) - KNOWN_NEEDS if not need.startswith("extras."))
+        if unknown:
+            raise ValueError(f"needs: this vlp does not know {', '.join(unknown)[:200]}; update vlp")
+        if self.scale_init is not None and not all(math.isfinite(one) for one in self.scale_init if one is not None):
+            raise ValueError("scale_init: expected finite numbers")
+
+
+def read_record(tree: Mapping[str, Any], trust: Collection[str], where: str) -> Record:
+    """Return the checked record of a model that comes from elsewhere.
+
+    Raises ConfigError for a wrong type or value, and for a tower that is not registered and whose module is not in `trust`.
+    """
+    names = {item.name for item in fields(Record)}
+    record = validate(Record, {key: value for key, value in tree.items() if key in names}, where)
+    check_tower(record.model.image, image_towers, trust, f"{where}: model.image")
+    check_tower(record.model.text, text_towers, trust, f"{where}: model.text")
+    return record
