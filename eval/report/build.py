@@ -99,9 +99,9 @@ def section(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page shows of one task."""
     if task["status"] != "ok":
         return {"task": task, "family": "none"}
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"grid": [], "examples": [], "calibration": []}  # none of a run without a page
     if task.get("figures") and (out / task["figures"]).is_file():
-        figures = json.loads((out / task["figures"]).read_text(encoding="utf-8"))
+        figures |= json.loads((out / task["figures"]).read_text(encoding="utf-8"))
     content: dict[str, Any] = {"task": task, "figures": figures, "family": task["family"], "rows": forest(task)}
     content["published"] = published(task)
     if task["family"] == "classification":
