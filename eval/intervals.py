@@ -181,7 +181,7 @@ def _correlations(draws: Sequence[Floats]) -> Floats:
     shared = np.isfinite(rows).all(0)
     result = np.eye(len(rows))
     if shared.sum() > 2 and len(rows) > 1:
-        moves = rows[:, shared].std(1) > 0
+        moves = rows[:, shared].std(1) > 1e-12
         if moves.sum() > 1:
             result[np.ix_(moves, moves)] = np.corrcoef(rows[np.ix_(moves, shared)])
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from dataclasses import replace
@@ -71,7 +72,7 @@ def test_every_score_of_a_segmentation_stands_beside_its_controls(
 ) -> None:
     entry = scored(run, tiny, masks, tmp_path / "out", rule="threshold")
     said = capsys.readouterr().out
-    page = (tmp_path / "out" / "report.html").read_text()
+    page = html.unescape((tmp_path / "out" / "report.html").read_text())
     for name in ("dice", "iou", "nsd", "pixel_auroc"):
         for control, words in CONTROLS.items():
             one = entry["metrics"][f"{name}_{control}"]
@@ -79,7 +80,7 @@ def test_every_score_of_a_segmentation_stands_beside_its_controls(
     line = next(text for text in said.splitlines() if text.startswith("t: dice"))
     assert all(f"{control} 0." in line for control in CONTROLS)  # beside the headline
     assert all(words in page for words in (*CONTROLS.values(), "Dice by finding", "Every score beside its controls"))
-    assert set(entry["per_class"]) == set(NAMES) and entry["per_class"]["left"]["n"] == 16
+    assert set(entry["per_class"]) == set(NAMES) and entry["per_class"]["right"]["n"] == 16
     assert "dice of left" in said
     truth = decoded(masks)
     rows = {(row["id"], row["mask"]): row for row in entry["rows"]}

@@ -61,16 +61,6 @@ TEXTS = keyed("pos", "neg", pos=st.lists(st.text(max_size=5), max_size=3))
 CLASSES = st.dictionaries(st.sampled_from(["a", "b"]), TEXTS, max_size=2)
 USUAL = {"version": st.just("1"), "about": st.just("x")}
 PROMPTS = keyed("version", "about", "templates", "names", "classes", templates=TEXTS, classes=CLASSES, **USUAL)
-    "version",
-    "about",
-    "templates",
-    "names",
-    "classes",
-    version=st.just("1"),
-    about=st.just("x"),
-    templates=TEXTS,
-    classes=CLASSES,
-)
 TASKS = keyed(
     *("id", "family", "data", "references", "classes", "prompts", "scoring", "k", "limit", "masks", "biology", "size"),
     id=st.sampled_from(["t", "u", "../../x", "a/b"]),
@@ -81,8 +71,6 @@ TASKS = keyed(
     prompts=st.sampled_from(["synthetic", ["synthetic"], ["../x.yaml"]]),
 )
 SUITES = keyed("version", "about", "defaults", "tasks", tasks=st.lists(TASKS, max_size=3), **USUAL)
-    "version", "about", "defaults", "tasks", version=st.just("1"), about=st.just("x"), tasks=st.lists(TASKS, max_size=3)
-)
 
 
 def read_prompts(path: Path, content: bytes, pairs: bool = False) -> None:
