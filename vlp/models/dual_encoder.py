@@ -159,7 +159,9 @@ class DualEncoder(nn.Module):
     def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
         pooling = self.config.image_head.add_patches
         pixels = self.normalise(pixels)
-        asked = pixels.requires_grad or not self.image_tower.is_frozen  # a saliency map asks for the gradient of the pixels
+        asked = (
+            pixels.requires_grad or not self.image_tower.is_frozen
+        )  # a saliency map asks for the gradient of the pixels
         with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
             features: ImageFeatures = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
