@@ -68,6 +68,11 @@ class DataSpec:
     whole_if_unsplit: bool = True
     where: dict[str, str] | None = None
 
+    def __post_init__(self) -> None:
+        for name, value in (("folder", self.folder), ("table", self.table or "")):
+            if Path(value).is_absolute() or ".." in Path(value).parts:
+                raise ValueError(f"{name}: expected a place below --data, found {value!r}")
+
 
 class Source(Protocol):
     """What `vlp.data.manifest.ShardSet` offers."""

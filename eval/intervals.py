@@ -63,7 +63,7 @@ def effective(values: Floats, owners: NDArray[np.int64]) -> float:
     p (1 - p) over the variance of the mean between patients, at most n, less what is lost on estimating that variance (the
     ratio of squared t quantiles of n - 1 and of patients - 1); the number of patients where no two values differ.
     """
-    from scipy.stats import t as student
+    from scipy.special import stdtrit  # not scipy.stats: seconds to import
 
     count, patients = len(values), len(np.unique(owners))
     value = float(values.mean())
@@ -75,16 +75,16 @@ def effective(values: Floats, owners: NDArray[np.int64]) -> float:
         return float(patients)
     size = min(float(count), value * (1 - value) / variance)
     tail = (1 + LEVEL) / 2
-    return size * float(student.ppf(tail, count - 1) / student.ppf(tail, patients - 1)) ** 2
+    return size * float(stdtrit(count - 1, tail) / stdtrit(patients - 1, tail)) ** 2
 
 
 def beta_bounds(value: float, size: float) -> tuple[float, float]:
     """Return Clopper and Pearson's bounds of a share seen in `size` answers, which need not be whole."""
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     hits, misses, tail = value * size, (1 - value) * size, (1 - LEVEL) / 2
-    low = float(beta.ppf(tail, hits, misses + 1)) if hits > 0 else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, misses)) if misses > 0 else 1.0
+    low = float(betaincinv(hits, misses + 1, tail)) if hits > 0 else 0.0
+    high = float(betaincinv(hits + 1, misses, 1 - tail)) if misses > 0 else 1.0
     return min(low, value), max(high, value)
 
 
@@ -109,7 +109,7 @@ def score_bounds(value: float, positive: int, negative: int, seen: float) -> tup
     The variance is the larger of Hanley and McNeil's two (whichever side is the skewed one), and as much more as the
     variance `seen` in the resamples exceeds it at the value itself.
     """
-    from scipy.stats import norm
+    from scipy.special import ndtri
 
     at = np.linspace(0, 1, 2001)[1:-1]
 
@@ -122,7 +122,7 @@ def score_bounds(value: float, positive: int, negative: int, seen: float) -> tup
 
     own = float(variance(np.array([min(max(value, at[0]), at[-1])]))[0])
     spread = np.sqrt(variance(at) * max(1.0, seen / own))
-    kept = at[np.abs(at - value) <= float(norm.ppf((1 + LEVEL) / 2)) * spread]
+    kept = at[np.abs(at - value) <= float(ndtri((1 + LEVEL) / 2)) * spread]
     low = float(kept.min()) if len(kept) else value
     high = float(kept.max()) if len(kept) else value
     return (0.0 if value <= at[0] else min(low, value)), (1.0 if value >= at[-1] else max(high, value))
@@ -181,7 +181,7 @@ def _correlations(draws: Sequence[Floats]) -> Floats:
     shared = np.isfinite(rows).all(0)
     result = np.eye(len(rows))
     if shared.sum() > 2 and len(rows) > 1:
-        moves = rows[:, shared].std(1) > 0
+        moves = rows[:, shared].std(1) > 1e-12
         if moves.sum() > 1:
             result[np.ix_(moves, moves)] = np.corrcoef(rows[np.ix_(moves, shared)])
     return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from vlp.config import ConfigError, config, digest, load
 from vlp.registry import did_you_mean
@@ -17,6 +18,7 @@ MAX_PROMPTS = 100_000
 
 
 Span = tuple[int, int]
+T = TypeVar("T")
 
 
 @config
@@ -79,10 +81,7 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     With `pairs`, each class must have as many denying texts as affirming ones.
     """
     path = _find(name, base)
-    try:
-        content = load(PromptFile, path)
-    except ConfigError as error:
-        raise ConfigError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from None
+    content = load_file(PromptFile, path)
     if not content.classes and not content.names:
         raise ConfigError(f"{path}: expected `classes`, or `templates` with `names`")
     if twice := sorted(set(content.classes or {}) & set(content.names or {})):
@@ -113,6 +112,18 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
             raise ConfigError(f"{path}: class {label!r} has {counts} prompts; a pair rule needs as many of each")
     named = {label: spans[label] for label in classes}
     return PromptSet(path.stem, content.version, {label: known[label] for label in classes}, named)
+
+
+def load_file(kind: type[T], path: Path) -> T:
+    """Read a YAML file of `kind`; raises ConfigError naming the file."""
+    try:
+        return load(kind, path)
+    except ConfigError as error:
+        raise ConfigError(f"{error}" if str(path) in str(error) else f"{path}: {error}") from None
+    except (UnicodeError, TypeError, RecursionError) as error:  # other bytes, a list as a key, nested without end
+        raise ConfigError(
+            f"{path}: expected a YAML file in UTF-8 with texts as keys ({type(error).__name__})"
+        ) from None
 
 
 def span_of(label: str, text: str) -> Span:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError, config, digest, load, to_tree, validate
+from vlp.config import ConfigError, config, digest, to_tree, validate
 from vlp.registry import UnknownNameError, did_you_mean
 
+from .prompts import load_file
 from .store import reason_of
 from .tasks import all_families
 from .tasks.base import NAME, Task, TaskSpec
@@ -66,7 +67,7 @@ def read(name: str) -> Suite:
         path = FOLDER / f"{name}.yaml"
         if not path.is_file():
             raise ConfigError(f"no suite {name!r}{did_you_mean(name, shipped())}")
-    content = load(SuiteFile, path)
+    content = load_file(SuiteFile, path)
     made: list[Task] = []
     failed: list[Unbuilt] = []
     order: list[str] = []

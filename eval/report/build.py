@@ -12,9 +12,12 @@ from markupsafe import Markup, escape
 from vlp.untrusted import inside, read_json
 
 from .. import results as result_files
+from ..shown import SIDE, cut, ends, hidden
 from ..store import write_text
+from ..tasks.controls import CONTROLS
+from ..terminal import main_of_classes
 from . import charts
-from .rows import CONTROLS, Row, mark_kinds, meaning, references_of, row, scale_of, title
+from .rows import Row, mark_kinds, meaning, references_of, row, scale_of, title
 
 FOLDER = Path(__file__).parent
 FILE = "report.html"
@@ -28,6 +31,7 @@ def write(out: Path) -> Path:
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
+        finalize=cut,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -45,6 +49,8 @@ def write(out: Path) -> Path:
         title=title,
         number=format_number,
         mark_kinds=mark_kinds,
+        hidden=hidden,
+        shown=2 * SIDE,
     )
     path = out / FILE
     write_text(path, page)
@@ -94,17 +100,17 @@ def section(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the page shows of one task."""
     if task["status"] != "ok":
         return {"task": task, "family": "none"}
-    figures: dict[str, Any] = {}
+    figures: dict[str, Any] = {"grid": [], "examples": [], "calibration": []}  # none of a run without a page
     if task.get("figures") and inside(out, task["figures"]).is_file():
-        figures = read_json(inside(out, task["figures"]))
+        figures |= read_json(inside(out, task["figures"]))
     content: dict[str, Any] = {"task": task, "figures": figures, "family": task["family"], "rows": forest(task)}
     content["published"] = published(task)
     if task["family"] == "classification":
         content |= classification(task, figures)
     elif task["family"] == "retrieval":
         content |= retrieval(out, task)
-    elif task["family"] == "grounding":
-        content |= grounding(task)
+    elif any("control_of" in one for one in task["metrics"].values()):
+        content |= maps(task)
     return content
 
 
@@ -112,8 +118,13 @@ def forest(task: Mapping[str, Any]) -> list[Row]:
     """Return the rows of all metrics that are fractions and no control of another."""
     rows = []
     for name, one in task["metrics"].items():
-        control = any(name.endswith(f"_{other}") for other in CONTROLS)
-        if one["value"] is None or control or "rank" in name or "cnr" in name or not -1 <= one["value"] <= 1:
+        if (
+            one["value"] is None
+            or "control_of" in one
+            or "rank" in name
+            or "cnr" in name
+            or not -1 <= one["value"] <= 1
+        ):
             continue
         references = references_of(task, name)
         entry = row(one, title(name), scale_of(name, _numbers(one)), references, "main" if one.get("primary") else "")
@@ -145,18 +156,17 @@ def published_of_classes(task: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[str, Any]:
     per_class = []
-    for name, one in task["per_class"].items():
+    for name, one in ends(list(task["per_class"].items()), lambda pair: pair[1]["auroc"]["value"]):
         entry = row(one["auroc"], name, (0.0, 1.0), references_of(task, name))
         per_class.append({"name": name, "row": entry, "n_pos": one["n_pos"], "n_neg": one["n_neg"], "all": one})
     groups = []
     for column, one in task["subgroups"].items():
-        entries = []
-        for name, values in one["groups"].items():
-            entry = row(values["auroc_macro"], name, (0.0, 1.0))
-            entries.append(
-                {"name": name, "n": values["n"], "row": entry, "reason": values["auroc_macro"].get("reason")}
-            )
-        groups.append({"column": column, "entries": entries, "all": one})
+        key, entries = one.get("metric", "auroc_macro"), []
+        for name, values in ends(list(one["groups"].items()), lambda pair: pair[1]["n"]):
+            entry = row(values[key], name, (0.0, 1.0))
+            entries.append({"name": name, "n": values["n"], "row": entry, "reason": values[key].get("reason")})
+        scaled = next((value for name, value in one.items() if name.startswith("es_")), None)
+        groups.append({"column": column, "entries": entries, "all": one, "title": title(key), "scaled": scaled})
     return {
         "per_class": per_class,
         "published_of_classes": published_of_classes(task),
@@ -173,7 +183,9 @@ def classification(task: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[
 
 def confusion(figure: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return the matrix with each cell's share of its row."""
-    if not figure or not any(map(sum, figure["counts"])):
+    if figure and figure.get("pairs"):
+        return {"title": figure["title"], "pairs": figure["pairs"], "n_classes": figure["n_classes"]}
+    if not figure or not any(map(sum, figure.get("counts", ()))) or len(figure["classes"]) > 2 * SIDE:
         return None
     rows = []
     for name, counts in zip(figure["classes"], figure["counts"], strict=True):
@@ -189,7 +201,8 @@ def wording(task: Mapping[str, Any], dots: Mapping[str, Mapping[str, float]]) ->
         return None
     lines = []
     for name, value in found[0]["sets"].items():
-        marks = [(round(100 * one, 2), f"{finding} {one:.3f}") for finding, one in dots.get(name, {}).items()]
+        shown = ends(list(dots.get(name, {}).items()), lambda pair: pair[1])
+        marks = [(round(100 * one, 2), f"{finding} {one:.3f}") for finding, one in shown]
         lines.append({"name": name, "value": value, "place": round(100 * value, 2), "dots": marks})
     return {"lines": lines, "all": found[0]}
 
@@ -207,11 +220,13 @@ def retrieval(out: Path, task: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def grounding(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the score beside its controls, for phrases with a place and without."""
+def maps(task: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the main scores of maps beside their controls, for phrases with a place and without, and those of findings."""
     blocks = []
-    for name in ("pointing", "cnr"):
-        for prefix, words in (("", "phrases that name the place"), ("bare_", "phrases without a place")):
+    bare = any(name.startswith("bare_") for name in task["metrics"])
+    kinds = [("", "phrases that name the place"), ("bare_", "phrases without a place")] if bare else [("", "")]
+    for name in (name for name, one in task["metrics"].items() if one.get("primary")):
+        for prefix, words in kinds:
             metrics = {
                 key: task["metrics"].get(f"{prefix}{name}{key}") for key in ("", *(f"_{one}" for one in CONTROLS))
             }
@@ -223,13 +238,20 @@ def grounding(task: Mapping[str, Any]) -> dict[str, Any]:
             rows += [
                 row(metrics[f"_{key}"], text, scale, (), "control")
                 for key, text in CONTROLS.items()
-                if metrics[f"_{key}"]
+                if metrics[f"_{key}"] and metrics[f"_{key}"]["value"] is not None
             ]
             blocks.append({"title": title(name), "words": words, "rows": [one for one in rows if one]})
-    per_class = []
-    for name, one in task["per_class"].items():
-        per_class.append({"name": name, "n": one["n"], "row": row(one["pointing"], name), "all": one})
-    return {"blocks": blocks, "per_class": per_class, "beside": beside(task)}
+    main = next(iter(main_of_classes(task)), "")
+    shown = ends(list(task["per_class"].items()), lambda pair: pair[1][main]["value"]) if main else []
+    per_class = [{"name": name, "n": one["n"], "row": row(one[main], name), "all": one} for name, one in shown]
+    return {
+        "family": "maps",
+        "blocks": blocks,
+        "per_class": per_class,
+        "of_class": title(main),
+        "heads": [HEADS[one] for one in CONTROLS],
+        "beside": beside(task),
+    }
 
 
 def beside(task: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -238,12 +260,13 @@ def beside(task: Mapping[str, Any]) -> list[dict[str, Any]]:
     table = []
     for name in metrics:
         controls = [f"{name}_{one}" for one in CONTROLS]
-        if not name.startswith("bare_") and (controls[0] in metrics or name.endswith("_macro")):
+        if not name.startswith("bare_") and (any(one in metrics for one in controls) or name.endswith("_macro")):
             scores = [metrics[one]["value"] if one in metrics else None for one in (name, *controls)]
             table.append({"title": title(name), "scores": scores})
     return table
 
 
+HEADS = {"shuffled": "other image", "wrong_phrase": "other phrase", "prior": "no image", "centre": "middle"}
 HUES = ("#5ec8ff", "#ffb454", "#7ee08a", "#ff7b9c", "#c9a4ff", "#ffe066", "#4fe0d0", "#ff9a6b", "#9fb6ff", "#d8d8d8")
 
 

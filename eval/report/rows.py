@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..tasks.controls import CONTROLS
+
 TITLES = {
     "auroc_macro": "AUROC, mean of findings",
     "ap_macro": "Average precision, mean of findings",
@@ -17,12 +19,12 @@ TITLES = {
     "f1_macro": "F1, macro",
     "kappa_macro": "Cohen's kappa",
     "mcc_macro": "Matthews correlation",
-    "ece_macro": "Calibration error (ECE)",
+    "ece_macro": "Calibration error (ECE), mean of findings",
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "kappa": "Cohen's kappa",
     "mcc": "Matthews correlation",
-    "ece": "Calibration error (ECE)",
+    "ece": "Calibration error (ECE) of the answers",
     "pointing": "Pointing game",
     "pointing_minus_shuffled": "Pointing game, above the shuffled image",
     "cnr": "Contrast to noise (signed)",
@@ -45,11 +47,6 @@ TITLES = {
     "notices_wrong_report": "Notices another patient's report",
     "notices_wrong_side": "Notices the wrong side",
     "notices_negation": "Notices turned-around findings",
-}
-CONTROLS = {
-    "shuffled": "same phrase, another patient's image",
-    "wrong_phrase": "another finding's phrase, same image",
-    "prior": "text alone (mean box, no image)",
 }
 DIRECTIONS = {"i2t": "Image to report", "t2i": "Report to image"}
 
@@ -168,7 +165,7 @@ def row(
         title=words,
         value=one["value"],
         text=f"{one['value']:.3f}",
-        bounds=f"{bounds[0]:.3f} – {bounds[1]:.3f}" if bounds else "",
+        bounds=f"{bounds[0]:.3f} – {bounds[1]:.3f}{' ?' if 'unreliable' in one else ''}" if bounds else "",
         place=place(one["value"]),
         fill=(min(place(0.0), place(one["value"])), round(abs(place(one["value"]) - place(0.0)), 2)),
         low=place(bounds[0]) if bounds else None,

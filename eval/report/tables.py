@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -42,8 +43,14 @@ def markdown_table(tree: Mapping[str, Any]) -> str:
             value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
             bounds = f"{one['ci'][0]:.3f} – {one['ci'][1]:.3f}" if "ci" in one else ""
             chance = f"{one['chance']:.3f}" if "chance" in one else ""
-            lines.append(f"| {task['id']} | {words} | {value} | {bounds} | {chance} | {numbers} |")
+            doubt = " (unreliable)" if "unreliable" in one else ""
+            lines.append(f"| {task['id']} | {_cell(words)} | {value} | {bounds}{doubt} | {chance} | {_cell(numbers)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(text: object) -> str:
+    """Return a text for a cell of a markdown table: no bar, line end or HTML of the data's own."""
+    return html.escape(" ".join(str(text).split()), quote=False).replace("|", "\\|")
 
 
 def csv_table(tree: Mapping[str, Any]) -> str:

@@ -152,6 +152,15 @@ class Task(ABC):
         return {}
 
 
+def at_least(settings: Any, least: int, *names: str) -> None:
+    """Raise ValueError for a setting, or a member of one, below `least`; None is no limit."""
+    for name in names:
+        value = getattr(settings, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None and one < least:
+                raise ValueError(f"{name}: expected at least {least}, found {one}")
+
+
 tasks: Registry[type[Task]] = Registry("task family")
 
 

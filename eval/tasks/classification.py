@@ -21,7 +21,8 @@ from ..metrics.ranking import Ranking, auroc, average_precision, best_f1, sensit
 from ..prompts import PromptSet
 from ..results import metric
 from ..scoring import Scoring
-from .base import Column, Context, Outcome, Plan, Task, some, tasks
+from ..shown import confusion_figure
+from .base import Column, Context, Outcome, Plan, Task, at_least, some, tasks
 from .chosen import fewest, uncertain
 from .class_scores import UNKNOWN, Scores, by_study, score, with_no_finding
 from .curves import calibration_figure, confidence_figure, curve_figure, ece_of, single_finding_confusion
@@ -60,6 +61,14 @@ class Settings:
     per_class: int | None = None
     calibrate: str | None = None
     aliases: dict[str, tuple[str, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "min_group", "per_class")
+        if not 0 <= self.specificity <= 1:
+            raise ValueError(f"specificity: expected 0 to 1, found {self.specificity:g}")
+        for name in ("classes", "prompts", "subgroups"):
+            if len(set(getattr(self, name))) < len(getattr(self, name)):
+                raise ValueError(f"{name}: one is given twice")
 
     def names_of(self, label: str) -> tuple[str, ...]:
         """Return what a class may be called in the data."""
@@ -366,7 +375,7 @@ class Classification(Task):
         one_hot = np.eye(len(names), dtype=np.int64)[answer]
         outcome.figures = {
             "curves": curve_figure(names, one_hot, main.probability, resamples.weights),
-            "confusion": {"classes": list(names), "counts": counts.tolist(), "title": "Confusion"},
+            "confusion": confusion_figure("Confusion", names, counts),
             "calibration": confidence_figure(main, right),
         }
         return outcome

@@ -22,7 +22,7 @@ from ..metrics.shift import energy, max_softmax, out_of_distribution
 from ..results import metric
 from ..scoring import Scoring
 from ..store import Transform
-from .base import Context, Outcome, Plan, Task, tasks
+from .base import Context, Outcome, Plan, Task, at_least, tasks
 from .class_scores import UNKNOWN, Scores, score
 from .classification import Classification
 from .classification import Settings as ClassSettings
@@ -35,6 +35,10 @@ class Settings(ClassSettings):
     corruptions: tuple[str, ...] = ("noise", "blur", "contrast", "occlusion")
     severities: tuple[int, ...] = (1, 3, 5)
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "limit")
 
 
 @tasks.register("corruption")
@@ -145,6 +149,9 @@ class OutSettings:
     severity: int = 1
     score: Literal["msp", "max_logit", "energy"] = "msp"
     limit: int = 500
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "limit")
 
 
 @tasks.register("ood")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..metrics.calibration import calibration_error, fit_temperature, reliability
 from ..metrics.ranking import auroc, precision_recall_curve, roc_curve
 from ..scoring import sigmoid
+from ..shown import confusion_figure, ends
 from .base import Context
 from .class_scores import UNKNOWN, Scores, by_study
 
@@ -25,14 +26,17 @@ BANDS = 200
 def curve_figure(
     names: Sequence[str], truth: NDArray[np.int64], ranking: Floats, weights: NDArray[np.int32]
 ) -> list[dict[str, Any]]:
-    """Return each class's ROC on a grid of false-positive rates, and PR curve, with 95 % bands; undefined ones left out."""
+    """Return each class's ROC on a grid of false-positive rates, and PR curve, with 95 % bands; undefined ones left out.
+
+    Of many classes those that the page shows (`ends`).
+    """
+    areas = [auroc(truth[known, at], ranking[known, at]) for at, known in enumerate((truth != UNKNOWN).T)]
+    shown = ends([(at, area) for at, area in enumerate(areas) if area is not None], lambda one: one[1])
     figures = []
-    for column, name in enumerate(names):
+    for column, area in sorted(shown):
+        name = names[column]
         known = truth[:, column] != UNKNOWN
         labels, values = truth[known, column], ranking[known, column]
-        area = auroc(labels, values)
-        if area is None:
-            continue
         false_rate, true_rate, _ = roc_curve(labels, values)
         rows = np.arange(len(labels))
         drawn, drawn_pr = [], []
@@ -141,8 +145,4 @@ def single_finding_confusion(names: Sequence[str], truth: NDArray[np.int64], ran
     alone = (truth == 1).sum(1) == 1
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     np.add.at(counts, ((truth[alone] == 1).argmax(1), places[alone].argmax(1)), 1)
-    return {
-        "classes": list(names),
-        "counts": counts.tolist(),
-        "title": "Images with one finding: which one stands out",
-    }
+    return confusion_figure("Images with one finding: which one stands out", names, counts)

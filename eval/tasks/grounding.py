@@ -22,7 +22,7 @@ from ..maps import cell_similarity, smooth, to_image
 from ..metrics.grounding import THRESHOLDS, box_mask
 from ..saliency import Layer, Tower, find_layer
 from ..saliency import cells as saliency_cells
-from .base import Column, Context, Outcome, Plan, Task, some, tasks
+from .base import Column, Context, Outcome, Plan, Task, at_least, some, tasks
 from .controls import CONTROLS, centre_map, partners
 from .grounding_figures import UNLABELLED, triptychs
 from .grounding_scores import MACRO, NAMES, NOTHING, Map, macro, scores_of, summary
@@ -47,6 +47,9 @@ class Settings:
     bare: dict[str, str] | None = None
     source: Literal["patches", "gradcam", "gscorecam", "m2ib"] = "patches"
     layer: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "limit")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from vlp.config import config
 from ..intervals import of_mean
 from ..results import metric
 from ..scoring import unit
-from .base import Context, Outcome, Plan, Task, some, tasks
+from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .controls import partners
 from .retrieval import text_of
 
@@ -38,6 +38,9 @@ class Settings:
     text: Literal["report", "findings", "impression", "caption", "phrases"] = "report"
     edits: tuple[Edit, ...] = ("report", "side", "negation")
     size: int | None = 500
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "size")
 
 
 def other_side(text: str) -> str | None:

@@ -18,7 +18,7 @@ from ..metrics.ratio import ratio
 from ..metrics.shift import Robustness, neighbour_counts
 from ..results import metric
 from ..scoring import unit
-from .base import Context, Outcome, Plan, Task, some, tasks
+from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .class_scores import UNKNOWN
 from .classification import Settings as ClassSettings
 from .classification import truth_of
@@ -41,6 +41,11 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     strength: float = 0.316
     primary_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "shots")
+        if self.strength <= 0 or not all(0 < one <= 1 for one in self.shares):
+            raise ValueError("shares are above 0 and at most 1, and strength is positive")
 
 
 @tasks.register("probe")
@@ -148,6 +153,9 @@ class RobustSettings:
     k: tuple[int, ...] = (5, 10, 20)
     primary_k: int = 10
     truth: str = "labels"
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k")
 
 
 @tasks.register("robustness")

@@ -21,7 +21,7 @@ from ..metrics.ratio import ratio
 from ..metrics.retrieval import Ranks, Ties, average_precisions, chance_hit, precision_at, rank_positives
 from ..results import metric
 from ..scoring import unit
-from .base import Context, Outcome, Plan, Task, some, tasks
+from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .pool import Pool, codes, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
@@ -50,6 +50,9 @@ class Settings:
     ties: Ties = "expected"
     pools: tuple[int, ...] = ()
     oracle: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k", "size", "pools")
 
 
 def text_of(record: Sample, which: str) -> str:
@@ -243,6 +246,9 @@ class ImageSettings:
     truth: str = "labels"
     k: tuple[int, ...] = (1, 5, 10, 50)
     primary_k: int = 5
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k")
 
 
 @tasks.register("class_retrieval")

@@ -17,7 +17,7 @@ from ..intervals import of_mean
 from ..metrics.grounding import pixel_auroc
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from ..results import metric
-from .base import Context, Outcome, Plan, Task, some, tasks
+from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .controls import centre_map, control_of, partners
 from .grounding import Maps
 from .grounding import Settings as MapSettings
@@ -53,6 +53,10 @@ class Settings:
     limit: int | None = None
     prior_split: str | None = "train"
     unrelated: str = "a photo of a cat"
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "parts", "limit")
+        at_least(self, 0, "tolerance", "sigma")
 
 
 def stretched(heat: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:

@@ -107,18 +107,19 @@ def test_search_by_class_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyP
     rows = unit(rng.standard_normal((40, 6))).astype(np.float64)
     classes, patient = rng.random((40, 3)) < 0.4, rng.integers(0, 15, 40)
     side = Side(rows, classes, patient)
-    kept, chance, precision, average = search(side, side, (1, 5))
+    found = search(side, side, (1, 5))
+    precision = dict(zip(found.ks, found.precision.T, strict=True))
     shared = classes.astype(int) @ classes.T.astype(int) > 0
     others = patient[:, None] != patient
     wanted = [one for one in range(40) if (shared[one] & others[one]).any()]
-    assert kept.tolist() == wanted
+    assert found.keep.tolist() == wanted
     for at, one in enumerate(wanted):
         allowed = np.flatnonzero(others[one])
         order = allowed[np.argsort(-(rows[allowed] @ rows[one]))]
         assert precision[5][at] == shared[one, order[:5]].mean() and precision[1][at] == shared[one, order[0]]
         exact = average_precision_score(shared[one, allowed], rows[allowed] @ rows[one])
-        assert average[at] == pytest.approx(exact)
-    assert chance == pytest.approx((shared & others)[wanted].sum() / others[wanted].sum())
+        assert found.average_precision[at] == pytest.approx(exact)
+    assert found.chance == pytest.approx((shared & others)[wanted].sum() / others[wanted].sum())
 
 
 @pytest.mark.parametrize("budget", [4 * 60 * 3, 1 << 20])

@@ -64,7 +64,7 @@ def test_the_page_shows_scores_with_intervals_and_every_section(page: Path) -> N
     ):
         assert words in text
     assert "Pointing game, above the shuffled image" in text
-    assert "text alone (mean box, no image)" in text and "FINDINGS" in text.upper()
+    assert "text alone (mean of other patients, no image)" in text and "FINDINGS" in text.upper()
 
 
 @pytest.mark.usefixtures("planted")
@@ -76,7 +76,7 @@ def test_the_page_says_which_intervals_are_of_fewer_resamples(shards: Path, tmp_
     assert run("run", *words, "--out", tmp_path / "out", "--resamples", 320) == 0
     fewer = "300 for Balanced accuracy; F1, macro; Cohen's kappa; Matthews correlation"
     text = html.unescape((tmp_path / "out" / "report.html").read_text())
-    assert f"320 resamples of patients (queries for retrieval), {fewer}, seed 0" in text
+    assert f"320 resamples of patients, {fewer}, seed 0" in text
 
 
 def test_curves_run_inside_of_their_bands(page: Path) -> None:

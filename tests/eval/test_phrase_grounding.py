@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import Run, score
 
-from vlp_eval import results
+from vlp_eval import intervals, results
 
 Row = tuple[str, int, Sequence[dict[str, Any]]]
 """A patient, the side of the patient's image in pixels, and its boxes."""
@@ -71,8 +71,12 @@ def test_a_phrase_without_a_label_leaves_only_when_text_may(run: Run, tiny: Path
     assert set(results.read(out)["tasks"][0]["per_class"]) == {"Mass", "no label"}
 
 
-def test_the_mean_over_findings_weighs_each_alike(run: Run, tiny: Path, tmp_path: Path) -> None:
+def test_the_mean_over_findings_weighs_each_alike(
+    run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against the samples file: means over phrases, then over findings, patients drawn with all that is theirs."""
+    for name in ("FEW_PATIENTS", "FEW_ON_A_SIDE", "FEW_EVENTS", "TOO_FEW"):  # percentiles, however few they are of
+        monkeypatch.setattr(intervals, name, 0)
     place = np.random.default_rng(1).integers(4, 30, (12, 2))
     names = ["common"] * 8 + ["rare"] * 3 + [None]
     rows: list[Row] = []

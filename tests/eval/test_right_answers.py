@@ -99,9 +99,9 @@ def test_right_answers_are_those_of_the_group_and_equal_texts(
 @pytest.mark.parametrize("setting", ["positives", "distinct", "oracle"])
 def test_a_column_that_no_record_has_is_refused(run: Run, tiny: Path, tmp_path: Path, setting: str) -> None:
     for wrong, meant in (("groups.sit", "site"), ("patients", "patient")):
-        suite = own_set(tmp_path, **{setting: wrong})
-        assert score(run, tmp_path, tmp_path / "out", tiny, suite=str(suite)) == 2
-        reason = results.read(tmp_path / "out")["tasks"][0]["reason"]
+        suite, out = own_set(tmp_path, **{setting: wrong}), tmp_path / meant
+        assert score(run, tmp_path, out, tiny, suite=str(suite)) == 2
+        reason = results.read(out)["tasks"][0]["reason"]
         assert reason == f"table.csv: no record has a {wrong!r}: did you mean {meant!r}?"
 
 

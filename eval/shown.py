@@ -1,0 +1,54 @@
+"""How much of a long list is shown: the page of 1,000 classes stays as short as that of 40. All of it is in the results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+SIDE = 20
+"""Of more than twice so many classes the best and the worst so many are shown."""
+TEXT = 4000
+"""So many characters of a text are shown."""
+
+
+def ends(items: Sequence[T], value: Callable[[T], float | None]) -> list[T]:
+    """Return all items, or of more than 2 SIDE the SIDE with the largest and the SIDE with the smallest value."""
+    if len(items) <= 2 * SIDE:
+        return list(items)
+    known = [(one, at) for at, item in enumerate(items) if (one := value(item)) is not None]
+    order = [at for _, at in sorted(known, key=lambda pair: (-pair[0], pair[1]))]
+    return [items[at] for at in (order if len(order) <= 2 * SIDE else order[:SIDE] + order[-SIDE:])]
+
+
+def hidden(count: int, what: str = "classes") -> str:
+    """Return what a page says of a list of which `ends` are shown; empty where all of it is."""
+    if count <= 2 * SIDE:
+        return ""
+    return (
+        f"{2 * SIDE} of {count:,} {what} are shown: the first and the last {SIDE} in order of their score. All are in "
+        "results.json, and in the table of vlp-eval report --csv."
+    )
+
+
+def cut(value: Any) -> Any:
+    """Return a text for the page, cut where it is very long; pictures and what is markup already stay whole."""
+    if isinstance(value, str) and len(value) > TEXT and not hasattr(value, "__html__"):
+        return value if value.startswith("data:image/") else f"{value[:TEXT]} … ({len(value):,} characters)"
+    return value
+
+
+def confusion_figure(title: str, names: Sequence[str], counts: NDArray[np.int64]) -> dict[str, Any]:
+    """Return counts [C, C] for the page, rows the truth; of many classes the most frequent mistakes alone."""
+    if len(names) <= 2 * SIDE:
+        return {"title": title, "classes": list(names), "counts": counts.tolist()}
+    wrong = counts.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(-wrong, axis=None, kind="stable")[: 2 * SIDE]
+    places = [divmod(int(one), len(names)) for one in order if wrong.flat[int(one)]]
+    totals = counts.sum(1)
+    pairs = [[names[row], names[column], int(wrong[row, column]), int(totals[row])] for row, column in places]
+    return {"title": title, "pairs": pairs, "n_classes": len(names)}
