@@ -26,7 +26,7 @@ from vlp.types import Mention, Report
 
 from .assertion import find_cues, judge
 from .location import locate
-from .report import split_sentences
+from .statements import split_sentences
 
 SIMILARITY = 0.8
 """Links below this are dropped; the released sample of MedConcept-23M has none."""
