@@ -27,6 +27,7 @@ from vlp.config import ConfigError, config, digest, to_tree
 from vlp.types import Sample
 
 from .card import render_card
+from .languages.detect import UNREAD
 from .pixels import ImageOptions
 from .plan import Planned, plan
 from .prepare import TextOptions, choose_finder
@@ -83,7 +84,7 @@ class Build:
         self.shares = parse_shares(options.split)
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
-        self.finder = choose_finder(options.text)
+        self.finder = choose_finder(options.text, cls.language)
         self.state = options.out / ".build"
         self._prepare_out()
 
@@ -283,6 +284,7 @@ class Build:
         read = tally.samples + len(lines)
         _write(self.options.out / "README.md", render_card(self._about(), tally, reasons, read))
         counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["unread"] = tally.counts.get("steps", Counter())[UNREAD]
         counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts

@@ -26,7 +26,7 @@ from .answers import is_answer, is_bare_label, ticked
 from .assertion import Cue, find_cues, judge
 from .languages import LANGUAGES
 from .languages.base import Grammar
-from .languages.detect import detect_language
+from .languages.detect import UNREAD, detect_language
 from .location import locate
 from .report import CLINICAL, find_blocks
 from .statements import split_sentences
@@ -83,7 +83,7 @@ class Extractor:
         """Return why no mentions are taken from a report, None where its language is known."""
         if self._vocabulary(report.text) is not None:
             return None
-        return f"report in a language that the vocabulary does not know: {detect_language(report.text) or 'unknown'}"
+        return f"{UNREAD}: {detect_language(report.text) or 'unknown'}"
 
     def _vocabulary(self, text: str) -> Vocabulary | None:
         code = self._stated or detect_language(text)

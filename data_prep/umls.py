@@ -142,6 +142,9 @@ class LinkedTexts:
             np.save(file, np.array(sorted(places), np.uint64).reshape(-1, 2))
         os.replace(file.name, self._index)
 
+    def unread(self, report: Report) -> str | None:
+        """Return None: a linker's mentions stand beside their text, whatever its language."""
+
     def of_report(self, report: Report) -> tuple[Mention, ...]:
         """Return the mentions of the caption that is, white space at its ends aside, this report; () where none is."""
         index = np.load(self._index, mmap_mode="r")

@@ -23,7 +23,8 @@ class Grammar:
     `cues`: (pattern, what it says, directions: True forward, False backward); None says nothing and only claims.
     `end` ends a reach; `verb` and `new_item` end it behind a list; `alternative` keeps a list going; `either` stands
     between two findings; `aside` is a clause in commas; `same_subject` a second clause about the first one's finding;
-    `own_verb` the verb of a cue behind its finding; `restart` begins a clause; `prior` names an earlier examination, and `told` opens a statement about one.
+    `own_verb` the verb of a cue behind its finding; `restart` begins a clause; `prior` names an earlier examination,
+    and `told` opens a statement about one.
     """
 
     cues: CueTable

@@ -30,15 +30,25 @@ def _file() -> _Markers:
 
 @lru_cache
 def _markers() -> dict[str, dict[str, int]]:
-    """Return the function words of each language with what they count."""
+    """Return the function words of each language with what they count.
+
+    A foreign word that the vocabulary of a readable language holds counts for that one too: "cap", "normal", "derrame".
+    """
     file = _file()
     denials = set(file.denials.split())
-    return {code: {word: 3 if word in denials else 1 for word in words.split()} for code, words in file.markers.items()}
+    words = {code: set(listed.split()) for code, listed in file.markers.items()}
+    every = set().union(*words.values()) - denials
+    for code in READABLE:
+        normal, lexicon = _normal(code), _lexicon(code)
+        words[code] |= {word for word in every if normal(word) in lexicon}
+    return {code: {word: 3 if word in denials else 1 for word in sorted(listed)} for code, listed in words.items()}
 
 
 _WORD = re.compile(r"[^\W\d_]+")
 _LATIN = re.compile(r"[A-Za-zÀ-ɏḀ-ỿ]")
 SAMPLE = 20_000
+UNREAD = "report in a language that the vocabulary does not know"
+"""What is noted of a sample whose report is of none of them."""
 READABLE = ("en", "es", "de")
 
 

@@ -84,6 +84,8 @@ class Source(ABC):
     no_text: ClassVar[NoText] = "reject"
     identifying: ClassVar[bool] = False
     """True where ids come from a hospital and must not be written without being hashed."""
+    language: ClassVar[str | None] = None
+    """The ISO 639-1 code of all reports, None where each report's own is looked for."""
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         self.config = config
