@@ -19,12 +19,18 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from .config import ConfigError, config
+from .shared_words import SharedWords
 from .types import Tokens
 
 if TYPE_CHECKING:
     from .tokenize_kinds import FastTokenizer
 
 FILE = "vlp_tokenizer.json"
+LEFT_OUT = (
+    "trained on the texts of {patients} patients without names, dates and numbers that a pattern finds, runs of digits, and "
+    "{words_left_out} words that fewer than {min_patients} patients share or that look like names"
+)
+"""What is said of a tokenizer that was trained here, from its `trained`."""
 
 Row = tuple[int, int, int, int]
 
@@ -39,7 +45,8 @@ class TextSpec:
 
     `path`: `hf` a folder or cached hub name; `open_clip` a merges file, none for the one that open_clip ships;
     `sentencepiece` a `.model` file. `wordpiece` and `sentencepiece` without a path are trained on the training texts, with
-    `vocab_size` pieces. `overflow`: `truncate` keeps the closing special token and counts the text, `error` raises.
+    `vocab_size` pieces of words that at least `min_patients` patients share (fewer where there are few). `overflow`:
+    `truncate` keeps the closing special token and counts the text, `error` raises.
     """
 
     kind: Literal["hf", "open_clip", "sentencepiece", "wordpiece"] = "wordpiece"
@@ -47,10 +54,15 @@ class TextSpec:
     length: int = 256
     overflow: Literal["truncate", "error"] = "truncate"
     vocab_size: int = 1000
+    min_patients: int = 5
 
     def __post_init__(self) -> None:
         if self.length < 3:
             raise ValueError(f"length must be at least 3, found {self.length}")
+        if self.min_patients < 2:
+            raise ValueError(
+                f"min_patients must be at least 2, found {self.min_patients}: else a token may be one patient's name"
+            )
         if self.kind == "hf" and not self.path:
             raise ValueError(
                 "kind hf needs a path: a folder with tokenizer.json, or the name of a cached hub repository"
@@ -111,6 +123,8 @@ class Tokenizer(ABC):
     overflow: str
     vocab_size: int
     pad_id: int
+    trained: dict[str, int] | None = None
+    """How it was trained here: patients, patients that share each word, words left out; None where it was not."""
 
     @abstractmethod
     def _pieces(self, texts: list[str]) -> Pieces:
@@ -165,6 +179,7 @@ class Tokenizer(ABC):
             "overflow": self.overflow,
             "fingerprint": self.fingerprint,
             "files": sorted(self.files()),
+            "trained": self.trained,
         }
         (folder / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -189,15 +204,20 @@ def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Token
         )
     if texts is None:
         raise ConfigError(f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts")
+    shared = SharedWords.count(texts, spec.min_patients)
+    trained: Tokenizer
     if spec.kind == "wordpiece":
         from . import wordpiece
 
-        backend = wordpiece.train(texts, spec.vocab_size)
+        backend = wordpiece.train(shared, spec.vocab_size)
         names = {f"{name.strip('[]').lower()}_token": name for name in wordpiece.SPECIAL}
         setup = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.length, **names}
         extra = {"tokenizer_config.json": (json.dumps(setup, indent=2) + "\n").encode()}
-        return FastTokenizer(backend, extra, wordpiece.SPECIAL.index("[PAD]"), spec.length, spec.overflow)
-    return SentencePieceTokenizer(train_sentencepiece(texts, spec.vocab_size), spec.length, spec.overflow)
+        trained = FastTokenizer(backend, extra, wordpiece.SPECIAL.index("[PAD]"), spec.length, spec.overflow)
+    else:
+        trained = SentencePieceTokenizer(train_sentencepiece(shared, spec.vocab_size), spec.length, spec.overflow)
+    trained.trained = {"patients": shared.patients, "min_patients": shared.least, "words_left_out": shared.left_out}
+    return trained
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -223,6 +243,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         loaded = SentencePieceTokenizer(_read(folder / "spiece.model"), length, overflow)
     else:
         raise ConfigError(f"{folder / FILE}: unknown kind {kind!r}")
+    loaded.trained = record.get("trained")
     if loaded.fingerprint != record["fingerprint"]:
         raise ConfigError(
             f"the files of the tokenizer in {folder} are not the ones that were saved: its fingerprint differs"
@@ -260,7 +281,9 @@ def _from_transformers(path: str, length: int, overflow: str) -> FastTokenizer:
     from transformers import AutoTokenizer
 
     if (Path(path) / FILE).is_file():
-        return _read_fast(Path(path), length, overflow)
+        made_here = _read_fast(Path(path), length, overflow)
+        made_here.trained = json.loads((Path(path) / FILE).read_text(encoding="utf-8")).get("trained")
+        return made_here
     try:
         loaded = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind
