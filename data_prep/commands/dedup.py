@@ -52,17 +52,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pairs(args: argparse.Namespace, shards: Any, rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Return the near pairs as positions in `rows`, which is cut to the samples that have what is compared."""
+def _pairs(args: argparse.Namespace, shards: Any, rows: list[int]) -> Iterator[Any]:
+    """Return blocks of near pairs as positions in `rows`, which is cut to the samples that have what is compared."""
     import numpy as np
 
     from .. import dedup
 
     if args.by == "text":
-        records = [(index, shards.record(index)) for index in rows]
-        rows[:] = [index for index, sample in records if sample.report is not None]
-        texts = [sample.report.text for _, sample in records if sample.report is not None]
-        hashes = [dedup.text_hash(text) for text in texts]
+        reports = [(index, sample.report.text) for index in rows if (sample := shards.record(index)).report is not None]
+        rows[:] = [index for index, _ in reports]
+        known = {text: dedup.text_hash(text) for text in {text for _, text in reports}}
+        hashes = [known[text] for _, text in reports]
     elif args.by == "image":
         hashes = [dedup.image_hash(shards.sample(index, masks=False).image) for index in rows]
     else:
