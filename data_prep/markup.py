@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 
 LONGEST_WORD = 200
 """Characters of a word; a longer run without a blank is cut: base64, a damaged file, a 10 MB word."""
@@ -47,7 +48,7 @@ def plain_text(text: str) -> tuple[str, int]:
     text = _BLANKS.sub(" ", _INVISIBLE.sub("", _LINE_ENDS.sub("\n", text)))
     text = _LONG_GAP.sub(lambda match: "\n\n" if "\n" in match[0] else " " * 40, text)
     text, cut = _LONG_WORD.subn(r"\1", text)
-    return text.strip(), cut
+    return unicodedata.normalize("NFC", text).strip(), cut
 
 
 def _line_of_tag(tag: re.Match[str]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from vlp.types import Report
 
-from .answers import BOX
+from .answers import BOX, is_answer, is_bare_label
 from .markup import plain_text
 from .statements import MARK, MARKS, blank_trimmed, split_sentences
 
@@ -323,6 +323,9 @@ def clean_sentence(sentence: str) -> str:
     """Return a sentence on one line without de-identification marks, empty when it is boilerplate or nothing is left."""
     if _BOILERPLATE.search(sentence):
         return ""
+    label, *cells = re.split(r"\s*[\n\t|]\s*", sentence)
+    if len(cells) == 1 and is_bare_label(label) and is_answer(cells[0]):
+        sentence = f"{label.rstrip(':')}: {cells[0]}"
     text = " ".join(MARK.sub(" ", _MARKED.sub(" ", sentence)).split())
     text = re.sub(r"(?<=\S)\s([.,;:!?)])", r"\1", text) if not BOX.search(text) else text
     text = re.sub(r"([,;:])(?=[.!?])", "", text).strip(" ,;-")

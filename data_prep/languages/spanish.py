@@ -63,7 +63,7 @@ NEGATIVE_AFTER = (
     rf"\b(?:ya\s+)?no\s+(?:se\s+|es\s+|son\s+|esta\w*\s+)?(?:claramente\s+)?{_SEEN}(?=\s*(?:[.,;]|$|en\s+(?:el|la|este)\s+"
     r"(?:estudio\s+|control\s+|radiografia\s+)?(?:actual|presente)|en\s+la\s+actualidad|actualmente))",
     r"\b(?:ausent\w*|descartad\w*|inexistent\w*)\b",
-    r"\b(?:se\s+ha\w*\s+|ha\w*\s+sido\s+)?(?:resuelt\w*|reabsorbid\w*|retirad\w*)\b",
+    r"\b(?:se\s+ha\w*\s+|ha\w*\s+sido\s+)?(?:resuelt\w*|reabsorbid\w*|retirad\w*)(?!\w|\s+del?\b)",
     r"\bha\w*\s+(?:desaparecid\w*|remitid\w*)\b",
 )
 NEGATIVE_BEFORE = (
@@ -143,9 +143,9 @@ _ACCENTS = str.maketrans("áéíóúüñÁÉÍÓÚÜÑ", "aeiouunAEIOUUN")
 def normal(word: str) -> str:
     """Return a word without accents and endings: both sides of a comparison, and words that are cut already, meet there."""
     word = word.lower().translate(_ACCENTS)
-    while len(word) > 4:
+    while len(word) > 3:
         match = _SUFFIX.search(word)
-        if match is None or match.start() < 4:
+        if match is None or match.start() < 3:
             break
         word = word[: match.start()]
     return word
