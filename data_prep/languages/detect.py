@@ -7,7 +7,7 @@ pneumothorax" would be an English report of a pneumothorax.
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -29,8 +29,8 @@ def _file() -> _Markers:
 
 
 @lru_cache
-def _markers() -> dict[str, dict[str, int]]:
-    """Return the function words of each language with what they count.
+def _markers() -> dict[str, list[tuple[str, int]]]:
+    """Return the function words with what they count for which languages.
 
     A foreign word that the vocabulary of a readable language holds counts for that one too: "cap", "normal", "derrame".
     """
@@ -41,7 +41,11 @@ def _markers() -> dict[str, dict[str, int]]:
     for code in READABLE:
         normal, lexicon = _normal(code), _lexicon(code)
         words[code] |= {word for word in every if normal(word) in lexicon}
-    return {code: {word: 3 if word in denials else 1 for word in sorted(listed)} for code, listed in words.items()}
+    found: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
+    for code, listed in words.items():
+        for word in listed:
+            found[word].append((code, 3 if word in denials else 1))
+    return dict(found)
 
 
 _WORD = re.compile(r"[^\W\d_]+")
@@ -64,8 +68,11 @@ def detect_language(text: str) -> str | None:
     if len(_LATIN.findall(letters)) < 0.5 * len(letters):
         return None
     counts = Counter(words)
-    marked = {code: sum(n * counts[word] for word, n in known.items()) for code, known in _markers().items()}
-    best = max(marked.values())
+    marked: Counter[str] = Counter()
+    for word, count in counts.items():
+        for code, weight in _markers().get(word, ()):
+            marked[code] += weight * count
+    best = max(marked.values(), default=0)
     leaders = [code for code, score in marked.items() if score == best]
     known = {code: _share(words, code) for code in READABLE}
     if best > 0:
