@@ -3,6 +3,7 @@
 import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,15 @@ def test_what_all_share_is_learnt_and_all_can_be_spelled(tokenizer: Tokenizer, t
     assert tokenizer.trained == load_tokenizer(tmp_path).trained
     assert tokenizer.trained is not None and tokenizer.trained["patients"] == 800
     assert tokenizer.trained["min_patients"] == 5 and tokenizer.trained["words_left_out"] > 1000
+
+
+@pytest.mark.parametrize("write", [str.upper, str.title])
+def test_names_that_many_share_are_known_by_their_company(write: Callable[[str], str]) -> None:
+    """Without capitals, a first name of twenty patients is one because it stands beside family names of one or two."""
+    texts = [PatientText(write(str(text)), text.patient) for text in TEXTS]
+    counts = SharedWords.count(texts, 5).counts
+    learnt = {folded(run) for word in counts for run in re.findall(r"[^\W_]+", word)}
+    assert not learnt & {folded(name) for name in NAMES} and set(FINDINGS) <= learnt
 
 
 def test_a_word_counts_once_a_patient() -> None:

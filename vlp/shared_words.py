@@ -2,7 +2,8 @@
 
 A vocabulary is published with the model. A name or a record number that is frequent enough becomes a token of its own, and
 stays one in every export. So identifiers that a pattern finds are taken out first (`identifiers.py`), then every word that
-too few patients have, runs of digits, and rarer words that are only ever capitalised within sentences, as names are.
+too few patients have, runs of digits, and rarer words that behave as names do: they are capitalised within sentences, or
+stand beside words that nobody else has.
 """
 
 from __future__ import annotations
@@ -12,13 +13,17 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
 
 from .identifiers import without_identifiers
 
 LONGEST_WORD = 100
 """Characters; a longer word is nothing to learn from."""
 RARE = 0.1
-"""Share of texts above which a word that is always capitalised is no name."""
+"""Share of texts above which a word is no name, however it is written."""
+LONG_NUMBER = 5
+"""Digits of a number that may be a record's."""
 
 _RUN = re.compile(r"[^\W_]+")
 _DIGITS = re.compile(r"\d")
@@ -59,7 +64,9 @@ class SharedWords:
         tokens: Counter[str] = Counter()
         frequency: Counter[str] = Counter()
         names: Counter[str] = Counter()
+        seen: Counter[str] = Counter()
         common: Counter[str] = Counter()
+        beside: defaultdict[str, Counter[str]] = defaultdict(Counter)
         owners: defaultdict[str, set[int]] = defaultdict(set)
         hidden: set[str] = set()  # words that hold an identifier: spelled, never learnt
         numbers: dict[str, int] = {}
@@ -77,13 +84,32 @@ class SharedWords:
                 if len(owners[word]) < min_patients:
                     owners[word].add(number)
             _count_capitals(clean, names, common)
+            for line in clean.splitlines():
+                runs = [folded(run) for run in _RUN.findall(line)]
+                seen.update(runs)
+                for one, other in pairwise(runs):
+                    for word, rare in ((one, other), (other, one)):
+                        if len(owners[rare]) < min_patients or len(_DIGITS.findall(rare)) >= LONG_NUMBER:
+                            beside[word][rare] += 1
         least = min(min_patients, max(2, len(numbers) // 4))
+        most = max(least, RARE * total)
+
+        def is_name(word: str) -> bool:
+            """A word that is not frequent is one where it is always capitalised, or mostly stands beside what none share."""
+            if frequency[word] > most:
+                return False
+            strangers = sum(
+                count
+                for rare, count in beside.get(word, Counter()).items()
+                if len(owners[rare]) < least or len(_DIGITS.findall(rare)) >= LONG_NUMBER
+            )
+            return names[word] > 4 * common[word] or strangers > 0.5 * seen[word]
 
         def kept(run: str) -> bool:
             word = folded(run)
             if len(_DIGITS.findall(run)) > (1 if run.isdigit() else 2) or len(owners[word]) < least:
                 return False
-            return not (names[word] > 4 * common[word] and frequency[word] <= max(least, RARE * total))
+            return not is_name(word)
 
         def spelled(word: str) -> str:
             return "".join(letter for letter in word if letter.isascii() or len(owners.get(letter, ())) >= least)
@@ -112,6 +138,7 @@ def _filtered(tokens: Counter[str], kept: Callable[[str], bool]) -> tuple[Counte
     return counts, lost
 
 
+@lru_cache(maxsize=50_000)
 def folded(word: str) -> str:
     """Return a word in lower case and without accents, as it is counted: tokenizers fold both."""
     plain = unicodedata.normalize("NFKD", word.casefold())

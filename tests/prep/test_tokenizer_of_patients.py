@@ -66,7 +66,7 @@ def test_the_start_of_a_run_and_the_model_card(shards: Path, tmp_path: Path, kin
 
 
 def card_line(tokenizer: Tokenizer) -> str:
-    model = SimpleNamespace(dim=8, parameters=lambda: [])
+    model = SimpleNamespace(dim=8, parameters=list)
     spec = SimpleNamespace(size=8, channels=1, resize="crop", interpolation="linear")
     loaded = SimpleNamespace(
         model=model,
