@@ -111,4 +111,4 @@ def test_one_patient_alone_gives_characters_only() -> None:
 
 def test_a_limit_that_protects_nobody_is_refused() -> None:
     with pytest.raises((ConfigError, ValueError), match="at least 2"):
-        TextSpec(min_patients=1)
+        TextSpec(shared_by=1)

@@ -45,7 +45,7 @@ class TextSpec:
 
     `path`: `hf` a folder or cached hub name; `open_clip` a merges file, none for the one that open_clip ships;
     `sentencepiece` a `.model` file. `wordpiece` and `sentencepiece` without a path are trained on the training texts, with
-    `vocab_size` pieces of words that at least `min_patients` patients share (fewer where there are few). `overflow`:
+    `vocab_size` pieces of words that at least `shared_by` patients share (fewer where there are few). `overflow`:
     `truncate` keeps the closing special token and counts the text, `error` raises.
     """
 
@@ -54,14 +54,14 @@ class TextSpec:
     length: int = 256
     overflow: Literal["truncate", "error"] = "truncate"
     vocab_size: int = 1000
-    min_patients: int = 5
+    shared_by: int = 5
 
     def __post_init__(self) -> None:
         if self.length < 3:
             raise ValueError(f"length must be at least 3, found {self.length}")
-        if self.min_patients < 2:
+        if self.shared_by < 2:
             raise ValueError(
-                f"min_patients must be at least 2, found {self.min_patients}: else a token may be one patient's name"
+                f"shared_by must be at least 2, found {self.shared_by}: else a token may be one patient's name"
             )
         if self.kind == "hf" and not self.path:
             raise ValueError(
@@ -204,7 +204,7 @@ def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Token
         )
     if texts is None:
         raise ConfigError(f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts")
-    shared = SharedWords.count(texts, spec.min_patients)
+    shared = SharedWords.count(texts, spec.shared_by)
     trained: Tokenizer
     if spec.kind == "wordpiece":
         from . import wordpiece

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
     if args.min_patients < 2:
         raise ConfigError(f"--min-patients must be at least 2, found {args.min_patients}")
-    spec = TextSpec(kind=args.kind, vocab_size=args.vocab_size, length=args.length, min_patients=args.min_patients)
+    spec = TextSpec(kind=args.kind, vocab_size=args.vocab_size, length=args.length, shared_by=args.min_patients)
     tokenizer = build_tokenizer(spec, texts(shards, args.limit))
     tokenizer.save(args.out)
     sample = [text for _, text in zip(range(256), texts(shards, args.limit), strict=False)]
