@@ -30,6 +30,7 @@ from vlp.types import Sample
 from .card import render_card
 from .claim import MADE_BY, Claim
 from .killed import collect, forget, left_out
+from .languages.detect import UNREAD
 from .pixels import ImageOptions
 from .plan import Planned, plan
 from .prepare import CUT, TextOptions, choose_finder
@@ -88,7 +89,7 @@ class Build:
         self.shares = parse_shares(options.split)
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
-        self.finder = choose_finder(options.text)
+        self.finder = choose_finder(options.text, cls.language)
         self.out = self._choose_out()
         self.state = self.out / STATE
         self.rejected_places = private_of(options.out)
@@ -324,6 +325,7 @@ class Build:
         with whole(self.out / "README.md") as file:
             file.write(render_card(self._about(), tally, reasons, read))
         counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["unread"] = tally.counts.get("steps", Counter())[UNREAD]
         counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
         counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
         counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]

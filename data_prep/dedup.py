@@ -2,7 +2,8 @@
 
 Images: a perceptual hash of 256 bits, the signs of the 16 x 16 lowest frequencies of a 64 x 64 thumbnail. Radiographs
 look alike, so the usual 64 bits are too few: they call different patients equal. Texts: a similarity hash of 64 bits
-over word triples. Both are compared all against all, exactly, in blocks.
+over word triples. Both are compared all against all, exactly, in blocks; equal ones are put together first, so that copies
+cost nothing, and what is connected is found block by block (scipy), so that memory does not grow with the pairs.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from vlp.modalities.image.decode import decode
 IMAGE_DISTANCE = 20
 TEXT_DISTANCE = 3
 BLOCK = 1024
+LONGEST_WORD = 200
+_WORD = re.compile(r"[^\W\d_]+")
 
 Array = np.ndarray[Any, Any]
 
@@ -35,49 +38,64 @@ def image_hash(image: bytes) -> Array:
 
 
 def text_hash(text: str) -> Array:
-    """Return the similarity hash of a text, 8 bytes uint8; case, digits and punctuation do not count."""
-    words = re.sub(r"[^a-z]+", " ", text.lower()).split()
-    triples = [" ".join(words[at : at + 3]) for at in range(max(len(words) - 2, 1))]
-    votes = np.zeros(64)
-    for triple in triples:
-        digest = hashlib.blake2b(triple.encode(), digest_size=8).digest()
-        votes += np.unpackbits(np.frombuffer(digest, np.uint8)) * 2.0 - 1.0
-    return np.packbits(votes > 0)
+    """Return the similarity hash of a text, 8 bytes uint8; case, digits and punctuation do not count.
+
+    A text without a word is hashed as it is.
+    """
+    words = [word[:LONGEST_WORD] for word in _WORD.findall(text.lower())] or [text]
+    triples = (" ".join(words[at : at + 3]).encode() for at in range(max(len(words) - 2, 1)))
+    digests = b"".join(hashlib.blake2b(triple, digest_size=8).digest() for triple in triples)
+    bits = np.unpackbits(np.frombuffer(digests, np.uint8).reshape(-1, 8), axis=1)
+    return np.packbits(2 * bits.sum(0, dtype=np.int64) > len(bits))
 
 
-def near_hashes(hashes: Array, distance: int) -> Iterator[tuple[int, int]]:
-    """Yield the pairs (i < j) of rows of `hashes` [N, bytes] uint8 that differ in at most `distance` bits."""
-    words = np.ascontiguousarray(hashes).view(np.uint64)
+def near_hashes(hashes: Array, distance: int) -> Iterator[Array]:
+    """Yield pairs [P, 2] (i < j) of rows of `hashes` [N, bytes] uint8 that differ in at most `distance` bits.
+
+    Of equal rows, each is paired with the first of them, and only that one with others.
+    """
+    firsts, copies = _distinct(hashes)
+    yield copies
+    words = np.ascontiguousarray(hashes[firsts]).view(np.uint64)
     for start in range(0, len(words), BLOCK):
         block = words[start : start + BLOCK]
         for other in range(start, len(words), BLOCK):
             apart = np.zeros((len(block), len(words[other : other + BLOCK])), np.uint16)
             for column in range(words.shape[1]):
                 apart += np.bitwise_count(block[:, column, None] ^ words[None, other : other + BLOCK, column])
-            for row, at in np.argwhere(apart <= distance):
-                if start + row < other + at:
-                    yield int(start + row), int(other + at)
+            found = np.argwhere(apart <= distance) + np.array([start, other])
+            yield firsts[found[found[:, 0] < found[:, 1]]]
 
 
-def near_embeddings(embeddings: Array, similarity: float) -> Iterator[tuple[int, int]]:
-    """Yield the pairs (i < j) of rows [N, D] float32 whose cosine is at least `similarity`, through faiss.
+def near_embeddings(embeddings: Array, similarity: float) -> Iterator[Array]:
+    """Yield pairs [P, 2] (i < j) of rows [N, D] float32 whose cosine is at least `similarity`, through faiss.
 
-    Raises ImportError with the name of the extra where faiss is missing.
+    Of equal rows, each is paired with the first of them, and only that one with others. Raises ImportError with the name
+    of the extra where faiss is missing.
     """
     try:
         import faiss
     except ImportError:
         raise ImportError("embeddings need faiss: install vlp[cpu] or vlp[gpu]") from None
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    firsts, copies = _distinct(embeddings)
+    yield copies
+    rows = embeddings[firsts]
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     unit = np.ascontiguousarray(unit, np.float32)
     index = faiss.IndexFlatIP(unit.shape[1])
     index.add(unit)
     for start in range(0, len(unit), BLOCK):
         limits, _, found = index.range_search(unit[start : start + BLOCK], float(similarity) - 1e-6)
-        for row in range(len(limits) - 1):
-            for other in found[limits[row] : limits[row + 1]]:
-                if start + row < other:
-                    yield start + row, int(other)
+        mine = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits).astype(np.int64))
+        yield firsts[np.stack([mine, found], 1)[mine < found]]
+
+
+def _distinct(rows: Array) -> tuple[Array, Array]:
+    """Return the first index of each distinct row, in order, and the pairs [P, 2] (first, other) of equal ones."""
+    _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    owner = first[inverse.reshape(-1)]
+    place = np.arange(len(rows))
+    return np.sort(first), np.stack([owner, place], 1)[owner != place]
 
 
 def embed(model: Path, images: Iterable[bytes], batch: int = 32) -> Array:
@@ -105,23 +123,23 @@ def embed(model: Path, images: Iterable[bytes], batch: int = 32) -> Array:
     return np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
 
 
-def group(pairs: Iterable[tuple[int, int]], size: int) -> list[list[int]]:
-    """Return the groups of two or more that pairs connect, each in order, in order of their first member."""
-    parent = list(range(size))
+def group(pairs: Iterable[Array], size: int) -> list[list[int]]:
+    """Return the groups of two or more that blocks of pairs [P, 2] connect, in order, by order of their first member."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
 
-    def root(one: int) -> int:
-        while parent[one] != one:
-            parent[one] = parent[parent[one]]
-            one = parent[one]
-        return one
-
-    for first, second in pairs:
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-    members: dict[int, list[int]] = {}
-    for one in range(size):
-        members.setdefault(root(one), []).append(one)
-    return [found for _, found in sorted(members.items()) if len(found) > 1]
+    labels = np.arange(size)
+    for block in pairs:
+        first, second = labels[block[:, 0]], labels[block[:, 1]]
+        apart = first != second
+        if apart.any():
+            edges = (np.ones(apart.sum(), bool), (first[apart], second[apart]))
+            _, joined = connected_components(coo_array(edges, shape=(size, size)), directed=False)
+            labels = joined[labels]
+    order = np.argsort(labels, kind="stable")
+    cuts = np.flatnonzero(np.diff(labels[order])) + 1
+    members = (found.tolist() for found in np.split(order, cuts))
+    return sorted(found for found in members if len(found) > 1)
 
 
 def thin(groups: Sequence[Sequence[int]], keys: Sequence[str], keep: int, seed: int) -> set[int]:

@@ -10,54 +10,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-_LOBES = {
-    "rul": ("right", "upper"),
-    "rml": ("right", "mid"),
-    "rll": ("right", "lower"),
-    "lul": ("left", "upper"),
-    "lll": ("left", "lower"),
-    "lingula": ("left", "mid"),
-    "lingular": ("left", "mid"),
-    "retrocardiac": ("left", "lower"),
-    "bibasilar": ("bilateral", "lower"),
-    "bibasal": ("bilateral", "lower"),
-    "biapical": ("bilateral", "upper"),
-}
-_SIDES = {"right": "right", "rt": "right", "left": "left", "lt": "left", "both": "bilateral", "bilateral": "bilateral"}
-_SIDES |= {"bilaterally": "bilateral", "rightward": "right", "leftward": "left"}
-_ZONES = {"upper": "upper", "apical": "upper", "apex": "upper", "apices": "upper", "suprahilar": "upper"}
-_ZONES |= dict.fromkeys(("mid", "middle", "midlung", "midzone"), "mid")
-_ZONES |= dict.fromkeys(("lower", "base", "bases", "basal", "basilar", "basally", "infrahilar"), "lower")
-
-_WORDS = re.compile(rf"\b(?:{'|'.join([*_LOBES, *_SIDES, *_ZONES])})\b", re.IGNORECASE)
-_NO_SIDE = re.compile(
-    r"[\s-]+(?:heart|atri\w+|ventric\w+|cardiac\s+(?:border|contour|margin|chamber)s?|main(?:stem)?\b|anterior\s+descending|handed|greater\s+than\s+left|clinical|setting|hilar\s+"
-    r"angle|pulmonary\s+arter\w+)",
-    re.IGNORECASE,
-)
-_NO_ZONE = re.compile(
-    r"[\s-]+(?:abdom\w+|limits?|extremit\w+|thoracic|neck|lumbar|cervical|quadrant|pole|back|normal|of\s+the\s+neck|svc|"
-    r"superior|esophag\w+|descending|line|and\s+lower\s+extrem\w+)",
-    re.IGNORECASE,
-)
-_SEPARATOR = re.compile(
-    r"[,;:]|\b(?:and|or|nor|with|without|plus|as\s+well\s+as|but|versus|vs|suggest\w*|represent\w*|reflect\w*|likely|"
-    r"consistent\s+with|compatible\s+with|concerning\s+for|suspicious\s+for|worrisome\s+for|indicat\w*|secondary\s+to|"
-    r"due\s+to|rather\s+than|following|after|removal\s+of|terminat\w*|tip|courses?|ends?)\b",
-    re.IGNORECASE,
-)
-_NO_BOTH = re.compile(
-    r"\s+(?:absent|present|stable|new|old|seen|noted|small|large|likely|clear|\w+ed)\b", re.IGNORECASE
-)
-_COMPARED = re.compile(r"\b(?:compared|relative)\s+(?:with|to)\s+(?:the\s+)?$", re.IGNORECASE)
-_FAR = re.compile(r"[;:]|\b(?:but|terminat\w*|tip|courses?|ends?|however|although)\b", re.IGNORECASE)
-_JOINT = re.compile(r"^\s*(?:,|and|or|nor|,\s*(?:and|or)|as\s+well\s+as|plus)?\s*$", re.IGNORECASE)
-_PREPOSITION = re.compile(
-    r"\b(?:in|on|at|within|over|of|throughout|involving|along|overlying|to|into|towards?|near)\b", re.IGNORECASE
-)
-_NEIGHBOUR = re.compile(
-    r"\b(?:adjacent|associated|overlying|underlying|accompanying|compressive|surrounding)\b", re.IGNORECASE
-)
+from .languages.base import PlaceWords
+from .languages.english import ENGLISH
 
 
 @dataclass(slots=True)
@@ -94,7 +48,9 @@ class _Word:
     place: Place
 
 
-def locate(sentence: str, spans: list[tuple[int, int]], midline: list[bool]) -> list[Place]:
+def locate(
+    sentence: str, spans: list[tuple[int, int]], midline: list[bool], language: PlaceWords = ENGLISH.places
+) -> list[Place]:
     """Return the place of each mention at characters `spans` (in order, not overlapping but for equal ones).
 
     A mention that is `midline` keeps words of place only where they are its own.
@@ -103,40 +59,43 @@ def locate(sentence: str, spans: list[tuple[int, int]], midline: list[bool]) -> 
     if not spans:
         return places
     shared_before: set[int] = set()  # words that open a sentence and hold for all it says
-    for word in _words(sentence):
+    for word in _words(sentence, language):
         own = [i for i, (start, end) in enumerate(spans) if start <= word.start and word.end <= end]
         if own:
             for i in own:
                 places[i].add(word.place)
             continue
-        for i in _bound(sentence, spans, word, shared_before):
-            if not midline[i] or _touches(sentence, spans[i], word):
+        for i in _bound(sentence, spans, word, shared_before, language):
+            if not midline[i] or _touches(sentence, spans[i], word, language):
                 places[i].add(word.place)
-    _share(sentence, spans, midline, places, shared_before)
+    _share(sentence, spans, midline, places, shared_before, language)
     return places
 
 
-def _words(sentence: str) -> list[_Word]:
+def _words(sentence: str, language: PlaceWords) -> list[_Word]:
     words = []
-    for match in _WORDS.finditer(sentence):
+    for match in language.words.finditer(sentence):
         text = match[0].lower()
-        if text in _LOBES:
-            side, zone = _LOBES[text]
+        if text in language.lobes:
+            side, zone = language.lobes[text]
             words.append(_Word(match.start(), match.end(), Place({side}, {zone})))
-        elif text == "both" and (
-            not re.match(r"\s+[a-z]", sentence[match.end() :], re.IGNORECASE) or _NO_BOTH.match(sentence, match.end())
+        elif text in language.both and (
+            not re.match(r"\s+[a-z]", sentence[match.end() :], re.IGNORECASE)
+            or language.no_both.match(sentence, match.end())
         ):
             continue  # "effusion, atelectasis or both", "both absent"
-        elif _COMPARED.search(sentence[: match.start()]):
+        elif language.compared.search(sentence[max(0, match.start() - 60) : match.start()]):
             continue  # "compared with the left": not where it is
-        elif text in _SIDES and not _NO_SIDE.match(sentence, match.end()):
-            words.append(_Word(match.start(), match.end(), Place({_SIDES[text]})))
-        elif text in _ZONES and not _NO_ZONE.match(sentence, match.end()):
-            words.append(_Word(match.start(), match.end(), Place(set(), {_ZONES[text]})))
+        elif text in language.sides and not language.no_side.match(sentence, match.end()):
+            words.append(_Word(match.start(), match.end(), Place({language.sides[text]})))
+        elif text in language.zones and not language.no_zone.match(sentence, match.end()):
+            words.append(_Word(match.start(), match.end(), Place(set(), {language.zones[text]})))
     return words
 
 
-def _bound(sentence: str, spans: list[tuple[int, int]], word: _Word, shared: set[int]) -> list[int]:
+def _bound(
+    sentence: str, spans: list[tuple[int, int]], word: _Word, shared: set[int], language: PlaceWords
+) -> list[int]:
     """Return the mentions that a word of place speaks of."""
     before = [i for i, (_, end) in enumerate(spans) if end <= word.start]
     after = [i for i, (start, _) in enumerate(spans) if start >= word.end]
@@ -145,45 +104,60 @@ def _bound(sentence: str, spans: list[tuple[int, int]], word: _Word, shared: set
     left = sentence[spans[last[0]][1] : word.start] if last else ""
     right = sentence[word.end : spans[first[0]][0]] if first else ""
     if not last:
-        if first and not _FAR.search(right):
-            if _PREPOSITION.search(sentence[: word.start]) and ("," in right or re.search(r"\bthere\b", right)):
+        if first and not language.far.search(right):
+            if language.preposition.search(sentence[: word.start]) and ("," in right or language.opening.search(right)):
                 shared.update(first)
             return first
         return []
-    if _FAR.search(left):
-        return first if first and not _FAR.search(right) else []
-    cut_left, cut_right = _SEPARATOR.search(left), _SEPARATOR.search(right)
-    follows = bool(_PREPOSITION.search(left)) and not (cut_left and not _PREPOSITION.search(left[: cut_left.start()]))
-    if follows and not re.search(r"\b(?:a|an|there|no)\s+(?:\w+\s+)?$|\bwith\b|\bsuggest\w*|\blikely\b", left):
+    if language.far.search(left):
+        return first if first and not language.far.search(right) else []
+    cut_left, cut_right = language.separator.search(left), language.separator.search(right)
+    follows = bool(language.preposition.search(left)) and not (
+        cut_left and not language.preposition.search(left[: cut_left.start()])
+    )
+    if not cut_left and sentence[word.start : word.end].lower() in language.behind:
         return last
-    if first and not cut_right and (cut_left or not _PREPOSITION.search(left)):
+    if follows and not language.introduced.search(left):
+        return last
+    if first and not cut_right and (cut_left or not language.preposition.search(left)):
         return first
     if cut_left and first:
         return first
     return last
 
 
-def _touches(sentence: str, span: tuple[int, int], word: _Word) -> bool:
+def _touches(sentence: str, span: tuple[int, int], word: _Word, language: PlaceWords) -> bool:
     """Tell whether a word stands right before or after a mention, with only short words between."""
     gap = sentence[word.end : span[0]] if word.end <= span[0] else sentence[span[1] : word.start]
-    return len(gap.split()) <= 2 and not _SEPARATOR.search(gap)
+    return len(gap.split()) <= 2 and not language.separator.search(gap)
 
 
 def _share(
-    sentence: str, spans: list[tuple[int, int]], midline: list[bool], places: list[Place], shared: set[int]
+    sentence: str,
+    spans: list[tuple[int, int]],
+    midline: list[bool],
+    places: list[Place],
+    shared: set[int],
+    language: PlaceWords,
 ) -> None:
     """Give a place to mentions that have none from those they are joined to."""
     for i in range(len(spans) - 1, 0, -1):  # "atelectasis and effusion at the left base"
         gap = sentence[spans[i - 1][1] : spans[i][0]]
         trailing = sentence[spans[i][1] :]
-        joined = spans[i] == spans[i - 1] or bool(_JOINT.match(gap))
-        if joined and not places[i - 1] and not midline[i - 1] and places[i] and _PREPOSITION.match(trailing.lstrip()):
+        joined = spans[i] == spans[i - 1] or bool(language.joint.match(gap))
+        if (
+            joined
+            and not places[i - 1]
+            and not midline[i - 1]
+            and places[i]
+            and language.preposition.match(trailing.lstrip())
+        ):
             places[i - 1].add(places[i])
     for i in range(1, len(spans)):
         gap = sentence[spans[i - 1][1] : spans[i][0]]
-        if places[i] or midline[i] or not places[i - 1] or _FAR.search(gap):
+        if places[i] or midline[i] or not places[i - 1] or language.far.search(gap):
             continue
-        if spans[i] == spans[i - 1] or i - 1 in shared or _NEIGHBOUR.search(gap):
+        if spans[i] == spans[i - 1] or i - 1 in shared or language.neighbour.search(gap):
             places[i].add(places[i - 1])
             if i - 1 in shared:
                 shared.add(i)

@@ -17,11 +17,14 @@ from vlp.data.sample_check import FieldError, check_sample
 from vlp.types import Box, Mention, Report, Sample
 
 from .codes import age_of, modality_of, sex_of, view_of
+from .markup import LONGEST_WORD, plain_text
 from .pixels import ImageOptions, Stored, mask_size, resize_mask, store_image
 from .privacy import IdHasher
+from .report import parse_report
 from .sources.base import NoText, Reject, safe_key
 
 CUT = "boxes cut at the edge"
+LONG_WORD = f"report had a word of more than {LONGEST_WORD} characters, cut"
 
 
 @config
@@ -47,12 +50,18 @@ class Finder(Protocol):
     def prepare(self, room: Path) -> None:
         """Do what must be done once before the workers start, in a folder that they can read; raises ConfigError."""
 
+    def unread(self, report: Report) -> str | None:
+        """Return why no mentions can be taken from a report, None where they can."""
+
     def of_report(self, report: Report) -> tuple[Mention, ...]:
         """Return the mentions of a report."""
 
 
-def choose_finder(text: TextOptions) -> Finder | None:
-    """Return what `--concepts` and `--vocabulary` ask for; raises ConfigError for a file that cannot be read."""
+def choose_finder(text: TextOptions, language: str | None = None) -> Finder | None:
+    """Return what `--concepts` and `--vocabulary` ask for; raises ConfigError for a file that cannot be read.
+
+    `language`: of all reports where the source states it, else each report's own is looked for.
+    """
     if text.concepts == "none":
         return None
     if text.concepts != "vocabulary":
@@ -62,7 +71,7 @@ def choose_finder(text: TextOptions) -> Finder | None:
     from .concepts import Extractor
     from .vocabulary import Vocabulary
 
-    return Extractor(Vocabulary.read(text.vocabulary) if text.vocabulary else None)
+    return Extractor(Vocabulary.read(text.vocabulary) if text.vocabulary else None, language=language)
 
 
 class Preparer:
@@ -78,10 +87,15 @@ class Preparer:
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
         """Return the sample as it is written; raises Reject."""
-        report = self._report(sample.report)
-        captions = tuple(text for text in (one.strip() for one in sample.captions) if text)
+        report, steps = self._report(sample.report)
+        captions = tuple(text for text, _ in map(plain_text, sample.captions) if text)
         if report is None and not captions:
             self._without_text(split)
+        concepts = sample.concepts
+        if report is not None and self._finder is not None and not concepts:
+            unread = self._finder.unread(report)
+            concepts = () if unread else self._finder.of_report(report)
+            steps += (unread,) if unread else ()
         stored = store_image(sample.image, self._image)
         boxes = [_scaled(box, stored) for box in sample.boxes]
         if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
@@ -97,11 +111,11 @@ class Preparer:
             image=stored.data,
             report=report,
             captions=captions,
-            concepts=sample.concepts or self._concepts(report),
+            concepts=concepts,
             boxes=tuple(box for box, _ in boxes),
             masks={name: _mask(mask, name, size, stored) for name, mask in sorted(sample.masks.items())},
             split=split,
-            steps=(*sample.steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
+            steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
         )
         if self._hasher:
             ready = self._hasher.sample(ready)
@@ -118,17 +132,14 @@ class Preparer:
         if policy == "drop" or (policy == "test" and split != "test"):
             raise Reject("no_text", "image without a text, left out by --no-text", counted=False)
 
-    def _report(self, report: Report | None) -> Report | None:
+    def _report(self, report: Report | None) -> tuple[Report | None, tuple[str, ...]]:
+        """Return the report as it is written, and what was done to its words that a reader should know."""
         if report is None or not report.text.strip():
-            return None
-        from .report import parse_report
-
+            return None, ()
         if report.sections or report.sentences:
-            return report
-        return parse_report(report.text, clean=self._text.clean)
-
-    def _concepts(self, report: Report | None) -> tuple[Mention, ...]:
-        return () if report is None or self._finder is None else self._finder.of_report(report)
+            return report, ()
+        _, cut = plain_text(report.text)
+        return parse_report(report.text, clean=self._text.clean), (LONG_WORD,) if cut else ()
 
 
 def _known(groups: Mapping[str, str]) -> dict[str, str]:

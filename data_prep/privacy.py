@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import re
 import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from vlp.config import ConfigError
+from vlp.identifiers import scan
 from vlp.types import Sample
 from vlp.untrusted import open_regular
 
@@ -87,63 +87,6 @@ class IdHasher:
             study=self("study", sample.study) if sample.study else None,
             patient=self("patient", sample.patient) if sample.patient else None,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something in a text that may identify a person: its kind and characters `[start, end)`."""
-
-    kind: str
-    start: int
-    end: int
-
-
-_MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|sept|oct|nov|dec)[a-z]*\.?"
-_TITLE = r"(?:dr|mr|mrs|ms|miss|prof|professor|doctor|nurse)"
-_NAME = r"[A-Z][a-z]+(?:[-'][A-Z][a-z]+)?"
-PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile(pattern))
-    for kind, pattern in (
-        ("email", r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"),
-        ("url", r"(?i)\b(?:https?://|www\.)\S+"),
-        ("social_security", r"\b\d{3}-\d{2}-\d{4}\b"),
-        (
-            "record_number",
-            r"(?i)\b(?:mrn|medical record(?: number)?|acc(?:ession)?|patient id)\b[ :#.no]*[A-Z]{0,3}\d{4,}",
-        ),
-        ("phone", r"(?<![\d.])(?:\+\d{1,3}[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?!\d)"),
-        ("phone", r"(?i)\b(?:phone|tel|pager|beeper|fax|ext)\b[ .:#]*\+?\d[\d .()-]{2,}\d"),
-        ("date", r"\b(?:\d{1,2}[/.-]\d{1,2}[/.-](?:19|20)?\d{2}|(?:19|20)\d{2}[/-]\d{1,2}[/-]\d{1,2})\b"),
-        (
-            "date",
-            rf"(?i)\b(?:{_MONTH} \d{{1,2}}(?:st|nd|rd|th)?,? (?:19|20)\d{{2}}|\d{{1,2}} {_MONTH},? (?:19|20)\d{{2}})\b",
-        ),
-        ("time", r"(?i)\b(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?(?: ?[ap]\.?m\b\.?)?"),
-        ("name", rf"\b(?i:{_TITLE})\b\.? {_NAME}(?: (?:[A-Z]\. )?{_NAME})?"),
-        (
-            "name",
-            rf"(?i:\b(?:patient(?: name)?|name|signed(?: by)?|dictated by|read by|discussed with|reported to)):"
-            rf" ?{_NAME}(?: {_NAME})*",
-        ),
-        ("age_over_89", r"(?i)\b(?:9\d|1[01]\d)[ -]?(?:years?|yrs?|y)[ -]?(?:old|o)\b"),
-    )
-)
-"""Identifiers in the sense of HIPAA's safe harbour that regular expressions can find in English reports. Names without a
-title or a label before them need a language model of the language: see `scan`."""
-
-
-def scan(text: str) -> list[Finding]:
-    """Return what may identify a person in a text, in order, without overlaps (the first pattern of the list wins).
-
-    Regular expressions: fast, offline, explainable, English. They miss a bare name in running text; a recogniser such as
-    Presidio finds some of those at 100 times the cost and with many false alarms on eponyms (Kerley, Swan-Ganz).
-    """
-    taken: list[Finding] = []
-    for kind, pattern in PATTERNS:
-        for match in pattern.finditer(text):
-            if all(match.end() <= one.start or match.start() >= one.end for one in taken):
-                taken.append(Finding(kind, match.start(), match.end()))
-    return sorted(taken, key=lambda one: one.start)
 
 
 def count(texts: Iterable[tuple[str, str]]) -> tuple[Counter[str], list[tuple[str, list[str]]]]:

@@ -1,19 +1,30 @@
 """Reports as hospitals write them: find their sections and sentences, and, when asked, clean what nobody dictated.
 
-English only. No language model and no training: headings, numbering, abbreviations and de-identification marks are
-listed below, and a report that follows none of them is one run of sentences. Offsets are characters `[start, end)`.
+No language model and no training: headings (English, Spanish, German) and boilerplate are listed below, and a report that
+follows none of them is one run of sentences (`statements.py`). Offsets are characters `[start, end)`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vlp.types import Report
 
+from .answers import BOX, is_answer, is_bare_label
+from .markup import plain_text
+from .statements import MARK, MARKS, blank_trimmed, split_sentences
+
 SECTIONS = {
-    "findings": ("findings", "finding", "report", "description", "body of report", "chest findings"),
+    "findings": (
+        "findings",
+        "finding",
+        "report",
+        "description",
+        "body of report",
+        "chest findings",
+        *("hallazgos", "hallazgo", "informe", "descripción", "resultado", "befund", "befunde", "befundbericht"),
+    ),
     "impression": (
         "impression",
         "impressions",
@@ -29,6 +40,17 @@ SECTIONS = {
         "findings and impression",
         "findings/impression",
         "impression/plan",
+        "impresión",
+        "impresión diagnóstica",
+        "conclusión",
+        "conclusiones",
+        "juicio diagnóstico",
+        "diagnóstico",
+        "resumen",
+        "beurteilung",
+        "zusammenfassung",
+        "zusammenfassende beurteilung",
+        "diagnose",
     ),
     "indication": (
         "indication",
@@ -45,6 +67,23 @@ SECTIONS = {
         "patient history",
         "medical condition",
         "underlying medical condition",
+        "indicación",
+        "motivo",
+        "motivo de consulta",
+        "motivo de la exploración",
+        "motivo de petición",
+        "datos clínicos",
+        "información clínica",
+        "antecedentes",
+        "sospecha diagnóstica",
+        "indikation",
+        "rechtfertigende indikation",
+        "fragestellung",
+        "klinische angaben",
+        "klinische fragestellung",
+        "klinik",
+        "anamnese",
+        "vorgeschichte",
     ),
     "technique": (
         "technique",
@@ -57,6 +96,16 @@ SECTIONS = {
         "views",
         "projection",
         "procedure comments",
+        "técnica",
+        "exploración",
+        "estudio",
+        "procedimiento",
+        "proyección",
+        "technik",
+        "methode",
+        "methodik",
+        "untersuchung",
+        "untersuchungstechnik",
     ),
     "comparison": (
         "comparison",
@@ -65,56 +114,43 @@ SECTIONS = {
         "prior study",
         "prior studies",
         "comparative study",
+        "comparación",
+        "estudio previo",
+        "estudios previos",
+        "vergleich",
+        "voraufnahme",
+        "voraufnahmen",
+        "voruntersuchung",
+        "voruntersuchungen",
     ),
-    "recommendation": ("recommendation", "recommendations", "plan", "follow-up"),
-    "notification": ("notification", "wet read", "addendum", "provisional findings impression (pfi)", "final report"),
+    "recommendation": (
+        "recommendation",
+        "recommendations",
+        "plan",
+        "follow-up",
+        "recomendación",
+        "recomendaciones",
+        "empfehlung",
+    ),
+    "notification": (
+        "notification",
+        "wet read",
+        "addendum",
+        "addenda",
+        "nota",
+        "anexo",
+        "nachtrag",
+        "provisional findings impression (pfi)",
+        "final report",
+    ),
 }
 """Section -> what its heading may be called, in any case."""
 
 CLINICAL = frozenset({"findings", "impression", "recommendation", "notification"})
 """Sections that speak of the image; what others name is asked for, remembered or compared, not seen."""
 
-ABBREVIATIONS = frozenset(
-    [
-        "dr",
-        "mr",
-        "mrs",
-        "ms",
-        "prof",
-        "st",
-        "vs",
-        "approx",
-        "ca",
-        "cf",
-        "e.g",
-        "i.e",
-        "eg",
-        "ie",
-        "fig",
-        "no",
-        "nos",
-        "resp",
-        "inc",
-        "dept",
-        "hosp",
-        "m.d",
-        "r.n",
-        "p.a",
-        "a.m",
-        "p.m",
-        "a.p",
-        "l.l",
-        "u.s",
-        "jr",
-        "sr",
-        "ph.d",
-        "d.o",
-        "sec",
-        "sect",
-        "vol",
-        "est",
-    ]
-)
+JOINED = frozenset({"findings", "impression"})
+"""Sections that are put together where a report repeats them."""
 
 BOILERPLATE = (
     r"^\W*final report\W*$",
@@ -131,23 +167,25 @@ BOILERPLATE = (
 )
 """Sentences that say nothing of the image."""
 
-MARKS = r"\[\*\*.*?\*\*\]|_{2,}|\bX{4,}\b|\[(?:REDACTED|removed|deid[^\]]*)\]|<(?:NAME|DATE|PHI|ID)>"
-"""What de-identification leaves behind."""
 
-_NAME_TO_SECTION = {name: section for section, names in SECTIONS.items() for name in names}
-_NAMES = "|".join(re.escape(name).replace(r"\ ", r"\s+") for name in sorted(_NAME_TO_SECTION, key=len, reverse=True))
+def _unaccented(name: str) -> str:
+    return name.translate(str.maketrans("áéíóúüñ", "aeiouun"))
+
+
+_NAME_TO_SECTION = {
+    spelled: section for section, names in SECTIONS.items() for name in names for spelled in (name, _unaccented(name))
+}
+_NAMES = "|".join(
+    re.escape(name).replace(r"\ ", r"\s{1,9}") for name in sorted(_NAME_TO_SECTION, key=len, reverse=True)
+)
 _HEADING = re.compile(
-    rf"(?:^|(?<=\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))[ \t]*[#*]{{0,3}}[ \t]*(?P<name>{_NAMES})[ \t]*\*{{0,2}}[ \t]*"
-    r"(?:(?P<colon>:)\*{0,2}|(?P<dash>[-–—]{1,2})(?=\s)|(?P<alone>(?=\r?\n|$)))",
+    rf"(?:^|(?<=\n)|(?<=[.!?]\s)|(?<=[.!?]\s\s))[ \t]{{0,80}}[#*]{{0,3}}[ \t]{{0,9}}(?P<name>{_NAMES})"
+    r"[ \t]{0,9}\*{0,2}[ \t]{0,9}(?:(?P<colon>:)\*{0,2}|(?P<dash>[-–—]{1,2})(?=\s)|(?P<alone>(?=\r?\n|$)))",
     re.IGNORECASE,
 )
-_NUMBERING = re.compile(r"\s*(?:\(?\d{1,2}[.)](?!\d)|[-*•·]|#\d{1,2}[.:]?)\s+")
-_STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)")
-_ITEM = re.compile(
-    r"\n\s*\n|\n[ \t]*[_=-]{5,}[ \t]*(?=\n|$)|\n(?=[ \t]*(?:\(?\d{1,2}[.)](?!\d)|[-*•·])[ \t])|\s(?=\(?\d{1,2}\)\s+[A-Za-z])"
-)
 _BOILERPLATE = re.compile("|".join(f"(?:{one})" for one in BOILERPLATE), re.IGNORECASE | re.DOTALL)
-_MARK = re.compile(MARKS, re.DOTALL)
+_MARKED = re.compile(rf"[(\[]\s{{0,9}}(?:(?:{MARKS})\s{{0,9}}){{1,9}}[)\]]", re.DOTALL)
+"""Brackets with nothing but marks in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,8 +204,8 @@ def parse_report(text: str, clean: bool = False) -> Report | None:
     With `clean`, numbering, de-identification marks (`___`, `[**...**]`, `XXXX`), line breaks inside sentences and
     boilerplate (signatures, who was telephoned) are taken out first; spans fit the returned text either way.
     """
-    text = text.replace("\r\n", "\n").replace("\r", "\n").strip("\ufeff \t\n\v\f\x00")
-    blocks = find_blocks(text)
+    text, _ = plain_text(text)
+    text, blocks = _joined(text, find_blocks(text))
     report = _cleaned(text, blocks) if clean else _as_is(text, blocks)
     return report if re.search(r"[^\W\d_]", report.text) else None
 
@@ -201,7 +239,10 @@ def _untitled_findings(text: str, blocks: list[Block]) -> list[Block]:
         return blocks
     for number in reversed(range(len(blocks))):
         block = blocks[number]
-        gap = re.search(r"\S[^\n]*\n[ \t]*\n\s*(?=\S)", text[block.body : block.end])
+        gap = re.search(r"\n[ \t]{0,99}\n\s{0,99}(?=\S)", text[block.body : block.end].rstrip())
+        if gap and not text[block.body : block.body + gap.start()].strip():
+            lead = gap.end()
+            gap = re.compile(r"\n[ \t]{0,99}\n\s{0,99}(?=\S)").search(text[block.body : block.end].rstrip(), lead)
         if block.section in ("indication", "technique", "comparison", "notification") and gap:
             cut = block.body + gap.end()
             head = Block(block.section, block.start, block.body, cut)
@@ -209,104 +250,70 @@ def _untitled_findings(text: str, blocks: list[Block]) -> list[Block]:
     return blocks
 
 
-def split_sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
-    """Return the spans of the sentences in `text[start:end]`, numbering and bullets left out.
-
-    A stop ends a sentence unless it belongs to an abbreviation ("Dr. Smith"), an initial, a number ("2.5 cm"), the
-    number of an item, or a de-identification mark. Blank lines and items end one too; other line breaks do not.
-    """
-    end = len(text) if end is None else end
-    spans = []
-    for first, last in _items(text, start, end):
-        marks = [match.span() for match in _MARK.finditer(text, first, last)]
-        begin = first
-        for stop in _STOP.finditer(text, first, last):
-            inside = any(one <= stop.start() < other for one, other in marks)
-            if not inside and _ends_sentence(text, begin, stop, last):
-                spans.append((begin, stop.end()))
-                begin = stop.end()
-        spans.append((begin, last))
-    trimmed = (_trim(text, *span) for span in spans)
-    return [span for span in trimmed if re.search(r"[^\W\d_]", text[slice(*span)])]
-
-
-def _items(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
-    begin = start
-    for match in _ITEM.finditer(text, start, end):
-        yield begin, match.start()
-        begin = match.end()
-    yield begin, end
-
-
-def _ends_sentence(text: str, begin: int, stop: re.Match[str], end: int) -> bool:
-    if stop[0][0] != ".":
-        return True
-    before = text[begin : stop.start()].split()
-    word = before[-1].lstrip("(\"'[") if before else ""
-    after = text[stop.end() : end].lstrip()
-    if not word or re.fullmatch(r"\(?\d{1,2}", text[begin : stop.start()].strip()):
-        return False  # the number of an item
-    if not after:
-        return True
-    if word.lower() in ABBREVIATIONS:
-        # "No." ends a sentence when nothing is numbered by it
-        return word.lower() in ("no", "nos") and not after[0].isdigit()
-    if re.fullmatch(r"[A-Za-z]|(?:[A-Za-z]\.)+[A-Za-z]", word):
-        return False
-    if after[0].islower():
-        return len(word) > 2 and word.isalpha() and not re.match(r"(?:and|or|of|with|to)\b", after)
-    return True
-
-
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
-    """Move a span past white space and numbering."""
-    numbering = _NUMBERING.match(text, start, end)
-    while numbering:
-        start = numbering.end()
-        numbering = _NUMBERING.match(text, start, end)
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
-
-
 def _as_is(text: str, blocks: list[Block]) -> Report:
     sentences: list[tuple[int, int]] = []
     sections: dict[str, tuple[int, int]] = {}
     for block in blocks:
         sentences += split_sentences(text, block.body, block.end)
-        start, end = block.body, block.end
-        while start < end and text[start].isspace():
-            start += 1
-        while end > start and text[end - 1].isspace():
-            end -= 1
-        _enter(sections, block.section, start, end)
+        _enter(sections, block.section, *blank_trimmed(text, block.body, block.end))
     return Report(text, tuple(sentences), sections)
 
 
+def _joined(text: str, blocks: list[Block]) -> tuple[str, list[Block]]:
+    """Put repeated findings, impressions and addenda together, in their order: a later one may not hide an earlier one.
+
+    A text that repeats none is returned as it is.
+    """
+    groups: dict[str, list[Block]] = {}
+    for number, block in enumerate(blocks):
+        heading = text[block.start : block.body].lower()
+        joins = block.section in JOINED or re.search(r"addend|nachtrag|anexo", heading)
+        empty = not text[block.body : block.end].strip()
+        groups.setdefault(block.section if joins and not empty else f"{number}", []).append(block)
+    if len(groups) == len(blocks):
+        return text, blocks
+    parts: list[str] = []
+    at = 0
+    moved: list[Block] = []
+    for members in groups.values():
+        heading = text[members[0].start : members[0].body].strip()
+        body = "\n".join(text[member.body : member.end].strip() for member in members)
+        parts.append(f"{heading} {body}".strip())
+        moved.append(Block(members[0].section, at, at + len(parts[-1]) - len(body), at + len(parts[-1])))
+        at += len(parts[-1]) + 1
+    return "\n".join(parts), moved
+
+
 def _cleaned(text: str, blocks: list[Block]) -> Report:
-    out = ""
+    out: list[str] = []
+    at = 0
     sentences: list[tuple[int, int]] = []
     sections: dict[str, tuple[int, int]] = {}
+
+    def write(part: str) -> None:
+        nonlocal at
+        out.append(part)
+        at += len(part)
+
     for block in blocks:
-        words = [clean_sentence(text[start:end]) for start, end in split_sentences(text, block.body, block.end)]
-        words = [one for one in words if one]
+        found = [clean_sentence(text[start:end]) for start, end in split_sentences(text, block.body, block.end)]
+        words = [sentence for sentence in found if sentence]
         if not words:
             continue
         heading = " ".join(text[block.start : block.body].replace("*", "").replace("#", "").split())
-        out += ("\n" if out else "") + (f"{heading.rstrip(' :-–—')}: " if heading else "")
-        begin = len(out)
-        for number, one in enumerate(words):
-            out += " " if number else ""
-            sentences.append((len(out), len(out) + len(one)))
-            out += one
-        _enter(sections, block.section, begin, len(out))
-    return Report(out, tuple(sentences), sections)
+        write(("\n" if at else "") + (f"{heading.rstrip(' :-–—')}: " if heading else ""))
+        begin = at
+        for number, sentence in enumerate(words):
+            if number:  # what a line's end separated needs a full stop on one line
+                write(" " if words[number - 1][-1] in ".!?" else ". ")
+            sentences.append((at, at + len(sentence)))
+            write(sentence)
+        _enter(sections, block.section, begin, at)
+    return Report("".join(out), tuple(sentences), sections)
 
 
 def _enter(sections: dict[str, tuple[int, int]], name: str, start: int, end: int) -> None:
-    """Keep the longest of several sections of one name (an addendum repeats them)."""
+    """Keep the longest of several sections of one name: of those that are not joined, such as history and indication."""
     old = sections.get(name, (0, 0))
     if name and end - start > old[1] - old[0]:
         sections[name] = (start, end)
@@ -316,8 +323,10 @@ def clean_sentence(sentence: str) -> str:
     """Return a sentence on one line without de-identification marks, empty when it is boilerplate or nothing is left."""
     if _BOILERPLATE.search(sentence):
         return ""
-    text = " ".join(_MARK.sub(" ", sentence).split())
-    text = re.sub(r"\(\s*\)|\[\s*\]", "", text)
-    text = re.sub(r"\s+([.,;:!?)])", r"\1", text)
+    label, *cells = re.split(r"\s*[\n\t|]\s*", sentence)
+    if len(cells) == 1 and is_bare_label(label) and is_answer(cells[0]):
+        sentence = f"{label.rstrip(':')}: {cells[0]}"
+    text = " ".join(MARK.sub(" ", _MARKED.sub(" ", sentence)).split())
+    text = re.sub(r"(?<=\S)\s([.,;:!?)])", r"\1", text) if not BOX.search(text) else text
     text = re.sub(r"([,;:])(?=[.!?])", "", text).strip(" ,;-")
     return text if re.search(r"[^\W\d_]", text) else ""

@@ -26,7 +26,7 @@ from vlp.untrusted import open_regular, parse_json
 
 from .assertion import find_cues, judge
 from .location import locate
-from .report import split_sentences
+from .statements import split_sentences
 
 SIMILARITY = 0.8
 """Links below this are dropped; the released sample of MedConcept-23M has none."""
@@ -141,6 +141,9 @@ class LinkedTexts:
         with tempfile.NamedTemporaryFile(dir=room, suffix=".npy", delete=False) as file:  # job arrays all write it
             np.save(file, np.array(sorted(places), np.uint64).reshape(-1, 2))
         os.replace(file.name, self._index)
+
+    def unread(self, report: Report) -> str | None:
+        """Return None: a linker's mentions stand beside their text, whatever its language."""
 
     def of_report(self, report: Report) -> tuple[Mention, ...]:
         """Return the mentions of the caption that is, white space at its ends aside, this report; () where none is."""

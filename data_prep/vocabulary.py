@@ -1,14 +1,15 @@
 """The words for findings, devices and anatomy: reads a vocabulary file and finds its entries in a sentence.
 
 Matching is by whole words, blind to case, plural and hyphens; the longest match wins. What a text says of a match
-(there, not there, where) is decided in `assertion.py` and `location.py`.
+(there, not there, where) is decided in `assertion.py` and `location.py`. The English file declares the concepts; those of
+other languages (`languages/*.yaml`) name them in their words.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -16,22 +17,16 @@ from typing import Literal
 from vlp.config import ConfigError, config, read_yaml, validate
 from vlp.registry import did_you_mean
 
+from .languages import LANGUAGES
+from .languages.base import Language
+from .languages.english import ENGLISH
+
 Kind = Literal["finding", "device", "anatomy"]
 DEFAULT = Path(__file__).parent / "vocabulary.yaml"
+TRANSLATIONS = Path(__file__).parent / "languages"
 
 GAP = 5
-SMALL_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "is are was were be been being appears appear remains remain has have within the of in a an at its this that "
-        "there mildly moderately severely markedly slightly minimally borderline grossly stable again now mild moderate "
-        "severe marked slight minimal top upper limit limits size contour not no longer right left both bilateral "
-        "bilaterally posterior lateral anterior under beneath below on overall also still likely essentially entirely well",
-    )
-)
-"""What may stand where a synonym has a `~`."""
-
-_WORD = re.compile(r"[A-Za-z0-9]+(?:['’]s)?")
+_WORD = re.compile(r"[^\W_]+(?:['’]s)?")
 
 
 @config
@@ -49,6 +44,18 @@ class Entry:
 @config
 class _File:
     entries: tuple[Entry, ...]
+    language: Literal["en", "es", "de"] = "en"
+
+
+@config
+class _Words:
+    synonyms: tuple[str, ...]
+    denials: tuple[str, ...] = ()
+
+
+@config
+class _Translation:
+    words: dict[str, _Words]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +72,8 @@ class Match:
 class Vocabulary:
     """Concepts by code, and the index that finds them."""
 
-    def __init__(self, entries: Collection[Entry], where: str = "vocabulary") -> None:
+    def __init__(self, entries: Collection[Entry], where: str = "vocabulary", language: Language = ENGLISH) -> None:
+        self.language = language
         self.entries = {one.code: one for one in entries}
         self._patterns: dict[str, list[tuple[tuple[str, ...], Entry, bool]]] = {}
         if len(self.entries) != len(entries):
@@ -81,7 +89,7 @@ class Vocabulary:
                 raise ConfigError(f"{where}: parent {entry.parent!r} of {entry.code!r} is no entry{near}")
             for phrase, denies in [(one, False) for one in entry.synonyms] + [(one, True) for one in entry.denials]:
                 pattern = tuple(
-                    part if part == "~" else normal(part) for part in re.findall(r"~|[a-z0-9]+", phrase.lower())
+                    part if part == "~" else language.normal(part) for part in re.findall(r"~|[^\W_]+", phrase.lower())
                 )
                 if not pattern or pattern[0] == "~" or pattern[-1] == "~":
                     raise ConfigError(f"{where}: {entry.code}: {phrase!r} must begin and end with a word")
@@ -92,7 +100,23 @@ class Vocabulary:
     @classmethod
     def read(cls, path: Path = DEFAULT) -> Vocabulary:
         """Read a YAML file; raises ConfigError with the file and the entry."""
-        return cls(validate(_File, read_yaml(path), path.name).entries, str(path))
+        file = validate(_File, read_yaml(path), path.name)
+        return cls(file.entries, str(path), LANGUAGES[file.language])
+
+    @classmethod
+    def translated(cls, base: Vocabulary, path: Path, language: Language) -> Vocabulary:
+        """Read the words of another language for the concepts of `base`; raises ConfigError with the file and the code."""
+        words = validate(_Translation, read_yaml(path), path.name).words
+        for code in words:
+            if code not in base.entries:
+                raise ConfigError(f"{path}: no code {code!r} in the vocabulary{did_you_mean(code, base.entries)}")
+        nothing = _Words(synonyms=())
+        entries = [
+            replace(entry, synonyms=found.synonyms, denials=found.denials)
+            for entry in base.entries.values()
+            for found in [words.get(entry.code, nothing)]
+        ]
+        return cls(entries, str(path), language)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -111,11 +135,12 @@ class Vocabulary:
 
     def find(self, sentence: str, kinds: Collection[str]) -> list[Match]:
         """Return the longest matches in a sentence that do not overlap, in order; several codes may share one span."""
+        normal = self.language.normal
         words = [(normal(one[0]), one.start(), one.end()) for one in _WORD.finditer(sentence)]
         found = []
         for first, (word, start, _) in enumerate(words):
             for pattern, entry, denies in self._patterns.get(word, ()):
-                last = _match(pattern, words, first, sentence)
+                last = self._match(pattern, words, first, sentence, denies)
                 if last is not None and entry.kind in kinds:
                     found.append(Match(entry, start, words[last][2], last - first + 1, denies))
         found.sort(key=lambda one: (-one.words, one.start))
@@ -126,11 +151,28 @@ class Vocabulary:
                 kept.append(one)
         return sorted(kept, key=lambda one: (one.start, one.entry.code))
 
-
-@lru_cache
-def default_vocabulary() -> Vocabulary:
-    """Return the package's vocabulary, read once."""
-    return Vocabulary.read()
+    def _match(
+        self, pattern: tuple[str, ...], words: list[tuple[str, int, int]], first: int, sentence: str, denies: bool
+    ) -> int | None:
+        """Return the index of the last word that `pattern` reaches from word `first`, or None."""
+        place, slack = first, 0
+        stop = r"[.;,()]" if denies else r"[.;:,()]"  # "Heart: normal" is a denial too
+        for part in pattern[1:]:
+            if part == "~":
+                slack = GAP
+                continue
+            while True:
+                place += 1
+                if place >= len(words) or re.search(stop, sentence[words[place - 1][2] : words[place][1]]):
+                    return None
+                word = words[place][0]
+                if word == part:
+                    break
+                if slack == 0 or word not in self.language.small_words:
+                    return None
+                slack -= 1
+            slack = 0
+        return place
 
 
 def _together(first: Match, second: Match) -> bool:
@@ -138,35 +180,9 @@ def _together(first: Match, second: Match) -> bool:
     return first.denies and second.denies and first.entry.code != second.entry.code
 
 
-def _match(pattern: tuple[str, ...], words: list[tuple[str, int, int]], first: int, sentence: str) -> int | None:
-    """Return the index of the last word that `pattern` reaches from word `first`, or None."""
-    place, slack = first, 0
-    for part in pattern[1:]:
-        if part == "~":
-            slack = GAP
-            continue
-        while True:
-            place += 1
-            if place >= len(words) or re.search(r"[.;:,()]", sentence[words[place - 1][2] : words[place][1]]):
-                return None
-            word = words[place][0]
-            if word == part:
-                break
-            if slack == 0 or word not in SMALL_WORDS:
-                return None
-            slack -= 1
-        slack = 0
-    return place
-
-
-@lru_cache(maxsize=50_000)
-def normal(word: str) -> str:
-    """Return a word in lower case and in the singular, roughly: both sides of a comparison go through it."""
-    word = re.sub(r"['’]s$", "", word.lower())
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if word.endswith("sses"):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
+@lru_cache
+def default_vocabulary(language: str = "en") -> Vocabulary:
+    """Return the package's vocabulary of a language, read once."""
+    if language == "en":
+        return Vocabulary.read()
+    return Vocabulary.translated(default_vocabulary(), TRANSLATIONS / f"{language}.yaml", LANGUAGES[language])

@@ -15,6 +15,7 @@ import yaml
 
 from . import __version__
 from .config import ConfigError, read_yaml
+from .tokenize import LEFT_OUT, Tokenizer
 
 if TYPE_CHECKING:
     from .hub import Pretrained
@@ -144,9 +145,14 @@ def describe(loaded: Pretrained) -> list[str]:
         f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}; "
         f"preprocessing {loaded.preprocess.fingerprint}",
         f"texts: up to {loaded.tokenizer.length} tokens of {loaded.tokenizer.vocab_size}; "
-        f"tokenizer {loaded.tokenizer.fingerprint}",
+        f"tokenizer {loaded.tokenizer.fingerprint}, {_origin(loaded.tokenizer)}",
         f"weights sha256 {loaded.config['weights_sha256']}",
     ]
+
+
+def _origin(tokenizer: Tokenizer) -> str:
+    """Return where a tokenizer's pieces come from: those of one trained on reports could hold patients."""
+    return LEFT_OUT.format(**tokenizer.trained) if tokenizer.trained else "with no record of how it was trained"
 
 
 def _kind(tower: Mapping[str, Any]) -> str:

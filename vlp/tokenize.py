@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from .config import ConfigError, config
+from .shared_words import SharedWords
 from .types import Tokens
 
 if TYPE_CHECKING:
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 FILE = "vlp_tokenizer.json"
 MAX_WORD = 1000
+LEFT_OUT = (
+    "trained on the texts of {patients} patients without names, dates and numbers that a pattern finds, runs of digits, and "
+    "{words_left_out} words that fewer than {min_patients} patients share or that look like names"
+)
+"""What is said of a tokenizer that was trained here, from its `trained`."""
 
 Row = tuple[int, int, int, int]
 
@@ -41,7 +47,8 @@ class TextSpec:
 
     `path`: `hf` a folder or cached hub name; `open_clip` a merges file, none for the one that open_clip ships;
     `sentencepiece` a `.model` file. `wordpiece` and `sentencepiece` without a path are trained on the training texts, with
-    `vocab_size` pieces. `overflow`: `truncate` keeps the closing special token and counts the text, `error` raises.
+    `vocab_size` pieces of words that at least `shared_by` patients share (fewer where there are few). `overflow`:
+    `truncate` keeps the closing special token and counts the text, `error` raises.
     """
 
     kind: Literal["hf", "open_clip", "sentencepiece", "wordpiece"] = "wordpiece"
@@ -49,10 +56,15 @@ class TextSpec:
     length: int = 256
     overflow: Literal["truncate", "error"] = "truncate"
     vocab_size: int = 1000
+    shared_by: int = 5
 
     def __post_init__(self) -> None:
         if self.length < 3:
             raise ValueError(f"length must be at least 3, found {self.length}")
+        if self.shared_by < 2:
+            raise ValueError(
+                f"shared_by must be at least 2, found {self.shared_by}: else a token may be one patient's name"
+            )
         if self.kind == "hf" and not self.path:
             raise ValueError(
                 "kind hf needs a path: a folder with tokenizer.json, or the name of a cached hub repository"
@@ -123,6 +135,8 @@ class Tokenizer(ABC):
     overflow: str
     vocab_size: int
     pad_id: int
+    trained: dict[str, int] | None = None
+    """How it was trained here: patients, patients that share each word, words left out; None where it was not."""
 
     @abstractmethod
     def _pieces(self, texts: list[str]) -> Pieces:
@@ -179,6 +193,7 @@ class Tokenizer(ABC):
             "overflow": self.overflow,
             "fingerprint": self.fingerprint,
             "files": sorted(self.files()),
+            "trained": self.trained,
         }
         (folder / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -200,16 +215,20 @@ def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Token
         return _from_sentencepiece(Path(spec.path), spec.length, spec.overflow)
     if texts is None:
         raise ConfigError(f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts")
-    texts = map(without_long_words, texts)
+    shared = SharedWords.count(texts, spec.shared_by)
+    trained: Tokenizer
     if spec.kind == "wordpiece":
         from . import wordpiece
 
-        backend = wordpiece.train(texts, spec.vocab_size)
+        backend = wordpiece.train(shared, spec.vocab_size)
         names = {f"{name.strip('[]').lower()}_token": name for name in wordpiece.SPECIAL}
         setup = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.length, **names}
         extra = {"tokenizer_config.json": (json.dumps(setup, indent=2) + "\n").encode()}
-        return FastTokenizer(backend, extra, wordpiece.SPECIAL.index("[PAD]"), spec.length, spec.overflow)
-    return SentencePieceTokenizer(train_sentencepiece(texts, spec.vocab_size), spec.length, spec.overflow)
+        trained = FastTokenizer(backend, extra, wordpiece.SPECIAL.index("[PAD]"), spec.length, spec.overflow)
+    else:
+        trained = SentencePieceTokenizer(train_sentencepiece(shared, spec.vocab_size), spec.length, spec.overflow)
+    trained.trained = {"patients": shared.patients, "min_patients": shared.least, "words_left_out": shared.left_out}
+    return trained
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
@@ -235,6 +254,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         loaded = _from_sentencepiece(folder, length, overflow)
     else:
         raise ConfigError(f"{folder / FILE}: unknown kind {kind!r}")
+    loaded.trained = record.get("trained")
     if loaded.fingerprint != record["fingerprint"]:
         raise ConfigError(
             f"the files of the tokenizer in {folder} are not the ones that were saved: its fingerprint differs"
@@ -285,7 +305,9 @@ def _from_transformers(path: str, length: int, overflow: str) -> Tokenizer:
     from transformers import AutoTokenizer
 
     if (Path(path) / FILE).is_file() and (Path(path) / "tokenizer.json").is_file():
-        return _read_fast(Path(path), length, overflow)
+        made_here = _read_fast(Path(path), length, overflow)
+        made_here.trained = json.loads((Path(path) / FILE).read_text(encoding="utf-8")).get("trained")
+        return made_here
     try:
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind

@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import string
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .shared_words import SharedWords, folded
 from .tokenize import Pieces, Row, Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
     import tokenizers
+
+LINE = 800
+"""Characters of a line given to sentencepiece."""
 
 
 class FastTokenizer(Tokenizer):
@@ -279,19 +283,25 @@ class Siglip:
         return "".join(letter for letter, _ in kept), [at for _, at in kept]
 
 
-def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
-    """Return a sentencepiece byte-pair model learned from `texts`, lower-cased; equal texts give equal bytes."""
+def train_sentencepiece(shared: SharedWords, vocab_size: int) -> bytes:
+    """Return a sentencepiece byte-pair model learned from the words that are shared, lower-cased.
+
+    Equal words give equal bytes; digits are tokens of their own. Raises TokenizerError.
+    """
     from sentencepiece import SentencePieceTrainer
 
+    letters = {letter for word in shared.unlearnt for letter in folded(word)}
     model = io.BytesIO()
     try:
         SentencePieceTrainer.train(
-            sentence_iterator=(line for text in texts for line in text.splitlines() if line.strip()),
+            sentence_iterator=_lines(shared, letters),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
             hard_vocab_limit=False,
             normalization_rule_name="nmt_nfkc_cf",
+            split_digits=True,
+            required_chars="".join(sorted(letters)),
             num_threads=1,  # more would make the result depend on their race
             pad_id=0,
             unk_id=1,
@@ -302,3 +312,13 @@ def train_sentencepiece(texts: Iterable[str], vocab_size: int) -> bytes:
     except (RuntimeError, OSError) as error:
         raise TokenizerError(f"cannot train a sentencepiece model of {vocab_size} pieces: {error}") from None
     return model.getvalue()
+
+
+def _lines(shared: SharedWords, letters: set[str]) -> Iterator[str]:
+    """Yield the shared words as often as they were counted, in lines that sentencepiece does not cut."""
+    for word, count in sorted(shared.counts.items()):
+        width = max(1, LINE // (len(word) + 1))
+        for start in range(0, count, width):
+            yield " ".join([word] * min(width, count - start))
+    if not shared.counts:
+        yield from sorted(letters)

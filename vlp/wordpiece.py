@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from .shared_words import SharedWords
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -20,19 +22,25 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 Pair = tuple[str, str]
 
 
-def train(texts: Iterable[str], vocab_size: int, lower: bool = True, max_alphabet: int = 500) -> Tokenizer:
-    """Return a `tokenizers.Tokenizer` as BERT's, with a vocabulary of at most `vocab_size` pieces learned from `texts`.
+def train(shared: SharedWords, vocab_size: int, lower: bool = True, max_alphabet: int = 500) -> Tokenizer:
+    """Return a `tokenizers.Tokenizer` as BERT's, with at most `vocab_size` pieces learned from the words that are shared.
 
-    Raises ValueError when `texts` hold no word, or when `vocab_size` cannot hold the single characters.
+    Raises ValueError when there is no word, or when `vocab_size` cannot hold the single characters.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
     normalizer = normalizers.BertNormalizer(lowercase=lower)
     splitter = pre_tokenizers.BertPreTokenizer()
+
+    def split(text: str) -> list[str]:
+        return [word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+
     words: Counter[str] = Counter()
-    for text in texts:
-        words.update(word for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
-    vocabulary = learn(words, vocab_size, max_alphabet)
+    for token, count in shared.counts.items():
+        for word in split(token):
+            words[word] += count
+    spelled = {word for token in shared.unlearnt for word in split(token)}
+    vocabulary = learn(words, vocab_size, max_alphabet, spelled)
     tokenizer = Tokenizer(models.WordPiece({piece: index for index, piece in enumerate(vocabulary)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = splitter
@@ -46,15 +54,20 @@ def train(texts: Iterable[str], vocab_size: int, lower: bool = True, max_alphabe
     return tokenizer
 
 
-def learn(words: Mapping[str, int], vocab_size: int, max_alphabet: int = 500) -> list[str]:
+def learn(
+    words: Mapping[str, int], vocab_size: int, max_alphabet: int = 500, unlearnt: Iterable[str] = ()
+) -> list[str]:
     """Return the pieces learned from word counts: special ones, characters, then merges, the most frequent pair first.
 
-    Ties go to the alphabetically first pair. Pairs seen once are not merged.
+    Ties go to the alphabetically first pair. Pairs seen once are not merged. Of `unlearnt` words only the characters are
+    kept, so that they can be spelled.
     """
     letters: Counter[str] = Counter()
     for word, count in words.items():
         for letter in word:
             letters[letter] += count
+    for word in unlearnt:
+        letters.update(dict.fromkeys(word, 1))
     if not letters:
         raise ValueError("cannot train a tokenizer: the texts hold no word")
     kept = {letter for letter, _ in sorted(letters.items(), key=lambda item: (-item[1], item[0]))[:max_alphabet]}
@@ -63,7 +76,9 @@ def learn(words: Mapping[str, int], vocab_size: int, max_alphabet: int = 500) ->
         for word in sorted(words)
         if set(word) <= kept
     ]
-    vocabulary = dict.fromkeys([*SPECIAL, *sorted({piece for pieces, _ in spelled for piece in pieces})])
+    single = {piece for pieces, _ in spelled for piece in pieces}
+    single |= {"##" * bool(place) + letter for word in unlearnt for place, letter in enumerate(word) if letter in kept}
+    vocabulary = dict.fromkeys([*SPECIAL, *sorted(single)])
     if len(vocabulary) > vocab_size:
         raise ValueError(
             f"cannot train a tokenizer: the special tokens and single characters alone are {len(vocabulary)} pieces, "

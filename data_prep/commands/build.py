@@ -135,6 +135,11 @@ def run(args: argparse.Namespace) -> int:
         _print_counts(counts, args.out)
         if args.concepts not in ("vocabulary", "none") and not counts["missing"]:
             sys.stdout.write(f"{args.concepts} has mentions for {counts['concepts']} of {counts['written']} samples\n")
+        if counts["unread"]:
+            sys.stderr.write(
+                f"{counts['unread']} of {counts['written']} samples have a report in a language that the vocabulary does not "
+                "know (the package's knows English, Spanish and German): no mentions were taken from them\n"
+            )
         if args.ids == "auto" and build.key is None and cls.name == "pairs":
             sys.stderr.write(
                 "ids are kept as they are in the table: set VLP_PREP_KEY to replace them by keyed hashes\n"

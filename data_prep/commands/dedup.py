@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlp.config import ConfigError
 
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Iterator[tuple[int, int]]:
-    """Return the near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
+def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Iterator[Any]:
+    """Return blocks of near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
     import numpy as np
 
     from .. import dedup
@@ -65,10 +66,13 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
 
     hashes = []
     if args.by == "text":
+        known: dict[str, Any] = {}
         for index, sample in reading.samples(pixels=False):
             if sample.report is not None:
+                text = sample.report.text
+                known[text] = known[text] if text in known else dedup.text_hash(text)
                 rows.append(index)
-                hashes.append(dedup.text_hash(sample.report.text))
+                hashes.append(known[text])
     elif args.by == "image":
         for index, sample in reading.samples():
             assert isinstance(sample.image, bytes)

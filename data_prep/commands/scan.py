@@ -63,4 +63,6 @@ def _print(totals: Counter[str], samples: int, size: int) -> None:
     for kind, number in sorted(totals.items()):
         sys.stdout.write(f"{kind:16} {number}\n")
     sys.stdout.write(f"{samples} of {size} samples hold something that may identify a patient\n")
-    sys.stdout.write("(regular expressions for English: bare names in running text are not found)\n")
+    sys.stdout.write(
+        "(regular expressions for English, Spanish and German: bare names in running text are not found)\n"
+    )

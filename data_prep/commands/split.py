@@ -127,6 +127,8 @@ def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
 
 def _together(groups: Path, reading: Reading) -> dict[str, str]:
     """Return for each patient in a group of duplicates the name that all patients connected to them share."""
+    import numpy as np
+
     from vlp.data.tables.read import rows
 
     from ..dedup import group
@@ -136,8 +138,9 @@ def _together(groups: Path, reading: Reading) -> dict[str, str]:
         owner[sample.key] = sample.patient or sample.study or sample.key
     names = sorted(set(owner.values()))
     place = {name: at for at, name in enumerate(names)}
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for line in rows(groups, ("keys",)):
         members = [place[owner[key]] for key in line["keys"] if key in owner]
         pairs += [(members[0], other) for other in members[1:]]
-    return {names[at]: names[members[0]] for members in group(pairs, len(names)) for at in members}
+    linked = np.array(pairs, np.int64).reshape(-1, 2)
+    return {names[at]: names[members[0]] for members in group([linked], len(names)) for at in members}

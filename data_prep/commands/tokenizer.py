@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlp.config import ConfigError
+from vlp.tokenize import LEFT_OUT
 
 OWN = ("vlp_tokenizer.json", "tokenizer.json", "tokenizer_config.json", "spiece.model")
 """Files that a tokenizer is saved in."""
@@ -19,6 +20,9 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, required=True, help="where the tokenizer goes")
     parser.add_argument("--kind", choices=("sentencepiece", "wordpiece"), default="sentencepiece")
     parser.add_argument("--vocab-size", type=int, default=8000)
+    parser.add_argument(
+        "--min-patients", type=int, default=5, help="patients that must share a word for it to be learnt (default: 5)"
+    )
     parser.add_argument("--length", type=int, default=256, help="longest text in tokens (default: 256)")
     parser.add_argument("--split", default="train", help="which split's texts (default: train)")
     parser.add_argument("--limit", type=int, default=0, help="train on the first so many samples (default: all)")
@@ -31,7 +35,9 @@ def run(args: argparse.Namespace) -> int:
     from vlp.tokenize import TextSpec, build_tokenizer
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
-    spec = TextSpec(kind=args.kind, vocab_size=args.vocab_size, length=args.length)
+    if args.min_patients < 2:
+        raise ConfigError(f"--min-patients must be at least 2, found {args.min_patients}")
+    spec = TextSpec(kind=args.kind, vocab_size=args.vocab_size, length=args.length, shared_by=args.min_patients)
     with hold(args.out, "vlp-prep tokenizer", OWN):
         tokenizer = build_tokenizer(spec, texts(shards, args.limit))
         tokenizer.save(args.out)
@@ -41,17 +47,19 @@ def run(args: argparse.Namespace) -> int:
     words = sum(len(text.split()) for text in sample)
     tokens = int(tokenizer(sample).tokens.mask.sum())
     sys.stdout.write(f"{args.out}: {tokenizer.vocab_size} tokens, {tokens / max(words, 1):.2f} per word\n")
+    if tokenizer.trained:
+        sys.stdout.write(f"{LEFT_OUT.format(**tokenizer.trained)}\n")
     return 0
 
 
 def texts(shards: object, limit: int = 0) -> Iterator[str]:
-    """Yield the report, or else the captions, of each sample."""
+    """Yield the report, or else the captions, of each sample, with its patient."""
     from vlp.data.manifest import ShardSet
+    from vlp.shared_words import PatientText
 
     assert isinstance(shards, ShardSet)
     for index in range(min(len(shards), limit) if limit else len(shards)):
         sample = shards.record(index)
-        if sample.report is not None:
-            yield sample.report.text
-        else:
-            yield from sample.captions
+        owner = sample.patient or sample.study or sample.key
+        written = sample.captions if sample.report is None else (sample.report.text,)
+        yield from (PatientText(text, owner) for text in written)

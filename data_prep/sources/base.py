@@ -86,6 +86,8 @@ class Source(ABC):
     """True where ids come from a hospital and must not be written without being hashed."""
     max_pixels: int = MAX_PIXELS
     """The largest image or volume that a source may make pixels of; a build's workers set their own."""
+    language: ClassVar[str | None] = None
+    """The ISO 639-1 code of all reports, None where each report's own is looked for."""
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         self.config = config

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from vlp.config import config
 from vlp.types import Report, Sample
 
-from ..report import split_sentences
+from ..statements import split_sentences
 from ..umls import SIMILARITY, read_linked
 from .base import Record, Source, safe_key, sources
 

@@ -31,12 +31,14 @@ class PadChest(Source):
     licence = "PadChest dataset research use agreement"
     homepage = "https://bimcv.cipf.es/bimcv-projects/padchest"
     no_text = "keep"
+    language = "es"
 
     @config
     class Config:
         """`physician`: only images labelled by physicians; `projections`: only these (PA, L, AP, AP_horizontal, ...).
 
-        `report`: the Spanish text as it is, or none. A label that a row does not list is absent in it.
+        `report`: the Spanish text as it is (lower case, words cut to their stems), or none.
+        A label that a row does not list is absent in it.
         """
 
         physician: bool = False

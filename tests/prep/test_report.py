@@ -10,7 +10,8 @@ from vlp.data.synthetic import draw_state
 from vlp.data.synthetic_state import stream
 from vlp.data.synthetic_text import write
 from vlp.types import Report
-from vlp_prep.report import clean_sentence, parse_report, split_sentences
+from vlp_prep.report import clean_sentence, parse_report
+from vlp_prep.statements import split_sentences
 
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PORTABLE AP)

@@ -20,6 +20,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ..config import ConfigError
 from ..preprocess import ImageError
+from ..shared_words import PatientText
 from ..types import Sample
 from .assemble import Assembler, Prepared
 from .index import is_safe_name
@@ -70,7 +71,10 @@ class PipeStream:
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` texts in the order of the stream."""
-        found = (show(sample, self.config.text, None).text for sample in samples(self.shards))
+        found = (
+            PatientText(show(sample, self.config.text, None).text, sample.patient or sample.study or sample.key)
+            for sample in samples(self.shards)
+        )
         return itertools.islice((text for text in found if text), limit)
 
     def has_texts(self, asked: int) -> bool:

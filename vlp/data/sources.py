@@ -10,6 +10,7 @@ from typing import Any
 
 from ..config import ConfigError, config
 from ..preprocess import Augment, Decode
+from ..shared_words import PatientText
 from .manifest import Manifest, ShardSet
 from .plan import Mixture, Order, Plan, rows, seed_of
 from .records import SampleError
@@ -159,7 +160,8 @@ class Stream:
             draw = self.plan.draw(position)
             shards = self.sources[draw.source].shards
             try:
-                text = show(shards.record(draw.index), self.config.text, None).text
+                sample = shards.record(draw.index)
+                text = show(sample, self.config.text, None).text
             except SampleError as error:
                 rejected[shards.key(draw.index)] = str(error)
                 log.warning("rejected the text of sample %s: %s", shards.key(draw.index), error)
@@ -167,7 +169,7 @@ class Stream:
                     raise ConfigError(problem) from None
                 continue
             if text:
-                yield text
+                yield PatientText(text, sample.patient or sample.study or sample.key)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
         """Return what would be read by whom, as text: the sources, and `n` batches from `cursor` on."""

@@ -1,0 +1,263 @@
+"""German: what denies, doubts and places a finding, with umlauts or their two-letter spellings."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from .base import CueTable, Grammar, Language, PlaceWords, any_of, place_pattern
+
+_SEEN = (
+    r"(?:nachweisbar|nachzuweisen|nachgewiesen|abgrenzbar|abzugrenzen|abgebildet|erkennbar|zu\s+erkennen|sichtbar|zu\s+sehen|gesehen|"
+    r"darstellbar|dargestellt|vorhanden|vorliegend|ersichtlich|auszumachen|fassbar|nachweisen|erkennen|abgrenzen|erfasst)"
+)
+_DEGREE = (
+    r"(?:(?:wesentlich|signifikant|relevant|sicher|eindeutig|namhaft|gro[eß]+|neu|weiter|deutlich|nennenswert)\w*\s+)*"
+)
+_CHANGE = (
+    r"(?:[äa]e?nderung|ver[äa]e?nderung|befund[äa]e?nderung|befundwandel|zunahme|abnahme|gr[öo]e?(?:ss|ß)en\w*|progredienz|progress|"
+    r"regredienz|dynamik|besserung|verschlechterung|unterschied)(?:en)?"
+)
+_PREVIOUS = (
+    r"(?:(?:in|im|auf|bei)\s+(?:der|den|dem|einer)?\s*(?:vor(?:aufnahme|untersuchung|befund|bild)\w*|letzten\s+\w+|fr[üu]e?heren\s+\w+|"
+    r"vorangegangenen\s+\w+)|zuvor|vorher|voraufnahmlich)"
+)
+PSEUDO = (
+    rf"\b(?:kein(?:e|en|er)?|ohne)\s+{_DEGREE}{_CHANGE}\b(?:\s+(?:der|des|von|vom|im|in|zu|zur|gegen[üu]e?ber))?",
+    r"\bnicht\s+(?:\w+\s+)?(?:ver[äa]e?ndert|zugenommen|abgenommen|gr[öo]e?(?:ss|ß)er|kleiner|progredient|regredient)",
+    r"\bnicht\s+(?:vollst[äa]e?ndig|komplett|ganz|g[äa]e?nzlich)\s+(?:r[üu]e?ckgebildet|zur[üu]e?ckgebildet|aufgel[öo]e?st|regredient)",
+    r"\b(?:nahezu|fast|weitgehend|teilweise)\s+(?:vollst[äa]e?ndig\s+|komplett\s+)?(?:zur[üu]e?ckgebildet|r[üu]e?ckgebildet|"
+    r"aufgel[öo]e?st|regredient)",
+    r"\bnicht\s+nur\b",
+    r"\b(?:kein|ohne)\s+zweifel\b",
+    r"\bkein(?:e|en)?\s+(?:vor(?:aufnahme|untersuchung|bild|befund)\w*|vergleich\w*)",
+    rf"\b{_PREVIOUS}\s+(?:noch\s+)?(?:nicht|kein\w*)\s+(?:sicher\s+|eindeutig\s+)?(?:{_SEEN})?",
+    rf"\b(?:noch\s+)?nicht\s+(?:sicher\s+|eindeutig\s+)?{_SEEN}\s+{_PREVIOUS}",
+)
+NEGATIVE_FIRST = (
+    r"^\s*(?:nein|kein\w*|negativ|nicht\s+vorhanden)\s*:",
+    rf"^\s*(?:aktuell\s+)?nicht\s+(?:mehr\s+)?(?:sicher\s+)?{_SEEN}\s+(?:ist|sind)\b",
+    r"\bnicht\s+(?:\w+\s+)?(?:vereinbar|verd[äa]e?chtig|typisch|charakteristisch|suspekt|passend|hinweisend|suggestiv)\s+(?:mit|auf|f[üu]e?r|zu)\b",
+    r"\b(?:spricht|sprechen|sprechend)\s+(?:\w+\s+)?(?:gegen|nicht\s+f[üu]e?r)\b",
+    r"\bnicht\s+(?:im\s+sinne|einer?m?|als)\b",
+    r"\bunvereinbar\s+mit\b",
+)
+UNCERTAIN_AFTER = (
+    r"\bnicht\s+(?:\w+\s+){0,2}(?:auszuschlie(?:ss|ß)en|ausgeschlossen|ausschlie(?:ss|ß)bar|auszuschliessen)(?:\s+werden)?",
+    r"\b(?:ist|sind|w[äa]e?re|erscheint|scheint|bleibt)\s+(?:\w+\s+)?(?:m[öo]e?glich|denkbar|wahrscheinlich|fraglich|unwahrscheinlich|"
+    r"unklar|zu\s+diskutieren|zu\s+erw[äa]e?gen|nicht\s+(?:sicher\s+)?beurteilbar)",
+    r"\b(?:fraglich|m[öo]e?glich|wahrscheinlich|unwahrscheinlich|vermutet|denkbar)(?=\s*(?:[.,;]|$))",
+    r"\bnicht\s+(?:sicher\s+)?(?:beurteilbar|zu\s+beurteilen)",
+    r"\bwird\s+vermutet\b",
+    r"\?",
+)
+EITHER = (r"\b(?:vs\.?|versus|differentialdiagnostisch|differenzialdiagnostisch|dd\.?:?|bzw\.?)(?=\s)",)
+UNCERTAIN_BEFORE = (
+    r"\b(?:nicht\s+auszuschlie(?:ss|ß)en(?:de[rsn]?)?|nicht\s+sicher)\b",
+    r"\b(?:m[öo]e?glich\w*|wahrscheinlich\w*|mutma(?:ss|ß)lich\w*|vermutlich\w*|vermutet\w*|fraglich\w*|eventuell\w*|evtl\.?|"
+    r"denkbar\w*|potentiell\w*|potenziell\w*)",
+    r"(?<!\w)(?:verdacht(?:e?s?)?\s+(?:auf|einer?s?|f[üu]e?r)|v\.?\s?a\.?(?=\s)|verd[äa]e?chtig\w*\s+(?:auf|f[üu]e?r)|suspekt\w*\s+(?:auf|f[üu]e?r)?|"
+    r"verdachtsdiagnose)",
+    r"\b(?:differentialdiagnosen?|differenzialdiagnosen?)\b",
+    r"(?<!\w)(?:am\s+ehesten|ehesten?|a\.?\s?e\.?(?=\s)|eher|z\.?\s?a\.?(?=\s)|zum\s+ausschluss|ausschluss|frage\s+nach)",
+    r"\b(?:k[öo]e?nnte\w*|kann|k[öo]e?nnen|d[üu]e?rfte\w*|m[öo]e?gen)\b",
+    r"\b(?:hinweisend|hinweise?|anhalt|zeichen)\s+(?:auf|f[üu]e?r|einer?s?)\b(?<=auf)",
+    r"(?<!\w)(?:z\.?\s?n\.?(?=\s)|zustand\s+nach|anamnestisch\w*|bekannte?\w*\s+anamnese)",
+    r"\bpasst\w*\s+zu\b",
+)
+NEGATIVE_AFTER = (
+    rf"\b(?:l[äa]e?(?:ss|ß)t\s+sich\s+|lassen\s+sich\s+)?(?:nicht|nirgends)\s+(?:mehr\s+)?(?:sicher\s+|eindeutig\s+|sicher\s+mehr\s+)?"
+    rf"{_SEEN}",
+    r"\b(?:liegt|liegen|besteht|bestehen|findet\s+sich|finden\s+sich|zeigt\s+sich|zeigen\s+sich|stellt\s+sich|stellen\s+sich)\s+"
+    r"(?:aktuell\s+|derzeit\s+)?nicht(?:\s+(?:mehr|vor|dar))*",
+    r"\b(?:ausgeschlossen|verneint|entfernt|gezogen|fehlt|fehlen|abwesend)\b",
+    r"\b(?:vollst[äa]e?ndig\s+|komplett\s+)?(?:zur[üu]e?ckgebildet|r[üu]e?ckgebildet|aufgel[öo]e?st|resorbiert)\b",
+    r"\b(?:ist|sind)\s+nicht\s+mehr\b",
+)
+NEGATIVE_BEFORE = (
+    r"\bkein(?:e|en|er|em|es|erlei)?\b",
+    r"\b(?:ohne|weder|noch|nie)\b",
+    r"\bfrei\s+von\b",
+    r"\b(?:fehlende\w*|ausgeschlossene\w*|vollst[äa]e?ndige\w*\s+r[üu]e?ckbildung|entfernung|ausschluss\s+eine[rs]|resorption)\b",
+    r"\b(?:anstatt|anstelle|statt)\b",
+    r"\bnegativ\s+f[üu]e?r\b",
+    r"\bnicht\s+(?:mehr\s+)?(?=(?:von\s+|vom\s+)?[a-zäöü]+(?:em|en|er)?\s)",
+)
+_BREAK = re.compile(
+    r";|[.!?]\s|\b(?:aber|jedoch|hingegen|w[äa]e?hrend|allerdings|obwohl|obgleich|au(?:ss|ß)er|abgesehen\s+von|bis\s+auf|sondern|wobei|bei|"
+    r"infolge|aufgrund|trotz|dabei|dagegen|daneben|zudem|mit\s+ausnahme)\b",
+    re.IGNORECASE,
+)
+_VERB = re.compile(
+    r"\b(?:ist|sind|war|waren|zeigt|zeigen|besteht|bestehen|hat|haben|findet|finden|bleibt|bleiben|liegt|liegen|stellt|stellen|"
+    r"imponiert|imponieren|erscheint|erscheinen|projiziert|persistiert|persistieren)\b",
+    re.IGNORECASE,
+)
+_SIZES = (
+    r"(?:eine?[nrms]?|der|die|das|es|klein\w*|gering\w*|m[äa]e?(?:ss|ß)ig\w*|gro(?:ss|ß)\w*|ausgepr[äa]e?gt\w*|deutlich\w*|diskret\w*|"
+    r"bekannt\w*|stabil\w*|unver[äa]e?ndert\w*|beidseit\w*|links\w*|rechts\w*|basal\w*|vermehrt\w*|leicht\w*|minimal\w*|moderat\w*|"
+    r"schmal\w*|zunehmend\w*|persistierend\w*|m[öo]e?glich\w*|residuell\w*|sonst|aktuell)"
+)
+
+_CUES: CueTable = (
+    (any_of(PSEUDO), None, (True,)),
+    (any_of(NEGATIVE_FIRST), "absent", (True,)),
+    (any_of(UNCERTAIN_AFTER), "uncertain", (False,)),
+    (any_of(EITHER), "uncertain", (True, False)),
+    (any_of(NEGATIVE_AFTER), "absent", (False,)),
+    (any_of(UNCERTAIN_BEFORE), "uncertain", (True,)),
+    (any_of(NEGATIVE_BEFORE), "absent", (True,)),
+)
+
+_SIDES = dict.fromkeys(
+    ("rechts", "rechtsseitig", "rechtsseitige", "rechtsseitiger", "rechtsseitigen", "rechtsseitiges"), "right"
+)
+_SIDES |= dict.fromkeys(("rechte", "rechter", "rechten", "rechtes", "re"), "right")
+_SIDES |= {word.replace("recht", "link"): "left" for word in _SIDES if word != "re"}
+_SIDES |= dict.fromkeys(
+    (
+        "beidseits",
+        "beidseitig",
+        "beidseitige",
+        "beidseitiger",
+        "beidseitigen",
+        "bilateral",
+        "bilaterale",
+        "bilateraler",
+        "bds",
+        "beide",
+        "beiden",
+        "beider",
+    ),
+    "bilateral",
+)
+_SIDES["li"] = "left"
+_LOBES = {
+    "bibasal": ("bilateral", "lower"),
+    "biapikal": ("bilateral", "upper"),
+    "lingula": ("left", "mid"),
+    "retrokardial": ("left", "lower"),
+    "retrokardiale": ("left", "lower"),
+}
+_ZONES = dict.fromkeys(
+    (
+        "oberlappen",
+        "oberfeld",
+        "oberfelder",
+        "apikal",
+        "apikale",
+        "apikaler",
+        "spitze",
+        "spitzen",
+        "apex",
+        "ol",
+        "lungenspitze",
+    ),
+    "upper",
+)
+_ZONES |= dict.fromkeys(("mittellappen", "mittelfeld", "mittelfelder", "ml"), "mid")
+_ZONES |= dict.fromkeys(
+    (
+        "unterlappen",
+        "unterfeld",
+        "unterfelder",
+        "basal",
+        "basale",
+        "basaler",
+        "basales",
+        "basalen",
+        "basis",
+        "ul",
+        "lungenbasis",
+    ),
+    "lower",
+)
+
+_SUFFIX = re.compile(r"(?:ern|en|er|es|em|e|n|s)$")
+_UMLAUTS = str.maketrans("äöüáéó", "aouaeo")
+
+
+@lru_cache(maxsize=50_000)
+def normal(word: str) -> str:
+    """Return a word without umlauts and endings: "Ergüsse", "Erguesse" and "Erguss" are one."""
+    word = word.lower().translate(_UMLAUTS).replace("ß", "ss")
+    for pair, letter in (("ae", "a"), ("oe", "o"), ("ue", "u")):
+        word = word.replace(pair, letter)
+    if len(word) > 4 and not word.endswith("ss"):
+        match = _SUFFIX.search(word)
+        if match is not None and match.start() >= 4:
+            return word[: match.start()]
+    return word
+
+
+_SMALL = (
+    "ist sind war waren wird der die das des dem den ein eine im in am mit und nicht mehr leicht deutlich mäßig gering "
+    "stark diskret minimal grenzwertig noch unverändert links rechts beidseits beidseitig basal gut jeweils insgesamt normal "
+    "vollständig altersentsprechend stellen stellt sich zeigen zeigt erscheint bei regelrecht"
+)
+
+GERMAN = Language(
+    code="de",
+    normal=normal,
+    small_words=frozenset(normal(word) for word in _SMALL.split()),
+    fold={},
+    grammar=Grammar(
+        cues=_CUES,
+        end=_BREAK,
+        verb=_VERB,
+        new_item=re.compile(rf"(?:,|\bund\b|,\s*und\b|\bmit\b|\bsowie\b)\s+{_SIZES}(?!\w)", re.IGNORECASE),
+        comma=re.compile(r",\s*(?!und\b|oder\b|noch\b)", re.IGNORECASE),
+        alternative=re.compile(r"\b(?:oder|noch)\b", re.IGNORECASE),
+        either=any_of(EITHER),
+        aside=re.compile(r",\s*(?:der|die|das|welche[rs]?)\b[^,;]*,", re.IGNORECASE),
+        same_subject=re.compile(
+            r"(?:,\s*)?\b(?:aber|jedoch|und|welche[rs]?|wobei)\s+(?=(?:ist|sind|hat|haben|kann|aktuell|jetzt|diese[rs]?)\b|$)[^,;]*$",
+            re.IGNORECASE,
+        ),
+        own_verb=re.compile(
+            r"\s*\b(?:ist|sind|war|waren|hat|haben|kann|k[öo]e?nnen|l[äa]e?(?:ss|ß)t|lassen|sich|wird|werden|aktuell|derzeit|jetzt|beide|auch|"
+            r"sicher|hier)\s*$",
+            re.IGNORECASE,
+        ),
+        restart=re.compile(r"\bund\s+(?:es|der|die|das|eine?)\b", re.IGNORECASE),
+        told=re.compile(rf"^\W*{_PREVIOUS}\s+(?:war|waren|zeigt\w*|fand\w*|bestand\w*|hatte\w*)\b", re.IGNORECASE),
+        prior=re.compile(rf"(?<!wie ){_PREVIOUS}", re.IGNORECASE),
+        negation=re.compile(r"\b(?:nicht|kein\w*)\b", re.IGNORECASE),
+    ),
+    places=PlaceWords(
+        lobes=_LOBES,
+        sides=_SIDES,
+        zones=_ZONES,
+        no_side=re.compile(r"\s+(?:herz\w*|vorhof\w*|ventrikel\w*|hauptbronchus|arm\w*)", re.IGNORECASE),
+        no_zone=re.compile(r"(?!)"),
+        separator=re.compile(
+            r"[,;:]|\b(?:und|oder|noch|sowie|mit|ohne|aber|versus|vs|dd|vereinbar|verd\w*chtig|am\s+ehesten|bei|nach|statt)\b",
+            re.IGNORECASE,
+        ),
+        both=frozenset(),
+        no_both=re.compile(r"(?!)"),
+        compared=re.compile(r"(?:verglichen\s+mit|im\s+vergleich\s+zu[rm]?|als)\s+(?:der\s+|dem\s+)?$", re.IGNORECASE),
+        far=re.compile(r"[;:]|\b(?:aber|jedoch|hingegen|w\w*hrend)\b", re.IGNORECASE),
+        joint=re.compile(r"^\s*(?:,|und|oder|noch|,\s*(?:und|oder)|sowie)?\s*$", re.IGNORECASE),
+        preposition=re.compile(r"\b(?:in|im|an|am|auf|der|des|[üu]e?ber|zum|zur|bei)\b", re.IGNORECASE),
+        neighbour=re.compile(r"\b(?:angrenzend\w*|begleitend\w*|assoziiert\w*|benachbart\w*)\b", re.IGNORECASE),
+        opening=re.compile(r"\b(?:zeigt|findet|besteht|stellt)\b", re.IGNORECASE),
+        introduced=re.compile(r"\b(?:eine?[nrms]?|kein\w*)\s+(?:\w+\s+)?$|\bmit\b|\bv\.a\.", re.IGNORECASE),
+        behind=frozenset(
+            {
+                "rechts",
+                "links",
+                "beidseits",
+                "bds",
+                "re",
+                "li",
+                "rechtsseitig",
+                "linksseitig",
+                "beidseitig",
+                "basal",
+                "apikal",
+            }
+        ),
+        words=place_pattern(_LOBES, _SIDES, _ZONES),
+    ),
+)
