@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 from vlp.config import ConfigError, config, digest, to_tree
 from vlp.data.tables.cells import CellError
-from vlp.output import PARTIAL, partial_of, remove, whole
+from vlp.output import partial_of, remove, whole
 from vlp.types import Sample
 
 from .card import render_card
@@ -36,13 +36,13 @@ from .plan import Planned, plan
 from .prepare import CUT, TextOptions, choose_finder
 from .privacy import VARIABLE, IdHasher, read_key
 from .rejected import add_private, private_of, replace_private, sort_private
+from .replacement import ROOM, STATE, replace_build, settle
 from .sources.base import Reject, find_source
 from .splits import parse_shares
 from .stats import GROUPED_BY, Tally
 from .work import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
-STATE, ROOM = ".build", ".overwrite"
 ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
 """Options that say where and how, and do not change what is written."""
 
@@ -148,6 +148,7 @@ class Build:
                 folder.rmdir()
 
     def _sign(self) -> None:
+        settle(self.options.out)
         if self._choose_out() != self.out:  # another build was there meanwhile
             raise ConfigError(f"{self.options.out} was built by another process just now: give --resume or --overwrite")
         if self.out != self.options.out:
@@ -336,17 +337,8 @@ class Build:
         """Check how much was rejected, then let the new set take the old one's place. Raises ConfigError."""
         check_rejected(counts, self.options.max_rejected, self.out)
         if self.out != self.options.out:
-            old = self.options.out / STATE
-            remove_build(self.options.out)
+            replace_build(self.options.out)
             replace_private(self.private, private_of(self.options.out))
-            for path in (path for path in self.out.iterdir() if path.name != STATE):
-                os.replace(path, self.options.out / path.name)
-            for path in sorted(
-                self.state.iterdir(), key=lambda path: path.name == "options.json"
-            ):  # its mark comes last
-                os.replace(path, old / path.name)
-            self.state.rmdir()
-            self.out.rmdir()
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
@@ -380,12 +372,3 @@ def _listed(file: IO[bytes]) -> Iterator[Planned]:
     with suppress(EOFError):
         while True:
             yield pickle.load(file)
-
-
-def remove_build(out: Path) -> None:
-    """Remove what a build made: only from a folder that one made, and nothing else in it."""
-    done = list((out / STATE).glob("*-[0-9]*.json"))
-    files = [out / name for name in ("manifest.jsonl", "rejected.jsonl", "README.md")]
-    files += [out / f"{path.stem}.tar" for path in done]
-    for path in (*files, *done, *(out / STATE).glob(f".*{PARTIAL}")):
-        remove(path, MADE_BY)
