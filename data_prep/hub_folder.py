@@ -6,14 +6,15 @@ Everything is read here, by this package: a folder of somebody else runs nothing
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vlp.data.tables.read import Row, columns_of
 from vlp.registry import did_you_mean
-from vlp.untrusted import stays_inside
+from vlp.untrusted import shown, stays_inside
 
+from .hub_card import Files, is_named, stated_files
 from .sources.base import SourceError
 from .table_source import FileTable, Table
 
@@ -42,26 +43,69 @@ def split_of(place: str) -> str | None:
 def tables_of(place: Path, subset: str | None, encoding: str, separator: str | None) -> list[Table]:
     """Return the tables of a file or folder, in the order of their names; raises SourceError.
 
-    A folder is an imagefolder where it holds `metadata.csv`, `.jsonl` or `.parquet`; a clone of a Hub repository where it
+    The card of a clone may say which files are of which split. Else a folder is an imagefolder where it holds `metadata.csv`, `.jsonl` or `.parquet`; a clone of a Hub repository where it
     holds Parquet files (or CSV, JSON lines); and a folder of classes where it holds images only.
     """
     if place.is_file():
         return [_table(place, place.parent, place.name, encoding, separator)]
+    stated = stated_files(place, subset)
+    if stated is not None:
+        return _stated_tables(place, stated, encoding, separator)
     files = sorted(path for path in _walk(place) if _chosen(path.relative_to(place).as_posix(), subset))
-    found = [path for path in files if _METADATA.fullmatch(path.name.lower())]
-    if not found:
-        found = [path for path in files if _TABLES.fullmatch(path.name.lower()) and path.name not in _NO_TABLES]
-        parquet = [path for path in found if path.name.lower().endswith(".parquet")]
-        found = parquet or found
+    found = _table_files(files)
     if found:
         if subset is None:
             _one_configuration(place, found)
         return [_table(path, path.parent, path.relative_to(place).as_posix(), encoding, separator) for path in found]
     images = [path for path in files if path.suffix.lower() in IMAGES]
     if images:
-        return _class_folders(place, images)
+        return _class_folders(place, images, _classes(place, images))
     shown = f" for --subset {subset!r}" if subset else ""
     raise SourceError(f"hf: {place} holds no tables and no images{shown}")
+
+
+def _stated_tables(place: Path, stated: Files, encoding: str, separator: str | None) -> list[Table]:
+    """Return the tables of the files that a card names, in the splits that it names; raises SourceError."""
+    files = {path.relative_to(place).as_posix(): path for path in sorted(_walk(place))}
+    taken: dict[str, str | None] = {}
+    found: list[Table] = []
+    for split, patterns in stated:
+        chosen = {name for pattern in patterns for name in files if is_named(name, pattern)}
+        missing = next((pattern for pattern in patterns if not any(is_named(name, pattern) for name in chosen)), None)
+        if missing is not None:
+            raise SourceError(f"hf: the card of {place} names {shown(missing)}: no such file is there")
+        twice = next((name for name in sorted(chosen) if taken.get(name, split) != split), None)
+        if twice is not None:
+            raise SourceError(f"hf: the card of {place} names {shown(twice)} in two splits: each file is of one")
+        taken.update(dict.fromkeys(chosen, split))
+        paths = [files[name] for name in sorted(chosen)]
+        tables = _table_files(paths)
+        named = None if split is None else _named_split(split)
+        for path in tables:
+            name = path.relative_to(place).as_posix()
+            found.append(_table(path, path.parent, name, encoding, separator, named))
+        images = [path for path in paths if path.suffix.lower() in IMAGES]
+        if not tables and not images:
+            raise SourceError(
+                f"hf: what the card of {place} names for split {shown(split or 'all')} is no table or image"
+            )
+        found += _class_folders(place, images, named) if not tables else []
+    return found
+
+
+def _named_split(name: str) -> str:
+    """Return the split that a card names: ours for a synonym, else its own name."""
+    ours = next((split for split, words in _SPLITS.items() if name.lower() in words), None)
+    return ours or re.sub(r"[^A-Za-z0-9_]", "_", name)[:100]
+
+
+def _table_files(files: Sequence[Path]) -> list[Path]:
+    """Return the tables of an imagefolder, else the Parquet files, else the other tables."""
+    found = [path for path in files if _METADATA.fullmatch(path.name.lower())]
+    if not found:
+        found = [path for path in files if _TABLES.fullmatch(path.name.lower()) and path.name not in _NO_TABLES]
+        found = [path for path in found if path.name.lower().endswith(".parquet")] or found
+    return found
 
 
 def _walk(place: Path) -> Iterator[Path]:
@@ -84,8 +128,10 @@ def _one_configuration(place: Path, found: Sequence[Path]) -> None:
         raise SourceError(f"hf: {place} holds {', '.join(named)}, which differ in their columns: give --subset")
 
 
-def _table(path: Path, folder: Path, place: str, encoding: str, separator: str | None) -> FileTable:
-    split = split_of(place)
+def _table(
+    path: Path, folder: Path, place: str, encoding: str, separator: str | None, split: str | None = None
+) -> FileTable:
+    split = split or split_of(place)
     return FileTable(path, folder, split, f"{split or 'all'}_", encoding, separator, place.rpartition("/")[0])
 
 
@@ -110,13 +156,17 @@ class ClassFolders:
         return ""
 
 
-def _class_folders(place: Path, images: list[Path]) -> list[Table]:
-    classes = sorted(
-        {path.parent.name for path in images if path.parent != place and split_of(path.parent.name) is None}
-    )
+def _classes(place: Path, files: Iterable[Path]) -> list[str]:
+    """Return the names of the folders that images lie in, those of splits apart."""
+    folders = {path.parent for path in files if path.suffix.lower() in IMAGES and path.parent != place}
+    return sorted({folder.name for folder in folders if split_of(folder.name) is None})
+
+
+def _class_folders(place: Path, images: list[Path], classes: list[str], named: str | None = None) -> list[Table]:
     by_split: dict[str | None, list[Path]] = {}
     for path in images:
-        by_split.setdefault(split_of(path.parent.relative_to(place).as_posix()), []).append(path)
+        split = named or split_of(path.parent.relative_to(place).as_posix())
+        by_split.setdefault(split, []).append(path)
     return [ClassFolders(place, split, paths, classes) for split, paths in by_split.items()]
 
 

@@ -90,10 +90,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 (at byte {error.start})") from None
-    return _parse(text, str(path))
+    return parse_yaml(text, str(path))
 
 
-def _parse(text: str, name: str) -> dict[str, Any]:
+def parse_yaml(text: str, name: str) -> dict[str, Any]:
+    """Return the mapping in a YAML text, which `name` names in messages; raises ConfigError."""
     try:
         _check_size(text, name)
         loader = _Loader(_named(text, name))
