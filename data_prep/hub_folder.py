@@ -43,8 +43,9 @@ def split_of(place: str) -> str | None:
 def tables_of(place: Path, subset: str | None, encoding: str, separator: str | None) -> list[Table]:
     """Return the tables of a file or folder, in the order of their names; raises SourceError.
 
-    The card of a clone may say which files are of which split. Else a folder is an imagefolder where it holds `metadata.csv`, `.jsonl` or `.parquet`; a clone of a Hub repository where it
-    holds Parquet files (or CSV, JSON lines); and a folder of classes where it holds images only.
+    The card of a clone may say which files are of which split. Else a folder is an imagefolder where it holds
+    `metadata.csv`, `.jsonl` or `.parquet`; a clone of a Hub repository where it holds Parquet files (or CSV, JSON lines);
+    and a folder of classes where it holds images only.
     """
     if place.is_file():
         return [_table(place, place.parent, place.name, encoding, separator)]
@@ -89,7 +90,8 @@ def _stated_tables(place: Path, stated: Files, encoding: str, separator: str | N
             raise SourceError(
                 f"hf: what the card of {place} names for split {shown(split or 'all')} is no table or image"
             )
-        found += _class_folders(place, images, named) if not tables else []
+        if not tables:
+            found += _class_folders(place, images, _classes(place, files.values()), named)
     return found
 
 

@@ -19,7 +19,8 @@ from vlp.data.tables.boxes import parse_boxes
 from vlp.data.tables.cells import CellError, absent, describe, identity, structure, text, texts, word
 from vlp.data.tables.keys import Names, path_name
 from vlp.data.tables.labels import cell_labels, is_value, names_in
-from vlp.data.tables.read import Row, class_names, columns_of, row_at, rows, table_kind
+from vlp.data.tables.parquet import class_names, row_at
+from vlp.data.tables.read import Row, columns_of, rows, table_kind
 from vlp.registry import did_you_mean
 from vlp.types import Report, Sample
 from vlp.untrusted import read_regular

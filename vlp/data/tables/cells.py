@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vlp.errors import ConfigError
+
 NOTHING = {
     "",
     "nan",
@@ -35,6 +37,10 @@ NOTHING |= {"undefined", "#null!", "#value!", "#ref!", "#name?", "#div/0!", "#nu
 LONGEST_LITERAL = 200_000
 WHOLE = 2**53
 """Beyond it a float no longer holds each integer: an id that came through one has lost digits."""
+
+
+class TableError(ConfigError):
+    """A table cannot be read as a whole: one line that says where, what was expected and what to do."""
 
 
 class CellError(Exception):

@@ -15,21 +15,20 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
-from vlp.config import ConfigError
 from vlp.registry import did_you_mean
-from vlp.untrusted import open_gzip, open_regular, read_regular
+from vlp.untrusted import open_gzip, open_regular
 
+from .cells import TableError as TableError
 from .cells import absent, describe
+from .parquet import column_names, parquet_rows
 
 Row = dict[str, Any]
 Numbered = Iterator[tuple[int, Row]]
 MAX_CELL = 64 * 1024 * 1024
 MAX_JSON = 1 << 30
-MAX_COLUMN = 8 << 30
 SEPARATORS = (",", ";", "\t", "|")
 SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 _MARKS = (
@@ -40,10 +39,6 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 _BINARY = ((b"PK\x03\x04", "a spreadsheet or zip"), (b"\xd0\xcf\x11\xe0", "a spreadsheet"), (b"PAR1", "Parquet"))
-
-
-class TableError(ConfigError):
-    """A table cannot be read as a whole: one line that says where, what was expected and what to do."""
 
 
 def rows(
@@ -88,8 +83,7 @@ def columns_of(path: Path, encoding: str = "utf-8", separator: str | None = None
     kind = table_kind(path)
     with _explained(path, encoding):
         if kind == "parquet":
-            with _parquet_file(path) as file:
-                return _once(path, list(file.schema_arrow.names))
+            return _once(path, column_names(path))
         if kind in ("csv", "tsv"):
             with open_text(path, encoding) as file:
                 return [name for name in _csv_reader(path, file, kind, separator)[1] if name]
@@ -193,7 +187,7 @@ def _lines(path: Path, file: IO[str]) -> Iterator[str]:
 
 def _reader(kind: str, path: Path, encoding: str, skip_bytes: bool, separator: str | None) -> Numbered:
     if kind == "parquet":
-        return _parquet(path, skip_bytes)
+        return parquet_rows(path, skip_bytes)
     if kind == "json":
         return _json(path, encoding)
     return _jsonl(path, encoding) if kind == "jsonl" else _csv(path, kind, encoding, separator)
@@ -307,87 +301,3 @@ def _json(path: Path, encoding: str) -> Numbered:
         if not isinstance(row, dict):
             raise TableError(f"{path}, row {number}: expected an object, found {describe(row)}")
         yield number, row
-
-
-def _parquet(path: Path, skip_bytes: bool) -> Numbered:
-    with _parquet_file(path) as file:
-        names = file.schema_arrow.names
-        heavy = [name for name in names if skip_bytes and _is_bytes(file.schema_arrow.field(name).type)]
-        number = 0
-        for batch in file.iter_batches(batch_size=256, columns=[name for name in names if name not in heavy]):
-            rows_of_batch = batch.to_pylist() if batch.num_columns else [{} for _ in range(batch.num_rows)]
-            for row in rows_of_batch:
-                number += 1
-                yield number, {**row, **dict.fromkeys(heavy, "")}
-
-
-def _is_bytes(kind: Any) -> bool:
-    """Return whether a column holds bytes, or `{bytes, path}` as the datasets library stores images."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return any(_is_bytes(kind.field(position).type) for position in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _parquet_file(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if path.exists() and not path.is_file():
-        raise TableError(f"{path} is no regular file")
-    try:
-        file = pq.ParquetFile(path)
-        _check_parquet(path, file.metadata)
-        return file
-    except pa.ArrowInvalid as error:
-        if path.stat().st_size < 1024 and read_regular(path).startswith(b"version https://git-lfs"):
-            raise TableError(f"{path} is a pointer of Git LFS: fetch the file itself (git lfs pull)") from None
-        raise TableError(f"{path} is not Parquet: {error}") from None
-
-
-def _check_parquet(path: Path, about: Any) -> None:
-    """Raise TableError where a column of a row group, which is unpacked at once, is larger than memory should hold."""
-    for number in range(about.num_row_groups):
-        group = about.row_group(number)
-        sizes = [group.column(column).total_uncompressed_size for column in range(group.num_columns)]
-        if group.num_rows < 0 or not all(0 <= size <= MAX_COLUMN for size in sizes):
-            raise TableError(f"{path}: a column of a row group says that it unpacks to more than {MAX_COLUMN} bytes")
-
-
-def class_names(path: Path) -> dict[str, list[str]]:
-    """Return the names of the classes of a Parquet table's columns, as the datasets library notes them in its header."""
-    with _parquet_file(path) as file:
-        noted = (file.schema_arrow.metadata or {}).get(b"huggingface", b"{}")
-    try:
-        features = json.loads(noted)["info"]["features"]
-        return {
-            column: [str(name) for name in found]
-            for column, feature in features.items()
-            if isinstance(found := _names_of(feature), list)
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return {}
-
-
-def _names_of(feature: Any) -> Any:
-    inner = feature.get("feature", feature)
-    return inner.get("names") if inner.get("_type") == "ClassLabel" else None
-
-
-@lru_cache(maxsize=1)
-def _row_group(path: Path, group: int, column: str) -> list[Any]:
-    with _parquet_file(path) as file:
-        values: list[Any] = file.read_row_group(group, columns=[column]).column(column).to_pylist()
-    return values
-
-
-def row_at(path: Path, number: int, column: str) -> Any:
-    """Return one cell of a Parquet table; neighbouring rows cost nothing more, the last row group is kept."""
-    with _parquet_file(path) as file:
-        for group in range(file.num_row_groups):
-            size = file.metadata.row_group(group).num_rows
-            if number < size:
-                return _row_group(path, group, column)[number]
-            number -= size
-    raise IndexError(f"{path} has no row {number}")
