@@ -19,6 +19,8 @@ import numpy as np
 from vlp.config import ConfigError
 from vlp.data.index import FILE, FORMAT, Entry, Shard, encode_name, format_line, text_length, write_manifest
 from vlp.data.records import SampleError
+from vlp.modalities.image import jpeg, png
+from vlp.modalities.image.decode import MAY_TURN, ImageError, decode_file, decode_mask, read_image
 from vlp.output import PARTIAL, hold, partial_of, remove
 from vlp.types import Sample
 
@@ -92,7 +94,7 @@ class ShardWriter:
         for name, mask in sorted(sample.masks.items()):
             if not mask.startswith(_PNG):
                 raise SampleError(f"mask {name!r} of key {sample.key!r} is not a PNG")
-            members[f"{encode_name(name).lower()}.mask.png"] = mask
+            members[f"{encode_name(name).lower()}.mask.png"] = _clean_mask(mask, name, sample.key)
         shard = self._open.get(sample.split)
         size = sum(len(data) for data in members.values())
         if shard is not None and (len(shard.entries) >= self.shard_size or shard.position + size > self.shard_bytes):
@@ -191,13 +193,35 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
     image = sample.image
     if isinstance(image, np.ndarray):
         return _png(image, sample.key), "png"
-    data = image if isinstance(image, bytes) else image.read_bytes()
+    try:
+        data = image if isinstance(image, bytes) else read_image(image)
+        if not data.startswith((_JPEG, _PNG)):
+            raise ImageError("it is neither JPEG nor PNG: decode it to pixels first")
+        clean = _pixels_only(data)
+        if clean is None:  # turned, or with a palette: what holds a name may be what its pixels need
+            return _png(decode_file(data).pixels, sample.key), "png"
+        return clean, "jpg" if data.startswith(_JPEG) else "png"
+    except ImageError as error:
+        raise SampleError(f"the image of key {sample.key!r} cannot be stored: {error}") from None
+
+
+def _clean_mask(mask: bytes, name: str, key: str) -> bytes:
+    """Return a mask with nothing in it but pixels."""
+    try:
+        clean = _pixels_only(mask)
+        return _png(decode_mask(mask).astype(np.uint8) * 255, key) if clean is None else clean
+    except ImageError as error:
+        raise SampleError(f"mask {name!r} of key {key!r} cannot be stored: {error}") from None
+
+
+def _pixels_only(data: bytes) -> bytes | None:
+    """Return a JPEG or PNG with nothing in it but pixels, itself where it is that already, None where that is no copy."""
     if data.startswith(_JPEG):
-        return data, "jpg"
-    if data.startswith(_PNG):
-        return data, "png"
-    where = "" if isinstance(image, bytes) else f" ({image})"
-    raise SampleError(f"the image of key {sample.key!r}{where} is neither JPEG nor PNG: decode it to pixels first")
+        return jpeg.pixels_only(data) if jpeg.orientation(data) == 1 else None
+    layout = png.read_layout(data)
+    if not png.besides_pixels(data):
+        return data
+    return None if layout.has(*MAY_TURN) else png.pixels_only(data, layout)
 
 
 def _png(pixels: np.ndarray, key: str) -> bytes:

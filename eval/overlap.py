@@ -5,13 +5,13 @@ A published number means nothing beside a score on one's own training data, so i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError
+from vlp.untrusted import read_json
 
 from .data import Data
 
@@ -29,7 +29,7 @@ def training_of(folder: Path) -> tuple[dict[str, Any], ...] | None:
     """
     found: list[dict[str, Any]] = []
     try:
-        tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        tree = read_json(folder / "config.json")
         found = [
             {"digest": str(one["digest"]), "shards": [str(name)[:HASH] for name in one["shards"]]}
             for one in (tree.get("extra") or {}).get("trained_on") or ()

@@ -161,7 +161,7 @@ def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) 
     if resume or not path.is_file():
         return
     try:
-        old = json.loads(path.read_text(encoding="utf-8"))
+        old = read_json(path)
         model, made = old["model"], old["suite"]
         same_model = model["fingerprint"] == card.fingerprint
         same_suite = all(made[name] == suite[name] for name in ("name", "sha256"))

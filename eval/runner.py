@@ -16,6 +16,7 @@ from typing import Any
 
 from vlp.config import ConfigError, to_tree
 from vlp.output import LOCK, remove
+from vlp.untrusted import MAX_FILE, parse_json, read_text
 
 from .data import Data, DataError, DataSpec, ids_digest, read
 from .overlap import Training, overlap_words
@@ -315,12 +316,14 @@ def training_curve(model: str, out: Path) -> None:
     else:
         return
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path, MAX_FILE).splitlines():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line)
+        except ValueError:
             continue  # the last line of a run that was killed
-        loss = row.get("loss") if isinstance(row, dict) else None
+        if not isinstance(row, dict):
+            continue
+        loss = row.get("loss")
         if "step" in row and isinstance(loss, float) and math.isfinite(loss):
             rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:

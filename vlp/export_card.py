@@ -6,7 +6,6 @@ Built from configurations and counts alone. Nothing of a report or a patient goe
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ import yaml
 from . import __version__
 from .config import ConfigError, read_yaml
 from .tokenize import LEFT_OUT, Tokenizer
+from .untrusted import read_json, read_text
 
 if TYPE_CHECKING:
     from .hub import Pretrained
@@ -127,7 +127,7 @@ def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
 
 def _results(path: Path) -> dict[str, Any]:
     try:
-        tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        tree: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--results: cannot read {path}: {error}") from None
     if not isinstance(tree, dict) or "tasks" not in tree:
@@ -265,7 +265,7 @@ def training_data(recipe: Mapping[str, Any]) -> str:
     lines = []
     for one in sources:
         card = Path(str(one)) / "README.md"
-        text = card.read_text(encoding="utf-8") if card.is_file() else ""
+        text = read_text(card) if card.is_file() else ""
         title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(str(one)).name)
         licence = next((line for line in text.splitlines() if line.startswith("**Licence:**")), "")
         lines.append(f"- {title}{'. ' + licence if licence else ''}")

@@ -22,6 +22,7 @@ import numpy as np
 from .config import ConfigError, config
 from .shared_words import SharedWords
 from .types import Tokens
+from .untrusted import read_json, read_regular
 
 if TYPE_CHECKING:
     from .tokenize_kinds import FastTokenizer, SentencePieceTokenizer
@@ -237,7 +238,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
     folder = Path(folder)
     try:
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = read_json(folder / FILE)
         kind, length, overflow = record["kind"], int(record["length"]), record["overflow"]
         missing = [name for name in record["files"] if not (folder / name).is_file()]
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -249,7 +250,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
         loaded = _read_fast(folder, length, overflow)
     elif kind == "open_clip":
         merges = folder / "merges.txt.gz"
-        loaded = OpenClipTokenizer(merges.read_bytes() if record["files"] else None, length, overflow)
+        loaded = OpenClipTokenizer(read_regular(merges) if record["files"] else None, length, overflow)
     elif kind == "sentencepiece":
         loaded = _from_sentencepiece(folder, length, overflow)
     else:
@@ -264,7 +265,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 def _read(path: Path | str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path)
     except OSError as error:
         raise ConfigError(f"tokenizer.path: cannot read {path}: {error.strerror}") from None
 
@@ -276,7 +277,7 @@ def _from_sentencepiece(path: Path, length: int, overflow: str) -> SentencePiece
     path = path / "spiece.model" if path.is_dir() else path
     model, setup = _read(path), path.with_name("tokenizer_config.json")
     try:
-        siglip = Siglip.of(json.loads(setup.read_bytes())) if setup.is_file() else None
+        siglip = Siglip.of(read_json(setup)) if setup.is_file() else None
         return SentencePieceTokenizer(model, length, overflow, siglip)
     except (OSError, ValueError, RuntimeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"tokenizer.path: cannot read {path}: {str(error)[:200]}") from None
@@ -289,7 +290,7 @@ def _read_fast(folder: Path, length: int, overflow: str) -> FastTokenizer:
 
     try:
         backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        extra = {path.name: path.read_bytes() for path in sorted(folder.glob("*.json"))}
+        extra = {path.name: read_regular(path) for path in sorted(folder.glob("*.json"))}
         setup = json.loads(extra.get("tokenizer_config.json", b"{}"))
     except Exception as error:  # the Rust side raises bare Exceptions
         raise ConfigError(f"cannot read {folder / 'tokenizer.json'}: {error}") from None
@@ -306,7 +307,7 @@ def _from_transformers(path: str, length: int, overflow: str) -> Tokenizer:
 
     if (Path(path) / FILE).is_file() and (Path(path) / "tokenizer.json").is_file():
         made_here = _read_fast(Path(path), length, overflow)
-        made_here.trained = json.loads((Path(path) / FILE).read_text(encoding="utf-8")).get("trained")
+        made_here.trained = read_json(Path(path) / FILE).get("trained")
         return made_here
     try:
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

@@ -8,7 +8,6 @@ names of folders. `SegmentationClass/*.png` are read as masks where `--classes` 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -20,6 +19,7 @@ import numpy as np
 from vlp.config import config
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError
+from vlp.modalities.image.decode import open_picture
 from vlp.types import Box
 from vlp.untrusted import read_regular, read_text
 
@@ -121,9 +121,7 @@ class PascalVoc(DetectionSource):
         return found
 
     def _add_masks(self, found: Regions, path: Path, height: int, width: int) -> None:
-        from PIL import Image
-
-        with Image.open(io.BytesIO(read_regular(path))) as image:
+        with open_picture(read_regular(path)) as image:
             if (image.height, image.width) != (height, width):
                 size = f"{image.width} x {image.height}"
                 raise Reject("bad_mask", f"the mask is {size}, its image {width} x {height}: masks are never stretched")

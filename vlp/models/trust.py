@@ -15,6 +15,7 @@ from typing import Any
 
 from ..config import ConfigError
 from ..registry import Registry
+from ..untrusted import read_regular
 
 LOADERS = frozenset(
     {
@@ -120,11 +121,7 @@ def refuse_loaders(options: Any, where: str) -> None:
 def read_small_json(path: Path) -> dict[str, Any]:
     """Return the mapping in a configuration file of others; raises ConfigError for what is none, or is larger than 16 MB."""
     try:
-        with path.open("rb") as file:
-            content = file.read(LARGEST + 1)
-        if len(content) > LARGEST:
-            raise ValueError(f"larger than {LARGEST} bytes")
-        tree = json.loads(content.decode("utf-8"))
+        tree = json.loads(read_regular(path, LARGEST).decode("utf-8"))
     except RecursionError:
         raise ConfigError(f"cannot read {path}: it is nested too deeply") from None
     except (OSError, ValueError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from ..config import ConfigError
 from ..registry import did_you_mean
+from ..untrusted import read_json
 
 CONTAINERS = ("model", "state_dict", "teacher", "target_encoder", "student", "module", "encoder")
 """Keys under which training scripts put the state dict, in the order of preference: I-JEPA's teacher is `target_encoder`."""
@@ -97,7 +97,7 @@ def _in_folder(folder: Path) -> Path:
 
 def _sharded(index: Path) -> dict[str, Tensor]:
     try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise ConfigError(f"cannot read {index}: {error}") from None
     merged: dict[str, Tensor] = {}

@@ -105,7 +105,7 @@ def image_size(data: bytes) -> tuple[int, int]:
             return dicom_size(data)
         if data[:2] == jpeg.START and (found := jpeg.frame(data)):
             size, turn = (found.height, found.width), jpeg.orientation(data)
-        elif data[:8] == png.START and not png.read_layout(data).has(*_MAY_TURN):
+        elif data[:8] == png.START and not png.read_layout(data).has(*MAY_TURN):
             size, turn = png.read_size(data), 1
         else:
             with open_picture(data, 1 << 62) as image:
@@ -204,7 +204,8 @@ def _decode_jpeg(data: bytes, grey: bool, max_pixels: int, shrink: Shrink | None
 
 
 TURNED = "turned upright by its orientation"
-_MAY_TURN = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")
+MAY_TURN = (b"eXIf", b"iTXt", b"zTXt", b"tEXt")
+"""Chunks of a PNG that may hold its orientation."""
 _MOVES = (b"acTL", b"fcTL", b"fdAT")
 
 
@@ -215,7 +216,7 @@ def _decode_png(data: bytes, max_pixels: int) -> Decoded:
     if layout.depth < 8 or layout.kind == png.PALETTE or (layout.depth == 8 and keyed):
         return _decode_other(data, max_pixels)
     turn, steps = 1, list[str]()
-    if layout.has(*_MAY_TURN):
+    if layout.has(*MAY_TURN):
         with open_picture(data, max_pixels) as image:
             turn = _orientation(image)
     if layout.has(*_MOVES):
