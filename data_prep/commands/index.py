@@ -16,7 +16,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument(
         "--image", metavar="NAME", help="the member that is the image, where a sample has several (frontal.jpg)"
     )
-    parser.add_argument("--text", metavar="NAME", help="the member that is the text, where its name is not known")
+    parser.add_argument("--text", metavar="NAME", help="the member, or the field of the json, that is the text")
     parser.add_argument(
         "--split", metavar="NAME", help="the split of all shards, whatever their paths say; none: no split"
     )

@@ -329,3 +329,31 @@ def test_the_command_takes_the_choices(tmp_path: Path, capsys: pytest.CaptureFix
     assert "splits: test" in capsys.readouterr().out
     sample = ShardSet(Manifest.read(tmp_path)).sample(0)
     assert sample.image == encoded(7) and sample.report is not None and sample.report.text == "Clear."
+
+
+@pytest.mark.parametrize("name", ["ocr", "Note: final", "text"])
+def test_a_field_of_the_json_may_be_the_text_before_all_others(tmp_path: Path, name: str) -> None:
+    fields = {"report": "Not this.", "caption": "Nor this.", name: "This."}
+    members = [("a.jpg", encoded(0, "JPEG")), ("a.json", json.dumps(fields).encode()), ("a.txt", b"Nor that.")]
+    (sample,), said = index(tmp_path, members, text=name)
+    assert sample.report is not None and sample.report.text == "This." and not sample.captions
+    assert verify(tmp_path) == []
+    bare = [*members, ("b.jpg", encoded(0, "JPEG")), ("b.txt", b"Clear."), ("c.jpg", encoded()), ("c.json", b"{}")]
+    samples, said = index(tmp_path, bare, text=name)
+    assert [sample.report and sample.report.text for sample in samples] == ["This.", "Clear.", None]
+    assert f"2 samples have no {name!r}" in said
+
+
+def test_a_member_that_is_chosen_comes_before_the_fields_of_the_json(tmp_path: Path) -> None:
+    fields = {"text": "Not this.", "captions": ["Nor this."]}
+    members = [("a.jpg", encoded(0, "JPEG")), ("a.json", json.dumps(fields).encode()), ("a.note.txt", b"This.")]
+    (sample,), _ = index(tmp_path, members, text="note.txt")
+    assert sample.report is not None and sample.report.text == "This." and not sample.captions
+
+
+@pytest.mark.parametrize("names", [["0.txt", "1.txt", "10.txt"], ["caption_0.txt", "caption_1.txt", "caption_02.txt"]])
+def test_numbered_texts_are_several_captions(tmp_path: Path, names: list[str]) -> None:
+    members = [("a.jpg", encoded(0, "JPEG"))]
+    members += [(f"a.{name}", f"Text {at}.".encode()) for at, name in reversed(list(enumerate(names)))]
+    (sample,), said = index(tmp_path, members)
+    assert sample.captions == ("Text 0.", "Text 1.", "Text 2.") and sample.report is None and "not read" not in said

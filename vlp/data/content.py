@@ -91,7 +91,7 @@ def check_texts(stream: Stream | PipeStream) -> None:
     raise ConfigError(
         f"data.train: none of the {stream.samples} samples has a text, and the objectives need texts. Members that are "
         f"there: {', '.join(members)}. A text is read from a member {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from "
-        "fields of these names of a json, or from the member that you name: vlp-prep index FOLDER --text NAME"
+        "fields of these names of a json, or from the member or field that you name: vlp-prep index FOLDER --text NAME"
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..types import Report, Sample
-from .members import CAPTION_MEMBERS, TEXT_MEMBERS, split_of_word
+from .members import CAPTION_MEMBERS, CHOSEN_TEXT, TEXT_MEMBERS, numbered_texts, split_of_word
 from .sample_check import read_box, read_items, read_mention, read_report
 from .tables.cells import CellError, absent, describe, identity, word
 from .tables.labels import label_value, names_in
@@ -34,18 +34,19 @@ def foreign_sample(
     image: bytes,
     masks: Mapping[str, bytes],
     told: Counter[str],
+    text_field: str = "",
 ) -> Sample:
-    """Return the sample of a record and members that are not ours. Raises CellError and the like for what is no sample's."""
-    report = next((report_of(record[name]) for name in REPORT_FIELDS if not absent(record.get(name))), None)
-    if report is None:
-        report = _from_sections({name: record.get(name) for name in ("findings", "impression")})
-    if report is None:
-        texts = (read_text(members[name], name, told) for name in TEXT_MEMBERS if name in members)
-        report = next((report_of(text) for text in texts), None)
-    captions = next((captions_of(record[name]) for name in CAPTION_FIELDS if not absent(record.get(name))), ())
-    if not captions:
-        texts = (read_text(members[name], name, told) for name in CAPTION_MEMBERS if name in members)
-        captions = next((captions_of(text) for text in texts), ())
+    """Return the sample of a record and members that are not ours. Raises CellError and the like for what is no sample's.
+
+    The member or the field `text_field` of the record that the user chose is the only text of the sample.
+    """
+    captions: tuple[str, ...] = ()
+    if CHOSEN_TEXT in members:
+        report = report_of(read_text(members[CHOSEN_TEXT], CHOSEN_TEXT, told))
+    elif not absent(record.get(text_field)):
+        report = report_of(record[text_field])
+    else:
+        report, captions = _texts_of(record, members, told)
     if report is None and not captions:
         told.update(
             f"samples without a text have a field {name[:40]!r} in their json" for name in record if name.isprintable()
@@ -69,6 +70,25 @@ def foreign_sample(
         source=word(record.get("source"), "source") or "",
         licence=word(record.get("licence"), "licence", 200) or word(record.get("license"), "license", 200) or "",
     )
+
+
+def _texts_of(
+    record: Mapping[str, Any], members: Mapping[str, bytes], told: Counter[str]
+) -> tuple[Report | None, tuple[str, ...]]:
+    """Return the report and the captions of a sample, by the usual names of fields and members."""
+    report = next((report_of(record[name]) for name in REPORT_FIELDS if not absent(record.get(name))), None)
+    if report is None:
+        report = _from_sections({name: record.get(name) for name in ("findings", "impression")})
+    if report is None:
+        texts = (read_text(members[name], name, told) for name in TEXT_MEMBERS if name in members)
+        report = next((report_of(text) for text in texts), None)
+    captions = next((captions_of(record[name]) for name in CAPTION_FIELDS if not absent(record.get(name))), ())
+    if not captions:
+        texts = (read_text(members[name], name, told) for name in CAPTION_MEMBERS if name in members)
+        captions = next((captions_of(text) for text in texts), ())
+    if not captions:
+        captions = captions_of([read_text(members[name], name, told) for name in numbered_texts(members)])
+    return report, captions
 
 
 def read_text(data: bytes, member: str, told: Counter[str]) -> str:

@@ -7,25 +7,30 @@ import logging
 import mmap
 import re
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..untrusted import open_regular
-from .index import MAX_MEMBER, Entry, ManifestError, Shard, chain_crc32, scan_tar, text_length
+from ..untrusted import open_regular, parse_json, shown
+from .index import MAX_MEMBER, Entry, ManifestError, Shard, chain_crc32, encode_name, scan_tar, text_length
 from .members import (
     ARCHIVES,
     CAPTION_MEMBERS,
+    CHOSEN_FIELD,
+    CHOSEN_TEXT,
     IMAGE_ENDINGS,
     READ,
     TEXT_MEMBERS,
     SplitNameError,
     images,
     is_mask_key,
+    numbered_texts,
     split_of_key,
     split_of_path,
     split_of_word,
 )
 from .records import SampleError, build
+from .tables.cells import absent
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +70,7 @@ class Findings:
             found.append(
                 f"{self.without_text} of {self.samples} samples have no text (members that are there: {there}). A text is "
                 f"read from the members {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from fields of these names of the "
-                "json, or from the member that --text names"
+                "json, or from the member or field of the json that --text names"
             )
             if any(re.search(r"^[0-9].*[.]", name) for name in self.members):  # 2.840.txt: of a key 1.2.840
                 found.append(
@@ -98,7 +103,7 @@ class Findings:
 
 
 def _is_read(name: str) -> bool:
-    return name in READ or name.endswith(".mask.png") or bool(images([name]))
+    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images([name]))
 
 
 def archives_of(folder: Path) -> list[str]:
@@ -140,6 +145,10 @@ def index_shard(
                 data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}
                 try:
                     sample = build(entry.key, data, name, findings.told)
+                    if choices.text is not None and not is_chosen(data, choices.text):
+                        findings.told[
+                            f"samples have no {shown(choices.text)}: their text is that of the usual names"
+                        ] += 1
                 except SampleError as error:
                     findings.leave_out("samples", str(error))
                     continue
@@ -163,6 +172,15 @@ def index_shard(
     return Shard(name, len(entries), path.stat().st_size, sha256, split, source, version, texts), entries
 
 
+def is_chosen(data: Mapping[str, bytes], text: str) -> bool:
+    """Return whether the member or the field of the json that the user named as the text is there."""
+    chosen = data.get(encode_name(text) + CHOSEN_FIELD)
+    try:
+        return CHOSEN_TEXT in data or (chosen is not None and not absent(parse_json(chosen).get(text)))
+    except (ValueError, AttributeError):
+        return False
+
+
 def apply_choices(entry: Entry, choices: Choices) -> None:
     """Call the chosen members of a sample by names that are read, and drop those that were not chosen."""
     if choices.image is not None:
@@ -173,10 +191,9 @@ def apply_choices(entry: Entry, choices: Choices) -> None:
             entry.members.pop(choices.image.lower(), None)
             entry.members[choices.image.lower().rpartition(".")[2]] = chosen
     if choices.text is not None and choices.text.lower() in entry.members:
-        chosen = entry.members.pop(choices.text.lower())
-        for other in TEXT_MEMBERS:
-            entry.members.pop(other, None)
-        entry.members["txt"] = chosen
+        entry.members[CHOSEN_TEXT] = entry.members.pop(choices.text.lower())
+    elif choices.text is not None and "json" in entry.members:
+        entry.members[encode_name(choices.text) + CHOSEN_FIELD] = entry.members.pop("json")
     entry.members = dict(sorted(entry.members.items(), key=lambda member: member[1]))  # in the order of the tar
 
 

@@ -15,6 +15,11 @@ CAPTION_MEMBERS = ("caption", "captions")
 READ = frozenset({*TEXT_MEMBERS, *CAPTION_MEMBERS, "json"})
 """Members beside the image that are read; so are `{name}.mask.png`."""
 
+CHOSEN_TEXT, CHOSEN_FIELD = "chosen.txt", ".chosen.json"
+"""How a manifest calls the member that the user named as the text, and a json (`FIELD.chosen.json`) of which a field is."""
+
+_NUMBERED = re.compile(r"(?:(?:captions?|text|txt|report)[_-]?)?0*(\d{1,4})[.](?:txt|text|captions?)")
+
 ARCHIVES = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst", ".zip", ".7z", ".rar")
 
 _MASK_OF_ANOTHER = re.compile(r"masks?|segs?|segm|segments?|segmentations?")
@@ -50,6 +55,12 @@ def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
 def images(members: Iterable[str]) -> list[str]:
     """Return the members that may be a sample's image: by their ending, masks apart."""
     return sorted(name for name in members if name.rpartition(".")[2] in IMAGE_ENDINGS and not is_mask(name))
+
+
+def numbered_texts(members: Iterable[str]) -> list[str]:
+    """Return the members that are texts by number (`0.txt`, `caption_1.txt`), in the order of their numbers."""
+    found = [(int(match.group(1)), name) for name in members if (match := _NUMBERED.fullmatch(name))]
+    return [name for _, name in sorted(found)]
 
 
 def split_of_word(word: str) -> str | None:

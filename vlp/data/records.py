@@ -10,8 +10,8 @@ from typing import Any
 from ..types import Sample
 from ..untrusted import parse_json
 from .foreign import foreign_sample
-from .index import FORMAT, image_extension, mask_names
-from .members import IMAGE_ENDINGS
+from .index import FORMAT, decode_name, image_extension, mask_names
+from .members import CHOSEN_FIELD, IMAGE_ENDINGS
 from .sample_check import FieldError, check_sample, read_sample
 from .tables.cells import CellError
 
@@ -40,15 +40,18 @@ def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter
     masks = {name: members[member] for name, member in mask_names(members).items()}
     record: Any = {}
     try:
-        if "json" in members:
-            record = _parse(members["json"])
+        chosen = next((name for name in members if name.endswith(CHOSEN_FIELD)), "json")
+        if chosen in members:
+            record = _parse(members[chosen])
         if isinstance(record, dict) and record.get("format") == FORMAT:
             return read_sample(record, image, masks)
         told = Counter() if told is None else told
         if not isinstance(record, dict):
             told["json members that are no mapping, not read"] += 1
             record = {}
-        sample = foreign_sample(key, record, members, image, masks, told)
+        sample = foreign_sample(
+            key, record, members, image, masks, told, decode_name(chosen.removesuffix(CHOSEN_FIELD))
+        )
         check_sample(sample)
         return sample
     except CellError as error:
