@@ -84,6 +84,32 @@ def test_a_mask_with_a_key_of_its_own_is_no_sample(tmp_path: Path, mask: str) ->
 
 
 @pytest.mark.parametrize(
+    "folders", [("images", "labels"), ("imagesTr", "labelsTr"), (".", "gt"), ("data", "annotations")]
+)
+def test_masks_in_a_folder_of_another_name_are_no_samples(tmp_path: Path, folders: tuple[str, str]) -> None:
+    image, mask = (f"{folder}/c".removeprefix("./") for folder in folders)
+    members = [(f"{image}.png", encoded(99)), (f"{image}.txt", b"Clear."), (f"{mask}.png", encoded(255))]
+    samples, said = index(tmp_path, members)
+    assert [sample.key for sample in samples] == [image] and "1 left out" in said
+    samples, _ = index(tmp_path / "alone", [*members[:2], (f"{folders[1]}/d.png", encoded(255))])
+    assert len(samples) == 2
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("marked", ["boxes", "masks"])
+def test_boxes_and_masks_of_a_turned_image_are_refused(tmp_path: Path, form: str, marked: str) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 3
+    Image.new("L", (6, 5), 9).save(buffer, form, exif=exif)
+    boxes = [{"phrase": "a mass", "xyxy": [0, 0, 2, 2]}]
+    members = [("b.jpg", encoded(0, "JPEG")), (f"a.{form.lower()}", buffer.getvalue())]
+    members += [(f"{key}.json", json.dumps({"boxes": boxes} if marked == "boxes" else {}).encode()) for key in "ab"]
+    members += [(f"{key}.m.mask.png", encoded(255)) for key in "ab" if marked == "masks"]
+    samples, said = index(tmp_path, [*members, ("c.jpeg", buffer.getvalue() if form == "JPEG" else encoded(0, "JPEG"))])
+    assert [sample.key for sample in samples] == ["b", "c"] and "1 left out" in said
+
+
+@pytest.mark.parametrize(
     "others", [["frontal.jpg", "lat.jpg"], ["jpg", "png"], ["jpg", "heatmap.png"], ["0.jpg", "1.jpg"]]
 )
 def test_several_images_are_an_error_or_a_choice(tmp_path: Path, others: list[str]) -> None:

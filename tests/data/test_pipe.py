@@ -9,6 +9,7 @@ import pytest
 
 from vlp.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
+from vlp.data.manifest import Manifest, ShardSet
 from vlp.preprocess import Preprocess
 from vlp.tokenize import Tokenizer
 
@@ -58,6 +59,25 @@ def test_too_few_shards_are_an_error_with_the_numbers(toy: Path, preprocess: Pre
         Loader(DataConfig(train=(pipe, pipe), batch_size=2), preprocess, tokenizer)
     with pytest.raises(ConfigError, match="can seek"):
         Loader(DataConfig(train=str(toy), val="pipe:cat x.tar", batch_size=2), preprocess, tokenizer, split="val")
+
+
+def test_members_of_a_stream_that_climb_out_are_not_read(
+    toy: Path, tmp_path: Path, preprocess: Preprocess, tokenizer: Tokenizer
+) -> None:
+    import io
+    import tarfile
+
+    shards = ShardSet(Manifest.read(toy))
+    image, record = shards.sample(0).image, b'{"caption": "A film."}'
+    assert isinstance(image, bytes)
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for key in ("../up", "/etc/up", "a/../../up", "good"):
+            for ending, data in (("png", image), ("json", record)):
+                info = tarfile.TarInfo(f"{key}.{ending}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    config = DataConfig(train=f"pipe:cat {tmp_path}/x.tar", batch_size=3, workers=0)
+    assert next(iter(Loader(config, preprocess, tokenizer))).keys == ["good"] * 3
 
 
 def test_a_command_that_fails_is_an_end(toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> None:

@@ -216,6 +216,35 @@ def test_openi_as_xml(tmp_path: Path) -> None:
     assert reasons(raw) == {"xml2": "bad_row"}
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        "<!DOCTYPE a ["
+        + "".join(f'<!ENTITY l{at} "{f"&l{at - 1};" * 10 if at else "ha" * 100}">' for at in range(12))
+        + "]>|&l11;",
+        '<!DOCTYPE a [<!ENTITY l SYSTEM "SECRET">]>|&l;',
+        '<!DOCTYPE a [<!ENTITY % l SYSTEM "http://127.0.0.1:9/x"> %l;]>|x',
+        '<!DOCTYPE a SYSTEM "http://127.0.0.1:9/x.dtd" [<!ENTITY l "y">]>|&l;',
+        "|" + "<a>" * 5000 + "</a>" * 5000,
+    ],
+)
+def test_xml_of_others_is_one_reject_and_reads_nothing_else(head: str, tmp_path: Path) -> None:
+    raw = tmp_path / "openi"
+    trees.put(tmp_path / "secret", "SECRET TEXT")
+    before, inside = head.replace("SECRET", (tmp_path / "secret").as_uri()).split("|")
+    image = '<parentImage id="I"/>'
+    text = f'{before}<eCitation><uId id="C"/><AbstractText Label="FINDINGS">{inside}</AbstractText>{image}</eCitation>'
+    trees.picture(raw / "NLMCXR_png/I.png", 1)
+    trees.put(raw / "ecgen-radiology/1.xml", text)
+    good = (
+        '<eCitation><uId id="G"/><AbstractText Label="FINDINGS">Clear.</AbstractText><parentImage id="I"/></eCitation>'
+    )
+    trees.put(raw / "ecgen-radiology/2.xml", good)
+    found = run("openi", raw, "--max-rejected", 1)
+    assert reasons(raw) == {"xml1": "bad_row"} and set(found) == {"I"}
+    assert found["I"].report is not None and found["I"].report.text == "FINDINGS: Clear."
+
+
 def test_nih_cxr14(tmp_path: Path) -> None:
     raw = tmp_path / "nih"
     trees.picture(raw / "images_001/images/00000001_000.png", 1)

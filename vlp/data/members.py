@@ -24,6 +24,7 @@ ARCHIVES = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst
 
 _MASK_OF_ANOTHER = re.compile(r"masks?|segs?|segm|segments?|segmentations?")
 _MASK = re.compile(_MASK_OF_ANOTHER.pattern + r"|[a-z]+masks?|labels?|labelmaps?|annots?|annotations?|gt|rois?")
+_BESIDE_MASKS = ([], ["images"], ["image"], ["img"], ["imgs"], ["imagestr"], ["imagests"], ["data"])
 _SPLITS = {name: name for name in ("train", "val", "valid", "validation", "dev", "test")}
 _SPLITS |= {"training": "train", "testing": "test", "development": "dev"}
 _SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(?:set|s|split|data|part|samples|images)?")
@@ -42,10 +43,17 @@ def is_mask(name: str) -> bool:
 
 
 def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
-    """Return whether all of a sample is plainly the mask of another: `masks/x`, `x_mask`; `x_label` beside an `x`."""
+    """Return whether all of a sample is plainly the mask of another: `masks/x`, `x_mask`.
+
+    Beside an `x` also `x_label`, and `labels/x` where there is an `x` or `images/x` too.
+    """
     *folders, name = key.lower().split("/")
     if any(_MASK_OF_ANOTHER.fullmatch(word) for folder in folders for word in re.findall(r"[a-z]+", folder)):
         return True
+    for at, folder in enumerate(folders):
+        beside = ("/".join([*folders[:at], *place, *folders[at + 1 :], name]) for place in _BESIDE_MASKS)
+        if _MASK.fullmatch(re.sub(r"(?:tr|ts)$|[^a-z]", "", folder)) and any(other in others for other in beside):
+            return True
     stem, _, last = re.sub(r"[_ ]", "-", name).rpartition("-")
     if not stem or not _MASK.fullmatch(last):
         return False

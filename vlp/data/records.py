@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from ..modalities.image.decode import ImageError, is_turned
 from ..types import Sample
 from ..untrusted import parse_json
 from .foreign import foreign_sample
@@ -53,6 +54,10 @@ def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter
             key, record, members, image, masks, told, decode_name(chosen.removesuffix(CHOSEN_FIELD))
         )
         check_sample(sample)
+        if (sample.boxes or sample.masks) and _is_turned(image):
+            raise FieldError(
+                "boxes" if sample.boxes else "masks", "an image that no orientation turns: turn the file first"
+            )
         return sample
     except CellError as error:
         raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {error.detail}") from None
@@ -62,6 +67,13 @@ def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter
         # Their messages quote the value or the name that they could not take, which may be text.
         said = repr(error) if isinstance(error, (KeyError, AttributeError)) else type(error).__name__
         raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({said})") from None
+
+
+def _is_turned(image: bytes) -> bool:
+    try:
+        return is_turned(image)
+    except ImageError:
+        return False  # told when it is decoded
 
 
 def _parse(data: bytes) -> Any:

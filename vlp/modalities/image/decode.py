@@ -114,6 +114,17 @@ def image_size(data: bytes) -> tuple[int, int]:
         return size[::-1] if turn > 4 else size
 
 
+def is_turned(data: bytes) -> bool:
+    """Return whether an image is turned or mirrored as it is decoded, by its Exif or XMP orientation; raises ImageError."""
+    with _as_image_errors(len(data)):
+        if data[:2] == jpeg.START:
+            return jpeg.orientation(data) != 1
+        if is_dicom(data) or (data[:8] == png.START and not png.read_layout(data).has(*MAY_TURN)):
+            return False
+        with open_picture(data) as image:
+            return _orientation(image) != 1
+
+
 def besides_pixels(data: bytes) -> list[str]:
     """Return the names of what a stored image file holds that is no pixels, where a patient's name may stand."""
     import simplejpeg
