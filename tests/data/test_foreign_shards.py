@@ -383,3 +383,15 @@ def test_numbered_texts_are_several_captions(tmp_path: Path, names: list[str]) -
     members += [(f"a.{name}", f"Text {at}.".encode()) for at, name in reversed(list(enumerate(names)))]
     (sample,), said = index(tmp_path, members)
     assert sample.captions == ("Text 0.", "Text 1.", "Text 2.") and sample.report is None and "not read" not in said
+
+
+def test_what_index_left_out_is_no_problem_of_the_set_and_what_the_manifest_hides_is(tmp_path: Path) -> None:
+    members = [*pair("a"), *pair("b"), ("c.jpg", encoded()), ("c.json", b'{"boxes": "all"}')]
+    samples, said = index(tmp_path, members)
+    assert [sample.key for sample in samples] == ["a", "b"] and "1 left out" in said and verify(tmp_path) == []
+    path = tmp_path / "manifest.jsonl"
+    line = json.loads(path.read_text())
+    line |= {"samples": 1, "texts": 1, **{name: line[name][:1] for name in ("keys", "chars", "crc32")}}
+    line["members"] = {name: [values[:1] for values in pair] for name, pair in line["members"].items()}
+    path.write_text(json.dumps(line) + "\n")
+    assert "holds 2 samples, the manifest lists 1" in str(verify(tmp_path))

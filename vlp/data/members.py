@@ -24,7 +24,16 @@ ARCHIVES = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst
 
 _MASK_OF_ANOTHER = re.compile(r"masks?|segs?|segm|segments?|segmentations?")
 _MASK = re.compile(_MASK_OF_ANOTHER.pattern + r"|[a-z]+masks?|labels?|labelmaps?|annots?|annotations?|gt|rois?")
-_BESIDE_MASKS = ([], ["images"], ["image"], ["img"], ["imgs"], ["imagestr"], ["imagests"], ["data"])
+_BESIDE_MASKS: tuple[list[str], ...] = (
+    [],
+    ["images"],
+    ["image"],
+    ["img"],
+    ["imgs"],
+    ["imagestr"],
+    ["imagests"],
+    ["data"],
+)
 _SPLITS = {name: name for name in ("train", "val", "valid", "validation", "dev", "test")}
 _SPLITS |= {"training": "train", "testing": "test", "development": "dev"}
 _SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(?:set|s|split|data|part|samples|images)?")
