@@ -46,6 +46,7 @@ def test_training_and_scoring_go_on_up_to_their_limits(spoiled: Path, tmp_path: 
     task = {"id": "back", "family": "retrieval", "data": {"split": "train"}}
     (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "a test", "tasks": [task]}))
     words = ("run", "--suite", tmp_path / "suite.yaml", "--model", folder / "last", "--data", spoiled)
+    words = (*words, "--trust", "train.toy_tower")
     refused = score(*words, "--out", tmp_path / "refused")
     said = refused.stdout + refused.stderr
     assert refused.returncode == 2 and "Traceback" not in said and "4 damaged records" in said, said
