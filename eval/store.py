@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -114,12 +115,18 @@ class _Shelf:
             for name, rows in arrays.items():
                 partial = self.folder / f".{part:05d}.{name}.partial"
                 partial.unlink(missing_ok=True)  # of a killed process: the lock is ours
-                with partial.open("xb") as file:  # exclusive: follows no link
-                    np.save(file, rows)
+                content = io.BytesIO()
+                np.save(content, rows)  # numpy's own writing to a file does not say why it could not
+                try:
+                    with partial.open("xb") as file:  # exclusive: follows no link
+                        file.write(content.getbuffer())
+                except OSError:
+                    partial.unlink(missing_ok=True)
+                    raise
                 partial.replace(self.folder / f"{part:05d}.{name}.npy")
-            content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
-            write_text(self.folder / f"{part:05d}.json", json.dumps(content))
-        self._enter(part, content)
+            entry = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
+            write_text(self.folder / f"{part:05d}.json", json.dumps(entry))
+        self._enter(part, entry)
 
     def rows(self, keys: Sequence[str], name: str) -> NDArray[Any]:
         """Return the rows [n, ...] of keys that are all there; of the parts' files one is open at a time."""
