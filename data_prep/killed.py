@@ -18,6 +18,8 @@ from pathlib import Path
 from vlp.output import write_whole
 
 FILE = "killed.json"
+KILLED = "killed"
+"""The reason in rejected.jsonl."""
 ENOUGH = 2
 """So many deaths on one record and it is left out."""
 
