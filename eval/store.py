@@ -95,7 +95,10 @@ class _Shelf:
         self.facts: dict[str, Any] = {}
         self._names: dict[int, set[str]] = {}
         for path in sorted(folder.glob("*.json")):
-            self._enter(int(path.stem), json.loads(path.read_text(encoding="utf-8")))
+            try:
+                self._enter(int(path.stem), json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, LookupError, TypeError):
+                raise ConfigError(f"{path} holds no embeddings of vlp-eval: choose another folder") from None
 
     def _enter(self, part: int, content: dict[str, Any]) -> None:
         self._names[part] = set(content["arrays"])
@@ -389,11 +392,14 @@ def read_reasons(path: Path) -> dict[str, str]:
 
 def read_card(path: Path) -> Card:
     """Return the card of the model that made a folder of embeddings."""
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    if tree["grid"]:
-        height, width, stride, offset = tree["grid"]
-        tree["grid"] = (height, width, tuple(stride), tuple(offset))
-    return Card(**tree)
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree["grid"]:
+            height, width, stride, offset = tree["grid"]
+            tree["grid"] = (height, width, tuple(stride), tuple(offset))
+        return Card(**tree)
+    except (ValueError, LookupError, TypeError):
+        raise ConfigError(f"{path} is no card of embeddings that vlp-eval wrote: choose another folder") from None
 
 
 def apply(image: bytes, transform: Transform) -> bytes:
