@@ -15,7 +15,11 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from vlp.output import write_whole
+
 FILE = "killed.json"
+KILLED = "killed"
+"""The reason in rejected.jsonl."""
 ENOUGH = 2
 """So many deaths on one record and it is left out."""
 
@@ -67,7 +71,7 @@ def collect(folder: Path, deaths: int) -> list[int]:
         known = _read(folder)
         for index in found:
             known[index] = known.get(index, 0) + deaths
-        (folder / FILE).write_text(json.dumps(known), encoding="ascii")
+        write_whole(folder / FILE, json.dumps(known))
     return found
 
 

@@ -60,10 +60,14 @@ def make_key_file(file: Path) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         handle = os.open(file, flags, 0o600)
-        with open(handle, "w", encoding="ascii") as opened:
-            opened.write(secrets.token_hex(32) + "\n")
+        try:
+            with open(handle, "w", encoding="ascii") as opened:
+                opened.write(secrets.token_hex(32) + "\n")
+        except OSError:
+            file.unlink()  # ours, and without a key in it
+            raise
     except OSError as error:
-        raise ConfigError(f"cannot make the key file {file}: {error.strerror}") from None
+        raise ConfigError(f"cannot make the key file {file}: {error.strerror}") from error
 
 
 class IdHasher:

@@ -27,8 +27,14 @@ def private_of(out: Path, room: str = "") -> Path:
 def add_private(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add lines to a private file, which only its owner can read from its first byte on."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, MODE)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write("".join(f"{json.dumps(line)}\n" for line in lines))
+    with open(descriptor, "ab", buffering=0) as file:
+        before, data = file.tell(), "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(before)  # no half of a line, which a full disk would leave
+            raise
 
 
 def sort_private(path: Path) -> None:

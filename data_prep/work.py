@@ -26,7 +26,7 @@ from vlp.modalities.image.errors import ImageError
 from vlp.process import end_with_parent
 from vlp.types import Sample
 
-from .killed import ENOUGH, Trail, collect
+from .killed import ENOUGH, KILLED, Trail, collect
 from .pixels import ImageOptions
 from .prepare import Finder, Preparer, TextOptions
 from .privacy import IdHasher
@@ -91,7 +91,7 @@ class Worker:
     def _one(self, split: str | None, index: int, record: Record) -> Sample | Rejected:
         if index in self._left_out:
             detail = "a process was killed while this was made ready (out of memory?): left out by --resume"
-            return self.rejected(index, record, Reject("out_of_memory", detail))
+            return self.rejected(index, record, Reject(KILLED, detail))
         try:
             return self._prepare(self._source.sample(record), split)
         except Reject as reject:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vlp.config import ConfigError, dump_yaml, to_tree
-from vlp.output import hold
+from vlp.output import hold, write_whole
 
 from . import data as data_files
 from . import results as result_files
@@ -181,7 +181,7 @@ def compare(options: argparse.Namespace) -> int:
     for name in silent:
         say(f"{name}: not compared, its per-sample rows hold no scores")
     if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_whole(options.json, json.dumps(rows, indent=1) + "\n")
     return 0
 
 

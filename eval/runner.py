@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.config import ConfigError, to_tree
+from vlp.errors import cannot_write
 from vlp.output import LOCK, remove
 from vlp.untrusted import MAX_FILE, parse_json, read_text
 
@@ -120,6 +121,8 @@ def run(
             for line in warnings_of(entry):
                 say(f"  {line}")
         except Exception as error:  # of whatever kind: it ends this task, and no other
+            if cannot_write(error):  # as the results of the others cannot be
+                raise
             status, reason = verdict(error)
             results.add(_failed(task.spec.id, task.spec.version, task.spec.family, status, reason), suite.order)
             say(f"{task.spec.id}: {status}: {reason}")
@@ -146,6 +149,8 @@ def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: 
                 attempt(task, store, datasets, settings)
             done.append(True)
         except Exception as error:
+            if cannot_write(error):
+                raise
             say("{}: {}: {}".format(task.spec.id, *verdict(error)))
             done.append(False)
     for one in suite.unbuilt:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import re
@@ -94,7 +95,10 @@ class _Shelf:
         self.facts: dict[str, Any] = {}
         self._names: dict[int, set[str]] = {}
         for path in sorted(folder.glob("*.json")):
-            self._enter(int(path.stem), json.loads(path.read_text(encoding="utf-8")))
+            try:
+                self._enter(int(path.stem), json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, LookupError, TypeError):
+                raise ConfigError(f"{path} holds no embeddings of vlp-eval: choose another folder") from None
 
     def _enter(self, part: int, content: dict[str, Any]) -> None:
         self._names[part] = set(content["arrays"])
@@ -114,12 +118,18 @@ class _Shelf:
             for name, rows in arrays.items():
                 partial = self.folder / f".{part:05d}.{name}.partial"
                 partial.unlink(missing_ok=True)  # of a killed process: the lock is ours
-                with partial.open("xb") as file:  # exclusive: follows no link
-                    np.save(file, rows)
+                content = io.BytesIO()
+                np.save(content, rows)  # numpy's own writing to a file does not say why it could not
+                try:
+                    with partial.open("xb") as file:  # exclusive: follows no link
+                        file.write(content.getbuffer())
+                except OSError:
+                    partial.unlink(missing_ok=True)
+                    raise
                 partial.replace(self.folder / f"{part:05d}.{name}.npy")
-            content = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
-            write_text(self.folder / f"{part:05d}.json", json.dumps(content))
-        self._enter(part, content)
+            entry = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
+            write_text(self.folder / f"{part:05d}.json", json.dumps(entry))
+        self._enter(part, entry)
 
     def rows(self, keys: Sequence[str], name: str) -> NDArray[Any]:
         """Return the rows [n, ...] of keys that are all there; of the parts' files one is open at a time."""
@@ -382,11 +392,14 @@ def read_reasons(path: Path) -> dict[str, str]:
 
 def read_card(path: Path) -> Card:
     """Return the card of the model that made a folder of embeddings."""
-    tree = json.loads(path.read_text(encoding="utf-8"))
-    if tree["grid"]:
-        height, width, stride, offset = tree["grid"]
-        tree["grid"] = (height, width, tuple(stride), tuple(offset))
-    return Card(**tree)
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        if tree["grid"]:
+            height, width, stride, offset = tree["grid"]
+            tree["grid"] = (height, width, tuple(stride), tuple(offset))
+        return Card(**tree)
+    except (ValueError, LookupError, TypeError):
+        raise ConfigError(f"{path} is no card of embeddings that vlp-eval wrote: choose another folder") from None
 
 
 def apply(image: bytes, transform: Transform) -> bytes:

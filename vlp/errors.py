@@ -21,11 +21,12 @@ MACHINE = {
     errno.EDQUOT: "the disk quota is used up: free some space, or write elsewhere",
     errno.EFBIG: "the file would be larger than is allowed here (see `ulimit -f`)",
     errno.ENOMEM: "no memory is left: use fewer workers or smaller batches",
+    errno.EROFS: "the file system is read-only: write elsewhere",
     errno.EIO: "the device reports an error in reading or writing",
     errno.ESTALE: "the network file system has lost the file",
 }
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 USER = {
-    errno.EROFS: "the file system is read-only: write elsewhere",
     errno.EACCES: "no permission",
     errno.EPERM: "not permitted",
     errno.ENOENT: "no such file or folder",
@@ -64,6 +65,12 @@ def is_machine(error: BaseException) -> bool:
     """Return whether the machine refused, which no other command line would change."""
     found = _refusal(error)
     return found is not None and (found[0] in HANDLES or (found[0] in MACHINE and not _own_words(found[1])))
+
+
+def cannot_write(error: BaseException) -> bool:
+    """Return whether a disk takes no more: it is full, read-only, or past a quota or limit."""
+    found = _refusal(error)
+    return found is not None and found[0] in DISK and not _own_words(found[1])
 
 
 def _own_words(error: BaseException) -> str | None:

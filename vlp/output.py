@@ -147,6 +147,16 @@ def whole(path: Path) -> Iterator[IO[str]]:
         text.detach()
 
 
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file that appears whole or not at all; a pipe or terminal (`/dev/stdout`) is written as it comes."""
+    data = content.encode() if isinstance(content, str) else content
+    if path.exists() and not path.is_file():
+        path.write_bytes(data)
+        return
+    with replacing(path) as file:
+        file.write(data)
+
+
 @contextmanager
 def _locked(path: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold a lock file. Raises InUseError at once, or after a while where the process that holds it is about to end."""

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 import numpy as np
 
 from .config import ConfigError, config
+from .output import write_whole
 from .shared_words import SharedWords
 from .types import Tokens
 from .untrusted import read_json, read_regular
@@ -187,7 +188,7 @@ class Tokenizer(ABC):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
-            (folder / name).write_bytes(content)
+            write_whole(folder / name, content)
         record = {
             "kind": self.kind,
             "length": self.length,
@@ -196,7 +197,7 @@ class Tokenizer(ABC):
             "files": sorted(self.files()),
             "trained": self.trained,
         }
-        (folder / FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_whole(folder / FILE, json.dumps(record, indent=2) + "\n")
 
 
 def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Tokenizer:

@@ -12,6 +12,7 @@ from typing import Any, get_origin, get_type_hints
 
 from vlp.config import ConfigError, validate
 
+from ..killed import KILLED
 from ..sources.base import Source, find_source, source_names
 
 GENERAL = "options of every build"
@@ -179,6 +180,11 @@ def _print_counts(counts: Counter[str], out: Path) -> None:
         f"read {counts['read']} = written {counts['written']} + rejected {counts['rejected']}"
         f"{f' ({reasons})' if reasons else ''}\n{out}: {counts['shards']} shards\n"
     )
+    if counts[f"reason {KILLED}"]:
+        sys.stdout.write(
+            f"{KILLED}: left out, as a process was killed at each of them, mostly for want of memory; where that was you, "
+            "--overwrite tries them again\n"
+        )
 
 
 class Bar:

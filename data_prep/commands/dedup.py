@@ -33,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print how many groups there are; write groups and the thinned set where asked."""
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.output import write_whole
 
     from ..dedup import group, thin
 
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             json.dumps({"group": number, "by": args.by, "keys": [keys[one] for one in members]})
             for number, members in enumerate(groups)
         ]
-        args.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_whole(args.out, "".join(f"{line}\n" for line in lines))
     if args.thin:
         dropped = thin(groups, keys, args.keep, args.seed)
         _write(args, reading, dropped)
@@ -112,6 +113,7 @@ def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
 
 def _write(args: argparse.Namespace, reading: Reading, dropped: set[int]) -> None:
     from vlp.data.records import SampleError
+    from vlp.output import write_whole
 
     from ..writer import ShardWriter
 
@@ -124,8 +126,8 @@ def _write(args: argparse.Namespace, reading: Reading, dropped: set[int]) -> Non
                 reading.reject(index, error)
                 continue
             kept += 1
-    rule = {"rule": THIN_RULE, "seed": args.seed, "keep": args.keep, "by": args.by}
-    lines = [json.dumps(rule), *(json.dumps({"key": shards.key(index)}) for index in sorted(dropped))]
-    (args.thin / "dropped.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        rule = {"rule": THIN_RULE, "seed": args.seed, "keep": args.keep, "by": args.by}
+        lines = [json.dumps(rule), *(json.dumps({"key": shards.key(index)}) for index in sorted(dropped))]
+        write_whole(args.thin / "dropped.jsonl", "".join(f"{line}\n" for line in lines))  # before it is a set
     rejected = f" + rejected {len(reading.rejected)}" if reading.rejected else ""
     sys.stdout.write(f"read {len(shards)} = written {kept} + dropped {len(dropped)}{rejected}: {args.thin}\n")

@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
 
     from vlp.config import ConfigError
     from vlp.data.manifest import Manifest, ShardSet
+    from vlp.output import write_whole
 
     from ..contact_sheet import render_html, render_png
 
@@ -47,9 +48,9 @@ def run(args: argparse.Namespace) -> int:
         reading.finish()
         raise ConfigError(f"{args.folder}: no samples with boxes or masks")
     if args.out.suffix == ".png":
-        args.out.write_bytes(render_png(samples))
+        write_whole(args.out, render_png(samples))
     else:
-        args.out.write_text(render_html(samples, f"{args.folder}: {len(samples)} of {len(shards)}"), encoding="utf-8")
+        write_whole(args.out, render_html(samples, f"{args.folder}: {len(samples)} of {len(shards)}"))
     sys.stdout.write(f"{args.out}: {len(samples)} of {len(shards)} samples\n")
     reading.finish()
     return 0

@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
     """Print counts by kind; exit code 1 when anything was found, so that a pipeline can stop there."""
     from vlp.data.manifest import Manifest, ShardSet
     from vlp.modalities.image.decode import besides_pixels
+    from vlp.output import write_whole
 
     from ..burned_in import has_text
     from ..privacy import count, texts_of
@@ -54,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     _print(totals, len(found), size)
     if args.out:
         lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
-        args.out.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_whole(args.out, "".join(f"{line}\n" for line in lines))
     reading.finish()
     return 1 if totals else 0
 

@@ -107,7 +107,7 @@ def _split(args: argparse.Namespace) -> int:
                 reading.reject(index, error)
                 continue
             counts[split or "all"] += 1
-    _keep_card(args, counts)
+        _keep_card(args, counts)  # before it is a set
     sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f": {args.out}\n")
     reading.finish()
     return 0
@@ -115,14 +115,16 @@ def _split(args: argparse.Namespace) -> int:
 
 def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
     """Write the data card of the set beside the new shards, with the new split behind it, and its list of rejects."""
+    from vlp.output import write_whole
+
     from ..card import resplit_card
 
     source, out = args.folders[0], args.out
     if (source / "README.md").is_file():
         card = resplit_card(read_text(source / "README.md"), counts, args.split, args.seed)
-        (out / "README.md").write_text(card, encoding="utf-8")
+        write_whole(out / "README.md", card)
     if (source / "rejected.jsonl").is_file():
-        (out / "rejected.jsonl").write_bytes(read_regular(source / "rejected.jsonl"))
+        write_whole(out / "rejected.jsonl", read_regular(source / "rejected.jsonl"))
 
 
 def _together(groups: Path, reading: Reading) -> dict[str, str]:

@@ -98,3 +98,22 @@ def test_a_run_never_writes_among_shards(run: Run, shards: Path, tmp_path: Path,
     (bare / "0.tar").write_bytes(b"")
     assert score(run, shards, bare, "factories:perfect", suite=str(path)) == 2
     assert sorted(path.name for path in shards.rglob("*")) == before
+
+
+@pytest.mark.parametrize("content", ["my notes", "{}", "[]", '{"grid": [1]}'])
+def test_embeddings_never_go_among_files_of_others(
+    content: str, run: Run, shards: Path, tmp_path: Path, capsys: Any
+) -> None:
+    path = suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 10})
+    words = ["embed", "--model", "factories:perfect", "--suite", path, "--data", shards, "--out"]
+    (tmp_path / "a" / "texts").mkdir(parents=True)
+    (tmp_path / "a" / "card.json").write_text(content)
+    assert run(*words, tmp_path / "a") == 2
+    said = capsys.readouterr().err
+    assert "is no card of embeddings" in said and "Traceback" not in said
+    assert (tmp_path / "a" / "card.json").read_text() == content
+    (tmp_path / "a" / "card.json").unlink()
+    (tmp_path / "a" / "texts" / "00000.json").write_text(content)
+    assert run(*words, tmp_path / "a") == 2
+    said = capsys.readouterr()
+    assert "holds no embeddings of vlp-eval" in said.out + said.err

@@ -56,8 +56,10 @@ def test_a_record_on_which_a_process_was_killed_is_left_out_when_the_build_goes_
         assert first.returncode == -signal.SIGKILL
         assert build("--resume").returncode == -signal.SIGKILL
     last = build("--resume")
-    assert last.returncode == 0 and "read 40 = written 38 + rejected 2" in last.stdout, last.stderr
+    assert last.returncode == 0, last.stderr
+    assert "read 40 = written 38 + rejected 2 (killed 1, out_of_memory 1)" in last.stdout
+    assert "where that was you, --overwrite tries them again" in last.stdout
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
-    assert [(line["key"], line["reason"]) for line in rejected] == [("k7", "out_of_memory"), ("k21", "out_of_memory")]
+    assert [(line["key"], line["reason"]) for line in rejected] == [("k7", "out_of_memory"), ("k21", "killed")]
     assert not list((out / ".build").glob(".at-*"))
     assert main(["verify", str(out)]) == 0

@@ -169,6 +169,21 @@ def test_a_killed_rank_is_named_leaves_no_orphan_and_the_next_try_resumes(recipe
     assert [line["step"] for line in lines(folder, "train")] == list(range(1, 301))
 
 
+def test_the_next_try_after_a_killed_launcher_waits_for_its_ranks(recipe: Path, tmp_path: Path) -> None:
+    """The ranks outlive their launcher by the checkpoint that they save, and hold the folder as long."""
+    folder = tmp_path / "runs" / "again"
+    process = launch(
+        ["retry.sh", str(LAUNCH / "torchrun.sh")], recipe, "name=again", "train.samples=1600", "--resume", TRIES="2"
+    )  # fmt: skip
+    wait_for(lambda: (folder / "last").exists())
+    (launcher,) = map(int, json.loads((folder / ".vlp.lock").read_text())["launchers"])
+    os.kill(launcher, signal.SIGKILL)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "try 1 of 2 ended with 137" in output and "is being written by" not in output, output
+    assert [line["step"] for line in lines(folder, "train")] == list(range(1, 201))
+
+
 @pytest.mark.parametrize("script", ["deepspeed.sh", "accelerate.sh"])
 def test_a_killed_rank_ends_the_job_under_each_launcher(script: str, recipe: Path, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "killed"

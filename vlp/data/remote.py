@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from ..errors import cannot_write
 from ..untrusted import RefusedError, open_regular, replacing
 from .download import copy
 from .urls import allowed_hosts, host_of
@@ -151,6 +152,8 @@ class Cache:
             except (FileNotFoundError, PermissionError, ImportError, RefusedError) as error:
                 raise OSError(f"cannot fetch {url}: {error}") from error
             except Exception as error:  # every file system raises its own kinds
+                if cannot_write(error):
+                    raise OSError(f"cannot fetch {url} to {self.folder}: {error}") from error
                 failure = error
                 after = file.seek(0, os.SEEK_END)
                 attempt = 1 if after > before else attempt + 1  # a slow way forward is a way forward
