@@ -23,6 +23,7 @@ from .modalities.image.decode import decode as decode
 from .modalities.image.decode import decode_native
 from .modalities.image.decode import to_channels as to_channels
 from .resize import resize
+from .untrusted import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -228,7 +229,7 @@ class Preprocess:
         """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
         path = Path(folder) / FILE
         try:
-            tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            tree: dict[str, Any] = read_json(path)
             version = tree.pop("version")
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
