@@ -161,6 +161,7 @@ def test_an_architecture_is_not_looked_up(edit: Callable[[Edit], Path]) -> None:
         (("scale_init",), [float("inf"), None]),
         (("preprocess_fingerprint",), None),
         (("weights_sha256",), 5),
+        (("extra",), 5),
     ],
     ids=str,
 )

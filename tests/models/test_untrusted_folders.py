@@ -107,8 +107,15 @@ def test_the_file_of_a_tokenizer(kind: Any, plant: Callable[[Path], None], tmp_p
 
 @pytest.mark.parametrize(
     "content",
-    [gzip.compress(bytes(1 << 27)), b"no gzip", gzip.compress(b"\xff" * 99), gzip.compress(b"a" * 999)[:-9], b""],
-    ids=["bomb", "plain", "no UTF-8", "torn", "empty"],
+    [
+        gzip.compress(bytes(1 << 27)),
+        b"no gzip",
+        gzip.compress(b"\xff" * 99),
+        gzip.compress(b"a" * 999)[:-9],
+        b"",
+        gzip.compress(b"head\nit is no merge\n"),
+    ],
+    ids=["bomb", "plain", "no UTF-8", "torn", "empty", "words"],
 )
 def test_merges_that_are_none(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "merges.gz").write_bytes(content)
@@ -171,7 +178,7 @@ def test_code_of_a_repository_is_refused_and_never_asked_for(tmp_path: Path, mon
     setup = {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": ["code.T", None]}}
     (folder / "tokenizer_config.json").write_text(json.dumps(setup))
     (folder / "config.json").write_text(json.dumps({"model_type": "mine", "auto_map": {"AutoConfig": "code.T"}}))
-    with never_asking(), pytest.raises(ValueError, match="trust_remote_code|custom code"):
+    with never_asking(), pytest.raises(ValueError, match=r"trust_remote_code|custom code"):
         AutoTokenizer.from_pretrained(folder)
     loads_not(lambda: build_tokenizer(TextSpec(kind="hf", path=str(folder))), "tokenizer")
     loads_not(lambda: Sam.load(str(folder)), "auto_map")
