@@ -98,13 +98,13 @@ def _distinct(rows: Array) -> tuple[Array, Array]:
     return np.sort(first), np.stack([owner, place], 1)[owner != place]
 
 
-def embed(model: Path, images: Iterable[bytes], batch: int = 32) -> Array:
-    """Return the image embeddings [N, D] float32 of a run folder, an export or a hub name."""
+def embed(model: Path, images: Iterable[bytes], batch: int = 32, trust: Sequence[str] = ()) -> Array:
+    """Return the image embeddings [N, D] float32 of a run folder, an export or a hub name; `trust` as `from_pretrained`."""
     import torch
 
     from vlp.hub import from_pretrained
 
-    loaded = from_pretrained(str(model))
+    loaded = from_pretrained(str(model), trust)
     rows: list[Array] = []
     waiting: list[Any] = []
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError
 from vlp.modalities.image.decode import decode
-from vlp.models.trust import read_small_json, refuse_loaders
+from vlp.models.trust import check_model_folder
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
 from .saliency import Tower
@@ -59,22 +59,24 @@ class TransformersEmbedder:
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-        if not (Path(path) / "config.json").is_file():
+        if not (Path(path) / "config.json").exists():
             raise ConfigError(
                 f"hf:{path}: no config.json there; expected a folder that transformers' save_pretrained wrote"
             )
-        refuse_loaders(read_small_json(Path(path) / "config.json"), f"hf:{path}: config.json")
+        check_model_folder(Path(path), f"hf:{path}")
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             # in fp32 whatever the file holds: a model in fp16 would be scored as another than the card says
             model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **safe)
             processor = AutoImageProcessor.from_pretrained(path, **safe)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"hf:{path}: {str(error).splitlines()[0]}") from None
+        except Exception as error:  # a wrong type in a configuration ends in any of them
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"hf:{path}: {said}") from None
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **safe)
-        except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"hf:{path}: no tokenizer that loads: {str(error).splitlines()[0]}") from None
+        except Exception as error:
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"hf:{path}: no tokenizer that loads: {said}") from None
         if tokenizer.pad_token is None:
             raise ConfigError(f"hf:{path}: the tokenizer has no padding token; is its tokenizer_config.json there?")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from vlp.config import ConfigError
 from vlp.modalities.image.decode import decode_native
-from vlp.models.trust import read_small_json, refuse_loaders
+from vlp.models.trust import check_model_folder, never_asking, read_small_json, refuse_loaders, refuse_paths
 from vlp.registry import did_you_mean
 
 from .embedder import TEXT_ROWS, Floats, card_of, to_rows
@@ -70,13 +70,15 @@ class OpenClipEmbedder:
         if ":" in name:
             check_folder(name)
         try:
-            if ":" in name:  # a folder or a repository: without its weights the model would be random
-                model, transform = open_clip.create_model_from_pretrained(name)
-            else:
-                model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
-            tokenizer = open_clip.get_tokenizer(name)
-        except (RuntimeError, OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"open_clip cannot make {spec!r}: {error}") from None
+            with never_asking():
+                if ":" in name:  # a folder or a repository: without its weights the model would be random
+                    model, transform = open_clip.create_model_from_pretrained(name)
+                else:
+                    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
+                tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # a wrong type in a configuration ends in any of them
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"open_clip cannot make {spec!r}: {said}") from None
         return cls(model, transform, tokenizer, spec, device)
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
@@ -144,11 +146,15 @@ def check_folder(name: str) -> None:
             path = Path(hf_hub_download(place.partition("@")[0], path.name, revision=place.partition("@")[2] or None))
         except Exception as error:
             raise ConfigError(f"open_clip: {name}: no configuration to be had ({type(error).__name__})") from None
-    if not path.is_file():
+    if not path.exists():
         return  # open_clip says so itself
+    if scheme != "hf-hub":
+        check_model_folder(path.parent, name)
     model = read_small_json(path).get("model_cfg")
     refuse_loaders(model, f"{name}: model_cfg")
     vision = model.get("vision_cfg") if isinstance(model, dict) else None
+    text = model.get("text_cfg") if isinstance(model, dict) else None
+    refuse_paths(text.get("tokenizer_kwargs") if isinstance(text, dict) else None, f"{name}: tokenizer_kwargs")
     trunk = str(vision.get("timm_model_name") or "") if isinstance(vision, dict) else ""
     if ":" in trunk or "/" in trunk:
         raise ConfigError(f"{name}: model_cfg.vision_cfg.timm_model_name: {trunk!r} is no model of timm's own")

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlp.config import ConfigError
+from vlp.models.trust import check_model_folder
 
 Mask = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -143,11 +144,16 @@ class Sam:
 
         try:
             folder = name if Path(name).is_dir() else snapshot_download(name, local_files_only=True)
-            model = AutoModelForMaskGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError) as error:
+            check_model_folder(Path(folder), f"SAM {name!r}")
+            safe = {"local_files_only": True, "trust_remote_code": False}
+            model = AutoModelForMaskGeneration.from_pretrained(folder, use_safetensors=True, **safe)
+            processor = AutoProcessor.from_pretrained(folder, **safe)
+        except ConfigError:
+            raise
+        except Exception as error:  # a wrong type in a configuration ends in any of them
             hint = "expected a folder that transformers' save_pretrained wrote, or a name in the local Hub cache"
-            raise ConfigError(f"no SAM in {name!r}: {str(error).splitlines()[0]}; {hint}") from None
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"no SAM in {name!r}: {said}; {hint}") from None
         return cls(model, processor, device)
 
     def __call__(self, image: NDArray[np.uint8], parts: Sequence[Mask], prompt: Literal["box", "points"]) -> Mask:

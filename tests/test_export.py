@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,29 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
     assert "our clinic" in text and "internal" in text and "no medical device" in text
     assert str(tmp_path) not in text, "whose disk it was is nobody's business"
     assert np.isfinite(result.metric_value) and wordpieces()
+
+
+@pytest.mark.parametrize("kind", ["vlp", "open_clip", "transformers", "onnx", "image", "text"])
+def test_the_card_says_how_to_decode(kind: str, tmp_path: Path) -> None:
+    options = argparse.Namespace(format=kind, name="demo", to=tmp_path, results=[], licence="mit", push=None)
+    text = " ".join(export_card.render(native(CONV), tmp_path, options, ["images: equal"]).split())
+    assert ("as vlp decodes them (`vlp.preprocess.decode`)" in text) == (kind not in ("vlp", "text")), (
+        "vlp decodes itself"
+    )
+
+
+@pytest.mark.parametrize("kind", ["vlp", "open_clip", "transformers", "onnx"])
+def test_a_scale_above_100_is_kept(kind: str, tmp_path: Path) -> None:
+    """SigLIP's is 117.2."""
+    from safetensors.torch import load_file
+
+    loaded = native(RESNET, {**BERT, "pooling": "cls"})
+    assert loaded.model.logit_scale is not None
+    loaded.model.logit_scale.data.fill_(math.log(117.2))
+    import_module(f"vlp.export_{kind}").write(loaded, tmp_path, True)
+    if kind == "onnx":
+        found = json.loads((tmp_path / "config.json").read_text())["logit_scale"]
+    else:
+        (weights,) = tmp_path.glob("*.safetensors")
+        found = float(load_file(weights)["logit_scale"])
+    assert found == float(loaded.model.logit_scale.detach())

@@ -48,7 +48,8 @@ classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_tem
     "onnx": """import onnxruntime
 
 image = onnxruntime.InferenceSession("image.onnx")  # pixels: float32 [B, C, S, S], normalised as preprocess.json says
-text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], from tokenizer/""",
+text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], from tokenizer/
+# config.json holds logit_scale (a logarithm) and logit_bias: logits are exp(logit_scale) * cosine + logit_bias""",
     "image": """from transformers import AutoModel
 
 tower = AutoModel.from_pretrained("{repo}")""",

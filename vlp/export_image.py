@@ -76,13 +76,14 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
 
     from .hub import locate
 
-    model, folder = AutoModel.from_pretrained(source).eval(), locate(source)
+    model, folder = AutoModel.from_pretrained(source, trust_remote_code=False).eval(), locate(source)
     if (folder / export_processor.FILE).is_file():
         from PIL import Image
         from transformers import AutoImageProcessor
 
         images = [Image.fromarray(one).convert("RGB") for one in pictures]
-        pixels = AutoImageProcessor.from_pretrained(source)(images=images, return_tensors="pt")["pixel_values"]
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        pixels = processor(images=images, return_tensors="pt")["pixel_values"]
     else:
         config = model.config
         own = config.model_args["in_chans"] if config.model_type == "timm_wrapper" else config.num_channels

@@ -65,9 +65,14 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
         program.save(str(folder / f"{name}.onnx"), external_data=False)
     loaded.preprocess.save(folder)
     loaded.tokenizer.save(folder / "tokenizer")
-    (folder / "config.json").write_text(
-        json.dumps({"format": "vlp-onnx-1", "channels": channels, "dim": model.dim}, indent=2) + "\n", encoding="utf-8"
-    )
+    learnt = {"logit_scale": model.logit_scale, "logit_bias": model.logit_bias}
+    record = {
+        "format": "vlp-onnx-1",
+        "channels": channels,
+        "dim": model.dim,
+        **{name: None if value is None else float(value.detach()) for name, value in learnt.items()},
+    }
+    (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return ["embeddings have unit length; patches and words are left out"]
 
 

@@ -226,9 +226,12 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     import torch
     from PIL import Image
 
+    from .models.trust import never_asking
+
     name = f"local-dir:{source}" if Path(source).is_dir() else f"hf-hub:{source}"
-    model, _, preprocess = open_clip.create_model_and_transforms(name)
-    tokenizer = open_clip.get_tokenizer(name)
+    with never_asking():
+        model, _, preprocess = open_clip.create_model_and_transforms(name)
+        tokenizer = open_clip.get_tokenizer(name)
     model.eval()
     with torch.no_grad():
         images = torch.stack([preprocess(Image.fromarray(one)) for one in pictures])

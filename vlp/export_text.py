@@ -59,8 +59,8 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     import torch
     import transformers
 
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
-    (name,) = transformers.AutoConfig.from_pretrained(source).architectures
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    (name,) = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).architectures
     model = getattr(transformers, name).from_pretrained(source).eval()
     full = "attention_mask" not in tokenizer.model_input_names  # SigLIP reads its padding too
     given = tokenizer(list(texts), padding="max_length" if full else True, truncation=True, return_tensors="pt")

@@ -215,7 +215,8 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     from PIL import Image
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    model, processor = AutoModel.from_pretrained(source).eval(), AutoProcessor.from_pretrained(source)
+    model = AutoModel.from_pretrained(source, trust_remote_code=False).eval()
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     images = [Image.fromarray(one).convert("RGB") for one in pictures]
     fixed = {"padding": "max_length"} if model.config.model_type == "siglip" else {"padding": True}
     with torch.no_grad():
@@ -223,7 +224,7 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
         words = processor.tokenizer(list(texts), return_tensors="pt", truncation=True, **fixed)
         image = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
         text = torch.nn.functional.normalize(model.get_text_features(**words).pooler_output, dim=1)
-    ask = pipeline("zero-shot-image-classification", source)
+    ask = pipeline("zero-shot-image-classification", source, trust_remote_code=False)
     found = ask(images[0], candidate_labels=["nodule", "no nodule"], hypothesis_template="{}")
     if {one["label"] for one in found} != {"nodule", "no nodule"}:
         raise ValueError("the pipeline does not answer")

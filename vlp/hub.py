@@ -16,6 +16,7 @@ from .config import ConfigError
 from .modalities.image.decode import decode_opened, read_image
 from .preprocess import Preprocess, resample_grid
 from .tokenize import Tokenizer, load_tokenizer
+from .untrusted import open_regular
 
 if TYPE_CHECKING:
     import torch
@@ -76,7 +77,12 @@ def _write_tensors(tensors: Mapping[str, torch.Tensor], path: Path) -> str:
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     save_file(plain, str(path), metadata={"format": "pt"})
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
@@ -84,7 +90,7 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     from .models.weights import read_weights
 
     tensors = read_weights(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+    if _sha256(path) != sha256:
         raise ConfigError(f"{path} is damaged or another model's: its hash is not the one in {CONFIG}")
     return tensors
 
@@ -261,7 +267,7 @@ def locate(source: Path | str) -> Path:
 def _read_config(path: Path) -> dict[str, Any]:
     from .models.trust import read_small_json
 
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"no model in {path.parent}: {path.name} is missing")
     tree = read_small_json(path)
     if tree.get("format") != FORMAT:

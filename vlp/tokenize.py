@@ -12,24 +12,25 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from .config import ConfigError, config
+from .config import ConfigError, config, validate
 from .output import write_whole
 from .shared_words import SharedWords
 from .types import Tokens
-from .untrusted import read_json, read_regular
+from .untrusted import MAX_TOKENIZER, MIB, check_files, is_relative_name, parse_json, read_json, read_regular
 
 if TYPE_CHECKING:
     from .tokenize_kinds import FastTokenizer, SentencePieceTokenizer
 
 FILE = "vlp_tokenizer.json"
 MAX_WORD = 1000
+MAX_LENGTH = 1 << 20
 LEFT_OUT = (
     "trained on the texts of {patients} patients without names, dates and numbers that a pattern finds, runs of digits, and "
     "{words_left_out} words that fewer than {min_patients} patients share or that look like names"
@@ -200,6 +201,36 @@ class Tokenizer(ABC):
         write_whole(folder / FILE, json.dumps(record, indent=2) + "\n")
 
 
+@config
+class _Saved:
+    """What `vlp_tokenizer.json` holds."""
+
+    kind: Literal["hf", "open_clip", "sentencepiece"]
+    length: int
+    overflow: Literal["truncate", "error"]
+    fingerprint: str
+    files: tuple[str, ...]
+    trained: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.length <= MAX_LENGTH:
+            raise ValueError(f"length: expected 3 to {MAX_LENGTH}, found {self.length}")
+        if self.trained and set(self.trained) != {"patients", "min_patients", "words_left_out"}:
+            raise ValueError("trained: expected the numbers patients, min_patients, words_left_out")
+
+    @classmethod
+    def read(cls, path: Path) -> _Saved:
+        """Read the file; raises ConfigError."""
+        try:
+            tree = read_json(path, MIB)
+            known = {key: tree[key] for key in set(tree) & {item.name for item in fields(cls)}}
+        except OSError as error:
+            raise ConfigError(f"cannot read a tokenizer from {path}: {error.strerror}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"cannot read a tokenizer from {path}: {error}") from None
+        return validate(cls, known, str(path))
+
+
 def build_tokenizer(spec: TextSpec, texts: Iterable[str] | None = None) -> Tokenizer:
     """Return the tokenizer of a recipe; `texts` are read only by the kinds that are trained.
 
@@ -238,26 +269,20 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     from .tokenize_kinds import OpenClipTokenizer
 
     folder = Path(folder)
-    try:
-        record = read_json(folder / FILE)
-        kind, length, overflow = record["kind"], int(record["length"]), record["overflow"]
-        missing = [name for name in record["files"] if not (folder / name).is_file()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"cannot read a tokenizer from {folder / FILE}: {error}") from None
-    if missing:
-        raise ConfigError(f"the tokenizer is incomplete: no file {folder / missing[0]}")
+    record = _Saved.read(folder / FILE)
+    for name in record.files:
+        if not is_relative_name(name) or not (folder / name).is_file():
+            raise ConfigError(f"the tokenizer is incomplete: no file {folder / name}")
     loaded: Tokenizer
-    if kind == "hf":
-        loaded = _read_fast(folder, length, overflow)
-    elif kind == "open_clip":
-        merges = folder / "merges.txt.gz"
-        loaded = OpenClipTokenizer(read_regular(merges) if record["files"] else None, length, overflow)
-    elif kind == "sentencepiece":
-        loaded = _from_sentencepiece(folder, length, overflow)
+    if record.kind == "hf":
+        loaded = _read_fast(folder, record.length, record.overflow)
+    elif record.kind == "open_clip":
+        merges = _read(folder / "merges.txt.gz") if record.files else None
+        loaded = OpenClipTokenizer(merges, record.length, record.overflow)
     else:
-        raise ConfigError(f"{folder / FILE}: unknown kind {kind!r}")
-    loaded.trained = record.get("trained")
-    if loaded.fingerprint != record["fingerprint"]:
+        loaded = _from_sentencepiece(folder, record.length, record.overflow)
+    loaded.trained = record.trained
+    if loaded.fingerprint != record.fingerprint:
         raise ConfigError(
             f"the files of the tokenizer in {folder} are not the ones that were saved: its fingerprint differs"
         )
@@ -266,7 +291,7 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
 
 def _read(path: Path | str) -> bytes:
     try:
-        return read_regular(path)
+        return read_regular(path, MAX_TOKENIZER)
     except OSError as error:
         raise ConfigError(f"tokenizer.path: cannot read {path}: {error.strerror}") from None
 
@@ -278,26 +303,30 @@ def _from_sentencepiece(path: Path, length: int, overflow: str) -> SentencePiece
     path = path / "spiece.model" if path.is_dir() else path
     model, setup = _read(path), path.with_name("tokenizer_config.json")
     try:
-        siglip = Siglip.of(read_json(setup)) if setup.is_file() else None
+        siglip = Siglip.of(read_json(setup)) if setup.exists() else None
         return SentencePieceTokenizer(model, length, overflow, siglip)
-    except (OSError, ValueError, RuntimeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise ConfigError(f"tokenizer.path: cannot read {path}: {str(error)[:200]}") from None
 
 
 def _read_fast(folder: Path, length: int, overflow: str) -> FastTokenizer:
     import tokenizers
 
+    from .models.trust import refuse_loaders
     from .tokenize_kinds import FastTokenizer
 
     try:
-        backend = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        extra = {path.name: read_regular(path) for path in sorted(folder.glob("*.json"))}
-        setup = json.loads(extra.get("tokenizer_config.json", b"{}"))
+        files = {path.name: read_regular(path, MAX_TOKENIZER) for path in sorted(folder.glob("*.json"))}
+        backend = tokenizers.Tokenizer.from_buffer(files.pop("tokenizer.json"))
+        setup = parse_json(files.get("tokenizer_config.json", b"{}"))
+        pad = setup.get("pad_token") or "[PAD]"
+        pad_id = backend.token_to_id(pad["content"] if isinstance(pad, dict) else pad)
+    except OSError as error:
+        raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
     except Exception as error:  # the Rust side raises bare Exceptions
-        raise ConfigError(f"cannot read {folder / 'tokenizer.json'}: {error}") from None
-    extra = {name: content for name, content in extra.items() if name not in ("tokenizer.json", FILE)}
-    pad = setup.get("pad_token") or "[PAD]"
-    pad_id = backend.token_to_id(pad["content"] if isinstance(pad, dict) else pad)
+        raise ConfigError(f"cannot read {folder / 'tokenizer.json'}: {str(error)[:200]}") from None
+    refuse_loaders(setup, f"{folder / 'tokenizer_config.json'}: tokenizer")
+    extra = {name: content for name, content in files.items() if name != FILE}
     return FastTokenizer(backend, extra, pad_id or 0, length, overflow)
 
 
@@ -308,12 +337,15 @@ def _from_transformers(path: str, length: int, overflow: str) -> Tokenizer:
 
     if (Path(path) / FILE).is_file() and (Path(path) / "tokenizer.json").is_file():
         made_here = _read_fast(Path(path), length, overflow)
-        made_here.trained = read_json(Path(path) / FILE).get("trained")
+        made_here.trained = _Saved.read(Path(path) / FILE).trained
         return made_here
     try:
+        if Path(path).is_dir():
+            check_files(Path(path))
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind
-        raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {str(error).splitlines()[0]}") from None
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {said}") from None
     if type(loaded).__name__ == "SiglipTokenizer":
         with tempfile.TemporaryDirectory() as folder:
             loaded.save_pretrained(folder)

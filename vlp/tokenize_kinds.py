@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import string
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -12,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import ConfigError
 from .shared_words import SharedWords, folded
 from .tokenize import Pieces, Row, Tokenizer, TokenizerError
+from .untrusted import open_gzip
 
 if TYPE_CHECKING:
     import tokenizers
 
+MERGES = 1 << 26
+"""Bytes that open_clip's merges unpack to at most; its own have 3 million."""
 LINE = 800
 """Characters of a line given to sentencepiece."""
 
@@ -82,7 +87,18 @@ class OpenClipTokenizer(Tokenizer):
             with tempfile.NamedTemporaryFile(suffix=".gz") as file:
                 file.write(self.merges)
                 file.flush()
-                self.encoder = SimpleTokenizer(file.name)
+                try:
+                    with open_gzip(file.name, MERGES) as unpacked:
+                        while unpacked.read(1 << 20):
+                            pass
+                    self.encoder = SimpleTokenizer(file.name)
+                    if {len(pair) for pair in self.encoder.bpe_ranks} - {0} != {2}:
+                        raise ValueError("not a pair a line")
+                except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
+                    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                    raise ConfigError(
+                        f"tokenizer: expected open_clip's gzipped merges, found what is not ({said})"
+                    ) from None
         self.vocab_size, self.pad_id = self.encoder.vocab_size, 0
 
     def __getstate__(self) -> dict[str, Any]:

@@ -26,6 +26,10 @@ MAX_TEXT = 64 * MIB
 """The most bytes of a text file (a recipe, a table of prompts, JSON) that are read into memory."""
 MAX_FILE = 2048 * MIB
 """The most bytes of any file that is read into memory at once (an image, a volume)."""
+MAX_TOKENIZER = 256 * MIB
+"""The most bytes of a tokenizer's file; those of large multilingual ones have some 40 million."""
+READ_WHOLE = (".json", ".txt", ".model", ".gz", ".jinja", ".py")
+"""Endings of the files of model folders that libraries read into memory at once, whatever their size."""
 MAX_RATIO = 100
 MAX_NAME = 1024
 
@@ -116,6 +120,19 @@ def read_text(path: Path | str, limit: int = MAX_TEXT) -> str:
 def read_json(path: Path | str, limit: int = MAX_TEXT) -> Any:
     """Return the JSON in a file; raises OSError, and ValueError for what is not JSON (see `parse_json`)."""
     return parse_json(read_regular(path, limit))
+
+
+def check_files(folder: Path, limit: int = MAX_TOKENIZER) -> None:
+    """Raise OSError for what a library would wait for or fill the memory with in a folder: FIFOs, devices, and files of
+    more than `limit` bytes that are no weights.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() or not path.exists():
+            continue
+        status = os.stat(path)
+        _check_kind(status, path)
+        if status.st_size > limit and path.suffix in READ_WHOLE:
+            raise _too_large(path, limit)
 
 
 def parse_json(data: bytes | str) -> Any:

@@ -22,6 +22,9 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--by", choices=("image", "text", "embedding"), default="image")
     parser.add_argument("--distance", type=int, help="bits that may differ (default: 20 of 256, texts 3 of 64)")
     parser.add_argument("--model", type=Path, help="checkpoint for --by embedding")
+    parser.add_argument(
+        "--trust", action="append", default=[], metavar="MODULE", help="import this module where the model names it"
+    )
     parser.add_argument("--similarity", type=float, default=0.98, help="least cosine for --by embedding")
     parser.add_argument("--out", type=Path, help="write the groups as JSON lines")
     parser.add_argument("--thin", type=Path, metavar="DIR", help="write the set there without what is too many")
@@ -87,7 +90,9 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
         if args.model is None:
             raise ConfigError("--by embedding needs --model, a run folder or an export")
         try:
-            return dedup.near_embeddings(dedup.embed(args.model, _images(reading, rows)), args.similarity)
+            return dedup.near_embeddings(
+                dedup.embed(args.model, _images(reading, rows), trust=args.trust), args.similarity
+            )
         except ImportError as error:
             raise ConfigError(str(error)) from None
     distance = args.distance

@@ -22,6 +22,7 @@ from vlp.models.tower import (
     text_towers,
 )
 from vlp.preprocess import ImageSpec
+from vlp.train.optim import bounded_parameters
 from vlp.types import PatchGrid, Tokens
 
 from .tiny import ALL, BERT, CONV, NONE, REPORTS, batch, clip_tokens, make, wordpieces
@@ -241,6 +242,8 @@ def test_scale_and_bias_leave_through_the_forward() -> None:
     assert output.logit_scale.item() == pytest.approx(117.2, rel=1e-6), "what was learnt is used, here as in scoring"
     output.logit_scale.backward()
     assert model.logit_scale.grad is not None and model.logit_scale.grad.item() > 0
+    ((parameter, low, high),) = bounded_parameters(model)
+    assert parameter is model.logit_scale and (low, high) == (0.0, math.log(100)), "brought back after the step"
     default, _ = make(scale_init=None)
     assert default.logit_scale is not None and default.logit_scale.item() == pytest.approx(math.log(1 / 0.07))
 

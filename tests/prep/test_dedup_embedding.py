@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -98,3 +99,22 @@ def test_a_folder_without_a_model_is_one_line(shards: Path, tmp_path: Path, caps
     for folder in (tmp_path, tmp_path / "nowhere"):
         assert main(["dedup", str(shards), "--by", "embedding", "--model", str(folder)]) == 2
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_tower_of_ones_own_is_named_and_taken_where_it_is_trusted(
+    shards: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("faiss")
+    folder = shutil.copytree(run / "last", tmp_path / "model")
+    (tmp_path / "own_towers.py").write_text("from vlp.models.conv import ConvTower as Mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    tree = json.loads((folder / "config.json").read_text())
+    tree["model"]["image"]["kind"] = "own_towers:Mine"
+    (folder / "config.json").write_text(json.dumps(tree))
+    words = ["dedup", str(shards), "--by", "embedding", "--model", str(folder)]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "'own_towers'" in said and "--trust own_towers" in said and said.count("\n") == 1
+    assert "own_towers" not in sys.modules
+    assert main([*words, "--trust", "own_towers"]) == 0
+    sys.modules.pop("own_towers")

@@ -19,6 +19,8 @@ def test_texts_with_one_vector_are_refused(recipe: Path) -> None:
     found = run(recipe, tower, "model.text_head={kind: none}")
     assert found.returncode == 2 and "Traceback" not in found.stderr, found.stderr
     assert "different texts of the first batch have one vector" in found.stderr and "pool_type" in found.stderr
+    left = [path for path in (recipe.parent / "runs").rglob("*") if path.is_file()]
+    assert not left, "nothing of a refused run stays"
 
 
 def test_a_batch_of_one_is_refused(recipe: Path) -> None:

@@ -28,7 +28,7 @@ from .tower import (
     image_towers,
     text_towers,
 )
-from .trust import refuse_loaders
+from .trust import check_model_folder, refuse_loaders
 
 if TYPE_CHECKING:
     from ..preprocess import ImageSpec
@@ -79,6 +79,8 @@ def read_config(options: HfConfig, part: str, where: str) -> Any:
             refuse_loaders(tree, f"{where}.config")
             found = AutoConfig.for_model(tree.pop("model_type"), **tree)
         else:
+            if Path(str(options.path)).is_dir():
+                check_model_folder(Path(str(options.path)), f"{where}.path")
             found = AutoConfig.from_pretrained(str(options.path).removeprefix("hf:"), trust_remote_code=False)
     except KeyError as error:
         raise ConfigError(f"{where}.config: missing or unknown model_type ({error})") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Any
 
 from ..config import config, validate
@@ -24,6 +24,7 @@ class Record:
     tokenizer_fingerprint: str
     weights_sha256: str
     objectives_sha256: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = sorted(need for need in set(self.needs) - KNOWN_NEEDS if not need.startswith("extras."))

@@ -7,15 +7,15 @@ options only, unless the user trusts the module that it names.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..config import ConfigError
 from ..registry import Registry
-from ..untrusted import read_regular
+from ..untrusted import check_files, read_json
 
 LOADERS = frozenset(
     {
@@ -121,14 +121,40 @@ def refuse_loaders(options: Any, where: str) -> None:
 def read_small_json(path: Path) -> dict[str, Any]:
     """Return the mapping in a configuration file of others; raises ConfigError for what is none, or is larger than 16 MB."""
     try:
-        tree = json.loads(read_regular(path, LARGEST).decode("utf-8"))
-    except RecursionError:
-        raise ConfigError(f"cannot read {path}: it is nested too deeply") from None
-    except (OSError, ValueError) as error:
+        tree = read_json(path, LARGEST)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"cannot read {path}: expected a mapping, found {type(tree).__name__}")
     return tree
+
+
+@contextmanager
+def never_asking() -> Iterator[None]:
+    """Have transformers refuse code of a repository at once, where a library that calls it does not say so itself.
+
+    Left to itself it asks on the terminal whether to run that code.
+    """
+    from transformers import dynamic_module_utils
+
+    before, dynamic_module_utils.TIME_OUT_REMOTE_CODE = dynamic_module_utils.TIME_OUT_REMOTE_CODE, 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = before
+
+
+def check_model_folder(folder: Path, where: str) -> None:
+    """Raise ConfigError for a folder of transformers or open_clip that holds what no library should be given to read."""
+    try:
+        check_files(folder)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.filename}: {error.strerror}") from None
+    for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
+        if (folder / name).is_file():
+            refuse_loaders(read_small_json(folder / name), f"{where}: {name}")
 
 
 def refuse_paths(options: Any, where: str, depth: int = 0) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import ConfigError
 from ..registry import did_you_mean
-from ..untrusted import read_json
+from ..untrusted import is_relative_name, read_json
 
 CONTAINERS = ("model", "state_dict", "teacher", "target_encoder", "student", "module", "encoder")
 """Keys under which training scripts put the state dict, in the order of preference: I-JEPA's teacher is `target_encoder`."""
@@ -98,11 +98,12 @@ def _in_folder(folder: Path) -> Path:
 def _sharded(index: Path) -> dict[str, Tensor]:
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise ConfigError(f"cannot read {index}: {error}") from None
     merged: dict[str, Tensor] = {}
     for name in names:
-        if Path(name).name != name:
+        is_beside = isinstance(name, str) and "/" not in name and is_relative_name(name)
+        if not is_beside or Path(name).suffix not in (".safetensors", *PICKLES):
             raise ConfigError(f"{index}: the shard {name!r} is not a file beside it")
         merged.update(read_weights(index.parent / name))
     return merged

@@ -74,17 +74,21 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
     engine, loader = parts.engine, parts.loader
     step, samples, random_states = load_checkpoint(parts, recipe, start) if start else (0, 0, None)
     total = recipe.steps * recipe.data.batch_size
-    log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
-    log.write("start" if start is None else "resume", step, world=dist.world(), **parts.summary())
-    meter, saved_step, saved_time = Meter(), step, time.monotonic()
-    stopping = broken = False
     damage: str | None = None
     iterator = iter(loader)
     following = fetch(iterator, parts)
     if dist.agree(following.failure is not None):
         raise TrainingStopped(failures(following))
     if start is None and following.batch is not None:
-        check_vectors(engine, following.batch.to(parts.device), recipe.train.accumulate)
+        try:
+            check_vectors(engine, following.batch.to(parts.device), recipe.train.accumulate)
+        except ConfigError:
+            clear_away(recipe)
+            raise
+    log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
+    log.write("start" if start is None else "resume", step, world=dist.world(), **parts.summary())
+    meter, saved_step, saved_time = Meter(), step, time.monotonic()
+    stopping = broken = False
     if random_states is not None:  # after the loader has started its workers, which draws a number
         random_states()
 
