@@ -7,6 +7,7 @@ the records keeps no pixels. Images that cannot be read are an error, or counted
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -264,8 +265,8 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         path = inside(folder, str(spec.table), follow_links=True)
         found = list(numbered_rows(path, _named(columns), columns.encoding, separator=columns.separator))
         stamp = hashlib.sha256(read_regular(path))
-    except (ConfigError, OSError) as error:
-        raise DataError(f"{error}") from None
+    except (ConfigError, OSError) as error:  # the reader names the options of vlp-prep
+        raise DataError(re.sub(r"--(encoding|separator)\b", r"columns.\1", str(error))) from None
     if not found:
         raise DataError(f"{path} has no rows")
     is_whole = columns.split is None and split is not None
