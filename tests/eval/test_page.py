@@ -67,6 +67,16 @@ def test_the_page_shows_scores_with_intervals_and_every_section(page: Path) -> N
     assert "text alone (mean of other patients, no image)" in text and "FINDINGS" in text.upper()
 
 
+def test_the_headline_shows_controls_and_explains_its_marks(page: Path) -> None:
+    """A pointing score beside what the text alone scores; which images they are is not said to be held out."""
+    text = html.unescape(page.read_text())
+    metrics = json.loads((page.parent / "results.json").read_text())["tasks"][2]["metrics"]
+    head = text[text.index('class="grid heads"') : text.index("What the model is shown")]
+    assert f"no image {metrics['pointing_prior']['value']:.3f}" in head
+    assert (" ?" in head) == ("An interval followed by ? may be too short" in head)
+    assert "Held-out images" not in text
+
+
 @pytest.mark.usefixtures("planted")
 def test_the_page_says_which_intervals_are_of_fewer_resamples(shards: Path, tmp_path: Path, run: Run) -> None:
     task = {"id": "kinds", "family": "classification", "kind": "multiclass", "prompts": ["synthetic"]}
