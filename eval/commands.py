@@ -162,7 +162,7 @@ def compare(options: argparse.Namespace) -> int:
 
     if len(options.runs) < 2:
         raise ConfigError("compare needs at least two run folders")
-    rows, silent = compare_runs(options.runs, options.resamples)
+    rows, notes = compare_runs(options.runs, options.resamples)
     table = new_table("task", "metric", "first", "other", "value", "difference", "95 % interval", "p")
     for one in rows:
         doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
@@ -178,8 +178,8 @@ def compare(options: argparse.Namespace) -> int:
             f"{one['p']:.3g} ({one['test']})",
         )
     console.print(table)
-    for name in silent:
-        say(f"{name}: not compared, its per-sample rows hold no scores")
+    for note in notes:
+        say(note)
     if options.json:
         write_whole(options.json, json.dumps(rows, indent=1) + "\n")
     return 0

@@ -27,35 +27,53 @@ Rows = list[dict[str, Any]]
 
 
 def compare_runs(runs: Sequence[Path], resamples: int, seed: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the differences of each run from the first, task by task, and the tasks whose rows hold no scores.
+    """Return the differences of each run from the first, task by task, and what is to be said of them.
 
     Raises ConfigError when no task is shared.
     """
     trees = [result_files.read(one) for one in runs]
     first = {one["id"]: one for one in trees[0]["tasks"] if one["status"] == "ok"}
     table: list[dict[str, Any]] = []
-    silent: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for run, tree in zip(runs[1:], trees[1:], strict=True):
         shared = [one for one in tree["tasks"] if one["status"] == "ok" and one["id"] in first]
         if not shared:
             raise ConfigError(f"{run} and {runs[0]} have no scored task in common")
         for task in shared:
             _same_data(first[task["id"]], task, runs[0], run)
+            notes |= dict.fromkeys(_unlike(first[task["id"]], task))
             before = result_files.read_samples(runs[0], first[task["id"]])
             after = result_files.read_samples(run, task)
             found = _compare(first[task["id"]], task, before, after, resamples, seed)
             if not found:
-                silent[task["id"]] = None
+                notes[f"{task['id']}: not compared, its per-sample rows hold no scores"] = None
             table += [{"task": task["id"], "run": str(run), **entry} for entry in found]
-    return table, list(silent)
+    return table, list(notes)
 
 
 def _same_data(one: Mapping[str, Any], other: Mapping[str, Any], first: Path, second: Path) -> None:
+    if one["family"] != other["family"]:
+        raise ConfigError(
+            f"task {one['id']}: it is of family {one['family']!r} in {first} and {other['family']!r} in {second}"
+        )
     if one["data"]["ids_sha256"] != other["data"]["ids_sha256"]:
         raise ConfigError(
             f"task {one['id']}: {first} scored {one['data']['n']} images and {second} {other['data']['n']}, not the same ones "
             "(ids_sha256 differs); a paired comparison needs the same images"
         )
+
+
+def _unlike(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return a line for each thing besides the model that a difference of two runs may come from."""
+    unlike = {
+        "digests of the data": [task["data"]["data_digest"] for task in (one, other)],
+        "settings or prompts of the task": [task["config_sha256"] for task in (one, other)],
+    }
+    return [
+        f"{one['id']}: the {what} differ: not all of a difference need be the models'"
+        for what, (first, second) in unlike.items()
+        if first != second
+    ]
 
 
 def _compare(

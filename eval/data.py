@@ -7,6 +7,7 @@ the records keeps no pixels. Images that cannot be read are an error, or counted
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -102,6 +103,7 @@ class Data:
         self._source, self._places = source, list(places)
         self.unreadable: dict[str, str] = {}
         self.rejected: dict[str, str] = {}  # keys of damaged records, which are not among `records`, and why
+        self.build: frozenset[str] = frozenset()  # sha256 of the set's shards, those of its other splits included
 
     def __len__(self) -> int:
         return len(self.records)
@@ -201,7 +203,7 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     keep = keep[:limit]
     records, places = [data.records[index] for index in keep], [data._places[index] for index in keep]
     chosen_data = Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
-    chosen_data.rejected = data.rejected
+    chosen_data.rejected, chosen_data.build = data.rejected, data.build
     return chosen_data
 
 
@@ -231,6 +233,7 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
         )
     try:
         manifest = Manifest.read(folder)
+        build = frozenset(one.sha256 for one in manifest.shards)
         is_whole = _is_whole(spec, split) and not manifest.splits
         manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)
@@ -243,7 +246,7 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
     except (ManifestError, OSError) as error:
         raise DataError(f"{error}") from None
     data = Data(folder.name, split, list(records.values()), source, list(records), manifest.digest, is_whole)
-    data.rejected = rejected
+    data.rejected, data.build = rejected, build
     return data
 
 
@@ -264,8 +267,8 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         path = inside(folder, str(spec.table), follow_links=True)
         found = list(numbered_rows(path, _named(columns), columns.encoding, separator=columns.separator))
         stamp = hashlib.sha256(read_regular(path))
-    except (ConfigError, OSError) as error:
-        raise DataError(f"{error}") from None
+    except (ConfigError, OSError) as error:  # the reader names the options of vlp-prep
+        raise DataError(re.sub(r"--(encoding|separator)\b", r"columns.\1", str(error))) from None
     if not found:
         raise DataError(f"{path} has no rows")
     is_whole = columns.split is None and split is not None

@@ -26,6 +26,11 @@ def blocks(queries: int, gallery: int) -> Iterator[slice]:
         yield slice(start, min(queries, start + rows))
 
 
+def _scores(queries: Floats, across: Floats) -> Floats:
+    """Return the product; of one query as of two, for BLAS sums a lone row so that equal columns may differ."""
+    return queries @ across if len(queries) > 1 else (np.repeat(queries, 2, axis=0) @ across)[:1]
+
+
 class _Positives:
     """The gallery rows of each query's group. `rows` [M]: whose group each of `gallery_group` [M] is, None for one each."""
 
@@ -73,7 +78,7 @@ def rank(
     level, level_positives, before = above.copy(), above.copy(), above.copy()
     across = np.ascontiguousarray(gallery.T)
     for block in blocks(len(queries), len(gallery)):
-        scores = queries[block] @ across
+        scores = _scores(queries[block], across)
         if own is not None:
             there = own[block] >= 0
             scores[np.arange(len(scores))[there], own[block][there]] = -np.inf
@@ -112,7 +117,7 @@ def found(
     across = np.ascontiguousarray(gallery.T)
     positives = _Positives(query_group, gallery_group, rows_of_groups)
     for block in blocks(len(queries), len(gallery)):
-        scores = queries[block] @ across
+        scores = _scores(queries[block], across)
         ordered = -np.partition(-scores, sorted(set(cut)), axis=1)[:, : max(cut) + 1]
         right = np.zeros(scores.shape, dtype=bool)
         right[positives.of(block)[:2]] = True
@@ -191,7 +196,7 @@ def _exact(query: Floats, rows: Floats) -> NDArray[np.float64]:
 def _propose(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
     across = np.ascontiguousarray(gallery.T)
     for block in blocks(len(queries), len(gallery)):
-        scores = queries[block] @ across
+        scores = _scores(queries[block], across)
         if wide >= scores.shape[1]:
             yield block, np.tile(np.arange(scores.shape[1]), (len(scores), 1))
         else:

@@ -63,13 +63,14 @@ class Training:
         return "" if self._sets else "what the model was trained on is not known"
 
     @cached_property
-    def _read(self) -> tuple[dict[str, set[tuple[str, int]]], set[tuple[str, str]], list[str]]:
-        """Return (source, checksum) of each key, the patients by source, and what could not be read."""
+    def _read(self) -> tuple[dict[str, set[tuple[str, int]]], set[tuple[str, str]], list[str], list[str]]:
+        """Return (source, checksum) of each key, the patients by source, what could not be read, and what is too large."""
         from vlp.data.manifest import Manifest, ShardSet
 
         keys: dict[str, set[tuple[str, int]]] = {}
         patients: set[tuple[str, str]] = set()
         missing: list[str] = []
+        large: list[str] = []
         for one in self._sets:
             if "path" not in one:
                 continue
@@ -84,7 +85,7 @@ class Training:
                     for row in range(len(columns)):
                         keys.setdefault(columns.key(row), set()).add((shard.source, int(columns.crc32[row])))
                 if len(manifest) > MOST_RECORDS:
-                    missing.append(f"the patients of {path.name}, which has {len(manifest)} records")
+                    large.append(f"the patients of {path.name}, which has {len(manifest)} records")
                     continue
                 records = ShardSet(manifest)
                 for index in range(len(records)):
@@ -93,30 +94,34 @@ class Training:
                         patients.add((record.source, record.patient))
             except (ValueError, OSError):
                 missing.append(f"the training set {path.name}")
-        return keys, patients, missing
+        return keys, patients, missing, large
 
     def overlap(self, data: Data, indices: Sequence[int]) -> dict[str, Any]:
-        """Return how many of the scored images, and of their patients, the model was trained on, as results state it."""
+        """Return how many of the scored images, and of their patients, the model was trained on, as results state it.
+
+        `none` needs keys to compare with, or shards of one build with those of the training: `vlp-prep` stores an image of
+        a build once.
+        """
         if not self._sets:
             return {"status": "unknown", "reason": self.unknown}
-        keys, patients, missing = self._read
+        keys, patients, missing, large = self._read
         images = sum(self._is_known(data, one, keys) for one in indices)
-        persons = {
-            (data.records[one].source, data.records[one].patient) for one in indices if data.records[one].patient
-        }
-        shared = len(persons & patients)
-        found: dict[str, Any] = {
-            "status": "found" if images or shared else "none",
-            "images": images,
-            "patients": shared,
-        }
-        if not keys and not missing:
-            missing = ["keys and patients: the checkpoint names digests of shards only"]
-        if missing:
-            found["reason"] = f"could not be compared: {'; '.join(missing)}"
-            if not images and not shared and not self._shards:
-                found["status"] = "unknown"
-        return found
+        scored = [data.records[one] for one in indices if data.records[one].patient]
+        shared = len({(one.source, one.patient) for one in scored} & patients)
+        reasons = [f"could not be compared: {'; '.join([*missing, *large])}"] if missing or large else []
+        if not keys:
+            reasons.append(
+                "the checkpoint keeps digests of shards only, so the same images in other files are not noticed"
+            )
+        if not data.build:  # a table's ids may be those of any hospital
+            alike = len({one.patient for one in scored} & {name for _, name in patients})
+            reasons += [
+                f"{alike} patients have ids of training patients; whether they are the same is not known"
+            ] * bool(alike)
+        certain = (keys and not missing) or any(name[:HASH] in self._shards for name in data.build)
+        status = "found" if images or shared else "none" if certain else "unknown"
+        found: dict[str, Any] = {"status": status, "images": images, "patients": shared}
+        return found | ({"reason": "; ".join(reasons)} if reasons else {})
 
     def _is_known(self, data: Data, index: int, keys: Mapping[str, set[tuple[str, int]]]) -> bool:
         """Return whether an image lies in a training shard, or its key is one of the same source or the same content."""
@@ -135,3 +140,8 @@ def overlap_words(found: Mapping[str, Any], references: bool) -> str:
     parts = [f"{found[name]} {name}" for name in ("images", "patients") if found[name]]
     withheld = "; published numbers are withheld" if references else ""
     return f"scored on the model's own training data: {' and '.join(parts)} were trained on{withheld}"
+
+
+def doubt_words(found: Mapping[str, Any]) -> str:
+    """Return in words that a score with published numbers beside it may be on training data."""
+    return f"may be on the model's own training data, published numbers stand beside it all the same: {found['reason']}"

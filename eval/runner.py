@@ -20,7 +20,7 @@ from vlp.output import LOCK, remove
 from vlp.untrusted import MAX_FILE, parse_json, read_text
 
 from .data import Data, DataError, DataSpec, ids_digest, read
-from .overlap import Training, overlap_words
+from .overlap import Training, doubt_words, overlap_words
 from .results import Results, clean
 from .store import Store, UnreadableError, reason_of, write_text
 from .suite import Suite, config_digest
@@ -129,8 +129,6 @@ def run(
     for one in suite.unbuilt:
         results.add(_failed(one.id, "", one.family, "failed", one.reason), suite.order)
         say(f"{one.id}: failed: {one.reason}")
-    if training.unknown and any(task.spec.references for task in todo):
-        say(f"{training.unknown}: published numbers stand beside scores that may be on training data")
     results.write(time.perf_counter() - started)
     return exit_code([one["status"] == "ok" for one in results.tree["tasks"]])
 
@@ -251,6 +249,8 @@ def score(
     if found["status"] == "found":
         entry["references"] = []
         entry["warnings"].insert(0, overlap_words(found, bool(task.spec.references)))
+    elif found["status"] == "unknown" and task.spec.references:
+        entry["warnings"].insert(0, doubt_words(found))
     return entry | {"samples": samples, "figures": figures if outcome.figures else None}
 
 

@@ -77,8 +77,12 @@ def cards(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
             if not one.get("primary") or one["value"] is None:
                 continue
             entry = row(one, title(name), scale_of(name, _numbers(one)), references_of(task, name))
-            count = one.get("n", task["data"]["n"])
-            result.append({"task": task["id"], "row": entry, "n": count, "meaning": meaning(name)})
+            count = one.get("n", one.get("n_queries", task["data"]["n"]))
+            known = {head: task["metrics"].get(f"{name}_{key}", {}).get("value") for key, head in HEADS.items()}
+            controls = ", ".join(f"{head} {value:.3f}" for head, value in known.items() if value is not None)
+            result.append(
+                {"task": task["id"], "row": entry, "n": count, "meaning": meaning(name), "controls": controls}
+            )
     return result
 
 

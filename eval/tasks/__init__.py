@@ -12,7 +12,18 @@ if TYPE_CHECKING:
 
 def all_families() -> Registry[type[Task]]:
     """Import the families that come with the harness and return the registry; `pkg.mod:Class` names others."""
-    from . import base, classification, corruption, grounding, mismatch, probe, retrieval, segmentation
+    from . import (
+        base,
+        class_retrieval,
+        classification,
+        corruption,
+        grounding,
+        mismatch,
+        probe,
+        retrieval,
+        segmentation,
+    )
 
-    assert classification and corruption and grounding and mismatch and probe and retrieval and segmentation
+    assert class_retrieval and classification and corruption and grounding and mismatch
+    assert probe and retrieval and segmentation
     return base.tasks

@@ -16,7 +16,7 @@ from ..results import metric
 from ..scoring import unit
 from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .controls import partners
-from .retrieval import text_of
+from .pool import texts_of
 
 Edit = Literal["report", "side", "negation"]
 SIDES = re.compile(r"\b(left|right)\b", re.I)
@@ -80,8 +80,8 @@ class Mismatch(Task):
             record = context.data.records[one]
             if self.settings.text == "phrases":
                 found += [(one, phrase) for phrase in dict.fromkeys(box.phrase for box in record.boxes)]
-            elif text := text_of(record, self.settings.text):
-                found.append((one, text))
+            else:
+                found += [(one, text) for text in texts_of(record, self.settings.text)]
         some([one for one, _ in found], f"a text ({self.settings.text})", context.data)
         return found[: self.settings.size]
 

@@ -1,4 +1,4 @@
-"""The pairs of a retrieval task, and what is a right answer to what: an image's own text, and what else the task says."""
+"""The pairs of a retrieval task, and what is a right answer to what: an image's own texts, and what else the task says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,18 @@ from vlp.types import Sample
 from ..data import Data, DataError
 
 Ints = NDArray[np.int64]
+Which = Literal["report", "findings", "impression", "caption"]
 OWN = ("patient", "study", "key")
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Pairs [n] of a record and a text. An image and a text belong together when a record of the image's group has the text.
+    """Pairs [n] of a record and a text, those of a record side by side: an image [I] has one text or more.
 
-    So all that one group holds is right, and so are equal texts of several groups, but not what else these hold. `groups`
-    [n] and `spelt` [n] are int codes of groups and of texts, from 0 in order of first occurrence. `repeats`: how many pairs
-    were left out as repeats of another in the column that is to be distinct.
+    An image and a text belong together when a record of the image's group has the text. So all that one group holds is
+    right, and so are equal texts of several groups, but not what else these hold. `groups` [n] and `spelt` [n] are int codes
+    of groups and of texts, from 0 in order of first occurrence; a record is of one group. `repeats`: how many records (of
+    texts: pairs) were left out as repeats of another in the column that is to be distinct.
     """
 
     indices: list[int]
@@ -34,8 +37,21 @@ class Pool:
     spelt: Ints
     repeats: int = 0
 
-    def __len__(self) -> int:
-        return len(self.indices)
+    @cached_property
+    def starts(self) -> Ints:
+        """Return the first pair of each image [I]."""
+        records = np.asarray(self.indices, dtype=np.int64)
+        return np.asarray(np.flatnonzero(np.r_[True, records[1:] != records[:-1]]), dtype=np.int64)
+
+    @cached_property
+    def counts(self) -> Ints:
+        """Return how many texts each image [I] has."""
+        return np.asarray(np.diff(np.r_[self.starts, len(self.indices)]), dtype=np.int64)
+
+    @cached_property
+    def images(self) -> list[int]:
+        """Return the record of each image [I]."""
+        return [self.indices[one] for one in self.starts]
 
     @cached_property
     def held(self) -> tuple[Ints, Ints]:
@@ -49,18 +65,30 @@ class Pool:
         return np.unique(self.spelt, return_index=True)[1].astype(np.int64)
 
     def texts_of_images(self) -> tuple[Ints, Ints]:
-        """Return the images [M] that a text [M] is a right answer to, both as rows and codes, every such pair once."""
+        """Return the images [M] that a text [M] is a right answer to, as rows [I] and codes, every such pair once."""
         texts, groups = self.held
-        start, end = np.searchsorted(groups, self.groups, "left"), np.searchsorted(groups, self.groups, "right")
+        mine = self.groups[self.starts]
+        start, end = np.searchsorted(groups, mine, "left"), np.searchsorted(groups, mine, "right")
         counts = end - start
-        image = np.repeat(np.arange(len(self)), counts)
+        image = np.repeat(np.arange(len(mine)), counts)
         return image, texts[np.repeat(start - (np.cumsum(counts) - counts), counts) + np.arange(len(image))]
 
     def right(self, images: Ints, texts: Ints) -> NDArray[np.bool_]:
-        """Return whether the images of rows [a] and the texts of rows [b] belong together, [a, b]."""
+        """Return whether the images [a] of [I] and the texts of pairs [b] belong together, [a, b]."""
         count = int(self.groups.max()) + 1
         held = self.held[0] * count + self.held[1]
-        return np.isin(self.spelt[texts] * count + self.groups[images][:, None], held)
+        return np.isin(self.spelt[texts] * count + self.groups[self.starts[images]][:, None], held)
+
+
+def texts_of(record: Sample, which: Which) -> list[str]:
+    """Return the texts that a record is found by: its report or a section of it, or each of its captions."""
+    if which == "caption":
+        texts = [caption.strip() for caption in record.captions]
+    elif record.report is None:
+        texts = []
+    else:
+        texts = [(record.report.text if which == "report" else record.report.section(which)).strip()]
+    return [text for text in dict.fromkeys(texts) if text]
 
 
 def values_of(data: Data, indices: Sequence[int], texts: Sequence[str], name: str) -> list[str]:

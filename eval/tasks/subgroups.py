@@ -57,8 +57,9 @@ def by_subgroup(
             outcome.metrics[name]["value"], {group: one[name]["value"] for group, one in entries.items()}
         )
         scaled = f"es_{name.removesuffix('_macro')}"
+        several = equity is not None and len(entries) - len(equity.undefined) > 1  # one group has no gap
         outcome.subgroups[column] = {"metric": name, "groups": entries} | (
-            {scaled: equity.scaled, "gap": equity.gap, "worst": equity.worst} if equity else {}
+            {scaled: equity.scaled, "gap": equity.gap, "worst": equity.worst} if equity and several else {}
         )
 
 

@@ -63,6 +63,23 @@ def mean_coverage(patients: int, each: int, share: float, alike: float, runs: in
     return covered / runs
 
 
+def map_scores(rng: np.random.Generator, patients: int, missed: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return overlaps like Dice of 1 to 4 phrases a patient, 0 for a share `missed` of patients, and whose they are."""
+    owners = np.repeat(np.arange(patients), rng.integers(1, 5, patients))
+    found, own = rng.random(patients) >= missed, rng.beta(4, 4, patients)
+    return (found[owners] * rng.beta(8 * own[owners], 8 * (1 - own[owners]))).astype(np.float64), owners
+
+
+def map_coverage(patients: int, missed: float, runs: int, seed: int) -> float:
+    rng, covered = np.random.default_rng(seed), 0
+    for _ in range(runs):
+        values, owners = map_scores(rng, patients, missed)
+        found = of_mean(values, draw(owners, 300, seed))
+        assert found is not None
+        covered += found.low <= 0.5 * (1 - missed) <= found.high
+    return covered / runs
+
+
 def significant(patients: int, each: int, share: float, alike: float, runs: int, seed: int) -> float:
     """Return how often two models that are right equally often, patient by patient, differ at the 5 % level."""
     rng, owners = np.random.default_rng(seed), np.repeat(np.arange(patients), each)
@@ -151,3 +168,10 @@ def test_an_average_precision_of_few_positives_is_covered() -> None:
         assert found is not None
         covered += found.low <= truth <= found.high
     assert covered / runs >= LEAST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("patients", "missed"), [(15, 0.4), (60, 0.1), (60, 0.8), (120, 0.4)])
+def test_overlaps_of_maps_are_covered(patients: int, missed: float) -> None:
+    """Dice, IoU and shares of phrases: many zeros, several phrases of a patient, unequally many."""
+    assert map_coverage(patients, missed, 400, 17) >= LEAST - 0.01  # 400 runs know it to one in a hundred

@@ -196,7 +196,10 @@ def test_bad_input_of_one_task_ends_no_other(run: Run, shards: Path, tiny: Path,
             {"family": "grounding", "source": "gradcam", "layer": "stern", "limit": 2, **here},
             "no layer 'stern'",
         ),
-        "latin": ({"family": "retrieval", "data": {"table": "old.csv"}}, "old.csv is not UTF-8"),
+        "latin": (
+            {"family": "retrieval", "data": {"table": "old.csv"}},
+            "old.csv is not utf-8 (byte 0xe9): give columns.encoding",
+        ),
     }
     fine = {"id": "fine", "family": "retrieval", "size": 20, **here}
     suite = suite_of(tmp_path, [*({"id": name, **tree} for name, (tree, _) in tasks.items()), fine])

@@ -1,4 +1,4 @@
-"""One checkpoint, three formats: our loader, open_clip and transformers give the same scores to 1e-5, task by task."""
+"""One checkpoint, three formats: ours, open_clip and transformers score the same to 1e-5, maps with thresholds to 1e-4."""
 
 from __future__ import annotations
 
@@ -97,4 +97,5 @@ def test_one_checkpoint_scores_the_same_through_three_libraries(
     for name, theirs in found.items():
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
-            assert theirs[key] == (value if value is None else pytest.approx(value, abs=1e-5)), (name, key)
+            close = 1e-4 if key[0] == "maps" else 1e-5  # a pixel of a map at a threshold falls to either side
+            assert theirs[key] == (value if value is None else pytest.approx(value, abs=close)), (name, key)

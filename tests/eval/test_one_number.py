@@ -43,3 +43,11 @@ def test_tables_figures_and_rows_say_the_same(run: Run, shards: Path, tmp_path: 
             assert one["accuracy"]["value"] == pytest.approx(np.mean(right))
             assert one["accuracy"]["ci"][0] <= np.mean(right) <= one["accuracy"]["ci"][1]
     assert any(one["accuracy"]["value"] is not None for one in groups.values())
+
+
+def test_one_group_has_no_gap(run: Run, shards: Path, tmp_path: Path) -> None:
+    task = TASKS[1] | {"data": {"where": {"site": "northgate"}}}
+    (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": [task]}))
+    assert score(run, shards, tmp_path / "out", "factories:noisy", suite=str(tmp_path / "suite.yaml")) == 0
+    found = results.read(tmp_path / "out")["tasks"][0]["subgroups"]["site"]
+    assert found["groups"]["northgate"]["accuracy"]["value"] is not None and "gap" not in found

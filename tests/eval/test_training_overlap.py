@@ -74,6 +74,19 @@ def copied(shards: Path, folder: Path, split: str, **changes: Any) -> Path:
     return folder
 
 
+def table_of(shards: Path, folder: Path, split: str, prefix: str = "") -> None:
+    """Write a split as pictures with a table, without what shards say of themselves."""
+    source = ShardSet(Manifest.read(shards).select(split))
+    lines = ["file,text,who"]
+    for index in range(len(source)):
+        sample = source.sample(index)
+        assert isinstance(sample.image, bytes) and sample.report is not None
+        name = f"{prefix}{sample.key}.png"
+        (folder / name).write_bytes(sample.image)
+        lines.append(f'{name},"report {index}",{sample.patient}')
+    (folder / "t.csv").write_text("\n".join(lines) + "\n")
+
+
 def test_the_training_split_is_told_by_digests_and_the_test_split_is_not(
     run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -99,6 +112,37 @@ def test_keys_and_patients_are_compared_where_the_training_folder_is_there(
     # the same keys of another source: other images, as it seems
     strangers = copied(shards, tmp_path / "strangers", "train", source="elsewhere", groups=lambda one: {"x": "y"})
     assert not withheld(scored(run, model, suite, strangers, tmp_path / "d", capsys))
+
+
+def test_a_rebuilt_set_and_a_table_beside_digests_alone_are_not_called_clean(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model = trained_on(tiny, tmp_path / "model", shards)
+    again = copied(shards, tmp_path / "again", "train", groups=lambda one: {"state": one.key})
+    (tmp_path / "set").mkdir()
+    table_of(shards, tmp_path / "set", "train")
+    for name, data, suite in (
+        ("shards", again, suite_of(tmp_path, "test")),
+        ("table", tmp_path / "set", suite_of(tmp_path, None, table=True)),
+    ):
+        entry, said, page, table = scored(run, model, suite, data, tmp_path / name, capsys)
+        assert entry["data"]["training"]["status"] == "unknown" and "0.777" in table
+        for text in (said, page):
+            assert "own training data, published numbers stand beside it" in text.replace("&#39;", "'")
+            assert "digests of shards only" in text
+
+
+def test_a_table_is_compared_by_keys_and_its_patients_ids_are_told(
+    run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any
+) -> None:
+    model, suite = trained_on(tiny, tmp_path / "model", None, recipe=shards), suite_of(tmp_path, None, table=True)
+    (tmp_path / "same").mkdir()
+    table_of(shards, tmp_path / "same", "train")
+    assert withheld(scored(run, model, suite, tmp_path / "same", tmp_path / "a", capsys))
+    (tmp_path / "other").mkdir()
+    table_of(shards, tmp_path / "other", "train", prefix="new")
+    found = scored(run, model, suite, tmp_path / "other", tmp_path / "b", capsys)
+    assert not withheld(found) and "have ids of training patients" in found[0]["data"]["training"]["reason"]
 
 
 def test_what_is_not_known_is_said(run: Run, shards: Path, tiny: Path, tmp_path: Path, capsys: Any) -> None:
