@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .shared_words import SharedWords, folded
+from .person_words import folded
+from .shared_words import SharedWords
 from .tokenize import Pieces, Row, Tokenizer, TokenizerError
 
 if TYPE_CHECKING:
