@@ -282,17 +282,24 @@ def body_part_of(text: str | None) -> str | None:
 
 
 def age_of(text: str | None) -> str | None:
-    """Return whole years ("34", "034Y", "006M", "34.5"), "90+" from 90 on, `UNKNOWN` for what is no age, None for none."""
-    typed = (text or "").strip()
+    """Return whole years ("34", "034Y", "006M", "34.5"), "90+" from 90 on, or a band ("18-40", "65+", "<40", "under 40").
+
+    `UNKNOWN` for what is no age, None for none.
+    """
+    typed = " ".join((text or "").split())
     if not typed:
         return None
-    if typed in ("90+", UNKNOWN):
+    if typed == UNKNOWN or _AGE_BAND.fullmatch(typed):
         return typed
     match = re.fullmatch(r"(\d{1,3})(?:\.\d+)?\s*([DWMY]?)", typed.upper())
     if not match:
         return UNKNOWN
     years = int(match[1]) // {"D": 365, "W": 52, "M": 12}.get(match[2], 1)
     return "90+" if 90 <= years < 130 else UNKNOWN if years >= 130 else str(years)
+
+
+_AGE_BAND = re.compile(r"(?i)[<>]=?\s?\d{1,2}|\d{1,2}\+|\d{1,2}\s?(?:-|–|to)\s?\d{1,2}\+?|(?:under|over) \d{1,2}")
+"""An age that is given as a band: two digits at most, so that no age above 90 is told apart."""
 
 
 def _words(text: str | None) -> str:

@@ -38,6 +38,9 @@ def test_other_words_are_mapped_or_unknown() -> None:
         None,
         "unknown",
     ]
+    bands = ["65+", "<65", "18-40", "40 - 64", ">= 65", "under 40", "90+"]
+    assert [age_of(band) for band in bands] == bands
+    assert [age_of(text) for text in ("1950-01-01", "18-104", "Anna 65+", "65+5")] == ["unknown"] * 4
     assert [age_of(text) for text in ("034Y", "18M", "42.0", "93", "150", "born 1930", "")] == [
         *("34", "1", "42", "90+", "unknown", "unknown", None)
     ]
