@@ -33,7 +33,8 @@ _BETWEEN = r"(?:\s*[:=?]{1,2}\s*|\s+[-–—]{1,2}\s*|\s*\.{3,}\s*)"
 
 _WORDS: tuple[tuple[str, Assertion], ...] = ((_OPEN, "uncertain"), (_NO, "absent"), (_YES, "present"))
 _SIGNS: tuple[tuple[str, Assertion], ...] = (
-    (r"\s+(?:none|nil|ningun[oa])(?:\s+(?:seen|identified|present))?\s*[.;,]?\s*$", "absent"),  # "Pneumothorax none"
+    # "Pneumothorax none"
+    (r"\s+(?:none|nil|neg|negativ[eoa]?|ningun[oa])(?:\s+(?:seen|identified|present))?\s*[.;,]?\s*$", "absent"),
     (r"\s*\([-–—−]\)", "absent"),
     (r"\s*\(\+{1,3}\)", "present"),
 )

@@ -327,6 +327,6 @@ def clean_sentence(sentence: str) -> str:
     if len(cells) == 1 and is_bare_label(label) and is_answer(cells[0]):
         sentence = f"{label.rstrip(':')}: {cells[0]}"
     text = " ".join(MARK.sub(" ", _MARKED.sub(" ", sentence)).split())
-    text = re.sub(r"(?<=\S)\s([.,;:!?)])", r"\1", text) if not BOX.search(text) else text
+    text = re.sub(r"(?<=\S)\s([.,;:!)]|\?(?!\s?[^\W\d_]))", r"\1", text) if not BOX.search(text) else text
     text = re.sub(r"([,;:])(?=[.!?])", "", text).strip(" ,;-")
     return text if re.search(r"[^\W\d_]", text) else ""

@@ -202,11 +202,17 @@ def _ends_sentence(text: str, begin: int, stop: re.Match[str], end: int) -> bool
     before = text[max(begin, stop.start() - LOOK) : stop.start()]
     after = text[stop.end() : min(end, stop.end() + LOOK)]
     glued = bool(after) and not after[0].isspace()
+    after = after.lstrip(" \t")
+    line = after.split("\n")[0]
     after = after.lstrip()
     found = _WORD_BEFORE.search(before)
     word = found[0].lstrip("(\"'[") if found else ""
+    if stop[0].startswith("?") and not before[-1:].strip() and _LETTER.match(after) and not is_answer(line):
+        return False  # "? effusion"
+    if len(stop[0]) > 2 and is_answer(re.split(r"[.;]", line)[0]):
+        return False  # "Effusion ...... none"
     if stop[0][0] != ".":
-        label = stop[0].startswith("?") and is_answer(after.split("\n")[0])
+        label = stop[0].startswith("?") and is_answer(line)
         return not (label and not re.match(r"\s*(?:is|are|was|were|any|does|do)\b", before, re.IGNORECASE))
     if not word or re.fullmatch(r"\s*\(?\d{1,2}", before):
         return False  # the number of an item

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from vlp.config import ConfigError
-from vlp.shared_words import PatientText, SharedWords, folded
+from vlp.person_words import folded
+from vlp.shared_words import PatientText, SharedWords
 from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer, load_tokenizer
 
 KINDS = ("wordpiece", "sentencepiece")

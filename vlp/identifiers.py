@@ -91,12 +91,3 @@ def scan(text: str) -> list[Finding]:
                 taken[start:end] = b"\1" * (end - start)
                 found.append(Finding(kind, start, end))
     return sorted(found, key=lambda finding: finding.start)
-
-
-def without_identifiers(text: str) -> str:
-    """Return a text with a blank in place of everything that `scan` finds."""
-    parts, at = [], 0
-    for finding in scan(text):
-        parts.append(text[at : finding.start])
-        at = finding.end
-    return " ".join([*parts, text[at:]])

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ConfigError
-from .shared_words import SharedWords, folded
+from .person_words import folded
+from .shared_words import SharedWords
 from .tokenize import Pieces, Row, Tokenizer, TokenizerError
 from .untrusted import open_gzip
 

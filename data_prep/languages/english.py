@@ -47,6 +47,7 @@ OF_EARLIER = (
 )
 """Openings of a statement that tells of an earlier examination."""
 UNCERTAIN_BEFORE = (
+    r"(?<!\w)\?+(?=\s?[^\W\d_])",
     rf"{_CANNOT}(?:exclude|rule\s+out)\b",
     r"\b(?:difficult|hard|impossible|not\s+possible)\s+to\s+(?:exclude|rule\s+out)\b",
     r"\b(?:unclear|uncertain|not\s+certain|questionable)\s+(?:whether|if)\b",

@@ -49,10 +49,11 @@ UNCERTAIN_AFTER = (
     r"\b(?:fraglich|m[öo]e?glich|wahrscheinlich|unwahrscheinlich|vermutet|denkbar)(?=\s*(?:[.,;]|$))",
     r"\bnicht\s+(?:sicher\s+)?(?:beurteilbar|zu\s+beurteilen)",
     r"\bwird\s+vermutet\b",
-    r"\?",
+    r"\?(?!\s?[^\W\d_])",
 )
 EITHER = (r"\b(?:vs\.?|versus|differentialdiagnostisch|differenzialdiagnostisch|dd\.?:?|bzw\.?)(?=\s)",)
 UNCERTAIN_BEFORE = (
+    r"(?<!\w)\?+(?=\s?[^\W\d_])",
     r"\b(?:nicht\s+auszuschlie(?:ss|ß)en(?:de[rsn]?)?|nicht\s+sicher)\b",
     r"\b(?:m[öo]e?glich\w*|wahrscheinlich\w*|mutma(?:ss|ß)lich\w*|vermutlich\w*|vermutet\w*|fraglich\w*|eventuell\w*|evtl\.?|"
     r"denkbar\w*|potentiell\w*|potenziell\w*)",

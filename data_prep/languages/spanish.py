@@ -44,13 +44,14 @@ UNCERTAIN_AFTER = (
     r"\ba\s+(?:descartar|valorar|considerar)\b(?=\s*(?:[.,;]|$))",
     r"\b(?:es|son|parece\w*|seria\w*)\s+(?:poco\s+)?(?:posibl\w*|probabl\w*|dudos\w*|sospechos\w*|improbabl\w*)",
     r"\b(?:dudos[oa]s?|improbables?|posibles?|probables?|poco\s+probables?)(?=\s*(?:[.,;]|$))",
-    r"\?",
+    r"\?(?!\s?[^\W\d_])",
 )
 EITHER = (r"\b(?:vs\.?|versus|frente\s+a)(?=\s)",)
 UNCERTAIN_BEFORE = (
+    r"(?<!\w)\?+(?=\s?[^\W\d_])",
     r"\b(?:no\s+(?:se\s+)?(?:pued\w*|podria\w*|permit\w*|logra\w*)|sin\s+poder)\s+(?:\w+mente\s+)?(?:descart\w*|exclu\w*)",
     r"\bno\s+(?:descart\w*|exclu\w*|permite\s+descartar)",
-    r"\b(?:para|a)\s+descartar\b|\bdescartar\b|\bvalorar\b",
+    r"\b(?:para|a)\s+descartar\b|\bdescart(?:ar)?\b|\bvalorar\b",
     r"\b(?:posib\w*|probab\w*|presumib\w*|presunt\w*|aparent\w*|quiza\w*|tal\s+vez)",
     r"\b(?:sospech\w*|sugest\w*|sugerent\w*|suger\w*|sugier\w*|indicativ\w*)\b(?:\s+de\b)?",
     r"\b(?:podri\w*|pued\w*|pudier\w*)\s+(?:estar\s+)?(?:correspond\w*|represent\w*|trat\w*|ser|deber\w*|relacion\w*|reflej\w*|en)\b"

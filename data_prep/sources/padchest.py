@@ -7,6 +7,7 @@ Layout: `PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv` (.gz) with `Image
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,14 @@ class PadChest(Source):
         return self.image(f"{folder}/{row['ImageID']}", f"images/{row['ImageID']}", row["ImageID"])
 
 
+_NAN = re.compile(r"(?<![\w'])nan(?![\w'])")
 DEMOGRAPHICS = ("PatientSex_DICOM", "PatientBirth", "StudyDate_DICOM")
 
 
 def _labels(row: dict[str, Any]) -> list[str]:
     """Return the labels of a row, lower case and stripped; a list that cannot be read has none."""
     try:
-        found = names_in(str(row["Labels"]).replace("nan", "''") if "nan" in str(row["Labels"]) else row["Labels"])
+        found = names_in(_NAN.sub("''", str(row["Labels"])))
     except CellError:
         return []
     return [name for name in dict.fromkeys(one.lower().strip() for one in found) if name]

@@ -403,10 +403,13 @@ def test_padchest(zipped: bool, tmp_path: Path) -> None:
         "Labels": "['Pulmonary Fibrosis ', 'kyphosis', 'kyphosis']",
         "Localizations": "['loc basal']",
     }
-    other = {**row, "ImageID": "gone.png", "MethodLabel": "RNN_model", "Labels": "['normal', nan]"}
+    row["Report"] = "aument densid lsd sugestiv neumoni . pinz sen costofren derech . sin derram ."
+    other = {**row, "ImageID": "gone.png", "MethodLabel": "RNN_model", "Labels": "['malignancy', nan]"}
     trees.table(raw / "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv.gz", [row, other])
     (one,) = run("padchest", raw, "--physician").values()
-    assert one.labels == {"pulmonary fibrosis": 1, "kyphosis": 1, "normal": 0}
+    assert one.labels == {"pulmonary fibrosis": 1, "kyphosis": 1, "malignancy": 0}
     assert one.groups == {"sex": "F", "age": "84", "labelled_by": "physician"} and one.view == "PA"
     assert any("more than 8 bits" in step for step in one.steps) and "2014" not in str(one.to_json())
+    read = [("pneumonia", "uncertain"), ("blunted_costophrenic_angle", "present"), ("effusion", "absent")]
+    assert [(mention.code, mention.assertion) for mention in one.concepts] == read  # as Spanish, whatever it looks like
     assert list(reasons(raw).values()) == ["not_by_physician"]

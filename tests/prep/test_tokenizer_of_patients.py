@@ -13,7 +13,7 @@ from tests.test_tokenizer_privacy import FINDINGS, NAMES, NUMBERS, TEXTS
 from vlp.data.loader import open_stream
 from vlp.data.sources import DataConfig
 from vlp.export_card import describe
-from vlp.shared_words import folded
+from vlp.person_words import folded
 from vlp.tokenize import TextSpec, Tokenizer, load_tokenizer
 from vlp.train.build import build_or_train_tokenizer
 from vlp.types import Report, Sample
