@@ -20,8 +20,9 @@ $(READY): pyproject.toml setup.cfg constraints.txt
 demo: $(READY)  ## data, training, zero-shot scores, export and one report.html, with the built-in synthetic radiographs
 	$(BIN)/python -m vlp_recipes.demo --out runs/demo
 
+# A process of tests for each processor, each with one thread: sums are the same everywhere, and no test waits for another.
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --durations 10
 
 test-all: $(READY)
 	$(BIN)/python -m pytest

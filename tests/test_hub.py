@@ -19,6 +19,7 @@ from vlp import export_vlp, hub
 from vlp.config import ConfigError
 from vlp.export import main
 from vlp.models.heads import HeadConfig
+from vlp.output import LOCK
 from vlp.preprocess import ImageSpec, Preprocess
 from vlp.tokenize import TextSpec, build_tokenizer
 
@@ -194,7 +195,7 @@ def test_exporting_writes_checks_and_merges(name: str, tmp_path: Path, capsys: p
     card = (tmp_path / "out" / "README.md").read_text()
     assert card.startswith("---\nlicense: apache-2.0\nlibrary_name: vlp\n") and str(tmp_path) not in card
     assert {one.name for one in (tmp_path / "out").iterdir()} == {
-        "README.md", "config.json", "model.safetensors", "preprocess.json", "tokenizer"
+        LOCK, "README.md", "config.json", "model.safetensors", "preprocess.json", "tokenizer"
     }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -139,3 +139,11 @@ def test_the_components_of_a_recipe_declare_their_keys_too() -> None:
     assert recipe.model.text["path"] == "on #1"
     assert recipe.objectives == ({"kind": "siglip", "weight": 0.1},)
     assert recipe.train.samples == 1000
+
+
+def test_one_of_a_few_values_keeps_its_type() -> None:
+    """`Literal[1, 2]` in a list of objectives, as JSON on the command line: a number, and not its letters."""
+    from vlp.declared import read
+
+    assert read("2", Literal[1, 2]) == 2 and read("2", Literal["1", "2"]) == "2" and read("3", Literal[1, 2]) == "3"
+    assert read("true", Literal[True, "auto"]) is True and read("auto", Literal[True, "auto"]) == "auto"

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -108,6 +108,9 @@ def read(text: str, kind: Any, tree: Any = None) -> Any:
             for choice in nested if is_closed else ():
                 if isinstance(node, _node_type(bare(choice))):
                     return _value(node, choice, tree)
+    for option in (option for choice in plain if get_origin(choice) is Literal for option in get_args(choice)):
+        if option == (text if isinstance(option, str) else _number(word, type(option))):
+            return option
     for choice in plain:
         if choice in (bool, int, float) and (found := _number(word, choice)) is not None:
             return found

@@ -36,10 +36,12 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print how many groups there are; write groups and the thinned set where asked."""
     from vlp.data.manifest import Manifest, ShardSet
-    from vlp.output import write_whole
+    from vlp.output import check_apart, write_whole
 
     from ..dedup import group, thin
 
+    if args.thin:
+        check_apart(args.thin, args.folder)
     shards = ShardSet(Manifest.read(args.folder))
     reading = Reading(shards, args.max_rejected)
     rows: list[int] = []

@@ -88,10 +88,12 @@ def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]
 def _split(args: argparse.Namespace) -> int:
     from vlp.data.manifest import Manifest, ShardSet
     from vlp.data.records import SampleError
+    from vlp.output import check_apart
 
     from ..splits import choose, parse_shares
     from ..writer import ShardWriter
 
+    check_apart(args.out, args.folders[0])
     shares = parse_shares(args.split)
     shards = ShardSet(Manifest.read(args.folders[0]))
     reading = Reading(shards, args.max_rejected)

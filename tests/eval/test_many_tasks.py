@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import tarfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ import numpy as np
 import pytest
 from conftest import Run, score
 
-from vlp.data.manifest import Manifest, ShardSet
+from vlp.data.manifest import Manifest, ShardSet, index_folder
 from vlp_eval import data, results
-from vlp_prep.writer import ShardWriter
 
 pytestmark = pytest.mark.usefixtures("planted")
 Entries = dict[str, dict[str, Any]]
@@ -164,13 +164,19 @@ def test_a_task_counts_the_unreadable_images_that_it_met_itself(
 
 
 def masked(folder: Path, shards: Path, mask: bytes) -> None:
-    """Write a few of the radiographs as shards, with this mask for one of them."""
+    """Write a few of the radiographs as another tool would, unchecked, with this mask for one of them."""
     source = ShardSet(Manifest.read(shards))
-    with ShardWriter(folder, source="synthetic", version="1") as writer:
+    folder.mkdir()
+    with tarfile.open(folder / "test-0.tar", "w") as tar:
         for index in range(4):
             sample = source.sample(index)
-            masks = {"heart": mask if index == 2 else png(128)}
-            writer.write(replace(sample, masks=masks, split="test"))
+            record = {**sample.to_json(), "masks": ["heart"], "split": "test"}
+            members = {"json": json.dumps(record).encode(), "png": sample.image, "heart.mask.png": png(128)}
+            for ending, data in {**members, **({"heart.mask.png": mask} if index == 2 else {})}.items():
+                member = tarfile.TarInfo(f"{sample.key}.{ending}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    index_folder(folder, "synthetic", "1")
 
 
 def png(side: int) -> bytes:

@@ -53,9 +53,9 @@ def table(folder: Path, names: list[str], rows: int) -> Path:
             cv2.imwrite(str(folder / f"{row}.png"), rng.integers(0, 255, (16, 16), dtype=np.uint8))
             labels = [int(at == row % len(names)) for at in range(len(names))]
             hostile = EVIL[row % len(EVIL)]
-            writer.writerow(
-                [f"{row}.png", f"p{row}", f"report {row} {hostile}", f"{hostile}{row % 50}", f"{row}{hostile}", *labels]
-            )
+            site = "".join(letter for letter in hostile if letter.isprintable())  # a column of words holds no others
+            text, key = f"report {row} {hostile}", f"{row}{hostile}"
+            writer.writerow([f"{row}.png", f"p{row}", text, f"{site}{row % 50}", key, *labels])
     prompts = {
         "version": "1",
         "about": "x",

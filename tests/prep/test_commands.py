@@ -163,6 +163,17 @@ def test_near_identical_images_are_found(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["split", str(tmp_path / "apart"), "--check", "--images"]) == 0
 
 
+def test_a_set_is_not_written_into_the_set_that_it_is_made_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = write(tmp_path / "set", [sample(number) for number in range(3)])
+    for words in (["split", "--split", "0.5,0.5,0", "--out"], ["dedup", "--thin"]):
+        for place in (out / "inner", out, tmp_path):
+            assert main([words[0], str(out), *words[1:], str(place)]) == 2
+            assert "choose another folder" in capsys.readouterr().err
+    assert not (out / "inner").exists() and len(keys(out)) == 3
+
+
 def test_near_identical_reports_and_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from vlp_prep.dedup import near_embeddings
 

@@ -42,9 +42,10 @@ extractor = Extractor()
 
 
 def seconds(work: Callable[[str], object], text: str) -> float:
-    start = time.perf_counter()
+    """Return the processor's time, which other processes of the machine do not lengthen as they do the clock's."""
+    start = time.process_time()
     work(text)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def read(text: str) -> None:
@@ -72,7 +73,7 @@ def test_a_statement_has_a_longest_length() -> None:
 
 def test_fifty_thousand_equal_or_short_texts_are_grouped_in_seconds() -> None:
     equal = np.stack([dedup.text_hash("No effusion.")] * 50_000)
-    start = time.perf_counter()
+    start = time.process_time()
     assert [len(group) for group in dedup.group(dedup.near_hashes(equal, 3), len(equal))] == [50_000]
     rng = np.random.default_rng(0)
     near = rng.integers(0, 256, (20_000, 8), dtype=np.uint8)
@@ -80,7 +81,7 @@ def test_fifty_thousand_equal_or_short_texts_are_grouped_in_seconds() -> None:
     near[10_000:, 0] ^= 1  # one bit
     groups = dedup.group(dedup.near_hashes(near, 3), len(near))
     assert groups == [[index, index + 10_000] for index in range(10_000)]
-    assert time.perf_counter() - start < 60
+    assert time.process_time() - start < 60
 
 
 def test_groups_are_those_of_a_plain_search() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import struct
+import tarfile
 import zlib
 from pathlib import Path
 
@@ -13,10 +14,8 @@ import trees
 from PIL import Image, PngImagePlugin
 
 from vlp.modalities.image.decode import ImageError, besides_pixels, decode
-from vlp.types import Report, Sample
 from vlp_prep.cli import main
 from vlp_prep.pixels import ImageOptions, store_image
-from vlp_prep.writer import ShardWriter
 
 NAME = b"Anna Muster ZZ-0001"
 RAMP = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))
@@ -123,9 +122,15 @@ def test_a_file_with_nothing_but_pixels_keeps_its_bytes(pixels: np.ndarray) -> N
 def test_scan_says_what_the_files_hold_besides_pixels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = files()
     kept = {name: data for name, data in found.items() if name.endswith((".jpg", ".png")) and name != "palette.png"}
-    with ShardWriter(tmp_path / "set") as writer:
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set" / "of-another-tool.tar", "w") as tar:
         for number, data in enumerate([*kept.values(), encoded("JPEG"), encoded("PNG")]):
-            writer.write(Sample(f"k{number}", data, Report("Clear.")))
+            ending = "png" if data.startswith(b"\x89PNG") else "jpg"
+            for name, content in ((f"k{number}.{ending}", data), (f"k{number}.txt", b"Clear.")):
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    assert main(["index", str(tmp_path / "set")]) == 0
     assert main(["scan", str(tmp_path / "set"), "--out", str(tmp_path / "found.jsonl")]) == 1
     said = capsys.readouterr().out
     for kind in ("comment", "Exif", "thumbnail", "APP13", "bytes behind the end", "iTXt chunk", "prVt chunk"):

@@ -31,7 +31,7 @@ LINES: dict[str, list[Any]] = {
     "label_aware by category": [{"kind": "label_aware", "by": "category"}],
     "clip by group": [{"kind": "clip", "positives": "group"}],
 }
-COUPLED = sorted({*objectives, *LINES})
+COUPLED = sorted({*(kind for kind in objectives if kind != "example_margin"), *LINES})
 """Every registered objective, those with required settings as lines of a recipe, and some other forms."""
 
 

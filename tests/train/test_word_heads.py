@@ -36,7 +36,8 @@ def one_step(out: Path, kinds: list[str]) -> None:
     text = {**BERT, "config": {**BERT["config"], "hidden_dropout_prob": 0.0}}
     model, tokenizer = make(text=text, image_head=norm, text_head=norm, needs=objectives.needs)
     torch.manual_seed(5)
-    step = TrainStep(model, build_objectives([{"kind": kind} for kind in kinds], 24)).train()
+    # in double precision nothing but the formula is left: sums of floats in another order differ by 1e-3 of a gradient
+    step = TrainStep(model, build_objectives([{"kind": kind} for kind in kinds], 24)).double().train()
     share_statistics(step)
     pixels = torch.randint(0, 256, (8, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
     whole = Batch(
@@ -70,11 +71,11 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
         found.append(torch.load(folder / "found.pt"))
     (loss, grads), *others = found
     for other, other_grads in others:
-        assert other == pytest.approx(loss, abs=1e-4)
+        assert other == pytest.approx(loss, abs=1e-9)
         assert grads.keys() == other_grads.keys()
         largest = max(float(value.abs().max()) for value in grads.values())
         for name, value in grads.items():
-            assert torch.allclose(value, other_grads[name], atol=1e-4 * largest), name
+            assert torch.allclose(value, other_grads[name], atol=1e-9 * largest), name
 
 
 def test_padding_is_not_counted() -> None:

@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, features: Tensor, real: Tensor | None = None) -> Tensor:
-        rows = features.reshape(-1, features.shape[-1]).float()
+        rows = at_least_single(features.reshape(-1, features.shape[-1]))
         if self.training:
             counted = None if real is None else real.reshape(-1, 1).to(rows.dtype)
             own = rows.new_full((1,), float(rows.shape[0])) if counted is None else counted.sum().reshape(1)
@@ -95,13 +95,11 @@ class BatchNorm(nn.Module):
             var = sum_over_ranks((spread if counted is None else spread * counted).sum(0)) / count
             with torch.no_grad():
                 unbiased = var * count / (count - 1).clamp(min=1)
-                step = self.momentum * (total > 0).to(
-                    self.running_mean.dtype
-                )  # of a batch without any, nothing is learnt
+                step = self.momentum * (total > 0).to(self.running_mean.dtype)  # a batch without any teaches nothing
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
                 self.running_var.lerp_(unbiased.to(self.running_var.dtype), step)
         else:
-            mean, var = self.running_mean.float(), self.running_var.float()
+            mean, var = at_least_single(self.running_mean), at_least_single(self.running_var)
         normal = (
             F.batch_norm(rows, mean, var, eps=self.eps)
             if not self.training
@@ -110,6 +108,11 @@ class BatchNorm(nn.Module):
         if self.weight is not None and self.bias is not None:
             normal = normal * self.weight + self.bias
         return normal.to(features.dtype).reshape(features.shape)
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """Return a tensor in single precision, or in the double precision that it has: sums are not taken in half."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def sum_pieces(states: Tensor, words: Tensor, count: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ..config import ConfigError, config
 from ..types import Tokens
 from .grid import trace_tower
+from .heads import at_least_single
 from .tower import (
     ImageFeatures,
     ImageTower,
@@ -162,11 +163,11 @@ def _attend(
 
     with torch.no_grad():
         scale = options.get("scaling") or query.shape[-1] ** -0.5
-        logits = (query[:, :, :1].float() @ key.float().transpose(-1, -2)) * scale
+        logits = (at_least_single(query[:, :, :1]) @ at_least_single(key).transpose(-1, -2)) * scale
         if attention_mask is not None:
             row = attention_mask[:, :, :1]
             blocked = torch.finfo(logits.dtype).min
-            logits = logits.masked_fill(~row, blocked) if row.dtype == torch.bool else logits + row.float()
+            logits = logits.masked_fill(~row, blocked) if row.dtype == torch.bool else logits + row
         module.__dict__["first_token_attention"] = logits.softmax(-1).mean(1).squeeze(1)
     output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     return output, None

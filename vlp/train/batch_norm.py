@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import dist
+from ..models.heads import at_least_single
 
 log = logging.getLogger("vlp")
 
@@ -95,10 +96,6 @@ def _dense(features: Tensor) -> Tensor:
     return features if is_channels_last else features.contiguous()
 
 
-def _wide(features: Tensor) -> Tensor:
-    return features.to(torch.promote_types(features.dtype, torch.float32))
-
-
 def _rows(features: Tensor) -> tuple[int, ...]:
     return (0, *range(2, features.ndim))
 
@@ -112,7 +109,7 @@ def _statistics(features: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     if features.is_cuda:
         mean, scale = torch.batch_norm_stats(features, eps)
         return mean, (scale.pow(-2) - eps).clamp(min=0)
-    var, mean = torch.var_mean(_wide(features), _rows(features), correction=0)
+    var, mean = torch.var_mean(at_least_single(features), _rows(features), correction=0)
     return mean, var
 
 
@@ -125,9 +122,9 @@ def _reduce(
             grad, features, mean, scale, weight, True, True, True
         )
         return found
-    grad, rows = _wide(grad), _rows(features)
+    grad, rows = at_least_single(grad), _rows(features)
     sums = grad.sum(rows)
-    products = (grad * (_wide(features) - _across(mean, features))).sum(rows)
+    products = (grad * (at_least_single(features) - _across(mean, features))).sum(rows)
     return sums, products, products * scale, sums
 
 
@@ -150,8 +147,10 @@ def _spread(
     count = counts.sum()
     factor = scale if weight is None else scale * weight
     slope = products / count * scale.square()
-    centred = _wide(features) - _across(mean, features)
-    found = (_wide(grad) - _across(sums / count, grad) - centred * _across(slope, grad)) * _across(factor, grad)
+    centred = at_least_single(features) - _across(mean, features)
+    found = (at_least_single(grad) - _across(sums / count, grad) - centred * _across(slope, grad)) * _across(
+        factor, grad
+    )
     return found.to(features.dtype)
 
 
