@@ -1,6 +1,6 @@
 """The tables of a folder as the Hugging Face Hub distributes data sets: Parquet or CSV files, imagefolders, class folders.
 
-Everything is read here, by this package: a folder of somebody else runs nothing, and nothing is fetched.
+Everything is read here, by this package: a folder of another person runs nothing, and nothing is fetched.
 """
 
 from __future__ import annotations

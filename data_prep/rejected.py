@@ -1,6 +1,6 @@
 """What the owner of the data needs to find rejected files again: their keys, places and reasons as they are.
 
-The file lies beside the folder of shards, not in it, and only its owner can read it: whoever copies or uploads the set
+The file lies beside the folder of shards, not in it, and only its owner can read it: a copy or an upload of the set
 takes no ids along.
 """
 

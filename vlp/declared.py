@@ -41,7 +41,7 @@ class Kinds:
         kinds: Registry[Any] = getattr(importlib.import_module(module), name)
         try:
             return kinds.get(str(kind)).Config
-        except (UnknownNameError, AttributeError):  # whoever builds it says so
+        except (UnknownNameError, AttributeError):  # said where it is built
             return Any
 
 

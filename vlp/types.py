@@ -243,7 +243,7 @@ class Batch:
     `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
     another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
     `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
-    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or somebody else's.
+    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or an objective's own.
     `has_text` [B] says which rows have a text, the others hold an empty one that no loss sees; None where every sample of
     the set has one, which is the same on all ranks. The last four are for messages and counts.
     """

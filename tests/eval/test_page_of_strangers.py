@@ -1,4 +1,4 @@
-"""The page and the terminal of data that nobody checked: bounded at 1,000 classes, no HTML and no escapes of the data's own."""
+"""The page and the terminal of unchecked data: bounded at 1,000 classes, no HTML and no escapes of the data's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`ShardWriter`, whoever calls it: nothing but pixels is stored, and what is seen stays the same."""
+"""`ShardWriter`, for all its callers: nothing but pixels is stored, and what is seen stays the same."""
 
 import io
 from pathlib import Path

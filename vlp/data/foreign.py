@@ -1,4 +1,4 @@
-"""A sample of somebody else's shards: which of its fields and members are the report, captions, ids and labels.
+"""A sample of another tool's shards: which of its fields and members are the report, captions, ids and labels.
 
 What is left out or guessed without loss of the sample (a label that is a probability, the encoding of a text) is counted
 in the caller's `told`. A CellError quotes no value: a field may hold a report or an id.

@@ -87,7 +87,7 @@ class Cache:
                     self._make_room(size, keep=path)
                     self._download(url, path, size, sha256, hosts)
                     _stamp(path, sha256)
-        with suppress(OSError):  # a cache of somebody else is read as well
+        with suppress(OSError):  # a cache that another user owns is read as well
             os.utime(path, ns=(time.time_ns(), path.stat().st_mtime_ns))
         return path
 

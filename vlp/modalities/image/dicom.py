@@ -53,7 +53,7 @@ _SIZE_OF_J2K = b"\xff\x4f\xff\x51"
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what pydicom warns of from the console: it quotes values, and those may be anybody's."""
+    """Keep what pydicom warns of from the console: it quotes values of patients."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
