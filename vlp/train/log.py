@@ -123,7 +123,8 @@ class Meter:
             sources.update(one["sources"])
         line |= {
             "samples_per_s": rows / max(seconds, 1e-9),
-            "data_wait": max(one["waited"] for one in ranks) / max(seconds, 1e-9),
+            # a batch is fetched in the step before the one that counts it, which the line before may have closed
+            "data_wait": min(1.0, max(one["waited"] for one in ranks) / max(seconds, 1e-9)),
             "truncated": sum(one["truncated"] for one in ranks) / max(1, rows),
             "rejected": sum(one["rejected"] for one in ranks),
             "without_text": sum(one["without_text"] for one in ranks),
