@@ -61,7 +61,7 @@ LOAD = """
 import sys
 sys.modules["deepspeed"] = None  # as if it were not installed
 import torch, vlp
-model = vlp.from_pretrained(sys.argv[1])
+model = vlp.from_pretrained(sys.argv[1], trust=["train.toy_tower"])
 assert model.embed_texts(["no effusion"]).shape == (1, 16)
 from safetensors.torch import load_file
 weights = load_file(sys.argv[1] + "/model.safetensors")
