@@ -99,3 +99,10 @@ def test_no_file_is_named_for_nothing_or_too_long_to_hold_in_the_head() -> None:
     for module, path in modules().items():
         assert path.stem not in {"utils", "util", "helpers", "helper", "misc", "common"}, module
         assert len(path.read_text().splitlines()) <= 450, f"{module} is longer than 450 lines"
+
+
+def test_every_package_is_installed() -> None:
+    """A package that `setup.cfg` does not list is missing from an ordinary install, which an editable one hides."""
+    listed = {line.strip() for line in (ROOT / "setup.cfg").read_text().splitlines() if line.startswith("    ")}
+    packages = {module for module, path in modules().items() if path.name == "__init__.py"}
+    assert packages <= listed, packages - listed
