@@ -14,7 +14,7 @@ $(READY): pyproject.toml setup.cfg constraints.txt
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --user uv || $(PYTHON) -m pip install --quiet uv
 	@test -x $(BIN)/python || PATH="$$PATH:$$HOME/.local/bin" uv venv --quiet --python $(PYTHON) $(VENV)
 	PATH="$$PATH:$$HOME/.local/bin" uv pip install --quiet --python $(BIN)/python --constraint constraints.txt -e '.[cpu,dev]'
-	@$(BIN)/python -c 'import vlp.train.loop, vlp_eval.runner, transformers.models.bert.modeling_bert'  # compiled once, here
+	@$(BIN)/python -c 'import vlp.train.trainer, vlp_eval.runner, transformers.models.bert.modeling_bert'  # compiled once, here
 	@touch $@
 
 demo: $(READY)  ## data, training, zero-shot scores, export and one report.html, with the built-in synthetic radiographs

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 import torch.distributed as td
 
-from vlp import dist
+from vlp.batch import Batch, ModelOutput, PatchGrid, Phrases, Spans, Tokens
+from vlp.core import distributed
 from vlp.objectives import build_objectives
-from vlp.types import Batch, ModelOutput, PatchGrid, Phrases, Spans, Tokens
 
 ROWS, DIM, PATCHES, WORDS, MENTIONS = 32, 256, 49, 24, 64
 CALLS = ("all_gather", "all_reduce", "reduce_scatter_tensor", "batch_isend_irecv")
@@ -72,7 +72,7 @@ def size(value: Any) -> int:
 def count(kind: Any) -> tuple[Counter[str], Counter[str]]:
     """Return bytes and calls of one forward and backward, by collective."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(dist.rank())
+    generator = torch.Generator().manual_seed(distributed.rank())
     objective, output, batch = build_objectives([kind], DIM), output_of(generator), batch_of(generator)
     moved: Counter[str] = Counter()
     calls: Counter[str] = Counter()
@@ -97,16 +97,16 @@ def count(kind: Any) -> tuple[Counter[str], Counter[str]]:
 
 
 def main() -> None:
-    dist.init()
+    distributed.init()
     for kind in OBJECTIVES:
         moved, calls = count(kind)
-        if dist.is_main():
+        if distributed.is_main():
             parts = ", ".join(f"{name} {moved[name] / 2**20:.3f} MiB in {calls[name]}" for name in CALLS if calls[name])
             print(
                 f"{kind:10} {sum(moved.values()) / 2**20:8.3f} MiB  {sum(calls.values()):3} calls  ({parts})",
                 flush=True,
             )
-    dist.shutdown()
+    distributed.shutdown()
 
 
 if __name__ == "__main__":

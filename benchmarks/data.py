@@ -35,7 +35,7 @@ def radiographs(images: Path | None, side: int, count: int = DISTINCT) -> list[b
             pixels = cv2.imread(str(sources[index * len(sources) // count]), cv2.IMREAD_GRAYSCALE)
             pixels = cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA)
         else:
-            from vlp.data.synthetic import generate
+            from vlp_prep.synthetic.generate import generate
 
             drawn = np.asarray(generate(index, 0, side).image, np.float32)
             grain = np.random.default_rng(index).normal(0, 2, drawn.shape)
@@ -52,7 +52,7 @@ def reports(count: int, words: int, seed: int = 0) -> list[str]:
 
 def write_shards(folder: Path, images: Sequence[bytes], texts: Sequence[str], shard_size: int = 96) -> Path:
     """Write a sample for each text, the images over and over, as `train-NNNNNN.tar` with a manifest."""
-    from vlp.data.manifest import index_folder
+    from vlp.data.shards.verify import index_folder
 
     folder.mkdir(parents=True)
     for number, first in enumerate(range(0, len(texts), shard_size)):

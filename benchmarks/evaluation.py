@@ -27,9 +27,10 @@ def rates(model: str, images: int, side: int, rounds: int) -> tuple[list[float],
     import cv2
     import torch
 
-    from vlp_eval.data import Columns, DataSpec, read
-    from vlp_eval.embedder import load
-    from vlp_eval.store import ROWS, Store
+    from vlp_eval.data.load import read
+    from vlp_eval.data.spec import Columns, DataSpec
+    from vlp_eval.embeddings.cache import ROWS, Store
+    from vlp_eval.models.load import load
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -79,7 +80,7 @@ text = rng.standard_normal(({pairs}, 256)).astype(np.float32)
 image = text + 3 * rng.standard_normal(({pairs}, 256)).astype(np.float32)
 text /= np.linalg.norm(text, axis=1, keepdims=True); image /= np.linalg.norm(image, axis=1, keepdims=True)
 if {ours}:
-    from vlp_eval.index import rank
+    from vlp_eval.embeddings.search import rank
     group = np.arange({pairs})
     rank(image[:64], text[:64], group[:64], group[:64])
 else:

@@ -55,8 +55,8 @@ def contrastive(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tenso
         return lambda: SigLipLoss()(image, text, scale, bias), inputs
     if whose == "dense":
         return lambda: dense_dhn_nce(image, text), inputs
+    from vlp.batch import Batch, ModelOutput, Tokens
     from vlp.objectives import build_objectives
-    from vlp.types import Batch, ModelOutput, Tokens
 
     blank = torch.zeros((count, 1), dtype=torch.int64)
     batch = Batch(
@@ -119,8 +119,8 @@ def token_inputs(count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def mgca(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """The token-wise part."""
+    from vlp.batch import ModelOutput
     from vlp.objectives.mgca import Mgca
-    from vlp.types import ModelOutput
 
     patches, words, patch_attention, word_attention = token_inputs(count)
     objective = Mgca(Mgca.Config(prototypes=1), 128)
@@ -163,8 +163,8 @@ def mgca(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
 def concept(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """Four mentions a sample, the mean of two tokens each, against every image's patches; ConceptCLIP's loss, or its pooling
     by log-mean-exp."""
+    from vlp.batch import Batch, ModelOutput, Spans, Tokens
     from vlp.objectives import build_objectives
-    from vlp.types import Batch, ModelOutput, Spans, Tokens
 
     patches, words, _, _ = token_inputs(count)
     lse = name.startswith("concept_lse")
@@ -205,8 +205,8 @@ def concept(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
 
 def medslip(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """51 places and 75 findings, decoders of 4 layers of width 256; one sample after the other, or all together."""
+    from vlp.batch import Batch, ModelOutput, Tokens
     from vlp.objectives.medslip import MedSlip
-    from vlp.types import Batch, ModelOutput, Tokens
 
     patches, words, _, _ = token_inputs(count)
     torch.manual_seed(0)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import NoReturn, TextIO
 
-from vlp.errors import INTERRUPTED, printable, report
-from vlp.registry import did_you_mean
+from vlp.core.errors import INTERRUPTED, printable, report
+from vlp.core.registry import did_you_mean
 
 COMMANDS = {
     "build": "raw data of a known layout, or your own pairs, to shards",
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code, see `vlp.errors`."""
+    """Run a command; return the exit code, see `vlp.core.errors`."""
     argv = list(sys.argv[1:] if argv is None else argv)
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())

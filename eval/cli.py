@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vlp.errors import INTERRUPTED, report
+from vlp.core.errors import INTERRUPTED, report
 
 FORESEEN = (ValueError, LookupError)
 
@@ -105,7 +105,7 @@ def _scored(one: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code, see `vlp.errors`."""
+    """Run a command; return the exit code, see `vlp.core.errors`."""
     options = parser().parse_args(arguments)
     from . import commands
 

@@ -10,15 +10,15 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from vlp.config import ConfigError, dump_yaml, to_tree
-from vlp.output import hold, write_whole
+from vlp.core.config import ConfigError, dump_yaml, to_tree
+from vlp.core.output import hold, write_whole
 
-from . import data as data_files
 from . import results as result_files
 from . import suite as suites
+from .data import load as data_files
 from .report.tables import beside_published, published_words
-from .terminal import add_row, console, new_table, say, summary_table
-from .terminal import show as print_text
+from .report.terminal import add_row, console, new_table, say, summary_table
+from .report.terminal import show as print_text
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -54,7 +54,7 @@ def show(options: argparse.Namespace) -> int:
     tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.show()}
     tree["config_sha256"] = suites.config_digest(task)
     if options.data:
-        from .checks import scored
+        from .data.checks import scored
 
         tree["split"] = scored(task, data_files.read(task.spec.data, options.data))
     print_text(dump_yaml(tree))
@@ -63,7 +63,7 @@ def show(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Print counts, prevalence and hashes of a task's data, and patients shared with training data (exit 2 if any)."""
-    from .checks import check_task
+    from .data.checks import check_task
 
     task = suites.find_task(options.task, options.suite)
     facts, problems = check_task(task, options.data, options.train, options.train_split, options.decode)
@@ -80,8 +80,9 @@ def _progress() -> Progress:
 
 def run(options: argparse.Namespace) -> int:
     """Score a model on a suite."""
-    from . import embedder, runner
-    from .store import Store
+    from . import runner
+    from .embeddings.cache import Store
+    from .models import load as embedder
 
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
@@ -102,8 +103,9 @@ def run(options: argparse.Namespace) -> int:
 
 def embed(options: argparse.Namespace) -> int:
     """Encode what a suite needs into a folder."""
-    from . import embedder, runner
-    from .store import Store
+    from . import runner
+    from .embeddings.cache import Store
+    from .models import load as embedder
 
     suite = suites.read(options.suite)
     runner.require_place(options.out)
@@ -119,7 +121,7 @@ def embed(options: argparse.Namespace) -> int:
 def score(options: argparse.Namespace) -> int:
     """Score cached embeddings."""
     from . import runner
-    from .store import Store
+    from .embeddings.cache import Store
 
     suite = suites.read(options.suite)
     runner.require_empty(options.out)

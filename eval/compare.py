@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 
 from . import results as result_files
 from .bootstrap import Floats, Interval, Resamples, draw, paired_difference, sign_flip

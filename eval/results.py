@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 
 from vlp import __version__
-from vlp.config import ConfigError
-from vlp.untrusted import inside, open_regular, parse_json, read_json
+from vlp.core.config import ConfigError
+from vlp.core.untrusted import inside, open_regular, parse_json, read_json
 
 from .bootstrap import Interval
-from .embedder import Card
-from .store import write_text
+from .embeddings.cache import write_text
+from .models.base import Card
 
 SCHEMA = "vlp-eval/1"
 FILE = "results.json"

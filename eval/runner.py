@@ -14,18 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError, to_tree
-from vlp.errors import cannot_write
-from vlp.output import LOCK, remove
-from vlp.untrusted import MAX_FILE, parse_json, read_text
+from vlp.core.config import ConfigError, to_tree
+from vlp.core.errors import cannot_write
+from vlp.core.output import LOCK, remove
+from vlp.core.untrusted import MAX_FILE, parse_json, read_text
 
-from .data import Data, DataError, DataSpec, ids_digest, read
-from .overlap import Training, doubt_words, overlap_words
+from .data.dataset import Data, ids_digest
+from .data.load import read
+from .data.spec import DataError, DataSpec
+from .data.training_overlap import Training, doubt_words, overlap_words
+from .embeddings.cache import Store, UnreadableError, reason_of, write_text
+from .report.terminal import headline, warnings_of
 from .results import Results, clean
-from .store import Store, UnreadableError, reason_of, write_text
 from .suite import Suite, config_digest
 from .tasks.base import Context, Outcome, Task
-from .terminal import headline, warnings_of
 
 OK, DATA, PARTIAL = 0, 2, 3
 CURVE = "training.json"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError, config, digest, to_tree, validate
-from vlp.registry import UnknownNameError, did_you_mean
+from vlp.core.config import ConfigError, config, digest, to_tree, validate
+from vlp.core.registry import UnknownNameError, did_you_mean
 
-from .prompts import load_file
-from .store import reason_of
+from .embeddings.cache import reason_of
 from .tasks import all_families
 from .tasks.base import NAME, Task, TaskSpec
+from .zero_shot.prompts import load_file
 
 FOLDER = Path(__file__).parent / "suites"
 

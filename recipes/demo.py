@@ -20,8 +20,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from vlp.errors import report
-from vlp.output import check_apart, hold, remove
+from vlp.core.errors import report
+from vlp.core.output import check_apart, hold, remove
 
 RECIPE = Path(__file__).parent / "demo.yaml"
 STUDIES = 8000

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlp.config import ConfigError, compose, config, digest, dump_yaml, load, merge, parse_override, to_tree, validate
+from vlp.core.config import (
+    ConfigError,
+    compose,
+    config,
+    digest,
+    dump_yaml,
+    load,
+    merge,
+    parse_override,
+    to_tree,
+    validate,
+)
 
 
 @config

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError, compose, config, read_yaml, validate
+from vlp.core.config import ConfigError, compose, config, read_yaml, validate
 
 
 def laughs(item: str, list_of: str) -> str:

@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Sample
 from vlp_prep.cli import main
 
 PAGE = Path(__file__).parents[1] / "docs" / "data_formats.md"
@@ -57,8 +58,8 @@ def test_a_section_holds(title: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_the_page_names_every_field_of_a_table_and_of_a_record() -> None:
     from dataclasses import fields
 
-    from vlp_eval.data import Columns
-    from vlp_prep.table_source import ALIASES, FIELDS
+    from vlp_eval.data.spec import Columns
+    from vlp_prep.readers.tables import ALIASES, FIELDS
 
     text = PAGE.read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w.]+)`", text))

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlp.data.loader import DataConfig, Loader
-from vlp.preprocess import Augment, ImageError, ImageSpec, Preprocess
-from vlp.resize import coverage, resize
-from vlp.tokenize import TextSpec, build_tokenizer
-from vlp.types import Report, Sample
-from vlp_prep.writer import ShardWriter
+from vlp.modalities.image.augment import Augment
+from vlp.modalities.image.resize import coverage, resize
+from vlp.modalities.image.spec import ImageError, ImageSpec, Preprocess
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.load import build_tokenizer
+from vlp.sample import Report, Sample
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "covid_cxr" / "images"
 EVERYTHING = Augment(

@@ -19,13 +19,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlp.config import ConfigError, compose, validate
-from vlp.data.index import FORMAT
-from vlp.data.manifest import Manifest, ShardSet, index_folder
-from vlp.data.records import SampleError, build
-from vlp.data.sample_check import check_sample
+from vlp.core.config import ConfigError, compose, validate
+from vlp.core.untrusted import parse_json
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.sample_check import check_sample
+from vlp.data.shards.sample_io import SampleError, build
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.tar_index import FORMAT
+from vlp.data.shards.verify import index_folder
 from vlp.train.recipe import Recipe
-from vlp.untrusted import parse_json
 from vlp_prep.cli import main
 
 pytestmark = pytest.mark.slow
@@ -310,7 +312,7 @@ def test_a_table_with_other_values(tmp_path_factory: pytest.TempPathFactory, dat
 def test_a_prompt_file_with_other_values(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     import yaml
 
-    from vlp_eval import prompts
+    from vlp_eval.zero_shot import prompts
 
     path = tmp_path_factory.mktemp("prompts") / "mine.yaml"
     tree = yaml.safe_load((Path(prompts.__file__).parent / "prompts" / "chest-pair.yaml").read_text())

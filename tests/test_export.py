@@ -14,12 +14,12 @@ import yaml
 
 from tests.models.test_dual_encoder import CLIP_IMAGE, CLIP_TEXT, VIT
 from tests.models.tiny import BERT, CONV, NONE, clip_tokens, make, wordpieces
-from vlp import export_card, export_check
-from vlp.config import ConfigError
-from vlp.export import CannotExpress
+from vlp.core.config import ConfigError
+from vlp.export import model_card, verify
+from vlp.export.base import CannotExpress
 from vlp.hub import Pretrained
+from vlp.modalities.image.spec import ImageSpec, Preprocess
 from vlp.models.heads import HeadConfig
-from vlp.preprocess import ImageSpec, Preprocess
 
 TIMM = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 2, "embed_dim": 24, "num_heads": 3}}
 RESNET = {"kind": "timm", "name": "resnet10t"}
@@ -55,12 +55,12 @@ def compare(loaded: Pretrained, kind: str, folder: Path, approximate: bool = Fal
     """Write, load with the format's library, and compare; the fresh process is another test's subject."""
     module = import_module(f"vlp.export_{kind}")
     notes: list[str] = module.write(loaded, folder, approximate)
-    pictures = list(export_check.probes(loaded).values())
-    found = module.load(str(folder), pictures, export_check.texts(loaded))
-    ours = export_check.native(loaded, kind)
+    pictures = list(verify.probes(loaded).values())
+    found = module.load(str(folder), pictures, verify.texts(loaded))
+    ours = verify.native(loaded, kind)
     for part in ours.values():
         assert np.linalg.norm(part[:1] - part[1:], axis=1).min() > 0.01, "a constant would be equal too"
-    return notes + export_check.compare(ours, found, kind, approximate)
+    return notes + verify.compare(ours, found, kind, approximate)
 
 
 SIGLIP = {
@@ -183,11 +183,11 @@ def test_resizing_must_be_exact_but_for_the_rounding_of_tensors(kind: str, cosin
     theirs["images"][3] = [(1 - cosine**2) ** 0.5, 0, 0, cosine]
     note = f"images that have to be resized: a cosine of {cosine:.5f} with the native embedding"
     if passes:
-        assert export_check.compare(ours, theirs, kind, False)[-1] == note
+        assert verify.compare(ours, theirs, kind, False)[-1] == note
     else:
         with pytest.raises(ConfigError, match=rf"resizes images otherwise.*{cosine:.5f}.*--approximate"):
-            export_check.compare(ours, theirs, kind, False)
-    assert export_check.compare(ours, theirs, kind, True)[-1] == note
+            verify.compare(ours, theirs, kind, False)
+    assert verify.compare(ours, theirs, kind, True)[-1] == note
 
 
 @pytest.mark.parametrize(
@@ -200,9 +200,9 @@ def test_the_pipeline_gives_the_native_probabilities(name: str, library: str, tm
 
     _, options = FITS[f"transformers, {name}"]
     loaded = native(**options)
-    import_module("vlp.export_transformers").write(loaded, tmp_path, False)
+    import_module("vlp.export.transformers").write(loaded, tmp_path, False)
     assert type(AutoModel.from_pretrained(tmp_path)).__name__ == library
-    picture = export_check.probes(loaded)["same0"]
+    picture = verify.probes(loaded)["same0"]
     labels = ["there is a nodule", "no pleural effusion is seen in the left lung", "x"]
     found = pipeline("zero-shot-image-classification", str(tmp_path))(
         Image.fromarray(picture), candidate_labels=labels, hypothesis_template="{}"
@@ -224,7 +224,7 @@ def test_transformers_processor_sees_the_same_picture(resize: Any, interpolation
     from PIL import Image
     from transformers import CLIPImageProcessor
 
-    from vlp.export_processor import image_processor
+    from vlp.export.hf_processor import image_processor
 
     spec = ImageSpec(size=64, resize=resize, interpolation=interpolation, mean=(0.0,), std=(1.0,))
     settings = image_processor(spec, False)
@@ -242,19 +242,19 @@ def test_wrong_weights_do_not_pass(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     loaded = native(RESNET)
-    module = import_module("vlp.export_open_clip")
+    module = import_module("vlp.export.open_clip")
     module.write(loaded, tmp_path, False)
     tensors = load_file(str(tmp_path / module.WEIGHTS))
     tensors["visual.head.proj.weight"][0] += 0.01
     save_file(tensors, str(tmp_path / module.WEIGHTS))
-    pictures = list(export_check.probes(loaded).values())
-    found = module.load(str(tmp_path), pictures, export_check.texts(loaded))
+    pictures = list(verify.probes(loaded).values())
+    found = module.load(str(tmp_path), pictures, verify.texts(loaded))
     with pytest.raises(ConfigError, match="images differ from the model's by"):
-        export_check.compare(export_check.native(loaded, "open_clip"), found, "open_clip", False)
+        verify.compare(verify.native(loaded, "open_clip"), found, "open_clip", False)
 
 
 def test_an_open_clip_folder_knows_where_it_lies(tmp_path: Path) -> None:
-    module = import_module("vlp.export_open_clip")
+    module = import_module("vlp.export.open_clip")
     module.write(native(RESNET), tmp_path, False)
     for place, expected in ((None, str(tmp_path.resolve())), ("lab/model", "lab/model")):
         text = json.loads(module.settle(tmp_path, place)["open_clip_config.json"])["model_cfg"]["text_cfg"]
@@ -294,7 +294,7 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
     options = argparse.Namespace(
         format="vlp", name=None, to=tmp_path / "out", results=[tmp_path / "results.json"], licence="mit", push=None
     )
-    text = export_card.render(native(CONV), tmp_path, options, ["images: equal"])
+    text = model_card.render(native(CONV), tmp_path, options, ["images: equal"])
     data = ModelCard(text).data
     assert data.license == "mit" and data.base_model == ["laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "microsoft/rad-dino"]
     (result,) = data.eval_results
@@ -311,8 +311,8 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
 @pytest.mark.parametrize("kind", ["vlp", "open_clip", "transformers", "onnx", "image", "text"])
 def test_the_card_says_how_to_decode(kind: str, tmp_path: Path) -> None:
     options = argparse.Namespace(format=kind, name="demo", to=tmp_path, results=[], licence="mit", push=None)
-    text = " ".join(export_card.render(native(CONV), tmp_path, options, ["images: equal"]).split())
-    assert ("as vlp decodes them (`vlp.preprocess.decode`)" in text) == (kind not in ("vlp", "text")), (
+    text = " ".join(model_card.render(native(CONV), tmp_path, options, ["images: equal"]).split())
+    assert ("as vlp decodes them (`vlp.modalities.image.spec.decode`)" in text) == (kind not in ("vlp", "text")), (
         "vlp decodes itself"
     )
 

@@ -13,10 +13,11 @@ import pytest
 
 from tests.hub_stub import serve
 from tests.test_export import RESNET, SIGLIP, VIT, native
-from vlp import export_check, hub
-from vlp.export import main
+from vlp import hub
+from vlp.core.output import LOCK
+from vlp.export import verify
+from vlp.export.cli import main
 from vlp.hub import Pretrained
-from vlp.output import LOCK
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,8 +29,8 @@ def saved(folder: Path, **options: Any) -> Pretrained:
 
 
 def equal(loaded: Pretrained, found: dict[str, np.ndarray], kind: str) -> None:
-    limit = export_check.TOLERANCE.get(kind, 1e-5)
-    for part, ours in export_check.native(loaded, kind).items():
+    limit = verify.TOLERANCE.get(kind, 1e-5)
+    for part, ours in verify.native(loaded, kind).items():
         assert found[part].shape == ours.shape and np.abs(found[part] - ours)[:3].max() <= limit, part
 
 
@@ -80,7 +81,7 @@ def test_an_open_clip_folder_works_elsewhere_after_its_script(tmp_path: Path) ->
     shutil.move(tmp_path / "first", tmp_path / "second")
     done = subprocess.run([sys.executable, tmp_path / "second" / "moved.py"], cwd=tmp_path, check=False)
     assert done.returncode == 0
-    equal(loaded, export_check.embed(loaded, str(tmp_path / "second"), "open_clip"), "open_clip")
+    equal(loaded, verify.embed(loaded, str(tmp_path / "second"), "open_clip"), "open_clip")
     text = json.loads((tmp_path / "second" / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
     assert text["hf_model_name"] == str(tmp_path / "second")
     assert "run moved.py after moving it" in (tmp_path / "second" / "README.md").read_text()
@@ -106,7 +107,7 @@ def test_a_pushed_model_loads_by_its_name_from_the_hub_and_then_offline(kind: st
         }
         command = ["--to", str(tmp_path / "out"), "--format", kind, "--push", "lab/model", "--private"]
         done = subprocess.run(
-            [sys.executable, "-m", "vlp.export", str(tmp_path / "run"), *command],
+            [sys.executable, "-m", "vlp.export.cli", str(tmp_path / "run"), *command],
             env={**os.environ, **online, "HF_TOKEN": "hf_stub"}, cwd=ROOT, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -119,7 +120,7 @@ def test_a_pushed_model_loads_by_its_name_from_the_hub_and_then_offline(kind: st
             one.relative_to(tmp_path / "out").as_posix() for one in (tmp_path / "out").rglob("*") if one.is_file()
         } - {LOCK}
         assert str(tmp_path) not in b"".join(stub.files.values()).decode("latin-1"), "no path of this machine"
-        found = export_check.embed(loaded, "lab/model", kind, HF_HOME=str(tmp_path / "home"), **online)
+        found = verify.embed(loaded, "lab/model", kind, HF_HOME=str(tmp_path / "home"), **online)
         equal(loaded, found, kind)
-    offline = export_check.embed(loaded, "lab/model", kind, HF_HOME=str(tmp_path / "home"))
+    offline = verify.embed(loaded, "lab/model", kind, HF_HOME=str(tmp_path / "home"))
     equal(loaded, offline, kind)

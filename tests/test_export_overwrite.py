@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from tests.test_export import VIT, native
-from vlp import export, hub
-from vlp.output import LOCK, hold
+from vlp import hub
+from vlp.core.output import LOCK, hold
+from vlp.export import cli
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "run" / "last").symlink_to(folder)
     (tmp_path / "run" / "log.jsonl").write_text("{}\n")
     nothing: list[str] = []
-    monkeypatch.setattr("vlp.export_check.check", lambda *_: nothing)
+    monkeypatch.setattr("vlp.export.verify.check", lambda *_: nothing)
     return tmp_path / "run"
 
 
@@ -40,7 +41,7 @@ def test_the_run_itself_and_other_folders_stay(
         run, run / "checkpoints", run / "last", run / "last" / "inside", tmp_path, Path("/"),
         tmp_path / "other", Path(), tmp_path / "file",
     ):  # fmt: skip
-        code = export.main([str(run), "--to", str(target), "--overwrite"])
+        code = cli.main([str(run), "--to", str(target), "--overwrite"])
         said = capsys.readouterr().err
         assert code == 2 and len(said.splitlines()) == 1 and "choose another" in said, (target, said)
         assert contents(tmp_path) == before
@@ -51,13 +52,13 @@ def test_an_export_is_replaced_unless_more_lies_in_it(
 ) -> None:
     target = run / "export"
     command = [str(run / "last"), "--to", str(target)]
-    assert export.main(command) == 0
-    assert export.main(command) == 2 and "--overwrite" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert cli.main(command) == 2 and "--overwrite" in capsys.readouterr().err
     (target / "README.md").write_text("old")
-    assert export.main([*command, "--overwrite"]) == 0
+    assert cli.main([*command, "--overwrite"]) == 0
     assert (target / "README.md").read_text() != "old" and (target / LOCK).is_file()
     (target / "notes.txt").write_text("kept")
-    assert export.main([*command, "--overwrite"]) == 2 and "notes.txt" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite"]) == 2 and "notes.txt" in capsys.readouterr().err
     assert (target / "notes.txt").read_text() == "kept"
     assert sorted(os.listdir(run)) == ["checkpoints", "export", "last", "log.jsonl"]
 
@@ -66,14 +67,14 @@ def test_a_failed_export_leaves_the_old_one_and_no_parts(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [str(run), "--to", str(tmp_path / "out"), "--overwrite"]
-    assert export.main(command) == 0
+    assert cli.main(command) == 0
     before = contents(tmp_path / "out")
 
     def full(*_: Any) -> None:
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("vlp.export_card.render", full)
-    assert export.main(command) == 1 and "no space is left" in capsys.readouterr().err
+    monkeypatch.setattr("vlp.export.model_card.render", full)
+    assert cli.main(command) == 1 and "no space is left" in capsys.readouterr().err
     assert contents(tmp_path / "out") == before and sorted(os.listdir(tmp_path)) == ["out", "run"]
 
 
@@ -81,6 +82,6 @@ def test_a_second_export_to_the_same_place_is_told_of_the_first(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with hold(tmp_path / ".out.vlp-partial", "vlp-export"):
-        assert export.main([str(run), "--to", str(tmp_path / "out")]) == 2
+        assert cli.main([str(run), "--to", str(tmp_path / "out")]) == 2
     assert f"pid {os.getpid()}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -15,13 +15,15 @@ from PIL import Image
 import vlp
 from tests.models.test_dual_encoder import CLIP_IMAGE, CLIP_TEXT, TIMM, VIT
 from tests.models.tiny import ALL, BERT, NONE, REPORTS, clip_tokens, make, wordpieces
-from vlp import export_vlp, hub
-from vlp.config import ConfigError
-from vlp.export import main
+from vlp import hub
+from vlp.core.config import ConfigError
+from vlp.core.output import LOCK
+from vlp.export import native
+from vlp.export.cli import main
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.load import build_tokenizer
 from vlp.models.heads import HeadConfig
-from vlp.output import LOCK
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.tokenize import TextSpec, build_tokenizer
 
 ROOT = Path(__file__).parent.parent
 MODELS: dict[str, dict[str, Any]] = {
@@ -133,7 +135,7 @@ def test_an_export_with_one_file_missing_says_which(kind: str, tmp_path: Path) -
     hub.save_pretrained(
         tmp_path / "run", model, Preprocess(ImageSpec(size=32, channels=1)), tokenizer, objectives=objectives
     )
-    export_vlp.write(vlp.from_pretrained(tmp_path / "run"), tmp_path / "out", False)
+    native.write(vlp.from_pretrained(tmp_path / "run"), tmp_path / "out", False)
     assert torch.equal(vlp.from_pretrained(tmp_path / "out").objectives["terms.mgca.prototypes"], *objectives.values())
     files = [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
     assert len(files) >= 5 + (kind != "open_clip")
@@ -214,7 +216,7 @@ def test_exporting_complains_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    script = "import sys; from vlp.export import parser; parser(); print('torch' in sys.modules, 'transformers' in sys.modules)"
+    script = "import sys; from vlp.export.cli import parser; parser(); print('torch' in sys.modules, 'transformers' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.split() == ["False", "False"]
     assert ALL

@@ -12,9 +12,10 @@ import vlp
 from tests.modalities.test_dicom_families import HU, made, saved
 from tests.test_hub import saved as saved_model
 from vlp.modalities.image.decode import ImageError
-from vlp_eval.data import Columns, DataSpec, read
-from vlp_eval.embedder import FolderEmbedder
-from vlp_prep.pixels import ImageOptions, store_image
+from vlp_eval.data.load import read
+from vlp_eval.data.spec import Columns, DataSpec
+from vlp_eval.models.vlp import FolderEmbedder
+from vlp_prep.images.store import ImageOptions, store_image
 
 RAMP = np.tile(np.arange(64, dtype=np.uint8) * 4, (48, 1))
 
@@ -76,8 +77,8 @@ def test_a_window_can_be_asked_for_and_bad_files_are_named(tmp_path: Path) -> No
 
 
 def test_models_of_others_see_what_ours_see() -> None:
-    from vlp_eval.embedder_hf import TransformersEmbedder
-    from vlp_eval.embedder_open_clip import OpenClipEmbedder
+    from vlp_eval.models.open_clip import OpenClipEmbedder
+    from vlp_eval.models.transformers import TransformersEmbedder
 
     class Processor:
         def __call__(self, images: Image.Image, return_tensors: str, **_: bool) -> dict[str, np.ndarray]:

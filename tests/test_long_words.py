@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from vlp.tokenize import MAX_WORD, TextSpec, Tokenizer, TokenizerError, build_tokenizer, without_long_words
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import MAX_WORD, Tokenizer, TokenizerError, without_long_words
+from vlp.modalities.text.tokenizers.load import build_tokenizer
 
 TEXTS = [f"There is a small nodule number {number}." for number in range(40)]
 

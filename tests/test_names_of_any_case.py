@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_tokenizer_privacy import FINDINGS, KINDS, SYLLABLES, WAYS, pieces_of
-from vlp.data.synthetic import generate
-from vlp.person_words import folded
-from vlp.shared_words import PatientText, SharedWords
-from vlp.tokenize import TextSpec, build_tokenizer
+from vlp.modalities.text.person_words import folded
+from vlp.modalities.text.shared_words import PatientText, SharedWords
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.load import build_tokenizer
+from vlp_prep.synthetic.generate import generate
 
 CASES = {"normal": str, "lower": str.lower, "upper": str.upper}
 SIGNED = (

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError
-from vlp.output import LOCK, InUseError, check_apart, hold, mark, partial_of, remove, whole
+from vlp.core.config import ConfigError
+from vlp.core.output import LOCK, InUseError, check_apart, hold, mark, partial_of, remove, whole
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from vlp.output import hold
+from vlp.core.output import hold
 with hold(Path(sys.argv[1]), "test"):
     if len(sys.argv) > 2 and os.fork() == 0:
         time.sleep(60)

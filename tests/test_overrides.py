@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
-from vlp.config import ConfigError, config, load
+from vlp.core.config import ConfigError, config, load
 from vlp.train.recipe import Recipe, load_recipe
 
 TEXTS = [
@@ -143,7 +143,7 @@ def test_the_components_of_a_recipe_declare_their_keys_too() -> None:
 
 def test_one_of_a_few_values_keeps_its_type() -> None:
     """`Literal[1, 2]` in a list of objectives, as JSON on the command line: a number, and not its letters."""
-    from vlp.declared import read
+    from vlp.core.declared import read
 
     assert read("2", Literal[1, 2]) == 2 and read("2", Literal["1", "2"]) == "2" and read("3", Literal[1, 2]) == "3"
     assert read("true", Literal[True, "auto"]) is True and read("auto", Literal[True, "auto"]) == "auto"

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlp.config import ConfigError
-from vlp.preprocess import Augment, Geometry, ImageError, ImageSpec, Preprocess, decode, resample_grid
-from vlp.types import PatchGrid
+from vlp.batch import PatchGrid
+from vlp.core.config import ConfigError
+from vlp.modalities.image.augment import Augment
+from vlp.modalities.image.spec import Geometry, ImageError, ImageSpec, Preprocess, decode, resample_grid
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "covid_cxr" / "images"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.hub_stub import Hub, serve
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def push(folder: Path, instead: dict[str, bytes] | None = None) -> str:
-    from vlp.export_push import push as real
+    from vlp.export.push import push as real
 
     return real(folder, "lab/model", private=True, instead=instead, pause=0.0)
 

@@ -55,7 +55,7 @@ def test_its_python_compiles() -> None:
 def test_its_model_example_runs(which: str, tmp_path: Path) -> None:
     import cv2
 
-    from vlp.data.synthetic import generate
+    from vlp_prep.synthetic.generate import generate
 
     export = ROOT / "runs" / "demo" / "export"
     if which == "demo" and not export.is_dir():
@@ -63,7 +63,7 @@ def test_its_model_example_runs(which: str, tmp_path: Path) -> None:
     if which == "small":
         from tests.models.tiny import make
         from vlp.hub import save_pretrained
-        from vlp.preprocess import ImageSpec, Preprocess
+        from vlp.modalities.image.spec import ImageSpec, Preprocess
 
         export = tmp_path / "export"
         model, tokenizer = make()

@@ -33,7 +33,8 @@ def run(module: str, *arguments: str) -> None:
 def score(folder: Path, shards: Path) -> tuple[float, float, float]:
     """Return organ accuracy by prompts, image-to-report R@10 and its chance, on the held-out patients."""
     import vlp
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
     organs = {row["id"]: row["organ"] for row in map(json.loads, (DATA / "pairs.jsonl").read_text().splitlines())}
     samples: Any = ShardSet(Manifest.read(shards).select("test"))

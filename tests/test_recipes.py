@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from vlp.models.dual_encoder import KNOWN_NEEDS
-from vlp.objectives.base import build_objectives
+from vlp.objectives.combine import build_objectives
 from vlp.train.recipe import check_world, load_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError
-from vlp.errors import FAILED, WRONG, in_words, report
+from vlp.core.config import ConfigError
+from vlp.core.errors import FAILED, WRONG, in_words, report
 from vlp_prep.cli import main as prep
 
 
@@ -48,7 +48,7 @@ def test_a_build_on_a_full_or_read_only_disk_is_one_line_and_leaves_no_parts(
         ("vlp_prep.cli", ["tokenizer", "SET", "--out", "PLACE", "--kind", "wordpiece", "--vocab-size", "300"]),
         ("vlp_prep.cli", ["dedup", "SET", "--thin", "PLACE"]),
         ("vlp_eval.cli", ["run", "--model", "MODEL", "--suite", "synthetic", "--data", "SET", "--out", "PLACE"]),
-        ("vlp.export", ["MODEL", "--to", "PLACE"]),
+        ("vlp.export.cli", ["MODEL", "--to", "PLACE"]),
     ],
 )
 def test_a_place_that_is_a_file_or_below_one_is_one_line(module: str, words: list[str], tmp_path: Path) -> None:

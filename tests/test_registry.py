@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlp.registry import Registry, UnknownNameError
+from vlp.core.registry import Registry, UnknownNameError
 
 
 def test_register_get_and_the_escape_hatch() -> None:

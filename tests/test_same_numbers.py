@@ -94,8 +94,8 @@ def shards(folder: Path, source: str) -> Path:
 
 def trained(folder: Path, name: str, *overrides: str) -> Path:
     """Return the run folder of a recipe, trained in this process."""
-    from vlp.train.loop import train
     from vlp.train.recipe import load_recipe
+    from vlp.train.trainer import train
 
     data = shards(folder, "synthetic")
     words = [f"data.train={data}", f"out={folder / 'runs'}", *overrides]

@@ -12,17 +12,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlp.data.remote import Cache
-from vlp.data.synthetic import generate
-from vlp.export import main as export
+from vlp.data.shards.remote.cache import Cache
+from vlp.export.cli import main as export
 from vlp.hub import save_pretrained
-from vlp.models.dual_encoder import ModelConfig, build_model
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.tokenize import TextSpec, build_tokenizer
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.load import build_tokenizer
+from vlp.models.build import build_model
+from vlp.models.dual_encoder import ModelConfig
 from vlp_eval.cli import main as evaluate
 from vlp_prep.cli import main as prep
-from vlp_prep.rejected import add_private, sort_private
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.rejected import add_private, sort_private
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 MAINS: dict[str, Callable[[list[str]], int]] = {"vlp-prep": prep, "vlp-eval": evaluate, "vlp-export": export}
 
@@ -142,7 +144,7 @@ def test_a_full_or_read_only_cache_of_shards_is_said_at_once(
         file.write(bytes(1 << 20))  # type: ignore[attr-defined]
         file.flush()  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("vlp.data.remote.copy", copy)
+    monkeypatch.setattr("vlp.data.shards.remote.cache.copy", copy)
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it tries again"))
     cache = Cache(disk / "cache", hosts=())
     fill(disk, 40_960)

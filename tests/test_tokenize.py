@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp import wordpiece
-from vlp.config import ConfigError
-from vlp.tokenize import TextSpec, Tokenizer, TokenizerError, build_tokenizer, load_tokenizer
-from vlp.tokenize_kinds import align
+from vlp.core.config import ConfigError
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers import wordpiece
+from vlp.modalities.text.tokenizers.base import Tokenizer, TokenizerError
+from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
+from vlp.modalities.text.tokenizers.open_clip import align
 
 REPORTS = [
     "There is a small nodule in the right upper zone. No pleural effusion.",
@@ -203,7 +205,7 @@ def test_the_most_frequent_pair_is_merged_first() -> None:
 
 def test_training_gives_the_same_pieces_in_another_process() -> None:
     script = (
-        "from vlp.tokenize import *; from tests.test_tokenize import REPORTS, KINDS\n"
+        "from vlp.modalities.text.tokenizers.load import *; from tests.test_tokenize import REPORTS, KINDS\n"
         "print(build_tokenizer(KINDS['wordpiece'], REPORTS).fingerprint, "
         "build_tokenizer(KINDS['sentencepiece'], REPORTS).fingerprint)"
     )

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer, load_tokenizer
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
 
 LINES = [
     "there is a small pleural effusion on the right",

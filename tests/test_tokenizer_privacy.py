@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError
-from vlp.person_words import folded
-from vlp.shared_words import PatientText, SharedWords
-from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer, load_tokenizer
+from vlp.core.config import ConfigError
+from vlp.modalities.text.person_words import folded
+from vlp.modalities.text.shared_words import PatientText, SharedWords
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
 
 KINDS = ("wordpiece", "sentencepiece")
 SYLLABLES = "ba ko wal zer min tho lu dra fen gor hul jes kri lom nev pog rask sul tib vor wek yan zim quo".split()  # noqa: SIM905

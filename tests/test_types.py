@@ -4,7 +4,8 @@ import json
 
 import torch
 
-from vlp.types import Batch, Box, Mention, Phrases, Report, Sample, Tokens
+from vlp.batch import Batch, Phrases, Tokens
+from vlp.sample import Box, Mention, Report, Sample
 
 
 def full_sample() -> Sample:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlp.untrusted import (
+from vlp.core.untrusted import (
     RefusedError,
     inside,
     is_relative_name,

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import __version__
-from .config import ConfigError
+from .core.config import ConfigError
+from .core.untrusted import open_regular
 from .modalities.image.decode import decode_opened, read_image
-from .preprocess import Preprocess, resample_grid
-from .tokenize import Tokenizer, load_tokenizer
-from .untrusted import open_regular
+from .modalities.image.spec import Preprocess, resample_grid
+from .modalities.text.tokenizers.base import Tokenizer
+from .modalities.text.tokenizers.load import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +88,7 @@ def _sha256(path: Path) -> str:
 
 def _read_tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
     """Read what `_write_tensors` wrote; raises ConfigError when it is missing, torn or another file."""
-    from .models.weights import read_weights
+    from .models.weights.files import read_weights
 
     tensors = read_weights(path)
     if _sha256(path) != sha256:
@@ -147,7 +148,7 @@ class Pretrained:
         """Embed texts -> [N, D], unit length."""
         import torch
 
-        from .types import Tokens
+        from .batch import Tokens
 
         rows = []
         with torch.no_grad():
@@ -192,7 +193,7 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
     freely; nothing else that is in the folder is run. Raises ConfigError naming the file when the folder is torn,
     incomplete, of another format, or names what is not trusted.
     """
-    from .models.adapters import inject_all
+    from .models.lora import inject_all
 
     folder = locate(source)
     model, preprocess, tokenizer, tree = rebuild(folder, trust)
@@ -216,7 +217,7 @@ def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, Pre
 
     Needs nothing but the folder. Raises ConfigError as `from_pretrained` does.
     """
-    from .models.dual_encoder import assemble
+    from .models.build import assemble
     from .models.record import read_record
 
     path = folder / CONFIG
@@ -265,7 +266,7 @@ def locate(source: Path | str) -> Path:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    from .models.trust import read_small_json
+    from .core.trust import read_small_json
 
     if not path.exists():
         raise ConfigError(f"no model in {path.parent}: {path.name} is missing")

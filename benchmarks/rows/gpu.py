@@ -84,7 +84,8 @@ def write_bert(folder: Path, shards: Path, small: bool) -> Path:
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     from vlp.data.loader import DataConfig, Loader
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     texts = Loader.training_texts(DataConfig(train=str(shards), batch_size=1))
     build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), texts).save(folder)
@@ -174,11 +175,13 @@ def operations(tree: dict[str, Any]) -> float:
     """Return the floating-point operations of one image with its report: forward and backward of both towers."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from vlp.config import validate
+    from vlp.core.config import validate
     from vlp.data.loader import DataConfig, Loader
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
 
     spec = ImageSpec(size=224, channels=3)
     tokenizer = build_tokenizer(validate(TextSpec, tree["tokenizer"], "tokenizer"))

@@ -92,8 +92,9 @@ def make_loader(
     shards: Path, workers: int = 0, channels: int = 3, interpolation: str = "area", decode: str = "full"
 ) -> Any:
     from vlp.data.loader import DataConfig, Loader
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=workers, decode=decode)  # type: ignore[arg-type]
     tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), Loader.training_texts(config))
@@ -125,7 +126,8 @@ def ours(shards: Path, **how: Any) -> Callable[[], float]:
 
 
 def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], float]:
-    from vlp.preprocess import Augment, ImageSpec, Preprocess
+    from vlp.modalities.image.augment import Augment
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
 
     preprocess, none = Preprocess(ImageSpec(size=SIZE, channels=1)), Augment()
 
@@ -141,7 +143,8 @@ def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], floa
 
 def difference(data: bytes) -> float:
     """Return the PSNR in dB of the input made by `decode: fast` against that made in full."""
-    from vlp.preprocess import Augment, ImageSpec, Preprocess
+    from vlp.modalities.image.augment import Augment
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
 
     preprocess = Preprocess(ImageSpec(size=SIZE, channels=1))
     full, fast = (

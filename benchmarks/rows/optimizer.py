@@ -12,7 +12,7 @@ from .training import build_step
 
 
 def run(options: Options) -> Iterator[Result]:
-    from vlp.train.optim import OptimConfig, build_optimizer, parameter_groups
+    from vlp.train.optimizer import OptimConfig, build_optimizer, parameter_groups
 
     torch.set_num_threads(1)
     steps = 3 if options.quick else 10

@@ -20,8 +20,9 @@ def run(options: Options) -> Iterator[Result]:
     middle = count * SHARD_SIZE // 2 + 7
 
     from vlp.data.loader import DataConfig, Loader
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     config = DataConfig(train=str(shards), batch_size=1, workers=0)
     tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=64, vocab_size=100), reports(50, 30))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp.types import Batch, Tokens
+from vlp.batch import Batch, Tokens
 
 from ..data import WORDS, radiographs, write_shards
 from ..options import Options
@@ -65,9 +65,9 @@ def run(options: Options) -> Iterator[Result]:
 
 def demo_reports(count: int = 1536) -> list[str]:
     """Return the reports of the synthetic world."""
-    from vlp.data.synthetic import draw_state
-    from vlp.data.synthetic_state import stream
-    from vlp.data.synthetic_text import write
+    from vlp_prep.synthetic.generate import draw_state
+    from vlp_prep.synthetic.patient import stream
+    from vlp_prep.synthetic.report import write
 
     return [write(draw_state(index, 0), stream(0, 4, index))[0].text for index in range(count)]
 
@@ -81,7 +81,8 @@ def long_reports(count: int = 1536) -> list[str]:
 
 def tokenizer_of(shards: Path) -> Any:
     from vlp.data.loader import DataConfig, Loader
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     spec = TextSpec(kind="wordpiece", length=LENGTH, vocab_size=1000)
     return build_tokenizer(spec, Loader.training_texts(DataConfig(train=str(shards), batch_size=BATCH)))
@@ -90,7 +91,7 @@ def tokenizer_of(shards: Path) -> Any:
 def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Tokens]:
     """Return the texts of the loader's first batches of a pass."""
     from vlp.data.loader import DataConfig, Loader
-    from vlp.preprocess import ImageSpec, Preprocess
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0, bucket=bucket)
     loader = iter(Loader(config, Preprocess(ImageSpec(size=32, channels=1)), tokenizer))
@@ -98,8 +99,9 @@ def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Toke
 
 
 def make_model(tokenizer: Any) -> Any:
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.preprocess import ImageSpec
+    from vlp.modalities.image.spec import ImageSpec
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
 
     torch.manual_seed(0)
     text = {"kind": "hf", "config": CONFIG}

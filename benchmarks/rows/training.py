@@ -54,18 +54,20 @@ def recipe_tree(shards: Path, out: Path, samples: int, **train: Any) -> dict[str
 
 def open_clip_tokenizer() -> Any:
     """Return the towers' tokenizer."""
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     return build_tokenizer(TextSpec(kind="open_clip", length=TEXT["context_length"]), None)
 
 
 def build_step(depth: int = 12) -> Any:
     """Return the module that is trained, on the CPU."""
-    from vlp.config import validate
-    from vlp.models.dual_encoder import ModelConfig, build_model
+    from vlp.core.config import validate
+    from vlp.modalities.image.spec import ImageSpec
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
     from vlp.objectives import build_objectives
-    from vlp.preprocess import ImageSpec
-    from vlp.train.step import TrainStep
+    from vlp.train.train_step import TrainStep
 
     torch.manual_seed(0)
     tree = recipe_tree(Path(), Path(), 1)
@@ -82,7 +84,7 @@ def run(options: Options) -> Iterator[Result]:
     steps = (lines + 1) * every + 1
     shards = write_shards(options.work / "shards", radiographs(options.images, 512), demo_reports(BATCH * steps))
     from vlp.data.loader import DataConfig, Loader
-    from vlp.preprocess import ImageSpec, Preprocess
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0)
     loader = iter(Loader(config, Preprocess(ImageSpec(size=224)), open_clip_tokenizer()))
@@ -91,9 +93,9 @@ def run(options: Options) -> Iterator[Result]:
     waits: list[float] = []
 
     def loop() -> float:
-        from vlp.train.log import read_log
-        from vlp.train.loop import train
+        from vlp.train.logging import read_log
         from vlp.train.recipe import from_tree
+        from vlp.train.trainer import train
 
         out = options.work / f"run-{len(waits)}"
         recipe = from_tree({**recipe_tree(shards, out, BATCH * steps, log_every=every), "log": {"console": False}})

@@ -50,8 +50,8 @@ def prompts(options: Options) -> Result:
     from open_clip.model import CustomTextCLIP
 
     from vlp.hub import save_pretrained
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp_eval.embedder import load
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp_eval.models.load import load
 
     model = build_step().model.eval()
     folder = options.work / "model"
@@ -84,7 +84,7 @@ def prompts(options: Options) -> Result:
 def retrieval(pairs: int, options: Options) -> Result:
     from open_clip_train.train import get_clip_metrics
 
-    from vlp_eval.index import rank
+    from vlp_eval.embeddings.search import rank
 
     rng = np.random.default_rng(0)
     text = rng.standard_normal((pairs, 256)).astype(np.float32)

@@ -10,9 +10,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
-from vlp.config import ConfigError, validate
+from vlp.core.config import ConfigError, validate
 
-from ..killed import KILLED
+from ..pipeline.killed import KILLED
 from ..sources.base import Source, find_source, source_names
 
 GENERAL = "options of every build"
@@ -96,9 +96,9 @@ class _Pairs(argparse.Action):
 
 def run(args: argparse.Namespace) -> int:
     """Build, with a progress bar on stderr, and print what became of every record."""
-    from ..build import Build, BuildOptions
-    from ..pixels import ImageOptions
-    from ..prepare import TextOptions
+    from ..images.store import ImageOptions
+    from ..pipeline.build import Build, BuildOptions
+    from ..pipeline.prepare import TextOptions
 
     cls = find_source(args.source)
     given = {item.name: getattr(args, item.name) for item in fields(cls.Config)}

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 
-from ..reading import Reading, max_rejected_option
+from ..readers.samples import Reading, max_rejected_option
 
 THIN_RULE = "of each group, the members whose blake2b(seed, key) is smallest are kept"
 
@@ -35,10 +35,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print how many groups there are; write groups and the thinned set where asked."""
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp.output import check_apart, write_whole
+    from vlp.core.output import check_apart, write_whole
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
-    from ..dedup import group, thin
+    from ..splits.near_duplicates import group, thin
 
     if args.thin:
         check_apart(args.thin, args.folder)
@@ -67,8 +68,8 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
     """Return blocks of near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
     import numpy as np
 
-    from .. import dedup
     from ..sources.base import Reject
+    from ..splits import near_duplicates
 
     hashes = []
     if args.by == "text":
@@ -76,14 +77,14 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
         for index, sample in reading.samples(pixels=False):
             if sample.report is not None:
                 text = sample.report.text
-                known[text] = known[text] if text in known else dedup.text_hash(text)
+                known[text] = known[text] if text in known else near_duplicates.text_hash(text)
                 rows.append(index)
                 hashes.append(known[text])
     elif args.by == "image":
         for index, sample in reading.samples():
             assert isinstance(sample.image, bytes)
             try:
-                hashes.append(dedup.image_hash(sample.image))
+                hashes.append(near_duplicates.image_hash(sample.image))
             except Reject as error:
                 reading.reject(index, error)
                 continue
@@ -92,20 +93,20 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
         if args.model is None:
             raise ConfigError("--by embedding needs --model, a run folder or an export")
         try:
-            return dedup.near_embeddings(
-                dedup.embed(args.model, _images(reading, rows), trust=args.trust), args.similarity
+            return near_duplicates.near_embeddings(
+                near_duplicates.embed(args.model, _images(reading, rows), trust=args.trust), args.similarity
             )
         except ImportError as error:
             raise ConfigError(str(error)) from None
     distance = args.distance
     if distance is None:
-        distance = dedup.TEXT_DISTANCE if args.by == "text" else dedup.IMAGE_DISTANCE
-    return dedup.near_hashes(np.stack(hashes), distance) if hashes else iter(())
+        distance = near_duplicates.TEXT_DISTANCE if args.by == "text" else near_duplicates.IMAGE_DISTANCE
+    return near_duplicates.near_hashes(np.stack(hashes), distance) if hashes else iter(())
 
 
 def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
     """Yield the images that decode, and note in `rows` whose they are."""
-    from vlp.preprocess import ImageError, decode
+    from vlp.modalities.image.spec import ImageError, decode
 
     for index, sample in reading.samples():
         assert isinstance(sample.image, bytes)
@@ -119,10 +120,10 @@ def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
 
 
 def _write(args: argparse.Namespace, reading: Reading, dropped: set[int]) -> None:
-    from vlp.data.records import SampleError
-    from vlp.output import write_whole
+    from vlp.core.output import write_whole
+    from vlp.data.shards.sample_io import SampleError
 
-    from ..writer import ShardWriter
+    from ..pipeline.shard_writer import ShardWriter
 
     shards, kept = reading.shards, 0
     with ShardWriter(args.thin, source=shards.manifest.shards[0].source) as writer:

@@ -25,9 +25,10 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Index the folder, saying what became of each shard."""
-    from vlp.config import ConfigError
-    from vlp.data.manifest import Choices, index_folder
-    from vlp.output import hold
+    from vlp.core.config import ConfigError
+    from vlp.core.output import hold
+    from vlp.data.shards.manifest import Choices
+    from vlp.data.shards.verify import index_folder
 
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")

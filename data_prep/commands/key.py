@@ -15,7 +15,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the key; an existing file is left as it is, and an error."""
-    from ..privacy import make_key_file
+    from ..privacy.identifiers import make_key_file
 
     make_key_file(args.file)
     sys.stdout.write(f"{args.file}: keep it where the raw data is kept; builds of one key can be joined\n")

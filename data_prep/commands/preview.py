@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..reading import Reading, max_rejected_option
+from ..readers.samples import Reading, max_rejected_option
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -27,11 +27,12 @@ def run(args: argparse.Namespace) -> int:
     """Write the contact sheet."""
     import numpy as np
 
-    from vlp.config import ConfigError
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp.output import write_whole
+    from vlp.core.config import ConfigError
+    from vlp.core.output import write_whole
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
-    from ..contact_sheet import render_html, render_png
+    from ..images.contact_sheet import render_html, render_png
 
     if args.out.suffix not in (".html", ".png"):
         raise ConfigError(f"--out {args.out}: expected a name that ends in .html or .png")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..reading import Reading, max_rejected_option
+from ..readers.samples import Reading, max_rejected_option
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -23,12 +23,13 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print counts by kind; exit code 1 when anything was found, so that a pipeline can stop there."""
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.core.output import write_whole
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
     from vlp.modalities.image.decode import besides_pixels
-    from vlp.output import write_whole
 
-    from ..burned_in import has_text
-    from ..privacy import count, texts_of
+    from ..privacy.burned_in_text import has_text
+    from ..privacy.phi_scan import count, texts_of
 
     shards = ShardSet(Manifest.read(args.folder))
     size = min(len(shards), args.limit) if args.limit else len(shards)

@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlp.config import ConfigError
-from vlp.untrusted import read_regular, read_text
+from vlp.core.config import ConfigError
+from vlp.core.untrusted import read_regular, read_text
 
-from ..reading import Reading, max_rejected_option
+from ..readers.samples import Reading, max_rejected_option
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -41,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
-    from ..dedup import image_hash
     from ..sources.base import Reject
-    from ..splits import leaks
+    from ..splits.near_duplicates import image_hash
+    from ..splits.split import leaks
 
     people: list[tuple[str, str | None, str]] = []
     images: list[tuple[str, str, Any]] = []
@@ -75,8 +76,8 @@ def _check(args: argparse.Namespace) -> int:
 def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]:
     import numpy as np
 
-    from ..dedup import group, near_hashes
-    from ..splits import leaks
+    from ..splits.near_duplicates import group, near_hashes
+    from ..splits.split import leaks
 
     if not images:
         return []
@@ -86,12 +87,13 @@ def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]
 
 
 def _split(args: argparse.Namespace) -> int:
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp.data.records import SampleError
-    from vlp.output import check_apart
+    from vlp.core.output import check_apart
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.sample_io import SampleError
+    from vlp.data.shards.shard_set import ShardSet
 
-    from ..splits import choose, parse_shares
-    from ..writer import ShardWriter
+    from ..pipeline.shard_writer import ShardWriter
+    from ..splits.split import choose, parse_shares
 
     check_apart(args.out, args.folders[0])
     shares = parse_shares(args.split)
@@ -117,9 +119,9 @@ def _split(args: argparse.Namespace) -> int:
 
 def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
     """Write the data card of the set beside the new shards, with the new split behind it, and its list of rejects."""
-    from vlp.output import write_whole
+    from vlp.core.output import write_whole
 
-    from ..card import resplit_card
+    from ..pipeline.data_card import resplit_card
 
     source, out = args.folders[0], args.out
     if (source / "README.md").is_file():
@@ -135,7 +137,7 @@ def _together(groups: Path, reading: Reading) -> dict[str, str]:
 
     from vlp.data.tables.read import rows
 
-    from ..dedup import group
+    from ..splits.near_duplicates import group
 
     owner = {}
     for _, sample in reading.samples(pixels=False):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..reading import Reading, max_rejected_option
+from ..readers.samples import Reading, max_rejected_option
 
 LIMITS = (77, 128, 256, 512)
 LONGEST = 100_000
@@ -29,10 +29,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables."""
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp.preprocess import ImageError
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
+    from vlp.modalities.image.spec import ImageError
 
-    from ..stats import Tally, quantiles
+    from ..pipeline.stats import Tally, quantiles
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
     tally, texts = Tally(), []
@@ -72,10 +73,11 @@ def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, 
     """Return quantiles of the number of tokens, and the share of texts longer than each usual limit."""
     from dataclasses import replace
 
-    from vlp.config import compose, validate
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.core.config import compose, validate
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
-    from ..stats import quantiles
+    from ..pipeline.stats import quantiles
 
     tree = _saved(where) if where.is_dir() else compose(where).get("tokenizer") or {}
     spec = replace(validate(TextSpec, tree, f"{where}: tokenizer"), length=LONGEST, overflow="truncate")
@@ -92,7 +94,7 @@ def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, 
 
 def _saved(folder: Path) -> dict[str, Any]:
     """Return the `tokenizer:` of a recipe that would use a saved tokenizer."""
-    from vlp.tokenize import load_tokenizer
+    from vlp.modalities.text.tokenizers.load import load_tokenizer
 
     kind = load_tokenizer(folder).kind
     files = {"sentencepiece": "spiece.model", "open_clip": "merges.txt.gz"}

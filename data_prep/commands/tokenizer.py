@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from vlp.config import ConfigError
-from vlp.tokenize import LEFT_OUT
+from vlp.core.config import ConfigError
+from vlp.modalities.text.tokenizers.base import LEFT_OUT
 
 OWN = ("vlp_tokenizer.json", "tokenizer.json", "tokenizer_config.json", "spiece.model")
 """Files that a tokenizer is saved in."""
@@ -30,9 +30,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, and print how many tokens a word takes."""
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp.output import hold
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.core.output import hold
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
     if args.min_patients < 2:
@@ -54,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
 def texts(shards: object, limit: int = 0) -> Iterator[str]:
     """Yield the report, or else the captions, of each sample, with its patient."""
-    from vlp.data.manifest import ShardSet
-    from vlp.shared_words import PatientText
+    from vlp.data.shards.shard_set import ShardSet
+    from vlp.modalities.text.shared_words import PatientText
 
     assert isinstance(shards, ShardSet)
     for index in range(min(len(shards), limit) if limit else len(shards)):

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from vlp.config import ConfigError, config
+from vlp.core.config import ConfigError, config
+from vlp.core.registry import Registry, did_you_mean
+from vlp.core.untrusted import MAX_FILE, MAX_TEXT, open_regular, read_regular, shown, stays_inside
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.keys import safe_key as safe_key
 from vlp.modalities.image.decode import MAX_PIXELS
-from vlp.registry import Registry, did_you_mean
-from vlp.types import Sample
-from vlp.untrusted import MAX_FILE, MAX_TEXT, open_regular, read_regular, shown, stays_inside
+from vlp.sample import Sample
 
 NoText = Literal["reject", "drop", "keep", "test"]
 """What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.read import rows
-from vlp.types import Box, Sample
+from vlp.sample import Box, Sample
 
-from ..codes import RADIOGRAPH
+from ..images.modality_codes import RADIOGRAPH
 from .base import LEARN, Record, Reject, Source, SourceError, sources
 
 LABELS = (

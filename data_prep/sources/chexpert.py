@@ -16,14 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
+from vlp.core.untrusted import open_regular, parse_json
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
-from vlp.types import Report, Sample
-from vlp.untrusted import open_regular, parse_json
+from vlp.sample import Report, Sample
 
-from ..codes import RADIOGRAPH
-from ..labels import CHEXPERT
+from ..images.modality_codes import RADIOGRAPH
+from ..readers.labels import CHEXPERT
 from .base import LEARN, Record, Reject, Source, SourceError, sources
 
 PLUS = "df_chexpert_plus_240401.csv"

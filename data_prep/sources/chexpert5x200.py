@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.labels import label_value
 from vlp.data.tables.read import rows
-from vlp.types import Report, Sample
+from vlp.sample import Report, Sample
 
-from ..codes import RADIOGRAPH
+from ..images.modality_codes import RADIOGRAPH
 from .base import Record, Reject, Source, sources
 
 LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
-from vlp.types import Sample
+from vlp.sample import Sample
 
-from ..codes import RADIOGRAPH
-from ..labels import CHEXPERT
+from ..images.modality_codes import RADIOGRAPH
+from ..readers.labels import CHEXPERT
 from .base import Record, Reject, Source, sources
 
 CLASSES = (

@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
+from vlp.core.untrusted import read_json
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError, absent, describe, identity, unicode_text
-from vlp.types import Box
-from vlp.untrusted import read_json
+from vlp.sample import Box
 
-from ..detection_source import DetectionConfig, DetectionSource, Marked, Regions, same_size
-from ..regions import polygon_mask, run_length_mask
+from ..readers.detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
+from ..readers.regions import polygon_mask, run_length_mask
 from .base import SourceError, sources
 
 MAX_BYTES = 1 << 30

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
+from vlp.core.untrusted import read_json, read_regular
 from vlp.data.tables.boxes import corners, parse_boxes
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
-from vlp.types import Box, Report, Sample
-from vlp.untrusted import read_json, read_regular
+from vlp.sample import Box, Report, Sample
 
-from ..codes import modality_of
-from ..pixels import image_size
+from ..images.modality_codes import modality_of
+from ..images.store import image_size
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 BOXES = "annotations/imageannotation_ai_lung_bounding_boxes.json"

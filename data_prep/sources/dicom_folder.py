@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlp.config import config
+from vlp.core.config import config
+from vlp.core.registry import did_you_mean
 from vlp.data.tables.cells import CellError, identity, text
 from vlp.data.tables.read import numbered_rows
 from vlp.modalities.image.dicom import (
@@ -33,11 +34,10 @@ from vlp.modalities.image.dicom import (
 )
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.grey_scale import DicomOptions, numbers
-from vlp.registry import did_you_mean
-from vlp.types import Report, Sample
+from vlp.sample import Report, Sample
 
-from ..codes import modality_of
-from ..dicom import header, ids
+from ..images.dicom import header, ids
+from ..images.modality_codes import modality_of
 from .base import Record, Reject, Source, SourceError, safe_key, sources
 
 LINKS = ("study", "accession", "patient", "image")

@@ -14,13 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.cells import absent
 from vlp.data.tables.read import Row
-from vlp.types import Sample
+from vlp.sample import Sample
 
-from ..hub_folder import SAVED, only_split, tables_of
-from ..table_source import Table, TableConfig, TableSource
+from ..readers.hub_folder import SAVED, only_split, tables_of
+from ..readers.tables import Table, TableConfig, TableSource
 from .base import Record, SourceError, sources
 
 

@@ -17,11 +17,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from vlp.config import config, read_yaml, validate
+from vlp.core.config import config, read_yaml, validate
+from vlp.core.registry import did_you_mean
 from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
-from vlp.registry import did_you_mean
-from vlp.types import Sample
+from vlp.sample import Sample
 
 from .base import Record, Source, SourceError, safe_key, sources
 

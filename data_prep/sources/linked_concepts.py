@@ -1,6 +1,6 @@
 """Image-caption pairs with concepts linked by scispaCy and UMLS, in the JSON-lines layout that ConceptCLIP published.
 
-Layout: `<table>.jsonl` with `image` (a path below the raw folder), `caption` and `umls_meta_info`; see `vlp_prep.umls`. The
+Layout: `<table>.jsonl` with `image` (a path below the raw folder), `caption` and `umls_meta_info`; see `vlp_prep.reports.umls`. The
 linker's concepts are used instead of the package's vocabulary.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from vlp.config import config
-from vlp.types import Report, Sample
+from vlp.core.config import config
+from vlp.sample import Report, Sample
 
-from ..statements import split_sentences
-from ..umls import SIMILARITY, read_linked
+from ..reports.statements import split_sentences
+from ..reports.umls import SIMILARITY, read_linked
 from .base import Record, Source, safe_key, sources
 
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
-from vlp.types import Report, Sample
+from vlp.sample import Report, Sample
 
-from ..codes import RADIOGRAPH
-from ..labels import CHEXPERT
+from ..images.modality_codes import RADIOGRAPH
+from ..readers.labels import CHEXPERT
 from .base import Record, Reject, Source, SourceError, decode_text, sources
 
 REPORTS = ("mimic-cxr-reports.zip", "mimic-cxr-reports", "reports", ".")

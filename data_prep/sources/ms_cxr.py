@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.read import rows
-from vlp.types import Box, Sample
+from vlp.sample import Box, Sample
 
-from ..codes import RADIOGRAPH
-from ..pixels import image_size
+from ..images.modality_codes import RADIOGRAPH
+from ..images.store import image_size
 from .base import Record, Source, SourceError, sources
 
 COLUMNS = ("category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height", "dicom_id")

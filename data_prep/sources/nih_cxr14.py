@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlp.core.untrusted import read_text
 from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
-from vlp.types import Box, Sample
-from vlp.untrusted import read_text
+from vlp.sample import Box, Sample
 
-from ..codes import RADIOGRAPH
+from ..images.modality_codes import RADIOGRAPH
 from .base import LEARN, Record, Reject, Source, sources
 
 LABELS = (

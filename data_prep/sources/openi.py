@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlp.core.untrusted import read_regular
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
-from vlp.types import Report, Sample
-from vlp.untrusted import read_regular
+from vlp.sample import Report, Sample
 
-from ..codes import RADIOGRAPH
-from ..regions import MAX_XML, parse_xml
+from ..images.modality_codes import RADIOGRAPH
+from ..readers.regions import MAX_XML, parse_xml
 from .base import Record, Reject, Source, safe_key, sources
 
 SECTIONS = ("comparison", "indication", "findings", "impression")

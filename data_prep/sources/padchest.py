@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
-from vlp.types import Report, Sample
+from vlp.sample import Report, Sample
 
-from ..codes import RADIOGRAPH
+from ..images.modality_codes import RADIOGRAPH
 from .base import Record, Reject, Source, safe_key, sources
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"

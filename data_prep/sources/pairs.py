@@ -9,9 +9,9 @@ sample with all their texts.
 
 from __future__ import annotations
 
-from vlp.config import config
+from vlp.core.config import config
 
-from ..table_source import FileTable, Table, TableConfig, TableSource
+from ..readers.tables import FileTable, Table, TableConfig, TableSource
 from .base import SourceError, sources
 
 TABLES = ("pairs", "metadata", "data", "train")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.data.tables.read import rows
-from vlp.types import Sample
+from vlp.sample import Sample
 
 from .base import Record, Source, safe_key, sources
 

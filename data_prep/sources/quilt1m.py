@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlp.data.tables.read import rows
-from vlp.types import Sample
+from vlp.sample import Sample
 
 from .base import Record, Source, safe_key, sources
 

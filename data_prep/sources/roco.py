@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlp.data.tables.read import open_text, rows
-from vlp.types import Sample
+from vlp.sample import Sample
 
 from .base import Record, Source, SourceError, safe_key, sources
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlp.data.tables.read import rows
-from vlp.types import Box, Sample
+from vlp.sample import Box, Sample
 
-from ..codes import RADIOGRAPH
+from ..images.modality_codes import RADIOGRAPH
 from .base import Record, Source, sources
 
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from vlp.data.tables.read import rows
-from vlp.types import Sample
+from vlp.sample import Sample
 
-from ..codes import RADIOGRAPH
-from ..pixels import encode
+from ..images.modality_codes import RADIOGRAPH
+from ..images.store import encode
 from .base import Record, Reject, Source, sources
 
 SIDE = 1024

@@ -1,4 +1,4 @@
-"""Synthetic chest radiographs (`vlp/data/synthetic.py`): no raw data, any number of them, exact boxes and labels.
+"""Synthetic chest radiographs (`data_prep/synthetic/generate.py`): no raw data, any number of them, exact boxes and labels.
 
 Concepts are read out of the report by the extractor, as for real data: the generator's own spans never reach a shard, so
 that what a model learns from mentions, it learns from text.
@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlp.config import config
-from vlp.types import Sample
+from vlp.core.config import config
+from vlp.sample import Sample
 
 from .base import Record, Source, SourceError, sources
 
@@ -43,14 +43,14 @@ class Synthetic(Source):
         self._extract: Any = None
 
     def records(self) -> Iterator[Record]:
-        from vlp.data.synthetic import identify
+        from ..synthetic.generate import identify
 
         for index in range(self.config.start, self.config.start + self.config.n):
             key, patient, study = identify(index, self.config.seed)
             yield Record(key=key, patient=patient, study=study, data={"index": index})
 
     def sample(self, record: Record) -> Sample:
-        from vlp.data.synthetic import generate
+        from ..synthetic.generate import generate
 
         sample = generate(record.data["index"], self.config.seed, self.config.size)
         if self._extract is None:
@@ -61,9 +61,8 @@ class Synthetic(Source):
         """Return the package's extractor, pacemakers and ports rolled up to the device that the labels speak of."""
         import cv2
 
-        from vlp.data.synthetic import FINDINGS
-
-        from ..concepts import Extractor
+        from ..reports.concepts import Extractor
+        from ..synthetic.generate import FINDINGS
 
         cv2.setNumThreads(1)  # images this small are drawn faster without a pool of threads
         return Extractor(roll_up=FINDINGS).of_report

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.read import rows
-from vlp.types import Box, Sample
+from vlp.sample import Box, Sample
 
-from ..codes import RADIOGRAPH
+from ..images.modality_codes import RADIOGRAPH
 from .base import LEARN, Record, Source, sources
 
 OVERLAP = 0.5

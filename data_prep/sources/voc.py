@@ -16,16 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from vlp.config import config
+from vlp.core.config import config
+from vlp.core.untrusted import read_regular, read_text
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError
 from vlp.modalities.image.decode import open_picture
-from vlp.types import Box
-from vlp.untrusted import read_regular, read_text
+from vlp.sample import Box
 
-from ..detection_source import DetectionConfig, DetectionSource, Marked, Regions, same_size
-from ..hub_folder import IMAGES
-from ..regions import MAX_XML, parse_xml
+from ..readers.detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
+from ..readers.hub_folder import IMAGES
+from ..readers.regions import MAX_XML, parse_xml
 from .base import Reject, SourceError, sources
 
 BORDER = 255

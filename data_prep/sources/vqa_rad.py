@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp.data.tables.read import rows
-from vlp.types import Report, Sample
+from vlp.sample import Report, Sample
 
 from .base import Record, Source, safe_key, sources
 

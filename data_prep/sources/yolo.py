@@ -14,14 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlp.config import config, read_yaml
+from vlp.core.config import config, read_yaml
+from vlp.core.untrusted import read_text
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError
-from vlp.types import Box
-from vlp.untrusted import read_text
+from vlp.sample import Box
 
-from ..detection_source import DetectionConfig, DetectionSource, Marked, Regions
-from ..regions import polygon_mask
+from ..readers.detection import DetectionConfig, DetectionSource, Marked, Regions
+from ..readers.regions import polygon_mask
 from .base import SourceError, sources
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "labels/classes.txt")

@@ -19,7 +19,7 @@ THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def box_mask(boxes: Sequence[Rectangle], height: int, width: int) -> Mask:
-    """Return the pixels [H, W] whose centres lie in any of the boxes (x1, y1, x2, y2); edges as in `vlp.types.Box`."""
+    """Return the pixels [H, W] whose centres lie in any of the boxes (x1, y1, x2, y2); edges as in `vlp.sample.Box`."""
     mask = np.zeros((height, width), dtype=bool)
     for x1, y1, x2, y2 in boxes:
         left, top = max(0, int(np.ceil(x1 - 0.5))), max(0, int(np.ceil(y1 - 0.5)))

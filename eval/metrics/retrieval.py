@@ -1,6 +1,6 @@
 """Where the right answer stands in a ranking: hit@k, recall@k, precision@k, ranks, with multi-positives and ties.
 
-Everything works on counts per query, so that galleries of any size are scored in chunks (`vlp_eval.index`) and the
+Everything works on counts per query, so that galleries of any size are scored in chunks (`vlp_eval.embeddings.search`) and the
 bootstrap resamples queries while the gallery stays fixed.
 """
 

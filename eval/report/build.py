@@ -9,15 +9,15 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from vlp.untrusted import inside, read_json
+from vlp.core.untrusted import inside, read_json
 
 from .. import results as result_files
-from ..shown import SIDE, cut, ends, hidden
-from ..store import write_text
+from ..embeddings.cache import write_text
 from ..tasks.controls import CONTROLS
-from ..terminal import main_of_classes
 from . import charts
 from .rows import Row, mark_kinds, meaning, references_of, row, scale_of, title
+from .shown import SIDE, cut, ends, hidden
+from .terminal import main_of_classes
 
 FOLDER = Path(__file__).parent
 FILE = "report.html"

@@ -10,14 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from vlp.config import config
-from vlp.registry import Registry
+from vlp.core.config import config
+from vlp.core.registry import Registry
 
 from ..bootstrap import Resamples, draw
-from ..data import Data, DataError, DataSpec
+from ..data.dataset import Data
+from ..data.spec import DataError, DataSpec
 
 if TYPE_CHECKING:
-    from ..store import Store
+    from ..embeddings.cache import Store
 
 
 Column = list[float | None]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from ..data import Data
-    from .priors import Rectangle
+    from ..data.dataset import Data
+    from .grounding.location_prior import Rectangle
 
 CONTROLS = {
     "shuffled": "same phrase, another patient's image",

@@ -9,23 +9,24 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import ConfigError, config
-from vlp.registry import did_you_mean
+from vlp.core.config import ConfigError, config
+from vlp.core.registry import did_you_mean
 
-from .. import prompts as prompt_files
 from ..bootstrap import Resamples, draw
-from ..corruptions import CORRUPTIONS
-from ..data import Data, DataError, DataSpec
+from ..data.corruptions import CORRUPTIONS
+from ..data.dataset import Data
+from ..data.spec import DataError, DataSpec
+from ..embeddings.cache import Transform
 from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
 from ..results import metric
-from ..scoring import Scoring
-from ..store import Transform
+from ..zero_shot import prompts as prompt_files
+from ..zero_shot.classifier import UNKNOWN, Scores, score
+from ..zero_shot.scoring import Scoring
 from .base import Context, Outcome, Plan, Task, at_least, tasks
-from .class_scores import UNKNOWN, Scores, score
-from .classification import Classification
-from .classification import Settings as ClassSettings
+from .classification.labels import Settings as ClassSettings
+from .classification.task import Classification
 
 
 @config

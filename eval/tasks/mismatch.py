@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import config
+from vlp.core.config import config
 
 from ..intervals import of_mean
 from ..results import metric
-from ..scoring import unit
+from ..zero_shot.scoring import unit
 from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .controls import partners
-from .pool import texts_of
+from .retrieval.pairs import texts_of
 
 Edit = Literal["report", "side", "negation"]
 SIDES = re.compile(r"\b(left|right)\b", re.I)

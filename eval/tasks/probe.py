@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import config
+from vlp.core.config import config
 
 from ..bootstrap import Resamples
-from ..data import Data, DataError
+from ..data.dataset import Data
+from ..data.spec import DataError
 from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking, auroc
 from ..metrics.ratio import ratio
 from ..metrics.shift import Robustness, neighbour_counts
 from ..results import metric
-from ..scoring import unit
+from ..zero_shot.classifier import UNKNOWN
+from ..zero_shot.scoring import unit
 from .base import Context, Outcome, Plan, Task, at_least, some, tasks
-from .class_scores import UNKNOWN
-from .classification import Settings as ClassSettings
-from .classification import truth_of
+from .classification.labels import Settings as ClassSettings
+from .classification.labels import truth_of
 
 Floats = NDArray[np.float64]
 

@@ -8,20 +8,20 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.config import ConfigError, config, to_tree
+from vlp.core.config import ConfigError, config, to_tree
 from vlp.modalities.image.decode import decode
 
-from .. import segment
-from ..data import DataError
+from ..data.spec import DataError
 from ..intervals import of_mean
+from ..maps import masks as segment
+from ..maps.phrase_maps import Maps
 from ..metrics.grounding import pixel_auroc
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from ..results import metric
 from .base import Context, Outcome, Plan, Task, at_least, some, tasks
 from .controls import centre_map, control_of, partners
-from .grounding import Maps
-from .grounding import Settings as MapSettings
-from .priors import MeanMask, mask_of
+from .grounding.location_prior import MeanMask, mask_of
+from .grounding.query import Settings as MapSettings
 
 Mask = NDArray[np.bool_]
 SCORES = ("dice", "iou", "nsd", "hd95", "pixel_auroc")

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer
 
 from .toys import make_sample, write_set
 

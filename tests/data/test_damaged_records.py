@@ -12,13 +12,15 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlp.data.index import FORMAT
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.manifest import Manifest, ShardSet, index_folder
-from vlp.data.records import SampleError, build
-from vlp.data.sample_check import check_sample
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.sample_check import check_sample
+from vlp.data.shards.sample_io import SampleError, build
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.tar_index import FORMAT
+from vlp.data.shards.verify import index_folder
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp_prep.cli import main
 
 SECRET = "Quiet lungs of Mr Zebedee."
@@ -229,7 +231,7 @@ def test_training_goes_on_up_to_its_limit(
 
 
 def test_scoring_leaves_them_out_where_that_is_allowed(spoiled: Path) -> None:
-    from vlp_eval.data import DataError, DataSpec
+    from vlp_eval.data.spec import DataError, DataSpec
     from vlp_eval.runner import Datasets
 
     spec = DataSpec(split="train")
@@ -252,7 +254,7 @@ def test_a_key_of_a_tar_that_is_no_text_and_a_member_too_large_are_left_out(
 ) -> None:
     import tarfile
 
-    monkeypatch.setattr("vlp.data.indexing.MAX_MEMBER", 5000)
+    monkeypatch.setattr("vlp.data.shards.foreign.index.MAX_MEMBER", 5000)
     with tarfile.open(tmp_path / "x.tar", "w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
         for name, data in (
             ("good.png", picture()),

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
-from vlp.data.manifest import Manifest, ManifestError, ShardSet, index_folder, verify
-from vlp.data.remote import Cache, locked
+from vlp.data.shards.manifest import Manifest, ManifestError
+from vlp.data.shards.remote.cache import Cache, locked
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.verify import index_folder, verify
 from vlp_prep.cli import main
 
 from .test_remote import Handler, Server, cache, server
@@ -285,7 +287,7 @@ class Endless(Handler):
 def test_no_more_is_taken_from_a_server_than_is_allowed(
     packed: bool, toy: Path, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vlp.data.remote.MAX_MANIFEST", 1_000_000)
+    monkeypatch.setattr("vlp.data.shards.remote.cache.MAX_MANIFEST", 1_000_000)
     one = Server(toy)
     one.RequestHandlerClass = type("Much", (Endless,), {"packed": packed})
     try:

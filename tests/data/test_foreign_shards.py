@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlp.data.manifest import Choices, Manifest, ManifestError, ShardSet, index_folder, verify
-from vlp.types import Sample
+from vlp.data.shards.manifest import Choices, Manifest, ManifestError
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.verify import index_folder, verify
+from vlp.sample import Sample
 from vlp_prep.cli import main
 
 Members = list[tuple[str, bytes]]

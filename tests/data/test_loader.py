@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 import torch
 
-from vlp.config import ConfigError, validate
+from vlp.batch import Batch
+from vlp.core.config import ConfigError, validate
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.data.text import TextView
-from vlp.preprocess import Augment, Preprocess
-from vlp.tokenize import Tokenizer
-from vlp.types import Batch
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.text_view import TextView
+from vlp.modalities.image.augment import Augment
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .toys import FINDINGS, write_set
 

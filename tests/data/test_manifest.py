@@ -14,10 +14,12 @@ import pytest
 import webdataset
 from PIL import Image
 
-from vlp.config import ConfigError
-from vlp.data.index import scan_tar, split_name
-from vlp.data.manifest import Manifest, ManifestError, ShardSet, index_folder, verify
-from vlp.data.records import SampleError, build
+from vlp.core.config import ConfigError
+from vlp.data.shards.manifest import Manifest, ManifestError
+from vlp.data.shards.sample_io import SampleError, build
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.tar_index import scan_tar, split_name
+from vlp.data.shards.verify import index_folder, verify
 
 from .toys import make_sample, write_set
 

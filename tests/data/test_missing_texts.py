@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from vlp.config import ConfigError
-from vlp.data.content import check_texts
+from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, open_stream
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer
-from vlp.types import Report
-from vlp_prep.writer import ShardWriter
+from vlp.data.requirements import check_texts
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.sample import Report
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 from .toys import make_sample
 

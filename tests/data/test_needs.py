@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from vlp.config import ConfigError
+from vlp.batch import PromptSpec
+from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.text import TextView
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer
-from vlp.types import PromptSpec
-from vlp_prep.writer import ShardWriter
+from vlp.data.text_view import TextView
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 from .toys import FINDINGS, make_sample
 

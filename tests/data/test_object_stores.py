@@ -12,10 +12,11 @@ import pytest
 from fsspec.registry import _registry
 
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.manifest import Manifest, ManifestError, ShardSet
-from vlp.data.remote import Cache
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer
+from vlp.data.shards.manifest import Manifest, ManifestError
+from vlp.data.shards.remote.cache import Cache
+from vlp.data.shards.shard_set import ShardSet
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .test_remote import Handler, Server, cache
 

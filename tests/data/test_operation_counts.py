@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vlp.batch import PromptSpec
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.text import TextView
-from vlp.preprocess import Augment, ImageSpec, Preprocess
-from vlp.tokenize import Encoded, Tokenizer
-from vlp.types import PromptSpec
-from vlp_prep.writer import ShardWriter
+from vlp.data.text_view import TextView
+from vlp.modalities.image.augment import Augment
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 from .toys import FINDINGS, make_sample
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
 
 
 def build(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.data.plan import CYCLE, Mixture, Order, Plan, permutation, rows, seed_of
+from vlp.data.sampling import CYCLE, Mixture, Order, Plan, permutation, rows, seed_of
 
 MASK = (1 << 64) - 1
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from vlp.data import remote
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.manifest import Manifest, ManifestError, ShardSet, verify
-from vlp.data.remote import Cache
-from vlp.preprocess import Preprocess
-from vlp.tokenize import Tokenizer
+from vlp.data.shards.manifest import Manifest, ManifestError
+from vlp.data.shards.remote import cache as remote
+from vlp.data.shards.remote.cache import Cache
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.verify import verify
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
 
 
 class Server(ThreadingHTTPServer):

@@ -10,11 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS, PREVALENCE, draw_state, generate, identify
-from vlp.data.synthetic_image import render
-from vlp.data.synthetic_state import Instance, State, stream
-from vlp.data.synthetic_text import EVAL_FRAMES, JOINT, NEGATIVE, POSITIVE, describe, write
-from vlp.types import Sample
+from vlp.sample import Sample
+from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS, PREVALENCE, draw_state, generate, identify
+from vlp_prep.synthetic.patient import Instance, State, stream
+from vlp_prep.synthetic.render import render
+from vlp_prep.synthetic.report import EVAL_FRAMES, JOINT, NEGATIVE, POSITIVE, describe, write
 
 MANY = 2500
 
@@ -52,7 +52,7 @@ def test_a_sample_is_a_function_of_index_seed_and_size_in_any_process() -> None:
     here = [fingerprint(generate(index, 5, 64)) for index in (0, 7, 1000)]
     assert here == [fingerprint(generate(index, 5, 64)) for index in (0, 7, 1000)]
     program = (
-        "import sys, hashlib; from vlp.data.synthetic import generate\n"
+        "import sys, hashlib; from vlp_prep.synthetic.generate import generate\n"
         "for i in (0, 7, 1000):\n"
         "    s = generate(i, 5, 64)\n"
         "    print(hashlib.sha256(s.image.tobytes() + repr(s.to_json()).encode()).hexdigest())\n"

@@ -71,7 +71,7 @@ def test_lists_of_nothing_are_counted_before_they_are_made(tmp_path: Path, monke
 
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz", "a.json.gz"])
 def test_a_gzipped_table_is_unpacked_to_a_bound(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlp.untrusted.MIB", 1)
+    monkeypatch.setattr("vlp.core.untrusted.MIB", 1)
     line = {"a.csv.gz": b"a\n" + b"x\n" * MIB, "a.jsonl.gz": b'{"a": 1}\n' * MIB, "a.json.gz": b" " * 8 * MIB}[name]
     (tmp_path / name).write_bytes(gzip.compress(line * (1 if name.startswith("a.csv") else 2)))
     with pytest.raises(TableError, match=r"cannot read .* more than \d+ bytes unpacked"):

@@ -10,11 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.data.assemble import Assembler, Prepared
-from vlp.data.text import TextView, asserted, concept_code, group_of, phrases, show, split_sentences
-from vlp.preprocess import Augment, ImageSpec, Preprocess
-from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer
-from vlp.types import Mention, PromptSpec, Report, Sample
+from vlp.batch import PromptSpec
+from vlp.data.collate import Assembler, Prepared
+from vlp.data.text_view import TextView, asserted, concept_code, group_of, phrases, show, split_sentences
+from vlp.modalities.image.augment import Augment
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer
+from vlp.sample import Mention, Report, Sample
 
 TEXT = "No effusion. Small nodule in the right upper zone. Heart is normal. Nodule, edema."
 SPANS = ((0, 12), (13, 50), (51, 67), (68, 82))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vlp.types import Mention, Report, Sample
-from vlp_prep.writer import ShardWriter
+from vlp.sample import Mention, Report, Sample
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 FINDINGS = ("effusion", "nodule", "edema")
 

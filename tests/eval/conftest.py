@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from vlp.data.synthetic import generate
 from vlp_eval import results
 from vlp_eval.cli import main
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 Run = Callable[..., int]
 
@@ -35,9 +35,11 @@ def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from vlp.hub import save_pretrained
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
 
     torch.manual_seed(0)
     spec = ImageSpec(size=64, channels=1)

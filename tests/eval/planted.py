@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
-from vlp.types import Sample
-from vlp_eval.embedder import Card
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Sample
+from vlp_eval.models.base import Card
+from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
 
 STATE, CELLS, SIZE = 64, 32, 128
 DIM = STATE + len(FINDINGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlp.config import config
+from vlp.core.config import config
 from vlp_eval.tasks.base import Context, Outcome, Plan, Task
 
 

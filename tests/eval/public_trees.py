@@ -11,7 +11,7 @@ import trees
 
 from vlp_eval.suite import Suite
 from vlp_prep.cli import main
-from vlp_prep.labels import CHEXPERT
+from vlp_prep.readers.labels import CHEXPERT
 from vlp_prep.sources import chestx_det10, chexpert5x200, chexpert8x200
 
 FIVE = chexpert5x200.LABELS

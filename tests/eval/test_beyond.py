@@ -10,9 +10,9 @@ import pytest
 from conftest import Run
 
 from vlp_eval import results
-from vlp_eval.corruptions import CORRUPTIONS
+from vlp_eval.data.corruptions import CORRUPTIONS
+from vlp_eval.tasks.grounding.location_prior import place_of
 from vlp_eval.tasks.mismatch import negated, other_side
-from vlp_eval.tasks.priors import place_of
 
 TWO = ["cardiomegaly", "effusion"]
 CLASSES = {"family": "classification", "classes": TWO, "prompts": ["synthetic"]}

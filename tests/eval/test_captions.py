@@ -12,10 +12,11 @@ import pytest
 from conftest import Run, score
 from planted import DIM, direction
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Sample
 from vlp_eval import results
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 COUNT = 60
 

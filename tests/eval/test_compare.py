@@ -38,7 +38,8 @@ TASKS: list[dict[str, Any]] = [
 
 def table(folder: Path, shards: Path) -> None:
     """Write 24 images, two of them the same, the first with a report that names no side; one is positive for `rare`."""
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
     source = ShardSet(Manifest.read(shards).select("test"))
     samples = [source.sample(index) for index in range(len(source))]

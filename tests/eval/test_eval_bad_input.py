@@ -118,7 +118,8 @@ def test_a_typo_in_a_task_or_its_prompts_is_exit_2(
 
 def table(folder: Path, shards: Path, rows: int = 24) -> Path:
     """Write a CSV of images with a broken one, a class without positives, and boxes, one of them outside of its image."""
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
     source = ShardSet(Manifest.read(shards).select("test"))
     lines = ["file,who,text,nodule,never,boxes"]
@@ -241,8 +242,8 @@ def test_no_character_inside_of_a_cell_ends_a_row(run: Run, shards: Path, tiny: 
     """Newlines of a quoted report, and what Unicode calls the end of a line, are text."""
     import csv
 
-    from vlp_eval import data
-    from vlp_eval.data import Columns, DataError, DataSpec
+    from vlp_eval.data import load as data
+    from vlp_eval.data.spec import Columns, DataError, DataSpec
 
     texts = ["no pleural\neffusion", "one\u2028line\u0085of text", 'a "nodule"']
     columns = Columns(image="file", report="text")

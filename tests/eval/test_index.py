@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from vlp_eval import index
+from vlp_eval.embeddings import search as index
 from vlp_eval.metrics.retrieval import rank_positives
 
 
@@ -100,7 +100,7 @@ def test_search_by_class_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyP
     """Precision at k and average precision of images that never find their own patient, in blocks of a few rows."""
     from sklearn.metrics import average_precision_score
 
-    from vlp_eval.tasks.class_retrieval import Side, search
+    from vlp_eval.tasks.retrieval.by_class import Side, search
 
     monkeypatch.setattr(index, "BUDGET", 4 * 8 * 40 * 7)
     rng = np.random.default_rng(0)

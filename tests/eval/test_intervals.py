@@ -21,7 +21,7 @@ from vlp_eval.intervals import (
     score_bounds,
 )
 from vlp_eval.metrics.ranking import Ranking, auroc, delong
-from vlp_eval.tasks.class_retrieval import drawn_precisions
+from vlp_eval.tasks.retrieval.by_class import drawn_precisions
 
 
 def of_answers(right: int, count: int) -> Interval:

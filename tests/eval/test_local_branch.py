@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import Run, score
 
-from vlp.types import Batch
+from vlp.batch import Batch
 from vlp_eval import results
 
 CLASSES = ["consolidation", "nodule", "effusion"]
@@ -32,11 +32,13 @@ def model_with(needs: set[str], folder: Path) -> Path:
     """Write an untrained model that gives what objectives need of texts: tokens (ConceptCLIP) or words (GLoRIA)."""
     import torch
 
-    from vlp.data.synthetic import generate
     from vlp.hub import save_pretrained
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
+    from vlp_prep.synthetic.generate import generate
 
     torch.manual_seed(3)
     texts = [str(generate(index, seed=7, size=32).report) for index in range(30)]
@@ -69,7 +71,8 @@ def expected(folder: Path, shards: Path, keys: list[str], of: str) -> Any:
     """Return p = a softmax(s_l mean of the top cosines of patch and concept) + (1 - a) softmax(s_g v . w), [n, C]."""
     import torch
 
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
     from vlp.hub import from_pretrained
 
     loaded = from_pretrained(folder)
@@ -133,7 +136,7 @@ def test_a_model_without_words_says_so_and_takes_prompts(run: Run, shards: Path,
 
 
 def test_prompts_that_no_template_made_name_their_class_by_its_label(tmp_path: Path) -> None:
-    from vlp_eval import prompts
+    from vlp_eval.zero_shot import prompts
 
     texts = {"Edema": {"pos": ["Pulmonary edema is seen.", "Wet lungs."]}}
     (tmp_path / "mine.yaml").write_text(json.dumps({"version": "1", "about": "x", "classes": texts}))

@@ -16,8 +16,12 @@ import numpy as np
 import pytest
 from conftest import Run, score
 
-from vlp.data.manifest import Manifest, ShardSet, index_folder
-from vlp_eval import data, results
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.verify import index_folder
+from vlp_eval import results
+from vlp_eval.data import load as data
+from vlp_eval.data import spec
 
 pytestmark = pytest.mark.usefixtures("planted")
 Entries = dict[str, dict[str, Any]]
@@ -52,8 +56,8 @@ def test_an_image_of_another_column_is_another_image(tmp_path: Path) -> None:
         (tmp_path / f"{name}.png").write_bytes(name[:4].encode())
         os.utime(tmp_path / f"{name}.png", (0, 0))
     (tmp_path / "table.csv").write_text("case,front,side\n1,front.png,side.png\n")
-    columns = [data.Columns(image=name, key="case") for name in ("front", "side", "front")]
-    found = [data.read(data.DataSpec(table="table.csv", columns=one), tmp_path).digest for one in columns]
+    columns = [spec.Columns(image=name, key="case") for name in ("front", "side", "front")]
+    found = [data.read(spec.DataSpec(table="table.csv", columns=one), tmp_path).digest for one in columns]
     assert found[0] == found[2] != found[1]
 
 

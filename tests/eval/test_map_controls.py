@@ -25,8 +25,9 @@ def masks(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 30 images, of patients with two each, that have a mask at the left or at the right; one has both."""
     import cv2
 
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp_prep.writer import ShardWriter
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
+    from vlp_prep.pipeline.shard_writer import ShardWriter
 
     folder, source = tmp_path_factory.mktemp("masks") / "masks", ShardSet(Manifest.read(shards).select("test"))
     rng = np.random.default_rng(0)
@@ -55,8 +56,9 @@ def scored(run: Run, model: object, folder: Path, out: Path, **settings: Any) ->
 
 def decoded(folder: Path) -> list[tuple[str, str, str, Any]]:
     """Return key, patient, mask name and mask of all that are there."""
-    from vlp.data.manifest import Manifest, ShardSet
-    from vlp.preprocess import decode
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
+    from vlp.modalities.image.spec import decode
 
     source = ShardSet(Manifest.read(folder))
     samples = [source.sample(index) for index in range(len(source))]

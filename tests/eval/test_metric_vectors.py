@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlp_eval import bootstrap, scoring
+from vlp_eval import bootstrap
 from vlp_eval.metrics import calibration, decisions, fairness, grounding, ranking, retrieval, segmentation, shift
+from vlp_eval.zero_shot import scoring
 
 H1 = np.array([[0.1, 0.2, 0.1, 0], [0.2, 0.8, 0.6, 0.1], [0.1, 0.7, 0.9, 0.2], [0, 0.1, 0.2, 0.1]])
 H2 = np.array([[0.1, 0.2, 0.1, 0], [0.2, 0.8, 0.6, 0.1], [0.1, 0.15, 0.9, 0.7], [0, 0.1, 0.2, 0.1]])
@@ -322,9 +323,9 @@ def test_box_overlap() -> None:
 
 
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
-    from vlp.geometry import resample_grid
-    from vlp.types import PatchGrid
-    from vlp_eval.maps import smooth
+    from vlp.batch import PatchGrid
+    from vlp.modalities.image.geometry import resample_grid
+    from vlp_eval.maps.patch_similarity import smooth
 
     delta = np.zeros((7, 7))
     delta[3, 3] = 1

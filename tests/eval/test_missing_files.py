@@ -9,8 +9,8 @@ import pytest
 
 from tests.models.test_dual_encoder import VIT
 from tests.test_export import RESNET, native
-from vlp.config import ConfigError
-from vlp_eval import embedder
+from vlp.core.config import ConfigError
+from vlp_eval.models import load as embedder
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "open_clip": ("open_clip:local-dir:", {"image": RESNET, "spec": {"resize": "pad"}}),

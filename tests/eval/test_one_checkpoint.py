@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import Run
 
-from vlp.data.synthetic import generate
 from vlp_eval import results
+from vlp_prep.synthetic.generate import generate
 
 SIDE = 128
 FINDINGS = ["consolidation", "nodule", "effusion", "cardiomegaly"]
@@ -20,12 +20,14 @@ BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_at
 @pytest.fixture(scope="module")
 def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what `--model` takes for the same weights in each format: a ResNet and a BERT with linear heads."""
-    from vlp import export_open_clip, export_transformers
-    from vlp.config import validate
+    from vlp.core.config import validate
+    from vlp.export import open_clip, transformers
     from vlp.hub import from_pretrained, save_pretrained
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.preprocess import ImageSpec, Preprocess
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
 
     texts = [str(generate(index, seed=7, size=32).report) for index in range(60)]
     tokenizer = build_tokenizer(TextSpec(vocab_size=400, length=160), texts)
@@ -46,7 +48,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("formats")
     save_pretrained(folder / "ours", model, Preprocess(spec), tokenizer)
     loaded = from_pretrained(folder / "ours")
-    for name, module in (("open_clip", export_open_clip), ("transformers", export_transformers)):
+    for name, module in (("open_clip", open_clip), ("transformers", transformers)):
         (folder / name).mkdir()
         module.write(loaded, folder / name, False)
     return {

@@ -12,7 +12,7 @@ from conftest import Run
 
 from vlp_eval import intervals, results
 from vlp_eval.bootstrap import multiplicities
-from vlp_eval.scoring import unit
+from vlp_eval.zero_shot.scoring import unit
 
 TWO = ["cardiomegaly", "effusion"]
 pytestmark = pytest.mark.usefixtures("planted")
@@ -32,10 +32,13 @@ def scored(run: Run, shards: Path, folder: Path, model: object, *tasks: dict[str
 
 def embedded(shards: Path, tiny: Path, folder: Path, split: str) -> tuple[Any, Any, Any]:
     """Return unit embeddings as the harness keeps them, labels of the two findings, and the samples of a split."""
-    from vlp_eval import data, embedder, store
+    from vlp_eval.data import load as data
+    from vlp_eval.data import spec
+    from vlp_eval.embeddings import cache
+    from vlp_eval.models import load as embedder
 
-    known = data.read(data.DataSpec(split=split), shards)
-    rows = store.Store(folder / f"rows-{split}", embedder.load(str(tiny), "cpu")).images(known, range(len(known)))
+    known = data.read(spec.DataSpec(split=split), shards)
+    rows = cache.Store(folder / f"rows-{split}", embedder.load(str(tiny), "cpu")).images(known, range(len(known)))
     labels = np.array([[one.labels[name] for name in TWO] for one in known.records])
     return unit(rows), labels, known.records
 
@@ -169,7 +172,7 @@ def test_true_recall_of_several_right_answers(run: Run, shards: Path, tiny: Path
     """Images of a patient with several studies have several right reports: any-hit and true recall differ."""
     task = {"id": "pairs", "family": "retrieval", "positives": "groups.site", "k": [1, 20]}
     (entry,) = scored(run, shards, tmp_path, tiny, task)
-    from vlp_eval import embedder
+    from vlp_eval.models import load as embedder
 
     images, _, samples = embedded(shards, tiny, tmp_path, "test")
     texts = unit(embedder.load(str(tiny), "cpu").texts([one.report.text for one in samples]))
@@ -185,7 +188,7 @@ def test_true_recall_of_several_right_answers(run: Run, shards: Path, tiny: Path
 
 
 def test_corruptions_do_what_they_say() -> None:
-    from vlp_eval import corruptions
+    from vlp_eval.data import corruptions
 
     flat = np.full((200, 200), 128, np.uint8)
     for severity in (1, 3, 5):

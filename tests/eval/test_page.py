@@ -109,7 +109,8 @@ def test_curves_run_inside_of_their_bands(page: Path) -> None:
 def test_the_text_of_real_data_is_not_shown(page: Path, shards: Path, tmp_path: Path, run: Run) -> None:
     import json
 
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
     source = ShardSet(Manifest.read(shards).select("test"))
     lines = ["file,who,text"]

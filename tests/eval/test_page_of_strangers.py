@@ -13,8 +13,8 @@ import pytest
 from conftest import Run
 
 from vlp_eval import results
-from vlp_eval.shown import SIDE, ends, hidden
-from vlp_eval.terminal import plain
+from vlp_eval.report.shown import SIDE, ends, hidden
+from vlp_eval.report.terminal import plain
 
 EVIL = [
     "<script>alert(1)</script>",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import Run, score
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp_eval import results, suite
 
 pytestmark = pytest.mark.usefixtures("planted")

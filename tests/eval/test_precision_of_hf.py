@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlp_eval import embedder_hf
+from vlp_eval.models import transformers as embedder_hf
 
 
 def test_a_model_in_fp16_is_loaded_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

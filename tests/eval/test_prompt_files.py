@@ -11,8 +11,9 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vlp.config import ConfigError
-from vlp_eval import prompts, suite
+from vlp.core.config import ConfigError
+from vlp_eval import suite
+from vlp_eval.zero_shot import prompts
 
 PLAIN = "version: '1'\nabout: x\n"
 BAD: dict[str, bytes] = {

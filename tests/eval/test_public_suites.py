@@ -73,8 +73,8 @@ def test_a_public_suite_runs_on_shards_of_its_sources(
 
 
 def test_years_are_put_together_and_other_columns_are_left_alone() -> None:
-    from vlp.types import Sample
-    from vlp_eval.tasks.fields import group_of
+    from vlp.sample import Sample
+    from vlp_eval.data.labels import group_of
 
     def group(name: str, **columns: str) -> str | None:
         return group_of(Sample(key="x", image=b"", view="PA", groups=columns), name)

@@ -14,7 +14,7 @@ import pytest
 from conftest import Run, score
 
 from vlp_eval import results
-from vlp_eval.scoring import unit
+from vlp_eval.zero_shot.scoring import unit
 
 TEXTS = ["No nodule.", "A nodule.", "Large heart.", "Small effusion.", "Clear lungs.", "a NODULE", "Edema.", "A line."]
 SAID = [0, 1, 2, 0, 3, 5, 4, 4, 6, 0, 7, 3]
@@ -43,7 +43,7 @@ def same_words(one: int, other: int) -> bool:
 
 def oracle(folder: Path, tiny: Path, group: Sequence[str]) -> dict[str, list[tuple[int, int, float]]]:
     """Return for each query its rank, its number of right answers, and its recall of three, pair by pair."""
-    from vlp_eval import embedder
+    from vlp_eval.models import load as embedder
 
     model = embedder.load(str(tiny), "cpu")
     images = unit(

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from conftest import Run, read, score
 
-from vlp.types import Sample
+from vlp.sample import Sample
 from vlp_eval import results
-from vlp_eval.checks import prevalence
+from vlp_eval.data.checks import prevalence
 
 HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("planted")
@@ -79,16 +79,19 @@ def test_the_number_of_workers_and_the_order_change_no_digit(
 
 
 def test_an_embedding_does_not_depend_on_its_company(shards: Path, tiny: Path, tmp_path: Path) -> None:
-    from vlp_eval import data, embedder, store
+    from vlp_eval.data import load as data
+    from vlp_eval.data import spec
+    from vlp_eval.embeddings import cache
+    from vlp_eval.models import load as embedder
 
     model = embedder.load(str(tiny), "cpu")
-    known = data.read(data.DataSpec(), shards)
-    together, alone = store.Store(tmp_path / "a", model), store.Store(tmp_path / "b", model)
+    known = data.read(spec.DataSpec(), shards)
+    together, alone = cache.Store(tmp_path / "a", model), cache.Store(tmp_path / "b", model)
     rows = together.images(known, range(40))
     for index in (39, 0, 7):
         assert (alone.images(known, [index])[0] == rows[index]).all()
     for size in (7, 32, 33):  # asked for in batches of any size, in any order
-        parts = store.Store(tmp_path / f"by-{size}", model)
+        parts = cache.Store(tmp_path / f"by-{size}", model)
         for start in reversed(range(0, 40, size)):
             assert (parts.images(known, range(start, min(40, start + size))) == rows[start : start + size]).all()
     texts = [str(one.report.text) for one in known.records[:20] if one.report] + ["nodule"]
@@ -101,12 +104,15 @@ def test_two_runs_into_one_cache_do_not_write_over_each_other(shards: Path, tiny
     """Both open the cache while it is empty; then each adds images and texts that the other one does not."""
     import threading
 
-    from vlp_eval import data, embedder, store
+    from vlp_eval.data import load as data
+    from vlp_eval.data import spec
+    from vlp_eval.embeddings import cache
+    from vlp_eval.models import load as embedder
 
-    known, alone = data.read(data.DataSpec(), shards), store.Store(tmp_path / "alone", embedder.load(str(tiny), "cpu"))
+    known, alone = data.read(spec.DataSpec(), shards), cache.Store(tmp_path / "alone", embedder.load(str(tiny), "cpu"))
     expected = alone.images(known, range(80))
     texts = [f"a nodule of {one} millimetres" for one in range(8)]
-    stores = [store.Store(tmp_path / "cache", embedder.load(str(tiny), "cpu")) for _ in range(2)]
+    stores = [cache.Store(tmp_path / "cache", embedder.load(str(tiny), "cpu")) for _ in range(2)]
     halves = [range(40), range(40, 80)]
     for one, half in zip(stores, halves, strict=True):  # each has looked at what is there
         one.texts([f"text {half.start}"])
@@ -126,7 +132,7 @@ def test_two_runs_into_one_cache_do_not_write_over_each_other(shards: Path, tiny
     for at, half in enumerate(halves):
         assert (stores[at].images(known, half) == expected[half.start : half.stop]).all()
         assert (stores[at].texts(texts[at::2]) == alone.texts(texts[at::2])).all()
-    cached = store.Store(tmp_path / "cache", None)
+    cached = cache.Store(tmp_path / "cache", None)
     assert (cached.images(known, range(80)) == expected).all()
     assert (cached.texts(texts) == alone.texts(texts)).all()
 
@@ -134,15 +140,16 @@ def test_two_runs_into_one_cache_do_not_write_over_each_other(shards: Path, tiny
 def test_a_cache_of_many_parts_needs_few_open_files(shards: Path, tiny: Path, tmp_path: Path) -> None:
     import resource
 
-    from vlp_eval import embedder, store
+    from vlp_eval.embeddings import cache
+    from vlp_eval.models import load as embedder
 
-    made = store.Store(tmp_path, embedder.load(str(tiny), "cpu"))
+    made = cache.Store(tmp_path, embedder.load(str(tiny), "cpu"))
     rows = [made.texts([f"text {one}"])[0] for one in range(40)]
     assert len(list((tmp_path / "texts").glob("*.npy"))) == 40
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
     try:
-        found = store.Store(tmp_path, None).texts([f"text {one}" for one in reversed(range(40))])
+        found = cache.Store(tmp_path, None).texts([f"text {one}" for one in reversed(range(40))])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (found == np.stack(rows[::-1])).all()
@@ -315,8 +322,9 @@ def test_markdown_and_csv(run: Run, shards: Path, tmp_path: Path, capsys: Any) -
 
 
 def test_prompts_are_the_worlds_own() -> None:
-    from vlp.data.synthetic import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
-    from vlp_eval import prompts, suite
+    from vlp_eval import suite
+    from vlp_eval.zero_shot import prompts
+    from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
 
     found = prompts.read("synthetic", FINDINGS, pairs=True)
     assert {name: (one.pos, one.neg) for name, one in found.texts.items()} == EVAL_PROMPTS

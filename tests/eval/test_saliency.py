@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlp_eval import saliency
+from vlp_eval.maps import saliency
 
 
 class Bright(torch.nn.Module):
@@ -189,7 +189,7 @@ def test_a_layer_of_any_tower_lies_where_its_strides_put_it() -> None:
     """A ResNet's cells are not centred on equal tiles: a map made of one of its layers has the tower's own offset."""
     import timm
 
-    from vlp_eval.tasks.grounding import grid_of_layer
+    from vlp_eval.maps.phrase_maps import grid_of_layer
 
     module = timm.create_model("resnet18", num_classes=0).eval()
     tower = saliency.Tower(module, module, lambda pixels: pixels)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from vlp_eval import segment
+from vlp_eval.maps import masks as segment
 
 
 def disc(side: int = 96) -> tuple[NDArray[np.float64], NDArray[np.uint8], NDArray[np.bool_]]:
@@ -197,9 +197,10 @@ def test_segmentation_task_with_and_without_a_sam(
     import cv2
     from planted import Planted
 
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
     from vlp_eval import results
-    from vlp_prep.writer import ShardWriter
+    from vlp_prep.pipeline.shard_writer import ShardWriter
 
     source = ShardSet(Manifest.read(shards).select("test"))
     with ShardWriter(tmp_path / "masks", source="synthetic", version="1") as writer:

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.types import PatchGrid
-from vlp_eval import saliency
-from vlp_eval.embedder_hf import TransformersEmbedder
-from vlp_eval.embedder_open_clip import OpenClipEmbedder, _reading
-from vlp_eval.maps import cell_similarity, to_image
+from vlp.batch import PatchGrid
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp_eval.maps import saliency
+from vlp_eval.maps.patch_similarity import cell_similarity, to_image
+from vlp_eval.models.open_clip import OpenClipEmbedder, _reading
+from vlp_eval.models.transformers import TransformersEmbedder
 
 SIDE = 64
 TEXTS = ["a small nodule in the right upper zone", "no pleural effusion"]
@@ -139,11 +139,13 @@ def test_one_clip_through_our_loader_and_through_transformers_is_the_same(clip_f
     """Its towers and projections in a model of ours, saved and loaded as ours, on images that need no resizing."""
     from transformers import CLIPModel
 
-    from vlp.config import validate
+    from vlp.core.config import validate
     from vlp.hub import save_pretrained
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.tokenize import TextSpec, build_tokenizer
-    from vlp_eval import embedder
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
+    from vlp_eval.models import load as embedder
 
     theirs = TransformersEmbedder.load(str(clip_folder), "cpu")
     spec = ImageSpec(
@@ -233,7 +235,7 @@ def test_patches_lie_where_the_stride_puts_them_also_when_they_do_not_tile_the_i
     """As SigLIP's patches of 14 on 384 pixels: the last cell is not at 13.5 steps of 384 / 27. Our own tower is traced."""
     import open_clip
 
-    from vlp.models.openclip import OpenClipConfig, OpenClipImageTower
+    from vlp.models.towers.open_clip import OpenClipConfig, OpenClipImageTower
 
     config = {"embed_dim": 24, "vision_cfg": vision, "text_cfg": {"width": 32, "heads": 2, "layers": 1}}
     (tmp_path / "odd-vit.json").write_text(json.dumps(config))
@@ -253,7 +255,7 @@ def test_patches_of_timms_and_of_transformers_towers_that_do_not_tile_the_input(
     import timm
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    from vlp_eval.tokens_of_towers import HiddenPatches, TokenHook
+    from vlp_eval.models.patch_tokens import HiddenPatches, TokenHook
 
     trunk = timm.create_model("vit_tiny_patch16_224", img_size=60, depth=1, num_classes=0)
     hook = TokenHook.of(SimpleNamespace(trunk=trunk, head=torch.nn.Identity()), 60)
@@ -289,9 +291,11 @@ def settle(tower: torch.nn.Module, channels: int, side: int) -> None:
 @pytest.mark.parametrize(("shape", "resize"), [((192, 192), "pad"), ((144, 240), "pad"), ((240, 300), "crop")])
 def test_what_a_square_changes_is_found_within_half_a_cell(tower: str, shape: tuple[int, int], resize: Any) -> None:
     """The change of the cells, through the grid and the inverse of the preprocessing, lies on the square: each of them."""
-    from vlp.config import validate
-    from vlp.models.dual_encoder import ModelConfig, build_model
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.core.config import validate
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
 
     torch.manual_seed(0)
     side = 192

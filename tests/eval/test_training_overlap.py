@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from conftest import Run
 
-from vlp.data.manifest import Manifest, ShardSet
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
 from vlp_eval import results
-from vlp_eval.overlap import training_of
-from vlp_prep.writer import ShardWriter
+from vlp_eval.data.training_overlap import training_of
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 NUMBER = {"model": "SomebodysCLIP", "metric": "i2t_r@10", "value": 0.777, "source": "a paper", "tag": "R"}
 
@@ -182,7 +183,8 @@ def test_a_broken_note_of_the_training_data_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_checkpoint_of_a_training_keeps_the_digests_of_its_shards(split: str, shards: Path) -> None:
-    from vlp.data.sources import DataConfig, SourceConfig, Stream
+    from vlp.data.config import DataConfig, SourceConfig
+    from vlp.data.stream import Stream
 
     config = DataConfig(train=(SourceConfig(path=str(shards), split=split),), batch_size=2)
     part = Manifest.read(shards).select(split)

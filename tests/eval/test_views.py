@@ -11,7 +11,7 @@ import pytest
 from conftest import Run
 
 from vlp_eval import results
-from vlp_eval.scoring import unit
+from vlp_eval.zero_shot.scoring import unit
 
 CLASSES = ["a", "b", "clear"]
 PROMPTS = """
@@ -63,7 +63,7 @@ def embedded(folder: Path, tiny: Path, name: str) -> tuple[Any, dict[str, tuple[
     """Return unit images [40, D] and unit texts of each class, straight from the model."""
     import yaml
 
-    from vlp_eval import embedder
+    from vlp_eval.models import load as embedder
 
     model = embedder.load(str(tiny), "cpu")
     inputs = np.stack([model.prepare((folder / f"{one}.png").read_bytes())[0] for one in range(40)])

@@ -293,7 +293,7 @@ def test_a_compressed_frame_larger_than_the_header_says_is_not_unpacked() -> Non
 
 
 def test_nothing_of_a_header_is_said(caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]) -> None:
-    from vlp_prep.dicom import header, ids
+    from vlp_prep.images.dicom import header, ids
 
     name = "Anna^Muster"
     with warnings.catch_warnings():

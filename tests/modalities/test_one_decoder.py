@@ -18,7 +18,7 @@ from vlp.modalities.image.decode import (
     decode_opened,
     image_size,
 )
-from vlp_prep.pixels import ImageOptions, store_image
+from vlp_prep.images.store import ImageOptions, store_image
 
 RAMP = np.add.outer(np.arange(40, dtype=np.uint8), np.arange(60, dtype=np.uint8) * 3)
 COLOUR = np.dstack([RAMP, RAMP[::-1], RAMP[:, ::-1]])
@@ -258,7 +258,8 @@ def test_bombs_are_refused_on_their_header(form: str) -> None:
 
 
 def test_a_shrunk_jpeg_that_is_turned_is_shrunk_along_its_own_sides() -> None:
-    from vlp.preprocess import Augment, ImageSpec, Preprocess
+    from vlp.modalities.image.augment import Augment
+    from vlp.modalities.image.spec import ImageSpec, Preprocess
 
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from vlp.config import ConfigError, config
+from vlp.batch import PatchGrid, Tokens
+from vlp.core.config import ConfigError, config
+from vlp.modalities.image.spec import ImageSpec
 from vlp.models.dual_encoder import join_tokens
 from vlp.models.heads import HeadConfig
-from vlp.models.tower import (
+from vlp.models.towers.base import (
     ImageFeatures,
     ImageTower,
     TextFeatures,
@@ -21,9 +23,7 @@ from vlp.models.tower import (
     image_towers,
     text_towers,
 )
-from vlp.preprocess import ImageSpec
-from vlp.train.optim import bounded_parameters
-from vlp.types import PatchGrid, Tokens
+from vlp.train.optimizer import bounded_parameters
 
 from .tiny import ALL, BERT, CONV, NONE, REPORTS, batch, clip_tokens, make, wordpieces
 

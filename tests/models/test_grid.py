@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from vlp.models.dual_encoder import text_shape  # noqa: F401  (registers the towers)
-from vlp.models.grid import trace_grid
-from vlp.models.tower import ImageTower, build_image_tower
-from vlp.preprocess import ImageSpec
-from vlp.types import PatchGrid
+from vlp.batch import PatchGrid
+from vlp.modalities.image.spec import ImageSpec
+from vlp.models.build import text_shape  # noqa: F401  (registers the towers)
+from vlp.models.towers.base import ImageTower, build_image_tower
+from vlp.models.towers.patch_grid import trace_grid
 
 HF = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 

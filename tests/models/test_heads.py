@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.models.heads import BatchNorm, HeadConfig, build_head, sum_pieces
 
 

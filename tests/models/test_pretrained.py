@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from tests.models.tiny import make
-from vlp.config import ConfigError
-from vlp.models.pretrained import Report, load_tower
-from vlp.models.tower import build_image_tower
-from vlp.models.weights import read_weights
-from vlp.preprocess import ImageSpec
+from vlp.core.config import ConfigError
+from vlp.modalities.image.spec import ImageSpec
+from vlp.models.towers.base import build_image_tower
+from vlp.models.weights.files import read_weights
+from vlp.models.weights.load import Report, load_tower
 
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 VIT = {"depth": 2, "embed_dim": 32, "num_heads": 4}

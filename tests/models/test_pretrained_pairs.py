@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from tests.models.test_pretrained import VIT, hub_cache, image_tower, pictures, saved, shake
 from tests.models.tiny import BERT, NONE, REPORTS, clip_tokens, make, wordpieces
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.models.heads import HeadConfig
-from vlp.models.pretrained import load_initial, load_tower, load_whole
-from vlp.models.weights import read_weights
+from vlp.models.weights.files import read_weights
+from vlp.models.weights.load import load_initial, load_tower, load_whole
 
 CLIP_VISION = {"layers": 2, "width": 32, "head_width": 8, "patch_size": 16}
 CLIP_TEXT = {"layers": 2, "width": 32, "heads": 4}
@@ -335,7 +335,8 @@ def minilm() -> Path:
 def test_the_real_minilm_gives_the_similarities_that_transformers_gives() -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    from vlp.tokenize import TextSpec, build_tokenizer
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     folder = str(minilm())
     tokenizer = build_tokenizer(TextSpec(kind="hf", path=folder, length=128))

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vlp.config import ConfigError
-from vlp.types import Batch
+from vlp.batch import Batch
+from vlp.core.config import ConfigError
 
 from .tiny import batch, clip_tokens, make, wordpieces
 

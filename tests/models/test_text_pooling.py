@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.models.tiny import BERT, REPORTS, make, wordpieces
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 CAUSAL: dict[str, dict[str, Any]] = {

@@ -11,10 +11,10 @@ import pytest
 import vlp
 from tests.models.tiny import BERT, make
 from vlp import hub
-from vlp.config import ConfigError
-from vlp.models.tower import build_image_tower
-from vlp.models.trust import LOADERS
-from vlp.preprocess import ImageSpec, Preprocess
+from vlp.core.config import ConfigError
+from vlp.core.trust import LOADERS
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.models.towers.base import build_image_tower
 
 TIMM = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 2, "embed_dim": 32, "num_heads": 4}}
 Edit = Callable[[dict[str, Any]], object]
@@ -57,8 +57,8 @@ def test_a_dotted_class_is_imported_only_where_its_module_is_trusted(
     module = tmp_path / "strange" / "strange_towers.py"
     module.parent.mkdir()
     ran = tmp_path / "ran"
-    base = "from vlp.models.huggingface import HfTextTower as Base" if part == "text" else (
-        "from vlp.models.timm_tower import TimmTower as Base"
+    base = "from vlp.models.towers.hf import HfTextTower as Base" if part == "text" else (
+        "from vlp.models.towers.timm import TimmTower as Base"
     )  # fmt: skip
     module.write_text(f"open({str(ran)!r}, 'a').write('x')\n{base}\nclass Mine(Base):\n    pass\n")
     monkeypatch.syspath_prepend(str(module.parent))

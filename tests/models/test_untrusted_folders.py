@@ -15,11 +15,12 @@ import pytest
 import vlp
 from tests.models.tiny import make, wordpieces
 from vlp import hub
-from vlp.config import ConfigError
-from vlp.models.trust import never_asking
-from vlp.models.weights import read_weights
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.tokenize import TextSpec, build_tokenizer, load_tokenizer
+from vlp.core.config import ConfigError
+from vlp.core.trust import never_asking
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
+from vlp.models.weights.files import read_weights
 
 HUGE = 300 << 20
 
@@ -76,9 +77,9 @@ def test_a_file_of_a_model_that_never_ends(
 
 @pytest.mark.parametrize("plant", [fifo, device, huge])
 def test_files_that_libraries_read(plant: Callable[[Path], None], tmp_path: Path) -> None:
-    from vlp.models.huggingface import HfConfig, read_config
-    from vlp_eval.embedder import load
-    from vlp_eval.segment import Sam
+    from vlp.models.towers.hf import HfConfig, read_config
+    from vlp_eval.maps.masks import Sam
+    from vlp_eval.models.load import load
 
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "open_clip_config.json"):
         folder = tmp_path / name.replace(".", "_")
@@ -168,7 +169,7 @@ def test_an_index_of_weights_that_leads_elsewhere(shards: Any, tmp_path: Path) -
 def test_code_of_a_repository_is_refused_and_never_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
-    from vlp_eval.segment import Sam
+    from vlp_eval.maps.masks import Sam
 
     ran = tmp_path / "ran"
     monkeypatch.setattr("builtins.input", lambda *_: "y")

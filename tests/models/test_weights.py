@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from tests.models.test_pretrained import timm_vit
 from tests.models.tiny import make
-from vlp.config import ConfigError
-from vlp.models.pretrained import load_initial
-from vlp.models.weights import read_weights
+from vlp.core.config import ConfigError
+from vlp.models.weights.files import read_weights
+from vlp.models.weights.load import load_initial
 
 
 class Trap:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.models.test_pretrained import timm_vit
 from tests.models.tiny import make
-from vlp.models.weights_expect import of_folder, tell
+from vlp.models.weights.expectations import of_folder, tell
 
 CLIP = [0.48145466, 0.4578275, 0.40821073]
 STD = [0.26862954, 0.26130258, 0.27577711]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from tests.models.test_pretrained import VIT, image_tower, pictures, shake
 from tests.models.tiny import NONE, clip_tokens, make
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.models.heads import HeadConfig
-from vlp.models.pretrained import load_tower
-from vlp.models.weights import read_weights
+from vlp.models.weights.files import read_weights
+from vlp.models.weights.load import load_tower
 
 SWIN = {"image_size": 64, "patch_size": 4, "embed_dim": 16, "depths": [2, 6], "num_heads": [2, 4], "window_size": 4}
 

@@ -6,11 +6,14 @@ from typing import Any
 
 import torch
 
-from vlp.models.dual_encoder import DualEncoder, ModelConfig, build_model
+from vlp.batch import Batch, Phrases, Prompts
+from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer
+from vlp.models.build import build_model
+from vlp.models.dual_encoder import DualEncoder, ModelConfig
 from vlp.models.heads import HeadConfig
-from vlp.preprocess import ImageSpec
-from vlp.tokenize import TextSpec, Tokenizer, build_tokenizer
-from vlp.types import Batch, Phrases, Prompts
 
 REPORTS = [
     "There is a small nodule in the right upper zone. No pleural effusion.",

@@ -7,8 +7,9 @@ import sys
 import types
 from pathlib import Path
 
+from vlp.batch import Batch
 from vlp.objectives import objectives
-from vlp.types import Batch, concept_code
+from vlp.sample import concept_code
 
 from . import oracle_networks as n
 from . import oracles as o

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlp.batch import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
 from vlp.objectives import ObjectiveSum, build_objectives
-from vlp.types import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens, concept_code
+from vlp.sample import concept_code
 
 DIM = 4
 FINDINGS = {"effusion": "pleural effusion", "nodule": "nodule", "edema": "edema"}

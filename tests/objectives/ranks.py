@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import torch.distributed as td
 
+from vlp.batch import Batch, ModelOutput, Tokens
 from vlp.objectives import build_objectives
 from vlp.objectives.mgca import sinkhorn
-from vlp.types import Batch, ModelOutput, Tokens
 
 from .cases import CASES
 from .fixtures import IMAGE_OF_TWO_RANKS, PROTOTYPES, TEXT_OF_TWO_RANKS, tensor

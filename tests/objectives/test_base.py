@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.objectives import build_objectives
-from vlp.objectives.base import Weight
+from vlp.objectives.combine import Weight
 
 from .kit import DIM, FACETS, FINDINGS, make, part
 

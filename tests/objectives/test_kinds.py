@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlp.objectives import contrastive, local, mgca, objectives, streaming
-from vlp.types import ModelOutput
+from vlp.batch import ModelOutput
+from vlp.objectives import mgca, objectives
+from vlp.objectives.functional import info_nce, patch_pooling, tiled
 
 from .cases import CASES
 from .kit import Case, loss_and_gradients, make, part, permuted, with_gradients
@@ -213,12 +214,12 @@ def test_the_batch_is_left_as_it_was(case: Case) -> None:
 def test_bounded_memory_changes_nothing(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """The streaming core in tiles smaller than the batch, and token-level chunks, against the dense forms."""
     dense = loss_and_gradients(case, torch.float64)
-    monkeypatch.setattr(contrastive, "STREAM_ABOVE", 0)
-    monkeypatch.setattr(streaming, "TILE_ROWS", 2)
-    monkeypatch.setattr(streaming, "TILE_COLUMNS", 4)
-    monkeypatch.setattr(local, "HELD", 8)
+    monkeypatch.setattr(info_nce, "STREAM_ABOVE", 0)
+    monkeypatch.setattr(tiled, "TILE_ROWS", 2)
+    monkeypatch.setattr(tiled, "TILE_COLUMNS", 4)
+    monkeypatch.setattr(patch_pooling, "HELD", 8)
     monkeypatch.setattr("vlp.objectives.gloria.PAIR_VALUES", 40)
-    monkeypatch.setattr("vlp.objectives.pairs.BLOCK", 12)
+    monkeypatch.setattr("vlp.objectives.functional.positives.BLOCK", 12)
     streamed = loss_and_gradients(case, torch.float64)
     for name, expected in dense.items():
         torch.testing.assert_close(streamed[name], expected, rtol=1e-9, atol=1e-11, msg=name)
@@ -306,13 +307,13 @@ def saved_by(kind: str, rows: int, like: torch.dtype = torch.float32) -> tuple[i
 def test_large_batches_never_hold_their_logits(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By itself, above the documented size; below it the matrix is formed, as that is faster."""
     limit = 2048 * 2048
-    assert limit == contrastive.STREAM_ABOVE
+    assert limit == info_nce.STREAM_ABOVE
     held, _, _ = saved_by(kind, 128)
     assert held >= 128 * 128
     rows = 2100
     held, streamed, slopes = saved_by(kind, rows)
     assert held < rows * rows // 50
-    monkeypatch.setattr(contrastive, "STREAM_ABOVE", rows * rows)
+    monkeypatch.setattr(info_nce, "STREAM_ABOVE", rows * rows)
     held, dense, expected = saved_by(kind, rows)
     assert held >= rows * rows
     torch.testing.assert_close(streamed, dense, rtol=1e-5, atol=1e-5)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from vlp.batch import Batch, ModelOutput, Phrases, Spans
 from vlp.objectives import objectives
-from vlp.types import Batch, ModelOutput, Phrases, Spans
 
 from .cases import CASES
 from .kit import Case, with_gradients

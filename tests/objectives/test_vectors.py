@@ -8,14 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlp.data.text import concept_code as code_of_mention
-from vlp.objectives import build_objectives, contrastive
+from vlp.batch import Batch, Losses, ModelOutput, Spans, Tokens
+from vlp.data.text_view import concept_code as code_of_mention
+from vlp.objectives import build_objectives
 from vlp.objectives.dhn_nce import DhnNce
+from vlp.objectives.functional import info_nce
 from vlp.objectives.gloria import WordMatch
 from vlp.objectives.mae import cells, masked_error
 from vlp.objectives.medslip import exist_loss, icl_loss, proto_loss, sampled_negatives, triplets
 from vlp.objectives.mgca import clipped_weights, sinkhorn, token_contrast
-from vlp.types import Batch, Losses, Mention, ModelOutput, Spans, Tokens, concept_code
+from vlp.sample import Mention, concept_code
 
 from .fixtures import (
     IMAGE,
@@ -80,7 +82,7 @@ SIGMOID = {"logit_scale": tensor([10.0]), "logit_bias": tensor([-10.0])}
 def test_contrastive(
     tree: dict[str, Any], output: dict[str, Any], expected: float, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contrastive, "STREAM_ABOVE", limit)
+    monkeypatch.setattr(info_nce, "STREAM_ABOVE", limit)
     assert run(tree, **output).total.item() == pytest.approx(expected, abs=1e-6)
 
 

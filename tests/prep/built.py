@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Sample
 from vlp_prep.cli import main
 
 

@@ -12,8 +12,10 @@ import trees
 from PIL import Image
 from test_dicom import phantom, saved
 
-from vlp.data.manifest import Manifest, ShardSet, verify
-from vlp.types import Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.verify import verify
+from vlp.sample import Sample
 from vlp_prep.cli import main
 
 
@@ -190,7 +192,7 @@ def test_a_jpeg_whose_bytes_are_kept_is_checked_as_strictly_as_one_that_is_decod
     import simplejpeg
 
     from vlp.modalities.image.errors import ImageError
-    from vlp_prep.pixels import ImageOptions, store_image
+    from vlp_prep.images.store import ImageOptions, store_image
 
     whole = trees.encoded("JPEG", 3, mode, height=120, width=150, progressive=progressive, quality=85)
     rng = np.random.default_rng(0)

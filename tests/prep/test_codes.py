@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import trees
 
-from vlp.data.manifest import Manifest, ShardSet
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
 from vlp_prep.cli import main
-from vlp_prep.codes import MODALITIES, age_of, body_part_of, modality_of, sex_of, side_of, view_of
+from vlp_prep.images.modality_codes import MODALITIES, age_of, body_part_of, modality_of, sex_of, side_of, view_of
 
 
 @pytest.mark.parametrize(

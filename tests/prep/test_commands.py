@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import trees
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Box, Report, Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Box, Report, Sample
 from vlp_prep.cli import COMMANDS, main
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -175,7 +176,7 @@ def test_a_set_is_not_written_into_the_set_that_it_is_made_from(
 
 
 def test_near_identical_reports_and_embeddings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from vlp_prep.dedup import near_embeddings
+    from vlp_prep.splits.near_duplicates import near_embeddings
 
     first = "The heart is mildly enlarged. There is a small left pleural effusion and no pneumothorax."
     texts = [first, first.upper() + " 12/3", "Hyperinflated lungs with a nodule in the right upper lobe.", "Clear."]
@@ -193,7 +194,7 @@ def test_near_identical_reports_and_embeddings(tmp_path: Path, capsys: pytest.Ca
 def test_no_two_different_real_images_are_called_the_same_and_copies_are(tmp_path: Path) -> None:
     import cv2
 
-    from vlp_prep.dedup import IMAGE_DISTANCE, image_hash, near_hashes
+    from vlp_prep.splits.near_duplicates import IMAGE_DISTANCE, image_hash, near_hashes
 
     paths = sorted((SHARED / "vqa_rad" / "images").glob("*.jpg"))[:150]
     images = [path.read_bytes() for path in paths]
@@ -226,7 +227,7 @@ def test_scan_counts_what_identifies_and_prints_no_text(tmp_path: Path, capsys: 
 def test_burned_in_text_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import cv2
 
-    from vlp_prep.burned_in import has_text
+    from vlp_prep.privacy.burned_in_text import has_text
 
     plain = cv2.GaussianBlur(trees.pixels(5, 512, 512), (0, 0), 3) // 2
     named = plain.copy()

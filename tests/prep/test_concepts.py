@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError
-from vlp.data.synthetic import FINDINGS, draw_state
-from vlp.data.synthetic_state import stream
-from vlp.data.synthetic_text import write
-from vlp_prep.concepts import Extractor, score
-from vlp_prep.umls import read_linked
-from vlp_prep.vocabulary import Entry, Vocabulary
+from vlp.core.config import ConfigError
+from vlp_prep.reports.concepts import Extractor, score
+from vlp_prep.reports.umls import read_linked
+from vlp_prep.reports.vocabulary import Entry, Vocabulary
+from vlp_prep.synthetic.generate import FINDINGS, draw_state
+from vlp_prep.synthetic.patient import stream
+from vlp_prep.synthetic.report import write
 
 HERE = Path(__file__).parent
 GOLD = HERE / "gold_sentences.jsonl"
@@ -73,7 +73,7 @@ def test_the_gold_sets_are_sound_and_scored(path: Path) -> None:
 
 
 def test_the_score_is_printed_and_a_missing_file_is_one_line() -> None:
-    command = [sys.executable, "-m", "vlp_prep.concepts", "--score"]
+    command = [sys.executable, "-m", "vlp_prep.reports.concepts", "--score"]
     done = subprocess.run([*command, str(GOLD)], capture_output=True, text=True, check=True)
     assert "precision" in done.stdout and "recall" in done.stdout
     failed = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True)

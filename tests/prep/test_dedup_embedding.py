@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.data.synthetic import generate
-from vlp.types import Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Sample
 from vlp_prep.cli import main
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 RECIPE = """
 seed: 3
@@ -70,7 +71,7 @@ def test_copies_are_found_by_the_embeddings_of_a_trained_checkpoint(
     shards: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("faiss")
-    from vlp_prep.dedup import embed
+    from vlp_prep.splits.near_duplicates import embed
 
     found = ShardSet(Manifest.read(shards))
     rows = embed(run, (found.sample(index).image for index in range(len(found))))  # type: ignore[misc]
@@ -106,7 +107,7 @@ def test_a_tower_of_ones_own_is_named_and_taken_where_it_is_trusted(
 ) -> None:
     pytest.importorskip("faiss")
     folder = shutil.copytree(run / "last", tmp_path / "model")
-    (tmp_path / "own_towers.py").write_text("from vlp.models.conv import ConvTower as Mine\n")
+    (tmp_path / "own_towers.py").write_text("from vlp.models.towers.conv import ConvTower as Mine\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     tree = json.loads((folder / "config.json").read_text())
     tree["model"]["image"]["kind"] = "own_towers:Mine"

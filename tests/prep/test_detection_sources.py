@@ -10,7 +10,7 @@ import trees
 from built import build, rejected, samples
 
 from vlp.data.tables.cells import CellError
-from vlp_prep.regions import parse_xml, polygon_mask, run_length_mask
+from vlp_prep.readers.regions import parse_xml, polygon_mask, run_length_mask
 
 HEIGHT, WIDTH = 40, 48
 COMMON = ("--max-rejected", 1, "--split", "none", "--workers", 0)

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, ge
 from vlp.modalities.image.dicom import frame_count, iter_frames, open_dicom, read_dicom
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.grey_scale import DicomOptions, apply_window
-from vlp_prep.dicom import header, ids
+from vlp_prep.images.dicom import header, ids
 
 
 def phantom(stored: np.ndarray, **elements: object) -> FileDataset:

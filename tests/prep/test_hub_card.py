@@ -6,7 +6,7 @@ import pytest
 import trees
 from built import build, samples
 
-from vlp_prep.hub_card import is_named
+from vlp_prep.readers.hub_card import is_named
 
 COMMON = ("--max-rejected", 1, "--workers", 0)
 

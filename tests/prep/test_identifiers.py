@@ -2,7 +2,7 @@
 
 import pytest
 
-from vlp.identifiers import scan
+from vlp.modalities.text.identifiers import scan
 
 
 @pytest.mark.parametrize(

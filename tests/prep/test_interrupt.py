@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vlp.data.manifest import verify
+from vlp.data.shards.verify import verify
 from vlp_prep.cli import main
 
 SIZE, N = 20, 400
@@ -21,7 +21,7 @@ OPTIONS = ["--n", str(N), "--size", "32", "--shard-size", str(SIZE)]
 COUNTING = """
 import sys
 from pathlib import Path
-from vlp_prep.build import Build, BuildOptions
+from vlp_prep.pipeline.build import Build, BuildOptions
 from vlp_prep.sources.synthetic import Synthetic
 
 def main():

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from vlp_prep.cli import main
-from vlp_prep.concepts import Extractor, score
-from vlp_prep.languages import LANGUAGES
-from vlp_prep.languages.detect import detect_language
-from vlp_prep.vocabulary import default_vocabulary
+from vlp_prep.reports.concepts import Extractor, score
+from vlp_prep.reports.languages import LANGUAGES
+from vlp_prep.reports.languages.detect import detect_language
+from vlp_prep.reports.vocabulary import default_vocabulary
 
 HERE = Path(__file__).parent
 UNKNOWN = {

@@ -6,11 +6,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vlp.identifiers import scan
-from vlp_prep import dedup
-from vlp_prep.concepts import Extractor
-from vlp_prep.report import parse_report
-from vlp_prep.statements import LONGEST, split_sentences
+from vlp.modalities.text.identifiers import scan
+from vlp_prep.reports.concepts import Extractor
+from vlp_prep.reports.sections import parse_report
+from vlp_prep.reports.statements import LONGEST, split_sentences
+from vlp_prep.splits import near_duplicates
 
 UNITS = {
     "no full stops": "no effusion or edema ",
@@ -72,14 +72,16 @@ def test_a_statement_has_a_longest_length() -> None:
 
 
 def test_fifty_thousand_equal_or_short_texts_are_grouped_in_seconds() -> None:
-    equal = np.stack([dedup.text_hash("No effusion.")] * 50_000)
+    equal = np.stack([near_duplicates.text_hash("No effusion.")] * 50_000)
     start = time.process_time()
-    assert [len(group) for group in dedup.group(dedup.near_hashes(equal, 3), len(equal))] == [50_000]
+    assert [len(group) for group in near_duplicates.group(near_duplicates.near_hashes(equal, 3), len(equal))] == [
+        50_000
+    ]
     rng = np.random.default_rng(0)
     near = rng.integers(0, 256, (20_000, 8), dtype=np.uint8)
     near[10_000:] = near[:10_000]
     near[10_000:, 0] ^= 1  # one bit
-    groups = dedup.group(dedup.near_hashes(near, 3), len(near))
+    groups = near_duplicates.group(near_duplicates.near_hashes(near, 3), len(near))
     assert groups == [[index, index + 10_000] for index in range(10_000)]
     assert time.process_time() - start < 60
 
@@ -92,10 +94,12 @@ def test_groups_are_those_of_a_plain_search() -> None:
     near = np.abs(bits[:, None] - bits[None]).sum(-1) <= 3
     reached = np.linalg.matrix_power(near.astype(int), 4) > 0
     expected = sorted({tuple(np.flatnonzero(row).tolist()) for row in reached if row.sum() > 1})
-    assert [tuple(group) for group in dedup.group(dedup.near_hashes(hashes, 3), len(hashes))] == expected
+    assert [
+        tuple(group) for group in near_duplicates.group(near_duplicates.near_hashes(hashes, 3), len(hashes))
+    ] == expected
 
 
 def test_texts_of_other_letters_and_without_words_differ() -> None:
     texts = ["无胸腔积液", "左侧气胸", "Ergüsse", "12", "34", "No effusion."]
-    assert len({dedup.text_hash(text).tobytes() for text in texts}) == len(texts)
-    assert (dedup.text_hash("No effusion 12/3.") == dedup.text_hash("no EFFUSION")).all()
+    assert len({near_duplicates.text_hash(text).tobytes() for text in texts}) == len(texts)
+    assert (near_duplicates.text_hash("No effusion 12/3.") == near_duplicates.text_hash("no EFFUSION")).all()

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vlp.types import Report, Sample
+from vlp.sample import Report, Sample
 from vlp_prep.cli import main
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 COUNT = 50_000
 EQUAL = 20_000

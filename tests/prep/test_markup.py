@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlp_prep.markup import LONGEST_WORD, plain_text
+from vlp_prep.reports.markup import LONGEST_WORD, plain_text
 
 
 @pytest.mark.parametrize(

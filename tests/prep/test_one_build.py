@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlp.data.manifest import verify
+from vlp.data.shards.verify import verify
 from vlp_prep.cli import main
 
 N = 600

@@ -10,10 +10,10 @@ import pytest
 import trees
 from built import build, rejected, samples
 
-from vlp.errors import printable
-from vlp_prep.card import plain
+from vlp.core.errors import printable
 from vlp_prep.cli import main
-from vlp_prep.hub_folder import split_of
+from vlp_prep.pipeline.data_card import plain
+from vlp_prep.readers.hub_folder import split_of
 
 COMMON = ("--max-rejected", 1, "--workers", 0)
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.data.tables.boxes import parse_boxes
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.labels import label_value, names_in
-from vlp.types import Box
-from vlp_prep.plan import plan, standard_split
+from vlp.sample import Box
+from vlp_prep.pipeline.shard_plan import plan, standard_split
 from vlp_prep.sources.base import LEARN, Record, safe_key
-from vlp_prep.splits import choose, leaks, parse_shares, without_test
+from vlp_prep.splits.split import choose, leaks, parse_shares, without_test
 
 
 def test_shares_are_met_and_seeds_differ() -> None:

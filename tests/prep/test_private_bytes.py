@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from vlp.modalities.image.decode import ImageError, besides_pixels, decode
 from vlp_prep.cli import main
-from vlp_prep.pixels import ImageOptions, store_image
+from vlp_prep.images.store import ImageOptions, store_image
 
 NAME = b"Anna Muster ZZ-0001"
 RAMP = np.tile(np.arange(64, dtype=np.uint8) * 4, (64, 1))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlp_prep.concepts import Extractor
-from vlp_prep.report import parse_report
+from vlp_prep.reports.concepts import Extractor
+from vlp_prep.reports.sections import parse_report
 
 CASES = {
     "Pneumothorax ......... none\nEffusion ............. small": "pneumothorax absent, effusion present",

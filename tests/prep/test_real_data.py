@@ -8,7 +8,7 @@ import pydicom
 import pytest
 from built import build, rejected, samples
 
-from vlp.data.manifest import verify
+from vlp.data.shards.verify import verify
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 COVID = SHARED / "covid_cxr"

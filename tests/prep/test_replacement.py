@@ -62,7 +62,7 @@ def test_a_rename_that_fails_leaves_the_old_set(failing: int, tmp_path: Path, mo
             raise OSError(28, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr("vlp_prep.replacement.os.replace", replace)
+    monkeypatch.setattr("vlp_prep.pipeline.replacement.os.replace", replace)
     code = main(command)
     monkeypatch.undo()
     assert code == 1 and len(calls) > failing

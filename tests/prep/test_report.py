@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlp.data.synthetic import draw_state
-from vlp.data.synthetic_state import stream
-from vlp.data.synthetic_text import write
-from vlp.types import Report
-from vlp_prep.report import clean_sentence, parse_report
-from vlp_prep.statements import split_sentences
+from vlp.sample import Report
+from vlp_prep.reports.sections import clean_sentence, parse_report
+from vlp_prep.reports.statements import split_sentences
+from vlp_prep.synthetic.generate import draw_state
+from vlp_prep.synthetic.patient import stream
+from vlp_prep.synthetic.report import write
 
 MIMIC = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PORTABLE AP)

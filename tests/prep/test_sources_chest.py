@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import trees
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.types import Sample
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.sample import Sample
 from vlp_prep.cli import main
-from vlp_prep.labels import CHEXPERT
+from vlp_prep.readers.labels import CHEXPERT
 from vlp_prep.sources.siim_acr import decode_rle
 from vlp_prep.sources.vindr_cxr import merge_boxes, overlap
 

@@ -199,7 +199,8 @@ def test_hugging_face_data_sets(form: str, tmp_path: Path) -> None:
 
 
 def _hf(tmp_path: Path, place: Path, *words: str) -> dict:
-    from vlp.data.manifest import Manifest, ShardSet
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.shard_set import ShardSet
 
     out = tmp_path / "out"
     assert main(["build", "hf", "--dataset", str(place), "--out", str(out), *words]) == 0

@@ -7,7 +7,7 @@ import trees
 from test_sources_chest import blank, reasons, run
 
 from vlp_prep.cli import main
-from vlp_prep.labels import CHEXPERT
+from vlp_prep.readers.labels import CHEXPERT
 
 
 def test_chexpert5x200(tmp_path: Path) -> None:

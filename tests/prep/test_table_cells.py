@@ -18,7 +18,7 @@ from vlp.data.tables.cells import CellError, absent, identity, text, texts, word
 from vlp.data.tables.keys import Names
 from vlp.data.tables.labels import cell_labels, label_value, names_in
 from vlp.data.tables.read import TableError, columns_of, numbered_rows, rows
-from vlp.types import Box
+from vlp.sample import Box
 
 SAYS_NOTHING = ("", " ", "None", "none", "N/A", "n/a", "NA", "NULL", "null", "NaN", "nan", "<NA>", "#N/A", "NaT", "\\N")
 SAYS_NOTHING += ("#REF!", "undefined", "\u00a0", None, float("nan"))

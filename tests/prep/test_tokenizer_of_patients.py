@@ -10,15 +10,17 @@ import pytest
 from PIL import Image
 
 from tests.test_tokenizer_privacy import FINDINGS, NAMES, NUMBERS, TEXTS
+from vlp.data.config import DataConfig
 from vlp.data.loader import open_stream
-from vlp.data.sources import DataConfig
-from vlp.export_card import describe
-from vlp.person_words import folded
-from vlp.tokenize import TextSpec, Tokenizer, load_tokenizer
-from vlp.train.build import build_or_train_tokenizer
-from vlp.types import Report, Sample
+from vlp.export.model_card import describe
+from vlp.modalities.text.person_words import folded
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import load_tokenizer
+from vlp.sample import Report, Sample
+from vlp.train.setup import build_or_train_tokenizer
 from vlp_prep.cli import main
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 
 @pytest.fixture(scope="module")

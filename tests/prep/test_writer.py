@@ -13,11 +13,13 @@ import pytest
 import webdataset
 from PIL import Image
 
-from vlp.config import ConfigError
-from vlp.data.manifest import Manifest, ShardSet, verify
-from vlp.output import InUseError
-from vlp.types import Box, Mention, Report, Sample
-from vlp_prep.writer import ShardWriter
+from vlp.core.config import ConfigError
+from vlp.core.output import InUseError
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.data.shards.verify import verify
+from vlp.sample import Box, Mention, Report, Sample
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 
 def png(value: int = 0, size: tuple[int, int] = (5, 4), mode: str = "L", form: str = "PNG") -> bytes:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from vlp.data.manifest import Manifest, ShardSet
-from vlp.data.records import SampleError
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.sample_io import SampleError
+from vlp.data.shards.shard_set import ShardSet
 from vlp.modalities.image.decode import besides_pixels, decode, decode_mask
-from vlp.types import Sample
-from vlp_prep.writer import ShardWriter
+from vlp.sample import Sample
+from vlp_prep.pipeline.shard_writer import ShardWriter
 
 NAME = b"DOE^JANE 12345"
 PIXELS = np.random.default_rng(0).integers(0, 256, (16, 24), dtype=np.uint8)

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from vlp.data.synthetic import generate
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 RECIPE = """
 seed: 3

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from vlp.config import config
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import config
 from vlp.objectives import Objective
 from vlp.objectives.base import unit
-from vlp.objectives.pairs import Rows
-from vlp.types import Batch, Losses, ModelOutput
+from vlp.objectives.functional.positives import Rows
 
 
 class Margin(Objective):

@@ -41,13 +41,13 @@ def _entry(
     arguments: tuple[Any, ...],
 ) -> None:
     os.environ.update(environment(rank, world, port))
-    from vlp import dist
+    from vlp.core import distributed
 
     try:
-        dist.init(timeout_minutes)
+        distributed.init(timeout_minutes)
         function(*arguments)
-        dist.barrier()
-        dist.shutdown()
+        distributed.barrier()
+        distributed.shutdown()
     except BaseException:
         (out / f"failure-{rank}.txt").write_text(traceback.format_exc())
         os._exit(1)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vlp
-from vlp.data.synthetic import generate
-from vlp.export import main
-from vlp.models.adapters import merged
+from vlp.export.cli import main
+from vlp.models.lora import merged
 from vlp.train.checkpoint import latest
+from vlp_prep.synthetic.generate import generate
 
 from .conftest import run
 
@@ -159,7 +159,7 @@ def test_adapters_on_towers_of_other_libraries(name: str) -> None:
 
 def test_targets_that_do_not_exist_are_named() -> None:
     from tests.models.tiny import make
-    from vlp.config import ConfigError
+    from vlp.core.config import ConfigError
 
     with pytest.raises(ConfigError, match=r"model\.image\.adapter\.targets: no linear layer .*'qvk'.*qkv"):
         make(image={**TOWERS["timm"], "adapter": {"targets": ["qvk"]}}, channels=3)

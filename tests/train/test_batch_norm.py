@@ -15,16 +15,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tests.models.tiny import BERT, REPORTS, wordpieces
-from vlp import dist
-from vlp.models.dual_encoder import ModelConfig, build_model
+from vlp.batch import Batch
+from vlp.core import distributed
+from vlp.modalities.image.spec import ImageSpec
+from vlp.models.build import build_model
+from vlp.models.dual_encoder import ModelConfig
 from vlp.objectives import build_objectives
-from vlp.preprocess import ImageSpec
-from vlp.train.batch_norm import RanksBatchNorm, share_statistics
-from vlp.train.cached import gradients
-from vlp.train.engine import Engine, EngineConfig, average_gradients, build_engine
-from vlp.train.optim import OptimConfig
-from vlp.train.step import TrainStep
-from vlp.types import Batch
+from vlp.train.engines.base import Engine, EngineConfig, average_gradients
+from vlp.train.engines.build import build_engine
+from vlp.train.engines.sync_batch_norm import RanksBatchNorm, share_statistics
+from vlp.train.grad_cache import gradients
+from vlp.train.optimizer import OptimConfig
+from vlp.train.train_step import TrainStep
 
 from .ranks import run_ranks
 from .test_engines import PARTITION_ALL, full_state
@@ -69,28 +71,32 @@ def network_main(folder: Path) -> None:
         for turn in range(3):
             generator = torch.Generator().manual_seed(turn)
             whole = torch.randn(8, 3, 32, 32, dtype=torch.float64, generator=generator) * 2 + 1
-            rows = slice(8 // dist.world() * dist.rank(), 8 // dist.world() * (dist.rank() + 1))
+            rows = slice(
+                8 // distributed.world() * distributed.rank(), 8 // distributed.world() * (distributed.rank() + 1)
+            )
             image = whole[rows].clone().requires_grad_()
             features = _tensor(network(image))
             weights = torch.randn(8, *features.shape[1:], dtype=torch.float64, generator=generator)
             (features * weights[rows]).sum().backward()
             assert image.grad is not None
             found |= {
-                f"features.{turn}": dist.gather(features.detach()),
-                f"image.{turn}": dist.gather(image.grad),
+                f"features.{turn}": distributed.gather(features.detach()),
+                f"image.{turn}": distributed.gather(image.grad),
             }
         average_gradients(list(network.parameters()))
         for key, value in network.named_parameters():
             assert value.grad is not None
-            found[f"grad.{key}"] = value.grad * dist.world()
+            found[f"grad.{key}"] = value.grad * distributed.world()
         for key, value in network.named_buffers():
-            every = dist.gather(value.reshape(1, -1))
+            every = distributed.gather(value.reshape(1, -1))
             assert (every == every[:1]).all(), f"{name}: {key} differs between ranks"
             found[f"buffer.{key}"] = value
         network.eval()
-        found["eval"] = dist.gather(_tensor(network(whole[rows])).detach())
-        if dist.is_main():
-            save_file({key: value.contiguous() for key, value in found.items()}, folder / f"{name}-{dist.world()}")
+        found["eval"] = distributed.gather(_tensor(network(whole[rows])).detach())
+        if distributed.is_main():
+            save_file(
+                {key: value.contiguous() for key, value in found.items()}, folder / f"{name}-{distributed.world()}"
+            )
 
 
 def _tensor(features: Any) -> Tensor:
@@ -210,18 +216,18 @@ def engine_main(names: list[str], folder: Path) -> None:
             engine = make(ENGINES[name], options)
             losses = []
             for _ in range(3):
-                mine = shard(whole, dist.rank(), dist.world())
+                mine = shard(whole, distributed.rank(), distributed.world())
                 loss = gradients(engine, mine, 0.5, 1, False).total.detach()
-                losses.append(float(dist.sum_over_ranks(loss)) / dist.world())
+                losses.append(float(distributed.sum_over_ranks(loss)) / distributed.world())
                 engine.step(1.0)
-            home = f"{name}{change}-{dist.world()}"
+            home = f"{name}{change}-{distributed.world()}"
             state = full_state(engine, folder / home)
             state["losses"] = torch.tensor(losses)
             exported = engine.weights()
             for key, value in engine.module.named_buffers():
-                every = dist.gather(value.reshape(1, -1))
+                every = distributed.gather(value.reshape(1, -1))
                 assert (every == every[:1]).all(), f"{name}: {key} differs between ranks"
-            if dist.is_main():
+            if distributed.is_main():
                 for key, value in exported.items():
                     kept = state.get(f"param.model.{key}", state.get(f"buffer.model.{key}"))
                     assert kept is not None and torch.equal(value, kept.view_as(value)), key

@@ -12,13 +12,14 @@ from torch import nn
 
 from tests.models.tiny import batch as real_batch
 from tests.models.tiny import make as make_model
-from vlp import dist
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
 from vlp.objectives import build_objectives
-from vlp.train.cached import gradients
-from vlp.train.engine import EngineConfig, build_engine
-from vlp.train.optim import OptimConfig, bounded_parameters
-from vlp.train.step import TrainStep
-from vlp.types import Batch, Losses, ModelOutput
+from vlp.train.engines.base import EngineConfig
+from vlp.train.engines.build import build_engine
+from vlp.train.grad_cache import gradients
+from vlp.train.optimizer import OptimConfig, bounded_parameters
+from vlp.train.train_step import TrainStep
 
 from .ranks import run_ranks
 from .test_engines import ENGINES
@@ -50,11 +51,11 @@ def up_and_down(kind: str, out: Path) -> None:
     seen = []
     for direction in (-1.0,) * 3 + (1.0,) * 7:  # enough for the moments to turn
         pull.direction = direction
-        gradients(engine, shard(batch(8), dist.rank(), dist.world()), 0.0, 1, False)
+        gradients(engine, shard(batch(8), distributed.rank(), distributed.world()), 0.0, 1, False)
         engine.step(1.0)
         found = engine.weights("objectives")
         seen.append(float(found[f"inner.{name}"]) if found else 0.0)
-    if dist.is_main():
+    if distributed.is_main():
         torch.save(seen, out / "seen.pt")
 
 
@@ -102,8 +103,8 @@ def test_an_objective_of_ones_own_names_its_scales() -> None:
 
 def test_a_saved_model_is_scored_with_the_scale_that_it_trained_with(tmp_path: Path) -> None:
     from vlp import hub
-    from vlp.export_open_clip import log_scale
-    from vlp.preprocess import Preprocess
+    from vlp.export.open_clip import log_scale
+    from vlp.modalities.image.spec import Preprocess
 
     model, tokenizer = make_model(needs=frozenset({"logit_scale"}), scale_init=(math.log(117.2), None))
     hub.save_pretrained(tmp_path, model, Preprocess(model.spec), tokenizer)

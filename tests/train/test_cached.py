@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from vlp.config import ConfigError
+from vlp.core.config import ConfigError
 from vlp.objectives import objectives
-from vlp.train.cached import check_accumulation, gradients
-from vlp.train.chunks import cut, join, without_prompts
-from vlp.train.engine import EngineConfig, TorchEngine
-from vlp.train.optim import OptimConfig
+from vlp.train.batch_chunks import cut, join, without_prompts
+from vlp.train.engines.base import EngineConfig
+from vlp.train.engines.torch import TorchEngine
+from vlp.train.grad_cache import check_accumulation, gradients
+from vlp.train.optimizer import OptimConfig
 
 from .toys import FINDINGS, PLACES, WIDTH, batch, fields_of, step_of
 
@@ -108,7 +109,7 @@ class RowByRow(torch.nn.Module):
     """A loss of single rows: the mean of chunks' means is the batch's."""
 
     def forward(self, output: Any, batch: Any, progress: float) -> Any:
-        from vlp.types import Losses
+        from vlp.batch import Losses
 
         total = (output.image * output.text).sum(1).square().mean()
         return Losses(total, {"row": total.detach()})

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from vlp.config import ConfigError
-from vlp.process import is_alive, is_launcher
+from vlp.core.config import ConfigError
+from vlp.core.process import is_alive, is_launcher
 from vlp.train import checkpoint
-from vlp.train.log import forget, rounded
-from vlp.train.optim import OptimConfig, factor, parameter_groups
+from vlp.train.dry_run import memory_table
+from vlp.train.engines.state import read_state, write_state
+from vlp.train.logging import forget, rounded
+from vlp.train.optimizer import OptimConfig, factor, parameter_groups
 from vlp.train.recipe import differences
-from vlp.train.state import read_state, write_state
-from vlp.train.survey import memory_table
 
 from .toys import step_of
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlp.config import ConfigError
-from vlp.train.engine import EngineConfig
-from vlp.train.engine_deepspeed import deepspeed_config
-from vlp.train.optim import OptimConfig
+from vlp.core.config import ConfigError
+from vlp.train.engines.base import EngineConfig
+from vlp.train.engines.deepspeed import deepspeed_config
+from vlp.train.optimizer import OptimConfig
 
 RECIPES = Path(__file__).parents[2] / "recipes" / "deepspeed"
 

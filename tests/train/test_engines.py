@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vlp import dist
-from vlp.train.cached import gradients
-from vlp.train.engine import Engine, EngineConfig, Part, build_engine
-from vlp.train.optim import OptimConfig, factor
+from vlp.core import distributed
+from vlp.train.engines.base import Engine, EngineConfig, Part
+from vlp.train.engines.build import build_engine
+from vlp.train.grad_cache import gradients
+from vlp.train.optimizer import OptimConfig, factor
 
 from .ranks import run_ranks
 from .toys import FINDINGS, batch, shard, step_of
@@ -49,9 +50,9 @@ def make(config: EngineConfig, optim: OptimConfig = OPTIM) -> Engine:
 def advance(engine: Engine, first: int, last: int, chunks: int = 1) -> list[float]:
     losses = []
     for number in range(first, last):
-        mine = shard(batch(8, seed=number), dist.rank(), dist.world())
+        mine = shard(batch(8, seed=number), distributed.rank(), distributed.world())
         loss = gradients(engine, mine, number / 10, chunks, chunks > 1).total.detach()
-        losses.append(float(dist.sum_over_ranks(loss)) / dist.world())
+        losses.append(float(distributed.sum_over_ranks(loss)) / distributed.world())
         engine.step(factor(OPTIM, 8 * (number + 1), 8 * 10))
     return losses
 
@@ -59,15 +60,15 @@ def advance(engine: Engine, first: int, last: int, chunks: int = 1) -> list[floa
 def full_state(engine: Engine, folder: Path) -> dict[str, torch.Tensor]:
     """Return the engine's whole state by way of a checkpoint: shards put together again."""
     engine.save(folder)
-    dist.barrier()
+    distributed.barrier()
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 
     metadata: Any = HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
     whole = {name: torch.zeros(one.size, dtype=one.properties.dtype) for name, one in metadata.items()}
-    from vlp.train.state import read_state
+    from vlp.train.engines.state import read_state
 
     read_state(whole, folder)
-    dist.barrier()
+    distributed.barrier()
     return whole
 
 
@@ -82,8 +83,8 @@ def ranks_main(names: list[str], folder: Path) -> None:
         losses += advance(whole, 3, STEPS)
         state = full_state(whole, home / "end")
         weights = {part: whole.weights(part) for part in PARTS}
-        assert all(bool(found) == dist.is_main() for found in weights.values())
-        if dist.is_main():
+        assert all(bool(found) == distributed.is_main() for found in weights.values())
+        if distributed.is_main():
             save_file(state, home / "state.safetensors")
             for part, found in weights.items():
                 save_file({key: value.contiguous() for key, value in found.items()}, home / f"{part}.safetensors")
@@ -92,7 +93,7 @@ def ranks_main(names: list[str], folder: Path) -> None:
         cached = make(config)
         advance(cached, 0, STEPS, chunks=2)
         cached_state = full_state(cached, home / "cached")
-        if dist.is_main():
+        if distributed.is_main():
             save_file(cached_state, home / "cached.safetensors")
 
         resumed = make(config)
@@ -164,7 +165,7 @@ def test_two_ranks_do_what_one_process_does(folder: Path, names: list[str]) -> N
 def norms(config: EngineConfig, clip: float) -> list[float]:
     engine, found = make(config, replace(OPTIM, clip=clip)), []
     for number in range(3):
-        mine = shard(batch(8, seed=number), dist.rank(), dist.world())
+        mine = shard(batch(8, seed=number), distributed.rank(), distributed.world())
         engine.backward(engine.forward(mine, number / 10).total)
         found.append(float(engine.step(1.0).grad_norm))
     return found
@@ -173,7 +174,7 @@ def norms(config: EngineConfig, clip: float) -> list[float]:
 def norms_main(names: list[str], folder: Path) -> None:
     for name in names:
         found = {str(clip): torch.tensor(norms(ENGINES[name], clip)) for clip in (0.0, 0.5)}
-        if dist.is_main():
+        if distributed.is_main():
             save_file(found, folder / f"norms-{name}.safetensors")
 
 
@@ -197,7 +198,7 @@ def text_left_out(name: str) -> Engine:
     tree = {"kind": "mae", "patch": 3, "channels": 1, "width": 8, "depth": 1, "heads": 2}
     engine = build_engine(step_of([tree], seed=1), OPTIM, ENGINES[name], torch.device("cpu"))
     for number in range(2):
-        mine = shard(batch(8, seed=number), dist.rank(), dist.world())
+        mine = shard(batch(8, seed=number), distributed.rank(), distributed.world())
         engine.backward(engine.forward(mine, 0.5).total)
         engine.step(1.0)
     return engine
@@ -206,7 +207,7 @@ def text_left_out(name: str) -> Engine:
 def text_left_out_main(folder: Path) -> None:
     for name in TORCH:
         weights = text_left_out(name).weights()
-        if dist.is_main():
+        if distributed.is_main():
             save_file(weights, folder / f"{name}.safetensors")
 
 

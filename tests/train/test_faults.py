@@ -15,16 +15,16 @@ import pytest
 import torch
 
 import vlp
-from vlp import dist
-from vlp.config import ConfigError
+from vlp.core import distributed
+from vlp.core.config import ConfigError
 from vlp.data.loader import Loader
-from vlp.data.manifest import Manifest
+from vlp.data.shards.manifest import Manifest
 from vlp.train import checkpoint
-from vlp.train.__main__ import main
-from vlp.train.build import open_data
-from vlp.train.loop import TrainingStopped, train
+from vlp.train.cli import main
+from vlp.train.engines.state import write_state
 from vlp.train.recipe import load_recipe
-from vlp.train.state import write_state
+from vlp.train.setup import open_data
+from vlp.train.trainer import TrainingStopped, train
 
 from .conftest import run, start
 from .ranks import run_ranks
@@ -33,10 +33,10 @@ from .test_run import assert_same_checkpoint, lines, wait_for
 
 def full_disk_main(folder: Path) -> None:
     def write(place: Path) -> None:
-        (place / f"rank-{dist.rank()}").write_text("x" * 5000)
+        (place / f"rank-{distributed.rank()}").write_text("x" * 5000)
 
     checkpoint.save(folder, 1, write, keep=2)
-    if dist.rank() == 1:
+    if distributed.rank() == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
     with pytest.raises(
         checkpoint.CheckpointError, match=r"rank 1: OSError: .*the last good checkpoint is .*step-00000001"
@@ -76,7 +76,7 @@ def damage_main(recipe: Path, settings: list[str]) -> None:
         TrainingStopped, match=r"the data failed: 3 of 48 samples are damaged.*saved at step 6, --resume"
     ):
         train(load_recipe(recipe, settings))
-    assert 0 < len(own) < BAD, f"rank {dist.rank()} alone has seen {len(own)}"
+    assert 0 < len(own) < BAD, f"rank {distributed.rank()} alone has seen {len(own)}"
 
 
 @pytest.mark.dist
@@ -118,7 +118,7 @@ def test_a_disk_that_is_full_for_one_rank_ends_all(tmp_path: Path) -> None:
 def no_folder_main(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "a file").touch()
-    mine = folder / "a file" / "state" if dist.rank() == 1 else folder / "state"
+    mine = folder / "a file" / "state" if distributed.rank() == 1 else folder / "state"
     with pytest.raises(OSError, match="Not a directory"):  # on rank 0 too, which could have gone on, and waited
         write_state({"param.a": torch.ones(3)}, mine)
 
@@ -129,7 +129,7 @@ def test_a_rank_without_a_folder_keeps_nobody_waiting(tmp_path: Path) -> None:
 
 
 def too_little_data_main(path: Path, batch: int) -> None:
-    if dist.rank() == 0:  # alone: a collective would wait for the other
+    if distributed.rank() == 0:  # alone: a collective would wait for the other
         with pytest.raises(ConfigError, match=r"48 samples in 6 shards, fewer than data\.batch_size 1000"):
             open_data(load_recipe(path, [f"data.batch_size={batch}"]))
         with pytest.raises(ConfigError, match=r"pipe:.*2 shards for 2 ranks with 2 workers each.*at least 4 shards"):
@@ -146,11 +146,11 @@ def test_too_little_data_for_the_ranks_is_said_before_the_first_collective(recip
 
 def absent_main() -> None:
     started = time.monotonic()
-    if dist.rank() == 1:
+    if distributed.rank() == 1:
         time.sleep(20)  # alive, and never there
     else:
         with pytest.raises(RuntimeError, match=r"(?i)time"):
-            dist.agree(True)
+            distributed.agree(True)
         assert time.monotonic() - started < 19, "it gave up before the other came"
     os._exit(0)  # the group is beyond a barrier
 

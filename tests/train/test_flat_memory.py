@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data import repeat_shard
-from vlp.data.synthetic import generate
-from vlp_prep.writer import ShardWriter
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 from .conftest import environment, start
 
@@ -21,8 +21,8 @@ SHARD_SIZE, ALLOWED = 1000, 24.0
 READ = """
 import resource, sys
 from vlp.data.loader import DataConfig, Loader
-from vlp.preprocess import ImageSpec, Preprocess
-from vlp.tokenize import TextSpec, build_tokenizer
+from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.text.tokenizers.load import TextSpec, build_tokenizer
 
 config = DataConfig(train=sys.argv[1], batch_size=16, workers=0, bucket=True)
 tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=64, vocab_size=200), Loader.training_texts(config, 500))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vlp.models.dual_encoder import DualEncoder
-from vlp.train.loop import train
 from vlp.train.recipe import load_recipe
+from vlp.train.trainer import train
 
 from .test_kinds_train import FINDINGS, KINDS, lines_of
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from vlp.objectives import objectives
-from vlp.train.__main__ import main
+from vlp.train.cli import main
 
 from .conftest import run
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from vlp.data.synthetic import generate
-from vlp.train.__main__ import main
-from vlp.train.cached import gradients
-from vlp.train.engine import EngineConfig, TorchEngine
-from vlp.train.optim import OptimConfig
-from vlp.types import Batch
-from vlp_prep.writer import ShardWriter
+from vlp.batch import Batch
+from vlp.train.cli import main
+from vlp.train.engines.base import EngineConfig
+from vlp.train.engines.torch import TorchEngine
+from vlp.train.grad_cache import gradients
+from vlp.train.optimizer import OptimConfig
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 from .conftest import write_recipe
 from .ranks import run_ranks
@@ -52,15 +53,15 @@ def without_dropout(kinds: list[Any]) -> list[Any]:
 
 def every_kind(out: Path) -> None:
     """Leave each kind's loss and gradients, of this rank's rows, as averaged by the engine."""
-    from vlp import dist
+    from vlp.core import distributed
 
     found: dict[str, Any] = {}
     for kind in COUPLED:
         step = step_of(without_dropout(lines_of(kind))).double()
         engine = TorchEngine(step, OptimConfig(), EngineConfig(), torch.device("cpu"))
-        losses = gradients(engine, shard(some_texts(), dist.rank(), dist.world()), 0.5, 1, False)
+        losses = gradients(engine, shard(some_texts(), distributed.rank(), distributed.world()), 0.5, 1, False)
         found[kind] = (losses.total.detach(), grads(engine))
-    torch.save(found, out / f"{dist.rank()}.pt")
+    torch.save(found, out / f"{distributed.rank()}.pt")
 
 
 @pytest.mark.dist

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import vlp
-from vlp.export import main
+from vlp.export.cli import main
 from vlp.objectives import build_objectives
 
 from .conftest import run

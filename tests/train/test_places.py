@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from vlp.train.__main__ import main
+from vlp.train.cli import main
 
 from .conftest import command, environment, run, start
 from .test_run import wait_for

@@ -8,17 +8,20 @@ from typing import Any
 import pytest
 import torch
 
-from vlp import dist
-from vlp.config import ConfigError
-from vlp.models.dual_encoder import ModelConfig, build_model
+from vlp.batch import Batch
+from vlp.core import distributed
+from vlp.core.config import ConfigError
+from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.load import build_tokenizer
+from vlp.models.build import build_model
+from vlp.models.dual_encoder import ModelConfig
 from vlp.objectives import build_objectives
-from vlp.preprocess import ImageSpec
-from vlp.tokenize import TextSpec, build_tokenizer
-from vlp.train.cached import gradients
-from vlp.train.engine import Engine, EngineConfig, build_engine, resolve_precision
-from vlp.train.optim import OptimConfig
-from vlp.train.step import TrainStep
-from vlp.types import Batch
+from vlp.train.engines.base import Engine, EngineConfig, resolve_precision
+from vlp.train.engines.build import build_engine
+from vlp.train.grad_cache import gradients
+from vlp.train.optimizer import OptimConfig
+from vlp.train.train_step import TrainStep
 
 from .conftest import run, write_recipe
 from .ranks import run_ranks
@@ -157,21 +160,21 @@ def overflow_main(folder: Path) -> None:
         engine = make(EngineConfig(precision="fp16", shard=shard_parameters))
 
         def is_skipped(factor: float = 1.0, engine: Engine = engine) -> bool:
-            losses = engine.forward(shard(batch(8), dist.rank(), 2), 0.5)
+            losses = engine.forward(shard(batch(8), distributed.rank(), 2), 0.5)
             engine.backward(losses.total * factor)
             return not bool(engine.step(1.0).grad_norm.isfinite())
 
         tries = [is_skipped() for _ in range(12)]  # the first scale may be too large for these gradients
-        assert not tries[-1] and dist.gather_objects(tries) == [tries] * 2
+        assert not tries[-1] and distributed.gather_objects(tries) == [tries] * 2
         before, scale = full_state(engine, folder / name / "before"), engine.scalars()["scale"]
-        assert is_skipped(1e38 if dist.rank() == 1 else 1.0), f"{name}: rank {dist.rank()} went on alone"
+        assert is_skipped(1e38 if distributed.rank() == 1 else 1.0), f"{name}: rank {distributed.rank()} went on alone"
         assert engine.scalars()["scale"] == scale / 2
         compare(full_state(engine, folder / name / "after"), before, f"{name} after a skipped step", 0.0)
         assert not is_skipped()
         after = full_state(engine, folder / name / "later")
         assert any(not torch.equal(after[key], value) for key, value in before.items())
         assert all(bool(torch.isfinite(value).all()) for value in after.values())
-        assert dist.gather_objects(engine.scalars()) == [engine.scalars()] * 2
+        assert distributed.gather_objects(engine.scalars()) == [engine.scalars()] * 2
 
 
 def offload_main(folder: Path) -> None:
@@ -215,7 +218,7 @@ def recompute_main(folder: Path) -> None:
             made = build_engine(TrainStep(model, objectives), OptimConfig(lr=1e-2), engine, CPU)
             made.module.train()
             for _ in range(3):
-                gradients(made, shard(whole, dist.rank(), dist.world()), 0.5, 1, False)
+                gradients(made, shard(whole, distributed.rank(), distributed.world()), 0.5, 1, False)
                 made.step(1.0)
             states[f"{name} {again}"] = full_state(made, folder / f"{name}-{again}")
         compare(states[f"{name} True"], states[f"{name} False"], f"{name}, recomputed", 1e-5)

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlp.config import ConfigError, to_tree
-from vlp.train.__main__ import main
+from vlp.core.config import ConfigError, to_tree
 from vlp.train.checkpoint import latest
+from vlp.train.cli import main
 from vlp.train.recipe import check_resume, load_recipe
 
 from .conftest import run, start

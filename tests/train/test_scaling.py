@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vlp.train.survey import memory_table
+from vlp.train.dry_run import memory_table
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vlp.data.synthetic import generate
-from vlp.types import Report
-from vlp_prep.writer import ShardWriter
+from vlp.sample import Report
+from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.generate import generate
 
 from .conftest import write_recipe
 from .test_launch import finish, launch

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from tests.models.tiny import BERT, make
-from vlp import dist
+from vlp.batch import Batch
+from vlp.core import distributed
 from vlp.models.heads import BatchNorm, HeadConfig, build_head, project
 from vlp.objectives import build_objectives
-from vlp.train.batch_norm import share_statistics
-from vlp.train.chunks import cut
-from vlp.train.step import TrainStep
-from vlp.types import Batch
+from vlp.train.batch_chunks import cut
+from vlp.train.engines.sync_batch_norm import share_statistics
+from vlp.train.train_step import TrainStep
 
 from .ranks import run_ranks
 
@@ -46,19 +46,19 @@ def one_step(out: Path, kinds: list[str]) -> None:
         group=torch.arange(16).view(8, 2),
         keys=[str(row) for row in range(8)],
     )
-    mine = cut(whole, dist.world())[dist.rank()]
-    rows = range(len(whole))[dist.rank() * len(mine) : (dist.rank() + 1) * len(mine)]
+    mine = cut(whole, distributed.world())[distributed.rank()]
+    rows = range(len(whole))[distributed.rank() * len(mine) : (distributed.rank() + 1) * len(mine)]
     mine.text = tokenizer([TEXTS[row] for row in rows]).tokens  # as long as this process's own longest
     total, _ = step(mine, 0.5)
     total.backward()
-    world = dist.world()
-    loss = float(dist.sum_over_ranks(total.detach())) / world
+    world = distributed.world()
+    loss = float(distributed.sum_over_ranks(total.detach())) / world
     grads = {
-        name: dist.sum_over_ranks(value.grad) / world
+        name: distributed.sum_over_ranks(value.grad) / world
         for name, value in step.named_parameters()
         if value.grad is not None
     }
-    if dist.is_main():
+    if distributed.is_main():
         torch.save((loss, grads), out / "found.pt")
 
 

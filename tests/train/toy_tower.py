@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from vlp import dist
-from vlp.config import config
-from vlp.models.tower import TextFeatures, TextShape, TextTower, TowerConfig
-from vlp.types import Tokens
+from vlp.batch import Tokens
+from vlp.core import distributed
+from vlp.core.config import config
+from vlp.models.towers.base import TextFeatures, TextShape, TextTower, TowerConfig
 
 
 @config
@@ -32,7 +32,7 @@ class ToyText(TextTower):
 
     def forward(self, tokens: Tokens) -> TextFeatures:
         weight = tokens.mask.unsqueeze(-1).float()
-        if dist.rank() == self.config.nan_on_rank and self.training:
+        if distributed.rank() == self.config.nan_on_rank and self.training:
             weight = weight * float("nan")
         states = self.mix(self.dropout(self.embed(tokens.ids)))
         return TextFeatures((states * weight).sum(1) / weight.sum(1).clamp(min=1), states)

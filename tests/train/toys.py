@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vlp.batch import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
 from vlp.objectives import build_objectives
-from vlp.train.step import TrainStep
-from vlp.types import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens, concept_code
+from vlp.sample import concept_code
+from vlp.train.train_step import TrainStep
 
 WIDTH, VOCABULARY, SIDE, LENGTH = 8, 20, 6, 7
 FINDINGS = ("nodule", "effusion", "edema")
@@ -133,7 +134,7 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
 
 def shard(whole: Batch, rank: int, world: int) -> Batch:
     """Return a rank's consecutive rows."""
-    from vlp.train.chunks import cut
+    from vlp.train.batch_chunks import cut
 
     return cut(whole, world)[rank]
 

@@ -1,6 +1,6 @@
 """Shards to batches: the only reader of training data. Infinite, exact, the same for any number of workers and ranks.
 
-The order is the plan's (`vlp.data.plan`); a worker is given the position of a batch and returns that batch, so workers
+The order is the plan's (`vlp.data.sampling`); a worker is given the position of a batch and returns that batch, so workers
 hold no state and the loader's whole state is one number. Resuming is starting to count there.
 """
 
@@ -21,17 +21,19 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from .. import dist
-from ..config import ConfigError
-from ..errors import NO_HANDLES, in_words, is_machine
-from ..preprocess import Preprocess
-from ..tokenize import Tokenizer
-from ..types import Batch, PromptSpec
-from .assemble import Assembler
-from .content import check_content
-from .pipe import Piped, PipeStream
-from .sources import DataConfig, SourceConfig, Stream, is_pipe, too_damaged
-from .text import TextView, concept_code
+from vlp.batch import Batch, PromptSpec
+from vlp.core import distributed
+from vlp.core.config import ConfigError
+from vlp.core.errors import NO_HANDLES, in_words, is_machine
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
+
+from .collate import Assembler
+from .config import DataConfig, SourceConfig, is_pipe
+from .pipe_stream import Piped, PipeStream
+from .requirements import check_content
+from .stream import Stream, too_damaged
+from .text_view import TextView, concept_code
 from .worker import Batches, LoaderError, Reply, identity, prepare_worker
 
 __all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView", "concept_code"]
@@ -202,7 +204,7 @@ class Loader:
 
         Each rank reads a part of the samples: alone, none sees more damage than in its part.
         """
-        for rank, keys in enumerate(dist.gather_objects(self._unshared)):
+        for rank, keys in enumerate(distributed.gather_objects(self._unshared)):
             self.rejected |= {key: f"rejected on rank {rank}" for key in keys if key not in self.rejected}
         self._unshared = []
         return self._too_damaged()

@@ -12,13 +12,14 @@ import cv2
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from ..errors import NO_HANDLES
-from ..preprocess import ImageError
-from ..types import Batch
-from .assemble import Assembler, Prepared
-from .plan import Draw, rows, seed_of
-from .records import SampleError
-from .sources import Stream
+from vlp.batch import Batch
+from vlp.core.errors import NO_HANDLES
+from vlp.modalities.image.spec import ImageError
+
+from .collate import Assembler, Prepared
+from .sampling import Draw, rows, seed_of
+from .shards.sample_io import SampleError
+from .stream import Stream
 
 MOST_SUBSTITUTES = 100
 

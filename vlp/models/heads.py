@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import ConfigError, config
-from ..dist import sum_over_ranks
-from ..types import Tokens
+from vlp.batch import Tokens
+from vlp.core.config import ConfigError, config
+from vlp.core.distributed import sum_over_ranks
 
 
 @config

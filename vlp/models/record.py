@@ -7,10 +7,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import field, fields
 from typing import Any
 
-from ..config import config, validate
+from vlp.core.config import config, validate
+from vlp.core.trust import check_tower
+
 from .dual_encoder import KNOWN_NEEDS, ModelConfig
-from .tower import image_towers, text_towers
-from .trust import check_tower
+from .towers.base import image_towers, text_towers
 
 
 @config

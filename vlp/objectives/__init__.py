@@ -16,6 +16,7 @@ from . import (
     multi_text,
     siglip,
 )
-from .base import Objective, ObjectiveSum, build_objectives, objectives
+from .base import Objective, objectives
+from .combine import ObjectiveSum, build_objectives
 
 __all__ = ["Objective", "ObjectiveSum", "build_objectives", "objectives"]

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import ABSENT, PRESENT, Batch, Losses, ModelOutput, PromptSpec
+from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+from vlp.sample import ABSENT, PRESENT
+
 from .base import Objective, objectives, unit
-from .local import Pool, pooled_similarity
+from .functional.patch_pooling import Pool, pooled_similarity
 
 
 @objectives.register("assertion")
@@ -93,5 +95,5 @@ def asserted_loss(logits: Tensor, asserted: Tensor) -> Tensor:
     present, absent = asserted == PRESENT, asserted == ABSENT
     losses = F.softplus(torch.where(present, deny - affirm, affirm - deny))
     counted = present | absent
-    pairs = dist.sum_over_ranks(counted.sum().to(logits.dtype)).clamp(min=1)
-    return losses.masked_fill(~counted, 0.0).sum() * (dist.world() / pairs)
+    pairs = distributed.sum_over_ranks(counted.sum().to(logits.dtype)).clamp(min=1)
+    return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / pairs)

@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, scalar, unit
-from .contrastive import info_nce
-from .pairs import Positives, Rows, needs_of, relation
+from .functional.info_nce import info_nce
+from .functional.positives import Positives, Rows, needs_of, relation
 
 
 def clip_loss(output: ModelOutput, batch: Batch, positives: Positives, *, even: bool) -> Losses:

@@ -14,16 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, unit
 from .clip import clip_loss
-from .contrastive import over_ranks
-from .local import Pool, pooled_similarity
-from .pairs import Positives, Rows, needs_of
+from .functional.info_nce import over_ranks
+from .functional.patch_pooling import Pool, pooled_similarity
+from .functional.positives import Positives, Rows, needs_of
+from .functional.tiled import MASKED
 from .siglip import siglip_loss
-from .streaming import MASKED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +38,14 @@ class Concepts:
 
     @classmethod
     def gathered(cls, vectors: Tensor, owner: Tensor, code: Tensor, rows: Rows) -> Concepts:
-        everyone, counts = dist.gather_uneven(vectors)
-        start = sum(counts[: dist.rank()])
-        facts = dist.gather_uneven(torch.stack([owner + rows.start, code], 1))[0]
+        everyone, counts = distributed.gather_uneven(vectors)
+        start = sum(counts[: distributed.rank()])
+        facts = distributed.gather_uneven(torch.stack([owner + rows.start, code], 1))[0]
         return cls(
             vectors=everyone,
             owner=facts[:, 0],
             code=facts[:, 1],
-            own=slice(start, start + counts[dist.rank()]),
+            own=slice(start, start + counts[distributed.rank()]),
         )
 
     def of(self, rows: Rows) -> tuple[Tensor, Tensor]:
@@ -176,7 +177,7 @@ class Concept(Objective):
         hidden = true & ~mentioned if config.matches == "ignore" else torch.zeros_like(true)
         over_images = over_ranks(torch.logsumexp(logits.masked_fill(hidden, MASKED), 0))
         target = (true if config.matches == "positive" else mentioned).to(logits.dtype)
-        pull = (target * logits / dist.sum_over_ranks(target.sum(0))).sum()
+        pull = (target * logits / distributed.sum_over_ranks(target.sum(0))).sum()
         to_image = over_images[own].sum() - pull
         # Over concepts: an own image's mention against those of others; its report's other mentions are never negatives.
         hidden = mentioned if config.matches == "negative" else true

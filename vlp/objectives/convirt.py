@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, unit
-from .contrastive import info_nce
-from .pairs import Positives, Rows, needs_of, relation
+from .functional.info_nce import info_nce
+from .functional.positives import Positives, Rows, needs_of, relation
 
 
 @objectives.register("convirt")

@@ -12,11 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, unit
-from .contrastive import similarity_sums
-from .pairs import Positives, Rows, needs_of, relation
+from .functional.info_nce import similarity_sums
+from .functional.positives import Positives, Rows, needs_of, relation
 
 
 @objectives.register("dhn_nce")

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, unit
-from .contrastive import info_nce, info_nce_of_logits
-from .pairs import Positives, Rows, needs_of, relation
-from .streaming import MASKED
+from .functional.info_nce import info_nce, info_nce_of_logits
+from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.tiled import MASKED
 
 PAIR_VALUES = 1 << 20
 """Region-word values (4 MiB in fp32) looked at together: what stays in a cache."""
@@ -61,7 +62,7 @@ class Gloria(Objective):
         scale = torch.full((), config.contrast, dtype=output.image.dtype, device=output.image.device)
         whole = sum(info_nce(unit(output.image), unit(output.text), scale, rows, related), scale.new_zeros(()))
         # Texts are as wide as their own batch's longest: the ranks agree on the widest before they exchange words.
-        more = max(dist.counts(output.words.shape[1])) - output.words.shape[1]
+        more = max(distributed.counts(output.words.shape[1])) - output.words.shape[1]
         words = rows.gather(pad(output.words, (0, 0, 0, more)))
         mask = rows.gather(pad(output.word_mask, (0, more)))
         match: Tensor = WordMatch.apply(output.patches, words, mask, config.attention, config.matching)

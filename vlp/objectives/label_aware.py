@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, scalar, unit
-from .contrastive import info_nce
-from .pairs import Relation, Rows, label_relation
+from .functional.info_nce import info_nce
+from .functional.positives import Relation, Rows, label_relation
 
 
 @objectives.register("label_aware")

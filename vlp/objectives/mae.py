@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives
 
 
@@ -88,8 +89,8 @@ def masked_error(predicted: Tensor, target: Tensor, mask: Tensor, normalise: boo
         variance, mean = torch.var_mean(target, dim=2, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()
     weight = (mask != 0).to(predicted.dtype)
-    total = dist.sum_over_ranks(weight.sum()).clamp(min=1)
-    return ((predicted - target).square().mean(2) * weight).sum() * (dist.world() / total)
+    total = distributed.sum_over_ranks(weight.sum()).clamp(min=1)
+    return ((predicted - target).square().mean(2) * weight).sum() * (distributed.world() / total)
 
 
 def cells(image: Tensor, height: int, width: int, patch: int) -> Tensor:

@@ -12,11 +12,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import ConfigError, config
-from ..types import ABSENT, PRESENT, Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import ConfigError, config
+from vlp.sample import ABSENT, PRESENT
+
 from .base import Objective, objectives, scalar, unit
-from .contrastive import over_ranks
-from .pairs import Rows
+from .functional.info_nce import over_ranks
+from .functional.positives import Rows
 
 
 @objectives.register("medclip")

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput, Spans, concept_code
+from vlp.batch import Batch, Losses, ModelOutput, Spans
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+from vlp.sample import concept_code
+
 from .base import Objective, objectives, unit
-from .streaming import MASKED
+from .functional.tiled import MASKED
 
 
 @objectives.register("medslip")
@@ -198,8 +200,8 @@ def sampled_negatives(allowed: Tensor, count: int, batch: Batch, stream: str) ->
 
 
 def _mean(losses: Tensor, counted: Tensor) -> Tensor:
-    total = dist.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
-    return losses.masked_fill(~counted, 0.0).sum() * (dist.world() / total)
+    total = distributed.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
+    return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / total)
 
 
 def _read_book(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:

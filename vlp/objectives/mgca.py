@@ -11,14 +11,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, unit
-from .contrastive import info_nce
-from .local import by_chunks
-from .pairs import Positives, Rows, needs_of, relation
-from .streaming import MASKED
+from .functional.info_nce import info_nce
+from .functional.patch_pooling import by_chunks
+from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.tiled import MASKED
 
 WEIGHTS = {"cli": (1.0, 1.0, 1.0), "class_defaults": (1.0, 0.7, 0.5)}
 """(ITA, CTA, CPA): what the published command line runs with, and the defaults in its model class."""
@@ -184,11 +185,11 @@ def sinkhorn(scores: Tensor, epsilon: float, rounds: int) -> Tensor:
 
     Alike over the batch of all ranks, which equals Sinkhorn on the concatenated scores.
     """
-    total = dist.sum_over_ranks(scores.new_full((), float(scores.shape[0])))
+    total = distributed.sum_over_ranks(scores.new_full((), float(scores.shape[0])))
     codes = torch.exp((scores - 1) / epsilon)  # cosines are at most 1: never overflows, and the factor cancels
-    codes = codes / dist.sum_over_ranks(codes.sum())
+    codes = codes / distributed.sum_over_ranks(codes.sum())
     for _ in range(rounds):
-        mass = dist.sum_over_ranks(codes.sum(0))
+        mass = distributed.sum_over_ranks(codes.sum(0))
         codes = codes / (mass.clamp(min=torch.finfo(codes.dtype).tiny) * scores.shape[1])
         codes = codes / (codes.sum(1, keepdim=True).clamp(min=torch.finfo(codes.dtype).tiny) * total)
     return codes * total

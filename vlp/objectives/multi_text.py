@@ -13,12 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import ABSENT, PRESENT, UNKNOWN, Batch, Losses, ModelOutput, PromptSpec
+from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+from vlp.sample import ABSENT, PRESENT, UNKNOWN
+
 from .base import Objective, objectives, unit
-from .contrastive import over_ranks
-from .streaming import MASKED
+from .functional.info_nce import over_ranks
+from .functional.tiled import MASKED
 
 
 @objectives.register("multi_text")
@@ -81,14 +83,14 @@ def facet_losses(logits: Tensor, positive: Tensor, negative: Tensor) -> tuple[Te
 
     `logits` [B, M]; `positive`, `negative` [B, M] bool. Pairs that are neither are left out.
     """
-    world = dist.world()
+    world = distributed.world()
     weight = positive.to(logits.dtype)
     seen = logits.masked_fill(~(positive | negative), MASKED)
     by_row = torch.logsumexp(seen, 1) - (weight * logits).sum(1) / weight.sum(1).clamp(min=1)
     has = positive.any(1)
-    rows = dist.sum_over_ranks(has.sum().to(logits.dtype)).clamp(min=1)
+    rows = distributed.sum_over_ranks(has.sum().to(logits.dtype)).clamp(min=1)
     from_image = by_row.masked_fill(~has, 0.0).sum() * (world / rows)
-    per_text = dist.sum_over_ranks(weight.sum(0))
+    per_text = distributed.sum_over_ranks(weight.sum(0))
     shown = per_text > 0
     over_images = over_ranks(torch.logsumexp(seen, 0)).masked_fill(~shown, 0.0).sum()
     pull = (weight * logits / per_text.clamp(min=1)).sum()

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .. import dist
-from ..config import ConfigError, config
-from ..types import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
+from vlp.core.config import ConfigError, config
+
 from .base import Objective, objectives, scalar, unit
-from .contrastive import diagonal, is_small
-from .pairs import Positives, Relation, Rows, needs_of, relation
-from .streaming import SigmoidSum
+from .functional.info_nce import diagonal, is_small
+from .functional.positives import Positives, Relation, Rows, needs_of, relation
+from .functional.tiled import SigmoidSum
 
 Exchange = Literal["gather", "ring"]
 
@@ -47,8 +48,8 @@ def ring_sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -
     Texts go round the ring of ranks, one hop a turn; every pair with a foreign block is a negative.
     """
     total: Tensor = SigmoidSum.apply(image, text, scale, bias, None, 0)
-    for _ in range(dist.world() - 1):
-        text = dist.shift(text)
+    for _ in range(distributed.world() - 1):
+        text = distributed.shift(text)
         total = total + SigmoidSum.apply(image, text, scale, bias, None, -1)
     return total
 

@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .. import dist
-from ..config import ConfigError
-from ..output import PARTIAL, partial_of, remove
+from vlp.core import distributed
+from vlp.core.config import ConfigError
+from vlp.core.output import PARTIAL, partial_of, remove
 
 FOLDER = "checkpoints"
 LAST = "last"
@@ -42,21 +42,23 @@ def save(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path
     """
     final = run / FOLDER / name_of(step)
     temporary = partial_of(final)
-    if dist.is_main():
+    if distributed.is_main():
         _discard(temporary)
-    failures = dist.attempt(lambda: temporary.mkdir(parents=True, exist_ok=True) if dist.is_main() else None)
+    failures = distributed.attempt(
+        lambda: temporary.mkdir(parents=True, exist_ok=True) if distributed.is_main() else None
+    )
     if not any(failures):
-        failures = dist.attempt(lambda: write(temporary))
+        failures = distributed.attempt(lambda: write(temporary))
     if not any(failures):
-        failures = dist.attempt(lambda: _publish(run, temporary, final) if dist.is_main() else None)
+        failures = distributed.attempt(lambda: _publish(run, temporary, final) if distributed.is_main() else None)
     if any(failures):
-        if dist.is_main():
+        if distributed.is_main():
             _discard(temporary)
         where = "; ".join(f"rank {rank}: {failure}" for rank, failure in enumerate(failures) if failure)
         good = latest(run)
         rest = f"the last good checkpoint is {good}" if good else "there is no earlier checkpoint"
         raise CheckpointError(f"{final} could not be written ({where}); {rest}")
-    if dist.is_main():
+    if distributed.is_main():
         rotate(run, keep)
     return final
 

@@ -10,15 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..config import ConfigError, compose, config, to_tree, validate
+from vlp.core.config import ConfigError, compose, config, to_tree, validate
+from vlp.core.declared import Kinds
+from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.text.spec import TextSpec
+
 from ..data.loader import DataConfig
-from ..declared import Kinds
 from ..models.dual_encoder import ModelConfig
-from ..preprocess import ImageSpec
-from ..tokenize import TextSpec
-from .engine import EngineConfig
-from .log import LogConfig
-from .optim import OptimConfig
+from .engines.base import EngineConfig
+from .logging import LogConfig
+from .optimizer import OptimConfig
 
 
 @config

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import dist
-from ..config import ConfigError
-from .chunks import cut
+from vlp.core import distributed
+from vlp.core.config import ConfigError
+
+from .batch_chunks import cut
 
 if TYPE_CHECKING:
-    from ..types import Batch
-    from .engine import Engine
+    from vlp.batch import Batch
+
+    from .engines.base import Engine
 
 ALIKE = 1e-5
 """Largest difference, as a share of the vectors' length, at which texts count as having one vector."""
@@ -34,7 +36,7 @@ def check_vectors(engine: Engine, batch: Batch, chunks: int) -> None:
         text = engine.embed(part).text.float()
     engine.module.train(was_training)
     different = len({tuple(row) for row in part.text.ids.tolist()})
-    if dist.agree(different > 1 and has_one_vector(text)):
+    if distributed.agree(different > 1 and has_one_vector(text)):
         raise ConfigError(
             "model.text: the different texts of the first batch have one vector, so nothing can be learnt of them. Look at the "
             "tower's pooling (model.text.pooling, or pool_type of open_clip): it may take a token that sees none of the others"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vlp.types import Box
+from vlp.sample import Box
 
 from .cells import CellError, absent, describe, parse_json, unicode_text
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vlp.errors import ConfigError
+from vlp.core.errors import ConfigError
 
 NOTHING = {
     "",

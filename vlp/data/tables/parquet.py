@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vlp.untrusted import read_regular
+from vlp.core.untrusted import read_regular
 
 from .cells import TableError
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vlp.registry import did_you_mean
-from vlp.untrusted import open_gzip, open_regular
+from vlp.core.registry import did_you_mean
+from vlp.core.untrusted import open_gzip, open_regular
 
 from .cells import TableError as TableError
 from .cells import absent, describe

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from ...untrusted import read_regular
+from vlp.core.untrusted import read_regular
+
 from . import jpeg, png
 from .errors import MAX_PIXELS as MAX_PIXELS
 from .errors import ImageError as ImageError

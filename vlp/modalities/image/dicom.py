@@ -20,7 +20,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...untrusted import open_regular
+from vlp.core.untrusted import open_regular
+
 from . import jpeg
 from .errors import MAX_PIXELS, ImageError, check_size
 from .grey_scale import (

@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ...config import config
+from vlp.core.config import config
+
 from .errors import ImageError
 
 Array = np.ndarray[Any, Any]

@@ -1,0 +1,1 @@
+"""Images: stored files, DICOM, contact sheets."""

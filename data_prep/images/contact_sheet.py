@@ -1,0 +1,113 @@
+"""A contact sheet: samples with their boxes, masks and texts, as one PNG or one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import textwrap
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vlp.modalities.image.decode import ImageError, decode, decode_mask
+from vlp.sample import Sample
+
+Array = np.ndarray[Any, Any]
+COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
+"""RGB, distinguishable with any colour vision (Okabe and Ito)."""
+
+SIDE, TEXT_HEIGHT, LINE = 320, 150, 15
+
+
+def picture(sample: Sample, side: int = SIDE) -> Array:
+    """Return the image of a sample, RGB uint8 `[side, side, 3]`, padded to a square, boxes and mask outlines drawn."""
+    assert isinstance(sample.image, bytes)
+    try:
+        pixels = decode(sample.image, 3)
+    except ImageError:
+        pixels = np.zeros((side, side, 3), np.uint8)
+    height, width = pixels.shape[:2]
+    scale = side / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    shown = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR).copy()
+    for number, mask in enumerate(sample.masks.values()):
+        with suppress(ImageError):
+            inside = cv2.resize(decode_mask(mask).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+            outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(shown, outlines, -1, COLOURS[-1 - number % len(COLOURS)], 1)
+    for number, box in enumerate(sample.boxes):
+        x1, y1, x2, y2 = (round(value * scale) for value in box.xyxy)
+        cv2.rectangle(shown, (x1, y1), (x2 - 1, y2 - 1), COLOURS[number % len(COLOURS)], 1)
+    sheet = np.zeros((side, side, 3), np.uint8)
+    top, left = (side - size[1]) // 2, (side - size[0]) // 2
+    sheet[top : top + size[1], left : left + size[0]] = shown
+    return sheet
+
+
+def facts(sample: Sample) -> list[str]:
+    """Return what is known of a sample besides its text, one line each, no ids of patients or studies."""
+    lines = [", ".join(str(one) for one in (sample.split, sample.modality, sample.view) if one)]
+    stated = {1: "", 0: "no ", -1: "? "}
+    lines.append("; ".join(f"{stated.get(value, '')}{name}" for name, value in sample.labels.items() if value != 0))
+    lines.append("; ".join(f"{'no ' if one.assertion == 'absent' else ''}{one.text}" for one in sample.concepts))
+    return [line for line in lines if line]
+
+
+def text_of(sample: Sample) -> str:
+    """Return the report, or else the captions."""
+    return sample.report.text if sample.report is not None else " | ".join(sample.captions)
+
+
+def render_png(samples: Sequence[Sample], columns: int = 4) -> bytes:
+    """Return the sheet as PNG; long texts are cut with an ellipsis."""
+    rows = -(-len(samples) // columns)
+    sheet = np.full((max(rows, 1) * (SIDE + TEXT_HEIGHT), columns * SIDE, 3), 24, np.uint8)
+    for number, sample in enumerate(samples):
+        top, left = number // columns * (SIDE + TEXT_HEIGHT), number % columns * SIDE
+        sheet[top : top + SIDE, left : left + SIDE] = picture(sample)
+        lines: list[tuple[str, tuple[int, ...]]] = [(sample.key, (160, 160, 160))]
+        lines += [(box.phrase, COLOURS[at % len(COLOURS)]) for at, box in enumerate(sample.boxes[:3])]
+        wrapped = [line for part in (*facts(sample), text_of(sample)) for line in textwrap.wrap(part, 50)]
+        lines += [(line, (230, 230, 230)) for line in wrapped]
+        most = TEXT_HEIGHT // LINE
+        if len(lines) > most:
+            lines[most - 1 :] = [(lines[most - 1][0][:46] + " ...", lines[most - 1][1])]
+        for at, (line, colour) in enumerate(lines):
+            place = (left + 4, top + SIDE + 12 + at * LINE)
+            plain = line.encode("ascii", "replace").decode()
+            cv2.putText(sheet, plain[:52], place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, 1, cv2.LINE_AA)
+    ok, data = cv2.imencode(".png", sheet[:, :, ::-1])
+    assert ok
+    return bytes(data)
+
+
+STYLE = """body{background:#181818;color:#e6e6e6;font:13px/1.4 system-ui,sans-serif;margin:16px}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:16px}
+figure{margin:0;background:#222;padding:8px;border-radius:6px}img{width:100%;image-rendering:auto}
+.key{color:#999;font-family:monospace}.fact{color:#bbb}p{margin:4px 0;white-space:pre-wrap}"""
+
+
+def render_html(samples: Sequence[Sample], title: str) -> str:
+    """Return the sheet as one HTML page without anything to load from elsewhere."""
+    figures = []
+    for sample in samples:
+        ok, data = cv2.imencode(".png", picture(sample, 2 * SIDE)[:, :, ::-1])
+        assert ok
+        source = base64.b64encode(bytes(data)).decode()
+        phrases = "".join(
+            f'<p style="color:rgb{COLOURS[at % len(COLOURS)]}">{html.escape(box.phrase)}</p>'
+            for at, box in enumerate(sample.boxes)
+        )
+        known = "".join(f'<p class="fact">{html.escape(line)}</p>' for line in facts(sample))
+        figures.append(
+            f'<figure><img alt="{html.escape(sample.key)}" src="data:image/png;base64,{source}">'
+            f'<figcaption><p class="key">{html.escape(sample.key)}</p>{phrases}{known}'
+            f"<p>{html.escape(text_of(sample))}</p></figcaption></figure>"
+        )
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><main>{''.join(figures)}</main></html>\n"
+    )

@@ -1,0 +1,375 @@
+"""`vlp-prep build`: raw data to shards, a manifest, the list of what was rejected, and a data card.
+
+    source.records -> plan (which record in which shard) -> workers (samples) -> this process (tar files) -> gather
+
+The main process is the only writer. Each finished shard leaves a small file of its counts in `.build/`; resuming and
+job arrays are nothing but skipping the shards that have one, and the last to finish gathers them into the results.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import pickle
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from vlp.core.config import ConfigError, config, digest, to_tree
+from vlp.core.output import partial_of, remove, whole
+from vlp.data.tables.cells import CellError
+from vlp.sample import Sample
+
+from ..images.store import ImageOptions
+from ..privacy.identifiers import IdHasher, read_key
+from ..privacy.phi_scan import VARIABLE
+from ..reports.languages.detect import UNREAD
+from ..sources.base import Reject, find_source
+from ..splits.split import parse_shares
+from .claim import MADE_BY, Claim
+from .data_card import render_card
+from .killed import collect, forget, left_out
+from .prepare import CUT, TextOptions, choose_finder
+from .rejected import add_private, private_of, replace_private, sort_private
+from .replacement import ROOM, STATE, replace_build, settle
+from .shard_plan import Planned, plan
+from .stats import GROUPED_BY, Tally
+from .workers import Job, Pool, Rejected
+
+WORTH_WORKERS = 500
+ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
+"""Options that say where and how, and do not change what is written."""
+
+
+@config
+class BuildOptions:
+    """Where to, how many at a time, and the rules of the set.
+
+    `workers` None is all cores, or none at all for a set too small to be worth starting processes. `shard_of` is (i, n):
+    make only every n-th shard.
+    """
+
+    source: str
+    out: Path
+    raw: Path | None = None
+    source_config: Any = None
+    workers: int | None = None
+    engine: str = "processes"
+    resume: bool = False
+    overwrite: bool = False
+    shard_size: int = 512
+    shard_of: tuple[int, int] = (0, 1)
+    split: str = "0.8,0.1,0.1"
+    seed: int = 0
+    max_rejected: float = 0.01
+    ids: Literal["auto", "hash", "keep"] = "auto"
+    key_file: Path | None = None
+    follow_links: bool = False
+    image: ImageOptions = ImageOptions()
+    text: TextOptions = TextOptions()
+
+
+class Build:
+    """One run of `vlp-prep build`: checks first, then `run`, then `gather`."""
+
+    def __init__(self, options: BuildOptions) -> None:
+        self.options = options
+        cls = find_source(options.source)
+        if cls.needs_raw and (options.raw is None or not options.raw.is_dir()):
+            raise ConfigError(f"source {options.source!r} needs --raw, the folder as published; found {options.raw}")
+        part, parts = options.shard_of
+        if not 0 <= part < parts:
+            raise ConfigError(f"--shard-of {part}/{parts}: expected i/n with 0 <= i < n")
+        self.shares = parse_shares(options.split)
+        self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
+        self.key = self._id_key()
+        self.finder = choose_finder(options.text, cls.language)
+        self.out = self._choose_out()
+        self.state = self.out / STATE
+        self.rejected_places = private_of(options.out)
+        self.private = private_of(options.out, ROOM) if self.out != options.out else self.rejected_places
+        self.claim = Claim(options.out / STATE, options.shard_of, options.overwrite)
+
+    def _id_key(self) -> bytes | None:
+        options = self.options
+        key = None if options.ids == "keep" else read_key(options.key_file)
+        if key is None and (options.ids == "hash" or (options.ids == "auto" and self.source.identifying)):
+            raise ConfigError(
+                f"the ids of {options.source!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
+                "(or --ids keep, if they identify nobody)"
+            )
+        return key
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """Return a hash of everything that decides the bytes of the output, the raw folder's place excepted."""
+        tree = to_tree(self.options)
+        for name in (*ELSEWHERE, "max_rejected"):
+            del tree[name]
+        tree["version"] = self.source.version
+        tree["concepts"] = self.finder.fingerprint() if self.finder else None
+        tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
+        return digest(tree)
+
+    def _choose_out(self) -> Path:
+        """Return the folder to write to: `--out`, or a room in it where an older set stays until the new one is whole."""
+        out, options, fingerprint = self.options.out, self.options, self._fingerprint
+        made = out / STATE / "options.json"
+        if made.is_file() and options.overwrite:
+            if options.shard_of[1] > 1:
+                raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
+            return out / ROOM
+        if made.is_file():
+            if json.loads(made.read_text())["fingerprint"] != fingerprint:
+                raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
+            if not options.resume and options.shard_of[1] == 1:
+                raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
+        elif out.exists() and (not out.is_dir() or any(path.name != STATE for path in out.iterdir())):
+            raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
+        return out
+
+    def __enter__(self) -> Build:
+        """Hold the folder and write down with which options it is made. Raises InUseError while another build has it."""
+        self.claim.open(self._sign)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not any(self.state.glob("*-[0-9]*.json")) and self.out != self.options.out:
+            remove(self.state / "options.json", MADE_BY)
+        self.claim.close()
+        for folder in (self.state, self.out, self.options.out):
+            with suppress(OSError):  # not empty: something was built
+                folder.rmdir()
+
+    def _sign(self) -> None:
+        settle(self.options.out)
+        if self._choose_out() != self.out:  # another build was there meanwhile
+            raise ConfigError(f"{self.options.out} was built by another process just now: give --resume or --overwrite")
+        if self.out != self.options.out:
+            remove(self.out, MADE_BY)
+        self.state.mkdir(parents=True, exist_ok=True)
+        if not (self.state / "options.json").is_file():
+            self.private.unlink(missing_ok=True)  # of a set that was here and is gone
+        with whole(self.state / "options.json") as file:
+            file.write(json.dumps({"fingerprint": self._fingerprint}))
+
+    def run(self, report: Any = None) -> Counter[str]:
+        """Make the shards that are not there yet and gather what is, inside `with build:`; return the counts of `gather`.
+
+        `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
+        """
+        tell = report or (lambda *_: None)
+        with tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
+            names, total = self._list(list_file, pool, tell)
+            tell("total", total)
+            open_shards: dict[int, Planned] = {}
+
+            def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
+                for shard in _listed(list_file):
+                    open_shards[shard.ordinal] = shard
+                    yield shard.ordinal, shard.split, shard.records
+
+            for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
+                self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
+            for shard in open_shards.values():  # only duplicates: nothing came back from the workers
+                self._finish(shard, iter(()), pool, tell)
+        with self.claim.alone():
+            return self.gather(names)
+
+    def _list(self, file: IO[bytes], pool: Pool, tell: Any) -> tuple[list[str], int]:
+        """Ask the source once what there is: write the shards that are still to be made to `file`, one pickle each.
+
+        Return the names of all shards of the set, and the number of records to do; workers are started as soon as there is
+        enough for them. Raises ConfigError.
+        """
+        names, total = [], 0
+        try:
+            for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
+                size = len(shard.records) + len(shard.duplicates)
+                tell("listed", size)
+                names.append(shard.name)
+                if self._mine(shard) and not self._done(shard):
+                    pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
+                    total += size
+                    pool.start(self._workers(total))
+        except CellError as error:  # of a source that reads cells to list its records
+            raise ConfigError(f"{self.source.name}: {error}") from None
+        return names, total
+
+    def _pool(self) -> Pool:
+        options = self.options
+        if self.finder:
+            self.finder.prepare(self.state)
+        if self.options.resume:
+            collect(self.state, 1)
+        elif self.options.shard_of[1] == 1:
+            forget(self.state)
+        job = Job(
+            source=options.source,
+            raw=options.raw,
+            config=self.source.config,
+            image=options.image,
+            text=options.text,
+            finder=self.finder,
+            key=self.key,
+            follow_links=options.follow_links,
+            state=self.state,
+            left_out=left_out(self.state),
+        )
+        return Pool(job, options.engine)
+
+    def _workers(self, total: int) -> int:
+        if self.options.workers is not None:
+            return self.options.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cores if total >= WORTH_WORKERS else 0
+
+    def _mine(self, shard: Planned) -> bool:
+        part, parts = self.options.shard_of
+        return shard.ordinal % parts == part
+
+    def _done(self, shard: Planned) -> bool:
+        path = self.state / f"{shard.name}.json"
+        if not path.is_file():
+            return False
+        if json.loads(path.read_text())["digest"] != shard.digest():
+            raise ConfigError(f"{path.stem} was made from other records: the raw data has changed; give --overwrite")
+        return True
+
+    def _finish(self, shard: Planned, outcomes: Iterator[Sample | Rejected], pool: Pool, tell: Any) -> None:
+        """Write one shard and, after it, the file that says it is there."""
+        tally, rejected = Tally(), []
+        for index, record in shard.duplicates:
+            reject = Reject("duplicate_key", f"{record.key} was there before")
+            rejected.append(pool.local.rejected(index, record, reject))
+        tell("rejected", len(rejected))
+
+        def samples() -> Iterator[Sample]:
+            for outcome in outcomes:
+                if isinstance(outcome, Rejected):
+                    rejected.append(outcome)
+                    tell("rejected", 1)
+                else:
+                    tally.add(outcome)
+                    yield outcome
+                    tell("written", 1)
+
+        entry = self._write_shard(shard, samples())
+        lines = [asdict(one) for one in sorted(rejected, key=lambda one: one.index)]
+        private = [{"index": line["index"], "reason": line["reason"], **line.pop("private")} for line in lines]
+        if private:
+            add_private(self.private, private)
+        done = {
+            "ordinal": shard.ordinal,
+            "digest": shard.digest(),
+            "entry": entry,
+            "tally": tally.to_json(),
+            "rejected": lines,
+        }
+        with whole(self.state / f"{shard.name}.json") as file:
+            file.write(json.dumps(done, sort_keys=True))
+
+    def _write_shard(self, shard: Planned, samples: Iterator[Sample]) -> str | None:
+        """Write the tar file of a shard under its name, whole or not at all; return its line of the manifest."""
+        from .shard_writer import ShardWriter
+
+        room = partial_of(self.state / shard.name)
+        remove(room, MADE_BY)
+        writer = ShardWriter(
+            room, self.options.shard_size, self.source.name, self.source.version, shard_bytes=sys.maxsize
+        )
+        try:
+            for sample in samples:
+                writer.write(sample)
+            if not writer.counts:
+                return None
+            writer.close()
+            lone = f"{shard.split or 'shard'}-000000.tar"
+            os.replace(room / lone, self.out / f"{shard.name}.tar")
+            line = (room / "manifest.jsonl").read_text(encoding="utf-8").strip()
+            return line.replace(f'"shard": "{lone}"', f'"shard": "{shard.name}.tar"', 1)
+        finally:
+            writer.abort()
+            remove(room, MADE_BY)
+
+    def gather(self, planned: list[str]) -> Counter[str]:
+        """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
+
+        `planned` are the names of all shards of the set, in order. With shards of other jobs missing nothing is written:
+        whoever finishes last does it.
+        """
+        missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
+        if missing:
+            return Counter(missing=len(missing), shards=len(planned))
+        tally, reasons, counted = Tally(), Counter[str](), 0
+        lines: list[dict[str, Any]] = []
+        with whole(self.out / "manifest.jsonl") as manifest:
+            for name in planned:
+                done = json.loads((self.state / f"{name}.json").read_text())
+                if done["entry"] is not None:
+                    manifest.write(done["entry"] + "\n")
+                tally.merge(Tally.from_json(done["tally"]))
+                lines += done["rejected"]
+        sort_private(self.private)
+        with whole(self.out / "rejected.jsonl") as file:
+            for line in sorted(lines, key=lambda one: int(one["index"])):
+                reasons[line["reason"]] += 1
+                counted += line.pop("counted")
+                file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
+        read = tally.samples + len(lines)
+        with whole(self.out / "README.md") as file:
+            file.write(render_card(self._about(), tally, reasons, read))
+        counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["unread"] = tally.counts.get("steps", Counter())[UNREAD]
+        counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
+        counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
+        counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]
+        counts.update({f"reason {name}": number for name, number in reasons.items()})
+        return counts
+
+    def finish(self, counts: Counter[str]) -> None:
+        """Check how much was rejected, then let the new set take the old one's place. Raises ConfigError."""
+        check_rejected(counts, self.options.max_rejected, self.out)
+        if self.out != self.options.out:
+            replace_build(self.options.out)
+            replace_private(self.private, private_of(self.options.out))
+
+    def _about(self) -> dict[str, Any]:
+        tree = to_tree(self.options)
+        for name in (*ELSEWHERE, "source", "source_config"):
+            del tree[name]
+        tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
+        text = tree["text"]
+        text["concepts"] = Path(text["concepts"]).name  # where files lie is nobody's business
+        text["vocabulary"] = text["vocabulary"] and Path(text["vocabulary"]).name
+        return {
+            "source": self.source.name,
+            "version": self.source.version,
+            "licence": self.source.licence,
+            "homepage": self.source.homepage,
+            "options": {**tree, **to_tree(self.source.config)},
+        }
+
+
+def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None:
+    """Raise ConfigError when more than `max_rejected` of what was read was bad."""
+    if counts["read"] and counts["counted"] > max_rejected * counts["read"]:
+        raise ConfigError(
+            f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {max_rejected:g}: "
+            f"see {out / 'rejected.jsonl'}"
+        )
+
+
+def _listed(file: IO[bytes]) -> Iterator[Planned]:
+    """Yield the shards that `Build._list` wrote; the place in the file is kept between them."""
+    file.seek(0)
+    with suppress(EOFError):
+        while True:
+            yield pickle.load(file)

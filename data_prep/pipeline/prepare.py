@@ -1,0 +1,177 @@
+"""From a source's sample to one that is ready to be written: what happens to every image and text, whatever the source.
+
+Runs in the workers, one sample at a time: image checked and encoded, boxes and masks brought along, the report cut into
+sections and sentences, concepts found, ids hashed, modality, view, sex and age mapped to known values. Pure but for
+reading the image; raises Reject and ImageError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from vlp.core.config import config
+from vlp.data.shards.sample_check import FieldError, check_sample
+from vlp.sample import Box, Mention, Report, Sample
+
+from ..images.modality_codes import age_of, modality_of, sex_of, view_of
+from ..images.store import ImageOptions, Stored, mask_size, resize_mask, store_image
+from ..privacy.identifiers import IdHasher
+from ..reports.markup import LONGEST_WORD, plain_text
+from ..reports.sections import parse_report
+from ..sources.base import NoText, Reject, safe_key
+
+CUT = "boxes cut at the edge"
+LONG_WORD = f"report had a word of more than {LONGEST_WORD} characters, cut"
+
+
+@config
+class TextOptions:
+    """What happens to texts. `clean`: numbering, de-identification marks and boilerplate taken out of reports.
+
+    `concepts`: where mentions come from, "vocabulary", "none", or a file of somebody else's extractor (see `umls.py`);
+    `vocabulary`: a file to look them up in instead of the package's.
+    """
+
+    clean: bool = False
+    concepts: str = "vocabulary"
+    vocabulary: Path | None = None
+    no_text: NoText = "reject"
+
+
+class Finder(Protocol):
+    """Where the mentions of a report come from: set up once in the main process, pickled to the workers."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that decides which mentions are found; raises ConfigError."""
+
+    def prepare(self, room: Path) -> None:
+        """Do what must be done once before the workers start, in a folder that they can read; raises ConfigError."""
+
+    def unread(self, report: Report) -> str | None:
+        """Return why no mentions can be taken from a report, None where they can."""
+
+    def of_report(self, report: Report) -> tuple[Mention, ...]:
+        """Return the mentions of a report."""
+
+
+def choose_finder(text: TextOptions, language: str | None = None) -> Finder | None:
+    """Return what `--concepts` and `--vocabulary` ask for; raises ConfigError for a file that cannot be read.
+
+    `language`: of all reports where the source states it, else each report's own is looked for.
+    """
+    if text.concepts == "none":
+        return None
+    if text.concepts != "vocabulary":
+        from ..reports.umls import LinkedTexts
+
+        return LinkedTexts(Path(text.concepts))
+    from ..reports.concepts import Extractor
+    from ..reports.vocabulary import Vocabulary
+
+    return Extractor(Vocabulary.read(text.vocabulary) if text.vocabulary else None, language=language)
+
+
+class Preparer:
+    """The per-sample work of a build, set up once per worker."""
+
+    def __init__(
+        self, image: ImageOptions, text: TextOptions, finder: Finder | None = None, hasher: IdHasher | None = None
+    ) -> None:
+        self._image = image
+        self._text = text
+        self._finder = finder
+        self._hasher = hasher
+
+    def __call__(self, sample: Sample, split: str | None) -> Sample:
+        """Return the sample as it is written; raises Reject."""
+        report, steps = self._report(sample.report)
+        captions = tuple(text for text, _ in map(plain_text, sample.captions) if text)
+        if report is None and not captions:
+            self._without_text(split)
+        concepts = sample.concepts
+        if report is not None and self._finder is not None and not concepts:
+            unread = self._finder.unread(report)
+            concepts = () if unread else self._finder.of_report(report)
+            steps += (unread,) if unread else ()
+        stored = store_image(sample.image, self._image)
+        boxes = [_scaled(box, stored) for box in sample.boxes]
+        if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
+            raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
+        cut = sum(is_cut for _, is_cut in boxes)
+        size = (round(stored.height / stored.scale[0]), round(stored.width / stored.scale[1]))
+        ready = replace(
+            sample,
+            key=safe_key(sample.key),
+            modality=modality_of(sample.modality),
+            view=view_of(sample.view),
+            groups=_known(sample.groups),
+            image=stored.data,
+            report=report,
+            captions=captions,
+            concepts=concepts,
+            boxes=tuple(box for box, _ in boxes),
+            masks={name: _mask(mask, name, size, stored) for name, mask in sorted(sample.masks.items())},
+            split=split,
+            steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
+        )
+        if self._hasher:
+            ready = self._hasher.sample(ready)
+        try:
+            check_sample(ready)
+        except FieldError as error:
+            raise Reject("bad_value", str(error)) from None
+        return ready
+
+    def _without_text(self, split: str | None) -> None:
+        policy = self._text.no_text
+        if policy == "reject":
+            raise Reject("no_text", "neither report nor caption (--no-text keep | test | drop)")
+        if policy == "drop" or (policy == "test" and split != "test"):
+            raise Reject("no_text", "image without a text, left out by --no-text", counted=False)
+
+    def _report(self, report: Report | None) -> tuple[Report | None, tuple[str, ...]]:
+        """Return the report as it is written, and what was done to its words that a reader should know."""
+        if report is None or not report.text.strip():
+            return None, ()
+        if report.sections or report.sentences:
+            return report, ()
+        _, cut = plain_text(report.text)
+        return parse_report(report.text, clean=self._text.clean), (LONG_WORD,) if cut else ()
+
+
+def _known(groups: Mapping[str, str]) -> dict[str, str]:
+    """Return the columns of a sample with its sex and age as known values."""
+    mapped = {name: known(groups[name]) for name, known in (("sex", sex_of), ("age", age_of)) if name in groups}
+    return {name: value for name, value in {**groups, **mapped}.items() if value}
+
+
+def _mask(mask: bytes, name: str, size: tuple[int, int], stored: Stored) -> bytes:
+    """Return a mask at the size of the stored image; raises Reject for one of another size than its image: where is it?"""
+    found = mask_size(mask)
+    if found != size:
+        raise Reject(
+            "bad_mask",
+            f"{name!r} is {found[1]} x {found[0]}, its image {size[1]} x {size[0]}: masks are never stretched",
+        )
+    return resize_mask(mask, stored.height, stored.width)
+
+
+def _scaled(box: Box, stored: Stored) -> tuple[Box, bool]:
+    """Return a box in pixels of the stored image, cut at its edges, and whether more than half a pixel was cut off.
+
+    Raises Reject for a box with nothing inside.
+    """
+    down, across = stored.scale
+    x1, y1, x2, y2 = box.xyxy
+    left, right = max(0.0, x1 * across), min(float(stored.width), x2 * across)
+    top, bottom = max(0.0, y1 * down), min(float(stored.height), y2 * down)
+    if left >= right or top >= bottom:
+        size = f"{stored.width} x {stored.height}"
+        raise Reject("bad_box", f"{box.phrase!r} {box.xyxy} has no area inside the image of {size} stored pixels")
+    inside = (left, top, right, bottom)
+    wanted = (x1 * across, y1 * down, x2 * across, y2 * down)
+    is_cut = any(abs(edge - other) > 0.5 for edge, other in zip(inside, wanted, strict=True))
+    return replace(box, xyxy=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2))), is_cut

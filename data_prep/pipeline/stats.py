@@ -1,0 +1,112 @@
+"""What a set of samples is made of: counts by split, view, label, text lengths. Added up sample by sample, mergeable.
+
+The same tally is kept while a build writes (for the data card) and filled from shards by `vlp-prep stats`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from vlp.sample import Sample
+
+from ..images.modality_codes import UNKNOWN
+
+GROUPED_BY = "grouped by"
+"""What stands for the patient of a sample, in splits and intervals: the patient, else the study, else the image."""
+LABEL_VALUES = {1: "present", 0: "absent", -1: "uncertain"}
+
+
+class Tally:
+    """Counts over samples; memory grows with the number of distinct values and patients, not with texts or pixels."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+        self.counts: dict[str, Counter[str]] = {}
+        self.words: Counter[int] = Counter()
+        self.labels: dict[str, Counter[str]] = {}
+        self.people: dict[str, set[str]] = {"patient": set(), "study": set()}
+
+    def add(self, sample: Sample) -> None:
+        """Count one sample."""
+        self.samples += 1
+        self._count("split", sample.split or "none")
+        self._count(GROUPED_BY, "patient" if sample.patient else "study" if sample.study else "image")
+        self._count("modality", sample.modality or "not stated")
+        self._count("view", sample.view or "not stated")
+        self._count("licence", sample.licence or "not stated")
+        for name, value in sample.groups.items():
+            if name in ("sex", "site") or value == UNKNOWN:
+                self._count(name, value)
+        for name, stated in sample.labels.items():
+            self.labels.setdefault(name, Counter())[LABEL_VALUES.get(stated, str(stated))] += 1
+        texts = ([sample.report.text] if sample.report else []) + list(sample.captions)
+        self._count("texts per image", str(len(texts)))
+        for text in texts:
+            self.words[len(text.split())] += 1
+        for mention in sample.concepts:
+            self._count("concepts", mention.assertion)
+        for kind, items in (("boxes", sample.boxes), ("concepts", sample.concepts), ("masks", sample.masks)):
+            if items:
+                self._count("with", kind)
+        for step in sample.steps:
+            self._count("steps", step.split(":")[0].split(" from ")[0])
+        for kind, identity in (("patient", sample.patient), ("study", sample.study)):
+            if identity:
+                self.people[kind].add(hashlib.blake2b(identity.encode(), digest_size=6).hexdigest())
+
+    def _count(self, column: str, value: str) -> None:
+        self.counts.setdefault(column, Counter())[value] += 1
+
+    def merge(self, other: Tally) -> None:
+        """Add another tally's counts to this one."""
+        self.samples += other.samples
+        self.words.update(other.words)
+        for column, counter in other.counts.items():
+            self.counts.setdefault(column, Counter()).update(counter)
+        for name, counter in other.labels.items():
+            self.labels.setdefault(name, Counter()).update(counter)
+        for kind, known in other.people.items():
+            self.people[kind] |= known
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the tally as plain JSON values, in a fixed order."""
+        return {
+            "samples": self.samples,
+            "counts": {column: dict(sorted(self.counts[column].items())) for column in sorted(self.counts)},
+            "words": {str(length): self.words[length] for length in sorted(self.words)},
+            "labels": {name: dict(sorted(self.labels[name].items())) for name in sorted(self.labels)},
+            "people": {kind: sorted(known) for kind, known in self.people.items()},
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Tally:
+        """Rebuild a tally from `to_json`'s record."""
+        tally = cls()
+        tally.samples = record["samples"]
+        tally.counts = {column: Counter(counter) for column, counter in record["counts"].items()}
+        tally.words = Counter({int(length): count for length, count in record["words"].items()})
+        tally.labels = {name: Counter(counter) for name, counter in record["labels"].items()}
+        tally.people = {kind: set(known) for kind, known in record["people"].items()}
+        return tally
+
+
+def quantiles(lengths: Counter[int], at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> dict[str, float]:
+    """Return minimum, quantiles, mean and maximum of a histogram {value: count}, {} when it is empty."""
+    total = sum(lengths.values())
+    if not total:
+        return {}
+    ordered = sorted(lengths.items())
+    found = {"min": float(ordered[0][0])}
+    for share in at:
+        seen = 0
+        for value, count in ordered:
+            seen += count
+            if seen >= share * total:
+                found[f"p{share * 100:g}"] = float(value)
+                break
+    found["mean"] = sum(value * count for value, count in ordered) / total
+    found["max"] = float(ordered[-1][0])
+    return found

@@ -1,0 +1,1 @@
+"""Identifiers: hashing, scanning, burned-in text."""

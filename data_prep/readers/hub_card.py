@@ -1,0 +1,109 @@
+"""What the card of a Hub data set (README.md) says of its files: `configs:`, each with the files of its splits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from vlp.core.config import ConfigError, parse_yaml
+from vlp.core.untrusted import is_relative_name, read_regular, shown
+
+from ..sources.base import SourceError
+
+CARD = "README.md"
+MAX_CARD = 16 << 20
+DEEPEST = 16
+_HEADER = re.compile(r"\ufeff?---[ \t]*\r?\n(.*?\n)---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+
+Files = list[tuple[str | None, list[str]]]
+"""Splits, None where none is named, and the patterns of their files."""
+
+
+def stated_files(place: Path, subset: str | None) -> Files | None:
+    """Return the files of a configuration, by split, as the card of a folder states them; None where it states none.
+
+    `subset` names the configuration; without one it is the only one, or the default. Raises SourceError.
+    """
+    card = place / CARD
+    if not card.is_file():
+        return None
+    try:
+        header = _HEADER.match(read_regular(card, MAX_CARD).decode("utf-8", "replace"))
+        if header is None or not re.search(r"^configs[ \t]*:", header.group(1), re.MULTILINE):
+            return None
+        configurations = parse_yaml(header.group(1), str(card)).get("configs") or []
+    except (ConfigError, OSError) as error:
+        raise SourceError(f"hf: the card says where the files of its splits are, and cannot be read: {error}") from None
+    if not isinstance(configurations, list) or not all(isinstance(entry, Mapping) for entry in configurations):
+        raise SourceError(f"hf: {card}: configs: expected a list of mappings")
+    entry = _chosen(card, configurations, subset)
+    if entry is None or not (entry.get("data_files") or entry.get("data_dir")):
+        return None
+    folder = _path(card, str(entry["data_dir"]).strip("/")) + "/" if entry.get("data_dir") else ""
+    return [
+        (split, [_path(card, folder + pattern.removeprefix("./")) for pattern in patterns])
+        for split, patterns in _splits(card, entry.get("data_files") or "**")
+    ]
+
+
+def is_named(place: str, pattern: str) -> bool:
+    """Return whether a relative path is one of those that a pattern stands for: `*` in a name, `**` any folders."""
+    return _is_named(place.split("/"), pattern.split("/"))
+
+
+def _is_named(parts: Sequence[str], patterns: Sequence[str]) -> bool:
+    reached = {0}  # how many of the patterns may be used up
+    for part in parts:
+        folders = {at for at in _past_folders(reached, patterns) if at < len(patterns)}
+        reached = {at for at in folders if patterns[at] == "**"}
+        reached |= {at + 1 for at in folders if patterns[at] != "**" and fnmatchcase(part, patterns[at])}
+    return len(patterns) in reached or (bool(patterns) and patterns[-1] == "**" and len(patterns) - 1 in reached)
+
+
+def _past_folders(reached: set[int], patterns: Sequence[str]) -> set[int]:
+    """Return the places that are reached where `**` stands for no folder too."""
+    found = set(reached)
+    for at in range(len(patterns)):
+        if at in found and patterns[at] == "**":
+            found.add(at + 1)
+    return found
+
+
+def _chosen(card: Path, configurations: list[Mapping[str, Any]], subset: str | None) -> Mapping[str, Any] | None:
+    named = {str(entry.get("config_name", "default")): entry for entry in configurations}
+    if subset is not None:
+        return named.get(subset)
+    if len(named) < 2:
+        return next(iter(named.values()), None)
+    default = [entry for name, entry in named.items() if entry.get("default") is True or name == "default"]
+    if len(default) != 1:
+        names = ", ".join(shown(name) for name in sorted(named)[:20])
+        raise SourceError(f"hf: {card} names several configurations: give --subset, one of {names}")
+    return default[0]
+
+
+def _splits(card: Path, stated: Any) -> Files:
+    if isinstance(stated, Mapping):
+        return [(str(split), _patterns(card, patterns)) for split, patterns in stated.items()]
+    if isinstance(stated, list) and all(isinstance(entry, Mapping) for entry in stated):
+        return [
+            (None if entry.get("split") is None else str(entry["split"]), _patterns(card, entry.get("path")))
+            for entry in stated
+        ]
+    return [(None, _patterns(card, stated))]
+
+
+def _patterns(card: Path, stated: Any) -> list[str]:
+    patterns = stated if isinstance(stated, list) else [stated]
+    if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+        raise SourceError(f"hf: {card}: data_files: expected paths, or a list of split and path")
+    return patterns
+
+
+def _path(card: Path, pattern: str) -> str:
+    if not is_relative_name(pattern) or pattern.count("/") >= DEEPEST:
+        raise SourceError(f"hf: {card}: {shown(pattern)} is refused: expected a path below the card's folder")
+    return pattern

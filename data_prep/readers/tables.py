@@ -1,0 +1,385 @@
+"""A source whose records are the rows of tables: which column holds what, which rows are of one image, cells to samples.
+
+`pairs` and `hf` are two ways to find the tables; all that they say of an image is read here, by one set of rules.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from vlp.core.config import config
+from vlp.core.registry import did_you_mean
+from vlp.core.untrusted import read_regular
+from vlp.data.tables.boxes import parse_boxes
+from vlp.data.tables.cells import CellError, absent, describe, identity, structure, text, texts, word
+from vlp.data.tables.keys import Names, path_name
+from vlp.data.tables.labels import cell_labels, is_value, names_in
+from vlp.data.tables.parquet import class_names, row_at
+from vlp.data.tables.read import Row, columns_of, rows, table_kind
+from vlp.sample import Report, Sample
+
+from ..sources.base import Record, Reject, Source, SourceError
+
+FIELDS = (
+    *("key", "image", "bytes", "report", "findings", "impression", "captions", "patient", "study", "view", "modality"),
+    *("split", "sex", "age", "site", "licence", "labels", "boxes", "masks"),
+)
+ALIASES = {
+    "image": ("file_name", "image_file_name"),
+    "report": ("text",),
+    "captions": ("caption",),
+    "labels": ("label",),
+    "patient": ("patient_id", "subject_id"),
+    "study": ("study_id",),
+}
+"""Columns that are taken for a field that is neither mapped nor there under its own name."""
+WORDS = ("modality", "view", "licence")
+GROUPS = ("sex", "age", "site")
+
+
+class Table(Protocol):
+    """A table of a set: rows without their heavy cells (images), which `cell` reads one at a time.
+
+    `folder` is where the paths in it begin, `inside` its path below that of the whole set, `classes` names the numbers of
+    a column, `prefix` begins the keys of rows
+    without a name.
+    """
+
+    name: str
+    folder: Path
+    inside: str
+    split: str | None
+    prefix: str
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]: ...
+    def rows(self) -> Iterator[Row]: ...
+    def cell(self, number: int, column: str) -> Any: ...
+
+
+class FileTable:
+    """A table in a file."""
+
+    def __init__(
+        self,
+        path: Path,
+        folder: Path,
+        split: str | None = None,
+        prefix: str = "row",
+        encoding: str = "utf-8",
+        separator: str | None = None,
+        inside: str = "",
+    ) -> None:
+        self.name, self.folder, self.inside, self.split, self.prefix = str(path), folder, inside, split, prefix
+        self._path, self._encoding, self._separator = path, encoding, separator
+
+    @cached_property
+    def columns(self) -> Sequence[str]:
+        return columns_of(self._path, self._encoding, self._separator)
+
+    @cached_property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        return class_names(self._path) if table_kind(self._path) == "parquet" else {}
+
+    def rows(self) -> Iterator[Row]:
+        return rows(self._path, (), self._encoding, skip_bytes=True, separator=self._separator)
+
+    def cell(self, number: int, column: str) -> Any:
+        return row_at(self._path, number, column) if table_kind(self._path) == "parquet" else ""
+
+
+@config
+class TableConfig:
+    """`map` is field to column; `labels` may name several columns of values, joined by commas.
+
+    `separator` of a CSV that is not separated by commas. `closed_labels`: a label that occurs elsewhere in the table and
+    not in this row is absent (0) in this row. `box_format`: what four numbers of a box are.
+    """
+
+    map: dict[str, str] = field(default_factory=dict)
+    encoding: str = "utf-8"
+    separator: str | None = None
+    modality: str | None = None
+    licence: str | None = None
+    closed_labels: bool = False
+    box_format: Literal["xyxy", "xywh"] = "xyxy"
+
+
+class TableSource(Source):
+    """Rows to records and samples. A subclass finds the tables."""
+
+    @abstractmethod
+    def find_tables(self) -> list[Table]:
+        """Return the tables of the set, in a stable order; raises SourceError."""
+
+    @cached_property
+    def _tables(self) -> list[Table]:
+        return self.find_tables()
+
+    def columns(self, table: Table) -> dict[str, str]:
+        """Return field to column for a table; raises SourceError for an unknown field or column."""
+        there = table.columns
+        for name, column in self.config.map.items():
+            if name not in FIELDS:
+                raise SourceError(f"--map {name}={column}: no field {name!r}{did_you_mean(name, FIELDS)}")
+            for part in column.split(",") if name == "labels" else [column]:
+                if part not in there:
+                    near = did_you_mean(part, there)
+                    raise SourceError(f"--map {name}={column}: {table.name} has no column {part!r}{near}")
+        found = {name: name for name in FIELDS if name in there} | dict(self.config.map)
+        for name, others in ALIASES.items():
+            other = next((other for other in others if other in there and other not in found.values()), None)
+            if name not in found and other is not None:
+                found[name] = other
+        if "image" not in found and "bytes" not in found:
+            listed = ", ".join(there)[:400]
+            raise SourceError(f"{table.name}: which column holds the image? give --map image=COLUMN (has: {listed})")
+        return found
+
+    def records(self) -> Iterator[Record]:
+        scan = _Scan(self._rows(), self.config.closed_labels)
+        waiting: dict[int, list[_Row]] = {}
+        for row in self._rows():
+            group = scan.names.group(row.name, row.image)
+            if scan.names.rows_of(group) == 1:
+                yield self._record([row], scan)
+                continue
+            rows_of_image = waiting.setdefault(group, [])
+            rows_of_image.append(row)
+            if len(rows_of_image) == scan.names.rows_of(group):
+                del waiting[group]
+                distinct = [one for at, one in enumerate(rows_of_image) if one.cells not in _cells(rows_of_image[:at])]
+                yield self._record(distinct, scan)
+                for row_again in rows_of_image:
+                    if not any(row_again is one for one in distinct):  # the same in every cell: a duplicate, counted
+                        yield self._record([row_again], scan)
+
+    def _rows(self) -> Iterator[_Row]:
+        numbers: dict[str, int] = {}
+        for at, table in enumerate(self._tables):
+            columns = self.columns(table)
+            single = {name: column for name, column in columns.items() if name != "labels"}
+            label_columns = columns["labels"].split(",") if "labels" in columns else []
+            for number, row in enumerate(table.rows()):
+                cells = {name: row.get(column, "") for name, column in single.items()}
+                cells["labels"] = {column: row.get(column, "") for column in label_columns}
+                overall = numbers.get(table.prefix, 0)
+                numbers[table.prefix] = overall + 1
+                yield _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table)
+
+    def _record(self, group: list[_Row], scan: _Scan) -> Record:
+        """Return the record of an image's rows; what is wrong with their ids is told when the sample is made."""
+        first = group[0]
+        data: dict[str, Any] = {
+            "rows": [row.cells for row in group],
+            "table": first.table,
+            "number": first.number,
+            "columns": first.columns,
+            "values": sorted(scan.value_columns),
+            "names": scan.label_names() if self.config.closed_labels else [],
+        }
+        ids: dict[str, str | None] = {}
+        try:
+            for name in ("patient", "study", "split"):
+                read = word if name == "split" else identity
+                column = first.columns.get(name, name)
+                found = [read(row.cells.get(name, ""), column) for row in group]
+                ids[name] = _agreed([value for value in found if value], column)
+        except CellError as error:
+            data["problem"] = (error.reason, error.detail)
+        return Record(
+            key=scan.names.key(first.name, first.is_path),
+            patient=ids.get("patient"),
+            study=ids.get("study"),
+            split=ids.get("split") or first.split,
+            data=data,
+        )
+
+    def place(self, record: Record) -> str:
+        """Return the table, the row and the image of a record, for the owner of the data."""
+        data = record.data
+        image = data["rows"][0].get("image", "")
+        shown = f", {image}" if isinstance(image, str) and image else ""
+        return f"{self._tables[data['table']].name}, row {data['number'] + 1}{shown}"
+
+    def sample(self, record: Record) -> Sample:
+        """Return what the rows of an image say of it; raises Reject and CellError."""
+        data = record.data
+        if "problem" in data:
+            raise Reject(*data["problem"])
+        group, columns = data["rows"], data["columns"]
+        words = {
+            name: _agreed([found for row in group if (found := word(row.get(name, ""), columns.get(name, name)))], name)
+            for name in (*WORDS, *GROUPS)
+        }
+        reports = dict.fromkeys(found for row in group if (found := _report(row, columns)))
+        captions = dict.fromkeys(
+            caption for row in group for caption in texts(row.get("captions", ""), columns.get("captions", "captions"))
+        )
+        boxes = dict.fromkeys(
+            box
+            for row in group
+            for box in parse_boxes(row.get("boxes", ""), self.config.box_format, column=columns.get("boxes", "boxes"))
+        )
+        return Sample(
+            key=record.key,
+            image=self._image(record),
+            report=Report("\n".join(reports)) if reports else None,
+            captions=tuple(captions),
+            study=record.study,
+            patient=record.patient,
+            modality=words["modality"] or self.config.modality,
+            view=words["view"],
+            labels=self._labels(data),
+            boxes=tuple(boxes),
+            masks=self._masks(record),
+            groups={name: found for name in GROUPS if (found := words[name])},
+            source=self.name,
+            licence=words["licence"] or self.config.licence or "",
+        )
+
+    def _labels(self, data: Mapping[str, Any]) -> dict[str, int]:
+        classes = self._tables[data["table"]].classes
+        stated: dict[str, int] = {}
+        for row in data["rows"]:
+            for column, cell in row["labels"].items():
+                cell = structure(cell)
+                if column in classes and not absent(cell):
+                    found = _of_classes(cell, classes[column], column)
+                else:
+                    found = cell_labels(cell, column, column in data["values"] or len(row["labels"]) > 1)
+                for name, value in found.items():
+                    if stated.setdefault(name, value) != value:
+                        raise CellError("conflicting_rows", f"the rows of this image say 1 and 0 of label {name!r}")
+        return {**dict.fromkeys(data["names"], 0), **stated} if stated else {}
+
+    def _image(self, record: Record) -> Path | bytes:
+        data = record.data
+        row, columns, table = data["rows"][0], data["columns"], self._tables[data["table"]]
+        field_name = "bytes" if "bytes" in columns else "image"
+        value = row[field_name]
+        if absent(value):
+            value = table.cell(data["number"], columns[field_name])
+        if isinstance(value, dict):
+            value = value.get("bytes") or value.get("path") or ""
+        if isinstance(value, bytes):
+            return value
+        if absent(value):
+            raise Reject("image_missing", "the row names no image")
+        if not isinstance(value, str):
+            raise Reject("bad_row", f"column {columns[field_name]!r}: expected an image, found {describe(value)}")
+        if field_name == "bytes":
+            try:
+                return base64.b64decode(value, validate=True)
+            except (binascii.Error, ValueError):
+                raise Reject("image_unreadable", f"column {columns['bytes']!r} is not base64") from None
+        return self.image(value, value.replace("\\", "/"), root=table.folder)
+
+    def _masks(self, record: Record) -> dict[str, bytes]:
+        data = record.data
+        column = data["columns"].get("masks", "masks")
+        found: dict[str, bytes] = {}
+        for row in data["rows"]:
+            value = structure(row.get("masks", ""))
+            if absent(value):
+                continue
+            if isinstance(value, str):
+                value = {column: value}
+            if not isinstance(value, Mapping) or not all(
+                isinstance(path, str) or absent(path) for path in value.values()
+            ):
+                raise CellError("bad_mask", f"column {column!r}: expected a path, or a mapping from names to paths")
+            for name, path in value.items():
+                if not absent(path):
+                    found[str(name)] = read_regular(self.image(path, root=self._tables[data["table"]].folder))
+        return found
+
+
+class _Row:
+    """A row on its way to a record: its cells by field, its name (which makes its key), and its image's."""
+
+    __slots__ = ("cells", "columns", "image", "is_path", "name", "number", "split", "table")
+
+    def __init__(
+        self, place: int, number: int, cells: Row, columns: dict[str, str], unnamed: str, table: Table
+    ) -> None:
+        self.table, self.number, self.cells, self.columns, self.split = place, number, cells, columns, table.split
+        image = cells.get("image", "")
+        has_path = isinstance(image, str) and image.strip() and "bytes" not in cells
+        path = path_name(f"{table.inside}/{image}" if table.inside else image) if has_path else ""
+        try:
+            key = identity(cells.get("key", ""), columns.get("key", "key"))
+        except CellError:
+            key = None
+        self.is_path = key is None and bool(path)
+        self.name = key or path or unnamed
+        self.image = path or unnamed
+
+
+class _Scan:
+    """What must be known of all rows before the first one is used."""
+
+    def __init__(self, found: Iterable[_Row], names_wanted: bool) -> None:
+        self.names, self.value_columns = Names(), set[str]()
+        self._names: dict[str, set[str]] = {}
+        for row in found:
+            self.names.add(row.name, row.is_path, row.image)
+            for column, cell in row.cells["labels"].items():
+                self._look(column, cell, names_wanted)
+        self.names.close()
+
+    def _look(self, column: str, cell: Any, names_wanted: bool) -> None:
+        if absent(cell):
+            return
+        try:
+            cell = structure(cell)
+            if is_value(cell):
+                self.value_columns.add(column)
+            elif names_wanted:
+                known = self._names.setdefault(column, set())
+                known.update(cell if isinstance(cell, Mapping) else names_in(cell, column=column))
+        except CellError:
+            return  # told when this row's own sample is made
+
+    def label_names(self) -> list[str]:
+        """Return every label of the tables: a column of values by its name, the others by what is in them."""
+        stated = {name for column, known in self._names.items() if column not in self.value_columns for name in known}
+        return sorted(stated | self.value_columns)
+
+
+def _cells(group: list[_Row]) -> list[Row]:
+    return [row.cells for row in group]
+
+
+def _agreed(found: list[str], column: str) -> str | None:
+    """Return what all rows of an image say, None where none says anything; raises CellError where they differ."""
+    if len(set(found)) > 1:
+        raise CellError("conflicting_rows", f"the rows of this image differ in column {column!r}")
+    return found[0] if found else None
+
+
+def _report(row: Row, columns: Mapping[str, str]) -> str:
+    whole = text(row.get("report", ""), columns.get("report", "report"))
+    parts = [(name, text(row.get(name, ""), columns.get(name, name))) for name in ("findings", "impression")]
+    named = [f"{name.upper()}: {part}" for name, part in parts if part.strip()]
+    found = "\n".join([whole, *named] if whole else named)
+    return found if found.strip() else ""
+
+
+def _of_classes(cell: Any, names: Sequence[str], column: str) -> dict[str, int]:
+    """Return the labels of a class number, or of a list of them; -1 says nothing; raises CellError."""
+    numbers = list(cell) if isinstance(cell, (list, tuple)) else [cell]
+    if not all(isinstance(number, int) and -1 <= number < len(names) for number in numbers):
+        raise CellError("bad_label", f"column {column!r}: expected the number of a class below {len(names)}")
+    if numbers == [-1]:
+        return {}
+    return {name: int(number in numbers) for number, name in enumerate(names)}

@@ -1,0 +1,1 @@
+"""Reports: sections, mentions, negation, location."""

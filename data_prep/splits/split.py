@@ -1,0 +1,87 @@
+"""Which side of a split a sample falls on: a seeded hash of its patient, so that no patient is on two sides.
+
+A hash needs no list of all patients: it gives the same answer on every machine and for every later delivery of the same
+hospital's data, and adding patients moves nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from vlp.core.config import ConfigError
+
+NAMES = ("train", "val", "test")
+
+
+def parse_shares(text: str) -> dict[str, float]:
+    """Return the shares of `0.8,0.1,0.1` (train, val, test) or `a=0.5,b=0.5`, {} for `none`; raises ConfigError."""
+    if text == "none":
+        return {}
+    shares: dict[str, float] = {}
+    parts = text.split(",")
+    for position, part in enumerate(parts):
+        name, equals, number = part.rpartition("=")
+        if not equals:
+            name = NAMES[position] if position < len(NAMES) else ""
+        try:
+            shares[name.strip()] = float(number)
+        except ValueError:
+            raise ConfigError(f"--split {text!r}: {number!r} is not a number") from None
+    if "" in shares or any(value < 0 for value in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
+        raise ConfigError(f"--split {text!r}: expected shares that add up to 1, like 0.8,0.1,0.1 or train=0.9,test=0.1")
+    return shares
+
+
+def without_test(shares: Mapping[str, float]) -> dict[str, float]:
+    """Return the shares scaled up to 1 without `test`; `{"train": 1}` where nothing else is left, {} for {}."""
+    rest = {name: share for name, share in shares.items() if name != "test"}
+    total = sum(rest.values())
+    if not shares:
+        return {}
+    return {name: share / total for name, share in rest.items()} if total else {"train": 1.0}
+
+
+def position(who: str, seed: int) -> float:
+    """Return a number in [0, 1) that depends on the seed and on whom the sample belongs to, and on nothing else."""
+    digest = hashlib.blake2b(f"{seed}\0{who}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def choose(who: str, shares: Mapping[str, float], seed: int) -> str | None:
+    """Return the split of a patient: shares laid end to end on [0, 1), and where the patient's hash falls."""
+    if not shares:
+        return None
+    at, edge = position(who, seed), 0.0
+    for name, share in shares.items():
+        edge += share
+        if at < edge:
+            return name
+    return [name for name, share in shares.items() if share > 0][-1]
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """Something that is on two sides of a split: a patient or a pair of near-identical images."""
+
+    kind: str
+    splits: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def __str__(self) -> str:
+        shown = ", ".join(self.keys[:4]) + (", ..." if len(self.keys) > 4 else "")
+        return f"{self.kind} in {' and '.join(self.splits)}: {shown}"
+
+
+def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") -> list[Leak]:
+    """Return the groups (patients, or groups of near-identical images) found in more than one split.
+
+    `rows` are (split, group, key); rows without a group are skipped.
+    """
+    sides: dict[str, dict[str, str]] = {}
+    for split, group, key in rows:
+        if group:
+            sides.setdefault(group, {}).setdefault(split, key)
+    found = [where for _, where in sorted(sides.items()) if len(where) > 1]
+    return [Leak(kind, tuple(sorted(where)), tuple(where[side] for side in sorted(where))) for where in found]

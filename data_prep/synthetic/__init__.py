@@ -1,0 +1,1 @@
+"""The synthetic radiograph: anatomy, rendering, report."""

@@ -1,0 +1,1 @@
+"""Evaluation data: tables and shards with labels, boxes and masks."""

@@ -1,0 +1,108 @@
+"""The records of an evaluation set."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+from vlp.core.untrusted import read_regular
+from vlp.sample import Sample
+
+from .spec import DataError, Source
+
+
+class Data:
+    """The records of one split [n] without pixels; `image(i)` reads them. `digest` stands for the content.
+
+    `is_whole`: a split was asked for and the set has none, so that these are all of its records, and `split` is None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str | None,
+        records: Sequence[Sample],
+        source: Source,
+        places: Sequence[int],
+        digest: str,
+        is_whole: bool = False,
+    ):
+        self.is_whole = is_whole
+        self.name, self.split, self.records, self.digest = name, split, list(records), digest
+        self._source, self._places = source, list(places)
+        self.unreadable: dict[str, str] = {}
+        self.rejected: dict[str, str] = {}  # keys of damaged records, which are not among `records`, and why
+        self.build: frozenset[str] = frozenset()  # sha256 of the set's shards, those of its other splits included
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def image(self, index: int) -> bytes:
+        """Return the encoded image of a record; raises DataError naming it when the file is missing."""
+        image = self._source.sample(self._places[index]).image
+        if isinstance(image, Path):
+            try:
+                return read_regular(image)
+            except OSError as error:
+                raise DataError(
+                    f"image of {self.records[index].key!r}: cannot read {image}: {error.strerror}"
+                ) from None
+        if isinstance(image, bytes):
+            return image
+        import cv2
+
+        pixels = image if image.ndim == 2 else image[..., ::-1]
+        return bytes(cv2.imencode(".png", pixels)[1].tobytes())
+
+    def place_of(self, index: int) -> tuple[str, int] | None:
+        """Return the sha256 of the shard that a record lies in and the checksum of its members; None outside of shards."""
+        manifest = getattr(self._source, "manifest", None)
+        if manifest is None:
+            return None
+        shard, row = manifest.locate(self._places[index])
+        return str(manifest.shards[shard].sha256), int(manifest.columns(shard).crc32[row])
+
+    def mask(self, index: int, name: str) -> bytes | None:
+        """Return a mask of a record as PNG bytes, or None."""
+        return self._source.sample(self._places[index]).masks.get(name)
+
+    def usable(self) -> list[int]:
+        """Return the indices of the records whose image has not turned out unreadable."""
+        return [index for index, one in enumerate(self.records) if one.key not in self.unreadable]
+
+    @property
+    def unit(self) -> str:
+        """What is resampled: the patient, or the study or the image where no record says its patient."""
+        if any(one.patient for one in self.records):
+            return "patient"
+        return "study" if any(one.study for one in self.records) else "image"
+
+    def patient(self, index: int) -> str:
+        """Return what is resampled: the patient, else the study, else the image itself."""
+        one = self.records[index]
+        return one.patient or one.study or one.key
+
+    def patient_code(self, index: int) -> str:
+        """Return a code for the patient, the same in every run over this data: its number in the order of the records.
+
+        No hash of the id: who has the results could try all ids that there may be.
+        """
+        return f"p{self._patients[self.patient(index)]}"
+
+    @cached_property
+    def _patients(self) -> dict[str, int]:
+        """Return the number of each patient, counted from 1 as they come."""
+        names = dict.fromkeys(self.patient(index) for index in range(len(self.records)))
+        return {name: number for number, name in enumerate(names, 1)}
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the records are made up, so that showing their text harms nobody."""
+        return all(one.source == "synthetic" for one in self.records)
+
+
+def ids_digest(keys: Sequence[str]) -> str:
+    """Return the sha256 of the sorted ids, one a line: what "the same test set" means."""
+    return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()

@@ -1,0 +1,85 @@
+"""What is scored: the records of one split, in the order of the manifest, and their pixels on demand.
+
+Two sorts of data set look alike to a task: webdataset shards with a manifest, and a CSV or JSONL table of images. Reading
+the records keeps no pixels. Images that cannot be read are an error, or counted and left out when the user allows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vlp.sample import Sample
+
+from .dataset import Data
+from .spec import DataError, DataSpec
+from .table import _is_whole, _read_table
+
+
+def present(spec: DataSpec, root: Path) -> bool:
+    """Return whether the data of a spec seems to be there."""
+    there = spec.table is not None and (root / spec.folder / spec.table).is_file()
+    return there or _manifest(spec, root) is not None
+
+
+def _manifest(spec: DataSpec, root: Path) -> Path | None:
+    """Return the folder of shards that a spec names: below `root`, or `root` itself where that is its name."""
+    itself = root.absolute().name == Path(spec.folder).name
+    for folder in (root / spec.folder, root) if itself else (root / spec.folder,):
+        if (folder / "manifest.jsonl").is_file():
+            return folder
+    return None
+
+
+def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None = None) -> Data:
+    """Read the records that a spec names; `split` overrides the spec's ("" keeps it). Raises DataError."""
+    chosen = spec.split if split == "" else split
+    from_table = spec.table and _manifest(spec, root) is None
+    data = _read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
+    keep = [index for index, one in enumerate(data.records) if _passes(one, spec.where or {})]
+    if not keep:
+        raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
+    keep = keep[:limit]
+    records, places = [data.records[index] for index in keep], [data._places[index] for index in keep]
+    chosen_data = Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
+    chosen_data.rejected, chosen_data.build = data.rejected, data.build
+    return chosen_data
+
+
+def _passes(record: Sample, where: Mapping[str, str]) -> bool:
+    for name, wanted in where.items():
+        value = getattr(record, name) if name in ("modality", "view", "source") else record.groups.get(name)
+        if value != wanted:
+            return False
+    return True
+
+
+def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
+    from vlp.data.shards.manifest import Manifest
+    from vlp.data.shards.sample_io import SampleError
+    from vlp.data.shards.shard_set import ShardSet
+    from vlp.data.shards.tar_index import ManifestError
+
+    folder = _manifest(spec, root) or root / spec.folder
+    if folder != root and not (folder / "manifest.jsonl").is_file() and (root / "manifest.jsonl").is_file():
+        raise DataError(
+            f"no manifest.jsonl in {folder}; {root} holds shards itself, but is not named {spec.folder!r}: "
+            "--data is the folder that the sets lie in"
+        )
+    try:
+        manifest = Manifest.read(folder)
+        build = frozenset(one.sha256 for one in manifest.shards)
+        is_whole = _is_whole(spec, split) and not manifest.splits
+        manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
+        source = ShardSet(manifest)
+        records, rejected = {}, {}
+        for index in range(len(source)):
+            try:
+                records[index] = source.record(index)
+            except SampleError as error:
+                rejected[source.key(index)] = str(error)
+    except (ManifestError, OSError) as error:
+        raise DataError(f"{error}") from None
+    data = Data(folder.name, split, list(records.values()), source, list(records), manifest.digest, is_whole)
+    data.rejected, data.build = rejected, build
+    return data

@@ -1,0 +1,148 @@
+"""Whether a model was trained on what it is scored on: digests of shards, keys and patients, from what its checkpoint says.
+
+A published number means nothing beside a score on one's own training data, so it is withheld there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlp.core.config import ConfigError
+from vlp.core.untrusted import read_json
+
+from .dataset import Data
+
+MOST_RECORDS = 200_000
+"""Of larger training sets the patients are not read: that takes a read of each record."""
+HASH = 16
+"""So many digits of a shard's sha256 tell shards apart."""
+
+
+def training_of(folder: Path) -> tuple[dict[str, Any], ...] | None:
+    """Return what a checkpoint or export says of its training data, set by set; None where it says nothing.
+
+    `shards`: the beginnings of their sha256 (a checkpoint's and an export's `config.json`); `path` and `split`: where they
+    were (a checkpoint's recipe).
+    """
+    found: list[dict[str, Any]] = []
+    try:
+        tree = read_json(folder / "config.json")
+        found = [
+            {"digest": str(one["digest"]), "shards": [str(name)[:HASH] for name in one["shards"]]}
+            for one in (tree.get("extra") or {}).get("trained_on") or ()
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = []
+    return tuple(found + _recipe_sources(folder / "recipe.yaml")) or None
+
+
+def _recipe_sources(path: Path) -> list[dict[str, Any]]:
+    from vlp.core.config import read_yaml
+
+    try:
+        train = (read_yaml(path).get("data") or {}).get("train") or ()
+        sources = [{"path": train}] if isinstance(train, str) else [dict(one) for one in train]
+        return [{"path": str(one["path"]), "split": one.get("split", "train")} for one in sources]
+    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
+class Training:
+    """The data that a model was trained on, read when a task is first compared with it."""
+
+    def __init__(self, sets: Sequence[Mapping[str, Any]] | None) -> None:
+        self._sets = list(sets or ())
+        self._shards = {name for one in self._sets for name in one.get("shards", ())}
+
+    @property
+    def unknown(self) -> str:
+        """Why nothing is known of the training data; empty where something is."""
+        return "" if self._sets else "what the model was trained on is not known"
+
+    @cached_property
+    def _read(self) -> tuple[dict[str, set[tuple[str, int]]], set[tuple[str, str]], list[str], list[str]]:
+        """Return (source, checksum) of each key, the patients by source, what could not be read, and what is too large."""
+        from vlp.data.shards.manifest import Manifest
+        from vlp.data.shards.shard_set import ShardSet
+
+        keys: dict[str, set[tuple[str, int]]] = {}
+        patients: set[tuple[str, str]] = set()
+        missing: list[str] = []
+        large: list[str] = []
+        for one in self._sets:
+            if "path" not in one:
+                continue
+            path = Path(str(one["path"]))
+            try:
+                if not path.exists():
+                    raise ConfigError(f"{path.name} is not there")
+                manifest = Manifest.read(path).select(one.get("split"))
+                for number, shard in enumerate(manifest.shards):
+                    self._shards.add(shard.sha256[:HASH])
+                    columns = manifest.columns(number)
+                    for row in range(len(columns)):
+                        keys.setdefault(columns.key(row), set()).add((shard.source, int(columns.crc32[row])))
+                if len(manifest) > MOST_RECORDS:
+                    large.append(f"the patients of {path.name}, which has {len(manifest)} records")
+                    continue
+                records = ShardSet(manifest)
+                for index in range(len(records)):
+                    record = records.record(index)
+                    if record.patient:
+                        patients.add((record.source, record.patient))
+            except (ValueError, OSError):
+                missing.append(f"the training set {path.name}")
+        return keys, patients, missing, large
+
+    def overlap(self, data: Data, indices: Sequence[int]) -> dict[str, Any]:
+        """Return how many of the scored images, and of their patients, the model was trained on, as results state it.
+
+        `none` needs keys to compare with, or shards of one build with those of the training: `vlp-prep` stores an image of
+        a build once.
+        """
+        if not self._sets:
+            return {"status": "unknown", "reason": self.unknown}
+        keys, patients, missing, large = self._read
+        images = sum(self._is_known(data, one, keys) for one in indices)
+        scored = [data.records[one] for one in indices if data.records[one].patient]
+        shared = len({(one.source, one.patient) for one in scored} & patients)
+        reasons = [f"could not be compared: {'; '.join([*missing, *large])}"] if missing or large else []
+        if not keys:
+            reasons.append(
+                "the checkpoint keeps digests of shards only, so the same images in other files are not noticed"
+            )
+        if not data.build:  # a table's ids may be those of any hospital
+            alike = len({one.patient for one in scored} & {name for _, name in patients})
+            reasons += [
+                f"{alike} patients have ids of training patients; whether they are the same is not known"
+            ] * bool(alike)
+        certain = (keys and not missing) or any(name[:HASH] in self._shards for name in data.build)
+        status = "found" if images or shared else "none" if certain else "unknown"
+        found: dict[str, Any] = {"status": status, "images": images, "patients": shared}
+        return found | ({"reason": "; ".join(reasons)} if reasons else {})
+
+    def _is_known(self, data: Data, index: int, keys: Mapping[str, set[tuple[str, int]]]) -> bool:
+        """Return whether an image lies in a training shard, or its key is one of the same source or the same content."""
+        place = data.place_of(index)
+        if place is not None and place[0][:HASH] in self._shards:
+            return True
+        record = data.records[index]
+        alike = keys.get(record.key, ())
+        if place is None:
+            return bool(alike)
+        return any((source and source == record.source) or checksum == place[1] for source, checksum in alike)
+
+
+def overlap_words(found: Mapping[str, Any], references: bool) -> str:
+    """Return in words that a score is on training data."""
+    parts = [f"{found[name]} {name}" for name in ("images", "patients") if found[name]]
+    withheld = "; published numbers are withheld" if references else ""
+    return f"scored on the model's own training data: {' and '.join(parts)} were trained on{withheld}"
+
+
+def doubt_words(found: Mapping[str, Any]) -> str:
+    """Return in words that a score with published numbers beside it may be on training data."""
+    return f"may be on the model's own training data, published numbers stand beside it all the same: {found['reason']}"

@@ -1,0 +1,1 @@
+"""Embeddings: computed once, cached, searched."""

@@ -1,0 +1,216 @@
+"""Exact search in bounded memory: ranks of positives and the first k, by blocks of queries; faiss gives the same answer.
+
+No approximation anywhere. A block of queries sees the whole gallery at once, so that a positive and its rivals come out of
+the same product, and equal scores are equal.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..metrics.retrieval import Ranks, Ties
+
+Floats = NDArray[np.float32]
+BUDGET = 64 << 20
+"""Bytes of one block of similarities."""
+
+
+def blocks(queries: int, gallery: int) -> Iterator[slice]:
+    """Yield slices of queries whose similarities with the gallery fit the budget."""
+    rows = max(1, BUDGET // (4 * max(1, gallery)))
+    for start in range(0, queries, rows):
+        yield slice(start, min(queries, start + rows))
+
+
+def _scores(queries: Floats, across: Floats) -> Floats:
+    """Return the product; of one query as of two, for BLAS sums a lone row so that equal columns may differ."""
+    return queries @ across if len(queries) > 1 else (np.repeat(queries, 2, axis=0) @ across)[:1]
+
+
+class _Positives:
+    """The gallery rows of each query's group. `rows` [M]: whose group each of `gallery_group` [M] is, None for one each."""
+
+    def __init__(
+        self, query_group: NDArray[np.int64], gallery_group: NDArray[np.int64], rows: NDArray[np.int64] | None
+    ) -> None:
+        order = np.argsort(gallery_group, kind="stable")
+        ranked = gallery_group[order]
+        self._rows = order if rows is None else rows[order]
+        self._first = np.searchsorted(ranked, query_group, "left")
+        self.counts = np.searchsorted(ranked, query_group, "right") - self._first
+
+    def of(self, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positives of a block of queries: the query in the block and the gallery row of each, query by query,
+        and where each query's begin.
+        """
+        counts = self.counts[block]
+        starts = np.cumsum(counts) - counts
+        query = np.repeat(np.arange(len(counts)), counts)
+        place = self._rows[np.repeat(self._first[block] - starts, counts) + np.arange(len(query))]
+        return query, place, starts
+
+
+def rank(
+    queries: Floats,
+    gallery: Floats,
+    query_group: NDArray[np.int64],
+    gallery_group: NDArray[np.int64],
+    own: NDArray[np.int64] | None = None,
+    rows_of_groups: NDArray[np.int64] | None = None,
+) -> Ranks:
+    """Return where each query's best positive stands; candidates of its group are its positives.
+
+    Rows are unit vectors float32 [Q, D] and [G, D]; groups int64 [Q], [G]. Where candidates are of several groups,
+    `gallery_group` [M] holds them all and `rows_of_groups` [M] the candidate of each. `own` [Q] is the gallery row that is
+    the query itself (-1: none), which is left out. Raises ValueError when a query has no positive.
+    """
+    positives = _Positives(query_group, gallery_group, rows_of_groups)
+    missing = positives.counts
+    if own is not None:
+        missing = missing - (own >= 0)
+    if (missing < 1).any():
+        raise ValueError(f"{int((missing < 1).sum())} queries have no positive in the gallery")
+    above = np.empty(len(queries), np.int64)
+    level, level_positives, before = above.copy(), above.copy(), above.copy()
+    across = np.ascontiguousarray(gallery.T)
+    for block in blocks(len(queries), len(gallery)):
+        scores = _scores(queries[block], across)
+        if own is not None:
+            there = own[block] >= 0
+            scores[np.arange(len(scores))[there], own[block][there]] = -np.inf
+        row_of, place, starts = positives.of(block)
+        of_positives = scores[row_of, place]
+        best = np.maximum.reduceat(of_positives, starts)
+        tied = of_positives == best[row_of]
+        above[block] = np.count_nonzero(scores > best[:, None], axis=1)
+        at_least = np.count_nonzero(scores >= best[:, None], axis=1)
+        level[block] = at_least - above[block]
+        level_positives[block] = np.add.reduceat(tied.astype(np.int64), starts)
+        before[block] = 0
+        for row in np.flatnonzero(level[block] > level_positives[block]):
+            mine = place[row_of == row]
+            winners = mine[scores[row, mine] == best[row]]
+            equal = np.flatnonzero(scores[row] == best[row])
+            before[block.start + row] = int((equal < winners.min()).sum() - (winners < winners.min()).sum())
+    return Ranks(above, level, level_positives, before, missing.astype(np.int64))
+
+
+def found(
+    queries: Floats,
+    gallery: Floats,
+    query_group: NDArray[np.int64],
+    gallery_group: NDArray[np.int64],
+    ks: Sequence[int],
+    ties: Ties = "expected",
+    rows_of_groups: NDArray[np.int64] | None = None,
+) -> NDArray[np.float64]:
+    """Return how many of each query's positives are among its first k, [Q, len(ks)]: a mean over tied orders if `expected`.
+
+    Rows and groups as for `rank`. Divided by the number of positives this is true recall, by k precision.
+    """
+    result = np.empty((len(queries), len(ks)))
+    cut = [min(k, len(gallery)) - 1 for k in ks]
+    across = np.ascontiguousarray(gallery.T)
+    positives = _Positives(query_group, gallery_group, rows_of_groups)
+    for block in blocks(len(queries), len(gallery)):
+        scores = _scores(queries[block], across)
+        ordered = -np.partition(-scores, sorted(set(cut)), axis=1)[:, : max(cut) + 1]
+        right = np.zeros(scores.shape, dtype=bool)
+        right[positives.of(block)[:2]] = True
+        for column, last in enumerate(cut):
+            edge = ordered[:, last, None]
+            level = scores == edge
+            slots = last + 1 - (scores > edge).sum(1)
+            tied, width = (level & right).sum(1), level.sum(1)
+            sure = ((scores > edge) & right).sum(1)
+            if ties == "index":
+                part = (level & right & (np.cumsum(level, axis=1) <= slots[:, None])).sum(1)
+            else:
+                part = {
+                    "expected": tied * slots / width,
+                    "pessimistic": np.maximum(0, slots - (width - tied)),
+                    "optimistic": np.minimum(slots, tied),
+                }[ties]
+            result[block, column] = sure + part
+    return result
+
+
+def top(
+    queries: Floats,
+    gallery: Floats,
+    k: int,
+    own: NDArray[np.int64] | None = None,
+    use_faiss: bool | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the first k gallery rows of each query [Q, k] and their scores; equal scores in the order of the gallery.
+
+    `own` [Q] is the gallery row that is the query itself (-1: none), which is left out. `use_faiss`: its exact flat index
+    (by default where it is installed and the gallery is large) or blocks of products here. Either proposes some more
+    candidates than k in float32; they are scored again in float64, so that both give the same answer.
+    """
+    extra = 0 if own is None else 1
+    count = min(k, len(gallery) - extra)
+    wide = min(len(gallery), count + extra + MARGIN)
+    if use_faiss is None:
+        use_faiss = have_faiss() and len(gallery) >= LARGE
+    propose = _propose_faiss if use_faiss else _propose
+    rows, values = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float64)
+    for block, found in propose(queries, gallery, wide):
+        for at, candidates in enumerate(found):
+            query = block.start + at
+            mine = -1 if own is None else int(own[query])
+            rows[query], values[query] = _settle(queries[query], gallery, np.sort(candidates), count, mine)
+    return rows, values
+
+
+MARGIN = 32
+LARGE = 50_000
+CLOSE = 1e-5
+"""Float32 products may differ by this from float64 ones (unit vectors); candidates nearer to the edge are looked at again."""
+
+
+def _settle(
+    query: Floats, gallery: Floats, candidates: NDArray[np.int64], k: int, own: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the first k of the candidates by float64 score, or of everything when the candidates may not hold them all."""
+    chosen = candidates[candidates != own]
+    scores = _exact(query, gallery[chosen])
+    order = np.lexsort((chosen, -scores))
+    if len(candidates) < len(gallery) and scores[order[-1]] >= scores[order[k - 1]] - CLOSE:
+        chosen = np.flatnonzero(np.arange(len(gallery)) != own)
+        scores = _exact(query, gallery[chosen])
+        order = np.lexsort((chosen, -scores))
+    return chosen[order[:k]], scores[order[:k]]
+
+
+def _exact(query: Floats, rows: Floats) -> NDArray[np.float64]:
+    """Return the products [n] summed the same way for each row, so that equal rows have equal scores, whatever n is."""
+    result: NDArray[np.float64] = (rows.astype(np.float64) * query.astype(np.float64)).sum(1)
+    return result
+
+
+def _propose(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    across = np.ascontiguousarray(gallery.T)
+    for block in blocks(len(queries), len(gallery)):
+        scores = _scores(queries[block], across)
+        if wide >= scores.shape[1]:
+            yield block, np.tile(np.arange(scores.shape[1]), (len(scores), 1))
+        else:
+            yield block, np.argpartition(-scores, wide - 1, axis=1)[:, :wide]
+
+
+def _propose_faiss(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    import faiss
+
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(np.ascontiguousarray(gallery))
+    for block in blocks(len(queries), len(gallery)):
+        yield block, index.search(np.ascontiguousarray(queries[block]), wide)[1]
+
+
+def have_faiss() -> bool:
+    return importlib.util.find_spec("faiss") is not None

@@ -1,0 +1,1 @@
+"""Maps over an image: patch similarity, saliency, masks."""

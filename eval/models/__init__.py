@@ -1,0 +1,1 @@
+"""Embedders: models of several libraries behind one interface."""

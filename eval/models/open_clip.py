@@ -1,0 +1,181 @@
+"""open_clip models by name: `open_clip:ViT-B-32,PRETRAINED`, or a local weights file for PRETRAINED; offline without one.
+
+Of open_clip's transform, the steps on pictures run as images are decoded; the arithmetic on floats (`ToTensor`, `Normalize`)
+runs on whole batches, in the same order, so that a decoding thread takes as little as it can from the model's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.core.config import ConfigError
+from vlp.core.registry import did_you_mean
+from vlp.core.trust import check_model_folder, never_asking, read_small_json, refuse_loaders, refuse_paths
+from vlp.modalities.image.decode import decode_native
+
+from ..maps.saliency import Tower
+from .base import TEXT_ROWS, Floats, card_of, to_rows
+from .patch_tokens import TokenHook
+from .transformers import tokenizer_digest
+
+
+class OpenClipEmbedder:
+    """An open_clip model with its own transform and tokenizer; patch features where its image tower is a ViT."""
+
+    def __init__(self, model: Any, transform: Any, tokenizer: Any, name: str, device: str = "cpu") -> None:
+        self._model, self._transform, self._tokenizer, self._device = (
+            model.to(device).eval(),
+            transform,
+            tokenizer,
+            device,
+        )
+        config = getattr(model.visual, "preprocess_cfg", {})
+        size = model.visual.image_size
+        side = int(size[0] if isinstance(size, (tuple, list)) else size)
+        mode = {"shortest": "crop", "longest": "pad", "squash": "squash"}[config.get("resize_mode", "shortest")]
+        self._hook = TokenHook.of(model.visual, side)
+        self._pixels, self._floats = split(transform)
+        self.card = card_of(
+            model,
+            name=name,
+            kind="open_clip",
+            reads=(repr(transform), name, *_reading(tokenizer)),
+            dim=int(self._encode_texts(["a"]).shape[1]),
+            image_spec={
+                "size": side,
+                "channels": 3,
+                "resize": mode,
+                "interpolation": "bicubic",
+                "mean": list(config.get("mean", (0.5,))),
+                "std": list(config.get("std", (0.5,))),
+            },
+            grid=self._hook.grid if self._hook else None,
+            device=device,
+        )
+
+    @classmethod
+    def load(cls, spec: str, device: str) -> OpenClipEmbedder:
+        """Create the model that `NAME[,PRETRAINED]` names. Raises ConfigError for an unknown name or missing weights."""
+        import open_clip
+
+        name, _, pretrained = spec.partition(",")
+        if ":" not in name and name not in open_clip.list_models():
+            raise ConfigError(f"open_clip has no model {name!r}{did_you_mean(name, open_clip.list_models())}")
+        if ":" in name:
+            check_folder(name)
+        try:
+            with never_asking():
+                if ":" in name:  # a folder or a repository: without its weights the model would be random
+                    model, transform = open_clip.create_model_from_pretrained(name)
+                else:
+                    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
+                tokenizer = open_clip.get_tokenizer(name)
+        except Exception as error:  # a wrong type in a configuration ends in any of them
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ConfigError(f"open_clip cannot make {spec!r}: {said}") from None
+        return cls(model, transform, tokenizer, spec, device)
+
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+        from PIL import Image
+
+        pixels = decode_native(image, 3)
+        picture: Any = Image.fromarray(pixels)
+        for step in self._pixels:
+            picture = step(picture)
+        size = (pixels.shape[0], pixels.shape[1])
+        if not self._floats:
+            return picture.numpy(), size
+        channels = np.asarray(picture)
+        if pixels.ndim == 2:  # one plane, three times
+            plane = np.ascontiguousarray(channels[..., 0])
+            return np.broadcast_to(plane, (channels.shape[2], *plane.shape)), size
+        return np.ascontiguousarray(channels.transpose(2, 0, 1)), size
+
+    def _normalise(self, inputs: Any) -> Any:
+        """Return what the model takes [n, 3, S, S] of inputs on its device."""
+        if not self._floats:
+            return inputs
+        batch = inputs.float().div(255)
+        for step in self._floats:
+            batch = step(batch)
+        return batch
+
+    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
+        import torch
+
+        with torch.inference_mode():
+            batch = self._normalise(torch.from_numpy(inputs).to(self._device))
+            if not patches or self._hook is None:
+                return to_rows(self._model.encode_image(batch)), None
+            rows, cells = self._hook.run(lambda: self._model.encode_image(batch))
+            return to_rows(rows), to_rows(cells)
+
+    def tower(self) -> Tower:
+        """Return the image tower with gradients, for saliency maps."""
+        model = self._model
+        return Tower(model.visual, lambda pixels: model.encode_image(pixels), self._normalise, self._device)
+
+    def texts(self, texts: Sequence[str]) -> Floats:
+        blocks = []
+        for start in range(0, len(texts), TEXT_ROWS):
+            part = list(texts[start : start + TEXT_ROWS])
+            blocks.append(self._encode_texts(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
+        return np.concatenate(blocks) if blocks else np.zeros((0, self.card.dim), np.float32)
+
+    def _encode_texts(self, texts: list[str]) -> Floats:
+        import torch
+
+        with torch.inference_mode():
+            return to_rows(self._model.encode_text(self._tokenizer(texts).to(self._device)))
+
+
+def check_folder(name: str) -> None:
+    """Raise ConfigError for a folder or repository whose configuration has timm or transformers fetch or run something."""
+    scheme, _, place = name.partition(":")
+    path = Path(place) / "open_clip_config.json"
+    if scheme == "hf-hub":
+        from huggingface_hub import hf_hub_download
+
+        try:
+            path = Path(hf_hub_download(place.partition("@")[0], path.name, revision=place.partition("@")[2] or None))
+        except Exception as error:
+            raise ConfigError(f"open_clip: {name}: no configuration to be had ({type(error).__name__})") from None
+    if not path.exists():
+        return  # open_clip says so itself
+    if scheme != "hf-hub":
+        check_model_folder(path.parent, name)
+    model = read_small_json(path).get("model_cfg")
+    refuse_loaders(model, f"{name}: model_cfg")
+    vision = model.get("vision_cfg") if isinstance(model, dict) else None
+    text = model.get("text_cfg") if isinstance(model, dict) else None
+    refuse_paths(text.get("tokenizer_kwargs") if isinstance(text, dict) else None, f"{name}: tokenizer_kwargs")
+    trunk = str(vision.get("timm_model_name") or "") if isinstance(vision, dict) else ""
+    if ":" in trunk or "/" in trunk:
+        raise ConfigError(f"{name}: model_cfg.vision_cfg.timm_model_name: {trunk!r} is no model of timm's own")
+
+
+def _reading(tokenizer: Any) -> tuple[str, str]:
+    """Return what stands for a tokenizer of open_clip: its settings and its vocabulary, its own or one of transformers."""
+    inner, clean = getattr(tokenizer, "tokenizer", None), getattr(tokenizer, "clean_fn", None)
+    plain = {name: one for name, one in vars(tokenizer).items() if isinstance(one, (str, int))}
+    vocabulary = tokenizer_digest(inner) if inner is not None else json.dumps(tokenizer.encoder)
+    return json.dumps({**plain, "clean": clean and clean.__name__}, sort_keys=True), vocabulary
+
+
+def split(transform: Any) -> tuple[list[Any], list[Any]]:
+    """Return the steps of a transform before `ToTensor`, which make RGB pictures, and those after it; all in the first part
+    when it is made in another way.
+    """
+    from torchvision.transforms import Compose, Normalize, ToTensor
+
+    steps = list(transform.transforms) if isinstance(transform, Compose) else []
+    at = next((place for place, step in enumerate(steps) if isinstance(step, ToTensor)), None)
+    if at is None or not all(isinstance(step, Normalize) for step in steps[at + 1 :]):
+        return [transform], []
+    return steps[:at], steps[at + 1 :]

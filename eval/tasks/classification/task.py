@@ -1,0 +1,345 @@
+"""Zero-shot classification: images against prompts, multi-label (one AUROC per finding) or multi-class (argmax)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.core.config import ConfigError
+from vlp.core.registry import did_you_mean
+
+from ...bootstrap import Resamples, resampled
+from ...data.dataset import Data
+from ...data.labels import group_of
+from ...data.spec import DataError
+from ...intervals import Part, of_auroc, of_average_precision, of_draws, of_macro, of_mean
+from ...metrics import decisions
+from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
+from ...report.shown import confusion_figure
+from ...results import metric
+from ...zero_shot import prompts as prompt_files
+from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding
+from ...zero_shot.prompts import PromptSet
+from ...zero_shot.scoring import Scoring
+from ..base import Column, Context, Outcome, Plan, Task, some, tasks
+from .decisions import Decided, decided_class, decided_macro
+from .figures import calibration_figure, confidence_figure, curve_figure, ece_of, single_finding_confusion
+from .labels import Settings, truth_of
+from .subgroups import by_subgroup, left_out_words, mean_part
+from .subsets import fewest, uncertain
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What is to be summed up: records, their labels [n, C], a score of each prompt set, resamples."""
+
+    context: Context
+    indices: list[int]
+    truth: NDArray[np.int64]
+    scores: list[Scores]
+    drawn: Resamples
+
+
+@tasks.register("classification")
+class Classification(Task):
+    Config = Settings
+    needs = frozenset({"labels"})
+
+    def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
+        super().__init__(spec, settings, folder)
+        self.scoring: Scoring = settings.scoring
+        if not settings.classes or not settings.prompts:
+            raise ConfigError(f"task {spec.id}: `{'prompts' if settings.classes else 'classes'}` is empty")
+        for label in settings.aliases or {}:
+            if label not in settings.classes:
+                raise ConfigError(f"task {spec.id}: aliases of {label!r}{did_you_mean(label, settings.classes)}")
+        other = {"multilabel": "per_class", "multiclass": "calibrate"}[settings.kind]
+        if getattr(settings, other) is not None:
+            raise ConfigError(f"task {spec.id}: {other} does nothing in a {settings.kind} task")
+        if settings.no_finding is not None and settings.no_finding not in settings.classes:
+            raise ConfigError(f"task {spec.id}: no_finding {settings.no_finding!r} is none of the classes")
+        pairs = self.scoring.rule in ("pair", "xplainer")
+        self.derived = settings.no_finding if self.scoring.rule == "xplainer" else None
+        asked = [one for one in settings.classes if one != self.derived]
+        self.sets = [prompt_files.read(one, asked, folder, pairs) for one in settings.prompts]
+
+    @classmethod
+    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+        """Return whether each image's class was answered; of equal scores the first class is, as in the run."""
+        if "accuracy" not in metrics:
+            return {}
+        answers = [max(row["scores"], key=row["scores"].__getitem__) for row in rows]
+        return {"accuracy": [float(row["labels"].get(one) == 1) for row, one in zip(rows, answers, strict=True)]}
+
+    @classmethod
+    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
+        return "accuracy" not in metrics
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": self._rule(), "prompts": [one.to_tree() for one in self.sets]}
+
+    def _rule(self) -> dict[str, Any]:
+        tree = self.scoring.stated()
+        if self.scoring.local and self.scoring.local_text == "words":
+            tree["local_words"] = self.sets[0].named()
+        return tree
+
+    def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
+        """Return the records that count and their labels [n, C]."""
+        table = truth_of(context.data, context.usable, self.settings)
+        if self.settings.kind == "multiclass":
+            keep = (table == 1).sum(1) == 1
+            if self.settings.uncertain == "exclude":
+                keep &= ~uncertain(context, self.settings.classes)
+            if self.settings.per_class:
+                keep &= fewest(context, np.where(keep, (table == 1).argmax(1), -1), self.settings.per_class)
+        else:
+            keep = (table != UNKNOWN).any(1)
+        indices = [index for index, kept in zip(context.usable, keep, strict=True) if kept]
+        return some(indices, f"a label of {', '.join(self.settings.classes)}", context.data), table[keep]
+
+    def listed(self, context: Context) -> list[int]:
+        indices, truth = self.select(context)
+        return by_study(context.data, indices, truth)[0] if self.scoring.views == "mean" else indices
+
+    def plan(self, context: Context) -> Plan:
+        indices, _ = self.select(context)
+        texts = [text for one in self.sets for text in one.all()]
+        local = indices if self.scoring.local else []
+        return Plan(images=indices, patches=local, texts=texts)
+
+    def run(self, context: Context) -> Outcome:
+        indices, truth = self.select(context)
+        scores = [self.scores(context, context.data, indices, one) for one in self.sets]
+        main = scores[0]
+        if self.scoring.views == "mean":
+            indices, truth = by_study(context.data, indices, truth)
+        scored = Scored(context, indices, truth, scores, context.draw(indices))
+        outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
+        outcome.prompts = [one.to_tree() for one in self.sets]
+        outcome.scoring = self._rule() | {"temperature": main.temperature, "ties": "half"}
+        return outcome
+
+    def scores(self, context: Context, data: Data, indices: Sequence[int], prompts: PromptSet) -> Scores:
+        """Return the scores of images (of studies under `views: mean`) against one set of prompts."""
+        found = score(context.store, data, indices, prompts, self.scoring)
+        return with_no_finding(found, self.settings.classes.index(self.derived)) if self.derived else found
+
+    # multi-label
+
+    def _multilabel(self, scored: Scored) -> Outcome:
+        context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
+        main, names = scores[0], self.settings.classes
+        outcome = Outcome(scored.indices, {})
+        parts: dict[str, dict[str, Part]] = {"auroc": {}, "ap": {}}
+        decided: dict[str, Decided] = {}
+        left_out: dict[str, list[str]] = {}
+        for column, name in enumerate(names):
+            known = truth[:, column] != UNKNOWN
+            labels, values = truth[known, column], main.ranking[known, column]
+            outcome.per_class[name], areas = self._one_class(
+                labels, values, main.probability[known, column], resamples[known]
+            )
+            if areas:
+                parts["auroc"][name], parts["ap"][name] = areas
+                yes = main.decision[known, column]
+                decided[name] = decided_class(outcome.per_class[name], labels, yes, resamples[known])
+            else:
+                left_out.setdefault(outcome.per_class[name]["auroc"]["reason"], []).append(name)
+            outcome.prevalence[name] = float((labels == 1).mean()) if len(labels) else 0.0
+        outcome.warnings += left_out_words(left_out)
+        counted = [name for name in parts["auroc"] if name != self.settings.no_finding]
+        if not counted:
+            raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
+        undefined = [name for name in names if name not in parts["auroc"]]
+        for key, title, chance in (("auroc", "auroc_macro", 0.5), ("ap", "ap_macro", None)):
+            value = float(np.mean([outcome.per_class[name][key]["value"] for name in counted]))
+            bounds = of_macro([parts[key][name] for name in counted])
+            base = float(np.mean([outcome.prevalence[name] for name in counted])) if chance is None else chance
+            outcome.metrics[title] = metric(
+                value,
+                bounds,
+                chance=base,
+                primary=key == "auroc",
+                n_classes=len(counted),
+                classes=counted,
+                undefined=undefined,
+            )
+        outcome.metrics |= self._wording(truth, scores, counted)
+        outcome.metrics |= decided_macro(outcome.per_class, counted, decided)
+        self._subgroups(scored, outcome, counted)
+        outcome.rows = self._rows(context, scored.indices, truth, main)
+        outcome.figures = {
+            "curves": curve_figure(names, truth, main.ranking, resamples.weights),
+            "calibration": calibration_figure(self, context, truth, main, [names.index(one) for one in counted]),
+            "confusion": single_finding_confusion(names, truth, main.ranking),
+            "wording": {
+                one.name: values for one, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
+            },
+        }
+        return outcome
+
+    def _one_class(
+        self, labels: NDArray[np.int64], values: Floats, probability: Floats, drawn: Resamples
+    ) -> tuple[dict[str, Any], tuple[Part, Part] | None]:
+        positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
+        entry: dict[str, Any] = {"n_pos": positives, "n_neg": negatives}
+        if not positives or not negatives:
+            reason = "no negative" if positives else "no positive" if negatives else "no label"
+            return entry | {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}, None
+        ranking = Ranking.of(labels, values)
+        area, precision = auroc(labels, values), average_precision(labels, values)
+        assert area is not None and precision is not None
+        draws = ranking.auroc(drawn.weights), ranking.average_precision(drawn.weights)
+        first = Part(area, draws[0], of_auroc(area, labels, draws[0], drawn))
+        second = Part(precision, draws[1], of_average_precision(precision, labels, draws[1], drawn))
+        entry["auroc"] = metric(area, first.interval, chance=0.5)
+        entry["ap"] = metric(precision, second.interval, chance=positives / len(labels))
+        at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
+        entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
+        peak, point = best_f1(labels, values), youden(labels, values)
+        assert peak is not None and point is not None
+        entry["f1_best"] = metric(peak[0], note="threshold chosen on this data")
+        entry["youden"] = {
+            "threshold": point.threshold,
+            "sensitivity": point.sensitivity,
+            "specificity": point.specificity,
+        }
+        entry["ece"] = metric(ece_of(probability, labels), higher_is_better=False, reason="no samples")
+        return entry, (first, second)
+
+    def _each(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> list[dict[str, float]]:
+        result = []
+        for one in scores:
+            values = {}
+            for column, name in enumerate(self.settings.classes):
+                known = truth[:, column] != UNKNOWN
+                area = auroc(truth[known, column], one.ranking[known, column])
+                if name in counted and area is not None:
+                    values[name] = area
+            result.append(values)
+        return result
+
+    def _wording(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> dict[str, Any]:
+        if len(scores) < 2:
+            return {}
+        means = [float(np.mean(list(one.values()))) for one in self._each(truth, scores, counted)]
+        sets = {one.name: value for one, value in zip(self.sets, means, strict=True)}
+        return {
+            "auroc_macro_over_prompt_sets": metric(
+                float(np.mean(means)), chance=0.5, spread=max(means) - min(means), std=float(np.std(means)), sets=sets
+            )
+        }
+
+    def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
+        """Score the macro AUROC of each subgroup."""
+        ranking = scored.scores[0].ranking
+
+        def inside(members: NDArray[np.bool_]) -> Part | None:
+            parts = []
+            for column, name in enumerate(self.settings.classes):
+                known = members & (scored.truth[:, column] != UNKNOWN)
+                labels, values, drawn = scored.truth[known, column], ranking[known, column], scored.drawn[known]
+                area = auroc(labels, values) if name in counted else None
+                if area is not None:
+                    draws = Ranking.of(labels, values).auroc(drawn.weights)
+                    parts.append(Part(area, draws, of_auroc(area, labels, draws, drawn)))
+            return mean_part(parts) if len(parts) == len(counted) else None
+
+        by_subgroup(scored.context, outcome, self.settings, "auroc_macro", 0.5, inside)
+
+    def _rows(
+        self, context: Context, indices: Sequence[int], truth: NDArray[np.int64], main: Scores
+    ) -> list[dict[str, Any]]:
+        rows = []
+        for row, index in enumerate(indices):
+            known = {
+                name: int(truth[row, c]) for c, name in enumerate(self.settings.classes) if truth[row, c] != UNKNOWN
+            }
+            values = {name: float(main.ranking[row, c]) for c, name in enumerate(self.settings.classes)}
+            groups = {one: group_of(context.data.records[index], one) for one in self.settings.subgroups}
+            rows.append(context.row(index) | {"labels": known, "scores": values, "groups": groups})
+        return rows
+
+    # multi-class
+
+    def _multiclass(self, scored: Scored) -> Outcome:
+        context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
+        main, names = scores[0], self.settings.classes
+        answer, decided = (truth == 1).argmax(1), main.ranking.argmax(1)
+        outcome = Outcome(scored.indices, {})
+        right = (answer == decided).astype(np.float64)
+        share = np.bincount(answer, minlength=len(names)) / len(answer)
+        outcome.prevalence = {name: float(share[column]) for column, name in enumerate(names)}
+        present = int((share > 0).sum())
+        if present < 2:
+            raise DataError(f"{context.data.name}: only one of the classes {', '.join(names)} occurs")
+        outcome.metrics["accuracy"] = metric(
+            float(right.mean()),
+            of_mean(right, resamples),
+            chance=float(share.max()),
+            primary=True,
+            n_classes=present,
+        )
+        others = {
+            "balanced_accuracy": (decisions.balanced_accuracy, 1 / present),
+            "f1_macro": (decisions.macro_f1, None),
+            "kappa": (decisions.kappa, 0.0),
+            "mcc": (decisions.matthews, 0.0),
+        }
+        for key, (function, chance) in others.items():
+            draws = resampled(lambda rows, one=function: one(answer[rows], decided[rows]), resamples.weights[:300])  # type: ignore[misc]
+            bounds = of_draws(draws, resamples, resamples[right == 0].patients)
+            value = function(answer, decided)
+            outcome.metrics[key] = metric(value, bounds, chance=chance, reason="one class is always chosen")
+        self._one_against_rest(outcome, answer, main, resamples)
+
+        def inside(members: NDArray[np.bool_]) -> Part | None:
+            drawn = resamples[members]
+            return Part(float(right[members].mean()), drawn.means(right[members]), of_mean(right[members], drawn))
+
+        by_subgroup(context, outcome, self.settings, "accuracy", None, inside)
+        confidence = ece_of(main.probability.max(1), right)
+        outcome.metrics["ece"] = metric(confidence, higher_is_better=False, reason="no samples")
+        if len(scores) > 1:
+            sets = {
+                one.name: float((answer == s.ranking.argmax(1)).mean())
+                for one, s in zip(self.sets, scores, strict=True)
+            }
+            values = list(sets.values())
+            outcome.metrics["accuracy_over_prompt_sets"] = metric(
+                float(np.mean(values)), spread=max(values) - min(values), std=float(np.std(values)), sets=sets
+            )
+        outcome.rows = self._rows(context, scored.indices, truth, main)
+        counts = decisions.confusion(answer, decided, len(names))
+        one_hot = np.eye(len(names), dtype=np.int64)[answer]
+        outcome.figures = {
+            "curves": curve_figure(names, one_hot, main.probability, resamples.weights),
+            "confusion": confusion_figure("Confusion", names, counts),
+            "calibration": confidence_figure(main, right),
+        }
+        return outcome
+
+    def _one_against_rest(self, outcome: Outcome, answer: NDArray[np.int64], main: Scores, drawn: Resamples) -> None:
+        parts: list[Part] = []
+        left_out: dict[str, list[str]] = {}
+        for column, name in enumerate(self.settings.classes):
+            labels = (answer == column).astype(np.int64)
+            entry, areas = self._one_class(labels, main.probability[:, column], main.probability[:, column], drawn)
+            if "ece" in entry:  # of the class's probability; `ece` is that of the answer's confidence
+                entry["ece_one_against_rest"] = entry.pop("ece")
+            outcome.per_class[name] = entry
+            if areas:
+                parts.append(areas[0])
+                decided_class(entry, labels, main.decision[:, column], drawn)
+            else:
+                left_out.setdefault(entry["auroc"]["reason"], []).append(name)
+        outcome.warnings += left_out_words(left_out)
+        value = float(np.mean([part.value for part in parts]))
+        outcome.metrics["auroc_macro"] = metric(value, of_macro(parts), chance=0.5, n_classes=len(parts))

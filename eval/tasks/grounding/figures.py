@@ -1,0 +1,113 @@
+"""What the report draws of a grounding: examples chosen by rule (good, middling, bad), with their controls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...report import images
+from ..base import Context
+
+if TYPE_CHECKING:
+    from ...maps.phrase_maps import Maps
+    from .query import Query
+from .query import UNLABELLED
+
+SHOWN = 6
+
+
+"""Stands for the finding of a box without a label: its phrase may be a sentence of a report."""
+
+
+def choose(queries: Sequence[Query], table: Sequence[Mapping[str, float]], count: int = SHOWN) -> list[int]:
+    """Return rows to show, of questions with a place: one a finding as far as they go, spread evenly from best to worst CNR."""
+    rows = [row for row, one in enumerate(queries) if not one.bare and np.isfinite(table[row]["cnr"])]
+    rows.sort(key=lambda row: (-table[row]["cnr"], row))
+    chosen: list[int] = []
+    labels: list[str] = []
+    for share in np.linspace(0.08, 0.92, min(count, len(rows))):
+        start = int(share * (len(rows) - 1))
+        near = sorted(rows, key=lambda row: abs(rows.index(row) - start))[: max(1, len(rows) // 4)]
+        pick = min(
+            near, key=lambda row: (labels.count(queries[row].label), row in chosen, abs(rows.index(row) - start))
+        )
+        if pick not in chosen:
+            chosen.append(pick)
+            labels.append(queries[pick].label)
+    return chosen
+
+
+def triptychs(
+    context: Context,
+    maps: Maps,
+    indices: Sequence[int],
+    queries: Sequence[Query],
+    table: Sequence[Mapping[str, float]],
+    texts: Mapping[str, NDArray[np.float32]],
+    others: Sequence[int],
+) -> dict[str, Any]:
+    """Return examples with the image, its map, the same phrase's map on another patient's image, and the scores."""
+    chosen = choose(queries, table)
+    heats = []
+    for row in chosen:
+        text, place = texts[queries[row].phrase], queries[row].place
+        heats.append((maps.of(place, text), maps.of(others[place], text)))
+    finite = [np.abs(one[np.isfinite(one)]) for pair in heats for one in pair]
+    scale = float(np.quantile(np.concatenate(finite), 0.995)) if finite else 1.0
+    examples = []
+    for row, (own, other) in zip(chosen, heats, strict=True):
+        query = queries[row]
+        examples.append(
+            {
+                "phrase": query.phrase if context.show_text else query.category,
+                "label": query.category,
+                "cnr": table[row]["cnr"],
+                "hit": bool(table[row]["pointing"]),
+                "own": _panel(context, indices[query.place], own, scale, query.boxes),
+                "shuffled": _panel(context, indices[others[query.place]], other, scale, ()),
+                "cnr_shuffled": None if np.isnan(table[row]["cnr_shuffled"]) else table[row]["cnr_shuffled"],
+            }
+        )
+    return {"examples": examples, "scale": scale, "samples": sample_images(context, indices)}
+
+
+def _panel(
+    context: Context, index: int, heat: NDArray[np.float32], scale: float, boxes: Sequence[Any]
+) -> dict[str, Any]:
+    height, width = heat.shape
+    row, column = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
+    return {
+        "image": images.thumbnail(context, index),
+        "heat": images.heat(heat, scale),
+        "width": width,
+        "height": height,
+        "boxes": [[float(edge) for edge in box] for box in boxes],
+        "peak": [float(column) + 0.5, float(row) + 0.5],
+    }
+
+
+def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> list[dict[str, Any]]:
+    """Return a few images with all their boxes, and the report where text may be shown."""
+    richest = sorted(indices, key=lambda one: (-min(3, len({b.label for b in context.data.records[one].boxes})), one))
+    result = []
+    for index in richest[:count]:
+        record = context.data.records[index]
+        pixels, (height, width) = images.pixels_of(context.data.image(index), 320)
+        boxes = [
+            {"xyxy": list(one.xyxy), "label": one.label or (one.phrase if context.show_text else UNLABELLED)}
+            for one in record.boxes
+        ]
+        result.append(
+            {
+                "image": images.jpeg(pixels),
+                "width": width,
+                "height": height,
+                "boxes": boxes,
+                "text": record.report.text if record.report and context.show_text else None,
+                "facts": {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups},
+            }
+        )
+    return result

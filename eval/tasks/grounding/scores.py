@@ -1,0 +1,138 @@
+"""All scores of one phrase's map, of its controls' maps, and their means over phrases and over findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...bootstrap import Resamples
+from ...intervals import Part, of_macro, of_mean
+from ...maps.masks import scaled
+from ...metrics.grounding import (
+    best_overlap,
+    box_of_map,
+    contrast_to_noise,
+    dice_at,
+    mean_iou,
+    pixel_ranking,
+    pointing_hit,
+)
+from ...results import metric
+from ..controls import CONTROLS, control_of
+from .location_prior import Rectangle
+
+Map = NDArray[np.float32]
+NOTHING = float("nan")
+SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
+MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
+"""Scores that are published as means over findings of the means over their phrases."""
+NAMES = (*SCORES, *(f"{score}_{control}" for control in CONTROLS for score in SCORES))
+UNBOUNDED = ("cnr", "pointing_minus")
+"""Scores that do not lie in [0, 1]."""
+CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5, "pointing_minus_shuffled": 0.0}
+HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5, 0.75, 0.9)}
+"""Overlaps at which ChestX-ray8 counts a box as found: the share of phrases above each stands beside the mean."""
+
+
+def scores_of(
+    heat: Map | None,
+    truth: NDArray[np.bool_],
+    boxes: Sequence[Rectangle],
+    thresholds: Sequence[float],
+    cut: float,
+    control: str = "",
+) -> dict[str, float]:
+    """Return all scores of a map, or of a control's (`control` ends their names), NaN where one is undefined.
+
+    `thresholds` are of the raw map (mIoU); `cut` is of the map scaled to [0, 1] (Dice, and the box around the part of the
+    map that holds its maximum, against the nearest of the phrase's boxes).
+    """
+    values = dict.fromkeys(SCORES, NOTHING)
+    seen = np.isfinite(heat) if heat is not None else np.zeros_like(truth)
+    if heat is not None and truth[seen].any():
+        cnr, overlap, ranking = (
+            contrast_to_noise(heat, truth),
+            mean_iou(heat, truth, thresholds),
+            pixel_ranking(heat, truth),
+        )
+        assert overlap is not None
+        values["pointing"] = float(bool(pointing_hit(heat, truth)))
+        values["miou"] = overlap[1]
+        if cnr is not None:
+            values |= {"cnr": cnr, "cnr_absolute": abs(cnr)}
+        if ranking is not None:
+            values |= {"pixel_auroc": ranking[0], "pixel_ap": ranking[1]}
+        field = np.where(seen, scaled(heat), np.nan)
+        dice = dice_at(field, truth, cut)
+        box = box_of_map(field, cut)
+        best = best_overlap(box, inside(boxes, truth.shape)) if box else (0.0, 0.0)
+        values["dice"] = NOTHING if dice is None else dice
+        if best is not None:
+            values |= {"box_iou": best[0], "iobb": best[1]}
+    return {f"{name}_{control}" if control else name: value for name, value in values.items()}
+
+
+def inside(boxes: Sequence[Rectangle], size: tuple[int, ...]) -> list[Rectangle]:
+    """Return the parts of boxes that lie on an image [H, W]."""
+    height, width = size[0], size[1]
+    return [(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)) for x1, y1, x2, y2 in boxes]
+
+
+def summary(
+    values: NDArray[np.float64],
+    drawn: Resamples,
+    name: str,
+    primary: bool = False,
+    areas: Sequence[float] = (),
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
+    known = np.isfinite(values)
+    extra: dict[str, Any] = {"n": int(known.sum())} | control_of(f"{prefix}{name}", SCORES)
+    if not known.all():
+        extra["undefined"] = int((~known).sum())
+    if name in HITS and known.any():
+        extra["share_above"] = {f"{one:g}": float((values[known] > one).mean()) for one in HITS[name]}
+    chance = CHANCE.get(name)
+    if name in ("pointing", "pixel_ap") and areas:
+        chance = float(np.mean(areas))
+    value = float(values[known].mean()) if known.any() else None
+    bounds = of_mean(values, drawn, bounded=not name.startswith(UNBOUNDED)) if known.any() else None
+    return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
+
+
+def macro(
+    values: NDArray[np.float64],
+    findings: Sequence[str],
+    drawn: Resamples,
+    name: str,
+    areas: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Return the mean over findings of the means over their phrases (BioViL's protocol), with its interval.
+
+    `values`, `findings` and `areas` (the boxes' shares of the image) are of phrases [n]; `drawn` are resamples of patients,
+    and with them the phrases of all findings together. A finding for which no phrase is defined is left out and named.
+    """
+    parts: list[Part] = []
+    shares, undefined = [], []
+    for finding in sorted(set(findings)):
+        inside = np.array([one == finding for one in findings])
+        own = np.where(inside, values, NOTHING)
+        if not np.isfinite(own).any():
+            undefined.append(finding)
+            continue
+        bounds = of_mean(own, drawn, bounded=not name.startswith(UNBOUNDED))
+        parts.append(Part(float(np.nanmean(own)), drawn.means(own), bounds))
+        shares.append(float(areas[inside].mean()))
+    chance = float(np.mean(shares)) if name == "pointing" and shares else CHANCE.get(name)
+    return metric(
+        float(np.mean([part.value for part in parts])) if parts else None,
+        of_macro(parts),
+        chance=chance,
+        reason="undefined for every phrase",
+        n_classes=len(parts),
+        undefined=undefined,
+    )

@@ -1,0 +1,182 @@
+"""Phrase grounding: does the map of a phrase rise where the phrase says? Beside each score: what looking is worth.
+
+Controls: the same phrase on another patient's image (shuffled), another finding's phrase on the same image (wrong phrase),
+the mean box of the phrase's words in other data (text prior, never sees an image), a box in the middle of the image, and
+phrases without a place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vlp.core.config import to_tree
+from vlp.sample import Box
+
+from ...maps.phrase_maps import Maps
+from ...metrics.grounding import box_mask
+from ..base import Column, Context, Outcome, Plan, Task, some, tasks
+from ..controls import CONTROLS, centre_map, partners
+from .figures import triptychs
+from .location_prior import Prior, Rectangle
+from .query import Query, Settings
+from .scores import MACRO, NAMES, NOTHING, macro, scores_of, summary
+
+
+@tasks.register("grounding")
+class Grounding(Task):
+    Config = Settings
+    needs = frozenset({"boxes"})
+
+    def needs_model(self) -> bool:
+        return bool(self.settings.source != "patches")
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.settings)}
+
+    @classmethod
+    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+        """Return the scores of phrases that name a place, and of the `bare` ones under their own names."""
+        result: dict[str, Column] = {}
+        for name in metrics:
+            prefix, column = ("bare_", name.removeprefix("bare_")) if name.startswith("bare_") else ("", name)
+            if any(column in row for row in rows):
+                result[name] = [row.get(column) if bool(row.get("bare")) == bool(prefix) else None for row in rows]
+        return result
+
+    def select(self, context: Context) -> tuple[list[int], list[Query], dict[str, int]]:
+        """Return the images, the questions, and what was left out and why."""
+        indices = [one for one in context.usable if context.data.records[one].boxes][: self.settings.limit]
+        some(indices, "a box", context.data)
+        queries: list[Query] = []
+        for place, index in enumerate(indices):
+            together: dict[tuple[str, bool], list[Box]] = {}
+            for box in context.data.records[index].boxes:
+                label = box.label or box.phrase
+                together.setdefault((box.phrase, False), []).append(box)
+                if self.settings.bare and label in self.settings.bare:
+                    together.setdefault((self.settings.bare[label], True), []).append(box)
+            for (phrase, bare), boxes in together.items():
+                named, places = boxes[0].label, tuple(one.xyxy for one in boxes)
+                queries.append(Query(place, phrase, named or boxes[0].phrase, places, bare, bool(named)))
+        return indices, queries, {}
+
+    def plan(self, context: Context) -> Plan:
+        indices, queries, _ = self.select(context)
+        local = indices if self.settings.source == "patches" else []
+        return Plan(images=indices, patches=local, texts=[one.phrase for one in queries])
+
+    def run(self, context: Context) -> Outcome:
+        indices, queries, excluded = self.select(context)
+        maps = Maps(context, indices, self.settings)
+        texts = dict(zip([q.phrase for q in queries], context.store.texts([q.phrase for q in queries]), strict=True))
+        prior = Prior.learn(context, self.settings.prior_split, indices)
+        others = partners(context.data, indices, context.seed)
+        wrong = wrong_phrases(queries, context.seed)
+        table: list[dict[str, float]] = []
+        rows: list[dict[str, Any]] = []
+        kept: list[Query] = []
+        for number, query in enumerate(queries):
+            height, width = maps.size(query.place)
+            truth = box_mask(query.boxes, height, width)
+            heat = maps.of(query.place, texts[query.phrase])
+            if not truth[np.isfinite(heat)].any():
+                flat = all(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in query.boxes)
+                reason = "box without area" if flat else "box outside of the image or of what the model sees"
+                excluded[reason] = excluded.get(reason, 0) + 1
+                continue
+            rule = self.settings.thresholds, self.settings.cut
+            values = scores_of(heat, truth, query.boxes, *rule)
+            values["area"] = float(truth[np.isfinite(heat)].mean())
+            shuffled = maps.of(others[query.place], texts[query.phrase])
+            moved = rescale(query.boxes, (height, width), shuffled.shape)
+            values |= scores_of(shuffled, box_mask(moved, *shuffled.shape), moved, *rule, "shuffled")
+            other = None if wrong[number] is None else maps.of(query.place, texts[str(wrong[number])])
+            values |= scores_of(other, truth, query.boxes, *rule, "wrong_phrase")
+            guess = prior.map(query.label, query.phrase, query.bare, indices[query.place], truth.shape)
+            values |= scores_of(guess, truth, query.boxes, *rule, "prior")
+            values |= scores_of(centre_map(truth.shape), truth, query.boxes, *rule, "centre")
+            kept.append(query)
+            table.append(values)
+            rows.append(
+                context.row(indices[query.place])
+                | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
+                | {name: None if np.isnan(value) else value for name, value in values.items()}
+            )
+        some(list(range(len(kept))), "a box that can be scored", context.data)
+        outcome = Outcome(indices, {}, excluded=excluded, rows=rows)
+        outcome.scoring = {
+            "map": self.settings.source,
+            "sigma": self.settings.sigma,
+            "thresholds": list(self.settings.thresholds),
+            "cut": self.settings.cut,
+            "cnr": "signed, population variance",
+            "pointing": "first maximum",
+            "prior": prior.source,
+        }
+        self._metrics(context, outcome, kept, table, indices)
+        if context.pictures:
+            outcome.figures = triptychs(context, maps, indices, kept, table, texts, others)
+        return outcome
+
+    def _metrics(
+        self,
+        context: Context,
+        outcome: Outcome,
+        queries: Sequence[Query],
+        table: Sequence[dict[str, float]],
+        indices: Sequence[int],
+    ) -> None:
+        groups = {"": [row for row, one in enumerate(queries) if not one.bare]}
+        if self.settings.bare:
+            groups["bare_"] = [row for row, one in enumerate(queries) if one.bare]
+        for prefix, members in groups.items():
+            if not members:
+                continue
+            drawn = context.draw([indices[queries[row].place] for row in members])
+            for name in NAMES:
+                values = np.array([table[row].get(name, NOTHING) for row in members])
+                main = not prefix and name in ("pointing", "cnr")
+                areas = [table[row]["area"] for row in members]
+                outcome.metrics[f"{prefix}{name}"] = summary(
+                    values, drawn, name, primary=main, areas=areas, prefix=prefix
+                )
+            for label in sorted({queries[row].category for row in members}) if not prefix else []:
+                inside = [row for row in members if queries[row].category == label]
+                outcome.per_class[label] = {"n": len(inside)}
+                own = context.draw([indices[queries[row].place] for row in inside])
+                for name in (*MACRO, *(f"pointing_{control}" for control in CONTROLS)):
+                    values = np.array([table[row].get(name, NOTHING) for row in inside])
+                    outcome.per_class[label][name] = summary(values, own, name)
+        members = groups[""]
+        drawn = context.draw([indices[queries[row].place] for row in members])
+        gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
+        outcome.metrics["pointing_minus_shuffled"] = summary(gain, drawn, "pointing_minus_shuffled")
+        named = np.array([queries[row].labelled for row in members])
+        findings = [queries[row].label for row in members if queries[row].labelled]
+        for name in MACRO if findings else ():
+            values, areas = (np.array([table[row][one] for row in members])[named] for one in (name, "area"))
+            outcome.metrics[f"{name}_macro"] = macro(values, findings, drawn[named], name, areas)
+
+
+def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:
+    """Return boxes of an image at the same relative place of an image of another size."""
+    down, right = other[0] / size[0], other[1] / size[1]
+    return [(x1 * right, y1 * down, x2 * right, y2 * down) for x1, y1, x2, y2 in boxes]
+
+
+def wrong_phrases(queries: Sequence[Query], seed: int) -> list[str | None]:
+    """Return for each question a phrase of another finding (and of the same kind, bare or not), None where there is none."""
+    rng = np.random.default_rng(seed)
+    pools: dict[bool, list[Query]] = {bare: [q for q in queries if q.bare == bare] for bare in (False, True)}
+    here: dict[int, set[str]] = {}
+    for one in queries:
+        here.setdefault(one.place, set()).add(one.label)
+    result: list[str | None] = []
+    for one in queries:
+        pool = pools[one.bare]
+        picks = (pool[int(at)] for at in rng.integers(0, len(pool), 20))
+        result.append(next((other.phrase for other in picks if other.label not in here[one.place]), None))
+    return result

@@ -1,0 +1,201 @@
+"""Search of images by images of their class or by its prompts, and of prompts by images: precision at k, average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.core.config import ConfigError, config, to_tree
+
+from ...bootstrap import Interval
+from ...data.spec import DataError
+from ...embeddings import search as index
+from ...intervals import of_draws, of_mean
+from ...metrics.ratio import ratio
+from ...metrics.retrieval import average_precisions, precision_at
+from ...results import metric
+from ...zero_shot import prompts as prompt_files
+from ...zero_shot.scoring import unit
+from ..base import Context, Outcome, Plan, Task, at_least, some, tasks
+from .pairs import codes
+
+
+@config
+class Settings:
+    """Search of images by images, of images by each class's prompts (8x200's protocol), or of those prompts by images.
+
+    A candidate is right when it has a class of the query; a query image never finds its own patient.
+    """
+
+    classes: tuple[str, ...]
+    queries: Literal["images", "prompts"] = "images"
+    gallery: Literal["images", "prompts"] = "images"
+    prompts: str | None = None
+    truth: str = "labels"
+    k: tuple[int, ...] = (1, 5, 10, 50)
+    primary_k: int = 5
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k")
+
+
+@tasks.register("class_retrieval")
+class ClassRetrieval(Task):
+    Config = Settings
+    needs = frozenset({"labels"})
+
+    def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
+        super().__init__(spec, settings, folder)
+        asked = "prompts" in (settings.queries, settings.gallery)
+        if settings.queries == settings.gallery == "prompts" or asked != bool(settings.prompts):
+            raise ConfigError(f"task {spec.id}: `prompts` names the texts for either `queries` or `gallery`: prompts")
+        self.prompts = prompt_files.read(settings.prompts, settings.classes, folder) if settings.prompts else None
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.settings), "prompts": [self.prompts.to_tree()] if self.prompts else []}
+
+    def members(self, context: Context) -> tuple[list[int], NDArray[np.bool_]]:
+        """Return the records with a known class and their classes [n, C]."""
+        rows = []
+        for one in context.usable:
+            record = context.data.records[one]
+            if self.settings.truth == "labels":
+                flags = [record.labels.get(name) == 1 for name in self.settings.classes]
+            else:
+                flags = [record.groups.get(self.settings.truth) == name for name in self.settings.classes]
+            if any(flags):
+                rows.append((one, flags))
+        some([one for one, _ in rows], f"a class of {', '.join(self.settings.classes)}", context.data)
+        return [one for one, _ in rows], np.array([flags for _, flags in rows])
+
+    def plan(self, context: Context) -> Plan:
+        return Plan(images=self.members(context)[0], texts=self.prompts.all() if self.prompts else [])
+
+    def run(self, context: Context) -> Outcome:
+        indices, classes = self.members(context)
+        images = unit(context.store.images(context.data, indices))
+        sides = {"images": Side(images, classes, codes([context.data.patient(one) for one in indices]))}
+        if self.prompts:
+            texts = [unit(context.store.texts(one.pos)) for one in self.prompts.texts.values()]
+            of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(one) for one in texts], axis=0)
+            sides["prompts"] = Side(np.concatenate(texts), of_text, None)
+        queries, gallery = sides[self.settings.queries], sides[self.settings.gallery]
+        drawn = context.draw(indices)
+        by_image = self.settings.queries == "images"
+        found = search(queries, gallery, self.settings.k, None if by_image else drawn.weights)
+        outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
+        asked = drawn[found.keep] if by_image else drawn
+
+        def bounds(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Interval | None:
+            """Return the interval over the patients of the queries, or of the gallery that fixed texts search."""
+            return of_mean(values, asked) if by_image else of_draws(draws, drawn, drawn.patients)
+
+        for at, k in enumerate(found.ks):
+            column = found.precision[:, at]
+            outcome.metrics[f"p@{k}"] = metric(
+                float(column.mean()),
+                bounds(column, found.drawn_precision[:, at]),
+                chance=found.chance,
+                primary=k == self.settings.primary_k,
+            )
+        values = found.average_precision
+        outcome.metrics["map"] = metric(float(values.mean()), bounds(values, found.drawn_average), chance=found.chance)
+        outcome.scoring = {
+            "queries": self.settings.queries,
+            "n_queries": len(found.keep),
+            "gallery": len(gallery.rows),
+            "ties": "index",
+        }
+        outcome.rows = [context.row(one) for one in indices]
+        if by_image:
+            for row, value, shares in zip(found.keep, values, found.precision, strict=True):
+                each = {f"p@{k}": float(share) for k, share in zip(found.ks, shares, strict=True)}
+                outcome.rows[row] |= each | {"map": float(value)}
+        return outcome
+
+
+@dataclass(frozen=True)
+class Side:
+    """What searches, or is searched: unit rows [n, D] with their classes [n, C] and, of images, a number for the patient."""
+
+    rows: NDArray[np.float64]
+    classes: NDArray[np.bool_]
+    patient: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of the queries that have an answer [Q]: precision at each of `ks` [Q, K] and average precision [Q]; `chance` of an
+    answer. `drawn_precision` [R, K] and `drawn_average` [R] are their means where the gallery's patients are resampled.
+    """
+
+    keep: NDArray[np.int64]
+    chance: float
+    ks: list[int]
+    precision: NDArray[np.float64]
+    average_precision: NDArray[np.float64]
+    drawn_precision: NDArray[np.float64]
+    drawn_average: NDArray[np.float64]
+
+
+def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.int32] | None = None) -> Found:
+    """Search the gallery by each query, and in each resample of it when `weights` [R, G] are given.
+
+    Images do not find their own patient's. By blocks of queries: memory does not grow with their number. A k beyond the
+    gallery is left out. Raises DataError when no query has an answer.
+    """
+    kept: list[int] = []
+    precision: list[NDArray[np.float64]] = []
+    average: list[NDArray[np.float64]] = []
+    right = candidates = 0
+    ks = [one for one in ks if one <= len(gallery.rows)]
+    drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
+    sums, defined = np.zeros((len(drawn), len(ks) + 1)), np.zeros((len(drawn), len(ks) + 1))
+    for block in index.blocks(len(queries.rows), 8 * len(gallery.rows)):
+        scores = queries.rows[block] @ gallery.rows.T
+        relevant = queries.classes[block].astype(np.int64) @ gallery.classes.T.astype(np.int64) > 0
+        allowed = np.ones_like(relevant)
+        if queries.patient is not None and gallery.patient is not None:
+            allowed = queries.patient[block][:, None] != gallery.patient
+        relevant &= allowed
+        some_right = np.flatnonzero(relevant.any(1))
+        right, candidates = right + int(relevant[some_right].sum()), candidates + int(allowed[some_right].sum())
+        order = np.argsort(-np.where(allowed, scores, -np.inf)[some_right], axis=1, kind="stable")
+        ranked = np.take_along_axis(relevant[some_right], order, axis=1)
+        kept += (some_right + block.start).tolist()
+        precision.append(np.array([precision_at(ranked, k) for k in ks]).reshape(len(ks), -1).T)
+        average.append(average_precisions(ranked))
+        for row, places in zip(ranked, order, strict=True) if len(drawn) else ():
+            values = drawn_precisions(row, drawn[:, places], ks)
+            known = np.isfinite(values)
+            sums += np.where(known, values, 0)
+            defined += known
+    if not kept:
+        raise DataError("no query has an answer of its class in the gallery")
+    means = ratio(sums, defined)
+    return Found(
+        keep=np.array(kept),
+        chance=right / candidates,
+        ks=ks,
+        precision=np.concatenate(precision),
+        average_precision=np.concatenate(average),
+        drawn_precision=means[:, :-1],
+        drawn_average=means[:, -1],
+    )
+
+
+def drawn_precisions(ranked: NDArray[np.bool_], weights: NDArray[np.int32], ks: Sequence[int]) -> NDArray[np.float64]:
+    """Return precision at each k and the average precision [R, K + 1] of a ranking [G] whose candidates occur so often [R, G].
+
+    Copies of a candidate stand side by side; of the last ones as many count as k has room for.
+    """
+    seen = np.cumsum(weights, axis=1)
+    hits = np.where(ranked, weights, 0)
+    columns = [(np.clip(k - (seen - weights), 0, weights) * ranked).sum(1) / k for k in ks]
+    at = ratio(np.cumsum(hits, axis=1), seen)
+    average = ratio(np.nansum(np.where(hits > 0, at * hits, 0), axis=1), hits.sum(1))
+    return np.stack([*columns, average], axis=1)

@@ -1,0 +1,228 @@
+"""Retrieval, image to text and text to image: several texts of an image, several positives, duplicates, fixed pools."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlp.core.config import config, to_tree
+
+from ...bootstrap import Resamples
+from ...embeddings import search
+from ...intervals import of_mean
+from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
+from ...report import images as pictures
+from ...results import metric
+from ...zero_shot.scoring import unit
+from ..base import Context, Outcome, Plan, Task, at_least, some, tasks
+from .pairs import Pool, Which, codes, texts_of, values_of
+
+Direction = Literal["image-to-text", "text-to-image"]
+SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
+Floats = NDArray[np.float32]
+
+
+@config
+class Settings:
+    """Which pairs, and what counts as found.
+
+    `text`: the report, a section of it, or the captions: each is a text that finds its image, and an image finds any of its
+    texts. `distinct`: keep the first record of each value of this group column (`groups.state`), of `patient`, `study` or
+    `text`. `size`: how many images, the first ones. `positives`: what else is right besides an image's own texts and equal
+    (normalised) ones: all of the same `study`, `patient` or value of a group column; `text`: nothing. `ties`: how equal
+    scores count. `pools`: sizes of random galleries in which R@1 is scored too, for comparison with papers. `oracle`: a
+    column that an ideal ranker would know.
+    """
+
+    text: Which = "report"
+    directions: tuple[Direction, ...] = ("image-to-text", "text-to-image")
+    k: tuple[int, ...] = (1, 5, 10)
+    primary_k: int = 10
+    distinct: str | None = None
+    size: int | None = None
+    positives: str = "text"
+    ties: Ties = "expected"
+    pools: tuple[int, ...] = ()
+    oracle: str | None = None
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "k", "size", "pools")
+
+
+@tasks.register("retrieval")
+class Retrieval(Task):
+    Config = Settings
+    needs = frozenset({"report"})
+
+    def show(self) -> dict[str, Any]:
+        return {"scoring": to_tree(self.settings)}
+
+    def pool(self, context: Context) -> Pool:
+        """Return the pairs that are scored."""
+        settings, data = self.settings, context.data
+        found = [(one, text) for one in context.usable for text in texts_of(data.records[one], settings.text)]
+        some([one for one, _ in found], f"a {settings.text}", data)
+        repeats = 0
+        if settings.distinct:
+            values = values_of(data, [one for one, _ in found], [text for _, text in found], settings.distinct)
+            holder: dict[str, object] = {}  # of a value: the record that keeps it, of a text the pair
+            owners = [pair if settings.distinct == "text" else pair[0] for pair in found]
+            kept = [holder.setdefault(value, owner) == owner for value, owner in zip(values, owners, strict=True)]
+            repeats = len(set(owners)) - len(set(holder.values()))
+            found = [pair for pair, keep in zip(found, kept, strict=True) if keep]
+        chosen = set(list(dict.fromkeys(one for one, _ in found))[: settings.size])
+        indices, texts = [one for one, _ in found if one in chosen], [text for one, text in found if one in chosen]
+        spelt = codes(values_of(data, indices, texts, "text"))
+        own = settings.positives == "text"
+        groups = codes([str(one) for one in indices] if own else values_of(data, indices, texts, settings.positives))
+        return Pool(indices, texts, groups, spelt, repeats)
+
+    def plan(self, context: Context) -> Plan:
+        pool = self.pool(context)
+        return Plan(images=pool.images, texts=pool.texts)
+
+    def run(self, context: Context) -> Outcome:
+        pool, settings = self.pool(context), self.settings
+        images = unit(context.store.images(context.data, pool.images)).astype(np.float32)
+        texts = unit(context.store.texts(pool.texts)).astype(np.float32)
+        unique = texts[pool.first]
+        outcome = Outcome(pool.images, {}, scoring={"ties": settings.ties, "positives": settings.positives})
+        outcome.scoring |= {"gallery_images": len(images), "gallery_texts": len(unique), "text": settings.text}
+        if without := sum(not texts_of(context.data.records[one], settings.text) for one in context.usable):
+            outcome.excluded[f"records without a {settings.text}"] = without
+        if settings.distinct:
+            outcome.scoring |= {"distinct": settings.distinct, "repeats_left_out": pool.repeats}
+        rows = [context.row(one) for one in pool.indices]  # an image asks once, in the row of its first text
+        of_groups = pool.groups[pool.starts]
+        for direction in settings.directions:
+            short = SHORT[direction]
+            if direction == "image-to-text":
+                queries, gallery, asked, (members, groups) = images, unique, of_groups, pool.held
+                asking = [rows[at] for at in pool.starts]
+                drawn = context.draw(pool.images)
+            else:
+                queries, gallery, asked, (members, groups) = texts, images, pool.spelt, pool.texts_of_images()
+                asking, drawn = rows, context.draw(pool.indices)
+            ranks = search.rank(queries, gallery, asked, groups, rows_of_groups=members)
+            self._score(outcome, short, ranks, len(gallery), drawn)
+            self._recall(outcome, short, ranks, (queries, gallery, asked, groups, members), drawn)
+            for row, place in zip(asking, ranks.rank(settings.ties), strict=True):
+                row |= {f"rank_{short}": float(place), f"{short}_mrr": float(1 / place)}
+            for k in settings.k:  # a rank among ties does not say them
+                for row, hit in zip(asking, ranks.hits(k, settings.ties), strict=True):
+                    row[f"{short}_r@{k}"] = float(hit)
+            for size in settings.pools:
+                if size < len(images):
+                    pooled = self._pooled(images, texts, pool, direction, size, context.seed)
+                    outcome.metrics[f"{short}_r@1_pool_{size}"] = pooled
+        outcome.rows = rows
+        self._oracle(context, outcome, pool)
+        if context.pictures:
+            outcome.figures = self._figures(context, pool, images, texts)
+        if len(unique) < len(texts):
+            outcome.warnings.append(f"{len(texts) - len(unique)} texts repeat another one; equals count as found")
+        return outcome
+
+    def _score(self, outcome: Outcome, short: str, ranks: Ranks, gallery: int, drawn: Resamples) -> None:
+        ties = self.settings.ties
+        for k in self.settings.k:
+            hits = ranks.hits(k, ties)
+            outcome.metrics[f"{short}_r@{k}"] = metric(
+                float(hits.mean()),
+                of_mean(hits, drawn),
+                chance=chance_hit(gallery, ranks.positives, k),
+                primary=k == self.settings.primary_k,
+                n_queries=len(ranks),
+                gallery=gallery,
+            )
+        places = ranks.rank(ties)
+        outcome.metrics[f"{short}_median_rank"] = metric(float(np.median(places)), higher_is_better=False)
+        outcome.metrics[f"{short}_mrr"] = metric(float((1 / places).mean()), of_mean(1 / places, drawn))
+
+    def _recall(
+        self,
+        outcome: Outcome,
+        short: str,
+        ranks: Ranks,
+        pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
+        drawn: Resamples,
+    ) -> None:
+        """Add true recall, the share of a query's positives among the first k, where any query has several."""
+        several = ranks.positives > 1
+        if not several.any():
+            return
+        queries, gallery, asked, groups, members = pairs
+        count = search.found(
+            queries[several], gallery, asked[several], groups, self.settings.k, self.settings.ties, members
+        )
+        for at, k in enumerate(self.settings.k):
+            shares = ranks.hits(k, self.settings.ties)
+            shares[several] = count[:, at] / ranks.positives[several]
+            outcome.metrics[f"{short}_recall@{k}"] = metric(
+                float(shares.mean()),
+                of_mean(shares, drawn),
+                chance=min(1.0, k / len(gallery)),
+                n_queries=len(ranks),
+            )
+
+    def _pooled(
+        self, images: Floats, texts: Floats, pool: Pool, direction: Direction, size: int, seed: int, draws: int = 100
+    ) -> dict[str, Any]:
+        """Score R@1 in random galleries of a fixed size, a text of each image: many draws, mean and the spread over draws."""
+        rng, of_texts = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+        values = []
+        for _ in range(draws):
+            chosen = rng.choice(len(images), size, replace=False)
+            said = pool.starts[chosen] + of_texts.integers(pool.counts[chosen])
+            queries, gallery, same = images[chosen], texts[said], pool.right(chosen, said)
+            if direction == "text-to-image":
+                queries, gallery, same = gallery, queries, same.T
+            ranks = rank_positives(queries @ gallery.T, same)
+            values.append(float(ranks.hits(1, self.settings.ties).mean()))
+        return metric(float(np.mean(values)), chance=1 / size, draws=draws, std=float(np.std(values)), gallery=size)
+
+    def _oracle(self, context: Context, outcome: Outcome, pool: Pool) -> None:
+        """Add what a ranker that knows the column `oracle` would score: it ties whatever agrees in it."""
+        if not self.settings.oracle:
+            return
+        known = codes(values_of(context.data, pool.indices, pool.texts, self.settings.oracle))
+        agree = (known[pool.starts, None] == known).astype(np.float32)
+        same = pool.right(np.arange(len(pool.images)), np.arange(len(pool.texts)))
+        for direction in self.settings.directions:
+            turned = direction == "text-to-image"
+            ranks = rank_positives(*(one.T if turned else one for one in (agree, same)))
+            for k in self.settings.k:
+                outcome.metrics[f"{SHORT[direction]}_r@{k}"]["oracle"] = float(ranks.hits(k, self.settings.ties).mean())
+
+    def _figures(
+        self, context: Context, pool: Pool, images: Floats, texts: Floats, show: int = 3, k: int = 5
+    ) -> dict[str, Any]:
+        """Return a few queries of each direction with their first k answers; which ones depends on the pool alone."""
+        rng = np.random.default_rng(context.seed)
+        chosen = np.sort(rng.choice(len(images), min(show, len(images)), replace=False))
+        figures: dict[str, Any] = {"ranks": {}, "grid": []}
+        for direction in self.settings.directions:
+            forward = direction == "image-to-text"
+            asking = chosen if forward else pool.starts[chosen]
+            queries, gallery = (images, texts) if forward else (texts, images)
+            rows, scores = search.top(queries[asking], gallery, k)
+            for place, query in enumerate(asking):
+                sides = (query[None], rows[place]) if forward else (rows[place], query[None])
+                right = pool.right(*sides).ravel()
+                answers = [
+                    {"score": float(scores[place, at]), "right": bool(right[at])}
+                    | self._pair(context, pool, row, not forward)
+                    for at, row in enumerate(rows[place])
+                ]
+                asked = self._pair(context, pool, query, forward)
+                figures["grid"].append({"direction": direction, **asked, "answers": answers})
+        return figures
+
+    @staticmethod
+    def _pair(context: Context, pool: Pool, at: int, is_image: bool) -> dict[str, Any]:
+        """Return what a figure shows of an image with its first text, or of a text with its image."""
+        text = int(pool.starts[at]) if is_image else at
+        shown = pool.texts[text] if context.show_text else None
+        return {"image": pictures.thumbnail(context, pool.indices[text]), "text": shown}

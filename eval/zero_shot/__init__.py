@@ -1,0 +1,1 @@
+"""Prompts, and class scores from them."""

@@ -1,0 +1,157 @@
+"""Images, or studies, against a prompt set: what is ranked, what is a probability, and what is decided, under a named rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data.dataset import Data
+from ..data.spec import DataError
+from ..embeddings.cache import Store, Transform
+from .prompts import PromptSet
+from .scoring import (
+    Scoring,
+    average_views,
+    local_scores,
+    mix,
+    pair_softmax,
+    sigmoid,
+    similarity,
+    softmax,
+    unit,
+    xplainer,
+    zscore,
+)
+
+Floats = NDArray[np.float64]
+UNKNOWN = -2
+"""Stands in a table of labels for one that is not known."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of n images (or studies) and C classes, all [n, C]: `ranking` orders images within a class (AUROC) and classes within
+    an image (argmax); `probability` is calibrated or not, but in [0, 1]; `decision` says yes or no; `logits` before the link.
+    """
+
+    ranking: Floats
+    probability: Floats
+    decision: NDArray[np.bool_]
+    logits: Floats
+    temperature: float
+
+
+def score(
+    store: Store,
+    data: Data,
+    indices: Sequence[int],
+    prompts: PromptSet,
+    rule: Scoring,
+    view: str = "",
+    transform: Transform | None = None,
+) -> Scores:
+    """Score images, or a named transform of them, against the prompts of each class.
+
+    With `views: mean` the result has a row for each study, in order of first occurrence: what is averaged over its images
+    is each descriptor's probability under `xplainer`, before the geometric mean, and each class's score otherwise.
+    """
+    rows = unit(store.images(data, indices, view, transform))
+    positive = {name: store.texts(one.pos) for name, one in prompts.texts.items()}
+    negative = {name: store.texts(one.neg) for name, one in prompts.texts.items() if one.neg}
+    temperature = rule.temperature or (1 / store.card.logit_scale if store.card.logit_scale else 1.0)
+    together = Views([data.records[one].study or data.records[one].key for one in indices], rule.views == "mean")
+    if rule.rule == "xplainer":
+        return _xplainer(rows, positive, negative, rule.temperature or 0.5, together)
+    for_it = np.stack([similarity(rows, one, rule.pooling) for one in positive.values()], axis=1)
+    if rule.rule == "pair":
+        margin = for_it - np.stack([similarity(rows, one, rule.pooling) for one in negative.values()], axis=1)
+        chance = together(pair_softmax(margin, 0.0, temperature))
+        margin = together(margin)
+        return Scores(margin, chance, chance > 0.5, margin / temperature, temperature)
+    if rule.normalise == "zscore":
+        for_it = zscore(for_it)
+    if rule.rule == "score-logit":
+        logits = for_it / temperature + (store.card.logit_bias or 0.0)
+        chance = together(sigmoid(logits))
+        return Scores(together(for_it), chance, chance > 0.5, together(logits), temperature)
+    logits = for_it / temperature
+    probability, ranking = softmax(logits), for_it
+    if rule.local:
+        concepts = np.stack([unit(one).mean(0) for one in concepts_of(store, prompts, rule).values()])
+        local = local_scores(store.patches(data, indices), concepts, rule.top_patches)
+        local /= rule.local_temperature or temperature
+        probability = ranking = mix(softmax(local), probability, rule.local)
+    ranking = together(ranking)
+    decision = np.arange(ranking.shape[1]) == ranking.argmax(1)[:, None]
+    return Scores(ranking, together(probability), decision, together(logits), temperature)
+
+
+def concepts_of(store: Store, prompts: PromptSet, rule: Scoring) -> dict[str, NDArray[np.float32]]:
+    """Return what stands for each class among patches, raw rows [K, D] of its K prompts. Raises DataError."""
+    if rule.local_text == "prompts":
+        return {name: store.texts(one.pos) for name, one in prompts.texts.items()}
+    try:
+        return {
+            name: store.parts(list(zip(one.pos, prompts.spans[name], strict=True)))
+            for name, one in prompts.texts.items()
+        }
+    except DataError as error:
+        hint = "scoring.local needs word features; local_text: prompts takes the prompts' embeddings instead"
+        raise DataError(f"{error} ({hint})") from None
+
+
+class Views:
+    """The mean over the images of each study, or nothing at all."""
+
+    def __init__(self, studies: Sequence[str], averaged: bool) -> None:
+        self._studies, self._averaged = studies, averaged
+
+    def __call__(self, values: Floats) -> Floats:
+        return average_views(values, self._studies)[0] if self._averaged else values
+
+
+def _xplainer(
+    rows: Floats,
+    positive: dict[str, NDArray[np.float32]],
+    negative: dict[str, NDArray[np.float32]],
+    temperature: float,
+    together: Views,
+) -> Scores:
+    found, missing = [], []
+    for name, texts in positive.items():
+        p = pair_softmax(rows @ unit(texts).T, rows @ unit(negative[name]).T, temperature)
+        present, absent = xplainer(together(p))
+        found.append(present)
+        missing.append(absent)
+    present, absent = np.stack(found, axis=1), np.stack(missing, axis=1)
+    return Scores(present, present, present > absent, np.log(present) - np.log(absent), temperature)
+
+
+def with_no_finding(scores: Scores, at: int) -> Scores:
+    """Return scores with a column inserted at `at` for an image without any of the findings: 1 - max P (Xplainer)."""
+    value = 1 - scores.probability.max(1)
+
+    def put(values: Floats, column: Floats) -> Floats:
+        return np.insert(values, at, column, axis=1)
+
+    return Scores(
+        put(scores.ranking, value),
+        put(scores.probability, value),
+        np.insert(scores.decision, at, value > 0.5, axis=1),
+        put(scores.logits, np.log(value) - np.log1p(-value)),
+        scores.temperature,
+    )
+
+
+def by_study(data: Data, indices: Sequence[int], truth: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
+    """Return the first image of each study and its labels [m, C]: 1 where any image's is, else 0 where any is known."""
+    studies = [data.records[one].study or data.records[one].key for one in indices]
+    first: dict[str, int] = {}
+    place = np.array([first.setdefault(one, len(first)) for one in studies], dtype=np.int64)
+    labels = np.full((len(first), truth.shape[1]), UNKNOWN, dtype=np.int64)
+    np.maximum.at(labels, place, truth)
+    starts = np.unique(place, return_index=True)[1]
+    return [indices[int(one)] for one in starts], labels

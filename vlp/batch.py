@@ -1,0 +1,233 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(slots=True)
+class Tokens:
+    """Tokenised texts, padded to the longest of them.
+
+    `ids` [B, L] int64; `mask` [B, L] bool, True on real tokens (special ones included); `words` [B, L] int64, the word
+    that a token is a piece of, -1 on special tokens and padding.
+    `most_words`: the words of the longest text, counted before the batch goes to its device, so that nobody has to wait
+    for it to learn a shape; None where nobody counted.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    words: Tensor
+    most_words: int | None = None
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def take(self, rows: slice | Tensor, width: int | None = None) -> Tokens:
+        """Return some of the texts, without the columns from `width` on."""
+        return Tokens(
+            ids=self.ids[rows, :width].contiguous(),
+            mask=self.mask[rows, :width].contiguous(),
+            words=self.words[rows, :width].contiguous(),
+            most_words=self.most_words,
+        )
+
+    def trimmed(self, rows: slice | Tensor) -> Tokens:
+        """Return some of the texts, as wide as the longest of them."""
+        lengths = self.mask[rows].sum(1)
+        part = self.take(rows, int(lengths.max()) if lengths.numel() else 0)
+        part.most_words = part.count_words()
+        return part
+
+    def count_words(self) -> int:
+        """Return how many words the longest text has, at least 1; waits for the device."""
+        return max(int(self.words.max()) + 1, 1) if self.words.numel() else 1
+
+
+@dataclass(slots=True)
+class Spans:
+    """Concept mentions of a batch's texts, as tokens `[start, end)` of `Batch.text` (special tokens counted).
+
+    All int64 [T]: `start`, `end`, `owner` (row of the batch), `code` (a stable hash of what is said to be where: equal
+    codes are the same concept), `assertion` (1 present, 0 absent, -1 uncertain). T may be 0. Mentions beyond the
+    tokeniser's limit are dropped, not clamped, and counted in `dropped`.
+    """
+
+    start: Tensor
+    end: Tensor
+    owner: Tensor
+    code: Tensor
+    assertion: Tensor
+    dropped: int = 0
+
+
+@dataclass(slots=True)
+class Phrases:
+    """Sentences of the batch's reports that assert a finding, tokenised on their own, for patch-level alignment.
+
+    `tokens` of S phrases; `owner` [S] int64, row of the batch; `code` [S] int64, a stable hash of (finding, side, zone):
+    an image whose own report holds the same code is a true match, not a negative. S may be 0.
+    """
+
+    tokens: Tokens
+    owner: Tensor
+    code: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSpec:
+    """The prompt pairs that an objective asks the loader for: F finding codes, F affirming texts, F denying texts."""
+
+    findings: tuple[str, ...]
+    affirm: tuple[str, ...]
+    deny: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Prompts:
+    """Prompt pairs, and what each report asserts of their findings.
+
+    `tokens` of the distinct texts among them; `rows` [2F] int64, which of these each prompt is: first the F that affirm a
+    finding, then the F that deny it; `findings` their F names; `asserted` [B, F] int8: 1 present, 0 absent, -1 uncertain,
+    -2 not mentioned.
+    """
+
+    tokens: Tokens
+    rows: Tensor
+    findings: list[str]
+    asserted: Tensor
+
+
+@dataclass(slots=True)
+class Batch:
+    """What the loader yields and what `DualEncoder` and the objectives read.
+
+    `image` [B, C, H, W] uint8 (the model normalises it) or float (already normalised); `group` [B, 2] int64: a hash of
+    the study and one of the normalised report, rows that agree in any column are not negatives of each other;
+    `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
+    another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
+    `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
+    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or an objective's own.
+    `has_text` [B] says which rows have a text, the others hold an empty one that no loss sees; None where every sample of
+    the set has one, which is the same on all ranks. The last four are for messages and counts.
+    """
+
+    image: Tensor
+    text: Tokens
+    group: Tensor
+    keys: list[str]
+    labels: Tensor | None = None
+    label_names: tuple[str, ...] = ()
+    spans: Spans | None = None
+    phrases: Phrases | None = None
+    prompts: Prompts | None = None
+    text_view: Tokens | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    has_text: list[bool] | None = None
+    sources: list[str] = field(default_factory=list)
+    cursor: int = 0
+    truncated: int = 0
+    rejected: int = 0
+
+    def __len__(self) -> int:
+        return int(self.image.shape[0])
+
+    @property
+    def texts(self) -> int:
+        """How many rows have a text."""
+        return len(self) if self.has_text is None else sum(self.has_text)
+
+    def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
+        """Return the batch with every tensor on `device`."""
+        moved: Batch = _move(self, device, non_blocking)
+        return moved
+
+    def pin_memory(self) -> Batch:
+        """Return the batch with every tensor in page-locked memory, from which copies to a GPU overlap with its work."""
+        pinned: Batch = _pin(self)
+        return pinned
+
+
+def _move(value: Any, device: Any, non_blocking: bool) -> Any:
+    if isinstance(value, (Batch, Tokens, Spans, Phrases, Prompts)):
+        moved = {item.name: _move(getattr(value, item.name), device, non_blocking) for item in fields(value)}
+        return replace(value, **moved)
+    if isinstance(value, dict):
+        return {name: _move(one, device, non_blocking) for name, one in value.items()}
+    return value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
+
+
+def _pin(value: Any) -> Any:
+    if isinstance(value, (Batch, Tokens, Spans, Phrases, Prompts)):
+        return replace(value, **{item.name: _pin(getattr(value, item.name)) for item in fields(value)})
+    if isinstance(value, dict):
+        return {name: _pin(one) for name, one in value.items()}
+    return value.pin_memory() if hasattr(value, "pin_memory") else value
+
+
+@dataclass(frozen=True, slots=True)
+class PatchGrid:
+    """Where the cells of a feature map sit on the model's input image.
+
+    The centre of cell (row, column) is at `offset + stride * (row, column)`, (y, x) in pixels, where pixel i covers
+    [i, i + 1): a patch-16 ViT has stride 16 and offset 8, an odd-kernel stride-2 convolution stride 2 and offset 0.5.
+    """
+
+    height: int
+    width: int
+    stride: tuple[float, float]
+    offset: tuple[float, float]
+
+
+@dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
+class ModelOutput:
+    """What `DualEncoder.forward` returns: **unnormalised** embeddings; objectives normalise. None = no objective needs it.
+
+    `image`, `text` [B, D]. `patches` [B, P, D] (P = rows x columns of `grid`) with `patch_attention` [B, P] from the
+    pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
+    `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
+    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated;
+    `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts. `masked_patches` [B, P, D]:
+    the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
+    """
+
+    image: Tensor
+    text: Tensor
+    patches: Tensor | None = None
+    patch_attention: Tensor | None = None
+    grid: PatchGrid | None = None
+    words: Tensor | None = None
+    word_mask: Tensor | None = None
+    word_attention: Tensor | None = None
+    tokens: Tensor | None = None
+    phrases: Tensor | None = None
+    prompts: Tensor | None = None
+    logit_scale: Tensor | None = None
+    logit_bias: Tensor | None = None
+    text_view: Tensor | None = None
+    masked_patches: Tensor | None = None
+    patch_mask: Tensor | None = None
+
+
+@dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
+class Losses:
+    """A loss and the named parts it is made of, all scalars; `total` is what is differentiated.
+
+    With several processes each rank returns its own share, such that the mean over ranks is the loss of the whole batch.
+    """
+
+    total: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+"""The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""

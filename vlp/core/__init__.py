@@ -1,0 +1,1 @@
+"""What every part stands on: configuration, registry, processes, errors, locks."""

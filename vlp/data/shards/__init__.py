@@ -1,0 +1,1 @@
+"""Shards on disk: tar index, manifest, reader, cache."""

@@ -1,0 +1,177 @@
+"""What a run reads: its sources, opened and put in order. The recipe's `data:` section is declared here. No torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlp.core.config import ConfigError
+from vlp.modalities.text.shared_words import PatientText
+
+from .config import VALIDATION_SPLITS, DataConfig, is_pipe
+from .sampling import Mixture, Order, Plan, rows, seed_of
+from .shards.manifest import Manifest
+from .shards.remote.cache import Cache
+from .shards.sample_io import SampleError
+from .shards.shard_set import ShardSet
+from .text_view import show
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An opened part of a set of shards."""
+
+    name: str
+    shards: ShardSet
+    weight: float
+
+
+def too_damaged(rejected: dict[str, str], samples: int, most: float) -> str | None:
+    """Return what to say when more than the share `most` of the samples was rejected, None when it is not."""
+    if len(rejected) <= most * samples:
+        return None
+    return (
+        f"{len(rejected)} of {samples} samples are damaged, more than data.max_rejected {most:g} allows; "
+        f"run `vlp-prep verify`. The last: {next(reversed(rejected))!r}"
+    )
+
+
+class Stream:
+    """The samples of a split of all sources, and the endless order in which training meets them.
+
+    Raises ConfigError for what cannot work: no such split, fewer samples than a batch holds.
+    """
+
+    def __init__(self, config: DataConfig, seed: int, split: str = "train") -> None:
+        self.config, self.seed = config, seed
+        self.sources = open_sources(config, split)
+        self.samples = sum(len(source.shards) for source in self.sources)
+        self.without_text = self.samples - sum(source.shards.manifest.texts for source in self.sources)
+        if split == "train" and self.samples < config.batch_size:
+            shards = sum(len(source.shards.manifest.shards) for source in self.sources)
+            raise ConfigError(
+                f"the training split has {self.samples} samples in {shards} shards, fewer than data.batch_size "
+                f"{config.batch_size}: use a smaller batch or more data"
+            )
+        self.plan = self._make_plan()
+        self.digest = self._digest()
+
+    def _make_plan(self) -> Plan:
+        weights = [source.weight for source in self.sources] or [1.0]
+        try:
+            quotas = Mixture(weights, self.seed).quotas
+            shares = quotas / quotas.sum()
+            orders = [
+                Order(
+                    [shard.samples for shard in source.shards.manifest.shards],
+                    source.shards.manifest.digest,
+                    self.seed,
+                    self.config.window,
+                    unit=max(1, round(self.config.batch_size * float(share))) if self.config.bucket else 0,
+                    lengths=source.shards.manifest.chars,
+                )
+                for source, share in zip(self.sources, shares, strict=False)
+            ]
+            return Plan(orders, weights, self.seed)
+        except ValueError as error:
+            raise ConfigError(f"data.train: {error}") from None
+
+    def _digest(self) -> str:
+        digests = [source.shards.manifest.digest for source in self.sources]
+        if len(digests) == 1:
+            return digests[0]
+        quotas = (int(one) for one in self.plan.mixture.quotas)
+        return f"{seed_of(*(f'{digest}:{quota}' for digest, quota in zip(digests, quotas, strict=False))):016x}"
+
+    def trained_on(self) -> list[dict[str, Any]]:
+        """Return for each source its digest and the first 16 digits of its shards' sha256: what a checkpoint keeps of it."""
+        manifests = [source.shards.manifest for source in self.sources]
+        return [{"digest": one.digest, "shards": [shard.sha256[:16] for shard in one.shards]} for one in manifests]
+
+    def texts(self, limit: int = 100_000) -> Iterator[str]:
+        """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser.
+
+        Unreadable records are left out and logged; raises ConfigError when `max_rejected` does not allow so many.
+        """
+        rejected: dict[str, str] = {}
+        for position in range(min(limit, self.samples)):
+            draw = self.plan.draw(position)
+            shards = self.sources[draw.source].shards
+            try:
+                sample = shards.record(draw.index)
+                text = show(sample, self.config.text, None).text
+            except SampleError as error:
+                rejected[shards.key(draw.index)] = str(error)
+                log.warning("rejected the text of sample %s: %s", shards.key(draw.index), error)
+                if problem := too_damaged(rejected, self.samples, self.config.max_rejected):
+                    raise ConfigError(problem) from None
+                continue
+            if text:
+                yield PatientText(text, sample.patient or sample.study or sample.key)
+
+    def describe(self, cursor: int, n: int, world: int) -> str:
+        """Return what would be read by whom, as text: the sources, and `n` batches from `cursor` on."""
+        quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
+        size = self.config.batch_size
+        lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} a pass, seed {self.seed}"]
+        if self.without_text:
+            lines.append(
+                f"  {self.without_text} of {self.samples} samples have no text: they train as images without one"
+            )
+        for source, share in zip(self.sources, quotas, strict=False):
+            manifest = source.shards.manifest
+            lines.append(
+                f"  {source.name}: {len(manifest)} samples in {len(manifest.shards)} shards, {share:.1%} of the stream, "
+                f"digest {manifest.digest[:12]}"
+            )
+        for start in range(cursor, cursor + n * size, size):
+            for rank in range(world):
+                mine = rows(start, size, rank, world)
+                draws = [self.plan.draw(position) for position in mine]
+                shown = [
+                    f"{self.sources[one.source].shards.manifest.shards[shard].shard}#{row}"
+                    for one in draws[:4]
+                    for shard, row in [self.sources[one.source].shards.manifest.locate(one.index)]
+                ]
+                more = f" ... ({len(mine)} in all)" if len(mine) > len(shown) else ""
+                lines.append(f"  batch at {start}, rank {rank}: {', '.join(shown)}{more}")
+        return "\n".join(lines)
+
+
+def open_sources(config: DataConfig, split: str) -> list[Source]:
+    """Open what a split is read from; [] for a validation split that nothing names. Raises ConfigError."""
+    cache = Cache(Path(config.cache) if config.cache else None, int(config.cache_gb * 2**30))
+    train = [one for one in config.sources if not is_pipe(one.path)]
+    if not config.sources:
+        raise ConfigError("data.train lists no sources")
+    if split == "train":
+        chosen = [(one.path, one.split, one.weight) for one in train]
+    elif config.val is not None:
+        if is_pipe(config.val):
+            raise ConfigError(f"data.val: {config.val} is a stream; validation needs shards that can seek")
+        chosen = [(config.val, split, 1.0)]
+    else:
+        chosen = [(path, split, 1.0) for path in dict.fromkeys(one.path for one in train)]
+    sources = []
+    for path, name, weight in chosen:
+        manifest = Manifest.read(path, cache)
+        if split != "train":
+            name = _held_out(manifest, split)
+            if name is None and (config.val is None or manifest.splits):
+                if config.val is not None:
+                    manifest.select(split)  # complains, with the splits that there are
+                continue
+        part = manifest.select(name)
+        title = part.shards[0].source or Path(path.rstrip("/")).name
+        sources.append(Source(title, ShardSet(part, cache), weight))
+    return sources
+
+
+def _held_out(manifest: Manifest, split: str) -> str | None:
+    names = VALIDATION_SPLITS if split in VALIDATION_SPLITS else (split,)
+    return next((name for name in names if name in manifest.splits), None)

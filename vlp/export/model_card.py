@@ -1,0 +1,285 @@
+"""The model card: front matter that the Hub understands, what the model was made of, its scores, its limits.
+
+Built from configurations and counts alone. Nothing of a report or a patient goes in: no texts, no keys, no local paths.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from vlp.core.config import ConfigError, read_yaml
+from vlp.core.untrusted import read_json, read_text
+from vlp.modalities.text.tokenizers.base import LEFT_OUT, Tokenizer
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from vlp.hub import Pretrained
+
+LIBRARY = {
+    "vlp": "vlp",
+    "open_clip": "open_clip",
+    "transformers": "transformers",
+    "image": "transformers",
+    "text": "transformers",
+}
+PIPELINE = {"image": "image-feature-extraction", "text": "feature-extraction"}
+
+USE = {
+    "vlp": """import vlp
+
+model = vlp.from_pretrained("{repo}")
+labels = ["there is a nodule", "there is no nodule"]
+scores = model.embed_images(["image.png"]) @ model.embed_texts(labels).T
+print(labels[int(scores[0].argmax())])
+heat = model.heatmap("image.png", "nodule")  # [H, W], on the image's own pixels""",
+    "open_clip": """import open_clip
+
+model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:{repo}")  # or local-dir:/path/to/folder
+tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")""",
+    "transformers": """from transformers import pipeline
+
+classify = pipeline("zero-shot-image-classification", "{repo}")
+classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_template="there is {{}}")""",
+    "onnx": """import onnxruntime
+
+image = onnxruntime.InferenceSession("image.onnx")  # pixels: float32 [B, C, S, S], normalised as preprocess.json says
+text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], from tokenizer/
+# config.json holds logit_scale (a logarithm) and logit_bias: logits are exp(logit_scale) * cosine + logit_bias""",
+    "image": """from transformers import AutoModel
+
+tower = AutoModel.from_pretrained("{repo}")""",
+    "text": """from transformers import AutoModel, AutoTokenizer
+
+tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretrained("{repo}")""",
+}
+
+FILES = """
+
+Give it pictures as vlp decodes them (`vlp.modalities.image.spec.decode`): other libraries read files of more than 8 bits,
+transparent or turned ones and DICOM in their own way, and the model was trained on vlp's."""
+
+LIMITS = """Research use. This is no medical device: it has not been cleared by any authority, and must not be used for
+diagnosis, triage or treatment.
+
+- Similarity is not probability: scores of different prompts, models or sites are not comparable, and thresholds have to
+  be set on data of the place of use.
+- It saw the populations, scanners and reporting habits of its training data, and will be worse elsewhere, also for groups
+  that were few in it. Compare the scores by group before use.
+- Reports mention what was asked for: what a radiologist left out was learned as absent or not at all.
+- A heat map shows where an embedding resembles a phrase. It is no segmentation, and may point where such findings usually
+  are without seeing one.
+- Embeddings of images and reports can identify patients. Treat them as the data they came from."""
+
+
+def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes: Iterable[str]) -> str:
+    """Return the card as Markdown with YAML front matter."""
+    recipe = _recipe(source)
+    name = options.name or str(recipe.get("name") or options.to.name)
+    results = [_results(path) for path in options.results] or _near(source, loaded)
+    front: dict[str, Any] = {
+        "license": options.licence,
+        "library_name": LIBRARY.get(options.format, "onnx"),
+        "pipeline_tag": PIPELINE.get(options.format, "zero-shot-image-classification"),
+        "tags": list(dict.fromkeys(["medical", "radiology", "vision-language", "vlp", options.format])),
+    }
+    bases = sorted(set(base_models(recipe)))
+    if bases:
+        front["base_model"] = bases
+    index = model_index(name, results)
+    if index:
+        front["model-index"] = index
+    use = USE[options.format].format(repo=options.push or options.to.name)
+    about = [f"- {line}" for line in describe(loaded)]
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"# {name}",
+        "A vision-language model of medical images and their reports, trained with vlp " + __version__ + ".",
+        f"## Use\n\n```python\n{use}\n```" + ("" if options.format in ("vlp", "text") else FILES),
+        "## What it is\n\n" + "\n".join(about),
+        "## Checked on export\n\n" + "\n".join(f"- {note}" for note in notes),
+        "## Scores\n\n"
+        + (scores(results) or "None were given. `vlp-eval run` makes them, `--results` puts them here."),
+        "## Training data\n\n" + (training_data(recipe) or "Not recorded."),
+        f"## Intended use and limits\n\n{LIMITS}",
+        "## Recipe\n\n```yaml\n" + yaml.safe_dump(without_paths(recipe), sort_keys=False).rstrip() + "\n```",
+        "## Cite\n\n" + "\n".join([*papers(recipe), f"- the data sets above, and vlp {__version__}"]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _recipe(source: Path) -> dict[str, Any]:
+    path = source / "recipe.yaml"
+    return read_yaml(path) if path.is_file() else {}
+
+
+def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
+    """Return the results in the run's own folder that scored this very step."""
+    folder = source.resolve()
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    step = loaded.config.get("extra", {}).get("step")
+    found = [_results(path) for path in (*sorted(run.glob("*/results.json")), *sorted(run.glob("results.json")))]
+    return [one for one in found if step is not None and one["model"].get("step") == step]
+
+
+def _results(path: Path) -> dict[str, Any]:
+    try:
+        tree: dict[str, Any] = read_json(path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--results: cannot read {path}: {error}") from None
+    if not isinstance(tree, dict) or "tasks" not in tree:
+        raise ConfigError(f"--results: {path} is no results file of vlp-eval")
+    return tree
+
+
+def describe(loaded: Pretrained) -> list[str]:
+    """Return the model's size and make in sentences."""
+    model, spec, tree = loaded.model, loaded.preprocess.spec, loaded.config["model"]
+    towers = {part: tree[part].get("name") or _kind(tree[part]) for part in ("image", "text")}
+    return [
+        f"image tower {towers['image']}, text tower {towers['text']}, joint width {model.dim}",
+        f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f} million parameters",
+        f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}; "
+        f"preprocessing {loaded.preprocess.fingerprint}",
+        f"texts: up to {loaded.tokenizer.length} tokens of {loaded.tokenizer.vocab_size}; "
+        f"tokenizer {loaded.tokenizer.fingerprint}, {_origin(loaded.tokenizer)}",
+        f"weights sha256 {loaded.config['weights_sha256']}",
+    ]
+
+
+def _origin(tokenizer: Tokenizer) -> str:
+    """Return where a tokenizer's pieces come from: those of one trained on reports could hold patients."""
+    return LEFT_OUT.format(**tokenizer.trained) if tokenizer.trained else "with no record of how it was trained"
+
+
+def _kind(tower: Mapping[str, Any]) -> str:
+    config = tower.get("config") or {}
+    return str(config.get("model_type") or tower["kind"])
+
+
+def base_models(recipe: Mapping[str, Any]) -> Iterable[str]:
+    """Yield the Hub names that the recipe's weights came from; open_clip's tags by the repository behind them."""
+    model = recipe.get("model") or {}
+    for tree in (model, model.get("image") or {}, model.get("text") or {}):
+        for key in ("pretrained", "path"):
+            given = str(tree.get(key) or "")
+            kind, _, name = given.partition(":")
+            if kind == "open_clip":
+                from open_clip.pretrained import get_pretrained_cfg
+
+                architecture, _, tag = name.partition("/")
+                kind, name = "hf", str(get_pretrained_cfg(architecture, tag).get("hf_hub", ""))
+            elif key == "path" and not name and is_cached(given):
+                kind, name = "hf", given
+            if kind == "hf" and "/" in name:
+                yield "/".join(name.split("/")[:2])
+
+
+def is_cached(name: str) -> bool:
+    """Return whether a tower's `path` is a Hub name: no folder here, and in the local cache, where training found it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if name.count("/") != 1 or name.startswith(("/", ".", "~")) or Path(name).exists():
+        return False
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+
+
+def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the Hub's `model-index`: primary metrics with their interval, n and the hashes of data and prompts."""
+    rows = []
+    for tree in results:
+        for task in tree["tasks"]:
+            if task.get("status") != "ok":
+                continue
+            data = task["data"]
+            metrics = [
+                {
+                    "type": key,
+                    "name": key,
+                    "value": metric["value"],
+                    "args": {
+                        "ci": metric.get("ci"),
+                        "n": metric.get("n", data["n"]),
+                        "ids_sha256": data["ids_sha256"],
+                        "task_sha256": task["config_sha256"],
+                    },
+                }
+                for key, metric in task["metrics"].items()
+                if metric["value"] is not None and (metric.get("primary") or len(task["metrics"]) == 1)
+            ]
+            if metrics:
+                rows.append(
+                    {
+                        "task": {"type": task["family"], "name": task["id"]},
+                        "dataset": {"type": data["name"], "name": data["name"], "split": data["split"] or "all"},
+                        "metrics": metrics,
+                    }
+                )
+    return [{"name": name, "results": rows}] if rows else []
+
+
+def scores(results: Iterable[Mapping[str, Any]]) -> str:
+    """Return the metrics as tables, the primary ones first, the others folded away; undefined ones with their reason."""
+    primary: list[str] = []
+    others: list[str] = []
+    for tree in results:
+        for task in tree["tasks"]:
+            if task.get("status") != "ok":
+                continue
+            for key, metric in task["metrics"].items():
+                value, interval = metric["value"], metric.get("ci")
+                shown = f"{value:.3f}" if value is not None else f"undefined: {metric.get('reason', '')}"
+                between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+                chance = f"{metric['chance']:.3f}" if metric.get("chance") is not None else ""
+                count = metric.get("n", task["data"]["n"])
+                rows = primary if metric.get("primary") else others
+                rows.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {count} |")
+    head = ["| task | metric | value | 95 % interval | chance | n |", "|---|---|---|---|---|---|"]
+    folded = ["<details><summary>All other metrics</summary>", "", *head, *others, "", "</details>"]
+    tables = ["\n".join([*head, *primary])] * bool(primary) + ["\n".join(folded)] * bool(others)
+    return "\n\n".join(tables)
+
+
+def papers(recipe: Mapping[str, Any]) -> list[str]:
+    """Return what to cite for the recipe's objectives: the second paragraph of such a module is its source."""
+    import sys
+
+    from .. import objectives
+
+    lines = []
+    for one in recipe.get("objectives") or []:
+        kind = str(one.get("kind") if isinstance(one, Mapping) else one)
+        if kind in objectives.objectives:
+            text = sys.modules[objectives.objectives.get(kind).__module__].__doc__ or ""
+            lines += [f"- `{kind}`: {' '.join(part.split())}" for part in text.split("\n\n")[1:2]]
+    return lines
+
+
+def training_data(recipe: Mapping[str, Any]) -> str:
+    """Return the training sets' names, licences and digests, from the cards beside their shards."""
+    train = (recipe.get("data") or {}).get("train") or []
+    sources = [train] if isinstance(train, str) else [one["path"] if isinstance(one, Mapping) else one for one in train]
+    lines = []
+    for one in sources:
+        card = Path(str(one)) / "README.md"
+        text = read_text(card) if card.is_file() else ""
+        title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(str(one)).name)
+        licence = next((line for line in text.splitlines() if line.startswith("**Licence:**")), "")
+        lines.append(f"- {title}{'. ' + licence if licence else ''}")
+    return "\n".join(lines)
+
+
+def without_paths(tree: Any) -> Any:
+    """Return a recipe with every absolute path cut to its last part: whose disk it was is nobody's business."""
+    if isinstance(tree, Mapping):
+        return {key: without_paths(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [without_paths(value) for value in tree]
+    if isinstance(tree, str) and ("\\" in tree or tree.startswith(("/", "~", ".."))):
+        return Path(tree.replace("\\", "/")).name
+    return tree

@@ -1,0 +1,1 @@
+"""Texts: specification and tokenizers."""

@@ -1,0 +1,167 @@
+"""What a tokenizer is, and what it returns."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import numpy as np
+
+from vlp.batch import Tokens
+from vlp.core.output import write_whole
+
+if TYPE_CHECKING:
+    pass
+
+
+FILE = "vlp_tokenizer.json"
+
+
+MAX_WORD = 1000
+
+
+LEFT_OUT = (
+    "trained on the texts of {patients} patients without names, dates and numbers that a pattern finds, runs of digits, and "
+    "{words_left_out} words that fewer than {min_patients} patients share or that look like names"
+)
+
+
+Row = tuple[int, int, int, int]
+
+
+class TokenizerError(ValueError):
+    """A text that is too long under `overflow: error`, or a tokenizer that cannot be built or read."""
+
+
+class Pieces(NamedTuple):
+    """The tokens of several texts one after another, special ones included, each text cut to the tokenizer's `length`.
+
+    `counts`: how many tokens each text has; `rows`: (id, word that it is a piece of, first character, end) of each token
+    with -1 for what a special token has not; `cut`: the texts that lost some.
+    """
+
+    counts: list[int]
+    rows: np.ndarray
+    cut: frozenset[int]
+
+    @classmethod
+    def of(cls, found: Sequence[tuple[list[Row], bool]]) -> Pieces:
+        """Put together each text's tokens and whether it was cut."""
+        flat = chain.from_iterable(chain.from_iterable(rows for rows, _ in found))
+        counts = [len(rows) for rows, _ in found]
+        table = np.fromiter(flat, np.int64, 4 * sum(counts)).reshape(-1, 4)
+        return cls(counts, table, frozenset(index for index, (_, cut) in enumerate(found) if cut))
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Tokenised texts: `tokens`, `offsets` int64 [B, L, 2] (characters, -1 on special tokens), rows that were cut."""
+
+    tokens: Tokens
+    offsets: np.ndarray
+    cut: frozenset[int] = frozenset()
+
+    @property
+    def truncated(self) -> int:
+        return len(self.cut)
+
+    def find(self, row: int, start: int, end: int) -> tuple[int, int] | None:
+        """Return the tokens `[first, last)` of `row` that cover characters `[start, end)`.
+
+        None when the span is empty or when a part of it fell to truncation: such spans are dropped, never clamped.
+        """
+        starts, ends = self.offsets[row, :, 0], self.offsets[row, :, 1]
+        inside = np.flatnonzero((starts < end) & (ends > start) & (starts >= 0))
+        if start >= end or len(inside) == 0:
+            return None
+        if row in self.cut and end > int(ends.max()):
+            return None
+        return int(inside[0]), int(inside[-1]) + 1
+
+
+def without_long_words(text: str) -> str:
+    """Return a text up to MAX_WORD characters into its first longer word: no report has one, and some tokenizers take
+    the square of a word's length."""
+    if len(text) > MAX_WORD and max(map(len, text.split()), default=0) > MAX_WORD:
+        for word in re.finditer(r"\S+", text):
+            if len(word[0]) > MAX_WORD:
+                return text[: word.start() + MAX_WORD]
+    return text
+
+
+class Tokenizer(ABC):
+    """What every kind shares: padding, the map of words, the overflow policy, saving."""
+
+    kind: ClassVar[str]
+    length: int
+    overflow: str
+    vocab_size: int
+    pad_id: int
+    trained: dict[str, int] | None = None
+    """How it was trained here: patients, patients that share each word, words left out; None where it was not."""
+
+    @abstractmethod
+    def _pieces(self, texts: list[str]) -> Pieces:
+        """Return the tokens of the texts."""
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """Return the files that this tokenizer is made of, by name."""
+
+    def __call__(self, texts: Sequence[str]) -> Encoded:
+        """Tokenise B texts, padded to the longest of them; a text ends within a word of over MAX_WORD characters.
+
+        Raises TokenizerError for a text beyond `length` under `overflow: error`.
+        """
+        import torch
+
+        bounded = [without_long_words(text) for text in texts]
+        counts, rows, cut = self._pieces(bounded)
+        cut |= {row for row, text in enumerate(bounded) if len(text) < len(texts[row])}
+        width = max(counts, default=0)
+        mask = np.arange(width) < np.array(counts, np.int64)[:, None]
+        table = np.full((len(counts), width, 4), (self.pad_id, -1, -1, -1), np.int64)
+        table[mask] = rows
+        if cut and self.overflow == "error":
+            raise TokenizerError(
+                f"{len(cut)} of {len(counts)} texts have more than {self.length} tokens (tokenizer.overflow is error); "
+                f"the first has {len(texts[min(cut)])} characters"
+            )
+        offsets = table[..., 2:]
+        ids, words = (torch.from_numpy(table[..., column].copy()) for column in (0, 1))
+        tokens = Tokens(ids=ids, mask=torch.from_numpy(mask), words=words)
+        return Encoded(tokens=tokens, offsets=offsets, cut=cut)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that changes the ids of a text."""
+        digest = hashlib.sha256(json.dumps([self.kind, self.length]).encode())
+        for name, content in sorted(self._essence().items()):
+            digest.update(name.encode() + b"\0" + hashlib.sha256(content).digest())
+        return digest.hexdigest()[:16]
+
+    def _essence(self) -> dict[str, bytes]:
+        return self.files()
+
+    def save(self, folder: Path | str) -> None:
+        """Write the tokenizer's own files and `vlp_tokenizer.json` into a folder, made when missing."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in self.files().items():
+            write_whole(folder / name, content)
+        record = {
+            "kind": self.kind,
+            "length": self.length,
+            "overflow": self.overflow,
+            "fingerprint": self.fingerprint,
+            "files": sorted(self.files()),
+            "trained": self.trained,
+        }
+        write_whole(folder / FILE, json.dumps(record, indent=2) + "\n")

@@ -1,0 +1,254 @@
+"""What an image tower and a text tower are, how they are named in a recipe, and how parts of them are frozen.
+
+A tower turns a batch into features; heads, objectives and normalisation are elsewhere. `kind:` is looked up in the two
+registries, `"my_package.my_module:MyTower"` works too: subclass `ImageTower` or `TextTower`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+
+from torch import Tensor, nn
+
+from vlp.batch import PatchGrid, Tokens
+from vlp.core.config import ConfigError, config, to_tree
+from vlp.core.registry import Registry
+
+if TYPE_CHECKING:
+    from vlp.modalities.image.spec import ImageSpec
+
+
+@config
+class Adapter:
+    """Low-rank adapters (LoRA, through peft) on the linear layers of an otherwise frozen tower; merged on export.
+
+    `targets`: ends of the names of the layers, by default every linear layer.
+    """
+
+    kind: Literal["lora"] = "lora"
+    r: int = 16
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+
+
+@config
+class TowerConfig:
+    """What every tower can be told.
+
+    `pretrained`: weights to start from (a folder, a file, `hf:name`, `open_clip:name`), of which at least the share
+    `minimum_loaded` of the tower's tensors must be found, and all that it needs but those in `allow_missing` (names, or
+    their beginnings up to a dot: they start at random); of a self-supervised trainer's file the teacher is taken (the
+    moving average), or with `student` the network that was trained. `frozen` keeps the whole tower as it is,
+    `freeze_layers` the embeddings and the first n layers; frozen parts stay in eval mode. `checkpointing` trades compute
+    for memory: blocks are computed again in the backward pass (batch normalisation then counts each batch twice in its
+    running statistics).
+    """
+
+    pretrained: str | None = None
+    minimum_loaded: float = 0.9
+    allow_missing: tuple[str, ...] = ()
+    student: bool = False
+    frozen: bool = False
+    freeze_layers: int = 0
+    adapter: Adapter | None = None
+    checkpointing: bool = False
+
+
+class ImageFeatures(NamedTuple):
+    """`pooled` [B, width]; where asked for, `cells` [B, P, patch_width] and the pooling token's `attention` [B, P]."""
+
+    pooled: Tensor
+    cells: Tensor | None = None
+    attention: Tensor | None = None
+
+
+class TextFeatures(NamedTuple):
+    """`pooled` [B, width]; `states` [B, L, width] of all tokens; the pooling token's `attention` [B, L] where it has any."""
+
+    pooled: Tensor
+    states: Tensor
+    attention: Tensor | None = None
+
+
+class Tower(nn.Module):
+    """What both kinds share: freezing, and the configuration that rebuilds the tower without its first weights."""
+
+    Config: ClassVar[type[TowerConfig]] = TowerConfig
+    kind: str
+    config: TowerConfig
+    width: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._still: list[nn.Module] = []
+
+    def stages(self) -> Sequence[Sequence[nn.Module | nn.Parameter]]:
+        """Return the embeddings or stem, then the layers in order: what `freeze_layers` counts."""
+        stack = longest_stack(self)
+        inside = {id(parameter) for layer in stack for parameter in layer.parameters()}
+        before: list[nn.Module | nn.Parameter] = []
+        for parameter in self.parameters():
+            if id(parameter) in inside:
+                break
+            before.append(parameter)
+        return [before, *([layer] for layer in stack)]
+
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass; raises ValueError or AssertionError where that is not possible."""
+        raise ConfigError(f"a tower of kind {self.kind} cannot recompute activations")
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the recipe of this tower with everything written out, so that it is rebuilt without its sources."""
+        tree = {"kind": self.kind, **to_tree(self.config)}
+        return {**tree, "pretrained": None}
+
+    def default_weights(self) -> str | None:
+        """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
+        return None
+
+    def stop_recording(self) -> None:
+        """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
+
+    def prepare(self, where: str) -> None:
+        """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
+        if self.config.checkpointing:
+            try:
+                self.checkpoint_activations()
+            except (ValueError, AssertionError) as error:
+                raise ConfigError(f"{where}.checkpointing: {error}; leave it out") from None
+        if self.config.frozen or self.config.adapter is not None:
+            for name, parameter in self.named_parameters():
+                parameter.requires_grad_("lora_" in name)
+        elif self.config.freeze_layers:
+            stages = self.stages()
+            if self.config.freeze_layers >= len(stages):
+                raise ConfigError(
+                    f"{where}.freeze_layers is {self.config.freeze_layers}, the tower has {len(stages) - 1} layers"
+                )
+            for part in itertools.chain.from_iterable(stages[: self.config.freeze_layers + 1]):
+                part.requires_grad_(False)
+        if self.config.frozen:
+            self._still = [self]
+        elif self.config.freeze_layers:
+            self._still = list(_frozen_subtrees(self))
+        self.train(self.training)
+
+    @property
+    def is_frozen(self) -> bool:
+        return self.config.frozen and self.config.adapter is None
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, except of frozen parts: their dropout and running statistics stay as they are."""
+        super().train(mode)
+        for module in self._still:
+            for inner in module.modules():
+                inner.training = False
+        return self
+
+
+def _frozen_subtrees(module: nn.Module) -> list[nn.Module]:
+    parameters = list(module.parameters())
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        return [module]
+    return [found for child in module.children() for found in _frozen_subtrees(child)]
+
+
+def longest_stack(module: nn.Module) -> list[nn.Module]:
+    """Return the layers of the longest list of equal layers in a tower: the blocks of a transformer."""
+    stacks = [
+        list(one.children())
+        for one in module.modules()
+        if isinstance(one, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in one.children()}) == 1
+    ]
+    if not stacks:
+        return []
+    return max(stacks, key=len)
+
+
+class ImageTower(Tower):
+    """An image encoder: float images [B, channels, S, S], normalised, to `ImageFeatures`.
+
+    `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells.
+    """
+
+    channels: int = 3
+    patch_width: int
+    grid: PatchGrid
+
+    @abstractmethod
+    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures: ...
+
+    def without_local(self) -> None:
+        """Drop parameters that only cells need: called when no objective asks for patches."""
+
+    def as_pooled(self, cells: Tensor) -> Tensor | None:
+        """Return cells [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.
+
+        A heat map of a model without a patch head is made of these.
+        """
+        return cells if self.patch_width == self.width else None
+
+
+class TextTower(Tower):
+    """A text encoder: `Tokens` of B texts to `TextFeatures`.
+
+    `width` of the pooled features, `state_width` of a token's; `vocab_size`, `max_length` are the limits of its tables.
+    """
+
+    state_width: int
+    vocab_size: int
+    max_length: int
+
+    @abstractmethod
+    def forward(self, tokens: Tokens) -> TextFeatures: ...
+
+
+class TextShape(NamedTuple):
+    """What a text tower must know of the tokenizer: table size, padding id, longest text, the token that closes a text."""
+
+    vocab_size: int
+    pad_id: int
+    length: int
+    closing_id: int | None = None
+
+
+image_towers: Registry[type[ImageTower]] = Registry("image tower")
+text_towers: Registry[type[TextTower]] = Registry("text tower")
+
+
+def build_image_tower(tree: Any, spec: ImageSpec, where: str = "model.image") -> ImageTower:
+    """Return the image tower of `{kind: ..., ...}`, with random weights."""
+    tower: ImageTower = _build(image_towers, tree, where, spec)
+    if tower.channels == 1 and spec.channels != 1:
+        raise ConfigError(f"{where}: the tower takes one channel, image.channels is {spec.channels}; set it to 1")
+    return tower
+
+
+def build_text_tower(tree: Any, shape: TextShape, where: str = "model.text") -> TextTower:
+    """Return the text tower of `{kind: ..., ...}`, with random weights; raises ConfigError where the tokenizer does not fit."""
+    tower: TextTower = _build(text_towers, tree, where, shape)
+    if shape.vocab_size > tower.vocab_size:
+        raise ConfigError(
+            f"{where}: the tokenizer has {shape.vocab_size} tokens, the tower's embedding table {tower.vocab_size}; "
+            "they belong to different models"
+        )
+    if shape.length > tower.max_length:
+        raise ConfigError(
+            f"{where}: tokenizer.length is {shape.length}, the tower has {tower.max_length} positions; "
+            f"set tokenizer.length={tower.max_length} or give the tower more positions"
+        )
+    return tower
+
+
+def _build(registry: Registry[Any], tree: Any, where: str, given: Any) -> Any:
+    from vlp.core.config import component
+
+    cls, options = component(registry, tree, where)
+    tower = cls(options, given)
+    tower.kind = tree if isinstance(tree, str) else str(tree["kind"])
+    tower.config = options if tower.__dict__.get("config") is None else tower.config
+    return tower

@@ -1,0 +1,1 @@
+"""Pretrained weights: files, parameter names, loading."""

@@ -1,0 +1,227 @@
+"""What a folder of weights says that they expect, compared with what the recipe gives them.
+
+Activation, normalisation, size, resizing: a model with others loads without an error and computes something else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from vlp.core.config import ConfigError
+from vlp.core.trust import read_small_json
+from vlp.modalities.image.spec import ImageSpec
+
+from .files import IN_FOLDER
+
+if TYPE_CHECKING:
+    from ..dual_encoder import DualEncoder
+
+log = logging.getLogger("vlp")
+
+ACTIVATIONS = {
+    "QuickGELU": "quick_gelu",
+    "QuickGELUActivation": "quick_gelu",
+    "GELUActivation": "gelu",
+    "NewGELUActivation": "gelu_tanh",
+    "FastGELUActivation": "gelu_tanh",
+    "PytorchGELUTanh": "gelu_tanh",
+    "GELUTanh": "gelu_tanh",
+    "ReLU": "relu",
+    "SiLU": "silu",
+}
+SPELLINGS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "swish": "silu"}
+RESIZES = {"shortest": "crop", "longest": "pad", "squash": "squash", "center": "crop", "border": "pad"}
+RESAMPLES = {2: "bilinear", 3: "bicubic", 4: "area"}
+
+
+@dataclass(slots=True)
+class Expected:
+    """What the files beside weights state, None (or no entry) for what they do not; `activation` by tower."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: int | None = None
+    interpolation: str | None = None
+    resize: str | None = None
+    activation: dict[str, str] = field(default_factory=dict)
+
+
+def tell(source: str, path: Path, model: DualEncoder, towers: Sequence[str], where: str) -> list[str]:
+    """Log, and return, one line for each thing that weights expect and the recipe does otherwise."""
+    expected = of_tag(source) if source.startswith("open_clip:") else of_folder(path)
+    built: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
+    lines = differences(expected, model.spec if "image" in towers else None, {name: built[name] for name in towers})
+    for line in lines:
+        log.info("%s.pretrained: %s", where, line)
+    return lines
+
+
+def differences(expected: Expected, spec: ImageSpec | None, towers: Mapping[str, nn.Module]) -> list[str]:
+    """Return one line for each thing that differs; `spec` is None where images have nothing to do with the weights."""
+    lines = []
+    for name, tower in towers.items():
+        wanted, found = expected.activation.get(name), activation_of(tower)
+        if wanted is not None and found is not None and wanted != found:
+            lines.append(
+                f"these weights were trained with the activation {wanted}, model.{name} computes {found}: say so in its config "
+                "(open_clip: quick_gelu: true beside vision_cfg or text_cfg; transformers: hidden_act)"
+            )
+    if spec is None:
+        return lines
+    for key, own, theirs in (("mean", spec.mean, expected.mean), ("std", spec.std, expected.std)):
+        if theirs is not None and not _alike(own, theirs):
+            shown = ", ".join(f"{value:.6g}" for value in theirs)
+            lines.append(f"these weights expect image.{key}=[{shown}], the recipe has {list(own)}")
+    if expected.size is not None and expected.size != spec.size:
+        lines.append(f"these weights were trained at image.size={expected.size}, the recipe has {spec.size}")
+    for key, value, other in (
+        ("interpolation", spec.interpolation, expected.interpolation),
+        ("resize", spec.resize, expected.resize),
+    ):
+        if other is not None and value != other:
+            lines.append(f"these weights were trained with image.{key}={other}, the recipe has {value}")
+    return lines
+
+
+def _alike(own: Sequence[float], theirs: Sequence[float]) -> bool:
+    width = max(len(own), len(theirs))
+    pairs = zip(tuple(own) * (width // len(own)), tuple(theirs) * (width // len(theirs)), strict=False)
+    return all(abs(one - other) < 2e-3 for one, other in pairs)
+
+
+def activation_of(tower: nn.Module) -> str | None:
+    """Return the activation between a tower's layers, None where none of the known ones is a module of it."""
+    for module in tower.modules():
+        if isinstance(module, nn.GELU):
+            return "gelu_tanh" if module.approximate == "tanh" else "gelu"
+        if type(module).__name__ in ACTIVATIONS:
+            return ACTIVATIONS[type(module).__name__]
+    return None
+
+
+def of_tag(source: str) -> Expected:
+    """Return what open_clip's list of pretrained weights says of `open_clip:MODEL/TAG`."""
+    from open_clip.pretrained import get_pretrained_cfg
+
+    model, _, tag = source.removeprefix("open_clip:").partition("/")
+    return _of_open_clip({"model_cfg": {}, "preprocess_cfg": dict(get_pretrained_cfg(model, tag))})
+
+
+def of_folder(path: Path) -> Expected:
+    """Return what stands beside weights, in the words of open_clip, transformers, timm, or ours; all None without any."""
+    if path.is_file() and path.name not in IN_FOLDER:
+        return Expected()
+    folder = path if path.is_dir() else path.parent
+    if tree := _read(folder / "open_clip_config.json"):
+        return _of_open_clip(tree)
+    tree = _read(folder / "config.json")
+    if _part(tree, "pretrained_cfg"):
+        return _of_timm(_part(tree, "pretrained_cfg"))
+    if "model_type" in tree:
+        return _of_transformers(tree, _read(folder / "preprocessor_config.json"))
+    return _of_ours(_read(folder / "preprocess.json"))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the mapping in a JSON file, {} without the file; one that is no such file is named and passed by."""
+    if not path.is_file():
+        return {}
+    try:
+        return read_small_json(path)
+    except ConfigError as error:
+        log.info("%s: what the weights expect is not known", str(error)[:300])
+        return {}
+
+
+def _part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = tree.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _floats(value: Any) -> tuple[float, ...] | None:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    plain = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values)
+    return tuple(float(one) for one in values) if plain and len(values) in (1, 3) else None
+
+
+def _side(value: Any) -> int | None:
+    """Return the side of a square size, spelt as a number, a list, or `{height: ..., width: ...}`."""
+    if isinstance(value, dict):
+        value = value.get("height", value.get("shortest_edge"))
+    if isinstance(value, (list, tuple)):
+        value = value[-1] if value else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _word(value: Any, table: Mapping[Any, str]) -> str | None:
+    return table.get(value) if isinstance(value, (str, int)) else None
+
+
+PLAIN = {name: name for name in ("area", "bilinear", "bicubic")}
+
+
+def _of_open_clip(tree: Mapping[str, Any]) -> Expected:
+    model, shown = _part(tree, "model_cfg"), _part(tree, "preprocess_cfg")
+    quick = model.get("quick_gelu", shown.get("quick_gelu", False)) is True
+    activation = {"image": "quick_gelu", "text": "quick_gelu"} if quick else {}
+    if not quick and model:
+        own = {"image": _part(model, "vision_cfg"), "text": _part(model, "text_cfg")}
+        plain = {name: part for name, part in own.items() if not {"timm_model_name", "hf_model_name"} & part.keys()}
+        activation = {name: "gelu" for name, part in plain.items() if "act_kwargs" not in part}
+    size = _side(shown.get("size")) or _side(_part(model, "vision_cfg").get("image_size"))
+    return Expected(
+        mean=_floats(shown.get("mean")),
+        std=_floats(shown.get("std")),
+        size=size,
+        interpolation=_word(shown.get("interpolation"), PLAIN),
+        resize=_word(shown.get("resize_mode"), RESIZES),
+        activation=activation,
+    )
+
+
+def _of_transformers(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> Expected:
+    activation = {}
+    for name, part in (("image", "vision_config"), ("text", "text_config")):
+        given = _part(tree, part) or tree
+        act = given.get("hidden_act", given.get("activation_function"))
+        if act is None and str(tree.get("model_type")) == "clip":
+            act = "quick_gelu"  # what is left out of a configuration is the class's own default
+        if isinstance(act, str):
+            activation[name] = SPELLINGS.get(act, act)
+    crops = shown.get("do_center_crop") is True
+    squashes = shown.get("do_resize", True) is True and "height" in _part(shown, "size") and not crops
+    normalises = shown.get("do_normalize", True) is True
+    return Expected(
+        mean=_floats(shown.get("image_mean")) if normalises else None,
+        std=_floats(shown.get("image_std")) if normalises else None,
+        size=_side(shown.get("crop_size")) if crops else _side(shown.get("size")),
+        interpolation=_word(shown.get("resample"), RESAMPLES),
+        resize="crop" if crops else "squash" if squashes else None,
+        activation=activation,
+    )
+
+
+def _of_timm(shown: Mapping[str, Any]) -> Expected:
+    return Expected(
+        mean=_floats(shown.get("mean")),
+        std=_floats(shown.get("std")),
+        size=_side(shown.get("input_size")),
+        interpolation=_word(shown.get("interpolation"), PLAIN),
+        resize=_word(shown.get("crop_mode"), RESIZES),
+    )
+
+
+def _of_ours(shown: Mapping[str, Any]) -> Expected:
+    return Expected(
+        mean=_floats(shown.get("mean")),
+        std=_floats(shown.get("std")),
+        size=_side(shown.get("size")),
+        interpolation=_word(shown.get("interpolation"), PLAIN),
+        resize=_word(shown.get("resize"), {name: name for name in ("pad", "crop", "squash")}),
+    )

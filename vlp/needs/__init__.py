@@ -1,0 +1,1 @@
+"""What an objective may ask for: one file per need."""

@@ -1,0 +1,140 @@
+"""What a sample is: one image with what is known of it. A leaf without torch, used by data preparation too."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+Assertion = Literal["present", "absent", "uncertain"]
+
+
+PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A clinical concept in a text: characters `[start, end)` of `Report.text`, its code, and what the text says of it."""
+
+    text: str
+    code: str
+    start: int
+    end: int
+    assertion: Assertion = "present"
+    side: str | None = None
+    zone: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A phrase and the rectangle it speaks of: `(x1, y1, x2, y2)` in pixels of the stored image, x1 < x2, y1 < y2.
+
+    Edges, not pixel indices: a box of the single pixel (0, 0) is (0, 0, 1, 1).
+    """
+
+    phrase: str
+    xyxy: tuple[float, float, float, float]
+    label: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A report: the text, and spans of characters `[start, end)` into it for its sentences and its named sections."""
+
+    text: str
+    sentences: tuple[tuple[int, int], ...] = ()
+    sections: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    def section(self, name: str) -> str:
+        """Return the text of a section, empty where the report has none of that name."""
+        start, end = self.sections.get(name, (0, 0))
+        return self.text[start:end]
+
+    @property
+    def findings(self) -> str:
+        return self.section("findings")
+
+    @property
+    def impression(self) -> str:
+        return self.section("impression")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with what is known of it: what a source yields and what a shard holds.
+
+    `image` is a path, encoded bytes (JPEG or PNG), or uint8 pixels `[H, W]` or `[H, W, 3]`. `masks` maps a name to PNG
+    bytes of the image's size (non-zero = inside). `labels` maps a finding to 1, 0 or -1 (uncertain); absent = not stated.
+    `groups` holds the columns that scores are broken down by (sex, age, site, ...). `steps` says in order what was done to
+    the pixels on their way here (DICOM windowing, inversion, resizing).
+    """
+
+    key: str
+    image: Path | bytes | np.ndarray
+    report: Report | None = None
+    captions: tuple[str, ...] = ()
+    study: str | None = None
+    patient: str | None = None
+    modality: str | None = None
+    view: str | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+    concepts: tuple[Mention, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    masks: Mapping[str, bytes] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    split: str | None = None
+    source: str = ""
+    licence: str = ""
+    steps: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the pixels as plain JSON values, empty fields left out; masks as their sorted names."""
+        record: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name == "image" or value in (None, "", (), {}):
+                continue
+            if item.name in ("concepts", "boxes"):
+                value = [asdict(one) for one in value]
+            elif item.name == "report":
+                value = asdict(value)
+            elif item.name == "masks":
+                value = sorted(value)
+            elif item.name in ("labels", "groups"):
+                value = dict(value)
+            record[item.name] = value
+        return record
+
+    @classmethod
+    def from_json(
+        cls, record: Mapping[str, Any], image: Path | bytes | np.ndarray, masks: Mapping[str, bytes]
+    ) -> Sample:
+        """Rebuild a sample from `to_json`'s record; unknown keys (a later version's, or another tool's) are left alone."""
+        known = {item.name for item in fields(cls)} - {"image", "masks"}
+        values = {name: value for name, value in record.items() if name in known}
+        if values.get("report") is not None:
+            report = values["report"]
+            if isinstance(report, str):
+                report = {"text": report}
+            values["report"] = Report(
+                text=report["text"],
+                sentences=tuple((start, end) for start, end in report.get("sentences", ())),
+                sections={name: (start, end) for name, (start, end) in report.get("sections", {}).items()},
+            )
+        values["captions"] = tuple(values.get("captions", ()))
+        values["steps"] = tuple(values.get("steps", ()))
+        values["concepts"] = tuple(Mention(**one) for one in values.get("concepts", ()))
+        values["boxes"] = tuple(Box(**{**one, "xyxy": tuple(one["xyxy"])}) for one in values.get("boxes", ()))
+        return cls(image=image, masks=masks, **values)
+
+
+def concept_code(code: str, side: str | None, zone: str | None) -> int:
+    """Return a stable int64 for a finding at a place: equal for equal (code, side, zone), in `Spans.code`, `Phrases.code`."""
+    text = f"{code}|{side or ''}|{zone or ''}"
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -1,0 +1,184 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core import distributed
+
+from ..optimizer import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
+from .state import read_state, write_state
+
+if TYPE_CHECKING:
+    from ..train_step import Chunk, TrainStep
+from typing import TYPE_CHECKING
+
+from .base import EngineConfig, Part, StepReport, autocast, average_gradients, clip_gradients, resolve_precision
+
+if TYPE_CHECKING:
+    from ..train_step import Chunk, TrainStep
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """Return the towers' repeated blocks: outermost lists of at least two trainable modules of one class."""
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    for module in model.modules():
+        if module in inside or not isinstance(module, (nn.ModuleList, nn.Sequential)):
+            continue
+        members = list(module)
+        if (
+            len(members) < 2
+            or len({type(one) for one in members}) > 1
+            or not any(True for _ in members[0].parameters())
+        ):
+            continue
+        found += members
+        inside.update(child for member in members for child in member.modules())
+    return found
+
+
+class TorchEngine:
+    """One process, DDP, or FSDP2 over all processes."""
+
+    def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
+        self.module = step.to(device)
+        self.device, self.config, self.optim = device, config, optim
+        self.precision = resolve_precision(config, device)
+        self.is_sharded = config.shard and distributed.is_distributed()
+        self.is_ddp = distributed.is_distributed() and not config.shard
+        self._is_accumulating = False
+        self._is_unreduced = False
+        self.wrapped: nn.Module = self._wrap()
+        self.groups = parameter_groups(step, optim)
+        self.optimizer = build_optimizer(self.groups, optim)
+        self.bounded = bounded_parameters(step)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+
+    def _wrap(self) -> nn.Module:
+        if self.is_sharded:
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            for parameter in self.module.parameters():  # it cannot cut channels-last ones
+                parameter.data = parameter.data.contiguous()
+            mesh = init_device_mesh(self.device.type, (distributed.world(),))
+            for block in blocks(self.module.model):
+                fully_shard(block, mesh=mesh)
+            fully_shard(self.module, mesh=mesh)
+            return self.module
+        if self.is_ddp:
+            # mae or medslip alone never look at the whole report, and a tower may have parts that nothing uses: DDP
+            # has to look for parameters without a gradient, or it stops at the second step.
+            return nn.parallel.DistributedDataParallel(
+                self.module, find_unused_parameters=True, gradient_as_bucket_view=True
+            )
+        return self.module
+
+    def forward(self, batch: Batch, progress: float, **chunk: Unpack[Chunk]) -> Losses:
+        with autocast(self.precision, self.device):
+            total, parts = self.wrapped(batch, progress, **chunk)
+        return Losses(total, parts)
+
+    def embed(self, batch: Batch) -> ModelOutput:
+        with autocast(self.precision, self.device):
+            output: ModelOutput = self.wrapped(batch, embed=True)
+        return output
+
+    def backward(self, loss: Tensor, is_scaled: bool = False) -> None:
+        scaled: Any = loss if is_scaled else self.scaler.scale(loss)
+        scaled.backward()
+
+    @contextmanager
+    def accumulating(self) -> Iterator[None]:
+        """Hold back DDP's reduction: `step` averages the sums. FSDP2 adds up reduced shards by itself."""
+        if not self.is_ddp:
+            yield
+            return
+        assert isinstance(self.wrapped, nn.parallel.DistributedDataParallel)
+        with self.wrapped.no_sync():
+            yield
+        self._is_unreduced = True
+
+    def step(self, share: float) -> StepReport:
+        if self._is_unreduced:
+            average_gradients(list(self.module.parameters()))
+            self._is_unreduced = False
+        lr = set_learning_rate(self.optimizer, self.optim, share)
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(list(self.module.parameters()), self.optim.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        for parameter, low, high in self.bounded:
+            own = parameter.detach()
+            (own.to_local() if isinstance(own, DTensor) else own).clamp_(low, high)
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepReport(lr, norm)
+
+    def save(self, folder: Path) -> None:
+        write_state(self._state(), folder)
+
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"param.{name}": value.detach() for name, value in self.module.named_parameters()}
+        state.update({f"buffer.{name}": value for name, value in self._buffers().items()})
+        for name, parameter in self._trained().items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"{key}.{name}"] = value
+        return state
+
+    def _buffers(self) -> dict[str, Tensor]:
+        kept = self.module.state_dict().keys()
+        return {name: value for name, value in self.module.named_buffers() if name in kept}
+
+    def _trained(self) -> dict[str, nn.Parameter]:
+        named = [zip(group["names"], group["params"], strict=True) for group in self.groups]
+        return {name: parameter for pairs in named for name, parameter in pairs}
+
+    def load(self, folder: Path) -> None:
+        state: dict[str, Tensor] = {f"param.{name}": value.detach() for name, value in self.module.named_parameters()}
+        state.update({f"buffer.{name}": value for name, value in self._buffers().items()})
+        for name, parameter in self._trained().items():
+            # Fused AdamW counts on the parameter's device, the plain one on the CPU.
+            place = parameter.device if self.optimizer.defaults["fused"] else "cpu"
+            count = torch.zeros((), dtype=torch.float32, device=place)
+            state[f"step.{name}"] = count
+            for key in ("exp_avg", "exp_avg_sq"):
+                state[f"{key}.{name}"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
+        present = read_state(state, folder)
+        for name, parameter in self._trained().items():
+            if f"step.{name}" in present:
+                self.optimizer.state[parameter] = {
+                    key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+
+    def weights(self, part: Part = "model") -> dict[str, Tensor]:
+        module = self.module.get_submodule(part)
+        if self.is_sharded:
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+            options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            full: dict[str, Any] = dict(get_model_state_dict(module, options=options))
+        else:
+            full = module.state_dict() if distributed.is_main() else {}
+        return {name: value.detach().cpu() for name, value in full.items()} if distributed.is_main() else {}
+
+    def scalars(self) -> dict[str, float]:
+        return {name: float(value) for name, value in self.scaler.state_dict().items()}
+
+    def set_scalars(self, values: dict[str, float]) -> None:
+        if self.scaler.is_enabled() and values:
+            counts = ("growth_interval", "_growth_tracker")
+            state = {name: int(value) if name in counts else value for name, value in values.items()}
+            self.scaler.load_state_dict(state)
+
+
+"""What `TrainStep` holds."""

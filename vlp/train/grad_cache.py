@@ -1,0 +1,113 @@
+"""Gradients of one batch, in one piece or in chunks that need less memory.
+
+Plain accumulation averages the losses of the chunks; it is only right for objectives that look at one row at a time. A
+contrastive loss needs every row at once: cached-embedding accumulation (GradCache, Gao et al. 2021, arXiv:2101.06983)
+first embeds all chunks without a graph, computes the whole batch's loss on the embeddings, then repeats each chunk's
+forward with a graph and pushes the embeddings' gradients through it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlp.batch import Batch, Losses, ModelOutput
+from vlp.core.config import ConfigError
+
+from .batch_chunks import cut, without_prompts
+from .train_step import tensors
+
+if TYPE_CHECKING:
+    from .engines.base import Engine
+
+
+def check_accumulation(chunks: int, is_cached: bool, is_coupled: bool) -> None:
+    """Raise ConfigError for plain accumulation of a loss that couples the rows of a batch: it would be another loss."""
+    if chunks > 1 and is_coupled and not is_cached:
+        raise ConfigError(
+            f"train.accumulate={chunks}: these objectives compare the rows of a batch with one another, so losses of chunks "
+            "do not add up to the loss of the batch; set train.cached_embeddings=true, whose gradients do"
+        )
+
+
+def check_batch(rows: int, is_coupled: bool) -> None:
+    """Raise ConfigError for a batch of one row where the loss compares rows with one another."""
+    if rows < 2 and is_coupled:
+        raise ConfigError(
+            f"data.batch_size: these objectives compare the rows of a batch with one another, and {rows} row has no other: "
+            "give at least 2"
+        )
+
+
+def gradients(engine: Engine, batch: Batch, progress: float, chunks: int, is_cached: bool) -> Losses:
+    """Add the gradients of a batch's loss to the parameters and return the loss; `engine.step` comes next."""
+    if chunks == 1:
+        losses = engine.forward(batch, progress)
+        engine.backward(losses.total)
+        return losses
+    with engine.accumulating():
+        if is_cached:
+            return _cached(engine, batch, progress, chunks)
+        return _plain(engine, batch, progress, chunks)
+
+
+def _plain(engine: Engine, batch: Batch, progress: float, chunks: int) -> Losses:
+    each = []
+    for chunk in cut(batch, chunks):
+        losses = engine.forward(chunk, progress)
+        engine.backward(losses.total / chunks)
+        each.append(losses)
+    mean = torch.stack([losses.total.detach() for losses in each]).mean()
+    parts = {name: torch.stack([losses.parts[name] for losses in each]).mean() for name in each[0].parts}
+    return Losses(mean, parts)
+
+
+def _cached(engine: Engine, batch: Batch, progress: float, count: int) -> Losses:
+    """Return the whole batch's loss after adding its gradients chunk by chunk.
+
+    The first chunk keeps its graph through the loss, so it is computed once and the others twice. Dropout is replayed:
+    each second forward starts from the random state of the first.
+    """
+    first, *others = cut(batch, count)
+    others = [without_prompts(chunk) for chunk in others]
+    states: list[tuple[torch.Tensor, ...]] = []
+    embedded: list[ModelOutput] = []
+    with torch.no_grad():
+        for chunk in others:
+            states.append(random_state(batch.image.device))
+            embedded.append(engine.embed(chunk))
+    cached = [_leaves(output) for output in embedded]
+    losses = engine.forward(first, progress, whole=[batch, first, *others], cached=cached)
+    engine.backward(losses.total)
+    after = random_state(batch.image.device)
+    for chunk, state, output in zip(others, states, cached, strict=True):
+        set_random_state(batch.image.device, state)
+        replay = engine.forward(chunk, progress, gradients=_gradients(output))
+        engine.backward(replay.total, is_scaled=True)
+    set_random_state(batch.image.device, after)
+    return losses
+
+
+def _leaves(output: ModelOutput) -> ModelOutput:
+    leaves: dict[str, Any] = {name: value.detach().requires_grad_() for name, value in tensors(output).items()}
+    return replace(output, **leaves)
+
+
+def _gradients(output: ModelOutput) -> ModelOutput:
+    """Return the gradients that the loss left on a cached output's leaves; None where the loss does not use a field."""
+    found: dict[str, Any] = {name: value.grad for name, value in tensors(output).items()}
+    return replace(output, **found)
+
+
+def random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return the state of the generators that a forward on `device` may draw from."""
+    cpu = torch.get_rng_state()
+    return (cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (cpu,)
+
+
+def set_random_state(device: torch.device, state: tuple[torch.Tensor, ...]) -> None:
+    torch.set_rng_state(state[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state[1], device)

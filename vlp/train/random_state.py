@@ -1,0 +1,65 @@
+"""Seeds and states of the random generators."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def seed_all(seed: int) -> None:
+    """Seed every generator of this process that training may draw from."""
+    import random
+
+    import numpy as np
+
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - not ours, but a library may draw from it
+
+
+def random_states() -> dict[str, Tensor]:
+    """Return the state of every generator of this process that training may draw from, as uint8 tensors."""
+    import random
+
+    import numpy as np
+
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    _, words, _ = random.getstate()
+    states["python"] = torch.tensor(words, dtype=torch.int64)
+    legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
+    states["numpy"] = torch.tensor([*legacy[1].tolist(), legacy[2]], dtype=torch.int64)
+    return states
+
+
+def set_random_states(states: dict[str, Tensor]) -> None:
+    """Put every generator back to where `random_states` saw it."""
+    import random
+
+    import numpy as np
+
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    random.setstate((3, tuple(states["python"].tolist()), None))
+    *keys, position = states["numpy"].tolist()
+    legacy: Any = ("MT19937", np.array(keys, dtype=np.uint32), position)
+    np.random.set_state(legacy)  # noqa: NPY002
+
+
+def write_random_states(states: dict[str, Tensor], folder: Path, rank: int) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(states, folder / f"rank-{rank:05d}.safetensors")
+
+
+def read_random_states(folder: Path, rank: int) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    states: dict[str, Tensor] = load_file(folder / f"rank-{rank:05d}.safetensors")
+    return states

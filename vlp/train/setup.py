@@ -1,0 +1,288 @@
+"""From a recipe to the parts of a run, and those parts to and from a checkpoint folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from vlp.core import distributed
+from vlp.core.config import ConfigError, dump_yaml, read_yaml, to_tree
+from vlp.core.config import digest as digest_of
+from vlp.core.output import hold, partial_of, remove, whole
+from vlp.core.trust import LIBRARIES, dotted_modules
+from vlp.data.pipe_stream import PipeStream
+from vlp.data.requirements import check_texts
+from vlp.data.stream import Stream
+from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
+from vlp.models.build import build_model, made_ready
+from vlp.models.dual_encoder import DualEncoder
+
+from .. import hub
+from ..data.loader import Loader, open_stream
+from ..objectives import build_objectives
+from . import checkpoint
+from .engines.base import Engine
+from .engines.build import build_engine
+from .grad_cache import check_accumulation, check_batch
+from .random_state import random_states, read_random_states, seed_all, set_random_states, write_random_states
+from .recipe import Recipe, check_resume, check_world, from_tree
+from .train_step import TrainStep
+
+OWN = ("recipe.yaml", "log.jsonl", "tokenizer", "ranks", checkpoint.FOLDER, checkpoint.LAST, "wandb", "wandb_id")
+"""What a run's folder holds."""
+
+READ_FROM = ("path", "train", "val", "pretrained", "checkpoint")
+"""Keys of a recipe whose text may be a file or folder to read."""
+
+TOKENIZER_TEXTS = 200_000
+"""Training texts that a tokenizer is trained on at most; more change next to nothing."""
+
+
+@dataclass
+class Parts:
+    """What the loop works with."""
+
+    engine: Engine
+    loader: Loader
+    validation: Loader | None
+    preprocess: Preprocess
+    tokenizer: Tokenizer
+    device: torch.device
+
+    def summary(self) -> dict[str, Any]:
+        """Return the run's size in numbers, for the log's first line."""
+        parameters = list(self.engine.module.parameters())
+        return {
+            "parameters": sum(one.numel() for one in parameters),
+            "trained": sum(one.numel() for one in parameters if one.requires_grad),
+            "without_text": self.loader.stream.without_text,
+            "precision": self.engine.precision,
+            "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+        }
+
+
+def open_data(recipe: Recipe) -> Stream | PipeStream:
+    """Open the training data. Raises ConfigError for what it cannot do for this many ranks.
+
+    Not collective: called before anything that is, so that no rank waits for one that has failed.
+    """
+    check_world(recipe, distributed.world())
+    return open_stream(recipe.data, recipe.seed, "train", distributed.world())
+
+
+@contextmanager
+def hold_run(recipe: Recipe, resume: bool) -> Iterator[Path | None]:
+    """Make the run folder, hold it, and yield the checkpoint to go on from, None for a fresh start. Collective.
+
+    Rank 0 holds it for all. Raises on every rank: ConfigError when the folder holds another run's checkpoints, (without
+    `resume`) this one's, or what was not made by a run; InUseError while another process trains there; OSError.
+    """
+    with ExitStack() as stack:
+        found: Path | None = None
+        failure: Exception | None = None
+        if distributed.is_main():
+            try:
+                is_run = checkpoint.is_run(recipe.folder)
+                stack.enter_context(hold(recipe.folder, checkpoint.MADE_BY, OWN, is_ours=is_run))
+                found = _open_run(recipe, resume)
+            except (ConfigError, OSError) as error:
+                failure = error
+        found, failure = distributed.broadcast_object((found, failure))
+        if failure is not None:
+            raise failure
+        yield found
+
+
+def _open_run(recipe: Recipe, resume: bool) -> Path | None:
+    run, sources = recipe.folder, source_folders(recipe)
+    if any(source.resolve() == run.resolve() for source in sources):
+        raise ConfigError(f"{run} is what the recipe reads from: choose another name=")
+    found = checkpoint.latest(run)
+    if found is not None and not resume:
+        raise ConfigError(
+            f"{run} holds a run already (checkpoint {found.name}): add --resume to go on with it, or choose another name="
+        )
+    if found is not None:
+        check_resume(recipe, _with_defaults(read_yaml(found / "recipe.yaml")))
+    else:  # what an earlier start left behind before its first checkpoint
+        remove(run / "log.jsonl", checkpoint.MADE_BY)
+        remove(run / "tokenizer", checkpoint.MADE_BY, *sources)
+    checkpoint.rotate(run, recipe.train.keep)
+    with whole(run / "recipe.yaml") as file:
+        file.write(dump_yaml(recipe))
+    return found
+
+
+def source_folders(recipe: Recipe) -> list[Path]:
+    """Return the files and folders of this machine that a recipe reads from: data, tokenizers, weights."""
+    found: list[Path] = []
+
+    def look(value: Any, key: str) -> None:
+        if isinstance(value, dict):
+            for name, item in value.items():
+                look(item, name)
+        elif isinstance(value, list):
+            for item in value:
+                look(item, key)
+        elif isinstance(value, str) and key in READ_FROM and os.path.exists(value):
+            found.append(Path(value))
+
+    look({part: to_tree(getattr(recipe, part)) for part in ("data", "tokenizer", "model")}, "")
+    return found
+
+
+def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's recipe with the keys that it could not have yet, since they did not exist."""
+    try:
+        tree: dict[str, Any] = to_tree(from_tree(saved))
+    except ConfigError:  # it has keys that exist no more: the comparison names them
+        return saved
+    return tree
+
+
+def clear_away(recipe: Recipe) -> None:
+    """Remove what a start that came to nothing wrote into its folder; a folder that was new goes with its lock."""
+    if distributed.is_main():
+        remove(recipe.folder / "recipe.yaml", checkpoint.MADE_BY)
+        for name in ("ranks", "tokenizer"):
+            remove(recipe.folder / name, checkpoint.MADE_BY, *source_folders(recipe))
+
+
+def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | None = None) -> Parts:
+    """Build everything that a recipe names over `open_data`'s stream, the same on every rank. Collective.
+
+    A run that goes on from the checkpoint `start` takes tokenizer and architecture from there: what they were first made of
+    may be gone. Raises ConfigError.
+    """
+    device = distributed.device()
+    torch.manual_seed(recipe.seed)
+    objectives = build_objectives(recipe.objectives, recipe.model.dim)
+    check_accumulation(recipe.train.accumulate, recipe.train.cached_embeddings, objectives.batch_coupled)
+    check_batch(recipe.data.batch_size, objectives.batch_coupled)
+    if objectives.needs_text:
+        check_texts(data)
+    preprocess = Preprocess(recipe.image)
+    model = None
+    if start is None:
+        tokenizer = build_or_train_tokenizer(recipe, run, data)
+    else:
+        towers = (recipe.model.image, recipe.model.text)
+        model, _, tokenizer, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+    make_loader = partial(
+        Loader,
+        recipe.data,
+        preprocess,
+        tokenizer,
+        objectives.needs,
+        objectives.prompt_spec(),
+        seed=recipe.seed,
+        rank=distributed.rank(),
+        world=distributed.world(),
+    )
+    loader = make_loader(split="train", stream=data)
+    validation = make_loader(split="val")
+    if model is None:
+        model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
+    else:
+        made_ready(model, tokenizer)
+    engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
+    engine.module.train()
+    # Parameters start alike on all ranks; dropout must not.
+    seed_all(recipe.seed * 1_000_003 + distributed.rank())
+    return Parts(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
+
+
+def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Tokenizer:
+    """Return the recipe's tokenizer; one that has no file yet is trained by rank 0 and kept in the run folder. Collective."""
+    spec = recipe.tokenizer
+    if spec.kind not in ("sentencepiece", "wordpiece") or spec.path is not None:
+        return build_tokenizer(spec, None)
+    folder = run / "tokenizer"
+    failure: str | None = None
+    if distributed.is_main() and not folder.is_dir():
+        try:
+            temporary = partial_of(folder)
+            remove(temporary, checkpoint.MADE_BY)
+            build_tokenizer(spec, data.texts(TOKENIZER_TEXTS)).save(temporary)
+            temporary.rename(folder)
+        except ConfigError as error:
+            failure = str(error)
+        except (ValueError, OSError) as error:
+            failure = f"tokenizer: {error}"
+    failure = distributed.broadcast_object(failure)
+    if failure is not None:
+        raise ConfigError(failure)
+    return load_tokenizer(folder)
+
+
+def write_checkpoint(
+    parts: Parts, recipe: Recipe, step: int, samples: int, position: dict[str, Any]
+) -> Callable[[Path], None]:
+    """Return what `checkpoint.save` has every rank run.
+
+    The collective part comes first: a rank that fails later, alone, keeps nobody waiting.
+    """
+    weights, objectives = parts.engine.weights("model"), parts.engine.weights("objectives")
+    counters = {
+        "step": step,
+        "samples": samples,
+        "loader": position,
+        "rejected": sorted(parts.loader.rejected),
+        "world": distributed.world(),
+        "engine": parts.engine.scalars(),
+        "recipe": digest_of(recipe),
+        "torch": torch.__version__,
+    }
+
+    def write(folder: Path) -> None:
+        parts.engine.save(folder / "state" / "engine")
+        write_random_states(random_states(), folder / "state" / "random", distributed.rank())
+        if distributed.is_main():
+            hub.save_pretrained(
+                folder,
+                cast(DualEncoder, parts.engine.module.model),
+                parts.preprocess,
+                parts.tokenizer,
+                {"step": step, "trained_on": parts.loader.stream.trained_on()},
+                weights=weights,
+                objectives=objectives,
+            )
+            (folder / "recipe.yaml").write_text(dump_yaml(recipe), encoding="utf-8")
+            checkpoint.write_counters(folder, counters)
+
+    return write
+
+
+def load_checkpoint(parts: Parts, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
+    """Put a checkpoint's state into the parts; return step, samples, and what sets the random generators. Collective.
+
+    At the same number of processes everything goes on exactly; at another the data and the optimiser do, while dropout
+    draws anew. Raises ConfigError for a folder that is not such a checkpoint.
+    """
+    counters = checkpoint.read_counters(folder)
+    parts.engine.load(folder / "state" / "engine")
+    parts.engine.set_scalars(counters["engine"])
+    parts.loader.load_state(counters["loader"])
+    parts.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
+    states = (
+        read_random_states(folder / "state" / "random", distributed.rank())
+        if counters["world"] == distributed.world()
+        else None
+    )
+
+    def restore() -> None:
+        if states is None:
+            seed_all((recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + distributed.rank())
+        else:
+            set_random_states(states)
+
+    return counters["step"], counters["samples"], restore

@@ -1,0 +1,237 @@
+"""The trainer, in one sitting: from a recipe to a run folder."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from vlp.core import distributed
+from vlp.core.config import ConfigError, to_tree
+
+from . import checkpoint
+from .grad_cache import gradients
+from .logging import Meter, RunLog, StepRecord
+from .optimizer import factor
+from .setup import Parts, build, clear_away, hold_run, load_checkpoint, open_data, write_checkpoint
+from .signals import StopRequest, sign_in
+from .start_check import check_vectors
+
+if TYPE_CHECKING:
+    from vlp.batch import Batch
+    from vlp.data.pipe_stream import PipeStream
+    from vlp.data.stream import Stream
+
+    from ..objectives import ObjectiveSum
+    from .recipe import Recipe
+
+
+LEAST_SCALE = 1e-4
+"""fp16's loss scale below which a gradient that still overflows is no matter of the scale (fairseq's limit)."""
+
+
+class TrainingStopped(RuntimeError):
+    """The run cannot go on (non-finite loss, data that fails); the message says why and the last checkpoint stands."""
+
+
+@dataclass
+class Fetched:
+    """A batch, the loader's state after it, the seconds it took to come, and what went wrong instead."""
+
+    batch: Batch | None
+    position: dict[str, Any]
+    waited: float
+    failure: str | None = None
+
+
+def train(recipe: Recipe, resume: bool = False) -> str:
+    """Train a recipe to its end and return "finished", or "resumable" when a signal asked it to stop.
+
+    Raises ConfigError for what cannot work, TrainingStopped for a loss or data that fail, and
+    `checkpoint.CheckpointError` when a checkpoint cannot be written.
+    """
+    stop = StopRequest()
+    data = open_data(recipe)
+    with hold_run(recipe, resume) as start:
+        return train_from(start, recipe, data, stop)
+
+
+def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, stop: StopRequest) -> str:
+    """Train in the run folder, from the checkpoint `start` or afresh, to the recipe's end or until `stop` is set."""
+    run = recipe.folder
+    sign_in(run, distributed.rank())
+
+    # ------------------------------------------------------------------ what
+    try:
+        parts = build(recipe, run, data, start)
+    except ConfigError:
+        if start is None:
+            clear_away(recipe)
+        raise
+    engine, loader = parts.engine, parts.loader
+    step, samples, random_states = load_checkpoint(parts, recipe, start) if start else (0, 0, None)
+    total = recipe.steps * recipe.data.batch_size
+    damage: str | None = None
+    iterator = iter(loader)
+    following = fetch(iterator, parts)
+    if distributed.agree(following.failure is not None):
+        raise TrainingStopped(failures(following))
+    if start is None and following.batch is not None:
+        try:
+            check_vectors(engine, following.batch.to(parts.device), recipe.train.accumulate)
+        except ConfigError:
+            clear_away(recipe)
+            raise
+    log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
+    log.write("start" if start is None else "resume", step, world=distributed.world(), **parts.summary())
+    meter, saved_step, saved_time = Meter(), step, time.monotonic()
+    stopping = broken = False
+    if random_states is not None:  # after the loader has started its workers, which draws a number
+        random_states()
+
+    # ------------------------------------------------------------------ training
+    while step < recipe.steps:
+        current, batch = following, following.batch
+        assert batch is not None
+        losses = gradients(
+            engine, batch.to(parts.device), samples / total, recipe.train.accumulate, recipe.train.cached_embeddings
+        )
+        if step + 1 < recipe.steps:
+            following = fetch(iterator, parts)
+        is_late = is_due_by_time(recipe, saved_time)
+        # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
+        stopping, broken, late = distributed.agree_each(
+            [bool(stop), following.failure is not None, is_late and distributed.is_main()]
+        )
+        report = engine.step(factor(recipe.optim, samples + recipe.data.batch_size, total))
+        step, samples = step + 1, samples + recipe.data.batch_size
+        meter.add(step, batch, losses, report, current.waited)
+        is_last = step == recipe.steps or stopping or broken
+        lines = step % recipe.train.log_every == 0 or is_last
+        validates = recipe.train.validate_every and (step % recipe.train.validate_every == 0 or step == recipe.steps)
+        every = recipe.train.checkpoint_every_steps
+        saves = (every and step % every == 0) or late or is_last
+        if not (lines or validates or saves):
+            continue
+
+        # -------------------------------------------------------------- looking up: the one place that waits for the device
+        scale = engine.scalars().get("scale")
+        bad = first_non_finite(meter, scale)
+        if distributed.agree(bad is not None):
+            raise TrainingStopped(explain_non_finite(log, bad))
+        together = loader.share_rejected()  # the same on all ranks
+        if together is not None and not broken:
+            damage, broken, saves = together, True, True
+        if lines:
+            extra = {} if scale is None else {"loss_scale": scale}
+            log.write("train", step, samples=samples, lr=report.lr, **meter.line(), **extra)
+        paused = time.perf_counter()
+        if validates:
+            log.write("validate", step, samples=samples, **validate(parts, samples / total))
+        if saves:
+            folder = checkpoint.save(
+                run, step, write_checkpoint(parts, recipe, step, samples, current.position), recipe.train.keep
+            )
+            log.write("checkpoint", step, samples=samples, folder=str(folder.relative_to(run)))
+            saved_step, saved_time = step, time.monotonic()
+        meter.pause(time.perf_counter() - paused)
+        if stopping or broken:
+            break
+
+    # ------------------------------------------------------------------ the end
+    if broken and not stopping:
+        why = failures(following) if damage is None else f"the data failed: {damage}"
+        raise TrainingStopped(f"{why}; saved at step {saved_step}, --resume goes on from there")
+    outcome = "finished" if step >= recipe.steps else "resumable"
+    log.write("end", step, samples=samples, outcome=outcome)
+    log.close()
+    return outcome
+
+
+def fetch(iterator: Iterator[Batch], parts: Parts) -> Fetched:
+    """Take the next batch; a failure is kept for all ranks to hear of, as raising here would leave the others waiting."""
+    started = time.perf_counter()
+    try:
+        batch = next(iterator)
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Fetched(None, parts.loader.state(), time.perf_counter() - started, message)
+    return Fetched(batch, parts.loader.state(), time.perf_counter() - started)
+
+
+def failures(fetched: Fetched) -> str:
+    """Return which ranks' data failed, and how. Collective."""
+    found = distributed.gather_objects(fetched.failure)
+    return "the data failed: " + "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found) if one)
+
+
+def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
+    minutes = recipe.train.checkpoint_every_minutes
+    return minutes is not None and time.monotonic() - saved_time > minutes * 60
+
+
+def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
+    """Return the first step since the last line whose loss or gradient was not finite; fp16 may still lower its scale."""
+    is_forgiven = scale is not None and scale > LEAST_SCALE
+    for one in meter.read():
+        if not (math.isfinite(one.values["loss"]) and (math.isfinite(one.values["grad_norm"]) or is_forgiven)):
+            return one
+    return None
+
+
+def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
+    """Return what was not finite, on which ranks, with the keys of their batches (never their texts). Collective."""
+    ranks: list[StepRecord | None] = distributed.gather_objects(own)
+    step = min(one.number for one in ranks if one is not None)
+    here = {rank: one for rank, one in enumerate(ranks) if one is not None and one.number == step}
+    bad = {rank: one for rank, one in here.items() if not math.isfinite(one.values["loss"])} or here
+    names = {name for one in bad.values() for name, value in one.values.items() if not math.isfinite(value)}
+    keys = [key for one in bad.values() for key in one.keys]
+    parts = sorted(names - {"loss", "grad_norm"})
+    log.write("stopped", step, reason="not finite", ranks=list(bad), parts=parts, keys=keys)
+    what = "the loss is not finite" if "loss" in names else "the gradient is not finite"
+    shown = ", ".join(keys[:16]) + (f" and {len(keys) - 16} more in log.jsonl" if len(keys) > 16 else "")
+    where = f" on rank {', '.join(map(str, bad))}" if distributed.world() > 1 else ""
+    return f"step {step}: {what}{where} (parts: {', '.join(parts) or 'total'}); keys of the batch: {shown}"
+
+
+@torch.no_grad()
+def validate(parts: Parts, progress: float) -> dict[str, Any]:
+    """Return the mean losses over the validation split, every full batch of it once. Collective.
+
+    Each batch counts by the rows that are compared: where the objectives need texts, those that have one. A last batch
+    whose rows cannot be shared out evenly is left out and counted, since losses compare rows across ranks. Raises
+    TrainingStopped when too many samples are damaged.
+    """
+    if parts.validation is None:
+        return {}
+    sums: dict[str, float] = {}
+    rows = left_out = compared = 0
+    needs_text = cast("ObjectiveSum", parts.engine.module.objectives).needs_text
+    parts.engine.module.eval()
+    with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
+        iterator = iter(parts.validation.once())
+        while True:
+            batch = next(iterator, None)
+            sizes, texts = zip(*distributed.gather_objects((len(batch), batch.texts) if batch else (0, 0)), strict=True)
+            if not any(sizes):
+                break
+            if batch is None or len(set(sizes)) > 1 or len(batch) < 2:
+                left_out += sum(sizes)
+                continue
+            losses = parts.engine.forward(batch.to(parts.device), progress)
+            weight = sum(texts if needs_text else sizes)
+            for name, value in {"loss": losses.total, **losses.parts}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * weight
+            rows, compared = rows + len(batch), compared + weight
+    parts.engine.module.train()
+    if damage := parts.validation.share_rejected():
+        raise TrainingStopped(f"the validation data failed: {damage}")
+    ranks = distributed.gather_objects(sums)
+    means = {name: sum(one.get(name, 0.0) for one in ranks) / len(ranks) / max(1, compared) for name in sums}
+    return {**means, "n": rows * distributed.world(), "left_out": left_out}
