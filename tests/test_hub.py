@@ -216,7 +216,10 @@ def test_exporting_complains_in_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_help_is_quick_and_imports_nothing_heavy() -> None:
-    script = "import sys; from vlp.export.cli import parser; parser(); print('torch' in sys.modules, 'transformers' in sys.modules)"
+    script = (
+        "import sys; from vlp.export.cli import parser; parser(); "
+        "print(*(name in sys.modules for name in ('torch', 'transformers')))"
+    )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
     assert run.stdout.split() == ["False", "False"]
     assert ALL

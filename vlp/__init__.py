@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .core.version import __version__
+
 if TYPE_CHECKING:
     from .hub import from_pretrained
 
 __all__ = ["__version__", "from_pretrained"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

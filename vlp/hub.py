@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import __version__
 from .core.config import ConfigError
 from .core.untrusted import open_regular
+from .core.version import __version__
 from .modalities.image.decode import decode_opened, read_image
 from .modalities.image.spec import Preprocess, resample_grid
 from .modalities.text.tokenizers.base import Tokenizer

@@ -1,7 +1,7 @@
 """Image-caption pairs with concepts linked by scispaCy and UMLS, in the JSON-lines layout that ConceptCLIP published.
 
-Layout: `<table>.jsonl` with `image` (a path below the raw folder), `caption` and `umls_meta_info`; see `vlp_prep.reports.umls`. The
-linker's concepts are used instead of the package's vocabulary.
+Layout: `<table>.jsonl` with `image` (a path below the raw folder), `caption` and `umls_meta_info`; see
+`vlp_prep.reports.umls`. The linker's concepts are used instead of the package's vocabulary.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from ..data.dataset import Data
-    from .grounding.location_prior import Rectangle
+
+Rectangle = tuple[float, float, float, float]
+"""x1, y1, x2, y2, as fractions of an image."""
 
 CONTROLS = {
     "shuffled": "same phrase, another patient's image",

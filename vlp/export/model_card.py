@@ -14,9 +14,8 @@ import yaml
 
 from vlp.core.config import ConfigError, read_yaml
 from vlp.core.untrusted import read_json, read_text
+from vlp.core.version import __version__
 from vlp.modalities.text.tokenizers.base import LEFT_OUT, Tokenizer
-
-from .. import __version__
 
 if TYPE_CHECKING:
     from vlp.hub import Pretrained

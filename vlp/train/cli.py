@@ -114,7 +114,8 @@ def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
         lost = missing_ranks(recipe.folder, distributed.world()) if distributed.world() > 1 else []
         code = complain(error)
         if lost:
-            message = f"vlp-train: rank {distributed.rank()}: {', '.join(lost)} is gone; the last checkpoint stands, --resume goes on"
+            exited = f"rank {distributed.rank()}: {', '.join(lost)} exited"
+            message = f"vlp-train: {exited}; the last checkpoint stands, --resume goes on"
             print(message, file=sys.stderr, flush=True)  # noqa: T201
         if distributed.world() > 1:
             # Leaving in good order would wait for ranks that no longer answer.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,11 @@ from numpy.typing import NDArray
 from ...metrics.calibration import calibration_error, fit_temperature, reliability
 from ...metrics.ranking import auroc, precision_recall_curve, roc_curve
 from ...report.shown import confusion_figure, ends
-from ...zero_shot.classifier import UNKNOWN, Scores, by_study
+from ...zero_shot.classifier import UNKNOWN, Scores
 from ...zero_shot.scoring import sigmoid
-from ..base import Context
-
-if TYPE_CHECKING:
-    from .task import Classification
 
 Floats = NDArray[np.float64]
+HeldOut = tuple[Floats, NDArray[np.int64]]
 GRID = np.linspace(0, 1, 51)
 BANDS = 200
 
@@ -80,27 +77,21 @@ def _precision_on_grid(precision: Floats, recall: Floats) -> Floats:
 
 
 def calibration_figure(
-    task: Classification, context: Context, truth: NDArray[np.int64], main: Scores, counted: Sequence[int]
+    main: Scores, truth: NDArray[np.int64], counted: Sequence[int], split: str | None, held_out: HeldOut | None
 ) -> list[dict[str, Any]]:
     """Return reliability bins over all known labels: with the model's temperature, and with one fitted on another split.
 
-    The ECE beside them is the run's own (`ece_macro`): the mean over the columns `counted`.
+    The ECE beside them is the run's own (`ece_macro`): the mean over the columns `counted`. `held_out`: the logits and
+    labels [n, C] of that split, None where the data has none.
     """
     entries = [_findings("as it is", main.probability, truth, main.temperature, counted)]
-    held_out = context.split(task.settings.calibrate) if task.settings.calibrate else None
     if held_out is None:
         return entries
-    from .labels import truth_of
-
-    indices = held_out.usable()
-    other = truth_of(held_out, indices, task.settings)
-    scores = task.scores(context, held_out, indices, task.sets[0])
-    if task.scoring.views == "mean":
-        indices, other = by_study(held_out, indices, other)
+    logits, other = held_out
     there = other != UNKNOWN
-    scale = fit_temperature(scores.logits[there], other[there])
+    scale = fit_temperature(logits[there], other[there])
     if scale is not None:
-        title = f"temperature fitted on {task.settings.calibrate}"
+        title = f"temperature fitted on {split}"
         entries.append(_findings(title, sigmoid(main.logits / scale), truth, main.temperature * scale, counted))
     return entries
 

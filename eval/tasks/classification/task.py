@@ -27,7 +27,7 @@ from ...zero_shot.prompts import PromptSet
 from ...zero_shot.scoring import Scoring
 from ..base import Column, Context, Outcome, Plan, Task, some, tasks
 from .decisions import Decided, decided_class, decided_macro
-from .figures import calibration_figure, confidence_figure, curve_figure, ece_of, single_finding_confusion
+from .figures import HeldOut, calibration_figure, confidence_figure, curve_figure, ece_of, single_finding_confusion
 from .labels import Settings, truth_of
 from .subgroups import by_subgroup, left_out_words, mean_part
 from .subsets import fewest, uncertain
@@ -177,7 +177,13 @@ class Classification(Task):
         outcome.rows = self._rows(context, scored.indices, truth, main)
         outcome.figures = {
             "curves": curve_figure(names, truth, main.ranking, resamples.weights),
-            "calibration": calibration_figure(self, context, truth, main, [names.index(one) for one in counted]),
+            "calibration": calibration_figure(
+                main,
+                truth,
+                [names.index(label) for label in counted],
+                self.settings.calibrate,
+                self._held_out(context),
+            ),
             "confusion": single_finding_confusion(names, truth, main.ranking),
             "wording": {
                 one.name: values for one, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
@@ -236,6 +242,18 @@ class Classification(Task):
                 float(np.mean(means)), chance=0.5, spread=max(means) - min(means), std=float(np.std(means)), sets=sets
             )
         }
+
+    def _held_out(self, context: Context) -> HeldOut | None:
+        """Return the logits and labels [n, C] of the split that a temperature is fitted on."""
+        data = context.split(self.settings.calibrate) if self.settings.calibrate else None
+        if data is None:
+            return None
+        indices = data.usable()
+        truth = truth_of(data, indices, self.settings)
+        scores = self.scores(context, data, indices, self.sets[0])
+        if self.scoring.views == "mean":
+            truth = by_study(data, indices, truth)[1]
+        return scores.logits, truth
 
     def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
         """Score the macro AUROC of each subgroup."""

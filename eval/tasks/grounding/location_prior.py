@@ -18,13 +18,12 @@ from vlp.modalities.image.decode import decode_mask, image_size
 
 from ...data.spec import DataError
 from ...embeddings.cache import UnreadableError, in_words
-from ..controls import box_map
+from ..controls import Rectangle, box_map
 
 if TYPE_CHECKING:
     from ...data.dataset import Data
     from ..base import Context
 
-Rectangle = tuple[float, float, float, float]
 Key = tuple[str, str, str]
 SIDE = re.compile(r"\b(bilateral\w*|both|left|right)\b", re.I)
 ZONE = re.compile(

@@ -9,7 +9,7 @@ from vlp.core.config import config
 
 from ...metrics.grounding import THRESHOLDS
 from ..base import at_least
-from .location_prior import Rectangle
+from ..controls import Rectangle
 
 if TYPE_CHECKING:
     pass

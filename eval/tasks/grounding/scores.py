@@ -21,8 +21,7 @@ from ...metrics.grounding import (
     pointing_hit,
 )
 from ...results import metric
-from ..controls import CONTROLS, control_of
-from .location_prior import Rectangle
+from ..controls import CONTROLS, Rectangle, control_of
 
 Map = NDArray[np.float32]
 NOTHING = float("nan")

@@ -18,9 +18,9 @@ from vlp.sample import Box
 from ...maps.phrase_maps import Maps
 from ...metrics.grounding import box_mask
 from ..base import Column, Context, Outcome, Plan, Task, some, tasks
-from ..controls import CONTROLS, centre_map, partners
+from ..controls import CONTROLS, Rectangle, centre_map, partners
 from .figures import triptychs
-from .location_prior import Prior, Rectangle
+from .location_prior import Prior
 from .query import Query, Settings
 from .scores import MACRO, NAMES, NOTHING, macro, scores_of, summary
 

@@ -52,11 +52,11 @@ def index_folder(
 ) -> Manifest:
     """Write `manifest.jsonl` for the tar shards of a folder, anybody's webdataset shards included, and return it.
 
-    The split is the one that a shard's path names (`train/0.tar`, `VAL_0.tar`; see `vlp.data.shards.foreign.members`) or, where it names
-    none, that of all records. Samples without an image or with a broken record are left out and counted through
-    `progress`, which is called with one line per shard, then with what else the user has to know; the log says of each
-    why. Raises ManifestError for what is not a complete plain tar, for unsafe names, a key used twice, several images,
-    splits in doubt, and for a shard that is a link out of the folder unless `follow_links`.
+    The split is the one that a shard's path names (`train/0.tar`, `VAL_0.tar`; see `vlp.data.shards.foreign.members`)
+    or, where it names none, that of all records. Samples without an image or with a broken record are left out and
+    counted through `progress`, which is called with one line per shard, then with what else the user has to know; the
+    log says of each why. Raises ManifestError for what is not a complete plain tar, for unsafe names, a key used twice,
+    several images, splits in doubt, and for a shard that is a link out of the folder unless `follow_links`.
     """
     folder, choices, findings = Path(folder), choices or Choices(), Findings()
     tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")

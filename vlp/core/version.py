@@ -1,0 +1,3 @@
+"""The version of vlp."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m vlp.train`, for launchers that start a module."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())
