@@ -1,17 +1,14 @@
-"""TODO"""
+"""What is in a step: tokens, a batch, a feature grid, what the model returns, losses. No behaviour but moving.
+
+Shapes use: B samples of the batch, C channels, H and W pixels, L sub-word tokens, P patches, N words, D joint width,
+T concept mentions of the batch, S phrases of the batch, F findings with prompt pairs.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-from typing import TYPE_CHECKING
-
-from .batch import Grid
 
 if TYPE_CHECKING:
     import torch

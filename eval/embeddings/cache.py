@@ -31,8 +31,8 @@ from vlp.core.config import ConfigError
 from vlp.core.registry import UnknownNameError
 from vlp.core.untrusted import replacing
 from vlp.data.shards.remote.cache import locked
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.decode import VERSION
-from vlp.modalities.image.geometry import Geometry
 
 from ..data.dataset import Data
 from ..data.spec import DataError

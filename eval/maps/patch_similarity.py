@@ -1,6 +1,6 @@
 """From patch features to a map on the original image: cosine, optional smoothing on the grid, true cell centres.
 
-The way back is the exact inverse of the preprocessing (`vlp.modalities.image.geometry`); pixels the model never saw are NaN.
+The way back is the exact inverse of the preprocessing (`vlp.modalities.geometry`); pixels the model never saw are NaN.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlp.modalities.image.geometry import Geometry, resample_grid
+from vlp.modalities.geometry import Geometry, resample_grid
 
 from ..zero_shot.scoring import unit
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from vlp.batch import PromptSpec
 from vlp.data.collate import Assembler, Prepared
 from vlp.data.text_view import TextView, asserted, concept_code, group_of, phrases, show, split_sentences
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.geometry import Geometry
 from vlp.modalities.image.spec import ImageSpec, Preprocess
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer

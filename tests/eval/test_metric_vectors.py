@@ -324,7 +324,7 @@ def test_box_overlap() -> None:
 
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
     from vlp.batch import Grid
-    from vlp.modalities.image.geometry import resample_grid
+    from vlp.modalities.geometry import resample_grid
     from vlp_eval.maps.patch_similarity import smooth
 
     delta = np.zeros((7, 7))

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vlp.batch import Grid
+from vlp.modalities.geometry import Geometry, resample_grid
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.geometry import Geometry, resample_grid
 from vlp.modalities.image.spec import ImageSpec, Preprocess
 from vlp.models.towers.patch_grid import trace_grid
 

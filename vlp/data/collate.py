@@ -12,8 +12,8 @@ from torch import Tensor
 
 from vlp.batch import Batch, Phrases, Prompts, PromptSpec, Spans, Tokens
 from vlp.core.config import ConfigError
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.geometry import Geometry
 from vlp.modalities.image.spec import Decode, ImageError, Preprocess
 from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
 from vlp.sample import PRESENT, UNCERTAIN, UNKNOWN, Sample

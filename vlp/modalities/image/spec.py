@@ -18,13 +18,13 @@ import numpy as np
 from vlp.core.config import ConfigError, config, to_tree, validate
 from vlp.core.untrusted import read_json
 
+from ..geometry import Geometry as Geometry
+from ..geometry import resample_grid as resample_grid
 from .decode import MAX_PIXELS as MAX_PIXELS
 from .decode import ImageError as ImageError
 from .decode import decode as decode
 from .decode import decode_native
 from .decode import to_channels as to_channels
-from .geometry import Geometry as Geometry
-from .geometry import resample_grid as resample_grid
 from .resize import resize
 
 if TYPE_CHECKING:
