@@ -113,7 +113,7 @@ def as_trained(model: Any, tokens: Tokens) -> Tensor:
     """Return text embeddings as a training step makes them: through the model's forward, beside next to no image."""
     image = torch.zeros((len(tokens), 1, 32, 32), dtype=torch.uint8)
     rows = torch.arange(2 * len(tokens)).view(-1, 2)
-    text: Tensor = model(Batch(image, tokens, rows, [""] * len(tokens))).text
+    text: Tensor = model(Batch(image, tokens, group=rows, keys=[""] * len(tokens))).text
     return text
 
 
