@@ -91,10 +91,11 @@ def tokenizer_of(shards: Path) -> Any:
 def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Tokens]:
     """Return the texts of the loader's first batches of a pass."""
     from vlp.data.loader import DataConfig, Loader
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0, bucket=bucket)
-    loader = iter(Loader(config, Preprocess(ImageSpec(size=32, channels=1)), tokenizer))
+    loader = iter(Loader(config, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer))
     return [next(loader).text for _ in range(count)]
 
 
