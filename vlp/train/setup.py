@@ -21,6 +21,7 @@ from vlp.data.pipe_stream import PipeStream
 from vlp.data.requirements import check_texts
 from vlp.data.stream import Stream
 from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
 from vlp.models.build import build_model, made_ready
@@ -176,7 +177,8 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         tokenizer = build_or_train_tokenizer(recipe, run, data)
     else:
         towers = (recipe.model.image, recipe.model.text)
-        model, _, tokenizer, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+        tokenizer = cast(TextProcessor, processors["text"]).tokenizer
     make_loader = partial(
         Loader,
         recipe.data,

@@ -1,7 +1,8 @@
 """What an image tower and a text tower are, how they are named in a recipe, and how parts of them are frozen.
 
-A tower turns a batch into features; heads, objectives and normalisation are elsewhere. `kind:` is looked up in the two
-registries, `"my_package.my_module:MyTower"` works too: subclass `ImageTower` or `TextTower`.
+A tower turns a batch into features; heads, objectives and normalisation are elsewhere. `kind:` is looked up in the registry
+of the modality (`towers_of`), `"my_package.my_module:MyTower"` works too: subclass `ImageTower` or `TextTower`, and for
+another modality `Tower`, with a `forward` from its processor's batch to `Features`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from vlp.batch import Grid, Tokens
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.registry import Registry
+from vlp.modalities.text.processor import TextShape
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
@@ -58,7 +60,7 @@ class TowerConfig:
     checkpointing: bool = False
 
 
-class ImageFeatures(NamedTuple):
+class Features(NamedTuple):
     """`pooled` [B, width]; where asked for, `cells` [B, P, patch_width] and the pooling token's `attention` [B, P]."""
 
     pooled: Tensor
@@ -170,7 +172,7 @@ def longest_stack(module: nn.Module) -> list[nn.Module]:
 
 
 class ImageTower(Tower):
-    """An image encoder: float images [B, channels, S, S], normalised, to `ImageFeatures`.
+    """An image encoder: float images [B, channels, S, S], normalised, to `Features`.
 
     `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells.
     """
@@ -180,7 +182,7 @@ class ImageTower(Tower):
     grid: Grid
 
     @abstractmethod
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures: ...
+    def forward(self, image: Tensor, patches: bool = False) -> Features: ...
 
     def without_local(self) -> None:
         """Drop parameters that only cells need: called when no objective asks for patches."""
@@ -207,22 +209,21 @@ class TextTower(Tower):
     def forward(self, tokens: Tokens) -> TextFeatures: ...
 
 
-class TextShape(NamedTuple):
-    """What a text tower must know of the tokenizer: table size, padding id, longest text, the token that closes a text."""
-
-    vocab_size: int
-    pad_id: int
-    length: int
-    closing_id: int | None = None
+_registries: dict[str, Registry[Any]] = {}
 
 
-image_towers: Registry[type[ImageTower]] = Registry("image tower")
-text_towers: Registry[type[TextTower]] = Registry("text tower")
+def towers_of(modality: str) -> Registry[Any]:
+    """Return the registry of a modality's towers: `@towers_of("signal").register("my_tower")` adds one."""
+    return _registries.setdefault(modality, Registry(f"{modality} tower"))
+
+
+image_towers: Registry[type[ImageTower]] = towers_of("image")
+text_towers: Registry[type[TextTower]] = towers_of("text")
 
 
 def build_image_tower(tree: Any, spec: ImageSpec, where: str = "model.image") -> ImageTower:
     """Return the image tower of `{kind: ..., ...}`, with random weights."""
-    tower: ImageTower = _build(image_towers, tree, where, spec)
+    tower: ImageTower = build_tower(image_towers, tree, where, spec)
     if tower.channels == 1 and spec.channels != 1:
         raise ConfigError(f"{where}: the tower takes one channel, image.channels is {spec.channels}; set it to 1")
     return tower
@@ -230,7 +231,7 @@ def build_image_tower(tree: Any, spec: ImageSpec, where: str = "model.image") ->
 
 def build_text_tower(tree: Any, shape: TextShape, where: str = "model.text") -> TextTower:
     """Return the text tower of `{kind: ..., ...}`, with random weights; raises ConfigError where the tokenizer does not fit."""
-    tower: TextTower = _build(text_towers, tree, where, shape)
+    tower: TextTower = build_tower(text_towers, tree, where, shape)
     if shape.vocab_size > tower.vocab_size:
         raise ConfigError(
             f"{where}: the tokenizer has {shape.vocab_size} tokens, the tower's embedding table {tower.vocab_size}; "
@@ -244,7 +245,8 @@ def build_text_tower(tree: Any, shape: TextShape, where: str = "model.text") -> 
     return tower
 
 
-def _build(registry: Registry[Any], tree: Any, where: str, given: Any) -> Any:
+def build_tower(registry: Registry[Any], tree: Any, where: str, given: Any) -> Any:
+    """Return the tower of `{kind: ..., ...}`, with random weights; `given` is the specification of its modality's processor."""
     from vlp.core.config import component
 
     cls, options = component(registry, tree, where)

@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
+from vlp.modalities.text.processor import TextShape
 
-from .base import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, TowerConfig, image_towers, text_towers
+from .base import Features, ImageTower, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
@@ -113,14 +114,14 @@ class OpenClipImageTower(ImageTower):
         self.model.output_tokens = False
         return pooled, _to_map(tokens)
 
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: Tensor, patches: bool = False) -> Features:
         if not patches:
             pooled = self.model(image)
             self.seen = None
-            return ImageFeatures(pooled)
+            return Features(pooled)
         pooled, cells = self._features(image)
         attention, self.seen = self.seen, None
-        return ImageFeatures(pooled, cells.flatten(2).transpose(1, 2), attention)
+        return Features(pooled, cells.flatten(2).transpose(1, 2), attention)
 
     def _watch(self, norm: nn.Module, inputs: tuple[Tensor, ...], states: Tensor) -> None:
         """Note the class token's attention in the last block, detached (`states` [B, N, C] enter its attention)."""
