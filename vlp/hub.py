@@ -167,7 +167,7 @@ class Pretrained:
         with torch.no_grad():
             for start in range(0, len(texts), batch_size):
                 tokens = self.tokenizer(list(texts[start : start + batch_size])).tokens
-                ids, mask, words = (one.to(self.device) for one in (tokens.ids, tokens.mask, tokens.words))
+                ids, mask, words = (column.to(self.device) for column in (tokens.ids, tokens.mask, tokens.words))
                 rows.append(self.model.encode_text(Tokens(ids=ids, mask=mask, words=words)))
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
@@ -206,11 +206,11 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
     freely; nothing else that is in the folder is run. Raises ConfigError naming the file when the folder is torn,
     incomplete, of another format, or names what is not trusted.
     """
-    from .models.lora import inject_all
+    from .models.lora import add_lora_to_towers
 
     folder = locate(source)
     model, found, tree = rebuild(folder, trust)
-    inject_all(model)
+    add_lora_to_towers(model)
     tensors = _read_tensors(folder / WEIGHTS, tree["weights_sha256"])
     sha256 = tree.get("objectives_sha256")  # models from before 2026-11-22 have none
     objectives = _read_tensors(folder / OBJECTIVES, sha256) if sha256 else {}
@@ -233,7 +233,7 @@ def rebuild(
 
     Needs nothing but the folder. Raises ConfigError as `from_pretrained` does.
     """
-    from .models.build import assemble
+    from .models.build import build_untrained
     from .models.record import read_record
 
     path = folder / CONFIG
@@ -255,7 +255,7 @@ def rebuild(
                 f"the {name} in {folder} is not the one that the model was saved with: the fingerprint differs"
             )
     try:
-        model = assemble(record.model, preprocess.spec, text.tokenizer, record.needs, record.scale_init, others)
+        model = build_untrained(record.model, preprocess.spec, text.tokenizer, record.needs, record.scale_init, others)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except Exception as error:  # whatever the libraries say of an architecture that cannot be

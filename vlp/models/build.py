@@ -16,7 +16,7 @@ from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .dual_encoder import DualEncoder, ModelConfig, log
-from .lora import inject_all
+from .lora import add_lora_to_towers
 from .towers import conv, hf, open_clip, timm  # noqa: F401  (each registers its towers)
 from .towers.base import (
     build_image_tower,
@@ -29,7 +29,7 @@ Processors = Mapping[str, Processor[Any, Any]]
 NONE: Processors = {}
 
 
-def assemble(
+def build_untrained(
     config: ModelConfig,
     spec: ImageSpec,
     tokenizer: Tokenizer,
@@ -67,19 +67,19 @@ def build_model(
     """
     from .weights.load import load_initial
 
-    model = assemble(config, image_spec, tokenizer, needs, scale_init, others)
-    load_initial(model, lambda: set(unreached(model, tokenizer, others)))
+    model = build_untrained(config, image_spec, tokenizer, needs, scale_init, others)
+    load_initial(model, lambda: set(unused_parameters(model, tokenizer, others)))
     if model.logit_scale is not None and scale_init is not None:  # a pretrained one may lie outside the usual bounds
         model.scale_init = (float(model.logit_scale.detach()), scale_init[1])
-    return made_ready(model, tokenizer, others)
+    return prepare_for_training(model, tokenizer, others)
 
 
-def made_ready(model: DualEncoder, tokenizer: Tokenizer, others: Processors = NONE) -> DualEncoder:
+def prepare_for_training(model: DualEncoder, tokenizer: Tokenizer, others: Processors = NONE) -> DualEncoder:
     """Add the adapters and freeze what the configuration says, and what no output depends on; returns the model."""
-    inject_all(model)
+    add_lora_to_towers(model)
     for place, tower in model.towers.items():
-        tower.prepare(f"model.{place}")
-    lost = unreached(model, tokenizer, others)
+        tower.apply_freezing(f"model.{place}")
+    lost = unused_parameters(model, tokenizer, others)
     for name in lost:
         model.get_parameter(name).requires_grad_(False)
     if lost:
@@ -87,7 +87,7 @@ def made_ready(model: DualEncoder, tokenizer: Tokenizer, others: Processors = NO
     return model
 
 
-def unreached(model: DualEncoder, tokenizer: Tokenizer, others: Processors = NONE) -> list[str]:
+def unused_parameters(model: DualEncoder, tokenizer: Tokenizer, others: Processors = NONE) -> list[str]:
     """Return the trained parameters that no output depends on: DDP fails on them, weight decay would shrink them.
 
     Towers bring such along: mask tokens, poolers that another pooling passes by. Found with one backward of one sample.

@@ -120,10 +120,10 @@ class DualEncoder(nn.Module):
         self.scale_init = scale_init
         local = bool({"patches", "masked_patches"} & self.needs) or config.image_head.add_patches is not None
         if not local:
-            image_tower.without_local()
+            image_tower.drop_local_branch()
         if "attention" not in self.needs:
-            image_tower.stop_recording()
-            text_tower.stop_recording()
+            image_tower.disable_attention_capture()
+            text_tower.disable_attention_capture()
         self.image_tower, self.text_tower = image_tower, text_tower
         self.grid: Grid = image_tower.grid
         dim = config.dim
@@ -182,10 +182,10 @@ class DualEncoder(nn.Module):
             output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device, non_blocking=True), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
         if text is not None:
-            self._states(output, text, batch.text, real)
+            self._word_features(output, text, batch.text, real)
         if "text_view" in self.needs and batch.text_view is not None:
             output.text_view = project(self.text_head, self._text(batch.text_view).pooled, real)
-        self._short_texts(output, batch)
+        self._encode_prompts(output, batch)
         if self.logit_scale is not None:
             output.logit_scale = self.logit_scale.exp()
         output.logit_bias = self.logit_bias
@@ -211,7 +211,7 @@ class DualEncoder(nn.Module):
         if self.patch_head is not None:
             embedded: Tensor = self.patch_head(cells)
             return embedded
-        pooled = self.image_tower.as_pooled(cells)
+        pooled = self.image_tower.pool_projection(cells)
         if pooled is None:
             raise ValueError(
                 "this model has no patch embeddings: it was trained without an objective that needs patches, and its "
@@ -225,7 +225,7 @@ class DualEncoder(nn.Module):
             features: TextFeatures = self.text_tower(tokens)
         return features
 
-    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
+    def _word_features(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
         """Fill in what objectives on tokens or words need."""
         assert self.word_head is not None
         if "tokens" in self.needs:
@@ -239,7 +239,7 @@ class DualEncoder(nn.Module):
         if text.attention is not None:
             output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
 
-    def _short_texts(self, output: ModelOutput, batch: Batch) -> None:
+    def _encode_prompts(self, output: ModelOutput, batch: Batch) -> None:
         """Embed the batch's phrases and prompts, both short, together."""
         asked = {
             "phrases": batch.phrases.tokens if "phrases" in self.needs and batch.phrases is not None else None,
@@ -333,8 +333,8 @@ class DualEncoder(nn.Module):
     def resolved_config(self) -> dict[str, Any]:
         """Return plain JSON values from which `rebuild` makes the same architecture, without any of its sources."""
         tree: dict[str, Any] = to_tree(self.config)
-        tree.update(image=self.image_tower.resolved(), text=self.text_tower.resolved(), pretrained=None)
-        tree["encoders"] = {name: cast(Encoder, encoder).tower.resolved() for name, encoder in self.encoders.items()}
+        tree.update(image=self.image_tower.to_config(), text=self.text_tower.to_config(), pretrained=None)
+        tree["encoders"] = {name: cast(Encoder, encoder).tower.to_config() for name, encoder in self.encoders.items()}
         return {"model": tree, "needs": sorted(self.needs), "scale_init": self.scale_init}
 
 
@@ -353,9 +353,9 @@ def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:
     """Stack batches of tokens [B_i, L_i] -> [sum of B_i, longest L]."""
     if len(parts) == 1:
         return parts[0]
-    width = max(one.ids.shape[1] for one in parts)
+    width = max(part.ids.shape[1] for part in parts)
 
     def stack(name: str, fill: Any) -> Tensor:
-        return torch.cat([F.pad(getattr(one, name), (0, width - one.ids.shape[1]), value=fill) for one in parts])
+        return torch.cat([F.pad(getattr(part, name), (0, width - part.ids.shape[1]), value=fill) for part in parts])
 
     return Tokens(ids=stack("ids", pad_id), mask=stack("mask", False), words=stack("words", -1))

@@ -33,7 +33,9 @@ class Record:
         unknown = sorted(need for need in set(self.needs) - KNOWN_NEEDS if not need.startswith("extras."))
         if unknown:
             raise ValueError(f"needs: this vlp does not know {', '.join(unknown)[:200]}; update vlp")
-        if self.scale_init is not None and not all(math.isfinite(one) for one in self.scale_init if one is not None):
+        if self.scale_init is not None and not all(
+            math.isfinite(value) for value in self.scale_init if value is not None
+        ):
             raise ValueError("scale_init: expected finite numbers")
 
 

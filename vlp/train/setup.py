@@ -24,7 +24,7 @@ from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
-from vlp.models.build import build_model, made_ready
+from vlp.models.build import build_model, prepare_for_training
 from vlp.models.dual_encoder import DualEncoder
 
 from .. import hub
@@ -195,7 +195,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     if model is None:
         model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
     else:
-        made_ready(model, tokenizer)
+        prepare_for_training(model, tokenizer)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.

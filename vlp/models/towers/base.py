@@ -86,7 +86,7 @@ class Tower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._still: list[nn.Module] = []
+        self._frozen_modules: list[nn.Module] = []
 
     def stages(self) -> Sequence[Sequence[nn.Module | nn.Parameter]]:
         """Return the embeddings or stem, then the layers in order: what `freeze_layers` counts."""
@@ -103,7 +103,7 @@ class Tower(nn.Module):
         """Recompute activations in the backward pass; raises ValueError or AssertionError where that is not possible."""
         raise ConfigError(f"a tower of kind {self.kind} cannot recompute activations")
 
-    def resolved(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         """Return the recipe of this tower with everything written out, so that it is rebuilt without its sources."""
         tree = {"kind": self.kind, **to_tree(self.config)}
         return {**tree, "pretrained": None}
@@ -112,10 +112,10 @@ class Tower(nn.Module):
         """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
         return None
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
 
-    def prepare(self, where: str) -> None:
+    def apply_freezing(self, where: str) -> None:
         """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
         if self.config.checkpointing:
             try:
@@ -134,9 +134,9 @@ class Tower(nn.Module):
             for part in itertools.chain.from_iterable(stages[: self.config.freeze_layers + 1]):
                 part.requires_grad_(False)
         if self.config.frozen:
-            self._still = [self]
+            self._frozen_modules = [self]
         elif self.config.freeze_layers:
-            self._still = list(_frozen_subtrees(self))
+            self._frozen_modules = list(_frozen_subtrees(self))
         self.train(self.training)
 
     @property
@@ -146,7 +146,7 @@ class Tower(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the mode, except of frozen parts: their dropout and running statistics stay as they are."""
         super().train(mode)
-        for module in self._still:
+        for module in self._frozen_modules:
             for inner in module.modules():
                 inner.training = False
         return self
@@ -162,9 +162,9 @@ def _frozen_subtrees(module: nn.Module) -> list[nn.Module]:
 def longest_stack(module: nn.Module) -> list[nn.Module]:
     """Return the layers of the longest list of equal layers in a tower: the blocks of a transformer."""
     stacks = [
-        list(one.children())
-        for one in module.modules()
-        if isinstance(one, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in one.children()}) == 1
+        list(stack.children())
+        for stack in module.modules()
+        if isinstance(stack, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in stack.children()}) == 1
     ]
     if not stacks:
         return []
@@ -184,10 +184,10 @@ class ImageTower(Tower):
     @abstractmethod
     def forward(self, image: Tensor, patches: bool = False) -> Features: ...
 
-    def without_local(self) -> None:
+    def drop_local_branch(self) -> None:
         """Drop parameters that only cells need: called when no objective asks for patches."""
 
-    def as_pooled(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, cells: Tensor) -> Tensor | None:
         """Return cells [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.
 
         A heat map of a model without a patch head is made of these.

@@ -112,13 +112,13 @@ class ConvTower(ImageTower):
             cells = coarse
         return Features(pooled, cells.flatten(2).transpose(1, 2))
 
-    def without_local(self) -> None:
+    def drop_local_branch(self) -> None:
         """Drop the local branch, which no loss would reach; cells are then those of the coarse map."""
         self.local = nn.ModuleDict()
         side = self.grid.shape[0] // 2
         self.patch_width, self.grid = self.width // 2, Grid((side, side), (16.0, 16.0), (8.0, 8.0))
 
-    def as_pooled(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, cells: Tensor) -> Tensor | None:
         return None if self.local else torch.cat([cells, cells], -1)  # a single cell is its own mean and maximum
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:

@@ -199,15 +199,15 @@ class HfTextTower(TextTower):
     def default_weights(self) -> str | None:
         return weights_of(self.config)
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.attention is not None:
             self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
-    def resolved(self) -> dict[str, Any]:
-        return {**super().resolved(), **_inline(self.hf_config)}
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), **_inline(self.hf_config)}
 
 
 def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -313,15 +313,15 @@ class HfImageTower(ImageTower):
     def default_weights(self) -> str | None:
         return weights_of(self.config)
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.attention is not None:
             self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
-    def resolved(self) -> dict[str, Any]:
-        return {**super().resolved(), **_inline(self.hf_config)}
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), **_inline(self.hf_config)}
 
 
 def _square(tokens: int, size: int, found: Any) -> tuple[int, int]:

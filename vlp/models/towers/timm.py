@@ -104,7 +104,7 @@ class TimmTower(ImageTower):
             weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, self.prefix :]
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.watching is not None:
             self.watching.remove()
 
