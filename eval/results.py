@@ -11,7 +11,8 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,35 @@ def read(out: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     validate(tree)
     return tree
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A scored task of the run folder `out`: its entry in the results; per-sample rows and figures are read when asked for."""
+
+    out: Path
+    entry: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.entry["metrics"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        return read_samples(self.out, self.entry)
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """What the page draws; empty for a run without a page."""
+        if not self.entry.get("figures") or not inside(self.out, self.entry["figures"]).is_file():
+            return {}
+        found: dict[str, Any] = read_json(inside(self.out, self.entry["figures"]))
+        return found
+
+
+def scored(out: Path, tree: Mapping[str, Any]) -> dict[str, TaskResult]:
+    """Return the scored tasks of a run folder by id."""
+    return {entry["id"]: TaskResult(out, entry) for entry in tree["tasks"] if entry["status"] == "ok"}
 
 
 def read_samples(out: Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:

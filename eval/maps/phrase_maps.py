@@ -24,7 +24,7 @@ class Maps:
 
     def __init__(self, context: Context, indices: Sequence[int], settings: Settings) -> None:
         context.store.ensure(context.data, indices, patches=settings.source == "patches")  # says which do not decode
-        self._geometry = [context.store.geometry(context.data, one) for one in indices]
+        self._geometry = [context.store.geometry(context.data, index) for index in indices]
         self._settings = settings
         if settings.source == "patches":
             self._cells = context.store.patches(context.data, indices)
@@ -36,7 +36,7 @@ class Maps:
         if embedder is None or not hasattr(embedder, "tower"):
             raise DataError(f"{settings.source} needs the model itself, and one that gives its tower (`tower()`)")
         self._tower: Tower = embedder.tower()
-        self._images = [lambda one=one: embedder.prepare(context.data.image(one))[0] for one in indices]
+        self._images = [lambda one=index: embedder.prepare(context.data.image(index))[0] for index in indices]
         first = self._input(0)
         self._layer = find_layer(self._tower, self._tower.normalise(first), settings.layer)
         self._grid = grid_of_layer(self._tower, self._tower.normalise(first), self._layer)

@@ -1,4 +1,4 @@
-"""What a map's score is worth: the same score of maps that do not look, or look at something else."""
+"""Controls of a map's score: the same score of maps made without the image or the phrase, or with another one."""
 
 from __future__ import annotations
 

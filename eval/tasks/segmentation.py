@@ -115,7 +115,7 @@ class Segmentation(Task):
         result = []
         for index, name, _ in found:
             others = [one for one in names if self._phrases()[one] != self._phrases()[name]]
-            absent = [one for one in others if one not in here[index]]
+            absent = [other for other in others if other not in here[index]]
             result.append(next(iter(absent or others), ""))
         return result
 

@@ -24,7 +24,7 @@ SHOWN = 6
 
 def choose(queries: Sequence[Query], table: Sequence[Mapping[str, float]], count: int = SHOWN) -> list[int]:
     """Return rows to show, of questions with a place: one a finding as far as they go, spread evenly from best to worst CNR."""
-    rows = [row for row, one in enumerate(queries) if not one.bare and np.isfinite(table[row]["cnr"])]
+    rows = [row for row, query in enumerate(queries) if not query.bare and np.isfinite(table[row]["cnr"])]
     rows.sort(key=lambda row: (-table[row]["cnr"], row))
     chosen: list[int] = []
     labels: list[str] = []
@@ -97,8 +97,8 @@ def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> l
         record = context.data.records[index]
         pixels, (height, width) = images.pixels_of(context.data.image(index), 320)
         boxes = [
-            {"xyxy": list(one.xyxy), "label": one.label or (one.phrase if context.show_text else UNLABELLED)}
-            for one in record.boxes
+            {"xyxy": list(box.xyxy), "label": box.label or (box.phrase if context.show_text else UNLABELLED)}
+            for box in record.boxes
         ]
         result.append(
             {

@@ -1,4 +1,4 @@
-"""What can be found without looking: the mean box of a phrase's words, the mean mask, learnt from other patients.
+"""Location priors, which see no image: the mean box of a phrase's words, the mean mask, of other patients.
 
 "Small nodule in the right upper zone" names its own place; a grounding score means little without this beside it.
 """
@@ -46,9 +46,9 @@ ENOUGH = 5
 
 def place_of(phrase: str) -> tuple[str, str]:
     """Return the side and the zone that a phrase names, "" for none; both sides are one of their own."""
-    sides = {one.lower() for one in SIDE.findall(phrase)}
+    sides = {word.lower() for word in SIDE.findall(phrase)}
     side = "" if not sides else next(iter(sides)) if len(sides) == 1 and sides <= {"left", "right"} else "both"
-    zones = [SAME.get(one.lower(), one.lower()) for one in ZONE.findall(phrase)]
+    zones = [SAME.get(word.lower(), word.lower()) for word in ZONE.findall(phrase)]
     return side, zones[0] if zones else ""
 
 
@@ -87,7 +87,7 @@ class Prior:
             if boxes is None:
                 continue
             if self.own is not None:
-                boxes = boxes[[one != patient for one in self.owners[key]]]
+                boxes = boxes[[owner != patient for owner in self.owners[key]]]
             if len(boxes) >= (ENOUGH if key[1:] != ("", "") else 1):
                 x1, y1, x2, y2 = boxes.mean(0).tolist()
                 return x1, y1, x2, y2
@@ -164,7 +164,7 @@ class MeanMask:
         stack = self.masks.get(name)
         if stack is not None and self.own is not None:
             patient = self.own.patient(index)
-            stack = stack[[one != patient for one in self.owners[name]]]
+            stack = stack[[owner != patient for owner in self.owners[name]]]
         if stack is None or not len(stack):
             return None
         return _resized(stack.mean(0), size)

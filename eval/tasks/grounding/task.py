@@ -48,7 +48,7 @@ class Grounding(Task):
 
     def select(self, context: Context) -> tuple[list[int], list[Query], dict[str, int]]:
         """Return the images, the questions, and what was left out and why."""
-        indices = [one for one in context.usable if context.data.records[one].boxes][: self.settings.limit]
+        indices = [index for index in context.usable if context.data.records[index].boxes][: self.settings.limit]
         some(indices, "a box", context.data)
         queries: list[Query] = []
         for place, index in enumerate(indices):
@@ -59,14 +59,14 @@ class Grounding(Task):
                 if self.settings.bare and label in self.settings.bare:
                     together.setdefault((self.settings.bare[label], True), []).append(box)
             for (phrase, bare), boxes in together.items():
-                named, places = boxes[0].label, tuple(one.xyxy for one in boxes)
+                named, places = boxes[0].label, tuple(box.xyxy for box in boxes)
                 queries.append(Query(place, phrase, named or boxes[0].phrase, places, bare, bool(named)))
         return indices, queries, {}
 
     def plan(self, context: Context) -> Plan:
         indices, queries, _ = self.select(context)
         local = indices if self.settings.source == "patches" else []
-        return Plan(images=indices, patches=local, texts=[one.phrase for one in queries])
+        return Plan(images=indices, patches=local, texts=[query.phrase for query in queries])
 
     def run(self, context: Context) -> Outcome:
         indices, queries, excluded = self.select(context)
@@ -129,9 +129,9 @@ class Grounding(Task):
         table: Sequence[dict[str, float]],
         indices: Sequence[int],
     ) -> None:
-        groups = {"": [row for row, one in enumerate(queries) if not one.bare]}
+        groups = {"": [row for row, query in enumerate(queries) if not query.bare]}
         if self.settings.bare:
-            groups["bare_"] = [row for row, one in enumerate(queries) if one.bare]
+            groups["bare_"] = [row for row, query in enumerate(queries) if query.bare]
         for prefix, members in groups.items():
             if not members:
                 continue
@@ -172,11 +172,11 @@ def wrong_phrases(queries: Sequence[Query], seed: int) -> list[str | None]:
     rng = np.random.default_rng(seed)
     pools: dict[bool, list[Query]] = {bare: [q for q in queries if q.bare == bare] for bare in (False, True)}
     here: dict[int, set[str]] = {}
-    for one in queries:
-        here.setdefault(one.place, set()).add(one.label)
+    for query in queries:
+        here.setdefault(query.place, set()).add(query.label)
     result: list[str | None] = []
-    for one in queries:
-        pool = pools[one.bare]
+    for query in queries:
+        pool = pools[query.bare]
         picks = (pool[int(at)] for at in rng.integers(0, len(pool), 20))
-        result.append(next((other.phrase for other in picks if other.label not in here[one.place]), None))
+        result.append(next((other.phrase for other in picks if other.label not in here[query.place]), None))
     return result
