@@ -60,8 +60,8 @@ def test_a_grey_image_gets_its_channels_last_with_the_same_result(
         grey = preprocess.decode(encoded(smooth(*shape), kind))
         assert grey.shape == shape
         colours = np.repeat(grey[..., None], 3, axis=2)
-        seen = [preprocess.train(pixels, EVERYTHING, np.random.default_rng(3)) for pixels in (grey, colours)]
-        for one, other in ((preprocess.eval(grey), preprocess.eval(colours)), seen):
+        seen = [preprocess.train(pixels, EVERYTHING, np.random.default_rng(3))[0] for pixels in (grey, colours)]
+        for one, other in ([preprocess.eval(pixels)[0] for pixels in (grey, colours)], seen):
             assert tuple(one.shape) == (3, 112, 112)
             apart = (one.int() - other.int()).abs()  # an area's mean between two values may fall to either
             assert apart.max() <= (4 if interpolation == "area" else 0) and (apart > 0).sum() <= 0.001 * apart.numel()
@@ -116,7 +116,7 @@ def test_what_is_seen_hardly_changes() -> None:
         data = encoded(smooth(400, 512, seed))
         full, fast = preprocess.decode(data), preprocess.decode_reduced(data, Augment())
         assert full.shape == (400, 512) and fast.shape == (100, 128)
-        assert psnr(preprocess.eval(fast).numpy(), preprocess.eval(full).numpy()) > 38
+        assert psnr(preprocess.eval(fast)[0].numpy(), preprocess.eval(full)[0].numpy()) > 38
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
@@ -128,7 +128,7 @@ def test_radiographs_keep_thirty_seven_decibel() -> None:
         data = encoded(cv2.resize(pixels, (512, 512), interpolation=cv2.INTER_AREA))
         fast = preprocess.decode_reduced(data, Augment())
         assert fast.shape == (256, 256)
-        found.append(psnr(preprocess.eval(fast).numpy(), preprocess.eval(preprocess.decode(data)).numpy()))
+        found.append(psnr(preprocess.eval(fast)[0].numpy(), preprocess.eval(preprocess.decode(data))[0].numpy()))
     assert np.median(found) > 37
 
 

@@ -93,7 +93,7 @@ def test_a_heat_map_lies_on_the_images_own_pixels(tmp_path: Path) -> None:
     phrase = loaded.embed_texts(["nodule"])[0]
     square = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     with torch.no_grad():
-        _, patches = loaded.model.encode_image(loaded.preprocess.eval(square)[None], patches=True)
+        _, patches = loaded.model.encode_image(loaded.preprocess.batch([square]), patches=True)
     cosines = torch.nn.functional.normalize(patches[0], dim=1) @ phrase
     heat = loaded.heatmap(square, "nodule")
     # pixels 3 and 4 are half a pixel beside the centre of the first cell, at 4.0 on edges

@@ -1,14 +1,14 @@
-"""TODO"""
+"""What is in a step: tokens, a batch, a feature grid, what the model returns, losses. No behaviour but moving.
+
+Shapes use: B samples of the batch, C channels, H and W pixels, L sub-word tokens, P patches, N words, D joint width,
+T concept mentions of the batch, S phrases of the batch, F findings with prompt pairs.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -175,25 +175,11 @@ def _pin(value: Any) -> Any:
     return value.pin_memory() if hasattr(value, "pin_memory") else value
 
 
-@dataclass(frozen=True, slots=True)
-class PatchGrid:
-    """Where the cells of a feature map sit on the model's input image.
-
-    The centre of cell (row, column) is at `offset + stride * (row, column)`, (y, x) in pixels, where pixel i covers
-    [i, i + 1): a patch-16 ViT has stride 16 and offset 8, an odd-kernel stride-2 convolution stride 2 and offset 0.5.
-    """
-
-    height: int
-    width: int
-    stride: tuple[float, float]
-    offset: tuple[float, float]
-
-
 @dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
 class ModelOutput:
     """What `DualEncoder.forward` returns: **unnormalised** embeddings; objectives normalise. None = no objective needs it.
 
-    `image`, `text` [B, D]. `patches` [B, P, D] (P = rows x columns of `grid`) with `patch_attention` [B, P] from the
+    `image`, `text` [B, D]. `patches` [B, P, D] (P = cells of `grid`) with `patch_attention` [B, P] from the
     pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
     `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
     embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated;
@@ -205,7 +191,7 @@ class ModelOutput:
     text: Tensor
     patches: Tensor | None = None
     patch_attention: Tensor | None = None
-    grid: PatchGrid | None = None
+    grid: Grid | None = None
     words: Tensor | None = None
     word_mask: Tensor | None = None
     word_attention: Tensor | None = None
@@ -231,3 +217,21 @@ class Losses:
 
 
 """The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where the cells of a feature map sit on the model's input, in any number of dimensions: (y, x), (z, y, x), ...
+
+    The centre of cell (row, column) is at `offset + stride * (row, column)`, in pixels, where pixel i covers [i, i + 1):
+    a patch-16 ViT has stride 16 and offset 8, an odd-kernel stride-2 convolution stride 2 and offset 0.5.
+    """
+
+    shape: tuple[int, ...]
+    stride: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return math.prod(self.shape)

@@ -139,8 +139,8 @@ class Pretrained:
         rows = []
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
-                pixels = [self.preprocess.eval(self._pixels(one, window)) for one in images[start : start + batch_size]]
-                rows.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
+                pixels = [self._pixels(image, window) for image in images[start : start + batch_size]]
+                rows.append(self.model.encode_image(self.preprocess.batch(pixels).to(self.device)))
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
 
@@ -167,14 +167,14 @@ class Pretrained:
         """
         import torch
 
-        pixels = self._pixels(image, window)
+        input_, geometry = self.preprocess.eval(self._pixels(image, window))
         with torch.no_grad():
-            _, patches = self.model.encode_image(self.preprocess.eval(pixels)[None].to(self.device), patches=True)
+            _, patches = self.model.encode_image(input_[None].to(self.device), patches=True)
             unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
             cosines = (unit @ self.embed_texts([phrase])[0]).cpu().numpy()
         grid = self.model.grid
-        spread = resample_grid(cosines.reshape(grid.height, grid.width), grid, self.preprocess.spec.size)
-        return self.preprocess.geometry(pixels.shape[0], pixels.shape[1]).map_to_image(spread)
+        spread = resample_grid(cosines.reshape(grid.shape), grid, geometry.input)
+        return geometry.map_to_source(spread)
 
     def _pixels(self, image: str | Path | bytes | np.ndarray | Image, window: str) -> np.ndarray:
         if isinstance(image, np.ndarray):

@@ -148,7 +148,7 @@ def difference(data: bytes) -> float:
 
     preprocess = Preprocess(ImageSpec(size=SIZE, channels=1))
     full, fast = (
-        preprocess.eval(pixels).numpy().astype(float)
+        preprocess.eval(pixels)[0].numpy().astype(float)
         for pixels in (preprocess.decode(data), preprocess.decode_reduced(data, Augment()))
     )
     return float(10 * np.log10(255**2 / np.square(full - fast).mean()))

@@ -26,13 +26,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 from vlp.core.config import ConfigError
 from vlp.core.registry import UnknownNameError
 from vlp.core.untrusted import replacing
 from vlp.data.shards.remote.cache import locked
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.decode import VERSION
-from vlp.modalities.image.geometry import Geometry
 
 from ..data.dataset import Data
 from ..data.spec import DataError
@@ -200,12 +200,12 @@ class Store:
         return self.folder / f"{shelf}.unreadable.json"
 
     @property
-    def grid(self) -> PatchGrid | None:
+    def grid(self) -> Grid | None:
         """Where the cells of patch features lie on the input; None for a model without them."""
         if self.card.grid is None:
             return None
-        height, width, stride, offset = self.card.grid
-        return PatchGrid(height, width, (stride[0], stride[1]), (offset[0], offset[1]))
+        *shape, stride, offset = self.card.grid
+        return Grid(tuple(shape), tuple(stride), tuple(offset))
 
     def geometry(self, data: Data, index: int) -> Geometry:
         """Return how an encoded image lies on the model's input."""

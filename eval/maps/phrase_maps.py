@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 
 from ..data.spec import DataError
 from ..tasks.base import Context
@@ -47,7 +47,8 @@ class Maps:
         return torch.from_numpy(np.array(self._images[place]()))[None].to(self._tower.device)
 
     def size(self, place: int) -> tuple[int, int]:
-        return self._geometry[place].height, self._geometry[place].width
+        height, width = self._geometry[place].source
+        return height, width
 
     def of(self, place: int, text: NDArray[np.float32]) -> Map:
         """Return the map [H, W] of a text embedding on an image."""
@@ -59,7 +60,7 @@ class Maps:
         return to_image(cells, self._grid, self._geometry[place])
 
 
-def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> PatchGrid:
+def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> Grid:
     """Return where a layer's cells lie on the input, followed through every strided layer before it."""
     from vlp.models.towers.patch_grid import trace_grid
 

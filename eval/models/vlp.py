@@ -62,7 +62,7 @@ class FolderEmbedder:
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         pixels = self._preprocess.decode(image)
-        return self._preprocess.eval(pixels).numpy(), (pixels.shape[0], pixels.shape[1])
+        return self._preprocess.eval(pixels)[0].numpy(), (pixels.shape[0], pixels.shape[1])
 
     def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
         import torch

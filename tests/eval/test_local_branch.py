@@ -79,7 +79,7 @@ def expected(folder: Path, shards: Path, keys: list[str], of: str) -> Any:
     source = ShardSet(Manifest.read(shards))
     images = {one.key: one.image for one in (source.sample(index) for index in range(len(source)))}
     preprocess = loaded.preprocess
-    pixels = torch.stack([preprocess.eval(preprocess.decode(images[key])) for key in keys])
+    pixels = preprocess.batch(preprocess.decode(images[key]) for key in keys)
     texts = [template.format(NAMES[name]) for name in CLASSES for template in TEMPLATES]
     encoded = loaded.tokenizer(texts)
     batch = Batch(image=pixels[: len(texts)], text=encoded.tokens, group=torch.zeros(len(texts), 2).long(), keys=texts)

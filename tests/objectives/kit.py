@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp.batch import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+from vlp.batch import Batch, Grid, Losses, ModelOutput, Phrases, Prompts, Spans, Tokens
 from vlp.objectives import ObjectiveSum, build_objectives
 from vlp.sample import concept_code
 
@@ -61,7 +61,7 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
         text=normal(rows, DIM),
         patches=normal(rows, 4, DIM),
         patch_attention=torch.tensor(rng.random((rows, 4)), dtype=dtype),
-        grid=PatchGrid(2, 2, (4.0, 4.0), (2.0, 2.0)),
+        grid=Grid((2, 2), (4.0, 4.0), (2.0, 2.0)),
         words=normal(rows, 5, DIM),
         word_mask=word_mask,
         word_attention=attention,

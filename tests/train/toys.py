@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlp.batch import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+from vlp.batch import Batch, Grid, ModelOutput, Phrases, Prompts, Spans, Tokens
 from vlp.objectives import build_objectives
 from vlp.sample import concept_code
 from vlp.train.train_step import TrainStep
@@ -72,7 +72,7 @@ class Toy(nn.Module):
             image=patches.mean(1),
             text=self.pooled(batch.text, states),
             patches=patches,
-            grid=PatchGrid(2, 2, (3.0, 3.0), (1.5, 1.5)),
+            grid=Grid((2, 2), (3.0, 3.0), (1.5, 1.5)),
             words=owner.transpose(1, 2) @ states,
             word_mask=owner.sum(1) > 0,
             tokens=states,

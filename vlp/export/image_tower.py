@@ -54,7 +54,7 @@ def native(loaded: Pretrained, pictures: Sequence[np.ndarray], texts: Sequence[s
     import torch
 
     tower: Any = loaded.model.image_tower
-    pixels = loaded.model.normalise(torch.stack([loaded.preprocess.eval(one) for one in pictures]))
+    pixels = loaded.model.normalise(loaded.preprocess.batch(pictures))
     with torch.no_grad():
         found = tower.model.forward_features(pixels) if tower.kind == "timm" else tower.model(pixel_values=pixels)
     return {"images": _mean(found)}
@@ -97,4 +97,4 @@ def _pixels(preprocess: Preprocess, channels: int, pictures: Sequence[np.ndarray
     import torch
 
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
-    return (torch.stack([preprocess.eval(one) for one in pictures]).expand(-1, channels, -1, -1) / 255 - mean) / std
+    return (preprocess.batch(pictures).expand(-1, channels, -1, -1) / 255 - mean) / std

@@ -89,7 +89,7 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     folder = locate(source)
     preprocess, tokenizer = Preprocess.load(folder), load_tokenizer(folder / "tokenizer")
     channels = read_json(folder / "config.json")["channels"]
-    pixels = np.stack([preprocess.eval(one).numpy() for one in pictures]).astype(np.float32) / 255
+    pixels = preprocess.batch(pictures).numpy().astype(np.float32) / 255
     mean, std = (np.array(one, np.float32).reshape(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
     normal = ((np.repeat(pixels, channels // pixels.shape[1], 1) - mean) / std).astype(np.float32)
     options = onnxruntime.SessionOptions()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlp.batch import Batch, ModelOutput, PatchGrid, Tokens
+from vlp.batch import Batch, Grid, ModelOutput, Tokens
 from vlp.core.config import config, to_tree
 from vlp.core.declared import Kinds
 from vlp.modalities.image.spec import ImageSpec
@@ -119,7 +119,7 @@ class DualEncoder(nn.Module):
             image_tower.stop_recording()
             text_tower.stop_recording()
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.grid: PatchGrid = image_tower.grid
+        self.grid: Grid = image_tower.grid
         dim = config.dim
         self.image_head = build_head(config.image_head, image_tower.width, dim, "model.image_head")
         self.text_head = build_head(config.text_head, text_tower.width, dim, "model.text_head")
@@ -260,7 +260,7 @@ class DualEncoder(nn.Module):
 
     def draw_mask(self, batch: Batch) -> Tensor:
         """Return which cells are blanked out, bool [B, P]: a function of each sample's key and of the batch's place."""
-        cells = self.grid.height * self.grid.width
+        cells = self.grid.cells
         mask = np.zeros((len(batch), cells), bool)
         for row, key in enumerate(batch.keys):
             seed = hashlib.blake2b(f"{key}|{batch.cursor}".encode(), digest_size=8).digest()
@@ -271,7 +271,7 @@ class DualEncoder(nn.Module):
     def blank(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return normalised images [B, C, S, S] with the masked cells' pixels at the mean."""
         pixels = self.normalise(image)
-        holes = mask.view(-1, 1, self.grid.height, self.grid.width).to(pixels.dtype)
+        holes = mask.view(-1, 1, *self.grid.shape).to(pixels.dtype)
         return pixels * (1 - F.interpolate(holes, size=pixels.shape[-2:], mode="nearest"))
 
     @overload

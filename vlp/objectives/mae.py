@@ -72,11 +72,12 @@ class Mae(Objective):
             raise ConfigError(
                 f"objective {self.name!r}: channels: images have {batch.image.shape[1]}, found {config.channels}"
             )
-        hidden = self.enter(patches) + positions(grid.height, grid.width, config.width, patches.device).to(patches)
+        height, width = grid.shape
+        hidden = self.enter(patches) + positions(height, width, config.width, patches.device).to(patches)
         for block in self.blocks:
             hidden = block(hidden)
         predicted = self.leave(self.norm(hidden))
-        target = cells(batch.image, grid.height, grid.width, config.patch).to(predicted.dtype)
+        target = cells(batch.image, height, width, config.patch).to(predicted.dtype)
         return Losses(masked_error(predicted, target, mask, config.normalise_pixels))
 
 

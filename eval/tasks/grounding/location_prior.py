@@ -111,8 +111,8 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
     bad: dict[str, str] = {}
     for index in indices:
         if data is context.data:
-            geometry = context.store.geometry(data, index)
-            sizes.append((geometry.height, geometry.width))
+            height, width = context.store.geometry(data, index).source
+            sizes.append((height, width))
         elif data.records[index].boxes:
             try:
                 sizes.append(image_size(data.image(index)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,13 +18,13 @@ import numpy as np
 from vlp.core.config import ConfigError, config, to_tree, validate
 from vlp.core.untrusted import read_json
 
+from ..geometry import Geometry as Geometry
+from ..geometry import resample_grid as resample_grid
 from .decode import MAX_PIXELS as MAX_PIXELS
 from .decode import ImageError as ImageError
 from .decode import decode as decode
 from .decode import decode_native
 from .decode import to_channels as to_channels
-from .geometry import Geometry as Geometry
-from .geometry import resample_grid as resample_grid
 from .resize import resize
 
 if TYPE_CHECKING:
@@ -122,7 +123,8 @@ class Preprocess:
         margin = (size - new[0]) // 2, (size - new[1]) // 2
         if self.spec.resize == "crop":
             margin = -round((new[0] - size) / 2), -round((new[1] - size) / 2)
-        return Geometry(height, width, size, (new[0] / height, new[1] / width), (float(margin[0]), float(margin[1])))
+        scale = new[0] / height, new[1] / width
+        return Geometry((height, width), (size, size), scale, (float(margin[0]), float(margin[1])))
 
     def _side(self, side: int, other: int) -> int:
         """Return what a side is resized to; `crop` rounds as timm's and torchvision's Resize and CenterCrop do."""
@@ -131,44 +133,59 @@ class Preprocess:
             return max(1, round(side * size / max(side, other)))
         return int(int(size / self.spec.crop_share) * side / min(side, other))
 
-    def eval(self, pixels: np.ndarray) -> Tensor:
-        """Return uint8 pixels [H, W] or [H, W, 3] as the model's input, uint8 [C, S, S]."""
-        return self._tensor(self._resized(self._checked(pixels)))
+    def eval(self, pixels: np.ndarray) -> tuple[Tensor, Geometry]:
+        """Return uint8 pixels [H, W] or [H, W, 3] as the model's input, uint8 [C, S, S], and where they lie on it."""
+        square, geometry = self._resized(self._checked(pixels))
+        return self._tensor(square), geometry
 
-    def train(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> Tensor:
-        """As `eval`, with the random changes of `augment` drawn from `rng`."""
+    def train(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> tuple[Tensor, Geometry]:
+        """As `eval`, with the random changes of `augment` drawn from `rng`; the geometry tells all that moved a pixel."""
         pixels = self._checked(pixels)
         if augment.crop_scale is None and not augment.shift:
-            square = self._resized(pixels)
+            square, geometry = self._resized(pixels)
         else:
-            square = self._view(pixels, augment, rng)
+            square, geometry = self._view(pixels, augment, rng)
         if augment.rotate:
             centre = (self.spec.size / 2 - 0.5, self.spec.size / 2 - 0.5)
-            turn = cv2.getRotationMatrix2D(centre, float(rng.uniform(-augment.rotate, augment.rotate)), 1.0)
+            degrees = float(rng.uniform(-augment.rotate, augment.rotate))
+            turn = cv2.getRotationMatrix2D(centre, degrees, 1.0)
             fill = (self.spec.pad_value,) * 3
             square = cv2.warpAffine(square, turn, square.shape[:2], flags=cv2.INTER_LINEAR, borderValue=fill)
+            geometry = geometry.rotated(degrees)
         if augment.flip and rng.random() < 0.5:
-            square = square[:, ::-1]
-        return self._tensor(_recolour(square, augment, rng))
+            square, geometry = square[:, ::-1], geometry.flipped()
+        return self._tensor(_recolour(square, augment, rng)), geometry
+
+    def batch(self, images: Iterable[np.ndarray]) -> Tensor:
+        """Return images as a batch of the model's inputs, uint8 [B, C, S, S], without any augmentation."""
+        return self.collate([self.eval(pixels)[0] for pixels in images])
+
+    def collate(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return inputs [C, S, S] as a batch [B, C, S, S]; B may be 0."""
+        import torch
+
+        size = self.spec.size
+        return (
+            torch.stack(list(inputs)) if inputs else torch.zeros((0, self.spec.channels, size, size), dtype=torch.uint8)
+        )
 
     def _checked(self, pixels: np.ndarray) -> np.ndarray:
         """Return pixels in the model's channels, grey ones as [H, W] whatever these are."""
         return to_channels(pixels, 1 if pixels.ndim == 2 else self.spec.channels)
 
-    def _resized(self, pixels: np.ndarray) -> np.ndarray:
-        geometry = self.geometry(*pixels.shape[:2])
-        size = geometry.size
+    def _resized(self, pixels: np.ndarray) -> tuple[np.ndarray, Geometry]:
+        geometry, size = self.geometry(*pixels.shape[:2]), self.spec.size
         height, width = (round(side * scale) for side, scale in zip(pixels.shape[:2], geometry.scale, strict=True))
         resized = resize(pixels, height, width, self.spec.interpolation)
         top, left = int(geometry.offset[0]), int(geometry.offset[1])
         resized = resized[max(-top, 0) : max(-top, 0) + size, max(-left, 0) : max(-left, 0) + size]
-        return self._paste(resized, max(top, 0), max(left, 0))
+        return self._paste(resized, max(top, 0), max(left, 0)), geometry
 
-    def _view(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    def _view(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> tuple[np.ndarray, Geometry]:
         """Cut a randomly scaled and moved window out of the image and bring it to the input's size."""
         height, width = pixels.shape[:2]
         size = self.spec.size
-        x1, y1, x2, y2 = self.geometry(height, width).to_image((0, 0, size, size))
+        x1, y1, x2, y2 = self.geometry(height, width).box_to_source((0, 0, size, size))
         zoom = float(rng.uniform(*augment.crop_scale)) ** 0.5 if augment.crop_scale else 1.0
         reach = abs(1 - zoom) / 2 + augment.shift
         middle = (
@@ -181,11 +198,14 @@ class Preprocess:
             first = min(max(round(start), 0), side - 1)
             last = max(min(round(start + extent), side), first + 1)
             edges = [min(max(round((edge - start) * size / extent), 0), size) for edge in (first, last)]
-            source.append(slice(first, last))
+            source.append((first, last))
             target.append((min(edges[0], size - 1), max(edges[1], min(edges[0], size - 1) + 1)))
         (top, bottom), (left, right) = target
-        window = resize(pixels[source[0], source[1]], bottom - top, right - left, self.spec.interpolation)
-        return self._paste(window, top, left)
+        rows, columns = (slice(*edges) for edges in source)
+        window = resize(pixels[rows, columns], bottom - top, right - left, self.spec.interpolation)
+        scale = (bottom - top) / (rows.stop - rows.start), (right - left) / (columns.stop - columns.start)
+        offset = top - rows.start * scale[0], left - columns.start * scale[1]
+        return self._paste(window, top, left), Geometry((height, width), (size, size), scale, offset)
 
     def _paste(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
         size = self.spec.size

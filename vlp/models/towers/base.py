@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from vlp.batch import PatchGrid, Tokens
+from vlp.batch import Grid, Tokens
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.registry import Registry
 
@@ -177,7 +177,7 @@ class ImageTower(Tower):
 
     channels: int = 3
     patch_width: int
-    grid: PatchGrid
+    grid: Grid
 
     @abstractmethod
     def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures: ...

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 from vlp.core.config import ConfigError, config
 
 from .base import ImageFeatures, ImageTower, TowerConfig, image_towers
@@ -77,7 +77,7 @@ class ConvTower(ImageTower):
             raise ConfigError(f"model.image.groups is {config.groups}, which does not divide width {config.width}")
         self.width, self.patch_width = 2 * widths[2], widths[1]
         side = spec.size // 8
-        self.grid = PatchGrid(side, side, (8.0, 8.0), (4.0, 4.0))
+        self.grid = Grid((side, side), (8.0, 8.0), (4.0, 4.0))
         self.stem = nn.Conv2d(spec.channels, widths[0], 8, stride=4, padding=2)
         self.layers = nn.ModuleList(
             nn.Sequential(*(Block(width, config) for _ in range(count)))
@@ -115,8 +115,8 @@ class ConvTower(ImageTower):
     def without_local(self) -> None:
         """Drop the local branch, which no loss would reach; cells are then those of the coarse map."""
         self.local = nn.ModuleDict()
-        side = self.grid.height // 2
-        self.patch_width, self.grid = self.width // 2, PatchGrid(side, side, (16.0, 16.0), (8.0, 8.0))
+        side = self.grid.shape[0] // 2
+        self.patch_width, self.grid = self.width // 2, Grid((side, side), (16.0, 16.0), (8.0, 8.0))
 
     def as_pooled(self, cells: Tensor) -> Tensor | None:
         return None if self.local else torch.cat([cells, cells], -1)  # a single cell is its own mean and maximum
