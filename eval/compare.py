@@ -7,7 +7,7 @@ AUROCs by DeLong where no patient has several images and by the resamples otherw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from vlp.core.config import ConfigError
 from . import results as result_files
 from .bootstrap import Difference, Floats, Resamples, draw, paired_difference, sign_flip
 from .intervals import FEW_EVENTS
-from .metrics.ranking import Ranking, auroc, delong
+from .metrics.ranking import Delong, Ranking, auroc, delong
 from .results import TaskResult
 from .tasks.base import Auroc, Mean, MeanAuroc, family_of
 
@@ -44,7 +44,7 @@ def compare_runs(runs: Sequence[Path], resamples: int, seed: int = 0) -> tuple[l
             found = _compare(*pair, resamples, seed)
             if not found:
                 family = first[name].entry["family"]
-                notes[f"{name}: not compared, family {family!r} declares nothing comparable in its rows"] = None
+                notes[f"{name}: not compared, family {family!r} declares no comparable metric"] = None
             table += [{"task": name, "run": str(run), **entry} for entry in found]
     return table, list(notes)
 
@@ -97,9 +97,13 @@ def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -
         if isinstance(left, Mean) and isinstance(right, Mean):
             entry = _mean_entry(name, left, right, drawn, seed)
         elif name in areas:
-            entry = _auroc_entry(name, [areas[name]], drawn)
+            part = areas[name]
+            test = (
+                delong(part.labels, part.scores) if drawn.patients == len(first.rows) else None
+            )  # of independent images
+            entry = _auroc_entry(name, [part], test)
         elif isinstance(left, MeanAuroc) and left == right and areas.keys() >= set(left.of):
-            entry = _auroc_entry(name, [areas[part] for part in left.of], drawn)
+            entry = _auroc_entry(name, [areas[part] for part in left.of], None)
         result += [entry] if entry else []
     return result
 
@@ -143,18 +147,15 @@ def _areas(first: Auroc, second: Auroc, drawn: Resamples) -> _Areas | None:
     return _Areas(np.array(values, dtype=np.float64), draws, few, labels, scores)
 
 
-def _auroc_entry(name: str, parts: Sequence[_Areas], drawn: Resamples) -> dict[str, Any] | None:
-    """Return the difference of an AUROC, or of the mean of several."""
-    first, second = np.mean([part.values for part in parts], axis=0)
+def _auroc_entry(name: str, parts: Sequence[_Areas], test: Delong | None) -> dict[str, Any] | None:
+    """Return the difference of an AUROC, or of the mean of several; without a test by the resamples."""
+    values = np.mean([part.values for part in parts], axis=0)
     before, after = np.mean([part.draws for part in parts], axis=0)
-    found = paired_difference(before, after, float(second - first))
+    found = paired_difference(before, after, float(values[1] - values[0]))
     few = min(part.few for part in parts)
-    repeated = drawn.patients < len(drawn.owners)  # DeLong takes images for independent
-    test = None if repeated or len(parts) > 1 else delong(parts[0].labels, parts[0].scores)
+    doubt = "" if few >= FEW_EVENTS else f"{few} patients on one side"
     p, how = (test.p_value(), "DeLong") if test else (None, "bootstrap")
-    return _entry(
-        name, (float(first), float(second)), found, p, how, "" if few >= FEW_EVENTS else f"{few} patients on one side"
-    )
+    return _entry(name, (float(values[0]), float(values[1])), found, p, how, doubt)
 
 
 def _entry(
@@ -162,7 +163,7 @@ def _entry(
 ) -> dict[str, Any] | None:
     if found is None:
         return None
-    entry: Mapping[str, Any] = {
+    entry = {
         "metric": name,
         "first": values[0],
         "second": values[1],
@@ -171,4 +172,4 @@ def _entry(
         "p": found.p_value if p is None else p,
         "test": test,
     }
-    return {**entry, **({"unreliable": doubt} if doubt else {})}
+    return entry | ({"unreliable": doubt} if doubt else {})

@@ -62,7 +62,7 @@ def metric(
     if primary:
         result["primary"] = True
     result["higher_is_better"] = higher_is_better
-    return result | {name: clean(one) for name, one in extra.items()}
+    return result | {name: clean(item) for name, item in extra.items()}
 
 
 def clean(value: Any) -> Any:
@@ -74,9 +74,9 @@ def clean(value: Any) -> Any:
             raise ValueError("NaN or infinity in the results: undefined values are None with a reason")
         return round(value, DIGITS)
     if isinstance(value, Mapping):
-        return {str(key): clean(one) for key, one in value.items()}
+        return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [clean(one) for one in value]
+        return [clean(item) for item in value]
     return value
 
 
@@ -140,12 +140,12 @@ class Results:
 
     def finished(self, task: str) -> bool:
         """Return whether a task is there already; a skipped or failed one is tried again."""
-        return any(one["id"] == task and one["status"] == "ok" for one in self.tree["tasks"])
+        return any(entry["id"] == task and entry["status"] == "ok" for entry in self.tree["tasks"])
 
     def add(self, task: Mapping[str, Any], order: Sequence[str]) -> None:
         """Enter a task's result in the suite's order and write the file, whole or not at all."""
-        kept = [one for one in self.tree["tasks"] if one["id"] != task["id"]]
-        self.tree["tasks"] = sorted([*kept, clean(task)], key=lambda one: order.index(one["id"]))
+        kept = [entry for entry in self.tree["tasks"] if entry["id"] != task["id"]]
+        self.tree["tasks"] = sorted([*kept, clean(task)], key=lambda entry: order.index(entry["id"]))
         self.write()
 
     def write(self, seconds: float | None = None) -> None:
@@ -186,9 +186,11 @@ def validate(tree: Any) -> None:
     """Check a results tree against the schema; raises ConfigError with the path of what is wrong."""
     from jsonschema import Draft202012Validator
 
-    errors = sorted(Draft202012Validator(schema()).iter_errors(tree), key=lambda one: list(map(str, one.absolute_path)))
+    errors = sorted(
+        Draft202012Validator(schema()).iter_errors(tree), key=lambda error: list(map(str, error.absolute_path))
+    )
     if errors:
-        where = ".".join(str(one) for one in errors[0].absolute_path) or "results"
+        where = ".".join(str(part) for part in errors[0].absolute_path) or "results"
         raise ConfigError(f"the results do not fit the schema: {where}: {errors[0].message[:300]}")
 
 

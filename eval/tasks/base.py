@@ -14,7 +14,7 @@ from vlp.core.config import config
 from vlp.core.registry import Registry
 
 from ..bootstrap import Resamples, draw
-from ..data.dataset import Data
+from ..data.dataset import Data, Findings
 from ..data.spec import DataError, DataSpec
 from ..report.cards import Card, Forest, Published, Section
 from ..report.rows import Row, references_of, row, scale_of
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from ..embeddings.cache import Store
 
 
-Findings = tuple[dict[str, Any], list[str]]
-"""Facts about data, and problems with it."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a task may be called."""
 
@@ -220,6 +218,11 @@ def family_of(name: str) -> type[Task[Any]]:
     return families.get(name) if name in families else Task
 
 
+def is_unbounded(family: type[Task[Any]], name: str) -> bool:
+    """Return whether a metric's range is not [0, 1]."""
+    return re.fullmatch(family.unbounded, name) is not None
+
+
 def worded(table: Words, name: str) -> str:
     """Return the words of the first pattern that a whole name fits; empty where none does."""
     for pattern, words in table:
@@ -257,7 +260,7 @@ def scores_card(family: type[Task[Any]], result: TaskResult) -> Card:
     """Return a card of all metrics that are fractions and no control of another, with their published numbers."""
     rows = []
     for name, entry in result.metrics.items():
-        if entry["value"] is None or "control_of" in entry or re.fullmatch(family.unbounded, name):
+        if entry["value"] is None or "control_of" in entry or is_unbounded(family, name):
             continue
         if not -1 <= entry["value"] <= 1:
             continue

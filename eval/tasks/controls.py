@@ -20,6 +20,13 @@ CONTROLS = {
     "prior": "text alone (mean of other patients, no image)",
     "centre": "the middle of the image (no text, no image)",
 }
+SHORT = {
+    "shuffled": "shuffled image",
+    "wrong_phrase": "wrong phrase",
+    "prior": "location prior",
+    "centre": "centre box",
+}
+"""What the controls are called where room is short."""
 
 
 def control_of(name: str, scores: Sequence[str]) -> dict[str, str]:

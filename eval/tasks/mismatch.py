@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from vlp.core.config import config
 
 from ..data.checks import check_reports
-from ..data.dataset import Data
+from ..data.dataset import Data, Findings
 from ..intervals import of_mean
 from ..results import TaskResult, metric
 from ..zero_shot.scoring import unit
-from .base import Comparable, Context, Findings, Outcome, Plan, Task, at_least, families, require_any, sample_means
+from .base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .controls import partners
 from .retrieval.pairs import texts_of
 
@@ -39,7 +39,7 @@ FLIPS = (
 
 @config
 class Settings:
-    """`text`: report, a section, or `phrases` (those of the boxes, each with its image). `edits`: what is wrong in the other text."""
+    """`text`: report, a section, or `phrases` (those of the boxes, each with its image). `edits`: the kinds of wrong text."""
 
     text: Literal["report", "findings", "impression", "caption", "phrases"] = "report"
     edits: tuple[Edit, ...] = ("report", "side", "negation")

@@ -14,7 +14,7 @@ from vlp.core.config import config
 
 from ..bootstrap import Resamples
 from ..data.checks import check_labels
-from ..data.dataset import Data
+from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking, auroc
@@ -23,7 +23,7 @@ from ..metrics.shift import Robustness, neighbour_counts
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
 from ..zero_shot.scoring import unit
-from .base import Context, Findings, Outcome, Plan, Task, at_least, families, require_any
+from .base import Context, Outcome, Plan, Task, at_least, families, require_any
 from .classification.labels import Settings as ClassSettings
 from .classification.labels import truth_of
 

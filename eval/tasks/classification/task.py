@@ -14,7 +14,7 @@ from vlp.core.registry import did_you_mean
 
 from ...bootstrap import Resamples, resampled
 from ...data.checks import check_labels
-from ...data.dataset import Data
+from ...data.dataset import Data, Findings
 from ...data.labels import group_of
 from ...data.spec import DataError
 from ...intervals import Part, of_auroc, of_average_precision, of_draws, of_macro, of_mean
@@ -31,7 +31,6 @@ from ..base import (
     Auroc,
     Comparable,
     Context,
-    Findings,
     Mean,
     MeanAuroc,
     Outcome,

@@ -126,8 +126,22 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
 
 
 @dataclass(frozen=True)
+class Truth:
+    """A mask of a record, its pixels packed: the plans of all tasks are held from encoding to scoring."""
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    bits: NDArray[np.uint8]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        return np.unpackbits(self.bits, count=int(np.prod(self.shape))).reshape(self.shape).astype(bool)
+
+
+@dataclass(frozen=True)
 class MeanMask:
-    """The mean mask [SIDE, SIDE] of a name over other patients, spread over an image: a segmentation that never looks."""
+    """The mean mask [SIDE, SIDE] of a name over other patients, spread over an image: a segmentation that sees no image."""
 
     masks: dict[str, NDArray[np.float32]]
     owners: dict[str, list[str]]
@@ -137,25 +151,26 @@ class MeanMask:
     SIDE: ClassVar[int] = 64
 
     @classmethod
-    def learn(
-        cls, context: Context, split: str | None, found: Sequence[tuple[int, str, NDArray[np.bool_]]]
-    ) -> MeanMask:
+    def learn(cls, context: Context, split: str | None, found: Sequence[Truth]) -> MeanMask:
         """Collect the masks of a split; where the data has none such, the scored ones, each patient's own left out."""
         other = context.split(split) if split else None
-        names = {name for _, name, _ in found}
-        rows = [(context.data.patient(index), name, mask) for index, name, mask in found]
+        names = sorted({truth.name for truth in found})
+        size = (cls.SIDE, cls.SIDE)
+        rows: list[tuple[str, str, NDArray[np.float32]]] = []
         if other is not None:
-            there = ((index, name, mask_of(other, index, name)) for index in other.usable() for name in sorted(names))
-            learnt = [
-                (other.patient(index), name, mask) for index, name, mask in there if mask is not None and mask.any()
+            there = ((index, name, mask_of(other, index, name)) for index in other.usable() for name in names)
+            rows = [
+                (other.patient(index), name, _resized(mask.astype(np.float32), size))
+                for index, name, mask in there
+                if mask is not None and mask.any()
             ]
-            rows, other = (learnt, other) if learnt else (rows, None)
-        masks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-        owners: dict[str, list[str]] = {name: [] for name in names}
-        for patient, name, mask in rows:
-            masks[name].append(_resized(mask.astype(np.float32), (cls.SIDE, cls.SIDE)))
-            owners[name].append(patient)
-        stacks = {name: np.stack(some) for name, some in masks.items() if some}
+            other = other if rows else None
+        rows = rows or [
+            (context.data.patient(truth.index), truth.name, _resized(truth.mask.astype(np.float32), size))
+            for truth in found
+        ]
+        stacks = {name: np.stack([mask for _, of, mask in rows if of == name]) for name in {of for _, of, _ in rows}}
+        owners = {name: [patient for patient, of, _ in rows if of == name] for name in stacks}
         source = f"split {split}" if other is not None else "the other patients of this split"
         return cls(stacks, owners, source, None if other is not None else context.data)
 

@@ -13,16 +13,16 @@ from vlp.core.config import ConfigError, config, to_tree
 
 from ...bootstrap import Interval
 from ...data.checks import check_labels
-from ...data.dataset import Data
+from ...data.dataset import Data, Findings
 from ...data.spec import DataError
-from ...embeddings import search as index
+from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
 from ...metrics.ratio import ratio
 from ...metrics.retrieval import average_precisions, precision_at
 from ...results import TaskResult, metric
 from ...zero_shot import prompts as prompt_files
 from ...zero_shot.scoring import unit
-from ..base import Comparable, Context, Findings, Outcome, Plan, Task, at_least, families, require_any, sample_means
+from ..base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .pairs import codes
 
 
@@ -172,7 +172,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
     ks = [k for k in ks if k <= len(gallery.rows)]
     drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
     sums, defined = np.zeros((len(drawn), len(ks) + 1)), np.zeros((len(drawn), len(ks) + 1))
-    for block in index.blocks(len(queries.rows), 8 * len(gallery.rows)):
+    for block in blocks(len(queries.rows), 8 * len(gallery.rows)):
         scores = queries.rows[block] @ gallery.rows.T
         relevant = queries.classes[block].astype(np.int64) @ gallery.classes.T.astype(np.int64) > 0
         allowed = np.ones_like(relevant)

@@ -12,8 +12,8 @@ from vlp.core.config import config, to_tree
 
 from ...bootstrap import Resamples
 from ...data.checks import check_reports
-from ...data.dataset import Data
-from ...embeddings import search as index
+from ...data.dataset import Data, Findings
+from ...embeddings import search
 from ...intervals import of_mean
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
 from ...report import charts
@@ -24,7 +24,6 @@ from ...zero_shot.scoring import unit
 from ..base import (
     Comparable,
     Context,
-    Findings,
     Outcome,
     Plan,
     Task,
@@ -177,7 +176,7 @@ class Retrieval(Task[Pairs]):
             else:
                 queries, gallery, asked, (members, groups) = texts, images, pool.spelt, pool.texts_of_images()
                 asking, drawn = rows, context.draw(pool.indices)
-            ranks = index.rank(queries, gallery, asked, groups, rows_of_groups=members)
+            ranks = search.rank(queries, gallery, asked, groups, rows_of_groups=members)
             self._score(outcome, short, ranks, len(gallery), drawn)
             self._recall(outcome, short, ranks, (queries, gallery, asked, groups, members), drawn)
             for row, place in zip(asking, ranks.rank(settings.ties), strict=True):
@@ -226,7 +225,7 @@ class Retrieval(Task[Pairs]):
         if not several.any():
             return
         queries, gallery, asked, groups, members = pairs
-        count = index.found(
+        count = search.found(
             queries[several], gallery, asked[several], groups, self.settings.k, self.settings.ties, members
         )
         for at, k in enumerate(self.settings.k):
@@ -279,7 +278,7 @@ class Retrieval(Task[Pairs]):
             forward = direction == "image-to-text"
             asking = chosen if forward else pool.starts[chosen]
             queries, gallery = (images, texts) if forward else (texts, images)
-            rows, scores = index.top(queries[asking], gallery, k)
+            rows, scores = search.top(queries[asking], gallery, k)
             for place, query in enumerate(asking):
                 sides = (query[None], rows[place]) if forward else (rows[place], query[None])
                 right = pool.right(*sides).ravel()
