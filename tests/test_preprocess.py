@@ -15,8 +15,12 @@ from PIL import Image
 
 from vlp.batch import Grid
 from vlp.core.config import ConfigError
+from vlp.modalities.geometry import Geometry, resample_grid
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import Geometry, ImageError, ImageSpec, Preprocess, decode, resample_grid
+from vlp.modalities.image.decode import decode
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "covid_cxr" / "images"
 
@@ -121,7 +125,7 @@ specs = st.builds(
 def test_boxes_return_through_the_inverse_and_any_shape_is_taken(spec: ImageSpec, height: int, width: int) -> None:
     if max(height, width) / min(height, width) > 50:
         return
-    preprocess = Preprocess(spec)
+    preprocess = ImageProcessor(spec)
     geometry = preprocess.geometry(height, width)
     box = (0.3 * width, 0.1 * height, 0.9 * width, 0.7 * height)
     assert geometry.box_to_source(geometry.box_to_input(box)) == pytest.approx(box)
@@ -140,7 +144,7 @@ def test_boxes_return_through_the_inverse_and_any_shape_is_taken(spec: ImageSpec
 def test_a_planted_square_lands_where_the_geometry_says(
     resize: str, shape: tuple[int, int], interpolation: str
 ) -> None:
-    preprocess = Preprocess(ImageSpec(size=96, channels=1, resize=resize, interpolation=interpolation))  # type: ignore[arg-type]
+    preprocess = ImageProcessor(ImageSpec(size=96, channels=1, resize=resize, interpolation=interpolation))  # type: ignore[arg-type]
     pixels = np.zeros(shape, np.uint8)
     y, x = shape[0] // 2 - 10, shape[1] // 2 + 5
     pixels[y : y + 20, x : x + 20] = 255
@@ -154,7 +158,7 @@ def test_a_planted_square_lands_where_the_geometry_says(
 @pytest.mark.parametrize("resize", ["pad", "squash", "crop"])
 @pytest.mark.parametrize("shape", [(150, 100), (70, 200), (96, 96)])
 def test_a_ramp_on_the_input_is_the_same_ramp_on_the_image(resize: str, shape: tuple[int, int]) -> None:
-    geometry = Preprocess(ImageSpec(size=96, channels=1, resize=resize)).geometry(*shape)  # type: ignore[arg-type]
+    geometry = ImageProcessor(ImageSpec(size=96, channels=1, resize=resize)).geometry(*shape)  # type: ignore[arg-type]
     rows, columns = np.mgrid[:96, :96] + 0.5
     found = geometry.map_to_source(2 * columns - 3 * rows)
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
@@ -169,7 +173,7 @@ def test_a_ramp_on_the_input_is_the_same_ramp_on_the_image(resize: str, shape: t
 
 
 def test_padding_does_not_bleed_into_the_map() -> None:
-    geometry = Preprocess(ImageSpec(size=64, channels=1)).geometry(100, 50)
+    geometry = ImageProcessor(ImageSpec(size=64, channels=1)).geometry(100, 50)
     values = np.full((64, 64), 1e6)
     values[:, 16:48] = 1.0
     assert (geometry.map_to_source(values) == 1.0).all()
@@ -196,8 +200,8 @@ def test_bicubic_is_what_open_clip_and_timm_do() -> None:
         for crop_share, resized in ((1.0, 64), (0.875, 73)):
             spec = ImageSpec(size=64, channels=3, resize="crop", interpolation="bicubic", crop_share=crop_share)
             expected = Compose([Resize(resized, bicubic), CenterCrop(64), PILToTensor()])(Image.fromarray(pixels))
-            assert (Preprocess(spec).eval(pixels)[0] == expected).all()
-    squash = Preprocess(ImageSpec(size=64, channels=3, resize="squash", interpolation="bicubic"))
+            assert (ImageProcessor(spec).eval(pixels)[0] == expected).all()
+    squash = ImageProcessor(ImageSpec(size=64, channels=3, resize="squash", interpolation="bicubic"))
     expected = Compose([Resize((64, 64), bicubic), PILToTensor()])(Image.fromarray(pixels))
     assert (squash.eval(pixels)[0] == expected).all()
 
@@ -210,7 +214,7 @@ EVERYTHING = Augment(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(60, 80), (200, 40), (1, 1)])
 def test_augmentation_is_drawn_from_the_generator_alone(shape: tuple[int, int], channels: int) -> None:
-    preprocess = Preprocess(ImageSpec(size=48, channels=channels))  # type: ignore[arg-type]
+    preprocess = ImageProcessor(ImageSpec(size=48, channels=channels))  # type: ignore[arg-type]
     pixels = np.ascontiguousarray(picture(*shape))
     first, again, other = (preprocess.train(pixels, EVERYTHING, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     assert tuple(first.shape) == (channels, 48, 48) and (first == again).all() and not (first == other).all()
@@ -219,7 +223,7 @@ def test_augmentation_is_drawn_from_the_generator_alone(shape: tuple[int, int], 
 
 
 def test_augmentation_never_mirrors_unless_told() -> None:
-    preprocess = Preprocess(ImageSpec(size=64, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=64, channels=1))
     pixels = np.zeros((64, 64), np.uint8)
     pixels[20:44, :20] = 255
     sides = {
@@ -236,7 +240,7 @@ def test_augmentation_never_mirrors_unless_told() -> None:
 
 
 def test_shift_moves_by_at_most_what_was_said() -> None:
-    preprocess = Preprocess(ImageSpec(size=64, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=64, channels=1))
     pixels = np.zeros((128, 128), np.uint8)
     pixels[54:74, 54:74] = 255
     rows, columns = np.mgrid[:64, :64] + 0.5
@@ -250,25 +254,25 @@ def test_shift_moves_by_at_most_what_was_said() -> None:
 
 def test_the_spec_travels_and_its_fingerprint_tells_changes(tmp_path: Path) -> None:
     spec = ImageSpec(size=96, channels=1, mean=(0.4,), std=(0.2,))
-    Preprocess(spec).save(tmp_path)
-    loaded = Preprocess.load(tmp_path)
-    assert loaded.spec == spec and loaded.fingerprint == Preprocess(spec).fingerprint
+    ImageProcessor(spec).save(tmp_path)
+    loaded = ImageProcessor.load(tmp_path)
+    assert loaded.spec == spec and loaded.fingerprint == ImageProcessor(spec).fingerprint
     assert pickle.loads(pickle.dumps(loaded)).spec == spec
     prints = {
-        Preprocess(ImageSpec(size=size, interpolation=how)).fingerprint
+        ImageProcessor(ImageSpec(size=size, interpolation=how)).fingerprint
         for size in (96, 97)
         for how in ("area", "bicubic")
     }
     assert len(prints) == 4
-    assert Preprocess(ImageSpec(max_pixels=5)).fingerprint == Preprocess(ImageSpec()).fingerprint
+    assert ImageProcessor(ImageSpec(max_pixels=5)).fingerprint == ImageProcessor(ImageSpec()).fingerprint
     (tmp_path / "preprocess.json").write_text('{"version": 1, "sise": 3}')
     with pytest.raises(ConfigError, match=r"preprocess\.json\.sise'?: did you mean 'size'"):
-        Preprocess.load(tmp_path)
+        ImageProcessor.load(tmp_path)
     (tmp_path / "preprocess.json").unlink()
     with pytest.raises(ConfigError, match=r"preprocess\.json"):
-        Preprocess.load(tmp_path)
+        ImageProcessor.load(tmp_path)
 
 
 def test_content_is_the_part_of_the_input_that_shows_the_image() -> None:
-    geometry = Preprocess(ImageSpec(size=96, channels=1)).geometry(200, 100)
+    geometry = ImageProcessor(ImageSpec(size=96, channels=1)).geometry(200, 100)
     assert isinstance(geometry, Geometry) and geometry.content == (24, 0, 72, 96)

@@ -14,8 +14,9 @@ import numpy as np
 from .core.config import ConfigError
 from .core.untrusted import open_regular
 from .core.version import __version__
+from .modalities.geometry import resample_grid
 from .modalities.image.decode import decode_opened, read_image
-from .modalities.image.spec import Preprocess, resample_grid
+from .modalities.image.processor import ImageProcessor
 from .modalities.text.tokenizers.base import Tokenizer
 from .modalities.text.tokenizers.load import load_tokenizer
 
@@ -33,7 +34,7 @@ FORMAT = "vlp-1"
 def save_pretrained(
     folder: Path | str,
     model: DualEncoder,
-    preprocess: Preprocess,
+    preprocess: ImageProcessor,
     tokenizer: Tokenizer,
     extra: Mapping[str, Any] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -111,7 +112,7 @@ class Pretrained:
     """
 
     model: DualEncoder
-    preprocess: Preprocess
+    preprocess: ImageProcessor
     tokenizer: Tokenizer
     config: dict[str, Any]
     objectives: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -182,7 +183,7 @@ class Pretrained:
         if not isinstance(image, (str, Path, bytes, bytearray)):
             return decode_opened(image).pixels
         data = read_image(image) if isinstance(image, (str, Path)) else bytes(image)
-        return self.preprocess.decode(data, window)
+        return self.preprocess.read(data, window)
 
 
 def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrained:
@@ -212,7 +213,7 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
     return Pretrained(model.eval(), preprocess, tokenizer, tree, objectives, tuple(trust))
 
 
-def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, Preprocess, Tokenizer, dict[str, Any]]:
+def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, ImageProcessor, Tokenizer, dict[str, Any]]:
     """Return the model of a folder with random weights, its preprocessing and tokenizer, and its configuration.
 
     Needs nothing but the folder. Raises ConfigError as `from_pretrained` does.
@@ -223,7 +224,7 @@ def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, Pre
     path = folder / CONFIG
     tree = _read_config(path)
     record = read_record(tree, trust, str(path))
-    preprocess = Preprocess.load(folder)
+    preprocess = ImageProcessor.load(folder)
     tokenizer = load_tokenizer(folder / TOKENIZER)
     for name, found, saved in (
         ("preprocess", preprocess.fingerprint, record.preprocess_fingerprint),

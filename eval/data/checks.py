@@ -111,7 +111,7 @@ def overlap(data: Data, train: Path, split: str) -> dict[str, int]:
 
 def unreadable(data: Data) -> list[str]:
     """Return a line for each image that does not decode, and for each box that its image does not show."""
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     problems = []
     for index, record in enumerate(data.records):

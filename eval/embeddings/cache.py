@@ -39,7 +39,7 @@ from ..data.spec import DataError
 from ..models.base import Card, Embedder
 
 if TYPE_CHECKING:
-    from vlp.modalities.image.spec import Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
 
 Floats = NDArray[np.float32]
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -174,7 +174,7 @@ class Store:
             self.card = read_card(path)
         self._shelves: dict[str, _Shelf] = {}
         self._unreadable: dict[str, dict[str, str]] = {}
-        self._preprocess: Preprocess | None = None
+        self._preprocess: ImageProcessor | None = None
 
     def _shelf(self, name: str) -> _Shelf:
         if name not in self._shelves:
@@ -210,10 +210,11 @@ class Store:
     def geometry(self, data: Data, index: int) -> Geometry:
         """Return how an encoded image lies on the model's input."""
         from vlp.core.config import validate
-        from vlp.modalities.image.spec import ImageSpec, Preprocess
+        from vlp.modalities.image.processor import ImageProcessor
+        from vlp.modalities.image.spec import ImageSpec
 
         if self._preprocess is None:
-            self._preprocess = Preprocess(validate(ImageSpec, self.card.image_spec, "image"))
+            self._preprocess = ImageProcessor(validate(ImageSpec, self.card.image_spec, "image"))
         height, width = self._shelf(_shelf_name(data, "")).facts[data.records[index].key]
         return self._preprocess.geometry(height, width)
 
@@ -407,7 +408,7 @@ def apply(image: bytes, transform: Transform) -> bytes:
     """Return an encoded image with its pixels transformed, losslessly encoded."""
     import cv2
 
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     changed = transform(decode(image, 3))
     return bytes(cv2.imencode(".png", changed[..., ::-1])[1].tobytes())

@@ -15,7 +15,8 @@ from vlp.data.collate import Assembler, Prepared
 from vlp.data.text_view import TextView, asserted, concept_code, group_of, phrases, show, split_sentences
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer
@@ -176,7 +177,7 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def assembler(tokenizer: Tokenizer, *needs: str, prompts: PromptSpec | None = None) -> Assembler:
-    spec = Preprocess(ImageSpec(size=8, channels=1))
+    spec = ImageProcessor(ImageSpec(size=8, channels=1))
     return Assembler(spec, tokenizer, TextView(), Augment(), (), frozenset(needs), prompts)
 
 

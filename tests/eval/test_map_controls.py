@@ -58,7 +58,7 @@ def decoded(folder: Path) -> list[tuple[str, str, str, Any]]:
     """Return key, patient, mask name and mask of all that are there."""
     from vlp.data.shards.manifest import Manifest
     from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     source = ShardSet(Manifest.read(folder))
     samples = [source.sample(index) for index in range(len(source))]

@@ -23,7 +23,8 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from vlp.core.config import validate
     from vlp.export import open_clip, transformers
     from vlp.hub import from_pretrained, save_pretrained
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
     from vlp.models.build import build_model
@@ -46,7 +47,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             noise = torch.randn_like(value) * 0.05
             value.add_(noise.abs() if name.endswith("running_var") else noise)
     folder = tmp_path_factory.mktemp("formats")
-    save_pretrained(folder / "ours", model, Preprocess(spec), tokenizer)
+    save_pretrained(folder / "ours", model, ImageProcessor(spec), tokenizer)
     loaded = from_pretrained(folder / "ours")
     for name, module in (("open_clip", open_clip), ("transformers", transformers)):
         (folder / name).mkdir()

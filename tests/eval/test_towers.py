@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlp.batch import Grid
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp_eval.maps import saliency
 from vlp_eval.maps.patch_similarity import cell_similarity, to_image
 from vlp_eval.models.open_clip import OpenClipEmbedder, _reading
@@ -175,7 +176,7 @@ def test_one_clip_through_our_loader_and_through_transformers_is_the_same(clip_f
             for one in own:
                 if one.startswith(head) and one.endswith("bias"):
                     own[one].zero_()
-    save_pretrained(tmp_path / "ours", model, Preprocess(spec), tokenizer)
+    save_pretrained(tmp_path / "ours", model, ImageProcessor(spec), tokenizer)
     ours = embedder.load(str(tmp_path / "ours"), "cpu")
     images = [png(picture(one)) for one in range(3)]
     pictures = [embed.images(np.stack([embed.prepare(one)[0] for one in images]), False)[0] for embed in (ours, theirs)]
@@ -311,7 +312,7 @@ def test_what_a_square_changes_is_found_within_half_a_cell(tower: str, shape: tu
     model = build_model(validate(ModelConfig, tree), spec, tokenizer, {"patches"})
     settle(model.image_tower, 3, side)
     model.eval()
-    preprocess = Preprocess(spec)
+    preprocess = ImageProcessor(spec)
     height, width = shape
     noise = np.random.default_rng(0).integers(80, 100, (height, width, 3), dtype=np.uint8)
     geometry = preprocess.geometry(height, width)

@@ -10,7 +10,8 @@ import torch
 from vlp.batch import Grid
 from vlp.modalities.geometry import Geometry, resample_grid
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.models.towers.patch_grid import trace_grid
 
 VOLUME = Geometry((30, 40, 20), (24, 20, 30), (0.5, 0.5, 1.5), (4.0, 0.0, 0.0))
@@ -134,7 +135,7 @@ def test_marked_pixels_are_followed_through_every_augmentation(resize: str, augm
     rows, columns = np.mgrid[: shape[0], : shape[1]] + 0.5
     mask = ((rows - at[0]) ** 2 + (columns - at[1]) ** 2 < radius**2).astype(np.uint8)
     box = (at[1] - radius, at[0] - radius, at[1] + radius, at[0] + radius)
-    preprocess = Preprocess(ImageSpec(size=128, channels=1, resize=resize))  # type: ignore[arg-type]
+    preprocess = ImageProcessor(ImageSpec(size=128, channels=1, resize=resize))  # type: ignore[arg-type]
     seen = set()
     for seed in range(25):
         image, geometry = preprocess.train(255 * mask, augment, np.random.default_rng(seed))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -146,5 +145,4 @@ def step_of(kinds: Sequence[Any], dropout: float = 0.0, seed: int = 0) -> TrainS
 
 
 def fields_of(output: ModelOutput) -> dict[str, Tensor]:
-    found = {item.name: getattr(output, item.name) for item in dataclasses.fields(output)}
-    return {name: value for name, value in found.items() if torch.is_tensor(value)}
+    return output.tensors()

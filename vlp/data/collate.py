@@ -14,7 +14,8 @@ from vlp.batch import Batch, Phrases, Prompts, PromptSpec, Spans, Tokens
 from vlp.core.config import ConfigError
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import Decode, ImageError, Preprocess
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.processor import Decode, ImageProcessor
 from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
 from vlp.sample import PRESENT, UNCERTAIN, UNKNOWN, Sample
 
@@ -49,7 +50,7 @@ class Assembler:
 
     def __init__(
         self,
-        preprocess: Preprocess,
+        preprocess: ImageProcessor,
         tokenizer: Tokenizer,
         view: TextView,
         augment: Augment,
@@ -98,9 +99,9 @@ class Assembler:
                 f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
             )
         if seed is not None and self.decode == "fast":
-            pixels = self.preprocess.decode_reduced(sample.image, self.augment)
+            pixels = self.preprocess.read_reduced(sample.image, self.augment)
         else:
-            pixels = self.preprocess.decode(sample.image)
+            pixels = self.preprocess.read(sample.image)
         try:
             if seed is None or not self._augments:
                 image, geometry = self.preprocess.eval(pixels)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 
 from . import hf_processor
 from .base import CannotExpress
@@ -88,12 +88,12 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     else:
         config = model.config
         own = config.model_args["in_chans"] if config.model_type == "timm_wrapper" else config.num_channels
-        pixels = _pixels(Preprocess.load(folder), own, pictures)
+        pixels = _pixels(ImageProcessor.load(folder), own, pictures)
     with torch.no_grad():
         return {"images": _mean(model(pixel_values=pixels))}
 
 
-def _pixels(preprocess: Preprocess, channels: int, pictures: Sequence[np.ndarray]) -> Tensor:
+def _pixels(preprocess: ImageProcessor, channels: int, pictures: Sequence[np.ndarray]) -> Tensor:
     import torch
 
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))

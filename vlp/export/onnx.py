@@ -81,13 +81,13 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     import onnxruntime
 
     from vlp.hub import locate
-    from vlp.modalities.image.spec import Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
     from vlp.modalities.text.tokenizers.load import load_tokenizer
 
     from .verify import read_json
 
     folder = locate(source)
-    preprocess, tokenizer = Preprocess.load(folder), load_tokenizer(folder / "tokenizer")
+    preprocess, tokenizer = ImageProcessor.load(folder), load_tokenizer(folder / "tokenizer")
     channels = read_json(folder / "config.json")["channels"]
     pixels = preprocess.batch(pictures).numpy().astype(np.float32) / 255
     mean, std = (np.array(one, np.float32).reshape(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))

@@ -114,11 +114,8 @@ objectives = Registry[type[Objective]]("objective")
 
 def in_full_precision(output: ModelOutput) -> ModelOutput:
     """Return `output` with its half-precision tensors in fp32; fp32 and fp64 stay what they are."""
-    wide: dict[str, Any] = {}
-    for item in dataclasses.fields(output):
-        value = getattr(output, item.name)
-        if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
-            wide[item.name] = value.float()
+    half = (torch.float16, torch.bfloat16)
+    wide: dict[str, Any] = {name: value.float() for name, value in output.tensors().items() if value.dtype in half}
     return dataclasses.replace(output, **wide) if wide else output
 
 

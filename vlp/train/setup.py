@@ -20,7 +20,7 @@ from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
 from vlp.data.requirements import check_texts
 from vlp.data.stream import Stream
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
 from vlp.models.build import build_model, made_ready
@@ -54,7 +54,7 @@ class Parts:
     engine: Engine
     loader: Loader
     validation: Loader | None
-    preprocess: Preprocess
+    preprocess: ImageProcessor
     tokenizer: Tokenizer
     device: torch.device
 
@@ -170,7 +170,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     check_batch(recipe.data.batch_size, objectives.batch_coupled)
     if objectives.needs_text:
         check_texts(data)
-    preprocess = Preprocess(recipe.image)
+    preprocess = ImageProcessor(recipe.image)
     model = None
     if start is None:
         tokenizer = build_or_train_tokenizer(recipe, run, data)
