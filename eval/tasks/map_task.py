@@ -79,6 +79,6 @@ def _table(family: type[Task[Any]], result: TaskResult) -> Card:
         ):
             values = [metrics[key]["value"] if key in metrics else None for key in (name, *controls)]
             rows.append((family.title(name), *values))
-    note = Note("Compare each score with its controls: what they reach needs no correct map of the phrase.")
+    note = Note("A score is evidence of grounding only as far as it exceeds its controls.")
     table = Table(("", "model", *SHORT.values()), rows, "controls")
     return Card("Scores and their controls", [table, note, *published(family, result)])

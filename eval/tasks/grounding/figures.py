@@ -22,7 +22,7 @@ def example_cards(figures: Mapping[str, Any]) -> Section:
     if not figures.get("examples"):
         return []
     words = (
-        "Examples from the highest to the lowest CNR, evenly spaced. Each row: the image with the boxes of the phrase; the "
+        "Examples from the highest to the lowest CNR, evenly spaced. Each card: the image with the boxes of the phrase; the "
         "map of the phrase (cross: its maximum); the map of the same phrase on another patient's image."
     )
     head = Card("Example maps", [Note(words), ColourScale(figures["scale"])])

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vlp.modalities.image.decode import decode_mask, image_size
 
 from ...data.spec import DataError
-from ...embeddings.cache import UnreadableError, in_words
+from ...embeddings.cache import UnreadableError, stable_message
 from ..controls import Rectangle, box_map
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
             try:
                 sizes.append(image_size(data.image(index)))
             except (ValueError, OSError) as error:
-                bad[data.records[index].key] = in_words(error)
+                bad[data.records[index].key] = stable_message(error)
         else:
             sizes.append((1, 1))
     if bad:
