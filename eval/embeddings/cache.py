@@ -52,7 +52,7 @@ ADDRESS = re.compile(r"\s<[^<>]* at 0x[0-9a-f]+>")
 """What Python calls an object without a name: it differs from run to run, and results do not."""
 
 
-def in_words(error: BaseException) -> str:
+def stable_message(error: BaseException) -> str:
     """Return what an error says, the same in each run."""
     return ADDRESS.sub("", f"{error}")
 
@@ -69,7 +69,7 @@ def reason_of(error: BaseException) -> str:
     The words of an unforeseen one (a KeyError) may be a value of the data, so they are left out.
     """
     kind = type(error).__name__
-    words = " ".join(in_words(error).split())[:500] if isinstance(error, (*FAULTS, *RESOURCES)) else ""
+    words = " ".join(stable_message(error).split())[:500] if isinstance(error, (*FAULTS, *RESOURCES)) else ""
     if isinstance(error, FAULTS) and words:
         return words
     frames = traceback.extract_tb(error.__traceback__)
@@ -287,9 +287,9 @@ class Store:
                 inputs, size = embedder.prepare(content)
                 return data.records[index].key, size, inputs
             except (ValueError, OSError, cv2.error) as error:
-                return in_words(error)
+                return stable_message(error)
 
-        with ThreadPoolExecutor(self.workers, initializer=step_back) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=lower_thread_priority) as pool:
             waiting = iter(todo)
             ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, AHEAD))
             while ahead:
@@ -366,7 +366,7 @@ class Store:
         return found
 
 
-def step_back() -> None:
+def lower_thread_priority() -> None:
     """Make a decoding thread give way to the forward pass: one core at a time, and only what the model leaves idle.
 
     The passes of a model wait for their slowest thread, so a core that decodes holds up all of them.
