@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from vlp.core.config import ConfigError
-from vlp.models.heads import BatchNorm, HeadConfig, build_head, sum_pieces
+from vlp.models.heads import BatchNorm, HeadConfig, build_head
+from vlp.needs.words import sum_pieces
 
 
 def kinds(head: nn.Module) -> list[str]:
@@ -74,7 +75,7 @@ distributed.init()
 torch.manual_seed(0)
 rows, weights = torch.randn(8, 5), torch.randn(8, 5)
 norm = BatchNorm(5)
-share = slice(4 * distributed.rank(), 4 * dist.rank() + 4) if dist.world() > 1 else slice(None)
+share = slice(4 * distributed.rank(), 4 * distributed.rank() + 4) if distributed.world() > 1 else slice(None)
 mine = rows[share].clone().requires_grad_()
 (norm(mine) * weights[share]).sum().backward()
 grads = distributed.gather(mine.grad)
