@@ -24,8 +24,8 @@ class Tokens:
 
     `ids` [B, L] int64; `mask` [B, L] bool, True on real tokens (special ones included); `words` [B, L] int64, the word
     that a token is a piece of, -1 on special tokens and padding.
-    `most_words`: the words of the longest text, counted before the batch goes to its device, so that nobody has to wait
-    for it to learn a shape; None where nobody counted.
+    `most_words`: the words of the longest text, counted before the batch goes to its device, so that no shape has to be
+    waited for; None where they were not counted.
     """
 
     ids: Tensor

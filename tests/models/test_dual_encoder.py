@@ -15,7 +15,7 @@ from vlp.modalities.image.spec import ImageSpec
 from vlp.models.dual_encoder import join_tokens
 from vlp.models.heads import HeadConfig
 from vlp.models.towers.base import (
-    ImageFeatures,
+    Features,
     ImageTower,
     TextFeatures,
     TextTower,
@@ -341,9 +341,9 @@ class Mean(ImageTower):
         self.grid = Grid((2, 2), (half, half), (half / 2, half / 2))
         self.gain = nn.Parameter(torch.tensor([config.gain]))
 
-    def forward(self, image: torch.Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: torch.Tensor, patches: bool = False) -> Features:
         cells = nn.functional.adaptive_avg_pool2d(image, 2).flatten(1) * self.gain
-        return ImageFeatures(cells, cells.unsqueeze(-1))
+        return Features(cells, cells.unsqueeze(-1))
 
 
 class Bag(TextTower):

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+import vlp.models.build  # noqa: F401  (registers the towers)
 from vlp.batch import Grid
 from vlp.modalities.image.spec import ImageSpec
-from vlp.models.build import text_shape  # noqa: F401  (registers the towers)
 from vlp.models.towers.base import ImageTower, build_image_tower
 from vlp.models.towers.patch_grid import trace_grid
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     """Write the tower and its preprocessing; raises CannotExpress for towers that transformers cannot build."""
     tower: Any = loaded.model.image_tower
-    tower.stop_recording()
+    tower.disable_attention_capture()
     if tower.kind == "timm":
         from transformers import TimmWrapperModel
 

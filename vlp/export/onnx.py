@@ -31,7 +31,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
         raise ConfigError("--format onnx needs onnx and onnxscript: install vlp with the extra `onnx`") from None
     model = copy.deepcopy(loaded.model).eval()
     for tower in (model.image_tower, model.text_tower):
-        tower.stop_recording()
+        tower.disable_attention_capture()
 
     class Image(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:
