@@ -47,7 +47,7 @@ def ls(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Print a task's specification, scoring rule and every prompt."""
     task = suites.find_task(options.task, options.suite)
-    tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.show()}
+    tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.describe()}
     tree["config_sha256"] = suites.config_digest(task)
     if options.data:
         from .data.checks import scored

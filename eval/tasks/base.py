@@ -72,7 +72,7 @@ class Plan:
     texts: list[str] = field(default_factory=list)
 
     @property
-    def listed(self) -> Sequence[int]:
+    def scored_records(self) -> Sequence[int]:
         """Return the records that stand in the results, which their `ids_sha256` is of."""
         return self.images
 
@@ -184,7 +184,7 @@ class Task(ABC, Generic[Selection]):
         """Return whether the task looks into the model itself, so that cached embeddings do not serve it."""
         return False
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what `vlp-eval show` prints beyond the specification: prompts and scoring."""
         return {}
 

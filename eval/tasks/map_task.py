@@ -23,7 +23,7 @@ class MapTask(Task[Selection]):
     def needs_model(self) -> bool:
         return bool(self.settings.source != "patches")
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
 
     @classmethod

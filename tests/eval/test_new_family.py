@@ -61,7 +61,7 @@ class Toy(Task[Chosen]):
             "positive": metric(float(values.mean()), bounds, primary=True),
             "cosine": metric(float(cosines.mean())),
         }
-        return Outcome(plan.listed, metrics, rows=rows, scoring={"plan": plan.number})
+        return Outcome(plan.scored_records, metrics, rows=rows, scoring={"plan": plan.number})
 
     def check(self, data: Data) -> Findings:
         return {"toys": len(data)}, ["a toy problem"]
