@@ -17,6 +17,7 @@ Assertion = Literal["present", "absent", "uncertain"]
 
 
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
+"""The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
 
 ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
 _SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
