@@ -213,7 +213,7 @@ def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> Non
             if place is None:
                 continue
             start, end = int(spans.start[count]), int(spans.end[count])
-            assert (int(spans.owner[count]), int(spans.code[count])) == (row, concept_code(concept))
+            assert (int(spans.owner[count]), int(spans.code[count])) == (row, code_of_mention(concept))
             covered = encoded.offsets[row, start:end]
             assert covered[0, 0] <= place[0] < covered[0, 1] and covered[-1, 0] < place[1] <= covered[-1, 1]
             assert int(spans.assertion[count]) == (0 if concept.assertion == "absent" else 1)

@@ -26,7 +26,6 @@ from vlp.needs.words import by_word
 
 from .encoder import Encoder
 from .heads import HeadConfig, build_head, project
-from .towers import conv, hf, open_clip, timm  # noqa: F401  (each registers its towers)
 from .towers.base import (
     Features,
     ImageTower,
