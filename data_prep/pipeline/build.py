@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import pickle
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -36,11 +35,12 @@ from ..splits.split import parse_shares
 from .claim import MADE_BY, Claim
 from .data_card import render_card
 from .killed import collect, forget, left_out
-from .prepare import CUT, TextOptions, choose_finder
+from .prepare import CUT, TextOptions, choose_extractor
 from .rejected import add_private, private_of, replace_private, sort_private
-from .replacement import ROOM, STATE, replace_build, settle
-from .shard_plan import Planned, plan
-from .stats import GROUPED_BY, Tally
+from .replacement import BESIDE, STATE, replace_build, settle
+from .shard_file import write_shard
+from .shard_plan import ShardPlan, plan
+from .stats import GROUPED_BY, DatasetStats
 from .workers import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
@@ -90,11 +90,11 @@ class Build:
         self.shares = parse_shares(options.split)
         self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
         self.key = self._id_key()
-        self.finder = choose_finder(options.text, cls.language)
+        self.extractor = choose_extractor(options.text, cls.language)
         self.out = self._choose_out()
         self.state = self.out / STATE
         self.rejected_places = private_of(options.out)
-        self.private = private_of(options.out, ROOM) if self.out != options.out else self.rejected_places
+        self.private = private_of(options.out, BESIDE) if self.out != options.out else self.rejected_places
         self.claim = Claim(options.out / STATE, options.shard_of, options.overwrite)
 
     def _id_key(self) -> bytes | None:
@@ -114,18 +114,18 @@ class Build:
         for name in (*ELSEWHERE, "max_rejected"):
             del tree[name]
         tree["version"] = self.source.version
-        tree["concepts"] = self.finder.fingerprint() if self.finder else None
+        tree["concepts"] = self.extractor.fingerprint() if self.extractor else None
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
         return digest(tree)
 
     def _choose_out(self) -> Path:
-        """Return the folder to write to: `--out`, or a room in it where an older set stays until the new one is whole."""
+        """Return the folder to write to: `--out`, or a folder in it where an older set stays until the new one is whole."""
         out, options, fingerprint = self.options.out, self.options, self._fingerprint
         made = out / STATE / "options.json"
         if made.is_file() and options.overwrite:
             if options.shard_of[1] > 1:
                 raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
-            return out / ROOM
+            return out / BESIDE
         if made.is_file():
             if json.loads(made.read_text())["fingerprint"] != fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
@@ -169,7 +169,7 @@ class Build:
         with tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
             names, total = self._list(list_file, pool, tell)
             tell("total", total)
-            open_shards: dict[int, Planned] = {}
+            open_shards: dict[int, ShardPlan] = {}
 
             def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
                 for shard in _listed(list_file):
@@ -205,8 +205,8 @@ class Build:
 
     def _pool(self) -> Pool:
         options = self.options
-        if self.finder:
-            self.finder.prepare(self.state)
+        if self.extractor:
+            self.extractor.prepare(self.state)
         if self.options.resume:
             collect(self.state, 1)
         elif self.options.shard_of[1] == 1:
@@ -217,7 +217,7 @@ class Build:
             config=self.source.config,
             image=options.image,
             text=options.text,
-            finder=self.finder,
+            extractor=self.extractor,
             key=self.key,
             follow_links=options.follow_links,
             state=self.state,
@@ -231,11 +231,11 @@ class Build:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if total >= WORTH_WORKERS else 0
 
-    def _mine(self, shard: Planned) -> bool:
+    def _mine(self, shard: ShardPlan) -> bool:
         part, parts = self.options.shard_of
         return shard.ordinal % parts == part
 
-    def _done(self, shard: Planned) -> bool:
+    def _done(self, shard: ShardPlan) -> bool:
         path = self.state / f"{shard.name}.json"
         if not path.is_file():
             return False
@@ -243,9 +243,9 @@ class Build:
             raise ConfigError(f"{path.stem} was made from other records: the raw data has changed; give --overwrite")
         return True
 
-    def _finish(self, shard: Planned, outcomes: Iterator[Sample | Rejected], pool: Pool, tell: Any) -> None:
+    def _finish(self, shard: ShardPlan, outcomes: Iterator[Sample | Rejected], pool: Pool, tell: Any) -> None:
         """Write one shard and, after it, the file that says it is there."""
-        tally, rejected = Tally(), []
+        stats, rejected = DatasetStats(), []
         for index, record in shard.duplicates:
             reject = Reject("duplicate_key", f"{record.key} was there before")
             rejected.append(pool.local.rejected(index, record, reject))
@@ -257,11 +257,13 @@ class Build:
                     rejected.append(outcome)
                     tell("rejected", 1)
                 else:
-                    tally.add(outcome)
+                    stats.add(outcome)
                     yield outcome
                     tell("written", 1)
 
-        entry = self._write_shard(shard, samples())
+        path = self.out / f"{shard.name}.tar"
+        partial = partial_of(self.state / path.name)
+        entry = write_shard(path, samples(), shard.split, self.source.name, self.source.version, partial)
         lines = [asdict(one) for one in sorted(rejected, key=lambda one: one.index)]
         private = [{"index": line["index"], "reason": line["reason"], **line.pop("private")} for line in lines]
         if private:
@@ -270,34 +272,11 @@ class Build:
             "ordinal": shard.ordinal,
             "digest": shard.digest(),
             "entry": entry,
-            "tally": tally.to_json(),
+            "tally": stats.to_json(),
             "rejected": lines,
         }
         with whole(self.state / f"{shard.name}.json") as file:
             file.write(json.dumps(done, sort_keys=True))
-
-    def _write_shard(self, shard: Planned, samples: Iterator[Sample]) -> str | None:
-        """Write the tar file of a shard under its name, whole or not at all; return its line of the manifest."""
-        from .shard_writer import ShardWriter
-
-        room = partial_of(self.state / shard.name)
-        remove(room, MADE_BY)
-        writer = ShardWriter(
-            room, self.options.shard_size, self.source.name, self.source.version, shard_bytes=sys.maxsize
-        )
-        try:
-            for sample in samples:
-                writer.write(sample)
-            if not writer.counts:
-                return None
-            writer.close()
-            lone = f"{shard.split or 'shard'}-000000.tar"
-            os.replace(room / lone, self.out / f"{shard.name}.tar")
-            line = (room / "manifest.jsonl").read_text(encoding="utf-8").strip()
-            return line.replace(f'"shard": "{lone}"', f'"shard": "{shard.name}.tar"', 1)
-        finally:
-            writer.abort()
-            remove(room, MADE_BY)
 
     def gather(self, planned: list[str]) -> Counter[str]:
         """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
@@ -308,14 +287,14 @@ class Build:
         missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
         if missing:
             return Counter(missing=len(missing), shards=len(planned))
-        tally, reasons, counted = Tally(), Counter[str](), 0
+        stats, reasons, counted = DatasetStats(), Counter[str](), 0
         lines: list[dict[str, Any]] = []
         with whole(self.out / "manifest.jsonl") as manifest:
             for name in planned:
                 done = json.loads((self.state / f"{name}.json").read_text())
                 if done["entry"] is not None:
                     manifest.write(done["entry"] + "\n")
-                tally.merge(Tally.from_json(done["tally"]))
+                stats.merge(DatasetStats.from_json(done["tally"]))
                 lines += done["rejected"]
         sort_private(self.private)
         with whole(self.out / "rejected.jsonl") as file:
@@ -323,14 +302,14 @@ class Build:
                 reasons[line["reason"]] += 1
                 counted += line.pop("counted")
                 file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
-        read = tally.samples + len(lines)
+        read = stats.samples + len(lines)
         with whole(self.out / "README.md") as file:
-            file.write(render_card(self._about(), tally, reasons, read))
-        counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
-        counts["unread"] = tally.counts.get("steps", Counter())[UNREAD]
-        counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
-        counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
-        counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]
+            file.write(render_card(self._about(), stats, reasons, read))
+        counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["unread"] = stats.counts.get("steps", Counter())[UNREAD]
+        counts["concepts"] = stats.counts.get("with", Counter())["concepts"]
+        counts["without patient"] = stats.samples - stats.counts.get(GROUPED_BY, Counter())["patient"]
+        counts["boxes cut"] = stats.counts.get("steps", Counter())[CUT]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
 
@@ -367,7 +346,7 @@ def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None
         )
 
 
-def _listed(file: IO[bytes]) -> Iterator[Planned]:
+def _listed(file: IO[bytes]) -> Iterator[ShardPlan]:
     """Yield the shards that `Build._list` wrote; the place in the file is kept between them."""
     file.seek(0)
     with suppress(EOFError):
