@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as td
 
-from vlp.batch import Batch, ModelOutput, PatchGrid, Phrases, Spans, Tokens
+from vlp.batch import Batch, Grid, ModelOutput, Phrases, Spans, Tokens
 from vlp.core import distributed
 from vlp.objectives import build_objectives
 
@@ -34,7 +34,7 @@ def output_of(generator: torch.Generator) -> ModelOutput:
         text=random(ROWS, DIM),
         patches=random(ROWS, PATCHES, DIM),
         patch_attention=attention,
-        grid=PatchGrid(7, 7, (32.0, 32.0), (16.0, 16.0)),
+        grid=Grid((7, 7), (32.0, 32.0), (16.0, 16.0)),
         words=random(ROWS, WORDS, DIM),
         word_mask=torch.ones(ROWS, WORDS, dtype=torch.bool),
         word_attention=torch.softmax(torch.randn(ROWS, WORDS, generator=generator), 1),

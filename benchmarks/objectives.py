@@ -60,7 +60,10 @@ def contrastive(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tenso
 
     blank = torch.zeros((count, 1), dtype=torch.int64)
     batch = Batch(
-        torch.zeros(count, 1), Tokens(blank, blank == 0, blank), torch.arange(2 * count).view(-1, 2), [""] * count
+        image=torch.zeros(count, 1),
+        text=Tokens(blank, blank == 0, blank),
+        group=torch.arange(2 * count).view(-1, 2),
+        keys=[""] * count,
     )
     objective = build_objectives([kind], WIDTH)
 
@@ -173,7 +176,10 @@ def concept(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     start = torch.arange(4).repeat(count) * 3
     spans = Spans(start, start + 2, owner, torch.arange(4 * count), torch.ones_like(owner))
     batch = Batch(
-        torch.zeros(count, 1), Tokens(blank, blank == 0, blank), torch.arange(2 * count).view(-1, 2), [""] * count
+        image=torch.zeros(count, 1),
+        text=Tokens(blank, blank == 0, blank),
+        group=torch.arange(2 * count).view(-1, 2),
+        keys=[""] * count,
     )
     batch.spans = spans
     pool = {"pool": "lse", "gamma": 8.0} if lse else {"pool": "max"}
@@ -219,7 +225,7 @@ def medslip(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     def loss(rows: slice) -> Tensor:
         blank = torch.zeros((len(patches[rows]), 1), dtype=torch.int64)
         keys = [str(row) for row in range(count)][rows]
-        batch = Batch(torch.zeros(len(keys), 1), Tokens(blank, blank == 0, blank), blank.expand(-1, 2), keys)
+        batch = Batch(torch.zeros(len(keys), 1), Tokens(blank, blank == 0, blank), group=blank.expand(-1, 2), keys=keys)
         batch.extras["triplets"] = matrix[rows]
         output = ModelOutput(patches[rows, 0], words[rows, 0], patches=patches[rows])
         total: Tensor = objective(output, batch).total

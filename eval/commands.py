@@ -16,6 +16,7 @@ from vlp.core.output import hold, write_whole
 from . import results as result_files
 from . import suite as suites
 from .data import load as data_files
+from .report.shown import value_words
 from .report.tables import beside_published, published_words
 from .report.terminal import add_row, console, new_table, say, summary_table
 from .report.terminal import show as print_text
@@ -24,13 +25,8 @@ from .report.terminal import show as print_text
 def ls(options: argparse.Namespace) -> int:
     """Print the tasks of a suite or of all, with what they need and whether it is there."""
     table = new_table("suite", "task", "family", "needs", "data", "references")
-    found = (
-        [(one, task) for one in [suites.read(options.suite)] for task in one.tasks]
-        if options.suite
-        else suites.every_task()
-    )
     last = ""
-    for suite, task in found:
+    for suite, task in suites.every_task(options.suite):
         there = "" if options.data is None else "yes" if data_files.present(task.spec.data, options.data) else "no"
         where = task.spec.data.folder or "."
         needs = ", ".join(sorted(task.needs))
@@ -68,8 +64,8 @@ def check(options: argparse.Namespace) -> int:
     task = suites.find_task(options.task, options.suite)
     facts, problems = check_task(task, options.data, options.train, options.train_split, options.decode)
     print_text(dump_yaml(facts))
-    for one in problems:
-        say(f"problem: {one}")
+    for problem in problems:
+        say(f"problem: {problem}")
     return 2 if problems else 0
 
 
@@ -152,9 +148,8 @@ def _finish(options: argparse.Namespace, code: int) -> int:
         say(f"report: {write(options.out)}")
     console.print(summary_table(tree))
     for task in tree["tasks"]:
-        for name, _, one, references in beside_published(task) if task["status"] == "ok" else ():
-            own = "undefined" if one["value"] is None else f"{one['value']:.3f}"
-            say(f"published beside {task['id']} {name} {own}: {published_words(references)}")
+        for name, _, metric, references in beside_published(task) if task["status"] == "ok" else ():
+            say(f"published beside {task['id']} {name} {value_words(metric)}: {published_words(references)}")
     return code
 
 
@@ -166,18 +161,18 @@ def compare(options: argparse.Namespace) -> int:
         raise ConfigError("compare needs at least two run folders")
     rows, notes = compare_runs(options.runs, options.resamples)
     table = new_table("task", "metric", "first", "other", "value", "difference", "95 % interval", "p")
-    for one in rows:
-        doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
+    for row in rows:
+        doubt = f" (unreliable: {row['unreliable']})" if "unreliable" in row else ""
         add_row(
             table,
-            one["task"],
-            one["metric"],
-            f"{one['first']:.3f}",
-            one["run"],
-            f"{one['second']:.3f}",
-            f"{one['difference']:+.3f}",
-            f"{one['ci'][0]:+.3f} to {one['ci'][1]:+.3f}{doubt}",
-            f"{one['p']:.3g} ({one['test']})",
+            row["task"],
+            row["metric"],
+            f"{row['first']:.3f}",
+            row["run"],
+            f"{row['second']:.3f}",
+            f"{row['difference']:+.3f}",
+            f"{row['ci'][0]:+.3f} to {row['ci'][1]:+.3f}{doubt}",
+            f"{row['p']:.3g} ({row['test']})",
         )
     console.print(table)
     for note in notes:

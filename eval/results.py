@@ -11,7 +11,8 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def metric(
     if primary:
         result["primary"] = True
     result["higher_is_better"] = higher_is_better
-    return result | {name: clean(one) for name, one in extra.items()}
+    return result | {name: clean(item) for name, item in extra.items()}
 
 
 def clean(value: Any) -> Any:
@@ -73,9 +74,9 @@ def clean(value: Any) -> Any:
             raise ValueError("NaN or infinity in the results: undefined values are None with a reason")
         return round(value, DIGITS)
     if isinstance(value, Mapping):
-        return {str(key): clean(one) for key, one in value.items()}
+        return {str(key): clean(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [clean(one) for one in value]
+        return [clean(item) for item in value]
     return value
 
 
@@ -139,12 +140,12 @@ class Results:
 
     def finished(self, task: str) -> bool:
         """Return whether a task is there already; a skipped or failed one is tried again."""
-        return any(one["id"] == task and one["status"] == "ok" for one in self.tree["tasks"])
+        return any(entry["id"] == task and entry["status"] == "ok" for entry in self.tree["tasks"])
 
     def add(self, task: Mapping[str, Any], order: Sequence[str]) -> None:
         """Enter a task's result in the suite's order and write the file, whole or not at all."""
-        kept = [one for one in self.tree["tasks"] if one["id"] != task["id"]]
-        self.tree["tasks"] = sorted([*kept, clean(task)], key=lambda one: order.index(one["id"]))
+        kept = [entry for entry in self.tree["tasks"] if entry["id"] != task["id"]]
+        self.tree["tasks"] = sorted([*kept, clean(task)], key=lambda entry: order.index(entry["id"]))
         self.write()
 
     def write(self, seconds: float | None = None) -> None:
@@ -185,9 +186,11 @@ def validate(tree: Any) -> None:
     """Check a results tree against the schema; raises ConfigError with the path of what is wrong."""
     from jsonschema import Draft202012Validator
 
-    errors = sorted(Draft202012Validator(schema()).iter_errors(tree), key=lambda one: list(map(str, one.absolute_path)))
+    errors = sorted(
+        Draft202012Validator(schema()).iter_errors(tree), key=lambda error: list(map(str, error.absolute_path))
+    )
     if errors:
-        where = ".".join(str(one) for one in errors[0].absolute_path) or "results"
+        where = ".".join(str(part) for part in errors[0].absolute_path) or "results"
         raise ConfigError(f"the results do not fit the schema: {where}: {errors[0].message[:300]}")
 
 
@@ -202,6 +205,35 @@ def read(out: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     validate(tree)
     return tree
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A scored task of the run folder `out`: its entry in the results; per-sample rows and figures are read when asked for."""
+
+    out: Path
+    entry: Mapping[str, Any]
+
+    @property
+    def metrics(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.entry["metrics"]  # type: ignore[no-any-return]
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        return read_samples(self.out, self.entry)
+
+    @cached_property
+    def figures(self) -> dict[str, Any]:
+        """What the page draws; empty for a run without a page."""
+        if not self.entry.get("figures") or not inside(self.out, self.entry["figures"]).is_file():
+            return {}
+        found: dict[str, Any] = read_json(inside(self.out, self.entry["figures"]))
+        return found
+
+
+def scored(out: Path, tree: Mapping[str, Any]) -> dict[str, TaskResult]:
+    """Return the scored tasks of a run folder by id."""
+    return {entry["id"]: TaskResult(out, entry) for entry in tree["tasks"] if entry["status"] == "ok"}
 
 
 def read_samples(out: Path, task: Mapping[str, Any]) -> list[dict[str, Any]]:

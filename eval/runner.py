@@ -27,7 +27,7 @@ from .embeddings.cache import Store, UnreadableError, reason_of, write_text
 from .report.terminal import headline, warnings_of
 from .results import Results, clean
 from .suite import Suite, config_digest
-from .tasks.base import Context, Outcome, Task
+from .tasks.base import Context, Outcome, Plan, Task
 
 OK, DATA, PARTIAL = 0, 2, 3
 CURVE = "training.json"
@@ -75,15 +75,16 @@ class Datasets:
 
     def forget_unreadable(self) -> None:
         """Take every image for readable again, as a task that runs alone, or that is resumed, does."""
-        for one in self._read.values():
-            if isinstance(one, Data):
-                one.unreadable.clear()
+        for data in self._read.values():
+            if isinstance(data, Data):
+                data.unreadable.clear()
 
     def left_out(self, but: Data) -> list[str]:
         """Return a line for each other reading of which the present task left images out."""
-        found = [one for one in self._read.values() if isinstance(one, Data) and one.unreadable and one is not but]
         return sorted(
-            f"{len(one.unreadable)} unreadable images of {one.name}, split {one.split!r}, left out" for one in found
+            f"{len(data.unreadable)} unreadable images of {data.name}, split {data.split!r}, left out"
+            for data in self._read.values()
+            if isinstance(data, Data) and data.unreadable and data is not but
         )
 
     def other(self, spec: DataSpec) -> Callable[[str], Data | None]:
@@ -112,12 +113,12 @@ def run(
     if not resume:  # that of an earlier checkpoint, maybe; `training_curve` copies this one's
         (out / CURVE).unlink(missing_ok=True)
     datasets = Datasets(data_root, settings.limit, settings.allow_missing)
-    todo = [one for one in suite.tasks if not results.finished(one.spec.id)]
-    encode(todo, store, datasets, settings)
+    todo = [task for task in suite.tasks if not results.finished(task.spec.id)]
+    plans = encode(todo, store, datasets, settings)
     training = Training(store.card.trained_on)
     for task in todo:
         try:
-            entry = score(task, store, datasets, settings, out, training)
+            entry = score(task, plans.pop(task.spec.id, None), store, datasets, settings, out, training)
             results.add(entry, suite.order)
             say(f"{task.spec.id}: {headline(entry)}")
             for line in warnings_of(entry):
@@ -128,33 +129,34 @@ def run(
             status, reason = verdict(error)
             results.add(_failed(task.spec.id, task.spec.version, task.spec.family, status, reason), suite.order)
             say(f"{task.spec.id}: {status}: {reason}")
-    for one in suite.unbuilt:
-        results.add(_failed(one.id, "", one.family, "failed", one.reason), suite.order)
-        say(f"{one.id}: failed: {one.reason}")
+    for unbuilt in suite.unbuilt:
+        results.add(_failed(unbuilt.id, "", unbuilt.family, "failed", unbuilt.reason), suite.order)
+        say(f"{unbuilt.id}: failed: {unbuilt.reason}")
     results.write(time.perf_counter() - started)
-    return exit_code([one["status"] == "ok" for one in results.tree["tasks"]])
+    return exit_code([task["status"] == "ok" for task in results.tree["tasks"]])
 
 
 def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
     """Encode all that scoring a suite from the cache needs, whatever can be; return the exit code."""
     datasets = Datasets(data_root, settings.limit, settings.allow_missing)
-    encode(suite.tasks, store, datasets, settings)
+    plans = encode(suite.tasks, store, datasets, settings)
     done = []
     for task in suite.tasks:
         try:
+            plan = plans.pop(task.spec.id, None)
             if task.needs_model():
-                task.plan(make_context(task, store, datasets, settings))
+                plan or task.plan(make_context(task, store, datasets, settings))
                 say(f"{task.spec.id} needs the model itself: `run` scores it, `score` cannot")
             else:  # for what it encodes on the way: other splits, damaged images, others in place of unreadable ones
-                attempt(task, store, datasets, settings)
+                attempt(task, plan, store, datasets, settings)
             done.append(True)
         except Exception as error:
             if cannot_write(error):
                 raise
             say("{}: {}: {}".format(task.spec.id, *verdict(error)))
             done.append(False)
-    for one in suite.unbuilt:
-        say(f"{one.id}: failed: {one.reason}")
+    for unbuilt in suite.unbuilt:
+        say(f"{unbuilt.id}: failed: {unbuilt.reason}")
         done.append(False)
     return exit_code(done)
 
@@ -170,17 +172,18 @@ def verdict(error: Exception) -> tuple[str, str]:
     return "skipped" if absent else "failed", reason
 
 
-def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Settings) -> None:
-    """Encode each image and text that the tasks need, once, as far as can be.
+def encode(todo: Sequence[Task[Any]], store: Store, datasets: Datasets, settings: Settings) -> dict[str, Plan]:
+    """Encode each image and text that the tasks need, once, as far as possible; return the plans by task id.
 
-    What is wrong with the data of a task, or with an image, is said when the task runs.
+    Errors in the data of a task, or in an image, are reported when the task runs.
     """
+    plans: dict[str, Plan] = {}
     wanted: dict[int, tuple[Data, set[int], set[int]]] = {}  # by reading: indices mean nothing in another
     texts: set[str] = set()
     for task in todo:
         try:
             context = make_context(task, store, datasets, settings)
-            plan = task.plan(context)
+            plan = plans[task.spec.id] = task.plan(context)
         except Exception:
             continue
         _, images, patches = wanted.setdefault(id(context.data), (context.data, set(), set()))
@@ -195,9 +198,10 @@ def encode(todo: Sequence[Task], store: Store, datasets: Datasets, settings: Set
                 store.ensure(data, sorted(patches if local else images), patches=local)
     with contextlib.suppress(Exception):
         store.texts(sorted(texts))
+    return plans
 
 
-def make_context(task: Task, store: Store, datasets: Datasets, settings: Settings) -> Context:
+def make_context(task: Task[Any], store: Store, datasets: Datasets, settings: Settings) -> Context:
     data = datasets.get(task.spec.data)
     return Context(
         data=data,
@@ -211,8 +215,12 @@ def make_context(task: Task, store: Store, datasets: Datasets, settings: Setting
     )
 
 
-def attempt(task: Task, store: Store, datasets: Datasets, settings: Settings) -> tuple[Context, Outcome]:
-    """Run one task; with `allow_missing` again, without them, when images of any of its data turn out unreadable.
+def attempt(
+    task: Task[Any], plan: Plan | None, store: Store, datasets: Datasets, settings: Settings
+) -> tuple[Context, Outcome]:
+    """Run one task by the plan that `encode` made, or by its own.
+
+    With `allow_missing` again when images of any of its data turn out unreadable, without them.
 
     Each task finds out for itself, so that its result does not depend on those before it.
     """
@@ -220,14 +228,16 @@ def attempt(task: Task, store: Store, datasets: Datasets, settings: Settings) ->
     while True:
         context = make_context(task, store, datasets, settings)
         try:
-            if task.plan(context).patches and store.grid is None:
+            plan = plan or task.plan(context)
+            if plan.patches and store.grid is None:
                 hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
                 raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs; {hint}")
-            return context, task.run(context)
+            return context, task.run(context, plan)
         except UnreadableError as error:
             if not settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
                 raise
             error.data.unreadable |= error.reasons
+            plan = None
 
 
 def _failed(name: str, version: str, family: str, status: str, reason: str) -> dict[str, Any]:
@@ -235,10 +245,16 @@ def _failed(name: str, version: str, family: str, status: str, reason: str) -> d
 
 
 def score(
-    task: Task, store: Store, datasets: Datasets, settings: Settings, out: Path, training: Training
+    task: Task[Any],
+    plan: Plan | None,
+    store: Store,
+    datasets: Datasets,
+    settings: Settings,
+    out: Path,
+    training: Training,
 ) -> dict[str, Any]:
     """Run one task; write its samples and figures; return its entry in the results."""
-    context, outcome = attempt(task, store, datasets, settings)
+    context, outcome = attempt(task, plan, store, datasets, settings)
     name = task.spec.id
     samples, figures = f"samples/{name}.jsonl", f"figures/{name}.json"
     write_text(out / samples, "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows))
@@ -256,9 +272,9 @@ def score(
     return entry | {"samples": samples, "figures": figures if outcome.figures else None}
 
 
-def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
+def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
     """Return a task's entry in the results, but for its files; `more` are warnings about other data than the scored."""
-    keys = [data.records[one].key for one in outcome.indices]
+    keys = [data.records[index].key for index in outcome.indices]
     warnings = list(outcome.warnings)
     if data.is_whole:
         warnings.insert(
@@ -288,7 +304,7 @@ def entry_of(task: Task, data: Data, outcome: Outcome, more: Sequence[str] = ())
             "name": data.name,
             "split": data.split,
             "n": len(keys),
-            "n_patients": len({data.patient(one) for one in outcome.indices}),
+            "n_patients": len({data.patient(index) for index in outcome.indices}),
             "resampled": data.unit,
             "ids_sha256": ids_digest(keys),
             "data_digest": data.digest,

@@ -11,8 +11,7 @@ from vlp.core.config import ConfigError, config, digest, to_tree, validate
 from vlp.core.registry import UnknownNameError, did_you_mean
 
 from .embeddings.cache import reason_of
-from .tasks import all_families
-from .tasks.base import NAME, Task, TaskSpec
+from .tasks.base import NAME, Task, TaskSpec, families
 from .zero_shot.prompts import load_file
 
 FOLDER = Path(__file__).parent / "suites"
@@ -45,7 +44,7 @@ class Suite:
     name: str
     version: str
     about: str
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task[Any], ...]
     unbuilt: tuple[Unbuilt, ...] = ()
     order: tuple[str, ...] = ()
 
@@ -53,7 +52,9 @@ class Suite:
         return {
             "name": self.name,
             "version": self.version,
-            "sha256": digest([*(config_digest(one) for one in self.tasks), *(one.sha256 for one in self.unbuilt)]),
+            "sha256": digest(
+                [*(config_digest(task) for task in self.tasks), *(unbuilt.sha256 for unbuilt in self.unbuilt)]
+            ),
         }
 
 
@@ -68,7 +69,7 @@ def read(name: str) -> Suite:
         if not path.is_file():
             raise ConfigError(f"no suite {name!r}{did_you_mean(name, shipped())}")
     content = load_file(SuiteFile, path)
-    made: list[Task] = []
+    made: list[Task[Any]] = []
     failed: list[Unbuilt] = []
     order: list[str] = []
     for at, tree in enumerate(content.tasks):
@@ -80,13 +81,13 @@ def read(name: str) -> Suite:
             failed.append(_unbuilt(tree, at, reason_of(error)))
             order.append(failed[-1].id)
     seen: dict[str, str] = {}
-    for one in order:
-        if one.casefold() in seen:  # some file systems tell no capitals apart
-            other = seen[one.casefold()]
-            raise ConfigError(f"{path}: task id {one!r} is given twice{'' if one == other else f', as {other!r}'}")
-        seen[one.casefold()] = one
+    for name in order:
+        if name.casefold() in seen:  # some file systems ignore case
+            other = seen[name.casefold()]
+            raise ConfigError(f"{path}: task id {name!r} is given twice{'' if name == other else f', as {other!r}'}")
+        seen[name.casefold()] = name
     if not made:
-        raise ConfigError("; ".join(one.reason for one in failed) or f"{path} has no tasks")
+        raise ConfigError("; ".join(unbuilt.reason for unbuilt in failed) or f"{path} has no tasks")
     return Suite(path.stem, content.version, content.about, tuple(made), tuple(failed), tuple(order))
 
 
@@ -98,46 +99,48 @@ def _unbuilt(tree: dict[str, Any], at: int, reason: str) -> Unbuilt:
     )
 
 
-def build(tree: dict[str, Any], where: str, folder: Path) -> Task:
+def build(tree: dict[str, Any], where: str, folder: Path) -> Task[Any]:
     """Return the task that a mapping of a suite describes: keys of `TaskSpec`, the rest are the family's settings."""
     common = {item.name for item in fields(TaskSpec)}
     spec = validate(TaskSpec, {key: value for key, value in tree.items() if key in common}, where)
     rest = {key: value for key, value in tree.items() if key not in common}
     try:
-        family = all_families().get(spec.family)
+        family = families.get(spec.family)
     except UnknownNameError as error:
         raise ConfigError(f"{where}.family: {error}") from None
     return family(spec, validate(family.Config, rest, where), folder)
 
 
-def config_digest(task: Task) -> str:
+def config_digest(task: Task[Any]) -> str:
     """Return the sha256 of everything that defines a task: its specification, settings, and every prompt."""
     return digest({"spec": to_tree(task.spec), "settings": to_tree(task.settings), "shown": task.show()})
 
 
 def shipped() -> list[str]:
     """Return the names of the suites that come with the harness."""
-    return sorted(one.stem for one in FOLDER.glob("*.yaml"))
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def every_task() -> Iterator[tuple[Suite, Task]]:
-    """Yield each task of each shipped suite."""
-    for name in shipped():
+def every_task(only: str | None = None) -> Iterator[tuple[Suite, Task[Any]]]:
+    """Yield each task of a suite, by default of each shipped one."""
+    for name in [only] if only else shipped():
         suite = read(name)
         for task in suite.tasks:
             yield suite, task
 
 
-def find_task(name: str, suite: str | None) -> Task:
+def find_task(name: str, suite: str | None) -> Task[Any]:
     """Return a task by id, from a suite or from all the shipped ones.
 
     Raises ConfigError with the nearest id, or with the suites that an id is in when they are several.
     """
-    known: dict[str, list[tuple[str, Task]]] = {}
-    for home, task in ((one, task) for one in [read(suite)] for task in one.tasks) if suite else every_task():
+    known: dict[str, list[tuple[str, Task[Any]]]] = {}
+    for home, task in every_task(suite):
         known.setdefault(task.spec.id, []).append((home.name, task))
     if name not in known:
         raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}")
     if len(known[name]) > 1:
-        raise ConfigError(f"task {name!r} is in {' and '.join(one for one, _ in known[name])}: say which with --suite")
+        raise ConfigError(
+            f"task {name!r} is in {' and '.join(home for home, _ in known[name])}: say which with --suite"
+        )
     return known[name][0][1]

@@ -12,8 +12,10 @@ from PIL import Image
 
 from vlp.data.loader import DataConfig, Loader
 from vlp.modalities.image.augment import Augment
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.resize import coverage, resize
-from vlp.modalities.image.spec import ImageError, ImageSpec, Preprocess
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.load import build_tokenizer
 from vlp.sample import Report, Sample
@@ -56,12 +58,12 @@ def test_a_grey_image_gets_its_channels_last_with_the_same_result(
     kind: str, interpolation: str, shape: tuple[int, int]
 ) -> None:
     for how in ("pad", "crop", "squash"):
-        preprocess = Preprocess(ImageSpec(size=112, channels=3, resize=how, interpolation=interpolation))  # type: ignore[arg-type]
-        grey = preprocess.decode(encoded(smooth(*shape), kind))
+        preprocess = ImageProcessor(ImageSpec(size=112, channels=3, resize=how, interpolation=interpolation))  # type: ignore[arg-type]
+        grey = preprocess.read(encoded(smooth(*shape), kind))
         assert grey.shape == shape
         colours = np.repeat(grey[..., None], 3, axis=2)
-        seen = [preprocess.train(pixels, EVERYTHING, np.random.default_rng(3)) for pixels in (grey, colours)]
-        for one, other in ((preprocess.eval(grey), preprocess.eval(colours)), seen):
+        seen = [preprocess.train(pixels, EVERYTHING, np.random.default_rng(3))[0] for pixels in (grey, colours)]
+        for one, other in ([preprocess.eval(pixels)[0] for pixels in (grey, colours)], seen):
             assert tuple(one.shape) == (3, 112, 112)
             apart = (one.int() - other.int()).abs()  # an area's mean between two values may fall to either
             assert apart.max() <= (4 if interpolation == "area" else 0) and (apart > 0).sum() <= 0.001 * apart.numel()
@@ -81,9 +83,9 @@ sides = st.integers(1, 600)
 def test_an_image_is_shrunk_as_far_as_the_input_allows_and_no_further(
     height: int, width: int, size: int, resize: str, least: float | None
 ) -> None:
-    preprocess = Preprocess(ImageSpec(size=size, channels=1, resize=resize))  # type: ignore[arg-type]
+    preprocess = ImageProcessor(ImageSpec(size=size, channels=1, resize=resize))  # type: ignore[arg-type]
     augment = Augment(crop_scale=(least, 1.0)) if least else Augment()
-    found = preprocess.decode_reduced(encoded(smooth(height, width)), augment).shape
+    found = preprocess.read_reduced(encoded(smooth(height, width)), augment).shape
     wanted = [
         side * scale / (least or 1) ** 0.5
         for side, scale in zip((height, width), preprocess.geometry(height, width).scale, strict=True)
@@ -111,36 +113,36 @@ def test_coverage_is_a_mean() -> None:
 
 
 def test_what_is_seen_hardly_changes() -> None:
-    preprocess = Preprocess(ImageSpec(size=96))
+    preprocess = ImageProcessor(ImageSpec(size=96))
     for seed in range(5):
         data = encoded(smooth(400, 512, seed))
-        full, fast = preprocess.decode(data), preprocess.decode_reduced(data, Augment())
+        full, fast = preprocess.read(data), preprocess.read_reduced(data, Augment())
         assert full.shape == (400, 512) and fast.shape == (100, 128)
-        assert psnr(preprocess.eval(fast).numpy(), preprocess.eval(full).numpy()) > 38
+        assert psnr(preprocess.eval(fast)[0].numpy(), preprocess.eval(full)[0].numpy()) > 38
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
 def test_radiographs_keep_thirty_seven_decibel() -> None:
-    preprocess = Preprocess(ImageSpec(channels=1))
+    preprocess = ImageProcessor(ImageSpec(channels=1))
     found = []
     for path in sorted(DATA.iterdir())[::25]:
         pixels = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
         data = encoded(cv2.resize(pixels, (512, 512), interpolation=cv2.INTER_AREA))
-        fast = preprocess.decode_reduced(data, Augment())
+        fast = preprocess.read_reduced(data, Augment())
         assert fast.shape == (256, 256)
-        found.append(psnr(preprocess.eval(fast).numpy(), preprocess.eval(preprocess.decode(data)).numpy()))
+        found.append(psnr(preprocess.eval(fast)[0].numpy(), preprocess.eval(preprocess.read(data))[0].numpy()))
     assert np.median(found) > 37
 
 
 def test_only_jpeg_is_shrunk_colours_stay_and_damage_is_found() -> None:
-    preprocess = Preprocess(ImageSpec(size=32))
+    preprocess = ImageProcessor(ImageSpec(size=32))
     colours = np.dstack([smooth(128, 128, seed) for seed in range(3)])
-    assert preprocess.decode_reduced(encoded(colours), Augment()).shape == (32, 32, 3)
-    assert preprocess.decode_reduced(encoded(colours, "PNG"), Augment()).shape == (128, 128, 3)
+    assert preprocess.read_reduced(encoded(colours), Augment()).shape == (32, 32, 3)
+    assert preprocess.read_reduced(encoded(colours, "PNG"), Augment()).shape == (128, 128, 3)
     with pytest.raises(ImageError):
-        preprocess.decode_reduced(encoded(colours)[:300], Augment())
+        preprocess.read_reduced(encoded(colours)[:300], Augment())
     with pytest.raises(ImageError, match="the limit is 99"):
-        Preprocess(ImageSpec(size=8, max_pixels=99)).decode_reduced(encoded(colours), Augment())
+        ImageProcessor(ImageSpec(size=8, max_pixels=99)).read_reduced(encoded(colours), Augment())
 
 
 def test_fast_decoding_is_for_training_alone(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_fast_decoding_is_for_training_alone(tmp_path: Path) -> None:
         for index in range(24):
             split = "train" if index < 16 else "val"
             writer.write(Sample(f"k{index}", encoded(smooth(128, 128, index)), Report("clear lungs"), split=split))
-    preprocess = Preprocess(ImageSpec(size=32, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=32, channels=1))
     tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=16, vocab_size=50), ["clear lungs"])
 
     def batch(decode: str, split: str) -> np.ndarray:

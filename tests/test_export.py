@@ -18,7 +18,8 @@ from vlp.core.config import ConfigError
 from vlp.export import model_card, verify
 from vlp.export.base import CannotExpress
 from vlp.hub import Pretrained
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.models.heads import HeadConfig
 
 TIMM = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 2, "embed_dim": 24, "num_heads": 3}}
@@ -48,7 +49,7 @@ def native(image: Any, text: Any = None, size: int = 32, spec: Any = None, **opt
             noise = torch.randn_like(value) * 0.05
             value.add_(noise.abs() if name.endswith("running_var") else noise)
     record = {"weights_sha256": "0" * 64, "extra": {}, **model.resolved_config()}
-    return Pretrained(model.eval(), Preprocess(spec), tokenizer, record)
+    return Pretrained(model.eval(), ImageProcessor(spec), tokenizer, record)
 
 
 def compare(loaded: Pretrained, kind: str, folder: Path, approximate: bool = False) -> list[str]:
@@ -234,7 +235,7 @@ def test_transformers_processor_sees_the_same_picture(resize: Any, interpolation
     for height, width in ((128, 96), (96, 160), (64, 64), (300, 200), (48, 32)):
         picture = np.kron(rng.integers(0, 256, (height // 4, width // 4)), np.ones((4, 4))).astype(np.uint8)
         theirs = processor(images=[Image.fromarray(picture).convert("RGB")], return_tensors="np")["pixel_values"][0]
-        gap = np.abs(theirs * 255 - Preprocess(spec).eval(picture).numpy())
+        gap = np.abs(theirs * 255 - ImageProcessor(spec).eval(picture)[0].numpy())
         assert gap.max() < 3.5 and gap.mean() < 0.2, (height, width)
 
 

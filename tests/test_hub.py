@@ -20,7 +20,8 @@ from vlp.core.config import ConfigError
 from vlp.core.output import LOCK
 from vlp.export import native
 from vlp.export.cli import main
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.load import build_tokenizer
 from vlp.models.heads import HeadConfig
@@ -43,7 +44,7 @@ def saved(folder: Path, name: str = "conv and bert", **extra: Any) -> hub.Pretra
     model, _ = make(tokenizer=tokenizer, **options)
     for parameter in model.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
-    preprocess = Preprocess(ImageSpec(size=32, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=32, channels=1))
     hub.save_pretrained(folder, model, preprocess, tokenizer, extra)
     return hub.Pretrained(model.eval(), preprocess, tokenizer, {})
 
@@ -93,7 +94,7 @@ def test_a_heat_map_lies_on_the_images_own_pixels(tmp_path: Path) -> None:
     phrase = loaded.embed_texts(["nodule"])[0]
     square = np.random.default_rng(0).integers(0, 256, (32, 32), dtype=np.uint8)
     with torch.no_grad():
-        _, patches = loaded.model.encode_image(loaded.preprocess.eval(square)[None], patches=True)
+        _, patches = loaded.model.encode_image(loaded.preprocess.batch([square]), patches=True)
     cosines = torch.nn.functional.normalize(patches[0], dim=1) @ phrase
     heat = loaded.heatmap(square, "nodule")
     # pixels 3 and 4 are half a pixel beside the centre of the first cell, at 4.0 on edges
@@ -133,7 +134,7 @@ def test_an_export_with_one_file_missing_says_which(kind: str, tmp_path: Path) -
     model, _ = make(tokenizer=tokenizer)
     objectives = {"terms.mgca.prototypes": torch.randn(5, 24)}
     hub.save_pretrained(
-        tmp_path / "run", model, Preprocess(ImageSpec(size=32, channels=1)), tokenizer, objectives=objectives
+        tmp_path / "run", model, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer, objectives=objectives
     )
     native.write(vlp.from_pretrained(tmp_path / "run"), tmp_path / "out", False)
     assert torch.equal(vlp.from_pretrained(tmp_path / "out").objectives["terms.mgca.prototypes"], *objectives.values())
@@ -150,7 +151,9 @@ def test_an_export_with_one_file_missing_says_which(kind: str, tmp_path: Path) -
 def test_a_flipped_bit_and_files_of_another_model_are_found(tmp_path: Path) -> None:
     saved(tmp_path / "a")
     other, _ = make(seed=5)
-    hub.save_pretrained(tmp_path / "b", other, Preprocess(ImageSpec(size=32, channels=1, mean=(0.3,))), wordpieces(48))
+    hub.save_pretrained(
+        tmp_path / "b", other, ImageProcessor(ImageSpec(size=32, channels=1, mean=(0.3,))), wordpieces(48)
+    )
     weights = tmp_path / "a" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
@@ -182,7 +185,7 @@ def test_weights_that_are_not_the_models_are_not_saved(tmp_path: Path) -> None:
     weights = model.state_dict()
     weights["more"] = torch.zeros(1)
     with pytest.raises(ValueError, match="'more' is extra"):
-        hub.save_pretrained(tmp_path, model, Preprocess(ImageSpec(size=32, channels=1)), tokenizer, weights=weights)
+        hub.save_pretrained(tmp_path, model, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer, weights=weights)
 
 
 @pytest.mark.parametrize("name", ["conv and bert", "lora"])

@@ -13,10 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 from vlp.core.config import ConfigError
+from vlp.modalities.geometry import Geometry, resample_grid
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import Geometry, ImageError, ImageSpec, Preprocess, decode, resample_grid
+from vlp.modalities.image.decode import decode
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data" / "covid_cxr" / "images"
 
@@ -121,12 +125,12 @@ specs = st.builds(
 def test_boxes_return_through_the_inverse_and_any_shape_is_taken(spec: ImageSpec, height: int, width: int) -> None:
     if max(height, width) / min(height, width) > 50:
         return
-    preprocess = Preprocess(spec)
+    preprocess = ImageProcessor(spec)
     geometry = preprocess.geometry(height, width)
     box = (0.3 * width, 0.1 * height, 0.9 * width, 0.7 * height)
-    assert geometry.to_image(geometry.to_input(box)) == pytest.approx(box)
-    image = preprocess.eval(np.full((height, width), 77, np.uint8))
-    assert tuple(image.shape) == (1, spec.size, spec.size)
+    assert geometry.box_to_source(geometry.box_to_input(box)) == pytest.approx(box)
+    image, found = preprocess.eval(np.full((height, width), 77, np.uint8))
+    assert tuple(image.shape) == (1, spec.size, spec.size) and found == geometry
     x1, y1, x2, y2 = (round(edge) for edge in geometry.content)
     assert (image[0, y1:y2, x1:x2] == 77).all()
     outside = image[0].clone()
@@ -140,23 +144,23 @@ def test_boxes_return_through_the_inverse_and_any_shape_is_taken(spec: ImageSpec
 def test_a_planted_square_lands_where_the_geometry_says(
     resize: str, shape: tuple[int, int], interpolation: str
 ) -> None:
-    preprocess = Preprocess(ImageSpec(size=96, channels=1, resize=resize, interpolation=interpolation))  # type: ignore[arg-type]
+    preprocess = ImageProcessor(ImageSpec(size=96, channels=1, resize=resize, interpolation=interpolation))  # type: ignore[arg-type]
     pixels = np.zeros(shape, np.uint8)
     y, x = shape[0] // 2 - 10, shape[1] // 2 + 5
     pixels[y : y + 20, x : x + 20] = 255
-    weight = preprocess.eval(pixels)[0].numpy().astype(float)
+    weight = preprocess.eval(pixels)[0][0].numpy().astype(float)
     rows, columns = np.mgrid[:96, :96] + 0.5
     centre = (columns * weight).sum() / weight.sum(), (rows * weight).sum() / weight.sum()
-    x1, y1, x2, y2 = preprocess.geometry(*shape).to_input((x, y, x + 20, y + 20))
+    x1, y1, x2, y2 = preprocess.geometry(*shape).box_to_input((x, y, x + 20, y + 20))
     assert centre == pytest.approx(((x1 + x2) / 2, (y1 + y2) / 2), abs=0.05)
 
 
 @pytest.mark.parametrize("resize", ["pad", "squash", "crop"])
 @pytest.mark.parametrize("shape", [(150, 100), (70, 200), (96, 96)])
 def test_a_ramp_on_the_input_is_the_same_ramp_on_the_image(resize: str, shape: tuple[int, int]) -> None:
-    geometry = Preprocess(ImageSpec(size=96, channels=1, resize=resize)).geometry(*shape)  # type: ignore[arg-type]
+    geometry = ImageProcessor(ImageSpec(size=96, channels=1, resize=resize)).geometry(*shape)  # type: ignore[arg-type]
     rows, columns = np.mgrid[:96, :96] + 0.5
-    found = geometry.map_to_image(2 * columns - 3 * rows)
+    found = geometry.map_to_source(2 * columns - 3 * rows)
     y, x = np.mgrid[: shape[0], : shape[1]] + 0.5
     (sy, sx), (ty, tx) = geometry.scale, geometry.offset
     at_x, at_y = x * sx + tx, y * sy + ty
@@ -169,22 +173,22 @@ def test_a_ramp_on_the_input_is_the_same_ramp_on_the_image(resize: str, shape: t
 
 
 def test_padding_does_not_bleed_into_the_map() -> None:
-    geometry = Preprocess(ImageSpec(size=64, channels=1)).geometry(100, 50)
+    geometry = ImageProcessor(ImageSpec(size=64, channels=1)).geometry(100, 50)
     values = np.full((64, 64), 1e6)
     values[:, 16:48] = 1.0
-    assert (geometry.map_to_image(values) == 1.0).all()
+    assert (geometry.map_to_source(values) == 1.0).all()
     with pytest.raises(ValueError, match="64 x 64"):
-        geometry.map_to_image(np.zeros((63, 64)))
+        geometry.map_to_source(np.zeros((63, 64)))
 
 
 @settings(max_examples=30, deadline=None)
 @given(stride=st.sampled_from([4.0, 7.5, 16.0, 32.0]), offset=st.floats(0, 16), cells=st.integers(1, 12))
 def test_cells_are_spread_from_their_true_centres(stride: float, offset: float, cells: int) -> None:
-    grid = PatchGrid(cells, cells, (stride, stride), (offset, offset))
+    grid = Grid((cells, cells), (stride, stride), (offset, offset))
     centres = offset + stride * np.arange(cells)
     values = np.add.outer(10 * centres, centres)
     pixels = np.clip(np.arange(96) + 0.5, centres[0], centres[-1])
-    assert np.allclose(resample_grid(values, grid, 96), np.add.outer(10 * pixels, pixels), rtol=1e-4, atol=1e-2)
+    assert np.allclose(resample_grid(values, grid, (96, 96)), np.add.outer(10 * pixels, pixels), rtol=1e-4, atol=1e-2)
 
 
 def test_bicubic_is_what_open_clip_and_timm_do() -> None:
@@ -196,10 +200,10 @@ def test_bicubic_is_what_open_clip_and_timm_do() -> None:
         for crop_share, resized in ((1.0, 64), (0.875, 73)):
             spec = ImageSpec(size=64, channels=3, resize="crop", interpolation="bicubic", crop_share=crop_share)
             expected = Compose([Resize(resized, bicubic), CenterCrop(64), PILToTensor()])(Image.fromarray(pixels))
-            assert (Preprocess(spec).eval(pixels) == expected).all()
-    squash = Preprocess(ImageSpec(size=64, channels=3, resize="squash", interpolation="bicubic"))
+            assert (ImageProcessor(spec).eval(pixels)[0] == expected).all()
+    squash = ImageProcessor(ImageSpec(size=64, channels=3, resize="squash", interpolation="bicubic"))
     expected = Compose([Resize((64, 64), bicubic), PILToTensor()])(Image.fromarray(pixels))
-    assert (squash.eval(pixels) == expected).all()
+    assert (squash.eval(pixels)[0] == expected).all()
 
 
 EVERYTHING = Augment(
@@ -210,23 +214,23 @@ EVERYTHING = Augment(
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("shape", [(60, 80), (200, 40), (1, 1)])
 def test_augmentation_is_drawn_from_the_generator_alone(shape: tuple[int, int], channels: int) -> None:
-    preprocess = Preprocess(ImageSpec(size=48, channels=channels))  # type: ignore[arg-type]
+    preprocess = ImageProcessor(ImageSpec(size=48, channels=channels))  # type: ignore[arg-type]
     pixels = np.ascontiguousarray(picture(*shape))
-    first, again, other = (preprocess.train(pixels, EVERYTHING, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    first, again, other = (preprocess.train(pixels, EVERYTHING, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     assert tuple(first.shape) == (channels, 48, 48) and (first == again).all() and not (first == other).all()
-    plain = preprocess.train(pixels, Augment(), np.random.default_rng(0))
-    assert (plain == preprocess.eval(pixels)).all()
+    plain, _ = preprocess.train(pixels, Augment(), np.random.default_rng(0))
+    assert (plain == preprocess.eval(pixels)[0]).all()
 
 
 def test_augmentation_never_mirrors_unless_told() -> None:
-    preprocess = Preprocess(ImageSpec(size=64, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=64, channels=1))
     pixels = np.zeros((64, 64), np.uint8)
     pixels[20:44, :20] = 255
     sides = {
         flip: {
             int(image[0, :, :32].float().sum() > image[0, :, 32:].float().sum())
             for seed in range(40)
-            for image in [
+            for image, _ in [
                 preprocess.train(pixels, Augment(rotate=10, shift=0.1, flip=flip), np.random.default_rng(seed))
             ]
         }
@@ -236,13 +240,13 @@ def test_augmentation_never_mirrors_unless_told() -> None:
 
 
 def test_shift_moves_by_at_most_what_was_said() -> None:
-    preprocess = Preprocess(ImageSpec(size=64, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=64, channels=1))
     pixels = np.zeros((128, 128), np.uint8)
     pixels[54:74, 54:74] = 255
     rows, columns = np.mgrid[:64, :64] + 0.5
     centres = []
     for seed in range(60):
-        image = preprocess.train(pixels, Augment(shift=0.1), np.random.default_rng(seed))[0].numpy().astype(float)
+        image = preprocess.train(pixels, Augment(shift=0.1), np.random.default_rng(seed))[0][0].numpy().astype(float)
         centres.append([(rows * image).sum() / image.sum() - 32, (columns * image).sum() / image.sum() - 32])
     moves = np.abs(centres)
     assert moves.max() <= 6.4 + 0.6 and moves.max() > 5
@@ -250,25 +254,25 @@ def test_shift_moves_by_at_most_what_was_said() -> None:
 
 def test_the_spec_travels_and_its_fingerprint_tells_changes(tmp_path: Path) -> None:
     spec = ImageSpec(size=96, channels=1, mean=(0.4,), std=(0.2,))
-    Preprocess(spec).save(tmp_path)
-    loaded = Preprocess.load(tmp_path)
-    assert loaded.spec == spec and loaded.fingerprint == Preprocess(spec).fingerprint
+    ImageProcessor(spec).save(tmp_path)
+    loaded = ImageProcessor.load(tmp_path)
+    assert loaded.spec == spec and loaded.fingerprint == ImageProcessor(spec).fingerprint
     assert pickle.loads(pickle.dumps(loaded)).spec == spec
     prints = {
-        Preprocess(ImageSpec(size=size, interpolation=how)).fingerprint
+        ImageProcessor(ImageSpec(size=size, interpolation=how)).fingerprint
         for size in (96, 97)
         for how in ("area", "bicubic")
     }
     assert len(prints) == 4
-    assert Preprocess(ImageSpec(max_pixels=5)).fingerprint == Preprocess(ImageSpec()).fingerprint
+    assert ImageProcessor(ImageSpec(max_pixels=5)).fingerprint == ImageProcessor(ImageSpec()).fingerprint
     (tmp_path / "preprocess.json").write_text('{"version": 1, "sise": 3}')
     with pytest.raises(ConfigError, match=r"preprocess\.json\.sise'?: did you mean 'size'"):
-        Preprocess.load(tmp_path)
+        ImageProcessor.load(tmp_path)
     (tmp_path / "preprocess.json").unlink()
     with pytest.raises(ConfigError, match=r"preprocess\.json"):
-        Preprocess.load(tmp_path)
+        ImageProcessor.load(tmp_path)
 
 
 def test_content_is_the_part_of_the_input_that_shows_the_image() -> None:
-    geometry = Preprocess(ImageSpec(size=96, channels=1)).geometry(200, 100)
+    geometry = ImageProcessor(ImageSpec(size=96, channels=1)).geometry(200, 100)
     assert isinstance(geometry, Geometry) and geometry.content == (24, 0, 72, 96)

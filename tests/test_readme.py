@@ -63,11 +63,12 @@ def test_its_model_example_runs(which: str, tmp_path: Path) -> None:
     if which == "small":
         from tests.models.tiny import make
         from vlp.hub import save_pretrained
-        from vlp.modalities.image.spec import ImageSpec, Preprocess
+        from vlp.modalities.image.processor import ImageProcessor
+        from vlp.modalities.image.spec import ImageSpec
 
         export = tmp_path / "export"
         model, tokenizer = make()
-        save_pretrained(export, model, Preprocess(ImageSpec(size=32, channels=1)), tokenizer)
+        save_pretrained(export, model, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer)
     cv2.imwrite(str(tmp_path / "chest.png"), generate(0, 1).image)
     example = next(body for language, body in BLOCKS if language == "python" and "from_pretrained" in body)
     assert len([line for line in example.splitlines() if line.strip()]) <= 15

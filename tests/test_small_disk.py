@@ -15,7 +15,8 @@ import torch
 from vlp.data.shards.remote.cache import Cache
 from vlp.export.cli import main as export
 from vlp.hub import save_pretrained
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.load import build_tokenizer
 from vlp.models.build import build_model
@@ -47,7 +48,7 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     text = {"kind": "hf", "pooling": "mean", "config": {"model_type": "bert", **bert}}
     config = ModelConfig(dim=16, image={"kind": "conv", "width": 8, "blocks": [1, 1, 1]}, text=text)
     model = build_model(config, spec, tokenizer, {"patches", "logit_scale"}, (2.0, None)).eval()
-    save_pretrained(folder / "model", model, Preprocess(spec), tokenizer)
+    save_pretrained(folder / "model", model, ImageProcessor(spec), tokenizer)
     tasks = [{"id": "retrieval", "family": "retrieval", "size": 10}]
     (folder / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": tasks}))
     return {name.upper().partition(".")[0]: str(folder / name) for name in ("set", "model", "suite.yaml")}

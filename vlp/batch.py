@@ -1,18 +1,21 @@
-"""TODO"""
+"""What is in a step: tokens, a batch, a feature grid, what the model returns, losses. No behaviour but moving.
+
+Shapes use: B samples of the batch, C channels, H and W pixels, L sub-word tokens, P patches, N words, D joint width,
+T concept mentions of the batch, S phrases of the batch, F findings with prompt pairs.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -21,8 +24,8 @@ class Tokens:
 
     `ids` [B, L] int64; `mask` [B, L] bool, True on real tokens (special ones included); `words` [B, L] int64, the word
     that a token is a piece of, -1 on special tokens and padding.
-    `most_words`: the words of the longest text, counted before the batch goes to its device, so that nobody has to wait
-    for it to learn a shape; None where nobody counted.
+    `most_words`: the words of the longest text, counted before the batch goes to its device, so that no shape has to be
+    waited for; None where they were not counted.
     """
 
     ids: Tensor
@@ -108,24 +111,103 @@ class Prompts:
     asserted: Tensor
 
 
-@dataclass(slots=True)
-class Batch:
-    """What the loader yields and what `DualEncoder` and the objectives read.
+class Entry(Generic[T]):
+    """A short name for one entry of a class's dictionaries: `batch.image` is `batch.inputs["image"]`; None where it is not."""
 
-    `image` [B, C, H, W] uint8 (the model normalises it) or float (already normalised); `group` [B, 2] int64: a hash of
-    the study and one of the normalised report, rows that agree in any column are not negatives of each other;
-    `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2 unknown). `text_view` is
-    another random part of the same reports. `extras` holds further tensors that an objective needs, by name:
-    `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a sample's
-    present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or an objective's own.
-    `has_text` [B] says which rows have a text, the others hold an empty one that no loss sees; None where every sample of
-    the set has one, which is the same on all ranks. The last four are for messages and counts.
+    def __init__(self, *path: str) -> None:
+        self.path = path
+
+    def __get__(self, holder: Any, owner: Any = None) -> T:
+        value: Any = self if holder is None else holder
+        for step in self.path if holder is not None else ():
+            value = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
+        found: T = value
+        return found
+
+    def __set__(self, holder: Any, value: T) -> None:
+        place, name, *inner = self.path
+        entries: dict[str, Any] = getattr(holder, place)
+        if inner and (value is not None or name in entries):
+            setattr(entries.setdefault(name, Local()), inner[0], value)
+        elif not inner and value is not None:
+            entries[name] = value
+        elif not inner:
+            entries.pop(name, None)
+
+
+class Named:
+    """A dataclass whose dictionaries hold what there is of each modality, and may be given and read by short names too.
+
+    `dataclasses.replace` takes both; the dictionaries of a copy are its own.
     """
 
-    image: Tensor
-    text: Tokens
+    __slots__ = ()
+
+    def __init__(self, image: Any = MISSING, text: Any = MISSING, **values: Any) -> None:
+        values.update({name: value for name, value in (("image", image), ("text", text)) if value is not MISSING})
+        for item in fields(self):  # type: ignore[arg-type]
+            if item.name in values:
+                setattr(self, item.name, _copied(values.pop(item.name)))
+            elif item.default is not MISSING:
+                setattr(self, item.name, item.default)
+            elif item.default_factory is not MISSING:
+                setattr(self, item.name, item.default_factory())
+            else:
+                raise TypeError(f"{type(self).__name__} needs {item.name}")
+        for name, value in values.items():
+            _entry(type(self), name).__set__(self, value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its tensors, those in its dictionaries by their short names or as `pooled.signal`, `local.signal.mask`.
+
+        `dataclasses.replace` takes these names.
+        """
+        short = {entry.path: name for name, entry in vars(type(self)).items() if isinstance(entry, Entry)}
+        found = dict(_tensors_of({item.name: getattr(self, item.name) for item in fields(self)}))  # type: ignore[arg-type]
+        return {short.get(path, ".".join(path)): value for path, value in found.items()}
+
+
+def _entry(kind: type, name: str) -> Entry[Any]:
+    entry = vars(kind).get(name) or Entry(*name.split("."))
+    if not isinstance(entry, Entry) or len(entry.path) < 2:
+        raise TypeError(f"{kind.__name__} has no {name!r}")
+    return entry
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _copied(inner) for name, inner in value.items()}
+    return replace(value) if isinstance(value, Local) else value
+
+
+def _tensors_of(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    if isinstance(value, Local):
+        value = {item.name: getattr(value, item.name) for item in fields(value)}
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _tensors_of(inner, (*path, name))
+    elif hasattr(value, "is_floating_point"):
+        yield path, value
+
+
+@dataclass(slots=True, init=False)
+class Batch(Named):
+    """What the loader yields and what `DualEncoder` and the objectives read.
+
+    `inputs` by modality: `image` [B, C, H, W] uint8 (the model normalises it) or float (already normalised), `text` as
+    `Tokens`, others as their processor's `collate` returns them; `batch.image` and `batch.text` are short for the first two.
+    `group` [B, 2] int64: a hash of the study and one of the normalised report, rows that agree in any column are not
+    negatives of each other; `labels` [B, K] int8 in the order of `label_names` (1 present, 0 absent, -1 uncertain, -2
+    unknown). `text_view` is another random part of the same reports. `extras` holds further tensors that an objective needs,
+    by name: `text_labels` [B, K] int8, what the text that is shown says of each label; `category` [B] int64, one of a
+    sample's present labels, drawn (counted from 1, K + 1 where all are absent, 0 where that is not known); or an objective's
+    own. `has_text` [B] says which rows have a text, the others hold an empty one that no loss sees; None where every sample
+    of the set has one, which is the same on all ranks. The last four are for messages and counts.
+    """
+
     group: Tensor
     keys: list[str]
+    inputs: dict[str, Any] = field(default_factory=dict)
     labels: Tensor | None = None
     label_names: tuple[str, ...] = ()
     spans: Spans | None = None
@@ -139,8 +221,11 @@ class Batch:
     truncated: int = 0
     rejected: int = 0
 
+    image = Entry["Tensor"]("inputs", "image")
+    text = Entry[Tokens]("inputs", "text")
+
     def __len__(self) -> int:
-        return int(self.image.shape[0])
+        return len(self.keys)
 
     @property
     def texts(self) -> int:
@@ -159,56 +244,70 @@ class Batch:
 
 
 def _move(value: Any, device: Any, non_blocking: bool) -> Any:
-    if isinstance(value, (Batch, Tokens, Spans, Phrases, Prompts)):
-        moved = {item.name: _move(getattr(value, item.name), device, non_blocking) for item in fields(value)}
-        return replace(value, **moved)
-    if isinstance(value, dict):
-        return {name: _move(one, device, non_blocking) for name, one in value.items()}
-    return value.to(device, non_blocking=non_blocking) if hasattr(value, "to") else value
+    return _each(value, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
 
 def _pin(value: Any) -> Any:
-    if isinstance(value, (Batch, Tokens, Spans, Phrases, Prompts)):
-        return replace(value, **{item.name: _pin(getattr(value, item.name)) for item in fields(value)})
+    return _each(value, lambda tensor: tensor.pin_memory())
+
+
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return a value with every tensor in it changed, however deep in dataclasses and dictionaries."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{item.name: _each(getattr(value, item.name), change) for item in fields(value)})
     if isinstance(value, dict):
-        return {name: _pin(one) for name, one in value.items()}
-    return value.pin_memory() if hasattr(value, "pin_memory") else value
+        return {name: _each(inner, change) for name, inner in value.items()}
+    return change(value) if hasattr(value, "is_floating_point") else value
 
 
 @dataclass(frozen=True, slots=True)
-class PatchGrid:
-    """Where the cells of a feature map sit on the model's input image.
+class Grid:
+    """Where the cells of a feature map sit on the model's input, in any number of dimensions: (y, x), (z, y, x), ...
 
-    The centre of cell (row, column) is at `offset + stride * (row, column)`, (y, x) in pixels, where pixel i covers
-    [i, i + 1): a patch-16 ViT has stride 16 and offset 8, an odd-kernel stride-2 convolution stride 2 and offset 0.5.
+    The centre of cell (row, column) is at `offset + stride * (row, column)`, in pixels, where pixel i covers [i, i + 1):
+    a patch-16 ViT has stride 16 and offset 8, an odd-kernel stride-2 convolution stride 2 and offset 0.5.
     """
 
-    height: int
-    width: int
-    stride: tuple[float, float]
-    offset: tuple[float, float]
+    shape: tuple[int, ...]
+    stride: tuple[float, ...]
+    offset: tuple[float, ...]
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return math.prod(self.shape)
 
 
-@dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
-class ModelOutput:
+@dataclass
+class Local:
+    """What a tower says of the parts of a sample: `features` [B, N, D] of patches, cells or words.
+
+    `mask` [B, N] bool: which are there, None where all are; `attention` [B, N] from the pooling token, None for towers
+    without one; `grid`: where patches lie on the input.
+    """
+
+    features: Tensor | None = None
+    mask: Tensor | None = None
+    attention: Tensor | None = None
+    grid: Grid | None = None
+
+
+@dataclass(
+    init=False
+)  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
+class ModelOutput(Named):
     """What `DualEncoder.forward` returns: **unnormalised** embeddings; objectives normalise. None = no objective needs it.
 
-    `image`, `text` [B, D]. `patches` [B, P, D] (P = rows x columns of `grid`) with `patch_attention` [B, P] from the
-    pooling token, or None for towers without one. `words` [B, N, D] (word pieces summed) with `word_mask` [B, N] bool and
-    `word_attention` [B, N]. `tokens` [B, L, D] projected token states. `phrases` [S, D] and `prompts` [2F, D]: text
-    embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,), already exponentiated;
-    `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts. `masked_patches` [B, P, D]:
-    the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
+    `pooled` [B, D] and `local` by modality. Short names: `image`, `text` [B, D] are the pooled ones; `patches` [B, P, D] (P
+    = cells of `grid`) with `patch_attention` [B, P] and `grid` are the image's local features; `words` [B, N, D] (word
+    pieces summed) with `word_mask` [B, N] and `word_attention` [B, N] the text's. `tokens` [B, L, D] projected token states.
+    `phrases` [S, D] and `prompts` [2F, D]: text embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,),
+    already exponentiated; `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts.
+    `masked_patches` [B, P, D]: the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
     """
 
-    image: Tensor
-    text: Tensor
-    patches: Tensor | None = None
-    patch_attention: Tensor | None = None
-    grid: PatchGrid | None = None
-    words: Tensor | None = None
-    word_mask: Tensor | None = None
-    word_attention: Tensor | None = None
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    local: dict[str, Local] = field(default_factory=dict)
     tokens: Tensor | None = None
     phrases: Tensor | None = None
     prompts: Tensor | None = None
@@ -217,6 +316,15 @@ class ModelOutput:
     text_view: Tensor | None = None
     masked_patches: Tensor | None = None
     patch_mask: Tensor | None = None
+
+    image = Entry["Tensor"]("pooled", "image")
+    text = Entry["Tensor"]("pooled", "text")
+    patches = Entry["Tensor | None"]("local", "image", "features")
+    patch_attention = Entry["Tensor | None"]("local", "image", "attention")
+    grid = Entry["Grid | None"]("local", "image", "grid")
+    words = Entry["Tensor | None"]("local", "text", "features")
+    word_mask = Entry["Tensor | None"]("local", "text", "mask")
+    word_attention = Entry["Tensor | None"]("local", "text", "attention")
 
 
 @dataclass  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns

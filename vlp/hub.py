@@ -7,17 +7,19 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from .core.config import ConfigError
 from .core.untrusted import open_regular
 from .core.version import __version__
+from .modalities.base import Processor, processors
+from .modalities.geometry import resample_grid
 from .modalities.image.decode import decode_opened, read_image
-from .modalities.image.spec import Preprocess, resample_grid
+from .modalities.image.processor import ImageProcessor
+from .modalities.text.processor import TextProcessor
 from .modalities.text.tokenizers.base import Tokenizer
-from .modalities.text.tokenizers.load import load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from .models.dual_encoder import DualEncoder
 
-WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer"
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
 OBJECTIVES = "objectives.safetensors"
 FORMAT = "vlp-1"
 
@@ -33,17 +35,19 @@ FORMAT = "vlp-1"
 def save_pretrained(
     folder: Path | str,
     model: DualEncoder,
-    preprocess: Preprocess,
+    preprocess: ImageProcessor,
     tokenizer: Tokenizer,
     extra: Mapping[str, Any] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
     objectives: Mapping[str, torch.Tensor] | None = None,
+    others: Mapping[str, Processor[Any, Any]] | None = None,
 ) -> None:
     """Write a model to a folder: `model.safetensors`, `config.json`, `preprocess.json`, `tokenizer/`.
 
     `extra` is kept in the configuration (`Pretrained.config["extra"]`). `weights`: the whole state dict, for engines that
     hold the parameters in pieces; by default the model's own. `objectives`: what the objectives learnt for themselves
-    (prototypes, decoders), which goes to `objectives.safetensors` where there is any.
+    (prototypes, decoders), which goes to `objectives.safetensors` where there is any. `others`: the processors of further
+    modalities, by name.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,14 +60,17 @@ def save_pretrained(
         )
     weights_sha256 = _write_tensors(state, folder / WEIGHTS)
     objectives_sha256 = _write_tensors(objectives, folder / OBJECTIVES) if objectives else None
-    preprocess.save(folder)
-    tokenizer.save(folder / TOKENIZER)
+    others = others or {}
+    every: list[Processor[Any, Any]] = [preprocess, TextProcessor(tokenizer), *others.values()]
+    for processor in every:
+        processor.save(folder)
     record = {
         "format": FORMAT,
         "vlp_version": __version__,
         **model.resolved_config(),
         "preprocess_fingerprint": preprocess.fingerprint,
         "tokenizer_fingerprint": tokenizer.fingerprint,
+        "processor_fingerprints": {name: processor.fingerprint for name, processor in others.items()},
         "weights_sha256": weights_sha256,
         "objectives_sha256": objectives_sha256,
         "libraries": _versions(),
@@ -107,15 +114,21 @@ class Pretrained:
     """A trained model with what must travel with it: `.model`, `.preprocess`, `.tokenizer`, `.config`.
 
     `.objectives`: what the objectives learnt for themselves, by their names in `ObjectiveSum.state_dict()`, on the CPU.
-    `.trust`: what `from_pretrained` was told to trust.
+    `.trust`: what `from_pretrained` was told to trust. `.others`: the processors of further modalities.
     """
 
     model: DualEncoder
-    preprocess: Preprocess
+    preprocess: ImageProcessor
     tokenizer: Tokenizer
     config: dict[str, Any]
     objectives: dict[str, torch.Tensor] = field(default_factory=dict)
     trust: tuple[str, ...] = ()
+    others: dict[str, Processor[Any, Any]] = field(default_factory=dict)
+
+    @property
+    def processors(self) -> dict[str, Processor[Any, Any]]:
+        """The processors by modality."""
+        return {"image": self.preprocess, "text": TextProcessor(self.tokenizer), **self.others}
 
     @property
     def device(self) -> torch.device:
@@ -139,8 +152,8 @@ class Pretrained:
         rows = []
         with torch.no_grad():
             for start in range(0, len(images), batch_size):
-                pixels = [self.preprocess.eval(self._pixels(one, window)) for one in images[start : start + batch_size]]
-                rows.append(self.model.encode_image(torch.stack(pixels).to(self.device)))
+                pixels = [self._pixels(image, window) for image in images[start : start + batch_size]]
+                rows.append(self.model.encode_image(self.preprocess.batch(pixels).to(self.device)))
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
 
@@ -154,7 +167,7 @@ class Pretrained:
         with torch.no_grad():
             for start in range(0, len(texts), batch_size):
                 tokens = self.tokenizer(list(texts[start : start + batch_size])).tokens
-                ids, mask, words = (one.to(self.device) for one in (tokens.ids, tokens.mask, tokens.words))
+                ids, mask, words = (column.to(self.device) for column in (tokens.ids, tokens.mask, tokens.words))
                 rows.append(self.model.encode_text(Tokens(ids=ids, mask=mask, words=words)))
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
@@ -167,14 +180,14 @@ class Pretrained:
         """
         import torch
 
-        pixels = self._pixels(image, window)
+        input_, geometry = self.preprocess.eval(self._pixels(image, window))
         with torch.no_grad():
-            _, patches = self.model.encode_image(self.preprocess.eval(pixels)[None].to(self.device), patches=True)
+            _, patches = self.model.encode_image(input_[None].to(self.device), patches=True)
             unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
             cosines = (unit @ self.embed_texts([phrase])[0]).cpu().numpy()
         grid = self.model.grid
-        spread = resample_grid(cosines.reshape(grid.height, grid.width), grid, self.preprocess.spec.size)
-        return self.preprocess.geometry(pixels.shape[0], pixels.shape[1]).map_to_image(spread)
+        spread = resample_grid(cosines.reshape(grid.shape), grid, geometry.input)
+        return geometry.map_to_source(spread)
 
     def _pixels(self, image: str | Path | bytes | np.ndarray | Image, window: str) -> np.ndarray:
         if isinstance(image, np.ndarray):
@@ -182,7 +195,7 @@ class Pretrained:
         if not isinstance(image, (str, Path, bytes, bytearray)):
             return decode_opened(image).pixels
         data = read_image(image) if isinstance(image, (str, Path)) else bytes(image)
-        return self.preprocess.decode(data, window)
+        return self.preprocess.read(data, window)
 
 
 def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrained:
@@ -193,11 +206,11 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
     freely; nothing else that is in the folder is run. Raises ConfigError naming the file when the folder is torn,
     incomplete, of another format, or names what is not trusted.
     """
-    from .models.lora import inject_all
+    from .models.lora import add_lora_to_towers
 
     folder = locate(source)
-    model, preprocess, tokenizer, tree = rebuild(folder, trust)
-    inject_all(model)
+    model, found, tree = rebuild(folder, trust)
+    add_lora_to_towers(model)
     tensors = _read_tensors(folder / WEIGHTS, tree["weights_sha256"])
     sha256 = tree.get("objectives_sha256")  # models from before 2026-11-22 have none
     objectives = _read_tensors(folder / OBJECTIVES, sha256) if sha256 else {}
@@ -209,32 +222,40 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
                 f"(saved with {tree.get('libraries')})"
             )
     model.load_state_dict(tensors)
-    return Pretrained(model.eval(), preprocess, tokenizer, tree, objectives, tuple(trust))
+    preprocess, text = cast(ImageProcessor, found.pop("image")), cast(TextProcessor, found.pop("text"))
+    return Pretrained(model.eval(), preprocess, text.tokenizer, tree, objectives, tuple(trust), found)
 
 
-def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, Preprocess, Tokenizer, dict[str, Any]]:
-    """Return the model of a folder with random weights, its preprocessing and tokenizer, and its configuration.
+def rebuild(
+    folder: Path, trust: Collection[str] = ()
+) -> tuple[DualEncoder, dict[str, Processor[Any, Any]], dict[str, Any]]:
+    """Return the model of a folder with random weights, its processors by modality, and its configuration.
 
     Needs nothing but the folder. Raises ConfigError as `from_pretrained` does.
     """
-    from .models.build import assemble
+    from .models.build import build_untrained
     from .models.record import read_record
 
     path = folder / CONFIG
     tree = _read_config(path)
     record = read_record(tree, trust, str(path))
-    preprocess = Preprocess.load(folder)
-    tokenizer = load_tokenizer(folder / TOKENIZER)
-    for name, found, saved in (
-        ("preprocess", preprocess.fingerprint, record.preprocess_fingerprint),
-        ("tokenizer", tokenizer.fingerprint, record.tokenizer_fingerprint),
-    ):
-        if saved != found:
+    kinds = {name: processors.get(name) for name in record.model.encoders}
+    others = {name: kind.load(folder) for name, kind in kinds.items()}
+    preprocess, text = ImageProcessor.load(folder), TextProcessor.load(folder)
+    found: dict[str, Processor[Any, Any]] = {"image": preprocess, "text": text, **others}
+    told = {
+        "image": record.preprocess_fingerprint,
+        "text": record.tokenizer_fingerprint,
+        **record.processor_fingerprints,
+    }
+    for modality, processor in found.items():
+        if told.get(modality) != processor.fingerprint:
+            name = {"image": "preprocess", "text": "tokenizer"}.get(modality, f"{modality} processor")
             raise ConfigError(
                 f"the {name} in {folder} is not the one that the model was saved with: the fingerprint differs"
             )
     try:
-        model = assemble(record.model, preprocess.spec, tokenizer, record.needs, record.scale_init)
+        model = build_untrained(record.model, preprocess.spec, text.tokenizer, record.needs, record.scale_init, others)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except Exception as error:  # whatever the libraries say of an architecture that cannot be
@@ -242,7 +263,7 @@ def rebuild(folder: Path, trust: Collection[str] = ()) -> tuple[DualEncoder, Pre
         raise ConfigError(
             f"{path}: model: no such architecture can be built ({type(error).__name__}{f': {said[0]}' if said else ''})"
         ) from error
-    return model, preprocess, tokenizer, tree
+    return model, found, tree
 
 
 def locate(source: Path | str) -> Path:

@@ -101,7 +101,7 @@ class Sample:
             if item.name == "image" or value in (None, "", (), {}):
                 continue
             if item.name in ("concepts", "boxes"):
-                value = [asdict(one) for one in value]
+                value = [asdict(entry) for entry in value]
             elif item.name == "report":
                 value = asdict(value)
             elif item.name == "masks":
@@ -129,8 +129,8 @@ class Sample:
             )
         values["captions"] = tuple(values.get("captions", ()))
         values["steps"] = tuple(values.get("steps", ()))
-        values["concepts"] = tuple(Mention(**one) for one in values.get("concepts", ()))
-        values["boxes"] = tuple(Box(**{**one, "xyxy": tuple(one["xyxy"])}) for one in values.get("boxes", ()))
+        values["concepts"] = tuple(Mention(**mention) for mention in values.get("concepts", ()))
+        values["boxes"] = tuple(Box(**{**box, "xyxy": tuple(box["xyxy"])}) for box in values.get("boxes", ()))
         return cls(image=image, masks=masks, **values)
 
 

@@ -177,7 +177,8 @@ def operations(tree: dict[str, Any]) -> float:
 
     from vlp.core.config import validate
     from vlp.data.loader import DataConfig, Loader
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
     from vlp.models.build import build_model
@@ -187,7 +188,7 @@ def operations(tree: dict[str, Any]) -> float:
     tokenizer = build_tokenizer(validate(TextSpec, tree["tokenizer"], "tokenizer"))
     model = build_model(validate(ModelConfig, tree["model"], "model"), spec, tokenizer)
     config = DataConfig(train=tree["data"]["train"], batch_size=8, workers=0)
-    batch = next(iter(Loader(config, Preprocess(spec), tokenizer)))
+    batch = next(iter(Loader(config, ImageProcessor(spec), tokenizer)))
     with FlopCounterMode(display=False) as counted:
         found = model(batch)
         (found.image.sum() + found.text.sum()).backward()

@@ -92,14 +92,15 @@ def make_loader(
     shards: Path, workers: int = 0, channels: int = 3, interpolation: str = "area", decode: str = "full"
 ) -> Any:
     from vlp.data.loader import DataConfig, Loader
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=workers, decode=decode)  # type: ignore[arg-type]
     tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), Loader.training_texts(config))
     spec = ImageSpec(size=SIZE, channels=channels, interpolation=interpolation)  # type: ignore[arg-type]
-    return Loader(config, Preprocess(spec), tokenizer)
+    return Loader(config, ImageProcessor(spec), tokenizer)
 
 
 def ours(shards: Path, **how: Any) -> Callable[[], float]:
@@ -127,15 +128,16 @@ def ours(shards: Path, **how: Any) -> Callable[[], float]:
 
 def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], float]:
     from vlp.modalities.image.augment import Augment
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
 
-    preprocess, none = Preprocess(ImageSpec(size=SIZE, channels=1)), Augment()
+    preprocess, none = ImageProcessor(ImageSpec(size=SIZE, channels=1)), Augment()
 
     def one_pass() -> float:
         started = time.process_time()
         for index in range(count):
             data = images[index % len(images)]
-            _ = preprocess.decode(data) if how == "full" else preprocess.decode_reduced(data, none)
+            _ = preprocess.read(data) if how == "full" else preprocess.read_reduced(data, none)
         return 1000 * (time.process_time() - started) / count
 
     return one_pass
@@ -144,12 +146,13 @@ def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], floa
 def difference(data: bytes) -> float:
     """Return the PSNR in dB of the input made by `decode: fast` against that made in full."""
     from vlp.modalities.image.augment import Augment
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
 
-    preprocess = Preprocess(ImageSpec(size=SIZE, channels=1))
+    preprocess = ImageProcessor(ImageSpec(size=SIZE, channels=1))
     full, fast = (
-        preprocess.eval(pixels).numpy().astype(float)
-        for pixels in (preprocess.decode(data), preprocess.decode_reduced(data, Augment()))
+        preprocess.eval(pixels)[0].numpy().astype(float)
+        for pixels in (preprocess.read(data), preprocess.read_reduced(data, Augment()))
     )
     return float(10 * np.log10(255**2 / np.square(full - fast).mean()))
 

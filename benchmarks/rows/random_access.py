@@ -20,7 +20,8 @@ def run(options: Options) -> Iterator[Result]:
     middle = count * SHARD_SIZE // 2 + 7
 
     from vlp.data.loader import DataConfig, Loader
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
@@ -32,7 +33,7 @@ def run(options: Options) -> Iterator[Result]:
         """Open the set, go to a position, and make its sample ready."""
 
         def first_batch() -> None:
-            loader = Loader(config, Preprocess(ImageSpec(size=224, channels=1)), tokenizer)
+            loader = Loader(config, ImageProcessor(ImageSpec(size=224, channels=1)), tokenizer)
             loader.load_state({**loader.state(), "cursor": cursor})
             keys["ours"] = next(iter(loader)).keys[0]
 

@@ -91,10 +91,11 @@ def tokenizer_of(shards: Path) -> Any:
 def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Tokens]:
     """Return the texts of the loader's first batches of a pass."""
     from vlp.data.loader import DataConfig, Loader
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0, bucket=bucket)
-    loader = iter(Loader(config, Preprocess(ImageSpec(size=32, channels=1)), tokenizer))
+    loader = iter(Loader(config, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer))
     return [next(loader).text for _ in range(count)]
 
 
@@ -113,7 +114,7 @@ def as_trained(model: Any, tokens: Tokens) -> Tensor:
     """Return text embeddings as a training step makes them: through the model's forward, beside next to no image."""
     image = torch.zeros((len(tokens), 1, 32, 32), dtype=torch.uint8)
     rows = torch.arange(2 * len(tokens)).view(-1, 2)
-    text: Tensor = model(Batch(image, tokens, rows, [""] * len(tokens))).text
+    text: Tensor = model(Batch(image, tokens, group=rows, keys=[""] * len(tokens))).text
     return text
 
 

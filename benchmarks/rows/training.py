@@ -84,10 +84,11 @@ def run(options: Options) -> Iterator[Result]:
     steps = (lines + 1) * every + 1
     shards = write_shards(options.work / "shards", radiographs(options.images, 512), demo_reports(BATCH * steps))
     from vlp.data.loader import DataConfig, Loader
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=0)
-    loader = iter(Loader(config, Preprocess(ImageSpec(size=224)), open_clip_tokenizer()))
+    loader = iter(Loader(config, ImageProcessor(ImageSpec(size=224)), open_clip_tokenizer()))
     resident = [next(loader) for _ in range(steps)]
     module = build_step()
     waits: list[float] = []

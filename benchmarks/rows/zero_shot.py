@@ -50,13 +50,14 @@ def prompts(options: Options) -> Result:
     from open_clip.model import CustomTextCLIP
 
     from vlp.hub import save_pretrained
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp_eval.models.load import load
 
     model = build_step().model.eval()
     folder = options.work / "model"
     folder.mkdir()
-    save_pretrained(folder, model, Preprocess(ImageSpec(size=224)), open_clip_tokenizer(), {})
+    save_pretrained(folder, model, ImageProcessor(ImageSpec(size=224)), open_clip_tokenizer(), {})
     embedder = load(str(folder), "cpu")
     tree = towers()
     peer = CustomTextCLIP(EMBED, tree["vision_cfg"], tree["text_cfg"]).eval()

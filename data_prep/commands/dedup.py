@@ -106,7 +106,8 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
 
 def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
     """Yield the images that decode, and note in `rows` whose they are."""
-    from vlp.modalities.image.spec import ImageError, decode
+    from vlp.modalities.image.decode import decode
+    from vlp.modalities.image.errors import ImageError
 
     for index, sample in reading.samples():
         assert isinstance(sample.image, bytes)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the tables."""
     from vlp.data.shards.manifest import Manifest
     from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.image.spec import ImageError
+    from vlp.modalities.image.errors import ImageError
 
     from ..pipeline.stats import DatasetStats, quantiles
 

@@ -116,7 +116,7 @@ def embed(model: Path, images: Iterable[bytes], batch: int = 32, trust: Sequence
 
     for data in images:
         pixels = decode(data, loaded.preprocess.spec.channels)
-        waiting.append(loaded.preprocess.eval(pixels))
+        waiting.append(loaded.preprocess.eval(pixels)[0])
         if len(waiting) == batch:
             flush()
     flush()

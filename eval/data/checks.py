@@ -1,22 +1,23 @@
-"""What `vlp-eval check` finds out about the data of a task: counts, prevalence, hashes, and patients seen in training."""
+"""Checks of a task's data for `vlp-eval check`: counts, prevalence, hashes, and overlap with training data."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..tasks.base import Context, Task
-from . import dataset
 from . import load as data_files
-from .dataset import Data
+from .dataset import Data, Findings, ids_digest
 from .labels import label_of
 from .spec import DataSpec
 
+if TYPE_CHECKING:
+    from ..tasks.base import Task
+
 
 def check_task(
-    task: Task, root: Path, train: Path | None, train_split: str, decode: bool
+    task: Task[Any], root: Path, train: Path | None, train_split: str, decode: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """Return facts about a task's data and the problems found. Raises DataError when it cannot be read at all."""
     data = data_files.read(task.spec.data, root)
@@ -25,7 +26,7 @@ def check_task(
         "data": data.name,
         "split": data.split,
         "images": len(data),
-        "patients": len({data.patient(one) for one in range(len(data))}),
+        "patients": len({data.patient(index) for index in range(len(data))}),
         "data_digest": data.digest,
     }
     problems = [f"damaged record: {why}" for why in data.rejected.values()]
@@ -33,33 +34,9 @@ def check_task(
         facts |= scored(task, data)
     except ValueError as error:
         problems.append(f"{error}")
-    classes = getattr(task.settings, "classes", ())
-    if "labels" in task.needs and classes:
-        aliases = getattr(task.settings, "aliases", None) or {}
-        called = {name: (name, *aliases.get(name, ())) for name in classes}
-        facts["prevalence"] = prevalence(data, called, getattr(task.settings, "truth", "labels"))
-        for name, one in facts["prevalence"].items():
-            if not one["positive"]:
-                problems.append(f"no image is positive for {name!r}")
-    if "boxes" in task.needs:
-        boxes = [box for one in data.records for box in one.boxes]
-        facts["boxes"] = {"images": sum(bool(one.boxes) for one in data.records), "boxes": len(boxes)}
-        facts["boxes"]["phrases"] = len({box.phrase for box in boxes})
-        if not boxes:
-            problems.append("no image has a box")
-        flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
-        if flat:
-            problems.append(f"{flat} boxes have no area")
-    if "masks" in task.needs:
-        facts["masks"] = {
-            name: sum(data.mask(one, name) is not None for one in range(len(data))) for name in task.settings.masks
-        }
-        problems += [f"no image has a mask {name!r}" for name, count in facts["masks"].items() if not count]
-    if "report" in task.needs:
-        texts = [one.report.text for one in data.records if one.report and one.report.text.strip()]
-        facts["reports"] = {"images": len(texts), "distinct": len(set(texts))}
-        if not texts:
-            problems.append("no image has a report")
+    found, faults = task.check(data)
+    facts |= found
+    problems += faults
     if train is not None:
         facts["training"] = overlap(data, train, train_split)
         shared = [(key.split("_")[0], facts["training"][key]) for key in ("patients_shared", "images_shared")]
@@ -69,18 +46,52 @@ def check_task(
     return facts, problems
 
 
-def scored(task: Task, data: Data) -> dict[str, Any]:
+def scored(task: Task[Any], data: Data) -> dict[str, Any]:
     """Return how many images the results will list, and the hash of their ids. Raises DataError when there are none."""
-    nothing: Any = None  # what will be listed is chosen before anything is encoded
-    indices = task.listed(Context(data=data, store=nothing, split=nothing, read=nothing))
-    return {"n": len(indices), "ids_sha256": dataset.ids_digest([data.records[one].key for one in indices])}
+    from ..tasks.base import Context
+
+    nothing: Any = None  # a plan is made before anything is encoded
+    plan = task.plan(Context(data=data, store=nothing, split=nothing, read=nothing))
+    return {"n": len(plan.listed), "ids_sha256": ids_digest([data.records[index].key for index in plan.listed])}
+
+
+def check_labels(data: Data, called: Mapping[str, tuple[str, ...]], truth: str) -> Findings:
+    """Return how often each class, by any of its names, is stated; a class without a positive image is a problem."""
+    counts = prevalence(data, called, truth)
+    problems = [f"no image is positive for {name!r}" for name, count in counts.items() if not count["positive"]]
+    return {"prevalence": counts}, problems
+
+
+def check_boxes(data: Data) -> Findings:
+    """Return counts of boxes and phrases; that there are none, and boxes without area, are problems."""
+    boxes = [box for record in data.records for box in record.boxes]
+    facts = {
+        "images": sum(bool(record.boxes) for record in data.records),
+        "boxes": len(boxes),
+        "phrases": len({box.phrase for box in boxes}),
+    }
+    flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
+    problems = ([] if boxes else ["no image has a box"]) + ([f"{flat} boxes have no area"] if flat else [])
+    return {"boxes": facts}, problems
+
+
+def check_masks(data: Data, names: Sequence[str]) -> Findings:
+    """Return how many images have each mask; a mask that none has is a problem."""
+    counts = {name: sum(data.mask(index, name) is not None for index in range(len(data))) for name in names}
+    return {"masks": counts}, [f"no image has a mask {name!r}" for name, count in counts.items() if not count]
+
+
+def check_reports(data: Data) -> Findings:
+    """Return how many images have a report; that none has is a problem."""
+    texts = [record.report.text for record in data.records if record.report and record.report.text.strip()]
+    return {"reports": {"images": len(texts), "distinct": len(set(texts))}}, [] if texts else ["no image has a report"]
 
 
 def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -> dict[str, dict[str, int]]:
     """Return how often each class, by any of its names, is stated present, absent, uncertain, or not at all."""
     result = {}
-    for name, called in classes.items():
-        counts = Counter(label_of(one, called, truth) for one in data.records)
+    for name, names in classes.items():
+        counts = Counter(label_of(record, names, truth) for record in data.records)
         result[name] = {"positive": counts[1], "negative": counts[0], "uncertain": counts[-1], "unknown": counts[None]}
     return result
 
@@ -88,19 +99,19 @@ def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -
 def overlap(data: Data, train: Path, split: str) -> dict[str, int]:
     """Return how many patients, and how many image keys, the data shares with training shards."""
     other = data_files.read(DataSpec(split=split), train)
-    patients = {one.patient for one in other.records if one.patient}
-    keys = {one.key for one in other.records}
-    shared = {one.patient for one in data.records if one.patient in patients}
+    patients = {record.patient for record in other.records if record.patient}
+    keys = {record.key for record in other.records}
+    shared = {record.patient for record in data.records if record.patient in patients}
     return {
         "images": len(other),
         "patients_shared": len(shared),
-        "images_shared": sum(one.key in keys for one in data.records),
+        "images_shared": sum(record.key in keys for record in data.records),
     }
 
 
 def unreadable(data: Data) -> list[str]:
     """Return a line for each image that does not decode, and for each box that its image does not show."""
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     problems = []
     for index, record in enumerate(data.records):

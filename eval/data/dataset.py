@@ -6,11 +6,15 @@ import hashlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from vlp.core.untrusted import read_regular
 from vlp.sample import Sample
 
 from .spec import DataError, Source
+
+Findings = tuple[dict[str, Any], list[str]]
+"""Facts about data, and problems with it."""
 
 
 class Data:

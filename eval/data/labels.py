@@ -17,7 +17,7 @@ def label_of(record: Sample, called: Sequence[str], truth: str) -> int | None:
     found = None if truth == "labels" else field_of(record, truth)
     if found is not None:
         return int(found in called)
-    return next((record.labels[one] for one in called if one in record.labels), None)
+    return next((record.labels[name] for name in called if name in record.labels), None)
 
 
 def field_of(record: Sample, name: str) -> str | None:

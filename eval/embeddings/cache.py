@@ -26,20 +26,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 from vlp.core.config import ConfigError
 from vlp.core.registry import UnknownNameError
 from vlp.core.untrusted import replacing
 from vlp.data.shards.remote.cache import locked
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.decode import VERSION
-from vlp.modalities.image.geometry import Geometry
 
 from ..data.dataset import Data
 from ..data.spec import DataError
 from ..models.base import Card, Embedder
 
 if TYPE_CHECKING:
-    from vlp.modalities.image.spec import Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
 
 Floats = NDArray[np.float32]
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -52,7 +52,7 @@ ADDRESS = re.compile(r"\s<[^<>]* at 0x[0-9a-f]+>")
 """What Python calls an object without a name: it differs from run to run, and results do not."""
 
 
-def in_words(error: BaseException) -> str:
+def stable_message(error: BaseException) -> str:
     """Return what an error says, the same in each run."""
     return ADDRESS.sub("", f"{error}")
 
@@ -69,7 +69,7 @@ def reason_of(error: BaseException) -> str:
     The words of an unforeseen one (a KeyError) may be a value of the data, so they are left out.
     """
     kind = type(error).__name__
-    words = " ".join(in_words(error).split())[:500] if isinstance(error, (*FAULTS, *RESOURCES)) else ""
+    words = " ".join(stable_message(error).split())[:500] if isinstance(error, (*FAULTS, *RESOURCES)) else ""
     if isinstance(error, FAULTS) and words:
         return words
     frames = traceback.extract_tb(error.__traceback__)
@@ -174,7 +174,7 @@ class Store:
             self.card = read_card(path)
         self._shelves: dict[str, _Shelf] = {}
         self._unreadable: dict[str, dict[str, str]] = {}
-        self._preprocess: Preprocess | None = None
+        self._preprocess: ImageProcessor | None = None
 
     def _shelf(self, name: str) -> _Shelf:
         if name not in self._shelves:
@@ -200,20 +200,21 @@ class Store:
         return self.folder / f"{shelf}.unreadable.json"
 
     @property
-    def grid(self) -> PatchGrid | None:
+    def grid(self) -> Grid | None:
         """Where the cells of patch features lie on the input; None for a model without them."""
         if self.card.grid is None:
             return None
-        height, width, stride, offset = self.card.grid
-        return PatchGrid(height, width, (stride[0], stride[1]), (offset[0], offset[1]))
+        *shape, stride, offset = self.card.grid
+        return Grid(tuple(shape), tuple(stride), tuple(offset))
 
     def geometry(self, data: Data, index: int) -> Geometry:
         """Return how an encoded image lies on the model's input."""
         from vlp.core.config import validate
-        from vlp.modalities.image.spec import ImageSpec, Preprocess
+        from vlp.modalities.image.processor import ImageProcessor
+        from vlp.modalities.image.spec import ImageSpec
 
         if self._preprocess is None:
-            self._preprocess = Preprocess(validate(ImageSpec, self.card.image_spec, "image"))
+            self._preprocess = ImageProcessor(validate(ImageSpec, self.card.image_spec, "image"))
         height, width = self._shelf(_shelf_name(data, "")).facts[data.records[index].key]
         return self._preprocess.geometry(height, width)
 
@@ -286,9 +287,9 @@ class Store:
                 inputs, size = embedder.prepare(content)
                 return data.records[index].key, size, inputs
             except (ValueError, OSError, cv2.error) as error:
-                return in_words(error)
+                return stable_message(error)
 
-        with ThreadPoolExecutor(self.workers, initializer=step_back) as pool:
+        with ThreadPoolExecutor(self.workers, initializer=lower_thread_priority) as pool:
             waiting = iter(todo)
             ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, AHEAD))
             while ahead:
@@ -365,7 +366,7 @@ class Store:
         return found
 
 
-def step_back() -> None:
+def lower_thread_priority() -> None:
     """Make a decoding thread give way to the forward pass: one core at a time, and only what the model leaves idle.
 
     The passes of a model wait for their slowest thread, so a core that decodes holds up all of them.
@@ -407,7 +408,7 @@ def apply(image: bytes, transform: Transform) -> bytes:
     """Return an encoded image with its pixels transformed, losslessly encoded."""
     import cv2
 
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     changed = transform(decode(image, 3))
     return bytes(cv2.imencode(".png", changed[..., ::-1])[1].tobytes())

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 
 from ..data.spec import DataError
-from ..tasks.base import Context
-from ..tasks.grounding.query import Settings
-from ..tasks.grounding.scores import Map
 from .patch_similarity import cell_similarity, smooth, to_image
 from .saliency import Layer, Tower, find_layer
 from .saliency import cells as saliency_cells
+
+if TYPE_CHECKING:
+    from ..tasks.base import Context
+    from ..tasks.grounding.query import Settings
+
+Map = NDArray[np.float32]
 
 
 class Maps:
@@ -24,7 +27,7 @@ class Maps:
 
     def __init__(self, context: Context, indices: Sequence[int], settings: Settings) -> None:
         context.store.ensure(context.data, indices, patches=settings.source == "patches")  # says which do not decode
-        self._geometry = [context.store.geometry(context.data, one) for one in indices]
+        self._geometry = [context.store.geometry(context.data, index) for index in indices]
         self._settings = settings
         if settings.source == "patches":
             self._cells = context.store.patches(context.data, indices)
@@ -36,7 +39,7 @@ class Maps:
         if embedder is None or not hasattr(embedder, "tower"):
             raise DataError(f"{settings.source} needs the model itself, and one that gives its tower (`tower()`)")
         self._tower: Tower = embedder.tower()
-        self._images = [lambda one=one: embedder.prepare(context.data.image(one))[0] for one in indices]
+        self._images = [lambda at=index: embedder.prepare(context.data.image(at))[0] for index in indices]
         first = self._input(0)
         self._layer = find_layer(self._tower, self._tower.normalise(first), settings.layer)
         self._grid = grid_of_layer(self._tower, self._tower.normalise(first), self._layer)
@@ -47,7 +50,8 @@ class Maps:
         return torch.from_numpy(np.array(self._images[place]()))[None].to(self._tower.device)
 
     def size(self, place: int) -> tuple[int, int]:
-        return self._geometry[place].height, self._geometry[place].width
+        height, width = self._geometry[place].source
+        return height, width
 
     def of(self, place: int, text: NDArray[np.float32]) -> Map:
         """Return the map [H, W] of a text embedding on an image."""
@@ -59,7 +63,7 @@ class Maps:
         return to_image(cells, self._grid, self._geometry[place])
 
 
-def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> PatchGrid:
+def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> Grid:
     """Return where a layer's cells lie on the input, followed through every strided layer before it."""
     from vlp.models.towers.patch_grid import trace_grid
 

@@ -15,7 +15,7 @@ from vlp.core.config import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from vlp.batch import PatchGrid
+    from vlp.batch import Grid
 
 
 Floats = NDArray[np.float32]
@@ -31,7 +31,7 @@ class Card:
     fingerprint: str
     dim: int
     image_spec: dict[str, Any]
-    grid: tuple[int, int, tuple[float, float], tuple[float, float]] | None = None
+    grid: tuple[Any, ...] | None = None  # (*shape, stride, offset)
     params: int | None = None
     step: int | None = None
     logit_scale: float | None = None
@@ -80,7 +80,7 @@ def card_of(
     reads: Sequence[str],
     dim: int,
     image_spec: dict[str, Any],
-    grid: PatchGrid | None,
+    grid: Grid | None,
     device: str,
     step: int | None = None,
 ) -> Card:
@@ -94,7 +94,7 @@ def card_of(
         fingerprint=fingerprint(weights, *reads),
         dim=dim,
         image_spec=image_spec,
-        grid=(grid.height, grid.width, grid.stride, grid.offset) if grid else None,
+        grid=(*grid.shape, grid.stride, grid.offset) if grid else None,
         params=sum(one.numel() for one in own.values()),
         step=step,
         logit_scale=float(scale.detach().exp()) if scale is not None else None,

@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 
 
-def patch_grid(side: int, patch: int) -> PatchGrid:
+def patch_grid(side: int, patch: int) -> Grid:
     """Return the grid of whole patches on an input of `side` pixels; what is left over at the right and bottom is not seen."""
     edge = side // patch
-    return PatchGrid(edge, edge, (patch, patch), (patch / 2, patch / 2))
+    return Grid((edge, edge), (patch, patch), (patch / 2, patch / 2))
 
 
-def stem_grid(stem: Any, side: int) -> PatchGrid | None:
+def stem_grid(stem: Any, side: int) -> Grid | None:
     """Return the grid of timm's `patch_embed`, followed through its layers; None when its cells are no square."""
     import torch
 
@@ -36,7 +36,7 @@ def stem_grid(stem: Any, side: int) -> PatchGrid | None:
 class TokenHook:
     """The tokens of an open_clip VisionTransformer: caught before pooling, then normed and projected."""
 
-    def __init__(self, visual: Any, grid: PatchGrid, kind: str) -> None:
+    def __init__(self, visual: Any, grid: Grid, kind: str) -> None:
         self._visual, self.grid, self._kind = visual, grid, kind
 
     @classmethod
@@ -60,7 +60,7 @@ class TokenHook:
         finally:
             handle.remove()
         tokens = caught[0]
-        count = self.grid.height * self.grid.width
+        count = self.grid.cells
         if self._kind == "native":
             visual = self._visual
             cells = visual.ln_post(tokens[:, -count:])
@@ -74,7 +74,7 @@ class TokenHook:
 class HiddenPatches:
     """The last hidden states of a transformers vision tower, normed and projected as its pooled output is."""
 
-    def __init__(self, model: Any, grid: PatchGrid) -> None:
+    def __init__(self, model: Any, grid: Grid) -> None:
         self._model, self.grid = model, grid
 
     @classmethod
@@ -89,7 +89,7 @@ class HiddenPatches:
     def run(self, pixels: Any) -> Any:
         """Return patch features [n, P, D] of normalised pixels [n, 3, S, S]."""
         tower = self._model.vision_model
-        tokens = tower(pixel_values=pixels).last_hidden_state[:, -self.grid.height * self.grid.width :]
+        tokens = tower(pixel_values=pixels).last_hidden_state[:, -self.grid.cells :]
         norm = getattr(tower, "post_layernorm", None)
         if norm is not None and self._model.config.model_type.startswith("clip"):
             tokens = norm(tokens)  # SigLIP's tower returns normed tokens already

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from vlp.batch import Tokens
-    from vlp.modalities.image.spec import Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
     from vlp.modalities.text.tokenizers.base import Encoded
 from .base import TEXT_ROWS, Floats, card_of, to_rows
 
@@ -34,7 +34,7 @@ class FolderEmbedder:
 
     def __init__(self, loaded: Any, name: str, device: str, step: int | None) -> None:
         self._model, self._tokenizer, self._device = loaded.model.to(device).eval(), loaded.tokenizer, device
-        self._preprocess: Preprocess = loaded.preprocess
+        self._preprocess: ImageProcessor = loaded.preprocess
         self.card = card_of(
             self._model,
             name=name,
@@ -61,8 +61,8 @@ class FolderEmbedder:
         return embedder
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
-        pixels = self._preprocess.decode(image)
-        return self._preprocess.eval(pixels).numpy(), (pixels.shape[0], pixels.shape[1])
+        pixels = self._preprocess.read(image)
+        return self._preprocess.eval(pixels)[0].numpy(), (pixels.shape[0], pixels.shape[1])
 
     def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
         import torch

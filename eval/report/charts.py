@@ -5,7 +5,6 @@ phone because view boxes are small and charts are laid side by side, not shrunk.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from math import ceil, floor, log10
 from typing import Any
 
@@ -40,32 +39,17 @@ class Frame:
         self._parts.append(f'<text class="{style}" {place}>{escape(words)}</text>')
 
     def line(self, points: Points, style: str = "line") -> None:
-        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*one) for one in points))
+        places = " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
         self._parts.append(f'<polyline class="{style}" points="{places}"/>')
 
     def area(self, low: Points, high: Points, style: str = "band") -> None:
-        places = [self.at(*one) for one in [*low, *reversed(high)]]
+        places = [self.at(*point) for point in [*low, *reversed(high)]]
         self._parts.append(f'<polygon class="{style}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in places)}"/>')
 
     def dot(self, x: float, y: float, radius: float = 3, style: str = "dot", title: str = "") -> None:
         left, top = self.at(x, y)
         inner = f"<title>{escape(title)}</title>" if title else ""
         self._parts.append(f'<circle class="{style}" cx="{left:.1f}" cy="{top:.1f}" r="{radius:.1f}">{inner}</circle>')
-
-    def bar(self, x0: float, x1: float, y: float, style: str = "bar", title: str = "") -> None:
-        left, top = self.at(x0, y)
-        right, bottom = self.at(x1, self.y[0])
-        inner = f"<title>{escape(title)}</title>" if title else ""
-        self._parts.append(
-            f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{max(0.5, right - left - 1):.1f}" '
-            f'height="{max(0.0, bottom - top):.1f}">{inner}</rect>'
-        )
-
-    def text(self, x: float, y: float, words: str, style: str = "label", anchor: str = "start") -> None:
-        left, top = self.at(x, y)
-        self._parts.append(
-            f'<text class="{style}" x="{left:.1f}" y="{top:.1f}" text-anchor="{anchor}">{escape(words)}</text>'
-        )
 
     def axes(self, x_ticks: Sequence[float], y_ticks: Sequence[float], x_title: str, y_title: str) -> None:
         """Draw a light grid with numbers and titles."""
@@ -76,21 +60,15 @@ class Frame:
             self._parts.append(
                 f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{top}" y2="{height - bottom}"/>'
             )
-            self._parts.append(
-                f'<text class="tick" x="{place:.1f}" y="{height - bottom + 13}" text-anchor="middle">{number(tick)}</text>'
-            )
+            self.note(place, height - bottom + 13, "tick", "middle", number(tick))
         for tick in y_ticks:
             place = self.at(self.x[0], tick)[1]
             self._parts.append(
                 f'<line class="grid" x1="{left}" x2="{width - right}" y1="{place:.1f}" y2="{place:.1f}"/>'
             )
-            self._parts.append(
-                f'<text class="tick" x="{left - 5}" y="{place + 3.5:.1f}" text-anchor="end">{number(tick)}</text>'
-            )
+            self.note(left - 5, place + 3.5, "tick", "end", number(tick))
         middle = left + (width - left - right) / 2
-        self._parts.append(
-            f'<text class="title" x="{middle:.1f}" y="{height - 4}" text-anchor="middle">{escape(x_title)}</text>'
-        )
+        self.note(middle, height - 4, "title", "middle", x_title)
         if y_title:
             up = top + (height - top - bottom) / 2
             turn = f'transform="rotate(-90 9 {up:.1f})"'
@@ -118,9 +96,9 @@ def ticks(low: float, high: float, count: int = 4) -> list[float]:
         return [low]
     rough = (high - low) / count
     base = 10.0 ** floor(log10(rough))
-    step = next(one * base for one in (1, 2, 2.5, 5, 10) if one * base >= rough)
+    step = next(factor * base for factor in (1, 2, 2.5, 5, 10) if factor * base >= rough)
     first = ceil(low / step - 1e-9)
-    return [round(one * step, 10) for one in range(first, floor(high / step + 1e-9) + 1)]
+    return [round(index * step, 10) for index in range(first, floor(high / step + 1e-9) + 1)]
 
 
 def roc(curve: Mapping[str, Any]) -> Markup:
@@ -147,16 +125,16 @@ def precision_recall(curve: Mapping[str, Any]) -> Markup:
 
 def training(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
     """Draw the loss against samples seen, smoothed, with the validation loss where it was logged; None without a loss."""
-    key = "samples" if any("samples" in one for one in rows) else "step"
-    known = [one for one in rows if "loss" in one and key in one]
-    pairs = [(one[key], one["loss"]) for one in known if one.get("event", "train") == "train"]
-    held_out = [(one[key], one["loss"]) for one in known if one.get("event") == "validate"]
+    key = "samples" if any("samples" in row for row in rows) else "step"
+    known = [row for row in rows if "loss" in row and key in row]
+    pairs = [(row[key], row["loss"]) for row in known if row.get("event", "train") == "train"]
+    held_out = [(row[key], row["loss"]) for row in known if row.get("event") == "validate"]
     if len(pairs) < 2:
         return None
-    values = sorted(one for _, one in pairs + held_out)
+    values = sorted(loss for _, loss in pairs + held_out)
     low, high = values[0], values[max(0, int(0.995 * (len(values) - 1)))]
     pad = 0.05 * (high - low) or 1
-    frame = Frame((0, max(one for one, _ in pairs)), (low - pad, high + pad), (640, 260), (10, 14, 36, 58))
+    frame = Frame((0, max(x for x, _ in pairs)), (low - pad, high + pad), (640, 260), (10, 14, 36, 58))
     frame.axes(ticks(0, frame.x[1], 5), ticks(low, high, 4), f"{key} seen" if key == "samples" else key, "loss")
     inside = [(x, min(y, frame.y[1])) for x, y in pairs]
     frame.line(inside, "faint")
@@ -178,46 +156,38 @@ def smooth(points: Points) -> list[tuple[float, float]]:
 
 
 def reliability(entries: Sequence[Mapping[str, Any]]) -> Markup:
-    """Draw what came true against what was said, a dot per bin, its area by count."""
+    """Draw the observed share against the predicted probability, a dot per bin, its area by count."""
     frame = Frame((0, 1), (0, 1), (400, 300), (10, 10, 36, 58))
-    frame.axes([0, 0.25, 0.5, 0.75, 1], [0, 0.25, 0.5, 0.75, 1], "probability given", "share that was so")
+    frame.axes([0, 0.25, 0.5, 0.75, 1], [0, 0.25, 0.5, 0.75, 1], "predicted probability", "observed share")
     frame.line([(0, 0), (1, 1)], "chance")
     for entry, style in zip(entries, ("", " second"), strict=False):
-        points = [(one["confidence"], one["accuracy"], one["count"]) for one in entry["bins"]]
+        points = [(bin["confidence"], bin["accuracy"], bin["count"]) for bin in entry["bins"]]
         frame.line([(x, y) for x, y, _ in points], "line" + style)
         most = max((count for _, _, count in points), default=1)
         for x, y, count in points:
-            frame.dot(x, y, 2 + 5 * (count / most) ** 0.5, "dot" + style, f"{count} cases: said {x:.2f}, was {y:.2f}")
+            frame.dot(
+                x,
+                y,
+                2 + 5 * (count / most) ** 0.5,
+                "dot" + style,
+                f"{count} cases: predicted {x:.2f}, observed {y:.2f}",
+            )
     return frame.svg("reliability diagram")
 
 
-def histogram(values: Sequence[float], bins: Sequence[float], title: str, x_title: str) -> Markup:
-    """Draw counts of values between edges."""
-    counts = [sum(1 for one in values if low <= one < high) for low, high in pairwise(bins)]
-    frame = Frame((bins[0], bins[-1]), (0, max(counts) or 1), (300, 180), (10, 10, 34, 40))
-    frame.axes(ticks(bins[0], bins[-1]), ticks(0, max(counts) or 1, 3), x_title, "")
-    for low, high, count in zip(bins, bins[1:], counts, strict=False):
-        frame.bar(low, high, count, title=f"{count}")
-    return frame.svg(title)
-
-
 def rank_curve(series: Mapping[str, Sequence[float]], gallery: int) -> Markup:
-    """Draw the share of queries whose answer is among the first k, against k on a log scale; dashed is chance."""
+    """Draw the share of queries with a right answer in the top k, against k on a log scale; dashed is chance."""
     top = max(10, gallery)
     frame = Frame((0, log10(top)), (0, 1), (420, 280), (10, 12, 36, 58))
-    marks = [one for one in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000, 100000) if one <= top]
-    wide = [one for one in marks if str(one)[0] == "1" or len(marks) < 7]
-    frame.axes([], [0, 0.25, 0.5, 0.75, 1], "k (log scale)", "found among the first k")
-    for one in wide:
-        frame.line([(log10(one), 0), (log10(one), 1)], "grid")
-        left, bottom = frame.at(log10(one), 0)
-        frame._parts.append(
-            f'<text class="tick" x="{left:.1f}" y="{bottom + 13:.1f}" text-anchor="middle">{number(one)}</text>'
-        )
+    marks = [k for k in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 10000, 100000) if k <= top]
+    wide = [k for k in marks if str(k)[0] == "1" or len(marks) < 7]
+    frame.axes([], [0, 0.25, 0.5, 0.75, 1], "k (log scale)", "R@k")
+    for k in wide:
+        frame.line([(log10(k), 0), (log10(k), 1)], "grid")
+        left, bottom = frame.at(log10(k), 0)
+        frame.note(left, bottom + 13, "tick", "middle", number(k))
     grid = [10 ** (log10(top) * step / 60) for step in range(61)]
-    frame.line([(log10(one), min(1.0, one / gallery)) for one in grid], "chance")
+    frame.line([(log10(k), min(1.0, k / gallery)) for k in grid], "chance")
     for (_, places), style in zip(series.items(), ("", " second"), strict=False):
-        frame.line(
-            [(log10(one), sum(1 for place in places if place <= one) / len(places)) for one in grid], "line" + style
-        )
-    return frame.svg("share found among the first k")
+        frame.line([(log10(k), sum(1 for place in places if place <= k) / len(places)) for k in grid], "line" + style)
+    return frame.svg("R@k for every k")

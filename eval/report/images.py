@@ -22,7 +22,7 @@ def pixels_of(image: bytes, side: int | None = None) -> tuple[NDArray[np.uint8],
     """Return RGB pixels, the longer side at most `side`, and the original height and width."""
     import cv2
 
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     pixels = decode(image, 3)
     height, width = pixels.shape[:2]

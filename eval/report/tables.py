@@ -8,26 +8,30 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .rows import references_of, title
+from ..tasks.base import family_of
+from .rows import references_of
+from .shown import chance_words, interval_words, value_words
 
 Entry = Mapping[str, Any]
 
 
 def beside_published(task: Entry) -> list[tuple[str, str, Entry, list[Entry]]]:
-    """Return (name, name in words, score, published numbers) of each metric and class's AUROC that has some."""
-    scores = [(name, name, title(name), one) for name, one in task["metrics"].items()]
-    for label, one in task["per_class"].items():
-        if "auroc" in one:
-            words = f"AUROC of {label}"
-            scores.append((label, words, words, one["auroc"]))
-    return [(name, words, one, found) for key, name, words, one in scores if (found := references_of(task, key))]
+    """Return (name, name in words, score, published numbers) of each metric, and main metric of a class, that has some."""
+    family = family_of(task["family"])
+    scores = [(name, name, family.title(name), metric) for name, metric in task["metrics"].items()]
+    main = family.class_metrics(task)[:1]
+    for label, values in task["per_class"].items():
+        for name in main:
+            words = f"{family.title(name)} of {label}"
+            scores.append((label, words, words, values[name]))
+    return [(name, words, metric, found) for key, name, words, metric in scores if (found := references_of(task, key))]
 
 
 def published_words(references: Sequence[Entry]) -> str:
     """Return published numbers, best first, with where they were read."""
-    ordered = sorted(references, key=lambda one: -one["value"])
-    numbers = ", ".join(f"{one['model']} {one['value']:.3f}" for one in ordered)
-    return f"{numbers} ({'; '.join(dict.fromkeys(one['source'] for one in ordered))})"
+    ordered = sorted(references, key=lambda reference: -reference["value"])
+    numbers = ", ".join(f"{reference['model']} {reference['value']:.3f}" for reference in ordered)
+    return f"{numbers} ({'; '.join(dict.fromkeys(reference['source'] for reference in ordered))})"
 
 
 def markdown_table(tree: Mapping[str, Any]) -> str:
@@ -37,14 +41,14 @@ def markdown_table(tree: Mapping[str, Any]) -> str:
         if task["status"] != "ok":
             lines.append(f"| {task['id']} | | {task['status']} | | | |")
             continue
-        published = {name: (words, one, published_words(found)) for name, words, one, found in beside_published(task)}
-        main = {name: (title(name), one, "") for name, one in task["metrics"].items() if one.get("primary")}
-        for words, one, numbers in (main | published).values():
-            value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
-            bounds = f"{one['ci'][0]:.3f} – {one['ci'][1]:.3f}" if "ci" in one else ""
-            chance = f"{one['chance']:.3f}" if "chance" in one else ""
-            doubt = " (unreliable)" if "unreliable" in one else ""
-            lines.append(f"| {task['id']} | {_cell(words)} | {value} | {bounds}{doubt} | {chance} | {_cell(numbers)} |")
+        title = family_of(task["family"]).title
+        main = {name: (title(name), metric, "") for name, metric in task["metrics"].items() if metric.get("primary")}
+        published = {
+            name: (words, metric, published_words(found)) for name, words, metric, found in beside_published(task)
+        }
+        for words, metric, numbers in (main | published).values():
+            cells = (task["id"], words, value_words(metric), interval_words(metric), chance_words(metric), numbers)
+            lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
 
 
@@ -59,11 +63,15 @@ def csv_table(tree: Mapping[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["task", "class", "metric", "value", "low", "high", "chance", "reason"])
     for task in tree["tasks"]:
-        entries = [("", name, one) for name, one in task.get("metrics", {}).items()]
+        entries = [("", name, metric) for name, metric in task.get("metrics", {}).items()]
         for label, values in task.get("per_class", {}).items():
-            entries += [(label, name, one) for name, one in values.items() if isinstance(one, dict) and "value" in one]
-        for label, name, one in entries:
-            low, high = one.get("ci", ("", ""))
-            value = "" if one["value"] is None else one["value"]
-            writer.writerow([task["id"], label, name, value, low, high, one.get("chance", ""), one.get("reason", "")])
+            entries += [
+                (label, name, value) for name, value in values.items() if isinstance(value, dict) and "value" in value
+            ]
+        for label, name, metric in entries:
+            low, high = metric.get("ci", ("", ""))
+            value = "" if metric["value"] is None else metric["value"]
+            writer.writerow(
+                [task["id"], label, name, value, low, high, metric.get("chance", ""), metric.get("reason", "")]
+            )
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""What the commands print: no character of the data reaches the terminal as a command, long lists are cut and counted."""
+"""Printing to the terminal: control characters of the data are escaped, long lists are cut and counted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from ..tasks.base import family_of
+from .shown import chance_words, interval_words, value_words
 
 LINES = 10
 CLASSES = 20
@@ -51,7 +54,7 @@ def show(text: str, end: str = "\n") -> None:
 
 def add_row(table: Table, *cells: object, style: str | None = None) -> None:
     """Add cells to a table as they are: nothing in them is markup."""
-    table.add_row(*(Text(line(one)) for one in cells), style=style)
+    table.add_row(*(Text(line(cell)) for cell in cells), style=style)
 
 
 def new_table(*columns: str) -> Table:
@@ -60,21 +63,20 @@ def new_table(*columns: str) -> Table:
 
 def controls_of(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
     """Return the controls of a metric by what their names add to its own."""
-    found = {key: one for key, one in metrics.items() if one.get("control_of") == name}
-    return {key.removeprefix(f"{name}_"): one for key, one in found.items()}
+    found = {key: metric for key, metric in metrics.items() if metric.get("control_of") == name}
+    return {key.removeprefix(f"{name}_"): metric for key, metric in found.items()}
 
 
 def headline(entry: Mapping[str, Any]) -> str:
     """Return the primary metrics of a task in one line, each with its controls."""
     parts = []
-    for name, one in entry["metrics"].items():
-        if one.get("primary") and one["value"] is not None:
-            bounds = f" [{one['ci'][0]:.3f}, {one['ci'][1]:.3f}]" if "ci" in one else ""
-            doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
-            chance = f", chance {one['chance']:.3f}" if "chance" in one else ""
-            known = {key: other["value"] for key, other in controls_of(entry["metrics"], name).items()}
-            shown = ", ".join(f"{key} {value:.3f}" for key, value in known.items() if value is not None)
-            parts.append(f"{name} {one['value']:.3f}{bounds}{doubt}{chance}{f', controls: {shown}' if shown else ''}")
+    for name, metric in entry["metrics"].items():
+        if metric.get("primary") and metric["value"] is not None:
+            bounds = f", 95 % interval {interval_words(metric)}" if "ci" in metric else ""
+            chance = f", chance {chance_words(metric)}" if "chance" in metric else ""
+            known = controls_of(entry["metrics"], name).items()
+            shown = ", ".join(f"{key} {value_words(control)}" for key, control in known if control["value"] is not None)
+            parts.append(f"{name} {value_words(metric)}{bounds}{chance}{f', controls: {shown}' if shown else ''}")
     return "; ".join(parts)
 
 
@@ -93,37 +95,27 @@ def summary_table(tree: Mapping[str, Any]) -> Table:
             add_row(table, task["id"], f"{task['status']}: see above")
             continue
         name, metrics = task["id"], task["metrics"]
-        for key, one in metrics.items():
-            base = one.get("control_of")
+        for key, metric in metrics.items():
+            base = metric.get("control_of")
             if base and not metrics[base].get("primary"):
                 continue  # the page shows the controls of every score, the console those of the main ones
             count = str(task["data"]["n"]) if name else ""
-            add_row(table, name, key, *_numbers(one), count, style="bold" if one.get("primary") else None)
+            add_row(table, name, key, *_numbers(metric), count, style="bold" if metric.get("primary") else None)
             name = ""
-        for key, one, count in _of_classes(task):
-            add_row(table, "", key, *_numbers(one), count)
+        for key, metric, count in _of_classes(task):
+            add_row(table, "", key, *_numbers(metric), count)
         hidden = len(task.get("per_class", {})) - CLASSES
         if hidden > 0:
             add_row(table, "", f"and {hidden} more classes in results.json")
     return table
 
 
-def _numbers(one: Mapping[str, Any]) -> tuple[str, str, str]:
-    value = "undefined" if one["value"] is None else f"{one['value']:.3f}"
-    bounds = f"{one['ci'][0]:.3f} to {one['ci'][1]:.3f}" if "ci" in one else one.get("reason", "")
-    doubt = f" (unreliable: {one['unreliable']})" if "unreliable" in one else ""
-    return value, f"{bounds}{doubt}", f"{one['chance']:.3f}" if "chance" in one else ""
-
-
-def main_of_classes(task: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that stand for a class: its AUROC, or those that are primary over all classes."""
-    for one in task.get("per_class", {}).values():
-        return ["auroc"] if "auroc" in one else [key for key in one if task["metrics"].get(key, {}).get("primary")]
-    return []
+def _numbers(metric: Mapping[str, Any]) -> tuple[str, str, str]:
+    return value_words(metric), interval_words(metric), chance_words(metric)
 
 
 def _of_classes(task: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], str]]:
-    shown = main_of_classes(task)
-    for label, one in list(task.get("per_class", {}).items())[:CLASSES]:
-        count = one.get("n", one.get("n_pos", ""))
-        yield from ((f"{key} of {label}", one[key], str(count)) for key in shown if key in one)
+    names = family_of(task["family"]).class_metrics(task)
+    for label, values in list(task["per_class"].items())[:CLASSES]:
+        count = values.get("n", values.get("n_pos", ""))
+        yield from ((f"{name} of {label}", values[name], str(count)) for name in names if name in values)

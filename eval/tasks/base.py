@@ -8,20 +8,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from vlp.core.config import config
 from vlp.core.registry import Registry
 
 from ..bootstrap import Resamples, draw
-from ..data.dataset import Data
+from ..data.dataset import Data, Findings
 from ..data.spec import DataError, DataSpec
+from ..report.cards import Card, Forest, Published, Section
+from ..report.rows import Row, references_of, row, scale_of
+from ..report.shown import ends
+from ..results import TaskResult
 
 if TYPE_CHECKING:
     from ..embeddings.cache import Store
 
 
-Column = list[float | None]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """What a task may be called."""
 
@@ -59,11 +62,22 @@ class TaskSpec:
 
 @dataclass
 class Plan:
-    """What a task wants encoded: indices of images, of images with patch features, and texts; of other splits by name."""
+    """What a task scores and what it wants encoded: indices of images, of images with patch features, and texts.
 
-    images: list[int] = field(default_factory=list)
+    A family adds what it selected; its `run` receives the same object.
+    """
+
+    images: list[int]
     patches: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+
+    @property
+    def listed(self) -> Sequence[int]:
+        """Return the records that stand in the results, which their `ids_sha256` is of."""
+        return self.images
+
+
+Selection = TypeVar("Selection", bound=Plan)
 
 
 @dataclass
@@ -102,71 +116,176 @@ class Context:
 
     def draw(self, indices: Sequence[int]) -> Resamples:
         """Return resamples of the patients of these records [n], a record as often as it is given."""
-        return draw([self.data.patient(one) for one in indices], self.resamples, self.seed, self.data.unit)
+        return draw([self.data.patient(index) for index in indices], self.resamples, self.seed, self.data.unit)
 
     def row(self, index: int) -> dict[str, Any]:
         """Return what every per-sample row starts with: the key and a code for the patient."""
         return {"id": self.data.records[index].key, "patient": self.data.patient_code(index)}
 
 
-class Task(ABC):
-    """A scored task. `needs` names what the records must have, for `ls` and `check`."""
+@dataclass(frozen=True)
+class Mean:
+    """A metric that is the mean of a value of each sample [n]; None: undefined."""
+
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class Auroc:
+    """An AUROC of labels [n] of 1 and 0 (None: unknown) and scores [n]."""
+
+    labels: Sequence[int | None]
+    scores: Sequence[float]
+
+
+@dataclass(frozen=True)
+class MeanAuroc:
+    """The mean of the AUROCs of these names."""
+
+    of: tuple[str, ...]
+
+
+Comparable = Mean | Auroc | MeanAuroc
+Words = tuple[tuple[str, str], ...]
+"""Patterns of metric names, and the words for them with the patterns' groups in."""
+
+
+class Task(ABC, Generic[Selection]):
+    """A scored task. `needs` names what the records must have, for `ls`.
+
+    `titles` and `meanings` say on the page what the metrics are called and what the main ones count, `unbounded` is the
+    pattern of those that do not lie in [0, 1], `controls` are short names of controls by what ends a control's name.
+    """
 
     Config: ClassVar[type]
     needs: ClassVar[frozenset[str]] = frozenset()
+    titles: ClassVar[Words] = ()
+    meanings: ClassVar[Words] = ()
+    unbounded: ClassVar[str] = r"(?!)"
+    controls: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, spec: TaskSpec, settings: Any, folder: Path | None = None) -> None:
         """Take the settings of a suite in `folder`; raises ConfigError for what shows without data (prompts)."""
         self.spec, self.settings, self.folder = spec, settings, folder
 
     @abstractmethod
-    def plan(self, context: Context) -> Plan:
-        """Return what is to be encoded. Raises DataError when the data cannot serve the task."""
+    def plan(self, context: Context) -> Selection:
+        """Return what is scored and what is to be encoded. Raises DataError when the data cannot serve the task."""
 
     @abstractmethod
-    def run(self, context: Context) -> Outcome:
+    def run(self, context: Context, plan: Selection) -> Outcome:
         """Score; everything in the plan is in the store."""
 
-    def listed(self, context: Context) -> Sequence[int]:
-        """Return the records that stand in the results, which their `ids_sha256` is of."""
-        return self.plan(context).images
+    def check(self, data: Data) -> Findings:
+        """Return facts about the data, and problems with it, for `vlp-eval check`."""
+        return {}, []
 
     def needs_model(self) -> bool:
         """Return whether the task looks into the model itself, so that cached embeddings do not serve it."""
-        return False
-
-    @classmethod
-    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
-        """Return the value in each per-sample row [n] of each metric that is the mean of such values; None: not defined.
-
-        By default the columns of the rows that are called like a metric. `compare` compares nothing else but `ranked`.
-        """
-        return {name: [row.get(name) for row in rows] for name in metrics if any(name in row for row in rows)}
-
-    @classmethod
-    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
-        """Return whether the rows hold `labels` and `scores` of classes whose AUROCs are the run's scores."""
         return False
 
     def show(self) -> dict[str, Any]:
         """Return what `vlp-eval show` prints beyond the specification: prompts and scoring."""
         return {}
 
+    @classmethod
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        """Return the metrics that `vlp-eval compare` may compare, with what each sample contributes; by default none."""
+        return {}
+
+    @classmethod
+    def title(cls, name: str) -> str:
+        """Return a metric's name in words."""
+        return worded(cls.titles, name) or name.replace("_", " ").capitalize()
+
+    @classmethod
+    def class_metrics(cls, entry: Mapping[str, Any]) -> list[str]:
+        """Return the metrics that stand for a class, given one class's entry: by default the task's primary ones."""
+        return [name for name, metric in entry["metrics"].items() if metric.get("primary")]
+
+    @classmethod
+    def section(cls, result: TaskResult) -> Section:
+        """Return what the page shows of a result: by default a card of its scores."""
+        return [[scores_card(cls, result)]]
+
+
+Families = Registry[type[Task[Any]]]
+families: Families = Registry("task family")
+
+
+def family_of(name: str) -> type[Task[Any]]:
+    """Return a registered family; `Task` for any other: nothing is imported because a results file names it."""
+    return families.get(name) if name in families else Task
+
+
+def is_unbounded(family: type[Task[Any]], name: str) -> bool:
+    """Return whether a metric's range is not [0, 1]."""
+    return re.fullmatch(family.unbounded, name) is not None
+
+
+def worded(table: Words, name: str) -> str:
+    """Return the words of the first pattern that a whole name fits; empty where none does."""
+    for pattern, words in table:
+        if found := re.fullmatch(pattern, name):
+            return words.format(*(group.replace("_", " ") for group in found.groups()))
+    return ""
+
 
 def at_least(settings: Any, least: int, *names: str) -> None:
     """Raise ValueError for a setting, or a member of one, below `least`; None is no limit."""
     for name in names:
         value = getattr(settings, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and one < least:
-                raise ValueError(f"{name}: expected at least {least}, found {one}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and number < least:
+                raise ValueError(f"{name}: expected at least {least}, found {number}")
 
 
-tasks: Registry[type[Task]] = Registry("task family")
-
-
-def some(indices: Sequence[int], what: str, data: Data) -> list[int]:
+def require_any(indices: Sequence[int], what: str, data: Data) -> list[int]:
     """Return the indices, raising DataError when there are none."""
     if not indices:
         raise DataError(f"{data.name}, split {data.split!r}: no record has {what}")
     return list(indices)
+
+
+def sample_means(result: TaskResult) -> dict[str, Comparable]:
+    """Return the metrics that are means of the per-sample column of the same name."""
+    columns = {name for row in result.rows for name in row}
+    return {name: Mean([row.get(name) for row in result.rows]) for name in result.metrics if name in columns}
+
+
+# what the page shows of a result
+
+
+def scores_card(family: type[Task[Any]], result: TaskResult) -> Card:
+    """Return a card of all metrics that are fractions and no control of another, with their published numbers."""
+    rows = []
+    for name, entry in result.metrics.items():
+        if entry["value"] is None or "control_of" in entry or is_unbounded(family, name):
+            continue
+        if not -1 <= entry["value"] <= 1:
+            continue
+        style = "main" if entry.get("primary") else ""
+        references = references_of(result.entry, name)
+        rows.append(row(entry, family.title(name), scale_of([entry]), references, style))
+    return Card("Scores", [Forest(rows), *published(family, result)])
+
+
+def published(family: type[Task[Any]], result: TaskResult) -> list[Published]:
+    """Return the published numbers of a task's own metrics, best first, with where they were read."""
+    pieces = []
+    for name in result.metrics:
+        found = sorted(references_of(result.entry, name), key=lambda reference: -reference["value"])
+        if found:
+            numbers = [(reference["model"], reference["value"]) for reference in found]
+            sources = dict.fromkeys(reference["source"] for reference in found)
+            pieces.append(Published(family.title(name), numbers, "; ".join(sources)))
+    return pieces
+
+
+def class_rows(result: TaskResult, metric: str, count: Callable[[Mapping[str, Any]], str]) -> list[Row]:
+    """Return a row for the metric of each class, those at both ends of many; `count` says what stands beside its name."""
+    shown = ends(list(result.entry["per_class"].items()), lambda pair: pair[1][metric]["value"])
+    return [
+        row(entry[metric], name, references=references_of(result.entry, name), count=count(entry))
+        for name, entry in shown
+    ]

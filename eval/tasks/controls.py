@@ -1,4 +1,4 @@
-"""What a map's score is worth: the same score of maps that do not look, or look at something else."""
+"""Controls of a map's score: the same score of maps made without the image or the phrase, or with another one."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ CONTROLS = {
     "prior": "text alone (mean of other patients, no image)",
     "centre": "the middle of the image (no text, no image)",
 }
+SHORT = {
+    "shuffled": "shuffled image",
+    "wrong_phrase": "wrong phrase",
+    "prior": "location prior",
+    "centre": "centre box",
+}
+"""What the controls are called where room is short."""
 
 
 def control_of(name: str, scores: Sequence[str]) -> dict[str, str]:

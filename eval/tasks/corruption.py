@@ -1,10 +1,10 @@
-"""Classification of damaged images, and of images from elsewhere: how much is lost, and whether the scores notice."""
+"""Classification under image corruption, and out-of-distribution (OOD) detection by class scores."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,14 @@ from ..embeddings.cache import Transform
 from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
-from ..results import metric
+from ..report.cards import Section
+from ..results import TaskResult, metric
 from ..zero_shot import prompts as prompt_files
 from ..zero_shot.classifier import UNKNOWN, Scores, score
 from ..zero_shot.scoring import Scoring
-from .base import Context, Outcome, Plan, Task, at_least, tasks
+from .base import Comparable, Context, Outcome, Plan, Task, Words, at_least, families, scores_card
 from .classification.labels import Settings as ClassSettings
-from .classification.task import Classification
+from .classification.task import Classification, Labelled
 
 
 @config
@@ -42,15 +43,26 @@ class Settings(ClassSettings):
         at_least(self, 1, "limit")
 
 
-@tasks.register("corruption")
+@families.register("corruption")
 class Corruption(Classification):
-    """Macro AUROC under corruption, with paired intervals of what is lost."""
+    """Macro AUROC under corruption, with paired intervals of the loss."""
 
     Config = Settings
+    titles = (
+        ("auroc_macro", "Macro AUROC, clean images"),
+        ("auroc_corrupted", "Macro AUROC, mean over corruptions"),
+        (r"auroc_([a-z]+)", "Macro AUROC under {0}"),
+        (r"change_([a-z]+)", "Change of macro AUROC under {0}"),
+    )
+    meanings: ClassVar[Words] = (("auroc_corrupted", "probability that a positive image scores above a negative one"),)
 
     @classmethod
-    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
-        return False
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        return {}
+
+    @classmethod
+    def section(cls, result: TaskResult) -> Section:
+        return [[scores_card(cls, result)]]
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -70,8 +82,8 @@ class Corruption(Classification):
         indices, truth = super().select(context)
         return indices[: self.settings.limit], truth[: self.settings.limit]
 
-    def run(self, context: Context) -> Outcome:
-        indices, truth = self.select(context)
+    def run(self, context: Context, plan: Labelled) -> Outcome:
+        indices, truth = plan.images, plan.truth
         resamples = context.draw(indices)
         clean = self._parts(truth, score(context.store, context.data, indices, self.sets[0], self.scoring), resamples)
         if not clean:
@@ -97,12 +109,12 @@ class Corruption(Classification):
                 parts += found
             every += parts
             value, mean = _mean(parts)
-            by = {str(one): value for one, value in zip(self.settings.severities, values, strict=True)}
+            by = {str(severity): value for severity, value in zip(self.settings.severities, values, strict=True)}
             outcome.metrics[f"auroc_{name}"] = metric(value, of_macro(parts), chance=0.5, by_severity=by)
             change = of_draws(mean - drawn, resamples, few)
             outcome.metrics[f"change_{name}"] = metric(value - ones, change)
         outcome.metrics["auroc_corrupted"] = metric(_mean(every)[0], of_macro(every), chance=0.5, primary=True)
-        outcome.rows = [context.row(one) for one in indices]
+        outcome.rows = [context.row(index) for index in indices]
         return outcome
 
     def _parts(self, truth: NDArray[np.int64], scores: Scores, drawn: Resamples) -> list[Part]:
@@ -128,7 +140,7 @@ def _check(task: str, name: str, severities: Sequence[int]) -> None:
     """Raise ConfigError for a corruption that there is none of, and for severities that it does not have."""
     if name not in CORRUPTIONS:
         raise ConfigError(f"task {task}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
-    if not all(1 <= one <= 5 for one in severities):
+    if not all(1 <= severity <= 5 for severity in severities):
         raise ConfigError(f"task {task}: severities are 1 to 5, found {', '.join(map(str, severities))}")
 
 
@@ -138,8 +150,8 @@ def _apply(name: str, severity: int, pixels: NDArray[np.uint8]) -> NDArray[np.ui
 
 @config
 class OutSettings:
-    """In distribution is the task's data; `out` says what is not: `where` picks other records of the same folder, or a
-    `corruption` (scramble) makes them. Scores are of the class logits of `prompts`.
+    """In-distribution images are the task's data. OOD images are other records: those of `out_folder`, those that
+    `out_where` picks, or the same ones under a `corruption` (scramble). Scores are of the class logits of `prompts`.
     """
 
     classes: tuple[str, ...]
@@ -155,11 +167,19 @@ class OutSettings:
         at_least(self, 1, "limit")
 
 
-@tasks.register("ood")
-class OutOfDistribution(Task):
-    """Whether the class scores tell that an image is not one of theirs (MSP, largest logit, energy)."""
+@families.register("ood")
+class OutOfDistribution(Task[Plan]):
+    """OOD detection by class scores: maximum softmax probability (MSP), largest logit, energy."""
 
     Config = OutSettings
+    titles = (
+        (r"ood_auroc_(.+)", "OOD detection AUROC ({0})"),
+        (r"fpr95_(.+)", "OOD detection FPR at 95 % TPR ({0})"),
+        (r"ap_in_(.+)", "OOD detection average precision, in-distribution ({0})"),
+        (r"ap_out_(.+)", "OOD detection average precision, OOD ({0})"),
+        (r"detection_accuracy_(.+)", "OOD detection accuracy, best threshold ({0})"),
+    )
+    meanings = ((r"ood_auroc_.+", "probability that an OOD image scores below an in-distribution one"),)
 
     def __init__(self, spec: Any, settings: OutSettings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -192,8 +212,8 @@ class OutOfDistribution(Task):
         data = context.read(spec)
         return data, data.usable()[: settings.limit], "", None
 
-    def run(self, context: Context) -> Outcome:
-        inside = context.usable[: self.settings.limit]
+    def run(self, context: Context, plan: Plan) -> Outcome:
+        inside = plan.images
         data, outside, name, view = self._outside(context)
         home = score(context.store, context.data, inside, self.prompts, self.scoring)
         away = score(context.store, data, outside, self.prompts, self.scoring, name, view)
@@ -204,7 +224,7 @@ class OutOfDistribution(Task):
             found = out_of_distribution(*values)
             assert found is not None
             labels = np.r_[np.ones(len(inside)), np.zeros(len(outside))]
-            owners = [context.data.patient(one) for one in inside] + [data.patient(one) for one in outside]
+            owners = [context.data.patient(index) for index in inside] + [data.patient(index) for index in outside]
             resamples = draw(owners, context.resamples, context.seed, context.data.unit)
             drawn = Ranking.of(labels, np.r_[values]).auroc(resamples.weights)
             bounds = of_auroc(found.auroc, labels.astype(np.int64), drawn, resamples)
@@ -215,7 +235,8 @@ class OutOfDistribution(Task):
             outcome.metrics[f"ap_out_{key}"] = metric(found.ap_out, chance=len(outside) / len(labels))
             outcome.metrics[f"detection_accuracy_{key}"] = metric(found.detection_accuracy, chance=0.5)
         outcome.rows = [
-            context.row(one) | {"msp": float(v)} for one, v in zip(inside, max_softmax(home.logits), strict=True)
+            context.row(index) | {"msp": float(value)}
+            for index, value in zip(inside, max_softmax(home.logits), strict=True)
         ]
         return outcome
 

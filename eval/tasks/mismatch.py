@@ -1,9 +1,13 @@
-"""Whether the image-text score notices a wrong text: another patient's, the other side, a finding denied or invented."""
+"""Report mismatch: whether an image scores higher with its own text than with a wrong one.
+
+Wrong texts: another patient's, left and right exchanged, findings negated or affirmed.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,10 +15,12 @@ from numpy.typing import NDArray
 
 from vlp.core.config import config
 
+from ..data.checks import check_reports
+from ..data.dataset import Data, Findings
 from ..intervals import of_mean
-from ..results import metric
+from ..results import TaskResult, metric
 from ..zero_shot.scoring import unit
-from .base import Context, Outcome, Plan, Task, at_least, some, tasks
+from .base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .controls import partners
 from .retrieval.pairs import texts_of
 
@@ -33,7 +39,7 @@ FLIPS = (
 
 @config
 class Settings:
-    """`text`: report, a section, or `phrases` (those of the boxes, each with its image). `edits`: what is made wrong."""
+    """`text`: report, a section, or `phrases` (those of the boxes, each with its image). `edits`: the kinds of wrong text."""
 
     text: Literal["report", "findings", "impression", "caption", "phrases"] = "report"
     edits: tuple[Edit, ...] = ("report", "side", "negation")
@@ -67,27 +73,48 @@ def negated(text: str) -> str | None:
     return "".join(parts) if changed else None
 
 
-@tasks.register("mismatch")
-class Mismatch(Task):
+@dataclass(kw_only=True)
+class Pairs(Plan):
+    """Images with their own texts [n], and for each edit the wrong text of each pair, None where it does not apply."""
+
+    own: list[str]
+    wrong: dict[Edit, list[str | None]]
+
+
+@families.register("mismatch")
+class Mismatch(Task[Pairs]):
     """The share of pairs whose own text scores above the wrong one (ties count one half)."""
 
     Config = Settings
     needs = frozenset({"report"})
+    titles = (
+        ("notices_wrong_report", "Report mismatch accuracy: another patient's report"),
+        ("notices_wrong_side", "Report mismatch accuracy: left and right exchanged"),
+        ("notices_negation", "Report mismatch accuracy: findings negated"),
+    )
+    meanings = ((r"notices_.+", "share of images that score higher with their own text than with the wrong one"),)
+
+    @classmethod
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        return sample_means(result)
+
+    def check(self, data: Data) -> Findings:
+        return check_reports(data)
 
     def pairs(self, context: Context) -> list[tuple[int, str]]:
         found: list[tuple[int, str]] = []
-        for one in context.usable:
-            record = context.data.records[one]
+        for index in context.usable:
+            record = context.data.records[index]
             if self.settings.text == "phrases":
-                found += [(one, phrase) for phrase in dict.fromkeys(box.phrase for box in record.boxes)]
+                found += [(index, phrase) for phrase in dict.fromkeys(box.phrase for box in record.boxes)]
             else:
-                found += [(one, text) for text in texts_of(record, self.settings.text)]
-        some([one for one, _ in found], f"a text ({self.settings.text})", context.data)
+                found += [(index, text) for text in texts_of(record, self.settings.text)]
+        require_any([index for index, _ in found], f"a text ({self.settings.text})", context.data)
         return found[: self.settings.size]
 
     def wrong(self, context: Context, pairs: Sequence[tuple[int, str]]) -> dict[Edit, list[str | None]]:
         """Return the wrong text of each pair for each edit, None where an edit does not apply."""
-        others = partners(context.data, [one for one, _ in pairs], context.seed)
+        others = partners(context.data, [index for index, _ in pairs], context.seed)
         made: dict[Edit, list[str | None]] = {
             "report": [
                 pairs[other][1] if pairs[other][1] != text else None
@@ -98,24 +125,23 @@ class Mismatch(Task):
         }
         return {edit: made[edit] for edit in self.settings.edits}
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Pairs:
         pairs = self.pairs(context)
-        texts = [text for _, text in pairs]
-        texts += [one for values in self.wrong(context, pairs).values() for one in values if one is not None]
-        return Plan(images=[one for one, _ in pairs], texts=texts)
+        own, wrong = [text for _, text in pairs], self.wrong(context, pairs)
+        texts = own + [text for values in wrong.values() for text in values if text is not None]
+        return Pairs(images=[index for index, _ in pairs], texts=texts, own=own, wrong=wrong)
 
-    def run(self, context: Context) -> Outcome:
-        pairs = self.pairs(context)
-        images = unit(context.store.images(context.data, [one for one, _ in pairs]))
-        own = (images * unit(context.store.texts([text for _, text in pairs]))).sum(1)
-        drawn = context.draw([one for one, _ in pairs])
-        outcome = Outcome([one for one, _ in pairs], {}, scoring={"text": self.settings.text, "ties": "half"})
+    def run(self, context: Context, plan: Pairs) -> Outcome:
+        images = unit(context.store.images(context.data, plan.images))
+        own = (images * unit(context.store.texts(plan.own))).sum(1)
+        drawn = context.draw(plan.images)
+        outcome = Outcome(plan.images, {}, scoring={"text": self.settings.text, "ties": "half"})
         columns: dict[str, NDArray[np.float64]] = {}
-        for edit, texts in self.wrong(context, pairs).items():
-            known = np.array([one is not None for one in texts])
-            noticed = np.full(len(pairs), np.nan)
+        for edit, texts in plan.wrong.items():
+            known = np.array([text is not None for text in texts])
+            noticed = np.full(len(images), np.nan)
             if known.any():
-                other = unit(context.store.texts([one for one in texts if one is not None]))
+                other = unit(context.store.texts([text for text in texts if text is not None]))
                 scores = (images[known] * other).sum(1)
                 noticed[known] = (own[known] > scores) + 0.5 * (own[known] == scores)
             value = float(np.nanmean(noticed)) if known.any() else None
@@ -126,10 +152,9 @@ class Mismatch(Task):
                 value, bounds, chance=0.5, primary=edit == "side", reason=reason, n=int(known.sum())
             )
             columns[name] = noticed
-        outcome.rows = []
-        for at, (one, _) in enumerate(pairs):
+        for at, index in enumerate(plan.images):
             values: dict[str, Any] = {
                 name: None if np.isnan(column[at]) else float(column[at]) for name, column in columns.items()
             }
-            outcome.rows.append(context.row(one) | values)
+            outcome.rows.append(context.row(index) | values)
         return outcome

@@ -1,8 +1,10 @@
-"""What frozen image embeddings hold: linear probes on shares of the training data, and neighbours by finding and by centre."""
+"""Frozen image embeddings: linear probes on shares of the training data, and a robustness index over nearest neighbours."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from vlp.core.config import config
 
 from ..bootstrap import Resamples
-from ..data.dataset import Data
+from ..data.checks import check_labels
+from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import Part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking, auroc
@@ -20,7 +23,7 @@ from ..metrics.shift import Robustness, neighbour_counts
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
 from ..zero_shot.scoring import unit
-from .base import Context, Outcome, Plan, Task, at_least, some, tasks
+from .base import Context, Outcome, Plan, Task, at_least, families, require_any
 from .classification.labels import Settings as ClassSettings
 from .classification.labels import truth_of
 
@@ -45,42 +48,58 @@ class Settings:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "shots")
-        if self.strength <= 0 or not all(0 < one <= 1 for one in self.shares):
+        if self.strength <= 0 or not all(0 < share <= 1 for share in self.shares):
             raise ValueError("shares are above 0 and at most 1, and strength is positive")
 
 
-@tasks.register("probe")
-class Probe(Task):
+@families.register("probe")
+class Probe(Task[Plan]):
+    """Macro AUROC of linear probes."""
+
     Config = Settings
     needs = frozenset({"labels", "train"})
+    titles = ((r"auroc_(\d+)_shots", "Linear probe macro AUROC, {0} images of each outcome"),)
+    meanings = ((r"auroc_.+", "probability that a positive image scores above a negative one"),)
+
+    @classmethod
+    def title(cls, name: str) -> str:
+        found = re.fullmatch(r"auroc_([\d.]+)", name)
+        return (
+            f"Linear probe macro AUROC, {100 * float(found[1]):g} % of the training images"
+            if found
+            else super().title(name)
+        )
+
+    def check(self, data: Data) -> Findings:
+        return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
 
     def _settings(self) -> ClassSettings:
         return ClassSettings(classes=self.settings.classes, truth=self.settings.truth, prompts=())
 
     def plan(self, context: Context) -> Plan:
-        return Plan(images=some(context.usable, "an image", context.data))
+        return Plan(images=require_any(context.usable, "an image", context.data))
 
-    def run(self, context: Context) -> Outcome:
+    def run(self, context: Context, plan: Plan) -> Outcome:
         train = context.split(self.settings.train)
         if train is None:
             raise DataError(f"{context.data.name} has no split {self.settings.train!r} to fit a probe on")
         seen = self._table(context, train, train.usable())
-        test = self._table(context, context.data, context.usable)
-        outcome = Outcome(context.usable, {}, scoring={"probe": "logistic regression", "C": self.settings.strength})
+        test = self._table(context, context.data, plan.images)
+        outcome = Outcome(plan.images, {}, scoring={"probe": "logistic regression", "C": self.settings.strength})
         outcome.scoring["train_images"] = len(seen[0])
         count = len(seen[0])
-        drawn = context.draw(context.usable)
+        drawn = context.draw(plan.images)
         shares = {}
         for share in self.settings.shares:
             shares[f"auroc_{share:g}"] = [_share(count, share, seed) for seed in self.settings.seeds]
         for name, chosen in shares.items():
-            found = [self._macro(seen, test, drawn, one) for one in chosen]
+            found = [self._macro(seen, test, drawn, rows) for rows in chosen]
             main = name == f"auroc_{self.settings.primary_share:g}"
-            outcome.metrics[name] = self._metric(found, main, [len(one) for one in chosen])
+            outcome.metrics[name] = self._metric(found, main, [len(rows) for rows in chosen])
         for shots in self.settings.shots:
             found = [self._macro(seen, test, drawn, None, shots, seed) for seed in self.settings.seeds]
             outcome.metrics[f"auroc_{shots}_shots"] = self._metric(found, False, [])
-        outcome.rows = [context.row(one) for one in context.usable]
+        outcome.rows = [context.row(index) for index in plan.images]
         return outcome
 
     def _table(self, context: Context, data: Data, indices: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
@@ -88,15 +107,16 @@ class Probe(Task):
 
     def _metric(self, found: list[dict[str, Part]], main: bool, sizes: list[int]) -> dict[str, Any]:
         """Return the mean over seeds; its interval resamples the test patients, `std` is the spread over seeds."""
-        means = [float(np.mean([part.value for part in one.values()])) for one in found if one]
-        shares = [1 / (len(means) * len(one)) for one in found for _ in one]
+        means = [float(np.mean([part.value for part in parts.values()])) for parts in found if parts]
+        shares = [1 / (len(means) * len(parts)) for parts in found for _ in parts]
         sizes_of = sizes[0] if sizes else None
         reason = "no class has both outcomes in the share that was drawn"
         classes = {
-            name: float(np.mean([one[name].value for one in found if name in one])) for one in found for name in one
+            name: float(np.mean([parts[name].value for parts in found if name in parts]))
+            for name in dict.fromkeys(name for parts in found for name in parts)
         }
         value = float(np.mean(means)) if means else None
-        bounds = of_macro([part for one in found for part in one.values()], shares)
+        bounds = of_macro([part for parts in found for part in parts.values()], shares)
         entry = metric(value, bounds, chance=0.5, primary=main, reason=reason)
         entry |= {"n_classes": len(classes), "by_class": classes, "seeds": len(means)}
         entry["std"] = float(np.std(means)) if means else None
@@ -159,15 +179,33 @@ class RobustSettings:
         at_least(self, 1, "k")
 
 
-@tasks.register("robustness")
-class RobustnessIndex(Task):
+@dataclass(kw_only=True)
+class Members(Plan):
+    """Images with exactly one finding, that finding [n] and their centre [n]."""
+
+    kind: list[str]
+    centre: list[str]
+
+
+@families.register("robustness")
+class RobustnessIndex(Task[Members]):
     """Whether nearest neighbours share the finding or the hospital: SO / (SO + OS), 1 is biology alone (PathoROB)."""
 
     Config = RobustSettings
     needs = frozenset({"labels"})
+    titles = ((r"robustness_(index|ratio)@(\d+)", "Robustness {0}, {1} neighbours"),)
+    meanings = (
+        (
+            r"robustness_index@\d+",
+            "share of neighbours with the same finding among those that differ in finding or hospital",
+        ),
+    )
+    unbounded = r"robustness_ratio@\d+"
 
-    def members(self, context: Context) -> tuple[list[int], list[str], list[str]]:
-        """Return the images that count, their finding and their centre."""
+    def check(self, data: Data) -> Findings:
+        return check_labels(data, {name: (name,) for name in self.settings.biology}, self.settings.truth)
+
+    def plan(self, context: Context) -> Members:
         settings = ClassSettings(classes=self.settings.biology, truth=self.settings.truth, prompts=())
         table = truth_of(context.data, context.usable, settings)
         found = []
@@ -175,20 +213,21 @@ class RobustnessIndex(Task):
             centre = context.data.records[index].groups.get(self.settings.centre)
             if (row == 1).sum() == 1 and centre:
                 found.append((index, self.settings.biology[int((row == 1).argmax())], centre))
-        some([one for one, _, _ in found], f"exactly one of the findings and a {self.settings.centre}", context.data)
-        return [one for one, _, _ in found], [kind for _, kind, _ in found], [centre for _, _, centre in found]
+        what = f"exactly one of the findings and a {self.settings.centre}"
+        return Members(
+            images=require_any([index for index, _, _ in found], what, context.data),
+            kind=[kind for _, kind, _ in found],
+            centre=[centre for _, _, centre in found],
+        )
 
-    def plan(self, context: Context) -> Plan:
-        return Plan(images=self.members(context)[0])
-
-    def run(self, context: Context) -> Outcome:
-        indices, kind, centre = self.members(context)
+    def run(self, context: Context, plan: Members) -> Outcome:
+        indices, kind, centre = plan.images, plan.kind, plan.centre
         if len(set(centre)) < 2 or len(set(kind)) < 2:
             raise DataError(
                 f"{context.data.name}: the robustness index needs two findings and two of {self.settings.centre}"
             )
         rows = context.store.images(context.data, indices)
-        owners = [context.data.patient(one) for one in indices]
+        owners = [context.data.patient(index) for index in indices]
         resamples = context.draw(indices)
         outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})
         for k in self.settings.k:
@@ -200,12 +239,13 @@ class RobustnessIndex(Task):
             reason = "no neighbour differs in one of the two alone"
             main = k == self.settings.primary_k
             bounds = [
-                of_draws(one, resamples, resamples.patients) for one in (ratio(so, so + os), ratio(ss + so, ss + os))
+                of_draws(values, resamples, resamples.patients)
+                for values in (ratio(so, so + os), ratio(ss + so, ss + os))
             ]
             entry = metric(found.index, bounds[0], chance=_chance(kind, centre), primary=main, reason=reason)
             outcome.metrics[f"robustness_index@{k}"] = entry | counts
             outcome.metrics[f"robustness_ratio@{k}"] = metric(found.ratio, bounds[1], reason=reason)
-        outcome.rows = [context.row(one) for one in indices]
+        outcome.rows = [context.row(index) for index in indices]
         return outcome
 
 

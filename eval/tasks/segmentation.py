@@ -1,8 +1,9 @@
-"""Zero-shot segmentation: a phrase's map becomes a mask, by itself or through a SAM, against the masks of the data."""
+"""Zero-shot segmentation: a phrase's map becomes a mask, by itself or through a SAM, and is scored against the data's masks."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -11,17 +12,20 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.modalities.image.decode import decode
 
+from ..data.checks import check_masks
+from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import of_mean
 from ..maps import masks as segment
 from ..maps.phrase_maps import Maps
 from ..metrics.grounding import pixel_auroc
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
-from ..results import metric
-from .base import Context, Outcome, Plan, Task, at_least, some, tasks
+from ..results import TaskResult, metric
+from .base import Comparable, Context, Outcome, Plan, at_least, families, require_any, sample_means
 from .controls import centre_map, control_of, partners
-from .grounding.location_prior import MeanMask, mask_of
+from .grounding.location_prior import MeanMask, Truth, mask_of
 from .grounding.query import Settings as MapSettings
+from .map_task import MapTask
 
 Mask = NDArray[np.bool_]
 SCORES = ("dice", "iou", "nsd", "hd95", "pixel_auroc")
@@ -69,59 +73,72 @@ def stretched(heat: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.fl
     return np.where(seen, field, np.nan).astype(np.float32)
 
 
-@tasks.register("segmentation")
-class Segmentation(Task):
+@dataclass(kw_only=True)
+class Masks(Plan):
+    """The masks that are scored, decoded once."""
+
+    truths: list[Truth]
+
+
+@families.register("segmentation")
+class Segmentation(MapTask[Masks]):
     Config = Settings
     needs = frozenset({"masks"})
+    titles = (
+        ("dice", "Dice"),
+        ("iou", "IoU"),
+        ("nsd", "Normalised surface Dice (NSD)"),
+        ("hd95", "Hausdorff distance, 95th percentile (pixels)"),
+        ("pixel_auroc", "Pixel AUROC"),
+    )
+    meanings = (("dice", "overlap of the predicted and the true mask"),)
+    unbounded = r"hd95.*"
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         if not settings.masks:
             raise ConfigError(f"task {spec.id}: `masks` names no mask")
 
-    def needs_model(self) -> bool:
-        return bool(self.settings.source != "patches")
+    @classmethod
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        return sample_means(result)
 
-    def show(self) -> dict[str, Any]:
-        return {"scoring": to_tree(self.settings)}
+    def check(self, data: Data) -> Findings:
+        return check_masks(data, tuple(self.settings.masks))
 
-    def select(self, context: Context) -> list[tuple[int, str, Mask]]:
-        """Return (record, mask name, mask) for each mask that is there and not empty."""
-        found = []
+    def plan(self, context: Context) -> Masks:
+        found: list[Truth] = []
         for index in context.usable:
             for name in self.settings.masks:
                 mask = mask_of(context.data, index, name)
                 if mask is not None and mask.any():
-                    found.append((index, name, mask))
-        some([one for one, _, _ in found], f"a mask {' or '.join(self.settings.masks)}", context.data)
-        return found[: self.settings.limit]
-
-    def plan(self, context: Context) -> Plan:
-        indices = sorted({one for one, _, _ in self.select(context)})
+                    found.append(Truth(index, name, mask.shape, np.packbits(mask)))
+        require_any([truth.index for truth in found], f"a mask {' or '.join(self.settings.masks)}", context.data)
+        found = found[: self.settings.limit]
+        indices = sorted({truth.index for truth in found})
         local = indices if self.settings.source == "patches" else []
-        return Plan(images=indices, patches=local, texts=list(self._phrases().values()))
+        return Masks(images=indices, patches=local, texts=list(self._phrases().values()), truths=found)
 
     def _phrases(self) -> dict[str, str]:
         """Return the phrase of each mask, and the wrong one of a task that asks for a single mask."""
         masks = self.settings.masks
         return dict(masks) | ({UNRELATED: self.settings.unrelated} if len(masks) == 1 else {})
 
-    def _wrong(self, found: Sequence[tuple[int, str, Mask]]) -> list[str]:
+    def _wrong(self, found: Sequence[Truth]) -> list[str]:
         """Return for each mask the name of another, one that its image does not have where there is such a one."""
         here: dict[int, set[str]] = {}
-        for index, name, _ in found:
-            here.setdefault(index, set()).add(name)
-        names = list(self._phrases())
+        for truth in found:
+            here.setdefault(truth.index, set()).add(truth.name)
+        phrases = self._phrases()
         result = []
-        for index, name, _ in found:
-            others = [one for one in names if self._phrases()[one] != self._phrases()[name]]
-            absent = [one for one in others if one not in here[index]]
+        for truth in found:
+            others = [name for name in phrases if phrases[name] != phrases[truth.name]]
+            absent = [other for other in others if other not in here[truth.index]]
             result.append(next(iter(absent or others), ""))
         return result
 
-    def run(self, context: Context) -> Outcome:
-        found = self.select(context)
-        indices = sorted({one for one, _, _ in found})
+    def run(self, context: Context, plan: Masks) -> Outcome:
+        found, indices = plan.truths, plan.images
         settings, phrases = self.settings, self._phrases()
         maps = Maps(context, indices, MapSettings(sigma=settings.sigma, source=settings.source, layer=settings.layer))
         texts = dict(zip(phrases, context.store.texts(list(phrases.values())), strict=True))
@@ -130,11 +147,12 @@ class Segmentation(Task):
         others, wrong = partners(context.data, indices, context.seed), self._wrong(found)
         outcome = Outcome(indices, {}, scoring=to_tree(settings) | {"prior": prior.source})
         table: list[dict[str, float | None]] = []
-        for (index, name, truth), other in zip(found, wrong, strict=True):
+        for asked, other in zip(found, wrong, strict=True):
+            index, name, truth = asked.index, asked.name, asked.mask
             place = indices.index(index)
             pixels = decode(context.data.image(index), 3)
             if pixels.shape[:2] != truth.shape:
-                sizes = ["{1} x {0}".format(*one.shape) for one in (truth, pixels)]
+                sizes = ["{1} x {0}".format(*grid.shape) for grid in (truth, pixels)]
                 raise DataError(
                     f"{context.data.name}: mask {name!r} of {context.data.records[index].key!r} has {sizes[0]} pixels, "
                     f"its image {sizes[1]}"
@@ -152,8 +170,7 @@ class Segmentation(Task):
                 values |= self._scores(heat, truth, pixels, sam, control)
             table.append(values)
             outcome.rows.append(context.row(index) | {"mask": name} | values)
-        names = [name for _, name, _ in found]
-        owners = [index for index, _, _ in found]
+        names, owners = [truth.name for truth in found], [truth.index for truth in found]
         outcome.metrics = self._summary(context, table, owners)
         for name in sorted(set(names)):
             rows = [row for row, own in enumerate(names) if own == name]

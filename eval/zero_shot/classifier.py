@@ -59,28 +59,28 @@ def score(
     is each descriptor's probability under `xplainer`, before the geometric mean, and each class's score otherwise.
     """
     rows = unit(store.images(data, indices, view, transform))
-    positive = {name: store.texts(one.pos) for name, one in prompts.texts.items()}
-    negative = {name: store.texts(one.neg) for name, one in prompts.texts.items() if one.neg}
+    positive = {name: store.texts(text.pos) for name, text in prompts.texts.items()}
+    negative = {name: store.texts(text.neg) for name, text in prompts.texts.items() if text.neg}
     temperature = rule.temperature or (1 / store.card.logit_scale if store.card.logit_scale else 1.0)
-    together = Views([data.records[one].study or data.records[one].key for one in indices], rule.views == "mean")
+    together = Views([data.records[index].study or data.records[index].key for index in indices], rule.views == "mean")
     if rule.rule == "xplainer":
         return _xplainer(rows, positive, negative, rule.temperature or 0.5, together)
-    for_it = np.stack([similarity(rows, one, rule.pooling) for one in positive.values()], axis=1)
+    affirming = np.stack([similarity(rows, texts, rule.pooling) for texts in positive.values()], axis=1)
     if rule.rule == "pair":
-        margin = for_it - np.stack([similarity(rows, one, rule.pooling) for one in negative.values()], axis=1)
+        margin = affirming - np.stack([similarity(rows, texts, rule.pooling) for texts in negative.values()], axis=1)
         chance = together(pair_softmax(margin, 0.0, temperature))
         margin = together(margin)
         return Scores(margin, chance, chance > 0.5, margin / temperature, temperature)
     if rule.normalise == "zscore":
-        for_it = zscore(for_it)
+        affirming = zscore(affirming)
     if rule.rule == "score-logit":
-        logits = for_it / temperature + (store.card.logit_bias or 0.0)
+        logits = affirming / temperature + (store.card.logit_bias or 0.0)
         chance = together(sigmoid(logits))
-        return Scores(together(for_it), chance, chance > 0.5, together(logits), temperature)
-    logits = for_it / temperature
-    probability, ranking = softmax(logits), for_it
+        return Scores(together(affirming), chance, chance > 0.5, together(logits), temperature)
+    logits = affirming / temperature
+    probability, ranking = softmax(logits), affirming
     if rule.local:
-        concepts = np.stack([unit(one).mean(0) for one in concepts_of(store, prompts, rule).values()])
+        concepts = np.stack([unit(texts).mean(0) for texts in concepts_of(store, prompts, rule).values()])
         local = local_scores(store.patches(data, indices), concepts, rule.top_patches)
         local /= rule.local_temperature or temperature
         probability = ranking = mix(softmax(local), probability, rule.local)
@@ -92,11 +92,11 @@ def score(
 def concepts_of(store: Store, prompts: PromptSet, rule: Scoring) -> dict[str, NDArray[np.float32]]:
     """Return what stands for each class among patches, raw rows [K, D] of its K prompts. Raises DataError."""
     if rule.local_text == "prompts":
-        return {name: store.texts(one.pos) for name, one in prompts.texts.items()}
+        return {name: store.texts(text.pos) for name, text in prompts.texts.items()}
     try:
         return {
-            name: store.parts(list(zip(one.pos, prompts.spans[name], strict=True)))
-            for name, one in prompts.texts.items()
+            name: store.parts(list(zip(text.pos, prompts.spans[name], strict=True)))
+            for name, text in prompts.texts.items()
         }
     except DataError as error:
         hint = "scoring.local needs word features; local_text: prompts takes the prompts' embeddings instead"
@@ -148,10 +148,10 @@ def with_no_finding(scores: Scores, at: int) -> Scores:
 
 def by_study(data: Data, indices: Sequence[int], truth: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
     """Return the first image of each study and its labels [m, C]: 1 where any image's is, else 0 where any is known."""
-    studies = [data.records[one].study or data.records[one].key for one in indices]
+    studies = [data.records[index].study or data.records[index].key for index in indices]
     first: dict[str, int] = {}
-    place = np.array([first.setdefault(one, len(first)) for one in studies], dtype=np.int64)
+    place = np.array([first.setdefault(study, len(first)) for study in studies], dtype=np.int64)
     labels = np.full((len(first), truth.shape[1]), UNKNOWN, dtype=np.int64)
     np.maximum.at(labels, place, truth)
     starts = np.unique(place, return_index=True)[1]
-    return [indices[int(one)] for one in starts], labels
+    return [indices[int(start)] for start in starts], labels

@@ -13,7 +13,7 @@ from typing import TypeVar
 from vlp.core.config import ConfigError, config, digest, load
 from vlp.core.registry import did_you_mean
 
-FOLDER = Path(__file__).parent / "prompts"
+FOLDER = Path(__file__).parents[1] / "prompts"
 MAX_PROMPTS = 100_000
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer
@@ -28,8 +29,8 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="session")
-def preprocess() -> Preprocess:
-    return Preprocess(ImageSpec(size=12, channels=1))
+def preprocess() -> ImageProcessor:
+    return ImageProcessor(ImageSpec(size=12, channels=1))
 
 
 @pytest.fixture

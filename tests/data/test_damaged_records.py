@@ -19,7 +19,7 @@ from vlp.data.shards.sample_io import SampleError, build
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.tar_index import FORMAT
 from vlp.data.shards.verify import index_folder
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp_prep.cli import main
 
@@ -219,7 +219,7 @@ def test_index_leaves_them_out_and_names_them(spoiled: Path, caplog: pytest.LogC
 
 
 def test_training_goes_on_up_to_its_limit(
-    spoiled: Path, preprocess: Preprocess, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+    spoiled: Path, preprocess: ImageProcessor, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = DataConfig(train=str(spoiled), batch_size=7, workers=0, max_rejected=0.9)
     loader = Loader(config, preprocess, tokenizer)

@@ -23,7 +23,7 @@ from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.text_view import TextView
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .toys import FINDINGS, write_set
@@ -33,7 +33,7 @@ Make = Callable[..., Loader]
 
 
 @pytest.fixture
-def make(toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> Make:
+def make(toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer) -> Make:
     def build(
         train: Any = None,
         rank: int = 0,
@@ -122,8 +122,8 @@ def test_a_resumed_run_may_change_its_batch_size(make: Make) -> None:
 
 def test_resuming_decodes_and_reads_nothing_that_is_skipped(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, read = [], []
-    real_decode, real_read = Preprocess.decode, os.pread
-    monkeypatch.setattr(Preprocess, "decode", lambda self, data: (decoded.append(1), real_decode(self, data))[1])
+    real_decode, real_read = ImageProcessor.read, os.pread
+    monkeypatch.setattr(ImageProcessor, "read", lambda self, data: (decoded.append(1), real_decode(self, data))[1])
     monkeypatch.setattr(os, "pread", lambda *args: (read.append(1), real_read(*args))[1])
     loader = make()
     loader.load_state({**loader.state(), "cursor": 60 * 10_000 + 32, "pass": 10_000})
@@ -416,7 +416,7 @@ def test_a_pickled_source_opens_its_own_files(toy: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_set(
-    tmp_path: Path, preprocess: Preprocess, tokenizer: Tokenizer, make: Make
+    tmp_path: Path, preprocess: ImageProcessor, tokenizer: Tokenizer, make: Make
 ) -> None:
     small = write_set(tmp_path / "small", n=1000, shard_size=1000)
     large = tmp_path / "large"

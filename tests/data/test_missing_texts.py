@@ -14,7 +14,7 @@ import pytest
 from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, open_stream
 from vlp.data.requirements import check_texts
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.sample import Report
 from vlp_prep.pipeline.shard_writer import ShardWriter
@@ -35,7 +35,7 @@ def written(folder: Path, has_text: Callable[[int], bool], n: int = 16, val: int
 
 
 @pytest.fixture
-def make(preprocess: Preprocess, tokenizer: Tokenizer) -> Make:
+def make(preprocess: ImageProcessor, tokenizer: Tokenizer) -> Make:
     def build(folder: Path | str, rank: int = 0, world: int = 1, split: str = "train", **options: Any) -> Loader:
         config = DataConfig(**{"train": str(folder), "batch_size": 8, "workers": 0, **options})
         return Loader(config, preprocess, tokenizer, rank=rank, world=world, split=split)

@@ -14,7 +14,7 @@ from vlp.batch import PromptSpec
 from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader
 from vlp.data.text_view import TextView
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp_prep.pipeline.shard_writer import ShardWriter
 
@@ -25,7 +25,7 @@ CATEGORY, TEXT_LABELS = frozenset({"extras.category"}), frozenset({"labels", "ex
 
 
 @pytest.fixture
-def make(toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> Make:
+def make(toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer) -> Make:
     def build(
         train: Path | None = None,
         needs: frozenset[str] = frozenset(),

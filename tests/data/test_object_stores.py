@@ -15,7 +15,7 @@ from vlp.data.loader import DataConfig, Loader
 from vlp.data.shards.manifest import Manifest, ManifestError
 from vlp.data.shards.remote.cache import Cache
 from vlp.data.shards.shard_set import ShardSet
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .test_remote import Handler, Server, cache
@@ -94,7 +94,7 @@ def bucket(toy: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield one
 
 
-def check(url: str, server: Server, cache: Cache, toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> None:
+def check(url: str, server: Server, cache: Cache, toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer) -> None:
     """Samples and the whole stream equal the local ones, through dropped connections, and each shard is copied once."""
     here = ShardSet(Manifest.read(toy))
     server.drops = 2
@@ -114,7 +114,9 @@ def check(url: str, server: Server, cache: Cache, toy: Path, preprocess: Preproc
     assert not [path for path, _, _ in server.requests[before:] if path.endswith(".tar")], "they are all here now"
 
 
-def test_shards_on_the_hub(hub: Server, cache: Cache, toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> None:
+def test_shards_on_the_hub(
+    hub: Server, cache: Cache, toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer
+) -> None:
     check(f"hf://datasets/{REPOSITORY}", hub, cache, toy, preprocess, tokenizer)
 
 
@@ -124,7 +126,7 @@ def test_a_data_set_that_the_hub_does_not_have(hub: Server, cache: Cache) -> Non
 
 
 def test_shards_in_a_bucket(
-    bucket: Server, cache: Cache, toy: Path, preprocess: Preprocess, tokenizer: Tokenizer
+    bucket: Server, cache: Cache, toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer
 ) -> None:
     check("s3://bucket/shards", bucket, cache, toy, preprocess, tokenizer)
 

@@ -21,7 +21,8 @@ from vlp.batch import PromptSpec
 from vlp.data.loader import DataConfig, Loader
 from vlp.data.text_view import TextView
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
 from vlp_prep.pipeline.shard_writer import ShardWriter
 
@@ -48,7 +49,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def open_loader(shards: Path, tokenizer: Tokenizer, *needs: str, **options: Any) -> Loader:
     config = DataConfig(train=str(shards), batch_size=ROWS, workers=0, augment=AUGMENT, labels=FINDINGS, **options)
     prompts = PromptSpec(FINDINGS, FINDINGS, tuple(f"no {one}" for one in FINDINGS)) if "prompts" in needs else None
-    return Loader(config, Preprocess(ImageSpec(size=SIDE)), tokenizer, frozenset(needs), prompts)
+    return Loader(config, ImageProcessor(ImageSpec(size=SIDE)), tokenizer, frozenset(needs), prompts)
 
 
 @pytest.fixture

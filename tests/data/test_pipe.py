@@ -11,12 +11,18 @@ from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 
 def build(
-    toy: Path, preprocess: Preprocess, tokenizer: Tokenizer, last: int = 8, rank: int = 0, world: int = 1, **more: int
+    toy: Path,
+    preprocess: ImageProcessor,
+    tokenizer: Tokenizer,
+    last: int = 8,
+    rank: int = 0,
+    world: int = 1,
+    **more: int,
 ) -> Loader:
     path = f"pipe:cat {toy}/train-{{000000..{last:06d}}}.tar"
     config = DataConfig(train=path, batch_size=12, **{"workers": 0, **more})  # type: ignore[arg-type]
@@ -25,7 +31,7 @@ def build(
 
 @pytest.mark.parametrize(("world", "workers"), [(1, 0), (1, 2), (2, 2)])
 def test_all_ranks_get_full_batches_and_every_sample(
-    toy: Path, preprocess: Preprocess, tokenizer: Tokenizer, world: int, workers: int
+    toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer, world: int, workers: int
 ) -> None:
     keys = []
     for rank in range(world):
@@ -38,7 +44,7 @@ def test_all_ranks_get_full_batches_and_every_sample(
 
 
 def test_a_stream_goes_on_counting_and_says_what_it_cannot(
-    toy: Path, preprocess: Preprocess, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
+    toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = build(toy, preprocess, tokenizer)
     list(itertools.islice(first, 3))
@@ -52,7 +58,9 @@ def test_a_stream_goes_on_counting_and_says_what_it_cannot(
     assert "9 shards" in first.plan() and len(list(first.texts(7))) == 7
 
 
-def test_too_few_shards_are_an_error_with_the_numbers(toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> None:
+def test_too_few_shards_are_an_error_with_the_numbers(
+    toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer
+) -> None:
     with pytest.raises(ConfigError, match=r"2 shards for 2 ranks with 2 workers each.* at least 4 shards"):
         build(toy, preprocess, tokenizer, last=1, world=2, workers=2)
     pipe = SourceConfig(path="pipe:cat x.tar")
@@ -63,7 +71,7 @@ def test_too_few_shards_are_an_error_with_the_numbers(toy: Path, preprocess: Pre
 
 
 def test_members_of_a_stream_that_climb_out_are_not_read(
-    toy: Path, tmp_path: Path, preprocess: Preprocess, tokenizer: Tokenizer
+    toy: Path, tmp_path: Path, preprocess: ImageProcessor, tokenizer: Tokenizer
 ) -> None:
     import io
     import tarfile
@@ -81,7 +89,7 @@ def test_members_of_a_stream_that_climb_out_are_not_read(
     assert next(iter(Loader(config, preprocess, tokenizer))).keys == ["good"] * 3
 
 
-def test_a_command_that_fails_is_an_end(toy: Path, preprocess: Preprocess, tokenizer: Tokenizer) -> None:
+def test_a_command_that_fails_is_an_end(toy: Path, preprocess: ImageProcessor, tokenizer: Tokenizer) -> None:
     config = DataConfig(train=f"pipe:cat {toy}/nothing.tar 2>/dev/null", batch_size=2, workers=0)
     with pytest.raises(LoaderError):
         next(iter(Loader(config, preprocess, tokenizer)))

@@ -17,7 +17,7 @@ from vlp.data.shards.remote import cache as remote
 from vlp.data.shards.remote.cache import Cache
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.verify import verify
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 
@@ -161,7 +161,7 @@ def test_training_over_http_equals_training_here(
     server: Server,
     cache: Cache,
     toy: Path,
-    preprocess: Preprocess,
+    preprocess: ImageProcessor,
     tokenizer: Tokenizer,
     new_set: Callable[..., Path],
 ) -> None:

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from vlp.batch import PromptSpec
 from vlp.data.collate import Assembler, Prepared
 from vlp.data.text_view import TextView, asserted, concept_code, group_of, phrases, show, split_sentences
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer
@@ -175,7 +177,7 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def assembler(tokenizer: Tokenizer, *needs: str, prompts: PromptSpec | None = None) -> Assembler:
-    spec = Preprocess(ImageSpec(size=8, channels=1))
+    spec = ImageProcessor(ImageSpec(size=8, channels=1))
     return Assembler(spec, tokenizer, TextView(), Augment(), (), frozenset(needs), prompts)
 
 
@@ -183,7 +185,8 @@ def prepared(view: TextView = TextView(), seed: int | None = None, sample: Sampl
     import torch
 
     rng = None if seed is None else np.random.default_rng(seed)
-    return Prepared(sample, torch.zeros((1, 8, 8), dtype=torch.uint8), show(sample, view, rng))
+    geometry = Geometry((8, 8), (8, 8), (1.0, 1.0), (0.0, 0.0))
+    return Prepared(sample, torch.zeros((1, 8, 8), dtype=torch.uint8), geometry, show(sample, view, rng))
 
 
 def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> None:

@@ -35,7 +35,8 @@ def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from vlp.hub import save_pretrained
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
     from vlp.models.build import build_model
@@ -59,7 +60,7 @@ def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     model = build_model(config, spec, tokenizer, {"patches", "logit_scale"}, (2.0, None)).eval()
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    save_pretrained(folder, model, Preprocess(spec), tokenizer)
+    save_pretrained(folder, model, ImageProcessor(spec), tokenizer)
     return folder
 
 

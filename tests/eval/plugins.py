@@ -16,7 +16,7 @@ class Settings:
     at: str = "run"
 
 
-class Failing(Task):
+class Failing(Task[Plan]):
     """Raises the error that its settings name."""
 
     Config = Settings
@@ -33,6 +33,6 @@ class Failing(Task):
         self._fail("plan")
         return Plan(images=[0])
 
-    def run(self, context: Context) -> Outcome:
+    def run(self, context: Context, plan: Plan) -> Outcome:
         self._fail("run")
         return Outcome([0], {"odd": {"value": float("nan"), "higher_is_better": True}}, rows=[context.row(0)])

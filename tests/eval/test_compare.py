@@ -84,7 +84,7 @@ def test_compare_says_what_the_results_say(
         trees.append({one["id"]: one for one in results.read(tmp_path / name)["tasks"]})
     capsys.readouterr()
     assert run("compare", tmp_path / "perfect", tmp_path / "random", "--json", tmp_path / "table.json") == 0
-    assert "centres: not compared, its per-sample rows hold no scores" in capsys.readouterr().out
+    assert "centres: not compared, family 'robustness' declares no comparable metric" in capsys.readouterr().out
     found = {(one["task"], one["metric"]): one for one in json.loads((tmp_path / "table.json").read_text())}
     for (task, name), one in found.items():
         for tree, side in zip(trees, ("first", "second"), strict=True):

@@ -33,7 +33,8 @@ def model_with(needs: set[str], folder: Path) -> Path:
     import torch
 
     from vlp.hub import save_pretrained
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
     from vlp.models.build import build_model
@@ -49,7 +50,7 @@ def model_with(needs: set[str], folder: Path) -> Path:
     config = ModelConfig(dim=16, image=image, text={"kind": "hf", "config": bert})
     spec = ImageSpec(size=64, channels=1)
     model = build_model(config, spec, tokenizer, {"patches", *needs}, (2.0, None)).eval()
-    save_pretrained(folder, model, Preprocess(spec), tokenizer)
+    save_pretrained(folder, model, ImageProcessor(spec), tokenizer)
     return folder
 
 
@@ -79,7 +80,7 @@ def expected(folder: Path, shards: Path, keys: list[str], of: str) -> Any:
     source = ShardSet(Manifest.read(shards))
     images = {one.key: one.image for one in (source.sample(index) for index in range(len(source)))}
     preprocess = loaded.preprocess
-    pixels = torch.stack([preprocess.eval(preprocess.decode(images[key])) for key in keys])
+    pixels = preprocess.batch(preprocess.read(images[key]) for key in keys)
     texts = [template.format(NAMES[name]) for name in CLASSES for template in TEMPLATES]
     encoded = loaded.tokenizer(texts)
     batch = Batch(image=pixels[: len(texts)], text=encoded.tokens, group=torch.zeros(len(texts), 2).long(), keys=texts)

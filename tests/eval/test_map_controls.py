@@ -58,7 +58,7 @@ def decoded(folder: Path) -> list[tuple[str, str, str, Any]]:
     """Return key, patient, mask name and mask of all that are there."""
     from vlp.data.shards.manifest import Manifest
     from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.image.spec import decode
+    from vlp.modalities.image.decode import decode
 
     source = ShardSet(Manifest.read(folder))
     samples = [source.sample(index) for index in range(len(source))]
@@ -81,7 +81,7 @@ def test_every_score_of_a_segmentation_stands_beside_its_controls(
             assert (one["control_of"], one["control"]) == (name, words) and one["value"] is not None
     line = next(text for text in said.splitlines() if text.startswith("t: dice"))
     assert all(f"{control} 0." in line for control in CONTROLS)  # beside the headline
-    assert all(words in page for words in (*CONTROLS.values(), "Dice by finding", "Every score beside its controls"))
+    assert all(words in page for words in (*CONTROLS.values(), "Dice by finding", "Scores and their controls"))
     assert set(entry["per_class"]) == set(NAMES) and entry["per_class"]["right"]["n"] == 16
     assert "dice of left" in said
     truth = decoded(masks)

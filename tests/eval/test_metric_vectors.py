@@ -323,15 +323,15 @@ def test_box_overlap() -> None:
 
 
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
-    from vlp.batch import PatchGrid
-    from vlp.modalities.image.geometry import resample_grid
+    from vlp.batch import Grid
+    from vlp.modalities.geometry import resample_grid
     from vlp_eval.maps.patch_similarity import smooth
 
     delta = np.zeros((7, 7))
     delta[3, 3] = 1
     blurred = smooth(delta, 1.5)
     assert close([blurred[3, 3], blurred[3, 0], blurred.sum()], [0.0707369861, 0.0115938475, 1])
-    spread = resample_grid(np.array([[0.0, 1.0], [0.0, 0.0]]), PatchGrid(2, 2, (2.0, 2.0), (1.0, 1.0)), 4)
+    spread = resample_grid(np.array([[0.0, 1.0], [0.0, 0.0]]), Grid((2, 2), (2.0, 2.0), (1.0, 1.0)), (4, 4))
     assert close(spread, [[0, 0.25, 0.75, 1], [0, 0.1875, 0.5625, 0.75], [0, 0.0625, 0.1875, 0.25], [0, 0, 0, 0]])
 
 

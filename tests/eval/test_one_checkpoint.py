@@ -1,8 +1,13 @@
-"""One checkpoint, three formats: ours, open_clip and transformers score the same to 1e-5, overlaps of masks to 1e-4."""
+"""One checkpoint, three formats: ours, open_clip and transformers score the same to 1e-5.
+
+Maps differ by the rounding of float32 between libraries, so a pixel that lies at the threshold of its mask can fall to
+either side: measured, one pixel of one phrase's map (Dice by 2 / (|A| + |B|)). So overlaps are compared phrase by phrase.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from vlp_eval import results
 from vlp_prep.synthetic.generate import generate
 
 SIDE = 128
+OVERLAP = re.compile("dice|iou")
 FINDINGS = ["consolidation", "nodule", "effusion", "cardiomegaly"]
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 
@@ -23,7 +29,8 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     from vlp.core.config import validate
     from vlp.export import open_clip, transformers
     from vlp.hub import from_pretrained, save_pretrained
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
     from vlp.models.build import build_model
@@ -46,7 +53,7 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             noise = torch.randn_like(value) * 0.05
             value.add_(noise.abs() if name.endswith("running_var") else noise)
     folder = tmp_path_factory.mktemp("formats")
-    save_pretrained(folder / "ours", model, Preprocess(spec), tokenizer)
+    save_pretrained(folder / "ours", model, ImageProcessor(spec), tokenizer)
     loaded = from_pretrained(folder / "ours")
     for name, module in (("open_clip", open_clip), ("transformers", transformers)):
         (folder / name).mkdir()
@@ -78,11 +85,12 @@ def test_one_checkpoint_scores_the_same_through_three_libraries(
         {"id": "maps", "family": "grounding", "source": "gradcam", "limit": 8, "prior_split": None},
     ]
     (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "three ways", "tasks": tasks}))
-    found = {}
+    found, rows = {}, {}
     for name, model in formats.items():
         words = ["--model", model, "--suite", tmp_path / "suite.yaml", "--data", shards, "--out", tmp_path / name]
         assert run("run", *words, "--resamples", 50, "--no-html", "--device", "cpu") == 0
         tree = results.read(tmp_path / name)
+        rows[name] = results.read_samples(tmp_path / name, tree["tasks"][-1])
         assert all(one["status"] == "ok" for one in tree["tasks"])
         found[name] = {
             (task["id"], metric): one["value"] for task in tree["tasks"] for metric, one in task["metrics"].items()
@@ -99,6 +107,11 @@ def test_one_checkpoint_scores_the_same_through_three_libraries(
     for name, theirs in found.items():
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
-            is_overlap = any(word in key[-1] for word in ("dice", "iou"))
-            close = 1e-4 if is_overlap else 1e-5  # a pixel of a map at the threshold of its mask falls to either side
-            assert theirs[key] == (value if value is None else pytest.approx(value, abs=close)), (name, key)
+            if not OVERLAP.search(key[-1]):
+                assert theirs[key] == (value if value is None else pytest.approx(value, abs=1e-5)), (name, key)
+        for column in (column for column in rows["ours"][0] if OVERLAP.search(column)):
+            pairs = [(old, row) for old, row in zip(rows["ours"], rows[name], strict=True) if old[column] is not None]
+            moved = [(old, row) for old, row in pairs if abs(old[column] - row[column]) > 1e-5]
+            assert len(moved) <= 1, (name, column)
+            for old, row in moved:  # by one pixel, against boxes of so many
+                assert abs(old[column] - row[column]) <= 2 / (old["area"] * SIDE**2), (name, column)

@@ -52,7 +52,7 @@ def test_a_public_suite_runs_on_shards_of_its_sources(
     for one in {one.source for task in wanted.tasks for one in task.spec.references}:
         assert one in page
     wordings = sum(len(getattr(task, "sets", ())) > 1 for task in wanted.tasks)
-    assert page.count("How much the wording matters") == page.count("from the worst to the best") == wordings
+    assert page.count("Prompt sensitivity") == page.count("One row per prompt set") == wordings
     for task in wanted.tasks:
         capsys.readouterr()
         assert run("check", task.spec.id, "--suite", name, "--data", tmp_path / "data") == 0, task.spec.id

@@ -174,12 +174,12 @@ def test_published_numbers_are_printed_and_drawn_beside_ours(
     assert f"published beside mine AUROC of nodule {nodule:.3f}: Alpha 0.587 (its card, 12 images)" in told
     assert run("report", out, "--md") == 0
     told = capsys.readouterr().out
-    assert f"| mine | AUROC, mean of findings | {own:.3f} |" in told and f"| {both} |" in told
+    assert f"| mine | Macro AUROC | {own:.3f} |" in told and f"| {both} |" in told
     assert f"| mine | AUROC of nodule | {nodule:.3f} |" in told
     assert run("report", out, "--html") == 0
     page = (out / "report.html").read_text()
     assert "See <code>ids_sha256</code> &amp; &lt;b&gt;." in page
-    assert '<a href="#mine">mine</a><b>AUROC, mean of findings</b>' in page
+    assert '<a href="#mine">mine</a><b>Macro AUROC</b>' in page
     for one in references:
         place = 100 * float(str(one["value"]))
         words = f"{one['model']} {one['value']:.3f} ({one['source']}; {one['tag']})"

@@ -316,7 +316,7 @@ def test_markdown_and_csv(run: Run, shards: Path, tmp_path: Path, capsys: Any) -
     assert score(run, shards, tmp_path / "out", "factories:perfect") == 0
     capsys.readouterr()
     assert run("report", tmp_path / "out", "--md") == 0
-    assert "| smoke.retrieval | Image to report, R@10 | 1.000 |" in capsys.readouterr().out
+    assert "| smoke.retrieval | Image to text, R@10 | 1.000 |" in capsys.readouterr().out
     assert run("report", tmp_path / "out", "--csv") == 0
     assert "smoke.classification,nodule,auroc,1.0" in capsys.readouterr().out
 

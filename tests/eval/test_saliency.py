@@ -196,4 +196,4 @@ def test_a_layer_of_any_tower_lies_where_its_strides_put_it() -> None:
     image = torch.rand(1, 3, 128, 128)
     grid = grid_of_layer(tower, image, saliency.find_layer(tower, image, "layer2"))
     # 7x7 stride 2 pad 3, 3x3 stride 2 pad 1, 3x3 stride 2 pad 1: each puts its first window's centre on the first input's
-    assert (grid.height, grid.stride, grid.offset) == (16, (8.0, 8.0), (0.5, 0.5))
+    assert (grid.shape[0], grid.stride, grid.offset) == (16, (8.0, 8.0), (0.5, 0.5))

@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlp.batch import PatchGrid
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.batch import Grid
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp_eval.maps import saliency
 from vlp_eval.maps.patch_similarity import cell_similarity, to_image
 from vlp_eval.models.open_clip import OpenClipEmbedder, _reading
@@ -175,7 +176,7 @@ def test_one_clip_through_our_loader_and_through_transformers_is_the_same(clip_f
             for one in own:
                 if one.startswith(head) and one.endswith("bias"):
                     own[one].zero_()
-    save_pretrained(tmp_path / "ours", model, Preprocess(spec), tokenizer)
+    save_pretrained(tmp_path / "ours", model, ImageProcessor(spec), tokenizer)
     ours = embedder.load(str(tmp_path / "ours"), "cpu")
     images = [png(picture(one)) for one in range(3)]
     pictures = [embed.images(np.stack([embed.prepare(one)[0] for one in images]), False)[0] for embed in (ours, theirs)]
@@ -259,14 +260,14 @@ def test_patches_of_timms_and_of_transformers_towers_that_do_not_tile_the_input(
 
     trunk = timm.create_model("vit_tiny_patch16_224", img_size=60, depth=1, num_classes=0)
     hook = TokenHook.of(SimpleNamespace(trunk=trunk, head=torch.nn.Identity()), 60)
-    assert hook is not None and hook.grid == PatchGrid(3, 3, (16, 16), (8, 8))
+    assert hook is not None and hook.grid == Grid((3, 3), (16, 16), (8, 8))
     assert hook.run(lambda: trunk(torch.zeros(1, 3, 60, 60)))[1].shape == (1, 9, 192)
 
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     tower = SiglipVisionModel(SiglipVisionConfig(**small, image_size=60, patch_size=16)).eval()
     model = SimpleNamespace(vision_model=tower, config=SimpleNamespace(vision_config=tower.config, model_type="siglip"))
     hidden = HiddenPatches.of(model, 60)
-    assert hidden is not None and hidden.grid == PatchGrid(3, 3, (16, 16), (8, 8))
+    assert hidden is not None and hidden.grid == Grid((3, 3), (16, 16), (8, 8))
     assert hidden.run(torch.zeros(1, 3, 60, 60)).shape == (1, 9, 16)
 
 
@@ -311,7 +312,7 @@ def test_what_a_square_changes_is_found_within_half_a_cell(tower: str, shape: tu
     model = build_model(validate(ModelConfig, tree), spec, tokenizer, {"patches"})
     settle(model.image_tower, 3, side)
     model.eval()
-    preprocess = Preprocess(spec)
+    preprocess = ImageProcessor(spec)
     height, width = shape
     noise = np.random.default_rng(0).integers(80, 100, (height, width, 3), dtype=np.uint8)
     geometry = preprocess.geometry(height, width)
@@ -323,8 +324,8 @@ def test_what_a_square_changes_is_found_within_half_a_cell(tower: str, shape: tu
         marked = noise.copy()
         marked[row - half : row + half, column - half : column + half] = 255
         with torch.inference_mode():
-            _, cells = model.encode_image(torch.stack([preprocess.eval(one) for one in (noise, marked)]), patches=True)
-        change = (cells[1] - cells[0]).square().sum(-1).reshape(model.grid.height, model.grid.width).numpy()
+            _, cells = model.encode_image(preprocess.batch((noise, marked)), patches=True)
+        change = (cells[1] - cells[0]).square().sum(-1).reshape(model.grid.shape).numpy()
         field = np.nan_to_num(to_image(change, model.grid, geometry))
         field = np.where(field > 0.3 * field.max(), field, 0)
         centre = [float((field * where).sum() / field.sum()) + 0.5 for where in np.indices(field.shape)]
@@ -346,7 +347,7 @@ def test_saliency_of_a_vit_finds_a_layer_that_its_class_token_reads(open_clip_mo
 
 def test_patch_cosines_are_the_formula() -> None:
     rng = np.random.default_rng(0)
-    patches, text, grid = rng.standard_normal((6, 5)), rng.standard_normal(5), PatchGrid(2, 3, (4, 4), (2, 2))
+    patches, text, grid = rng.standard_normal((6, 5)), rng.standard_normal(5), Grid((2, 3), (4, 4), (2, 2))
     cells = cell_similarity(patches, text, grid)
     expected = patches @ text / np.linalg.norm(patches, axis=1) / np.linalg.norm(text)
     assert np.allclose(cells.ravel(), expected)

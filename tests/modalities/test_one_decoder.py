@@ -259,10 +259,11 @@ def test_bombs_are_refused_on_their_header(form: str) -> None:
 
 def test_a_shrunk_jpeg_that_is_turned_is_shrunk_along_its_own_sides() -> None:
     from vlp.modalities.image.augment import Augment
-    from vlp.modalities.image.spec import ImageSpec, Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.spec import ImageSpec
 
     exif = Image.Exif()
     exif[0x0112] = 6
     big = cv2.resize(RAMP, (600, 400))
-    preprocess = Preprocess(ImageSpec(size=64, channels=1))
-    assert preprocess.decode_reduced(encoded(big, "JPEG", exif=exif), Augment()).shape == (75, 50)
+    preprocess = ImageProcessor(ImageSpec(size=64, channels=1))
+    assert preprocess.read_reduced(encoded(big, "JPEG", exif=exif), Augment()).shape == (75, 50)

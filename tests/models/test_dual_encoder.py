@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from vlp.batch import PatchGrid, Tokens
+from vlp.batch import Grid, Tokens
 from vlp.core.config import ConfigError, config
 from vlp.modalities.image.spec import ImageSpec
 from vlp.models.dual_encoder import join_tokens
 from vlp.models.heads import HeadConfig
 from vlp.models.towers.base import (
-    ImageFeatures,
+    Features,
     ImageTower,
     TextFeatures,
     TextTower,
@@ -60,7 +60,7 @@ def test_everything_that_is_needed_is_there_in_the_right_shape() -> None:
     output = model(data)
     words = int(data.text.words.max()) + 1
     assert output.image.shape == output.text.shape == (4, 24)
-    assert output.patches.shape == (4, 16, 24) and output.grid == PatchGrid(4, 4, (8, 8), (4, 4))
+    assert output.patches.shape == (4, 16, 24) and output.grid == Grid((4, 4), (8, 8), (4, 4))
     assert output.words.shape == (4, words, 24) and output.word_mask.shape == (4, words)
     assert output.tokens.shape == (*data.text.ids.shape, 24)
     assert output.phrases.shape == (2, 24) and output.prompts.shape == (2, 24)
@@ -262,7 +262,7 @@ def test_the_maximum_over_patches_can_join_the_global_embedding() -> None:
 
 def test_a_model_without_patches_maps_with_its_global_head() -> None:
     model, tokenizer = make(needs=frozenset())
-    assert model.grid == PatchGrid(2, 2, (16, 16), (8, 8))
+    assert model.grid == Grid((2, 2), (16, 16), (8, 8))
     _, patches = model.encode_image(batch(tokenizer).image, patches=True)
     assert patches.shape == (4, 4, 24)
     model, _ = make(image=VIT, needs=frozenset())
@@ -338,12 +338,12 @@ class Mean(ImageTower):
         super().__init__()
         self.channels, self.width, self.patch_width = 1, 4, 1
         half = spec.size / 2
-        self.grid = PatchGrid(2, 2, (half, half), (half / 2, half / 2))
+        self.grid = Grid((2, 2), (half, half), (half / 2, half / 2))
         self.gain = nn.Parameter(torch.tensor([config.gain]))
 
-    def forward(self, image: torch.Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: torch.Tensor, patches: bool = False) -> Features:
         cells = nn.functional.adaptive_avg_pool2d(image, 2).flatten(1) * self.gain
-        return ImageFeatures(cells, cells.unsqueeze(-1))
+        return Features(cells, cells.unsqueeze(-1))
 
 
 class Bag(TextTower):

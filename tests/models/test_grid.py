@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from vlp.batch import PatchGrid
+import vlp.models.build  # noqa: F401  (registers the towers)
+from vlp.batch import Grid
 from vlp.modalities.image.spec import ImageSpec
-from vlp.models.build import text_shape  # noqa: F401  (registers the towers)
 from vlp.models.towers.base import ImageTower, build_image_tower
 from vlp.models.towers.patch_grid import trace_grid
 
@@ -29,9 +29,9 @@ def planted(tower: ImageTower, size: int, squares: int = 16) -> np.ndarray:
         images[index, :, y : y + side, x : x + side] += 3.0
     with torch.inference_mode():
         cells = torch.cat([tower(one, patches=True).cells for one in images.split(8)])
-    response = (cells[:-1] - cells[-1:]).square().sum(-1).view(squares, grid.height, grid.width).numpy()
+    response = (cells[:-1] - cells[-1:]).square().sum(-1).view(squares, *grid.shape).numpy()
     response = np.where(response > 0.1 * response.max((1, 2), keepdims=True), response, 0)
-    rows, columns = np.mgrid[: grid.height, : grid.width]
+    rows, columns = np.mgrid[: grid.shape[0], : grid.shape[1]]
     total = response.sum((1, 2))
     seen = np.stack([(response * rows).sum((1, 2)) / total, (response * columns).sum((1, 2)) / total], 1)
     where = np.array(grid.offset) + np.array(grid.stride) * seen
@@ -90,14 +90,14 @@ def test_a_planted_square_is_seen_where_the_grid_says(name: str) -> None:
     channels = 1 if name == "conv" else 3
     tower = build_image_tower(tree, ImageSpec(size=size, channels=channels)).eval()  # type: ignore[arg-type]
     assert tower.grid.stride == (stride, stride)
-    assert tower.grid.height == tower.grid.width == size // stride
+    assert tower.grid.shape == (size // stride, size // stride)
     settle(tower, size)
     shift = planted(tower, size)
     assert np.abs(shift).max() < (0.5 if "efficientnet" in name else 0.3), f"{name}: {shift} cells off, {tower.grid}"
 
 
 def test_the_textbook_geometry_of_known_layers() -> None:
-    def grid(*layers: torch.nn.Module, size: int = 64) -> PatchGrid | None:
+    def grid(*layers: torch.nn.Module, size: int = 64) -> Grid | None:
         stack = torch.nn.Sequential(*layers)
 
         def run() -> tuple[int, int]:
@@ -107,9 +107,9 @@ def test_the_textbook_geometry_of_known_layers() -> None:
         return trace_grid(stack, run, (size, size))
 
     conv = torch.nn.Conv2d
-    assert grid(conv(1, 1, 16, 16)) == PatchGrid(4, 4, (16, 16), (8, 8))
-    assert grid(conv(1, 1, 3, 2, 1)) == PatchGrid(32, 32, (2, 2), (0.5, 0.5))
-    assert grid(conv(1, 1, 4, 2, 1)) == PatchGrid(32, 32, (2, 2), (1, 1))
-    assert grid(conv(1, 1, 7, 2, 3), torch.nn.MaxPool2d(3, 2, 1)) == PatchGrid(16, 16, (4, 4), (0.5, 0.5))
-    assert grid(torch.nn.AvgPool2d(2), conv(1, 1, 1, 2)) == PatchGrid(16, 16, (4, 4), (1, 1))
-    assert grid(conv(1, 1, 3, 1, 0)) == PatchGrid(62, 62, (1, 1), (1.5, 1.5))
+    assert grid(conv(1, 1, 16, 16)) == Grid((4, 4), (16, 16), (8, 8))
+    assert grid(conv(1, 1, 3, 2, 1)) == Grid((32, 32), (2, 2), (0.5, 0.5))
+    assert grid(conv(1, 1, 4, 2, 1)) == Grid((32, 32), (2, 2), (1, 1))
+    assert grid(conv(1, 1, 7, 2, 3), torch.nn.MaxPool2d(3, 2, 1)) == Grid((16, 16), (4, 4), (0.5, 0.5))
+    assert grid(torch.nn.AvgPool2d(2), conv(1, 1, 1, 2)) == Grid((16, 16), (4, 4), (1, 1))
+    assert grid(conv(1, 1, 3, 1, 0)) == Grid((62, 62), (1, 1), (1.5, 1.5))

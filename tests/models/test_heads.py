@@ -68,19 +68,19 @@ def test_batch_normalisation_is_torchs(affine: bool) -> None:
 
 SCRIPT = """
 import torch, sys
-from vlp import dist
+from vlp.core import distributed
 from vlp.models.heads import BatchNorm
-dist.init()
+distributed.init()
 torch.manual_seed(0)
 rows, weights = torch.randn(8, 5), torch.randn(8, 5)
 norm = BatchNorm(5)
-share = slice(4 * dist.rank(), 4 * dist.rank() + 4) if dist.world() > 1 else slice(None)
+share = slice(4 * distributed.rank(), 4 * dist.rank() + 4) if dist.world() > 1 else slice(None)
 mine = rows[share].clone().requires_grad_()
 (norm(mine) * weights[share]).sum().backward()
-grads = dist.gather(mine.grad)
-if dist.is_main():
+grads = distributed.gather(mine.grad)
+if distributed.is_main():
     torch.save([grads, norm.running_var], sys.argv[1])
-dist.shutdown()
+distributed.shutdown()
 """
 
 

@@ -36,14 +36,14 @@ def test_a_causal_tower_is_pooled_at_its_last_token(name: str) -> None:
     last = tokens.mask.sum(1) - 1
     assert torch.allclose(model.text_tower(tokens).pooled, states[torch.arange(len(states)), last], atol=1e-5)
     assert float(torch.cdist(together, together)[0, 1]) > 1e-3
-    assert model.text_tower.resolved()["pooling"] == "last"
+    assert model.text_tower.to_config()["pooling"] == "last"
     with pytest.raises(ConfigError, match=r"model\.text\.pooling: cls is the first token.* causal"):
         make(text=text(CAUSAL[name], pooling="cls"), needs=frozenset())
 
 
 def test_others_stay_at_their_first() -> None:
     model, _ = make(text=BERT, needs=frozenset())
-    assert model.text_tower.resolved()["pooling"] == "cls"
+    assert model.text_tower.to_config()["pooling"] == "cls"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from tests.models.tiny import BERT, make
 from vlp import hub
 from vlp.core.config import ConfigError
 from vlp.core.trust import LOADERS
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.models.towers.base import build_image_tower
 
 TIMM = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 2, "embed_dim": 32, "num_heads": 4}}
@@ -24,7 +25,7 @@ Edit = Callable[[dict[str, Any]], object]
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     model, tokenizer = make(image=TIMM, size=32, channels=3, needs=frozenset({"logit_scale"}))
-    hub.save_pretrained(folder, model, Preprocess(ImageSpec(size=32, channels=3)), tokenizer)
+    hub.save_pretrained(folder, model, ImageProcessor(ImageSpec(size=32, channels=3)), tokenizer)
     return folder
 
 
@@ -213,6 +214,6 @@ def test_ones_own_model_needs_no_trust(saved: Path, tmp_path: Path) -> None:
     ]
     for number, image in enumerate(towers):
         model, tokenizer = make(image=image, text=BERT, size=32, channels=3, needs=frozenset())
-        hub.save_pretrained(tmp_path / str(number), model, Preprocess(ImageSpec(size=32, channels=3)), tokenizer)
+        hub.save_pretrained(tmp_path / str(number), model, ImageProcessor(ImageSpec(size=32, channels=3)), tokenizer)
         assert vlp.from_pretrained(tmp_path / str(number))
     assert "checkpoint_path" in LOADERS

@@ -17,7 +17,8 @@ from tests.models.tiny import make, wordpieces
 from vlp import hub
 from vlp.core.config import ConfigError
 from vlp.core.trust import never_asking
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
 from vlp.models.weights.files import read_weights
@@ -29,7 +30,7 @@ HUGE = 300 << 20
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     model, tokenizer = make(needs=frozenset({"logit_scale"}))
-    hub.save_pretrained(folder, model, Preprocess(ImageSpec(size=32, channels=1)), tokenizer)
+    hub.save_pretrained(folder, model, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer)
     return folder
 
 

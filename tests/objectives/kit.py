@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp.batch import Batch, Losses, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+from vlp.batch import Batch, Grid, Losses, ModelOutput, Phrases, Prompts, Spans, Tokens
 from vlp.objectives import ObjectiveSum, build_objectives
 from vlp.sample import concept_code
 
@@ -61,7 +61,7 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
         text=normal(rows, DIM),
         patches=normal(rows, 4, DIM),
         patch_attention=torch.tensor(rng.random((rows, 4)), dtype=dtype),
-        grid=PatchGrid(2, 2, (4.0, 4.0), (2.0, 2.0)),
+        grid=Grid((2, 2), (4.0, 4.0), (2.0, 2.0)),
         words=normal(rows, 5, DIM),
         word_mask=word_mask,
         word_attention=attention,
@@ -121,10 +121,9 @@ def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[Mode
     assert batch.spans is not None and batch.phrases is not None and batch.prompts is not None
     own = (batch.spans.owner >= start) & (batch.spans.owner < stop)
     changed: dict[str, Any] = {}
-    for item in dataclasses.fields(output):
-        value = getattr(output, item.name)
-        if isinstance(value, Tensor) and item.name not in ("prompts", "phrases", "logit_scale", "logit_bias"):
-            changed[item.name] = value[start:stop]
+    for name, value in output.tensors().items():
+        if name not in ("prompts", "phrases", "logit_scale", "logit_bias"):
+            changed[name] = value[start:stop]
     width = int(changed["word_mask"].sum(1).max())
     for name in ("words", "word_mask", "word_attention"):
         changed[name] = changed[name][:, :width]
@@ -158,10 +157,9 @@ def permuted(output: ModelOutput, batch: Batch, order: list[int]) -> tuple[Model
     index = torch.tensor(order)
     place = torch.argsort(index)
     changed: dict[str, Any] = {
-        item.name: value[index]
-        for item in dataclasses.fields(output)
-        if isinstance(value := getattr(output, item.name), Tensor)
-        and item.name not in ("prompts", "phrases", "logit_scale", "logit_bias")
+        name: value[index]
+        for name, value in output.tensors().items()
+        if name not in ("prompts", "phrases", "logit_scale", "logit_bias")
     }
     assert batch.spans is not None and batch.phrases is not None and batch.prompts is not None
     assert batch.labels is not None
@@ -215,9 +213,9 @@ class Case:
 def with_gradients(output: ModelOutput) -> tuple[ModelOutput, dict[str, Tensor]]:
     """Return the output with each floating tensor a leaf that collects its gradient, and those leaves by field."""
     leaves = {
-        item.name: value.detach().clone().requires_grad_()
-        for item in dataclasses.fields(output)
-        if isinstance(value := getattr(output, item.name), Tensor) and value.is_floating_point()
+        name: value.detach().clone().requires_grad_()
+        for name, value in output.tensors().items()
+        if value.is_floating_point()
     }
     return dataclasses.replace(output, **leaves), leaves
 

@@ -55,7 +55,7 @@ def mae(o: Any, b: Any, p: Weights, *, patch: int, heads: int, depth: int) -> fl
         x = linear(o.masked_patches[i], p, "enter")
         half = x.shape[1] // 2
         for cell in range(len(x)):
-            for axis, at in enumerate(divmod(cell, o.grid.width)):
+            for axis, at in enumerate(divmod(cell, o.grid.shape[1])):
                 angles = at / 10000.0 ** (np.arange(half // 2) / (half // 2))
                 x[cell, axis * half : (axis + 1) * half] += np.concatenate([np.sin(angles), np.cos(angles)])
         for layer in range(depth):
@@ -66,7 +66,7 @@ def mae(o: Any, b: Any, p: Weights, *, patch: int, heads: int, depth: int) -> fl
             x = x + linear(inner, p, f"{name}.linear2")
         predicted = linear(norm(x, p, "norm"), p, "leave")
         for cell in np.flatnonzero(o.patch_mask[i]):
-            row, column = divmod(int(cell), o.grid.width)
+            row, column = divmod(int(cell), o.grid.shape[1])
             pixels = b.image[i][:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
             losses.append(((predicted[cell] - pixels.transpose(1, 2, 0).ravel() / 255) ** 2).mean())
     return float(np.mean(losses))

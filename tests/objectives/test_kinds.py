@@ -117,7 +117,7 @@ def test_nothing_asked_for_is_left_out_of_the_needs(case: Case) -> None:
     kept = (
         {"image", "text"} | set(objective.needs) | {one for need in objective.needs for one in companions.get(need, ())}
     )
-    bare = {item.name: None for item in dataclasses.fields(ModelOutput) if item.name not in kept}
+    bare = {name: None for name in (*output.tensors(), "grid") if name not in kept}
     if "phrases" not in objective.needs:
         batch.phrases = None
     if "spans" not in objective.needs:
@@ -151,11 +151,7 @@ def test_gradients_are_the_slopes_of_the_value(case: Case, monkeypatch: pytest.M
 def test_half_precision_in_full_precision_within(case: Case, half: torch.dtype) -> None:
     objective = case.build(torch.float32)
     output, batch = case.world(dtype=torch.float32)
-    halved = {
-        item.name: value.to(half)
-        for item in dataclasses.fields(output)
-        if isinstance(value := getattr(output, item.name), Tensor) and value.is_floating_point()
-    }
+    halved = {name: value.to(half) for name, value in output.tensors().items() if value.is_floating_point()}
     small, leaves = with_gradients(dataclasses.replace(output, **halved))
     widened = dataclasses.replace(output, **{name: value.float() for name, value in halved.items()})
     with torch.autocast("cpu", torch.bfloat16):

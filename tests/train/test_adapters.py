@@ -14,7 +14,7 @@ from torch import nn
 
 import vlp
 from vlp.export.cli import main
-from vlp.models.lora import merged
+from vlp.models.lora import merge_lora
 from vlp.train.checkpoint import latest
 from vlp_prep.synthetic.generate import generate
 
@@ -146,7 +146,7 @@ def test_adapters_on_towers_of_other_libraries(name: str) -> None:
     changed = {key for key, value in model.state_dict().items() if not torch.equal(value, before[key])}
     assert all("lora_" in key for key in changed if key.startswith("image_tower."))
     assert any("lora_B" in key for key in changed)
-    plain_model = merged(model.eval())
+    plain_model = merge_lora(model.eval())
     with torch.no_grad():
         image = model.encode_image(data.image, patches=True)
         same = plain_model.encode_image(data.image, patches=True)

@@ -104,10 +104,10 @@ def test_an_objective_of_ones_own_names_its_scales() -> None:
 def test_a_saved_model_is_scored_with_the_scale_that_it_trained_with(tmp_path: Path) -> None:
     from vlp import hub
     from vlp.export.open_clip import log_scale
-    from vlp.modalities.image.spec import Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
 
     model, tokenizer = make_model(needs=frozenset({"logit_scale"}), scale_init=(math.log(117.2), None))
-    hub.save_pretrained(tmp_path, model, Preprocess(model.spec), tokenizer)
+    hub.save_pretrained(tmp_path, model, ImageProcessor(model.spec), tokenizer)
     loaded = hub.from_pretrained(tmp_path).model
     assert loaded.bounds() == model.bounds() and loaded.logit_scale is not None
     scale = float(loaded(real_batch(tokenizer)).logit_scale)

@@ -21,12 +21,13 @@ SHARD_SIZE, ALLOWED = 1000, 24.0
 READ = """
 import resource, sys
 from vlp.data.loader import DataConfig, Loader
-from vlp.modalities.image.spec import ImageSpec, Preprocess
+from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.load import TextSpec, build_tokenizer
 
 config = DataConfig(train=sys.argv[1], batch_size=16, workers=0, bucket=True)
 tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=64, vocab_size=200), Loader.training_texts(config, 500))
-loader = Loader(config, Preprocess(ImageSpec(size=32, channels=1)), tokenizer)
+loader = Loader(config, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer)
 for place in range(0, 2 * loader.samples, loader.samples // 100):  # two passes, every part of them
     loader.load_state({**loader.state(), "cursor": place // 16 * 16})
     batches = iter(loader)

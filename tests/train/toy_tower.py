@@ -7,7 +7,8 @@ from torch import nn
 from vlp.batch import Tokens
 from vlp.core import distributed
 from vlp.core.config import config
-from vlp.models.towers.base import TextFeatures, TextShape, TextTower, TowerConfig
+from vlp.modalities.text.processor import TextShape
+from vlp.models.towers.base import TextFeatures, TextTower, TowerConfig
 
 
 @config

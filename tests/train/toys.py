@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vlp.batch import Batch, ModelOutput, PatchGrid, Phrases, Prompts, Spans, Tokens
+from vlp.batch import Batch, Grid, ModelOutput, Phrases, Prompts, Spans, Tokens
 from vlp.objectives import build_objectives
 from vlp.sample import concept_code
 from vlp.train.train_step import TrainStep
@@ -72,7 +71,7 @@ class Toy(nn.Module):
             image=patches.mean(1),
             text=self.pooled(batch.text, states),
             patches=patches,
-            grid=PatchGrid(2, 2, (3.0, 3.0), (1.5, 1.5)),
+            grid=Grid((2, 2), (3.0, 3.0), (1.5, 1.5)),
             words=owner.transpose(1, 2) @ states,
             word_mask=owner.sum(1) > 0,
             tokens=states,
@@ -146,5 +145,4 @@ def step_of(kinds: Sequence[Any], dropout: float = 0.0, seed: int = 0) -> TrainS
 
 
 def fields_of(output: ModelOutput) -> dict[str, Tensor]:
-    found = {item.name: getattr(output, item.name) for item in dataclasses.fields(output)}
-    return {name: value for name, value in found.items() if torch.is_tensor(value)}
+    return output.tensors()

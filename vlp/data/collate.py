@@ -12,8 +12,10 @@ from torch import Tensor
 
 from vlp.batch import Batch, Phrases, Prompts, PromptSpec, Spans, Tokens
 from vlp.core.config import ConfigError
+from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import Decode, ImageError, Preprocess
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.processor import Decode, ImageProcessor
 from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
 from vlp.sample import PRESENT, UNCERTAIN, UNKNOWN, Sample
 
@@ -28,11 +30,13 @@ FILLED = ("extras.category", "extras.text_labels")
 class Prepared:
     """A sample that was read and decoded: its input image, uint8 [C, S, S], and the text that is shown.
 
+    `geometry` says how the decoded pixels lie on the input, so that boxes and masks follow what an augmentation did.
     `second` is another random part of its text, and `category` one of its present labels (see `Batch`), where needed.
     """
 
     sample: Sample
     image: Tensor
+    geometry: Geometry
     shown: Shown
     second: Shown | None = None
     category: int = 0
@@ -46,7 +50,7 @@ class Assembler:
 
     def __init__(
         self,
-        preprocess: Preprocess,
+        preprocess: ImageProcessor,
         tokenizer: Tokenizer,
         view: TextView,
         augment: Augment,
@@ -95,14 +99,14 @@ class Assembler:
                 f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
             )
         if seed is not None and self.decode == "fast":
-            pixels = self.preprocess.decode_reduced(sample.image, self.augment)
+            pixels = self.preprocess.read_reduced(sample.image, self.augment)
         else:
-            pixels = self.preprocess.decode(sample.image)
+            pixels = self.preprocess.read(sample.image)
         try:
             if seed is None or not self._augments:
-                image = self.preprocess.eval(pixels)
+                image, geometry = self.preprocess.eval(pixels)
             else:
-                image = self.preprocess.train(pixels, self.augment, _generator(seed, 0))
+                image, geometry = self.preprocess.train(pixels, self.augment, _generator(seed, 0))
         except cv2.error as error:
             raise ImageError(f"an image of {list(pixels.shape)} cannot be resized: {error}") from error
         draws = self.view.subset or self.view.sentence or sample.captions
@@ -116,7 +120,7 @@ class Assembler:
             second = show(sample, self.view, None if seed is None else _generator(seed, 3))
         if "extras.category" in self.needs:
             category = self._category(sample, None if seed is None else _generator(seed, 4))
-        return Prepared(sample, image, shown, second, category)
+        return Prepared(sample, image, geometry, shown, second, category)
 
     def batch(self, rows: Sequence[Prepared]) -> Batch:
         """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""
@@ -127,7 +131,7 @@ class Assembler:
         second = [row.second.text for row in rows if row.second is not None]
         encoded = self.tokenizer([*texts, *extra, *second])
         return Batch(
-            image=self._images(rows),
+            image=self.preprocess.collate([row.image for row in rows]),
             text=encoded.tokens.trimmed(slice(len(texts))),
             group=torch.tensor([group_of(sample) for sample in samples], dtype=torch.int64).reshape(-1, 2),
             keys=[sample.key for sample in samples],
@@ -144,12 +148,6 @@ class Assembler:
             sources=[sample.source for sample in samples],
             truncated=sum(1 for row in encoded.cut if row < len(texts)),
         )
-
-    def _images(self, rows: Sequence[Prepared]) -> Tensor:
-        if not rows:
-            spec = self.preprocess.spec
-            return torch.zeros((0, spec.channels, spec.size, spec.size), dtype=torch.uint8)
-        return torch.stack([row.image for row in rows])
 
     def _labels(self, samples: Sequence[Sample]) -> Tensor:
         table = [[sample.labels.get(name, UNKNOWN) for name in self.labels] for sample in samples]

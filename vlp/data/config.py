@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vlp.core.config import config
 from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.spec import Decode
+from vlp.modalities.image.processor import Decode
 
 from .text_view import TextView
 

@@ -25,7 +25,7 @@ from vlp.batch import Batch, PromptSpec
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.errors import NO_HANDLES, in_words, is_machine
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .collate import Assembler
@@ -75,7 +75,7 @@ class Loader:
     def __init__(
         self,
         config: DataConfig,
-        preprocess: Preprocess,
+        preprocess: ImageProcessor,
         tokenizer: Tokenizer,
         needs: frozenset[str] = frozenset(),
         prompts: PromptSpec | None = None,

@@ -19,7 +19,7 @@ from typing import Any
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vlp.core.config import ConfigError
-from vlp.modalities.image.spec import ImageError
+from vlp.modalities.image.errors import ImageError
 from vlp.modalities.text.shared_words import PatientText
 from vlp.sample import Sample
 

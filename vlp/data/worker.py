@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from vlp.batch import Batch
 from vlp.core.errors import NO_HANDLES
-from vlp.modalities.image.spec import ImageError
+from vlp.modalities.image.errors import ImageError
 
 from .collate import Assembler, Prepared
 from .sampling import Draw, rows, seed_of

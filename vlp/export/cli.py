@@ -58,7 +58,7 @@ def export(options: argparse.Namespace) -> Path:
     from importlib import import_module
 
     from vlp.hub import from_pretrained, locate
-    from vlp.models.lora import merged
+    from vlp.models.lora import merge_lora
 
     from . import model_card, verify
 
@@ -72,7 +72,7 @@ def export(options: argparse.Namespace) -> Path:
         clear(work)
         require_free(target, options.overwrite, [source, *options.results])
         loaded = from_pretrained(source, options.trust)
-        loaded.model = merged(loaded.model)
+        loaded.model = merge_lora(loaded.model)
         try:
             notes: list[str] = import_module(f"vlp.export_{options.format}").write(loaded, work, options.approximate)
             say(f"wrote {options.format} format; loading it in a fresh process")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
 
 from . import hf_processor
 from .base import CannotExpress
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     """Write the tower and its preprocessing; raises CannotExpress for towers that transformers cannot build."""
     tower: Any = loaded.model.image_tower
-    tower.stop_recording()
+    tower.disable_attention_capture()
     if tower.kind == "timm":
         from transformers import TimmWrapperModel
 
@@ -54,7 +54,7 @@ def native(loaded: Pretrained, pictures: Sequence[np.ndarray], texts: Sequence[s
     import torch
 
     tower: Any = loaded.model.image_tower
-    pixels = loaded.model.normalise(torch.stack([loaded.preprocess.eval(one) for one in pictures]))
+    pixels = loaded.model.normalise(loaded.preprocess.batch(pictures))
     with torch.no_grad():
         found = tower.model.forward_features(pixels) if tower.kind == "timm" else tower.model(pixel_values=pixels)
     return {"images": _mean(found)}
@@ -88,13 +88,13 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     else:
         config = model.config
         own = config.model_args["in_chans"] if config.model_type == "timm_wrapper" else config.num_channels
-        pixels = _pixels(Preprocess.load(folder), own, pictures)
+        pixels = _pixels(ImageProcessor.load(folder), own, pictures)
     with torch.no_grad():
         return {"images": _mean(model(pixel_values=pixels))}
 
 
-def _pixels(preprocess: Preprocess, channels: int, pictures: Sequence[np.ndarray]) -> Tensor:
+def _pixels(preprocess: ImageProcessor, channels: int, pictures: Sequence[np.ndarray]) -> Tensor:
     import torch
 
     mean, std = (torch.tensor(one).view(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
-    return (torch.stack([preprocess.eval(one) for one in pictures]).expand(-1, channels, -1, -1) / 255 - mean) / std
+    return (preprocess.batch(pictures).expand(-1, channels, -1, -1) / 255 - mean) / std

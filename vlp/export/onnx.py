@@ -31,7 +31,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
         raise ConfigError("--format onnx needs onnx and onnxscript: install vlp with the extra `onnx`") from None
     model = copy.deepcopy(loaded.model).eval()
     for tower in (model.image_tower, model.text_tower):
-        tower.stop_recording()
+        tower.disable_attention_capture()
 
     class Image(nn.Module):
         def forward(self, pixels: Tensor) -> Tensor:
@@ -81,15 +81,15 @@ def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> d
     import onnxruntime
 
     from vlp.hub import locate
-    from vlp.modalities.image.spec import Preprocess
+    from vlp.modalities.image.processor import ImageProcessor
     from vlp.modalities.text.tokenizers.load import load_tokenizer
 
     from .verify import read_json
 
     folder = locate(source)
-    preprocess, tokenizer = Preprocess.load(folder), load_tokenizer(folder / "tokenizer")
+    preprocess, tokenizer = ImageProcessor.load(folder), load_tokenizer(folder / "tokenizer")
     channels = read_json(folder / "config.json")["channels"]
-    pixels = np.stack([preprocess.eval(one).numpy() for one in pictures]).astype(np.float32) / 255
+    pixels = preprocess.batch(pictures).numpy().astype(np.float32) / 255
     mean, std = (np.array(one, np.float32).reshape(1, -1, 1, 1) for one in (preprocess.spec.mean, preprocess.spec.std))
     normal = ((np.repeat(pixels, channels // pixels.shape[1], 1) - mean) / std).astype(np.float32)
     options = onnxruntime.SessionOptions()

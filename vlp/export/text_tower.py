@@ -23,7 +23,7 @@ def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
     if not isinstance(tower, HfTextTower):
         raise CannotExpress(f"transformers has no text tower of kind {tower.kind!r}: export with --format onnx or vlp")
     hf_processor.write_tokenizer(loaded.tokenizer, folder, not tower.fixed_length)
-    tower.stop_recording()
+    tower.disable_attention_capture()
     tower.model.save_pretrained(folder)  # type: ignore[operator]
     notes = ["the tower's own token states (last_hidden_state), before the projection head"]
     if tower.config.pooling != "pooler":

@@ -9,26 +9,29 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal, NamedTuple, overload
+from collections.abc import Iterable, Mapping
+from dataclasses import field
+from typing import Annotated, Any, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlp.batch import Batch, ModelOutput, PatchGrid, Tokens
+from vlp.batch import Batch, Grid, ModelOutput, Tokens
 from vlp.core.config import config, to_tree
 from vlp.core.declared import Kinds
 from vlp.modalities.image.spec import ImageSpec
 
+from .encoder import Encoder
 from .heads import HeadConfig, build_head, by_word, project, sum_pieces
 from .towers import conv, hf, open_clip, timm  # noqa: F401  (each registers its towers)
 from .towers.base import (
-    ImageFeatures,
+    Features,
     ImageTower,
     TextFeatures,
     TextTower,
+    Tower,
 )
 
 log = logging.getLogger("vlp")
@@ -59,6 +62,7 @@ KNOWN_NEEDS = frozenset(
 class ModelConfig:
     """The two towers (`{kind: ..., ...}`, see `vlp.models.towers.base`), the joint width, and the four heads.
 
+    `encoders`: towers of further modalities by their names, each into the same space through a head of its own.
     `patch_head` and `word_head` are as the global heads unless given. `pretrained`: weights of a whole model, towers and
     heads (a folder or file); `minimum_loaded` and `allow_missing` are as of a tower.
     """
@@ -74,6 +78,7 @@ class ModelConfig:
     minimum_loaded: float = 0.9
     allow_missing: tuple[str, ...] = ()
     mask_share: float = 0.75
+    encoders: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 LENGTH_PARTS = 3  # of more, the padding saved is little
@@ -88,7 +93,7 @@ class ImageEmbeddings(NamedTuple):
 
 
 class DualEncoder(nn.Module):
-    """Image tower, text tower, heads.
+    """A set of named encoders into one joint space: image and text with their heads, and `encoders` of further modalities.
 
     `grid` states where the patches lie on the input; `dim` is the joint width D.
     """
@@ -104,6 +109,7 @@ class DualEncoder(nn.Module):
         text_tower: TextTower,
         needs: Iterable[str] = (),
         scale_init: tuple[float, float | None] | None = None,
+        others: Mapping[str, Tower] | None = None,
     ) -> None:
         super().__init__()
         self.config, self.spec, self.dim = config, spec, config.dim
@@ -114,12 +120,12 @@ class DualEncoder(nn.Module):
         self.scale_init = scale_init
         local = bool({"patches", "masked_patches"} & self.needs) or config.image_head.add_patches is not None
         if not local:
-            image_tower.without_local()
+            image_tower.drop_local_branch()
         if "attention" not in self.needs:
-            image_tower.stop_recording()
-            text_tower.stop_recording()
+            image_tower.disable_attention_capture()
+            text_tower.disable_attention_capture()
         self.image_tower, self.text_tower = image_tower, text_tower
-        self.grid: PatchGrid = image_tower.grid
+        self.grid: Grid = image_tower.grid
         dim = config.dim
         self.image_head = build_head(config.image_head, image_tower.width, dim, "model.image_head")
         self.text_head = build_head(config.text_head, text_tower.width, dim, "model.text_head")
@@ -127,6 +133,9 @@ class DualEncoder(nn.Module):
         self.patch_head = build_head(patch_head, image_tower.patch_width, dim, "model.patch_head") if local else None
         words = bool({"words", "tokens"} & self.needs)
         self.word_head = build_head(word_head, text_tower.state_width, dim, "model.word_head") if words else None
+        self.encoders = nn.ModuleDict(
+            {name: Encoder(tower, dim, f"model.encoders.{name}") for name, tower in (others or {}).items()}
+        )
         scale, bias = scale_init or (math.log(1 / 0.07), None)
         # shape (1,): DeepSpeed cannot broadcast 0-dim parameters
         self.logit_scale = nn.Parameter(torch.full((1,), float(scale))) if "logit_scale" in self.needs else None
@@ -134,6 +143,12 @@ class DualEncoder(nn.Module):
         channels = image_tower.channels
         self.register_buffer("mean", _per_channel(spec.mean, channels), persistent=False)
         self.register_buffer("std", _per_channel(spec.std, channels), persistent=False)
+
+    @property
+    def towers(self) -> dict[str, Tower]:
+        """The towers by the place of their configuration: `image`, `text`, `encoders.signal`."""
+        found: dict[str, Tower] = {"image": self.image_tower, "text": self.text_tower}
+        return found | {f"encoders.{name}": cast(Encoder, encoder).tower for name, encoder in self.encoders.items()}
 
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Return the range that the optimiser keeps the log scale in: 0 to ln 100, wider where it starts outside."""
@@ -159,16 +174,18 @@ class DualEncoder(nn.Module):
         # Normalisation counts the texts that are there.
         real = None if batch.has_text is None else torch.tensor(batch.has_text).to(pooled.device, non_blocking=True)
         output = ModelOutput(image=image.image, text=project(self.text_head, pooled, real))
+        for name, encoder in self.encoders.items():
+            output.pooled[name] = encoder(batch.inputs[name])
         if patches:
             output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
         if "masked_patches" in self.needs:
             output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device, non_blocking=True), self.grid
             output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
         if text is not None:
-            self._states(output, text, batch.text, real)
+            self._word_features(output, text, batch.text, real)
         if "text_view" in self.needs and batch.text_view is not None:
             output.text_view = project(self.text_head, self._text(batch.text_view).pooled, real)
-        self._short_texts(output, batch)
+        self._encode_prompts(output, batch)
         if self.logit_scale is not None:
             output.logit_scale = self.logit_scale.exp()
         output.logit_bias = self.logit_bias
@@ -181,7 +198,7 @@ class DualEncoder(nn.Module):
             pixels.requires_grad or not self.image_tower.is_frozen
         )  # a saliency map asks for the gradient of the pixels
         with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
-            features: ImageFeatures = self.image_tower(pixels, patches=patches or pooling is not None)
+            features: Features = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
         cells = None
         if features.cells is not None:
@@ -194,7 +211,7 @@ class DualEncoder(nn.Module):
         if self.patch_head is not None:
             embedded: Tensor = self.patch_head(cells)
             return embedded
-        pooled = self.image_tower.as_pooled(cells)
+        pooled = self.image_tower.pool_projection(cells)
         if pooled is None:
             raise ValueError(
                 "this model has no patch embeddings: it was trained without an objective that needs patches, and its "
@@ -208,7 +225,7 @@ class DualEncoder(nn.Module):
             features: TextFeatures = self.text_tower(tokens)
         return features
 
-    def _states(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
+    def _word_features(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
         """Fill in what objectives on tokens or words need."""
         assert self.word_head is not None
         if "tokens" in self.needs:
@@ -222,7 +239,7 @@ class DualEncoder(nn.Module):
         if text.attention is not None:
             output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
 
-    def _short_texts(self, output: ModelOutput, batch: Batch) -> None:
+    def _encode_prompts(self, output: ModelOutput, batch: Batch) -> None:
         """Embed the batch's phrases and prompts, both short, together."""
         asked = {
             "phrases": batch.phrases.tokens if "phrases" in self.needs and batch.phrases is not None else None,
@@ -260,7 +277,7 @@ class DualEncoder(nn.Module):
 
     def draw_mask(self, batch: Batch) -> Tensor:
         """Return which cells are blanked out, bool [B, P]: a function of each sample's key and of the batch's place."""
-        cells = self.grid.height * self.grid.width
+        cells = self.grid.cells
         mask = np.zeros((len(batch), cells), bool)
         for row, key in enumerate(batch.keys):
             seed = hashlib.blake2b(f"{key}|{batch.cursor}".encode(), digest_size=8).digest()
@@ -271,7 +288,7 @@ class DualEncoder(nn.Module):
     def blank(self, image: Tensor, mask: Tensor) -> Tensor:
         """Return normalised images [B, C, S, S] with the masked cells' pixels at the mean."""
         pixels = self.normalise(image)
-        holes = mask.view(-1, 1, self.grid.height, self.grid.width).to(pixels.dtype)
+        holes = mask.view(-1, 1, *self.grid.shape).to(pixels.dtype)
         return pixels * (1 - F.interpolate(holes, size=pixels.shape[-2:], mode="nearest"))
 
     @overload
@@ -316,7 +333,8 @@ class DualEncoder(nn.Module):
     def resolved_config(self) -> dict[str, Any]:
         """Return plain JSON values from which `rebuild` makes the same architecture, without any of its sources."""
         tree: dict[str, Any] = to_tree(self.config)
-        tree.update(image=self.image_tower.resolved(), text=self.text_tower.resolved(), pretrained=None)
+        tree.update(image=self.image_tower.to_config(), text=self.text_tower.to_config(), pretrained=None)
+        tree["encoders"] = {name: cast(Encoder, encoder).tower.to_config() for name, encoder in self.encoders.items()}
         return {"model": tree, "needs": sorted(self.needs), "scale_init": self.scale_init}
 
 
@@ -335,9 +353,9 @@ def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:
     """Stack batches of tokens [B_i, L_i] -> [sum of B_i, longest L]."""
     if len(parts) == 1:
         return parts[0]
-    width = max(one.ids.shape[1] for one in parts)
+    width = max(part.ids.shape[1] for part in parts)
 
     def stack(name: str, fill: Any) -> Tensor:
-        return torch.cat([F.pad(getattr(one, name), (0, width - one.ids.shape[1]), value=fill) for one in parts])
+        return torch.cat([F.pad(getattr(part, name), (0, width - part.ids.shape[1]), value=fill) for part in parts])
 
     return Tokens(ids=stack("ids", pad_id), mask=stack("mask", False), words=stack("words", -1))

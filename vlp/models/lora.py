@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
 
 
-def inject(tower: Tower, adapter: Adapter, where: str) -> list[str]:
+def add_lora(tower: Tower, adapter: Adapter, where: str) -> list[str]:
     """Put adapters beside the tower's linear layers, in place; returns the layers' names.
 
     Raises ConfigError when peft is not installed, or when no layer has one of the names in `adapter.targets`.
@@ -44,19 +44,19 @@ def inject(tower: Tower, adapter: Adapter, where: str) -> list[str]:
     return chosen
 
 
-def inject_all(model: DualEncoder) -> None:
+def add_lora_to_towers(model: DualEncoder) -> None:
     """Put adapters into the towers whose configuration asks for them."""
-    for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
+    for name, tower in model.towers.items():
         if tower.config.adapter is not None:
-            inject(tower, tower.config.adapter, f"model.{name}")
+            add_lora(tower, tower.config.adapter, f"model.{name}")
 
 
-def merged(model: DualEncoder) -> DualEncoder:
+def merge_lora(model: DualEncoder) -> DualEncoder:
     """Return the model with adapters added into the weights that they stand beside; itself when it has none."""
-    if model.image_tower.config.adapter is None and model.text_tower.config.adapter is None:
+    if all(tower.config.adapter is None for tower in model.towers.values()):
         return model
     model = copy.deepcopy(model)
-    for tower in (model.image_tower, model.text_tower):
+    for tower in model.towers.values():
         for name, module in list(tower.named_modules()):
             if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
                 _merge(tower, name, module)

@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import field, fields
 from typing import Any
 
-from vlp.core.config import config, validate
+from vlp.core.config import ConfigError, config, validate
 from vlp.core.trust import check_tower
+from vlp.modalities.base import processors
 
 from .dual_encoder import KNOWN_NEEDS, ModelConfig
-from .towers.base import image_towers, text_towers
+from .towers.base import towers_of
 
 
 @config
@@ -24,6 +25,7 @@ class Record:
     preprocess_fingerprint: str
     tokenizer_fingerprint: str
     weights_sha256: str
+    processor_fingerprints: dict[str, str] = field(default_factory=dict)
     objectives_sha256: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
@@ -31,17 +33,24 @@ class Record:
         unknown = sorted(need for need in set(self.needs) - KNOWN_NEEDS if not need.startswith("extras."))
         if unknown:
             raise ValueError(f"needs: this vlp does not know {', '.join(unknown)[:200]}; update vlp")
-        if self.scale_init is not None and not all(math.isfinite(one) for one in self.scale_init if one is not None):
+        if self.scale_init is not None and not all(
+            math.isfinite(value) for value in self.scale_init if value is not None
+        ):
             raise ValueError("scale_init: expected finite numbers")
 
 
-def read_record(tree: Mapping[str, Any], trust: Collection[str], where: str) -> Record:
+def read_record(saved: Mapping[str, Any], trust: Collection[str], where: str) -> Record:
     """Return the checked record of a model that comes from elsewhere.
 
     Raises ConfigError for a wrong type or value, and for a tower that is not registered and whose module is not in `trust`.
     """
     names = {item.name for item in fields(Record)}
-    record = validate(Record, {key: value for key, value in tree.items() if key in names}, where)
-    check_tower(record.model.image, image_towers, trust, f"{where}: model.image")
-    check_tower(record.model.text, text_towers, trust, f"{where}: model.text")
+    record = validate(Record, {key: value for key, value in saved.items() if key in names}, where)
+    for name in sorted(record.model.encoders):
+        if name not in processors:  # never a name to import
+            raise ConfigError(
+                f"{where}: model.encoders: this vlp has no modality {name[:80]!r}; import its module first"
+            )
+    for name, tree in {"image": record.model.image, "text": record.model.text, **record.model.encoders}.items():
+        check_tower(tree, towers_of(name), trust, f"{where}: model.{name}")
     return record

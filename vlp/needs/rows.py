@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlp.batch import Batch, ModelOutput, Phrases, Prompts, Spans, Tokens
 
-OF_NO_ROW = ("grid", "prompts", "logit_scale", "logit_bias")
+OF_NO_ROW = ("prompts", "logit_scale", "logit_bias")
 """Fields of an output that belong to no row."""
 
 
@@ -53,11 +53,8 @@ def with_text(output: ModelOutput, batch: Batch) -> tuple[ModelOutput, Batch]:
         return output, batch
     rows = [row for row, has in enumerate(batch.has_text) if has]
     chosen = _index(rows, output.image)
-    found: dict[str, Any] = {}
-    for item in fields(output):
-        value = getattr(output, item.name)
-        if value is not None and item.name not in (*OF_NO_ROW, "phrases"):
-            found[item.name] = value[chosen]
+    kept = (*OF_NO_ROW, "phrases")
+    found: dict[str, Any] = {name: value[chosen] for name, value in output.tensors().items() if name not in kept}
     if output.phrases is not None and batch.phrases is not None:
         place = torch.full((len(batch),), -1, device=chosen.device)
         place[chosen] = chosen

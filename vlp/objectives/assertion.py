@@ -7,7 +7,6 @@ with the report's own assertions, found by the text extractor, as targets.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,8 +21,18 @@ from .base import Objective, objectives, unit
 from .functional.patch_pooling import Pool, pooled_similarity
 
 
+@config
+class AssertionConfig:
+    findings: Mapping[str, str]
+    templates: tuple[tuple[str, str], ...] = (("there is {}", "there is no {}"),)
+    temperature: float = 0.1
+    patch_weight: float = 0.0
+    pool: Pool = "lse"
+    gamma: float = 8.0
+
+
 @objectives.register("assertion")
-class Assertion(Objective):
+class Assertion(Objective[AssertionConfig]):
     """`L = mean log(1 + exp(-y (a - d) / τ))` over the pairs (image, finding) that the batch's reports assert.
 
     a and d are the image's cosines with "there is X" and "there is no X", y is 1 where the report says present and -1 where
@@ -36,16 +45,7 @@ class Assertion(Objective):
 
     batch_coupled = True  # through the number of asserted pairs, which differs between parts of a batch
 
-    @config
-    class Config:
-        findings: Mapping[str, str]
-        templates: tuple[tuple[str, str], ...] = (("there is {}", "there is no {}"),)
-        temperature: float = 0.1
-        patch_weight: float = 0.0
-        pool: Pool = "lse"
-        gamma: float = 8.0
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: AssertionConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not config.findings or not config.templates:
             raise ConfigError("findings, templates: at least one of each is needed")
@@ -57,7 +57,7 @@ class Assertion(Objective):
         self.needs = frozenset({"prompts", "patches"} if config.patch_weight else {"prompts"})
 
     def prompt_spec(self) -> PromptSpec:
-        config: Any = self.config
+        config = self.config
         pairs = [(code, name, *one) for one in config.templates for code, name in config.findings.items()]
         return PromptSpec(
             findings=tuple(code for code, *_ in pairs),
@@ -66,7 +66,7 @@ class Assertion(Objective):
         )
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         assert batch.prompts is not None
         if output.prompts is None or output.prompts.shape[0] != 2 * len(batch.prompts.findings):
             raise ConfigError(

@@ -8,7 +8,7 @@ such that the mean over ranks is the loss of the whole batch, and data paralleli
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -47,8 +47,11 @@ OPTIONAL = frozenset({"attention"})
 """What it may ask for and must do without where the tower has none: `word_attention`, `patch_attention`."""
 
 
-class Objective(nn.Module):
-    """A training loss. Subclass it, give it a `Config` and a `loss`, and register it under the name recipes use.
+C = TypeVar("C")
+
+
+class Objective(nn.Module, Generic[C]):
+    """A training loss: subclass `Objective[YourConfig]`, give it a `loss`, and register it under the name recipes use.
 
     `needs` names what must be in the output or the batch (keys of `NEEDS`, those of `OPTIONAL`, or an entry of
     `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of
@@ -67,7 +70,14 @@ class Objective(nn.Module):
     follows_progress: bool = False
     name: str = ""
 
-    def __init__(self, config: Any, dim: int) -> None:
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take `Config` from the base: `class Clip(Objective[ClipConfig])`."""
+        super().__init_subclass__(**options)
+        declared = [get_args(base)[0] for base in cls.__dict__.get("__orig_bases__", ()) if get_args(base)]
+        if declared:
+            cls.Config = declared[0]
+
+    def __init__(self, config: C, dim: int) -> None:
         super().__init__()
         self.config = config
         self.dim = dim
@@ -109,16 +119,13 @@ class Objective(nn.Module):
                 raise ConfigError(f"objective {self.name!r} needs {need}, but {place} is missing: {how}")
 
 
-objectives = Registry[type[Objective]]("objective")
+objectives = Registry[type[Objective[Any]]]("objective")
 
 
 def in_full_precision(output: ModelOutput) -> ModelOutput:
     """Return `output` with its half-precision tensors in fp32; fp32 and fp64 stay what they are."""
-    wide: dict[str, Any] = {}
-    for item in dataclasses.fields(output):
-        value = getattr(output, item.name)
-        if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16):
-            wide[item.name] = value.float()
+    half = (torch.float16, torch.bfloat16)
+    wide: dict[str, Any] = {name: value.float() for name, value in output.tensors().items() if value.dtype in half}
     return dataclasses.replace(output, **wide) if wide else output
 
 

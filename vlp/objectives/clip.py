@@ -6,7 +6,6 @@ Radford et al., *Learning Transferable Visual Models From Natural Language Super
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
@@ -25,20 +24,21 @@ def clip_loss(output: ModelOutput, batch: Batch, positives: Positives, *, even: 
     return Losses((to_text + to_image) / 2, {"image_to_text": to_text, "text_to_image": to_image})
 
 
+@config
+class ClipConfig:
+    scale: float = 1 / 0.07
+    positives: Positives = "diagonal"
+
+
 @objectives.register("clip")
-class Clip(Objective):
+class Clip(Objective[ClipConfig]):
     """`L = ½ [CE_rows(s S) + CE_rows((s S)^T)]`: cosines S times a learned scale s, which starts at 1 / 0.07.
 
     With several processes this is open_clip's loss with local_loss and gather_with_grad, the only ones of its modes whose
     gradients equal one process's.
     """
 
-    @config
-    class Config:
-        scale: float = 1 / 0.07
-        positives: Positives = "diagonal"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: ClipConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not 1 <= config.scale <= 100:
             raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
@@ -46,5 +46,5 @@ class Clip(Objective):
         self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         return clip_loss(output, batch, config.positives, even=self.training)

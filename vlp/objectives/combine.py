@@ -59,13 +59,13 @@ class ObjectiveSum(nn.Module):
     Its `parts` are each objective's own, unweighted, under the objective's name: `clip`, `concept/patches`, ...
     """
 
-    def __init__(self, terms: Mapping[str, Objective], weights: Mapping[str, Weight]) -> None:
+    def __init__(self, terms: Mapping[str, Objective[Any]], weights: Mapping[str, Weight]) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(weights)
         self._slices = _prompt_slices(terms)
 
-    def _objectives(self) -> dict[str, Objective]:
+    def _objectives(self) -> dict[str, Objective[Any]]:
         return {name: term for name, term in self.terms.items() if isinstance(term, Objective)}
 
     @property
@@ -153,7 +153,7 @@ class ObjectiveSum(nn.Module):
         )
 
 
-def _prompt_slices(terms: Mapping[str, Objective]) -> dict[str, slice]:
+def _prompt_slices(terms: Mapping[str, Objective[Any]]) -> dict[str, slice]:
     slices: dict[str, slice] = {}
     start = 0
     for name, term in terms.items():
@@ -172,7 +172,7 @@ def build_objectives(trees: Sequence[Any], dim: int, where: str = "objectives") 
     """
     if isinstance(trees, (str, Mapping)) or not trees:
         raise ConfigError(f"{where}: expected a list of at least one objective (kinds: {', '.join(objectives)})")
-    terms: dict[str, Objective] = {}
+    terms: dict[str, Objective[Any]] = {}
     weights: dict[str, Weight] = {}
     for index, given in enumerate(trees):
         here = f"{where}.{index}"

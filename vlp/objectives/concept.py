@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -56,8 +56,28 @@ class Concepts:
         return mentioned, (mentioned[:, self.own].float() @ same) > 0
 
 
+@config
+class ConceptConfig:
+    align: Literal["siglip", "clip", "none"] = "siglip"
+    alpha: float = 0.5
+    of: Literal["spans", "phrases"] = "spans"
+    pool: Pool = "max"
+    gamma: float = 8.0
+    loss: Literal["sigmoid", "softmax"] = "sigmoid"
+    per: Literal["concept", "report"] = "concept"
+    temperature: float = 0.1
+    image_to_concept: float = 0.5
+    matches: Literal["ignore", "positive", "negative"] = "ignore"
+    mentions: Literal["present", "all"] = "present"
+    scale: float = 1 / 0.07
+    bias: float = -10.0
+    align_scale: float = 10.0
+    align_bias: float = -10.0
+    positives: Positives = "diagonal"
+
+
 @objectives.register("concept")
-class Concept(Objective):
+class Concept(Objective[ConceptConfig]):
     """`L = L_IT + α L_PC`: images against texts (IT-Align) and images' patches against concepts (PC-Align).
 
     The similarity of image b and concept t pools the cosines of b's patches with t's vector: `g_bt = pool_m p_bm . c_t`.
@@ -74,26 +94,7 @@ class Concept(Objective):
     ConceptCLIP: `{align: siglip, alpha: 0.5, of: spans, pool: max, loss: sigmoid, matches: negative, mentions: all}`.
     """
 
-    @config
-    class Config:
-        align: Literal["siglip", "clip", "none"] = "siglip"
-        alpha: float = 0.5
-        of: Literal["spans", "phrases"] = "spans"
-        pool: Pool = "max"
-        gamma: float = 8.0
-        loss: Literal["sigmoid", "softmax"] = "sigmoid"
-        per: Literal["concept", "report"] = "concept"
-        temperature: float = 0.1
-        image_to_concept: float = 0.5
-        matches: Literal["ignore", "positive", "negative"] = "ignore"
-        mentions: Literal["present", "all"] = "present"
-        scale: float = 1 / 0.07
-        bias: float = -10.0
-        align_scale: float = 10.0
-        align_bias: float = -10.0
-        positives: Positives = "diagonal"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: ConceptConfig, dim: int) -> None:
         super().__init__(config, dim)
         if config.per == "report" and config.loss == "softmax":
             raise ConfigError("per: report joins concepts for the sigmoid loss only: use loss: sigmoid")
@@ -114,7 +115,7 @@ class Concept(Objective):
         return {"concept_logit_scale": (0.0, math.log(100))} if self.config.loss == "sigmoid" else {}
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         patch_loss, dropped = self._patches(output, batch)
         parts = {"patches": patch_loss}
         if dropped is not None:
@@ -128,7 +129,7 @@ class Concept(Objective):
         return Losses(aligned.total + config.alpha * patch_loss, {**parts, "global": aligned.total})
 
     def _patches(self, output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        config: Any = self.config
+        config = self.config
         assert output.patches is not None
         rows = Rows.of(batch, even=self.training)
         vectors, owner, code, dropped = self._own_concepts(output, batch)
@@ -150,7 +151,7 @@ class Concept(Objective):
         return share, dropped
 
     def _own_concepts(self, output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        config: Any = self.config
+        config = self.config
         if config.of == "phrases":
             assert batch.phrases is not None
             found = output.phrases if output.phrases is not None else output.image.new_zeros((0, output.image.shape[1]))
@@ -171,7 +172,7 @@ class Concept(Objective):
         return span_means(tokens, start, end, owner), owner, code, dropped.to(tokens.dtype)
 
     def _softmax(self, logits: Tensor, mentioned: Tensor, true: Tensor, concepts: Concepts, rows: Rows) -> Tensor:
-        config: Any = self.config
+        config = self.config
         own, total = concepts.own, logits.shape[1]
         # Over images: each concept against all images, those that it is true of left out (or among its targets).
         hidden = true & ~mentioned if config.matches == "ignore" else torch.zeros_like(true)
@@ -190,7 +191,7 @@ class Concept(Objective):
         return loss
 
     def _per_report(self, z: Tensor, true: Tensor, concepts: Concepts, rows: Rows) -> Tensor:
-        config: Any = self.config
+        config = self.config
         index = concepts.owner.expand(z.shape[0], -1)
         blank = z.new_full((z.shape[0], rows.total), -torch.inf)
         top = blank.scatter_reduce(1, index, z.detach(), "amax")

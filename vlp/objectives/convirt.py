@@ -6,8 +6,6 @@ Text*, MLHC 2022 (arXiv 2010.00747).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from vlp.batch import Batch, Losses, ModelOutput
@@ -18,28 +16,29 @@ from .functional.info_nce import info_nce
 from .functional.positives import Positives, Rows, needs_of, relation
 
 
+@config
+class ConVirtConfig:
+    temperature: float = 0.1
+    image_to_text: float = 0.75
+    positives: Positives = "diagonal"
+
+
 @objectives.register("convirt")
-class ConVirt(Objective):
+class ConVirt(Objective[ConVirtConfig]):
     """`L = mean_i [ λ l_i(image->text) + (1-λ) l_i(text->image) ]`, l the cross-entropy of cosines over temperature τ.
 
     τ = 0.1 is fixed and λ = 0.75 weighs the image-to-text direction, as in the paper; λ = 0.5 is the CLIP loss at scale
     10. The paper's batch is one process's; here negatives come from all ranks.
     """
 
-    @config
-    class Config:
-        temperature: float = 0.1
-        image_to_text: float = 0.75
-        positives: Positives = "diagonal"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: ConVirtConfig, dim: int) -> None:
         super().__init__(config, dim)
         if config.temperature <= 0 or not 0 <= config.image_to_text <= 1:
             raise ConfigError(f"temperature must be above 0 and image_to_text in 0..1, found {config}")
         self.needs = needs_of(config.positives)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         rows = Rows.of(batch, even=self.training)
         scale = torch.ones((), dtype=output.image.dtype, device=output.image.device) / config.temperature
         to_text, to_image = info_nce(

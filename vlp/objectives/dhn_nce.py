@@ -7,7 +7,7 @@ Analysis 2025 (arXiv 2409.19483), on HN-NCE (Radenovic et al., CVPR 2023) and de
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,8 +20,20 @@ from .functional.info_nce import similarity_sums
 from .functional.positives import Positives, Rows, needs_of, relation
 
 
+@config
+class DhnNceConfig:
+    temperature: float = 0.6
+    beta_image: float = 0.15
+    beta_text: float = 0.15
+    alpha: float = 0.0
+    detach_weights: bool = False
+    reduction: Literal["mean", "sum"] = "mean"
+    variant: Literal["paper", "released_code"] = "paper"
+    positives: Positives = "diagonal"
+
+
 @objectives.register("dhn_nce")
-class DhnNce(Objective):
+class DhnNce(Objective[DhnNceConfig]):
     """`l_i = -a_ii + log sum_{j≠i} w_ij exp(a_ij)`, `w_ij = (N-1) exp(β a_ij) / sum_{k≠i} exp(β a_ik)`, a = cosine / τ.
 
     The loss is the mean over rows of both directions' *sum* (β1 image-to-text, β2 text-to-image), defaults τ = 0.6,
@@ -34,18 +46,7 @@ class DhnNce(Objective):
     `variant: released_code` is there to reproduce its checkpoints' training, on the batch of all ranks.
     """
 
-    @config
-    class Config:
-        temperature: float = 0.6
-        beta_image: float = 0.15
-        beta_text: float = 0.15
-        alpha: float = 0.0
-        detach_weights: bool = False
-        reduction: Literal["mean", "sum"] = "mean"
-        variant: Literal["paper", "released_code"] = "paper"
-        positives: Positives = "diagonal"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: DhnNceConfig, dim: int) -> None:
         super().__init__(config, dim)
         if config.temperature <= 0 or min(config.beta_image, config.beta_text, config.alpha) < 0:
             raise ConfigError(
@@ -56,7 +57,7 @@ class DhnNce(Objective):
         self.needs = needs_of(config.positives)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         rows = Rows.of(batch, even=self.training)
         if (
             rows.total < 2 and batch.has_text is not None
@@ -74,7 +75,7 @@ class DhnNce(Objective):
         return Losses(factor * (to_text + to_image), {"image_to_text": to_text, "text_to_image": to_image})
 
     def _directions(self, image: Tensor, text: Tensor, batch: Batch, rows: Rows) -> tuple[Tensor, Tensor]:
-        config: Any = self.config
+        config = self.config
         one = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
         betas = (config.beta_image, config.beta_text)
         shared = betas[0] == betas[1]
@@ -104,7 +105,7 @@ class DhnNce(Objective):
 
     def _log_weighted(self, hard: Tensor, soft: Tensor, beta: float, negatives: Tensor) -> Tensor:
         """Return `log sum w exp(a)` from the log-sum-exps of (1 + β) a and of β a."""
-        config: Any = self.config
+        config = self.config
         if config.detach_weights:
             pulled = hard / (1 + beta)
             hard, soft = pulled + (hard - pulled).detach(), soft.detach()

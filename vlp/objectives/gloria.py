@@ -26,8 +26,19 @@ PAIR_VALUES = 1 << 20
 """Region-word values (4 MiB in fp32) looked at together: what stays in a cache."""
 
 
+@config
+class GloriaConfig:
+    attention: float = 4.0
+    matching: float = 5.0
+    contrast: float = 10.0
+    aggregate: Literal["sum", "mean"] = "sum"
+    local_weight: float = 1.0
+    global_weight: float = 1.0
+    positives: Positives = "diagonal"
+
+
 @objectives.register("gloria")
-class Gloria(Objective):
+class Gloria(Objective[GloriaConfig]):
     """`L = w_g L_global + w_l L_local`, each the *sum* of both directions' cross-entropies at scale τ3 = 10.
 
     Local: words share out each region (softmax over words of raw products), regions are then shared out to each word
@@ -38,24 +49,14 @@ class Gloria(Objective):
     before SEP (here the words that the tokenizer's map knows); it loops over texts and breaks at batch size 1.
     """
 
-    @config
-    class Config:
-        attention: float = 4.0
-        matching: float = 5.0
-        contrast: float = 10.0
-        aggregate: Literal["sum", "mean"] = "sum"
-        local_weight: float = 1.0
-        global_weight: float = 1.0
-        positives: Positives = "diagonal"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: GloriaConfig, dim: int) -> None:
         super().__init__(config, dim)
         if min(config.attention, config.matching, config.contrast) <= 0:
             raise ConfigError(f"attention, matching and contrast must be above 0, found {config}")
         self.needs = frozenset({"patches", "words"}) | needs_of(config.positives)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         assert output.patches is not None and output.words is not None and output.word_mask is not None
         rows = Rows.of(batch, even=self.training)
         related = relation(config.positives, batch, rows)

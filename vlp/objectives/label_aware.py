@@ -8,7 +8,7 @@ Silva-Rodríguez et al., *A Foundation Language-Image Model of the Retina* (FLAI
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
@@ -18,8 +18,16 @@ from .functional.info_nce import info_nce
 from .functional.positives import Relation, Rows, label_relation
 
 
+@config
+class LabelAwareConfig:
+    by: Literal["labels", "category"] = "labels"
+    match: Literal["same", "overlap"] = "same"
+    form: Literal["mean", "sum"] = "mean"
+    scale: float = 1 / 0.07
+
+
 @objectives.register("label_aware")
-class LabelAware(Objective):
+class LabelAware(Objective[LabelAwareConfig]):
     """`L_i = -(1/|P(i)|) sum_{k in P(i)} log softmax_j(s S_ij)[k]`, both directions, mean over rows, averaged.
 
     `by: labels` takes as P(i) the samples with the same set of present findings in `Batch.labels`, or with `match: overlap`
@@ -30,14 +38,7 @@ class LabelAware(Objective):
     starts at 1 / 0.07. `form: sum` sums over rows and directions instead, as UniCL's paper writes it.
     """
 
-    @config
-    class Config:
-        by: Literal["labels", "category"] = "labels"
-        match: Literal["same", "overlap"] = "same"
-        form: Literal["mean", "sum"] = "mean"
-        scale: float = 1 / 0.07
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: LabelAwareConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not 1 <= config.scale <= 100:
             raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
@@ -47,7 +48,7 @@ class LabelAware(Objective):
         self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         rows = Rows.of(batch, even=self.training)
         if config.by == "labels":
             related = label_relation(batch, rows, overlap=config.match == "overlap")

@@ -7,7 +7,6 @@ Masked Autoencoders for Multi-Label Thorax Disease Classification*, WACV 2023.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,18 @@ from vlp.core.config import ConfigError, config
 from .base import Objective, objectives
 
 
+@config
+class MaeConfig:
+    patch: int = 16
+    channels: int = 3
+    width: int = 256
+    depth: int = 2
+    heads: int = 4
+    normalise_pixels: bool = False
+
+
 @objectives.register("mae")
-class Mae(Objective):
+class Mae(Objective[MaeConfig]):
     """`L = mean over masked cells of mean_pixels (predicted - true)²`, pixels in 0..1.
 
     The model encodes the image once more with cells blanked out (`ModelOutput.masked_patches`, `patch_mask`), as in SimMIM:
@@ -35,16 +44,7 @@ class Mae(Objective):
     batch_coupled = False
     needs_text = False
 
-    @config
-    class Config:
-        patch: int = 16
-        channels: int = 3
-        width: int = 256
-        depth: int = 2
-        heads: int = 4
-        normalise_pixels: bool = False
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: MaeConfig, dim: int) -> None:
         super().__init__(config, dim)
         if min(config.patch, config.channels, config.heads) < 1 or config.depth < 0:
             raise ConfigError(f"patch, channels and heads must be at least 1, depth at least 0, found {config}")
@@ -61,7 +61,7 @@ class Mae(Objective):
         self.leave = nn.Linear(config.width, config.patch**2 * config.channels)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         patches, mask, grid = output.masked_patches, output.patch_mask, output.grid
         if patches is None or mask is None or grid is None:
             raise ConfigError(
@@ -72,11 +72,12 @@ class Mae(Objective):
             raise ConfigError(
                 f"objective {self.name!r}: channels: images have {batch.image.shape[1]}, found {config.channels}"
             )
-        hidden = self.enter(patches) + positions(grid.height, grid.width, config.width, patches.device).to(patches)
+        height, width = grid.shape
+        hidden = self.enter(patches) + positions(height, width, config.width, patches.device).to(patches)
         for block in self.blocks:
             hidden = block(hidden)
         predicted = self.leave(self.norm(hidden))
-        target = cells(batch.image, grid.height, grid.width, config.patch).to(predicted.dtype)
+        target = cells(batch.image, height, width, config.patch).to(predicted.dtype)
         return Losses(masked_error(predicted, target, mask, config.normalise_pixels))
 
 

@@ -7,7 +7,7 @@ Wang, Wu, Agarwal, Sun, *MedCLIP: Contrastive Learning from Unpaired Medical Ima
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,17 @@ from .functional.info_nce import over_ranks
 from .functional.positives import Rows
 
 
+@config
+class MedClipConfig:
+    similarity: Literal["dot", "cosine"] = "dot"
+    absent: float = -1.0
+    scale: float = 1 / 0.07
+    text_labels: Literal["sample", "mentions"] = "sample"
+    views: Literal[1, 2] = 1
+
+
 @objectives.register("medclip")
-class MedClip(Objective):
+class MedClip(Objective[MedClipConfig]):
     """`L = ½ [CE(softmax_rows(R), s S) + CE(softmax_rows(R^T), (s S)^T)]`, `R = y_image y_text^T`, S cosines.
 
     Label vectors hold 1 for present, `absent` for absent and 0 for uncertain or not stated: the published code's
@@ -33,15 +42,7 @@ class MedClip(Objective):
     instead), and the loss is the mean of both views'.
     """
 
-    @config
-    class Config:
-        similarity: Literal["dot", "cosine"] = "dot"
-        absent: float = -1.0
-        scale: float = 1 / 0.07
-        text_labels: Literal["sample", "mentions"] = "sample"
-        views: Literal[1, 2] = 1
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: MedClipConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not 1 <= config.scale <= 100:
             raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
@@ -51,7 +52,7 @@ class MedClip(Objective):
         self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         assert batch.labels is not None
         rows = Rows.of(batch, even=self.training)
         text_labels = batch.extras["text_labels"] if config.text_labels == "mentions" else batch.labels
@@ -66,7 +67,7 @@ class MedClip(Objective):
         return Losses(torch.stack(losses).mean())
 
     def _vectors(self, labels: Tensor, like: Tensor) -> Tensor:
-        config: Any = self.config
+        config = self.config
         vectors = (labels == PRESENT).to(like.dtype) + config.absent * (labels == ABSENT).to(like.dtype)
         return unit(vectors) if config.similarity == "cosine" else vectors
 

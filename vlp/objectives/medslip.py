@@ -24,8 +24,23 @@ from .base import Objective, objectives, unit
 from .functional.tiled import MASKED
 
 
+@config
+class MedSlipConfig:
+    findings: tuple[str, ...]
+    places: Mapping[str, tuple[str | None, str | None]]
+    book: Path | None = None
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    dropout: float = 0.1
+    negatives: int = 7
+    alpha: float = 1.0
+    beta: float = 1.0
+    from_extras: bool = False
+
+
 @objectives.register("medslip")
-class MedSlip(Objective):
+class MedSlip(Objective[MedSlipConfig]):
     """`L = L_exist + α L_proto + β L_icl` on triplets (place, finding, 1 present / 0 absent / -1 not mentioned), M [A, Q].
 
     A gate splits the patches into a finding and a place stream; one query per finding and per place, made from a frozen
@@ -52,21 +67,7 @@ class MedSlip(Objective):
     finding_book: Tensor
     codes: Tensor
 
-    @config
-    class Config:
-        findings: tuple[str, ...]
-        places: Mapping[str, tuple[str | None, str | None]]
-        book: Path | None = None
-        width: int = 256
-        layers: int = 4
-        heads: int = 4
-        dropout: float = 0.1
-        negatives: int = 7
-        alpha: float = 1.0
-        beta: float = 1.0
-        from_extras: bool = False
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: MedSlipConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not config.findings or len(config.places) < 2:
             raise ConfigError("findings, places: at least one finding and two places are needed")
@@ -103,7 +104,7 @@ class MedSlip(Objective):
                 nn.init.zeros_(module.bias)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         assert output.patches is not None
         matrix = self._triplets(batch)
         gate = self.gate(output.patches)
@@ -129,7 +130,7 @@ class MedSlip(Objective):
         return features
 
     def _triplets(self, batch: Batch) -> Tensor:
-        config: Any = self.config
+        config = self.config
         if not config.from_extras:
             assert batch.spans is not None
             return triplets(batch.spans, len(batch), self.codes)

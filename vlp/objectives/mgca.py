@@ -6,7 +6,7 @@ Representation Learning*, NeurIPS 2022 (arXiv 2210.06044).
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,8 +25,25 @@ WEIGHTS = {"cli": (1.0, 1.0, 1.0), "class_defaults": (1.0, 0.7, 0.5)}
 """(ITA, CTA, CPA): what the published command line runs with, and the defaults in its model class."""
 
 
+@config
+class MgcaConfig:
+    preset: Literal["cli", "class_defaults"] = "cli"
+    ita: float | None = None
+    cta: float | None = None
+    cpa: float | None = None
+    temperature: float = 0.07
+    token_temperature: float = 0.1
+    prototype_temperature: float = 0.2
+    prototypes: int = 500
+    sinkhorn_epsilon: float = 0.05
+    sinkhorn_rounds: int = 3
+    freeze: float = 0.02
+    normalise_attended: bool = True
+    positives: Positives = "diagonal"
+
+
 @objectives.register("mgca")
-class Mgca(Objective):
+class Mgca(Objective[MgcaConfig]):
     """`L = λ1 L_ITA + λ2 L_CTA + λ3 L_CPA`.
 
     ITA: the *sum* of both directions' cross-entropies at τ1 = 0.07. CTA: within each pair, every word against what it
@@ -40,23 +57,7 @@ class Mgca(Objective):
     or on the length that texts are padded to, and cannot give the released loss here.
     """
 
-    @config
-    class Config:
-        preset: Literal["cli", "class_defaults"] = "cli"
-        ita: float | None = None
-        cta: float | None = None
-        cpa: float | None = None
-        temperature: float = 0.07
-        token_temperature: float = 0.1
-        prototype_temperature: float = 0.2
-        prototypes: int = 500
-        sinkhorn_epsilon: float = 0.05
-        sinkhorn_rounds: int = 3
-        freeze: float = 0.02
-        normalise_attended: bool = True
-        positives: Positives = "diagonal"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: MgcaConfig, dim: int) -> None:
         super().__init__(config, dim)
         if (
             min(config.temperature, config.token_temperature, config.prototype_temperature, config.sinkhorn_epsilon)
@@ -74,7 +75,7 @@ class Mgca(Objective):
         self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, dim)))
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         rows = Rows.of(batch, even=self.training)
         image, text = unit(output.image), unit(output.text)
         scale = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
@@ -88,7 +89,7 @@ class Mgca(Objective):
         return Losses(total, parts)
 
     def _prototypes(self, image: Tensor, text: Tensor) -> Tensor:
-        config: Any = self.config
+        config = self.config
         # Resting prototypes stay in the graph: their gradient is zero, not missing, and as only their direction counts,
         # weight decay alone changes nothing.
         prototypes: Tensor = self.prototypes
@@ -100,7 +101,7 @@ class Mgca(Objective):
         return -(codes[0] * logs[1] + codes[1] * logs[0]).sum(1) / 2
 
     def _tokens(self, output: ModelOutput) -> Tensor:
-        config: Any = self.config
+        config = self.config
         assert output.words is not None and output.word_mask is not None and output.patches is not None
         words, patches, mask = unit(output.words), unit(output.patches), output.word_mask
         attention = output.word_attention

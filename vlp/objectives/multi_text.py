@@ -8,7 +8,7 @@ against many facet texts as multi-positive contrast, and no more.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,16 @@ from .functional.info_nce import over_ranks
 from .functional.tiled import MASKED
 
 
+@config
+class MultiTextConfig:
+    texts: Mapping[str, tuple[str, ...]]
+    temperature: float = 0.1
+    image_to_text: float = 0.5
+    unmentioned: Literal["ignore", "negative"] = "ignore"
+
+
 @objectives.register("multi_text")
-class MultiText(Objective):
+class MultiText(Objective[MultiTextConfig]):
     """`L = λ L_image + (1-λ) L_text`, cross-entropies over temperature τ with the target spread over all positives.
 
     Images against texts: the positives of an image are all texts of the findings that its report asserts present, the
@@ -36,14 +44,7 @@ class MultiText(Objective):
 
     needs = frozenset({"prompts"})
 
-    @config
-    class Config:
-        texts: Mapping[str, tuple[str, ...]]
-        temperature: float = 0.1
-        image_to_text: float = 0.5
-        unmentioned: Literal["ignore", "negative"] = "ignore"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: MultiTextConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not config.texts or not all(config.texts.values()):
             raise ConfigError("texts: at least one finding, each with at least one text, is needed")
@@ -51,14 +52,14 @@ class MultiText(Objective):
             raise ConfigError(f"temperature must be above 0 and image_to_text in 0..1, found {config}")
 
     def prompt_spec(self) -> PromptSpec:
-        config: Any = self.config
+        config = self.config
         pairs = [(code, text) for code, texts in config.texts.items() for text in texts]
         texts = tuple(text for _, text in pairs)
         # The denying half of the pairs is not used: one empty text stands for all.
         return PromptSpec(findings=tuple(code for code, _ in pairs), affirm=texts, deny=("",) * len(texts))
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         assert batch.prompts is not None
         count = len(batch.prompts.findings)
         if output.prompts is None or output.prompts.shape[0] != 2 * count:

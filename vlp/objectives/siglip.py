@@ -6,7 +6,7 @@ Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -72,8 +72,16 @@ def siglip_loss(
     return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows, dense)))
 
 
+@config
+class SigLipConfig:
+    scale: float = 10.0
+    bias: float = -10.0
+    positives: Positives = "diagonal"
+    exchange: Exchange = "gather"
+
+
 @objectives.register("siglip")
-class SigLip(Objective):
+class SigLip(Objective[SigLipConfig]):
     """`L = -(1/N) sum_ij log sigmoid(y_ij (s S_ij + b))`, y = 1 for positives and -1 otherwise; N images, not N² pairs.
 
     Scale s starts at 10 and bias b at -10, the paper's for batches of ten thousands; for small ones the log odds of a
@@ -81,14 +89,7 @@ class SigLip(Objective):
     block at a time instead of being gathered; `positives` must then be diagonal.
     """
 
-    @config
-    class Config:
-        scale: float = 10.0
-        bias: float = -10.0
-        positives: Positives = "diagonal"
-        exchange: Exchange = "gather"
-
-    def __init__(self, config: Config, dim: int) -> None:
+    def __init__(self, config: SigLipConfig, dim: int) -> None:
         super().__init__(config, dim)
         if not 1 <= config.scale <= 100:
             raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
@@ -100,5 +101,5 @@ class SigLip(Objective):
         self.scale_init = (math.log(config.scale), config.bias)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config: Any = self.config
+        config = self.config
         return siglip_loss(output, batch, config.positives, config.exchange, even=self.training)

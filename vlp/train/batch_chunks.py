@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) 
 
     Phrases go back to the batch's own order; word tensors, as wide as their chunk's longest text, are padded to the widest.
     """
-    names = [item.name for item in fields(ModelOutput) if item.name not in OF_NO_ROW]
-    pieces: dict[str, Any] = {name: _cat([getattr(one, name) for one in outputs]) for name in names}
+    found = [output.tensors() for output in outputs]
+    names = {name: None for tensors in found for name in tensors if name not in OF_NO_ROW}
+    pieces: dict[str, Any] = {name: _cat([tensors.get(name) for tensors in found]) for name in names}
     joined = replace(outputs[0], **pieces)
     if joined.phrases is not None and whole.phrases is not None:
         rows = len(chunks[0])
@@ -46,10 +47,8 @@ def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) 
     return joined
 
 
-def _cat(pieces: Sequence[Tensor | None]) -> Tensor | None:
+def _cat(pieces: Sequence[Tensor | None]) -> Tensor:
     found = [piece for piece in pieces if piece is not None]
-    if not found:
-        return None
     if len(found) != len(pieces):
         raise ValueError("some chunks of a batch have an output that others lack: a tower must not decide by the rows")
     if found[0].ndim == 1:

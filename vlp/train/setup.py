@@ -20,10 +20,11 @@ from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
 from vlp.data.requirements import check_texts
 from vlp.data.stream import Stream
-from vlp.modalities.image.spec import Preprocess
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
-from vlp.models.build import build_model, made_ready
+from vlp.models.build import build_model, prepare_for_training
 from vlp.models.dual_encoder import DualEncoder
 
 from .. import hub
@@ -54,7 +55,7 @@ class Parts:
     engine: Engine
     loader: Loader
     validation: Loader | None
-    preprocess: Preprocess
+    preprocess: ImageProcessor
     tokenizer: Tokenizer
     device: torch.device
 
@@ -170,13 +171,14 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     check_batch(recipe.data.batch_size, objectives.batch_coupled)
     if objectives.needs_text:
         check_texts(data)
-    preprocess = Preprocess(recipe.image)
+    preprocess = ImageProcessor(recipe.image)
     model = None
     if start is None:
         tokenizer = build_or_train_tokenizer(recipe, run, data)
     else:
         towers = (recipe.model.image, recipe.model.text)
-        model, _, tokenizer, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+        tokenizer = cast(TextProcessor, processors["text"]).tokenizer
     make_loader = partial(
         Loader,
         recipe.data,
@@ -193,7 +195,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     if model is None:
         model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
     else:
-        made_ready(model, tokenizer)
+        prepare_for_training(model, tokenizer)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.

@@ -7,10 +7,8 @@ gradient passes the wrapper (DDP, FSDP, DeepSpeed) and is averaged like any othe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
-from typing import Any, TypedDict, Unpack
+from typing import TypedDict, Unpack
 
-import torch
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput
@@ -66,9 +64,8 @@ class TrainStep(nn.Module):
 
 
 def tensors(output: ModelOutput) -> dict[str, Tensor]:
-    """Return the floating tensors of an output by field name, those that can carry a gradient."""
-    found: dict[str, Any] = {item.name: getattr(output, item.name) for item in fields(output)}
-    return {name: value for name, value in found.items() if torch.is_tensor(value) and value.is_floating_point()}
+    """Return the floating tensors of an output by name, those that can carry a gradient."""
+    return {name: value for name, value in output.tensors().items() if value.is_floating_point()}
 
 
 def inner_product(output: ModelOutput, gradients: ModelOutput) -> Tensor:

@@ -1,4 +1,4 @@
-"""What yes-or-no decisions are worth, per class and as a mean over classes, with intervals over the same resamples."""
+"""Scores of yes-or-no decisions, per class and as a mean over classes, with intervals over the same resamples."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def decided_class(entry: dict[str, Any], labels: NDArray[np.int64], decided: Arr
     values = binary_decisions(labels, decided, np.ones(len(labels)))
     draws = binary_decisions(labels, decided, drawn.weights)
     right = (labels == np.asarray(decided, dtype=np.int64)).astype(np.float64)
-    sides = [labels == one for one in (0, 1)]
-    carry = min(drawn[one].patients for one in (*sides, right == 0))
+    sides = [labels == outcome for outcome in (0, 1)]
+    carry = min(drawn[members].patients for members in (*sides, right == 0))
     result = {}
     for name in NAMES:
         value = float(values[name][0])
@@ -35,7 +35,7 @@ def decided_class(entry: dict[str, Any], labels: NDArray[np.int64], decided: Arr
             if name == "accuracy":
                 bounds = of_mean(right, drawn)
             elif name == "balanced_accuracy":
-                bounds = of_macro([_share(right[one], drawn[one]) for one in sides])
+                bounds = of_macro([_share(right[side], drawn[side]) for side in sides])
             else:
                 bounds = of_draws(draws[name], drawn, carry)
             result[name] = Part(value, draws[name], bounds)
@@ -54,12 +54,12 @@ def decided_macro(
     """Return the means over the counted classes; a class whose decisions leave a score undefined is left out of that one."""
     result = {}
     for name in NAMES:
-        known = [parts[one][name] for one in counted if name in parts[one]]
-        value = float(np.mean([one.value for one in known])) if known else None
+        known = [parts[label][name] for label in counted if name in parts[label]]
+        value = float(np.mean([part.value for part in known])) if known else None
         bounds = of_macro(known)
         result[f"{name}_macro"] = metric(value, bounds, chance=CHANCE.get(name), reason=SAME, n_classes=len(known))
-    rates = [one for one in per_class[counted[0]] if one.startswith("sensitivity_at_")]
+    rates = [name for name in per_class[counted[0]] if name.startswith("sensitivity_at_")]
     for name in (*rates, "ece"):
-        values = [per_class[one][name]["value"] for one in counted]
+        values = [per_class[label][name]["value"] for label in counted]
         result[f"{name}_macro"] = metric(float(np.mean(values)), higher_is_better=name != "ece", n_classes=len(values))
     return result

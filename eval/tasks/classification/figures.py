@@ -1,8 +1,11 @@
-"""What the report draws of a classification, as plain numbers: curves with bands, reliability, confusion."""
+"""What the page draws of a classification: curves with bands, reliability, confusion, subgroups, prompt sensitivity.
+
+`*_figure` make plain numbers when the task runs; `section` draws them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +13,16 @@ from numpy.typing import NDArray
 
 from ...metrics.calibration import calibration_error, fit_temperature, reliability
 from ...metrics.ranking import auroc, precision_recall_curve, roc_curve
-from ...report.shown import confusion_figure, ends
+from ...report import charts
+from ...report.cards import Card, Chart, Forest, Heading, Matrix, Multiples, Note, Piece, Published, Section, Table
+from ...report.rows import references_of, row
+from ...report.shown import SIDE, confusion_figure, ends, hidden
+from ...results import TaskResult
 from ...zero_shot.classifier import UNKNOWN, Scores
 from ...zero_shot.scoring import sigmoid
+from ..base import Task, class_rows, scores_card
 
 Floats = NDArray[np.float64]
-HeldOut = tuple[Floats, NDArray[np.int64]]
 GRID = np.linspace(0, 1, 51)
 BANDS = 200
 
@@ -28,7 +35,7 @@ def curve_figure(
     Of many classes those that the page shows (`ends`).
     """
     areas = [auroc(truth[known, at], ranking[known, at]) for at, known in enumerate((truth != UNKNOWN).T)]
-    shown = ends([(at, area) for at, area in enumerate(areas) if area is not None], lambda one: one[1])
+    shown = ends([(at, area) for at, area in enumerate(areas) if area is not None], lambda pair: pair[1])
     figures = []
     for column, area in sorted(shown):
         name = names[column]
@@ -77,19 +84,23 @@ def _precision_on_grid(precision: Floats, recall: Floats) -> Floats:
 
 
 def calibration_figure(
-    main: Scores, truth: NDArray[np.int64], counted: Sequence[int], split: str | None, held_out: HeldOut | None
+    truth: NDArray[np.int64],
+    main: Scores,
+    counted: Sequence[int],
+    held_out: tuple[Scores, NDArray[np.int64]] | None,
+    split: str | None,
 ) -> list[dict[str, Any]]:
     """Return reliability bins over all known labels: with the model's temperature, and with one fitted on another split.
 
     The ECE beside them is the run's own (`ece_macro`): the mean over the columns `counted`. `held_out`: the logits and
     labels [n, C] of that split, None where the data has none.
     """
-    entries = [_findings("as it is", main.probability, truth, main.temperature, counted)]
+    entries = [_findings("uncalibrated", main.probability, truth, main.temperature, counted)]
     if held_out is None:
         return entries
-    logits, other = held_out
-    there = other != UNKNOWN
-    scale = fit_temperature(logits[there], other[there])
+    scores, labels = held_out
+    known = labels != UNKNOWN
+    scale = fit_temperature(scores.logits[known], labels[known])
     if scale is not None:
         title = f"temperature fitted on {split}"
         entries.append(_findings(title, sigmoid(main.logits / scale), truth, main.temperature * scale, counted))
@@ -98,7 +109,9 @@ def calibration_figure(
 
 def confidence_figure(main: Scores, right: Floats) -> list[dict[str, Any]]:
     """Return reliability bins of the answers' confidences, whose ECE is the run's own (`ece`)."""
-    return [_bins("as it is", main.probability.max(1), right, main.temperature, ece_of(main.probability.max(1), right))]
+    return [
+        _bins("uncalibrated", main.probability.max(1), right, main.temperature, ece_of(main.probability.max(1), right))
+    ]
 
 
 def ece_of(probability: Floats, outcomes: NDArray[Any]) -> float | None:
@@ -111,8 +124,8 @@ def _findings(
     title: str, probability: Floats, truth: NDArray[np.int64], temperature: float, counted: Sequence[int]
 ) -> dict[str, Any]:
     known = truth != UNKNOWN
-    errors = [ece_of(probability[known[:, one], one], truth[known[:, one], one]) for one in counted]
-    defined = [one for one in errors if one is not None]
+    errors = [ece_of(probability[known[:, column], column], truth[known[:, column], column]) for column in counted]
+    defined = [error for error in errors if error is not None]
     return _bins(title, probability[known], truth[known], temperature, float(np.mean(defined)) if defined else None)
 
 
@@ -120,9 +133,9 @@ def _bins(
     title: str, probability: Floats, labels: NDArray[Any], temperature: float, error: float | None
 ) -> dict[str, Any]:
     bins = [
-        {"confidence": one.confidence, "accuracy": one.accuracy, "count": one.count}
-        for one in reliability(probability, labels)
-        if one.count
+        {"confidence": bucket.confidence, "accuracy": bucket.accuracy, "count": bucket.count}
+        for bucket in reliability(probability, labels)
+        if bucket.count
     ]
     return {"title": title, "ece": error, "temperature": temperature, "bins": bins}
 
@@ -136,4 +149,93 @@ def single_finding_confusion(names: Sequence[str], truth: NDArray[np.int64], ran
     alone = (truth == 1).sum(1) == 1
     counts = np.zeros((len(names), len(names)), dtype=np.int64)
     np.add.at(counts, ((truth[alone] == 1).argmax(1), places[alone].argmax(1)), 1)
-    return confusion_figure("Images with one finding: which one stands out", names, counts)
+    return confusion_figure("Confusion of images with a single finding", names, counts)
+
+
+def section(family: type[Task[Any]], result: TaskResult) -> Section:
+    """Return the cards of a classification."""
+    per_class, figures = result.entry["per_class"], result.figures
+    rows = class_rows(result, "auroc", lambda entry: f"{entry['n_pos']:,} / {entry['n_neg']:,}")
+    note = Note(f"Beside each name: positives / negatives. {hidden(len(per_class))}".strip())
+    classes = Card(f"{family.title('auroc')} per class", [Forest(rows), note, *_published_of_classes(result)])
+    section = [[scores_card(family, result), classes]]
+    if figures.get("curves"):
+        section.append([_curves(figures["curves"], per_class)])
+    cards = (_confusion(figures), _calibration(figures), _wording(result), _subgroups(family, result))
+    if drawn := [card for card in cards if card]:
+        section.append(drawn)
+    return section
+
+
+def _published_of_classes(result: TaskResult) -> list[Published]:
+    """Return the published AUROCs of classes, those of a model together, in the order of the classes."""
+    found: dict[tuple[str, str], list[tuple[str, float]]] = {}
+    for name in result.entry["per_class"]:
+        for reference in references_of(result.entry, name):
+            found.setdefault((reference["model"], reference["source"]), []).append((name, reference["value"]))
+    return [Published(model, numbers, source) for (model, source), numbers in found.items()]
+
+
+def _curves(curves: Sequence[Mapping[str, Any]], per_class: Mapping[str, Any]) -> Card:
+    rocs = [(charts.roc(curve), curve["name"], f"{curve['auroc']:.3f}") for curve in curves]
+    precisions = [
+        (charts.precision_recall(curve), curve["name"], f"AP {per_class[curve['name']]['ap']['value']:.3f}")
+        for curve in curves
+    ]
+    folded = Multiples(precisions, "Precision-recall curves with 95 % bands")
+    return Card("ROC curves with 95 % bands", [Multiples(rocs), folded])
+
+
+def _confusion(figures: Mapping[str, Any]) -> Card | None:
+    figure = figures.get("confusion")
+    if not figure:
+        return None
+    if figure.get("pairs"):
+        rows = [(truth, answer, f"{count:,} of {total:,}") for truth, answer, count, total in figure["pairs"]]
+        title = f"{figure['title']}: the most frequent errors among {figure['n_classes']:,} classes"
+        return Card(title, [Table(("truth", "prediction", "images"), rows)])
+    if not any(map(sum, figure.get("counts", ()))) or len(figure["classes"]) > 2 * SIDE:
+        return None
+    note = Note("Rows: truth. Columns: prediction. Shade: share of the row.")
+    return Card(figure["title"], [Matrix(figure["classes"], figure["counts"]), note])
+
+
+def _calibration(figures: Mapping[str, Any]) -> Card | None:
+    entries = figures.get("calibration")
+    if not entries:
+        return None
+    errors = ["–" if entry["ece"] is None else f"{entry['ece']:.3f}" for entry in entries]
+    words = [f"{entry['title']}: ECE {error}" for entry, error in zip(entries, errors, strict=True)]
+    legend = tuple(zip(("k-point", "k-second"), words, strict=False))
+    return Card("Calibration", [Chart(charts.reliability(entries), legend)])
+
+
+def _wording(result: TaskResult) -> Card | None:
+    """Return a score for each prompt set, with its findings as dots where there are some, and how far the sets differ."""
+    found = next((entry for name, entry in result.metrics.items() if name.endswith("_over_prompt_sets")), None)
+    if found is None:
+        return None
+    each = result.figures.get("wording", {})
+    rows = []
+    for name, value in found["sets"].items():
+        shown = ends(list(each.get(name, {}).items()), lambda pair: pair[1])
+        dots = [(score, f"{label} {score:.3f}") for label, score in shown]
+        rows.append(row({"value": value}, name, dots=dots))
+    small = "; small dots are classes, the large dot is their mean" if rows[0].dots else ""
+    spread = f"Mean {found['value']:.3f}, standard deviation {found['std']:.3f}, range {found['spread']:.3f}."
+    return Card("Prompt sensitivity", [Forest(rows, legend=False), Note(f"One row per prompt set{small}. {spread}")])
+
+
+def _subgroups(family: type[Task[Any]], result: TaskResult) -> Card | None:
+    pieces: list[Piece] = []
+    for column, entry in result.entry["subgroups"].items():
+        name = entry["metric"]
+        scaled = next((value for key, value in entry.items() if key.startswith("es_")), None)
+        gap = "" if scaled is None else f": equity-scaled {scaled:.3f}, largest gap {entry['gap']:.3f}"
+        pieces.append(Heading(f"{family.title(name)} by {column}{gap}"))
+        if words := hidden(len(entry["groups"]), "groups"):
+            pieces.append(Note(words))
+        shown = ends(list(entry["groups"].items()), lambda pair: pair[1]["n"])
+        rows = [row(values[name], group, count=f"{values['n']:,}") for group, values in shown]
+        pieces.append(Forest(rows, legend=False))
+    return Card("Subgroups", pieces) if pieces else None

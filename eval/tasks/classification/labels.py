@@ -14,12 +14,14 @@ from ...data.dataset import Data
 from ...data.labels import label_of
 from ...zero_shot.classifier import UNKNOWN
 from ...zero_shot.scoring import Scoring
-from ..base import at_least
+from ..base import (
+    at_least,
+)
 
 
 @config
 class Settings:
-    """What is told apart, by which prompts, and how it is scored.
+    """The classes, the prompts, and the scoring rule.
 
     `classes` are label names, or values of `truth`: `modality`, `view` or a group column (labels where a record lacks
     it). The first of `prompts` gives the score; the others show how much the wording matters. `uncertain`: what a label
@@ -52,7 +54,7 @@ class Settings:
             raise ValueError(f"specificity: expected 0 to 1, found {self.specificity:g}")
         for name in ("classes", "prompts", "subgroups"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
-                raise ValueError(f"{name}: one is given twice")
+                raise ValueError(f"{name}: a name is given twice")
 
     def names_of(self, label: str) -> tuple[str, ...]:
         """Return what a class may be called in the data."""

@@ -42,7 +42,7 @@ def by_subgroup(
 ) -> None:
     """Enter the metric `name` of each subgroup of each column; `inside` scores some of the images [n], None: undefined."""
     for column in asked.subgroups:
-        members = np.array([group_of(context.data.records[one], column) or "" for one in outcome.indices])
+        members = np.array([group_of(context.data.records[index], column) or "" for index in outcome.indices])
         entries: dict[str, Any] = {}
         for group in sorted(set(members.tolist()) - {""}):
             chosen = members == group
@@ -54,7 +54,7 @@ def by_subgroup(
             outcome.warnings.append(f"subgroups by {column!r} left out: no image says its {column}")
             continue
         equity = equity_scaled(
-            outcome.metrics[name]["value"], {group: one[name]["value"] for group, one in entries.items()}
+            outcome.metrics[name]["value"], {group: entry[name]["value"] for group, entry in entries.items()}
         )
         scaled = f"es_{name.removesuffix('_macro')}"
         several = equity is not None and len(entries) - len(equity.undefined) > 1  # one group has no gap

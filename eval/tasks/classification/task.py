@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +13,35 @@ from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
 from ...bootstrap import Resamples, resampled
-from ...data.dataset import Data
+from ...data.checks import check_labels
+from ...data.dataset import Data, Findings
 from ...data.labels import group_of
 from ...data.spec import DataError
 from ...intervals import Part, of_auroc, of_average_precision, of_draws, of_macro, of_mean
 from ...metrics import decisions
 from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
+from ...report.cards import Section
 from ...report.shown import confusion_figure
-from ...results import metric
+from ...results import TaskResult, metric
 from ...zero_shot import prompts as prompt_files
 from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding
 from ...zero_shot.prompts import PromptSet
 from ...zero_shot.scoring import Scoring
-from ..base import Column, Context, Outcome, Plan, Task, some, tasks
+from ..base import (
+    Auroc,
+    Comparable,
+    Context,
+    Mean,
+    MeanAuroc,
+    Outcome,
+    Plan,
+    Task,
+    Words,
+    families,
+    require_any,
+)
 from .decisions import Decided, decided_class, decided_macro
-from .figures import HeldOut, calibration_figure, confidence_figure, curve_figure, ece_of, single_finding_confusion
+from .figures import calibration_figure, confidence_figure, curve_figure, ece_of, section, single_finding_confusion
 from .labels import Settings, truth_of
 from .subgroups import by_subgroup, left_out_words, mean_part
 from .subsets import fewest, uncertain
@@ -46,10 +60,41 @@ class Scored:
     drawn: Resamples
 
 
-@tasks.register("classification")
-class Classification(Task):
-    Config = Settings
+@dataclass(kw_only=True)
+class Labelled(Plan):
+    """Images, the records that stand in the results (`views: mean`: the first image of each study), their labels [n, C]."""
+
+    records: list[int]
+    truth: NDArray[np.int64]
+
+    @property
+    def listed(self) -> list[int]:
+        return self.records
+
+
+@families.register("classification")
+class Classification(Task[Labelled]):
+    Config: ClassVar[type] = Settings
     needs = frozenset({"labels"})
+    titles: ClassVar[Words] = (
+        ("auroc", "AUROC"),
+        ("auroc_macro", "Macro AUROC"),
+        ("ap_macro", "Macro average precision"),
+        ("auroc_macro_over_prompt_sets", "Macro AUROC, mean over prompt sets"),
+        ("accuracy_over_prompt_sets", "Accuracy, mean over prompt sets"),
+        ("accuracy_macro", "Macro accuracy"),
+        ("balanced_accuracy_macro", "Macro balanced accuracy"),
+        ("f1_macro", "Macro F1"),
+        ("kappa(?:_macro)?", "Cohen's kappa"),
+        ("mcc(?:_macro)?", "Matthews correlation"),
+        ("ece", "Expected calibration error (ECE)"),
+        ("ece_macro", "Macro expected calibration error (ECE)"),
+        (r"sensitivity_at_([\d.]+)_specificity_macro", "Macro sensitivity at {0} specificity"),
+    )
+    meanings: ClassVar[Words] = (
+        ("auroc_macro", "probability that a positive image scores above a negative one"),
+        ("accuracy", "share of images whose class is predicted"),
+    )
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -66,23 +111,38 @@ class Classification(Task):
             raise ConfigError(f"task {spec.id}: no_finding {settings.no_finding!r} is none of the classes")
         pairs = self.scoring.rule in ("pair", "xplainer")
         self.derived = settings.no_finding if self.scoring.rule == "xplainer" else None
-        asked = [one for one in settings.classes if one != self.derived]
-        self.sets = [prompt_files.read(one, asked, folder, pairs) for one in settings.prompts]
+        asked = [name for name in settings.classes if name != self.derived]
+        self.sets = [prompt_files.read(prompt_set, asked, folder, pairs) for prompt_set in settings.prompts]
 
     @classmethod
-    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
-        """Return whether each image's class was answered; of equal scores the first class is, as in the run."""
-        if "accuracy" not in metrics:
-            return {}
-        answers = [max(row["scores"], key=row["scores"].__getitem__) for row in rows]
-        return {"accuracy": [float(row["labels"].get(one) == 1) for row, one in zip(rows, answers, strict=True)]}
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        """Return the AUROCs, or whether each image's class was predicted: of equal scores the first, as in the run."""
+        if "accuracy" in result.metrics:
+            answers = [max(row["scores"], key=row["scores"].__getitem__) for row in result.rows]
+            right = [float(row["labels"].get(name) == 1) for row, name in zip(result.rows, answers, strict=True)]
+            return {"accuracy": Mean(right)}
+        found: dict[str, Comparable] = {}
+        if counted := result.metrics["auroc_macro"].get("classes"):
+            found["auroc_macro"] = MeanAuroc(tuple(f"auroc {name}" for name in counted))
+        for name in result.rows[0]["scores"]:
+            labels = [row["labels"].get(name) for row in result.rows]
+            found[f"auroc {name}"] = Auroc(labels, [row["scores"][name] for row in result.rows])
+        return found
 
     @classmethod
-    def ranked(cls, metrics: Mapping[str, Any]) -> bool:
-        return "accuracy" not in metrics
+    def class_metrics(cls, entry: Mapping[str, Any]) -> list[str]:
+        return ["auroc"]
+
+    @classmethod
+    def section(cls, result: TaskResult) -> Section:
+        return section(cls, result)
+
+    def check(self, data: Data) -> Findings:
+        called = {name: self.settings.names_of(name) for name in self.settings.classes}
+        return check_labels(data, called, self.settings.truth)
 
     def show(self) -> dict[str, Any]:
-        return {"scoring": self._rule(), "prompts": [one.to_tree() for one in self.sets]}
+        return {"scoring": self._rule(), "prompts": [prompt_set.to_tree() for prompt_set in self.sets]}
 
     def _rule(self) -> dict[str, Any]:
         tree = self.scoring.stated()
@@ -102,27 +162,23 @@ class Classification(Task):
         else:
             keep = (table != UNKNOWN).any(1)
         indices = [index for index, kept in zip(context.usable, keep, strict=True) if kept]
-        return some(indices, f"a label of {', '.join(self.settings.classes)}", context.data), table[keep]
+        return require_any(indices, f"a label of {', '.join(self.settings.classes)}", context.data), table[keep]
 
-    def listed(self, context: Context) -> list[int]:
+    def plan(self, context: Context) -> Labelled:
         indices, truth = self.select(context)
-        return by_study(context.data, indices, truth)[0] if self.scoring.views == "mean" else indices
-
-    def plan(self, context: Context) -> Plan:
-        indices, _ = self.select(context)
-        texts = [text for one in self.sets for text in one.all()]
-        local = indices if self.scoring.local else []
-        return Plan(images=indices, patches=local, texts=texts)
-
-    def run(self, context: Context) -> Outcome:
-        indices, truth = self.select(context)
-        scores = [self.scores(context, context.data, indices, one) for one in self.sets]
-        main = scores[0]
+        texts = [text for prompt_set in self.sets for text in prompt_set.all()]
+        records = indices
         if self.scoring.views == "mean":
-            indices, truth = by_study(context.data, indices, truth)
-        scored = Scored(context, indices, truth, scores, context.draw(indices))
+            records, truth = by_study(context.data, indices, truth)
+        local = indices if self.scoring.local else []
+        return Labelled(images=indices, patches=local, texts=texts, records=records, truth=truth)
+
+    def run(self, context: Context, plan: Labelled) -> Outcome:
+        scores = [self.scores(context, context.data, plan.images, prompt_set) for prompt_set in self.sets]
+        main = scores[0]
+        scored = Scored(context, plan.records, plan.truth, scores, context.draw(plan.records))
         outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
-        outcome.prompts = [one.to_tree() for one in self.sets]
+        outcome.prompts = [prompt_set.to_tree() for prompt_set in self.sets]
         outcome.scoring = self._rule() | {"temperature": main.temperature, "ties": "half"}
         return outcome
 
@@ -130,6 +186,15 @@ class Classification(Task):
         """Return the scores of images (of studies under `views: mean`) against one set of prompts."""
         found = score(context.store, data, indices, prompts, self.scoring)
         return with_no_finding(found, self.settings.classes.index(self.derived)) if self.derived else found
+
+    def _held_out(self, context: Context) -> tuple[Scores, NDArray[np.int64]] | None:
+        """Return scores and labels [n, C] of the split that a temperature is fitted on."""
+        data = context.split(self.settings.calibrate) if self.settings.calibrate else None
+        if data is None:
+            return None
+        indices = data.usable()
+        scores, truth = self.scores(context, data, indices, self.sets[0]), truth_of(data, indices, self.settings)
+        return scores, by_study(data, indices, truth)[1] if self.scoring.views == "mean" else truth
 
     # multi-label
 
@@ -178,15 +243,12 @@ class Classification(Task):
         outcome.figures = {
             "curves": curve_figure(names, truth, main.ranking, resamples.weights),
             "calibration": calibration_figure(
-                main,
-                truth,
-                [names.index(label) for label in counted],
-                self.settings.calibrate,
-                self._held_out(context),
+                truth, main, [names.index(name) for name in counted], self._held_out(context), self.settings.calibrate
             ),
             "confusion": single_finding_confusion(names, truth, main.ranking),
             "wording": {
-                one.name: values for one, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
+                prompt_set.name: values
+                for prompt_set, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
             },
         }
         return outcome
@@ -222,11 +284,11 @@ class Classification(Task):
 
     def _each(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> list[dict[str, float]]:
         result = []
-        for one in scores:
+        for of_set in scores:
             values = {}
             for column, name in enumerate(self.settings.classes):
                 known = truth[:, column] != UNKNOWN
-                area = auroc(truth[known, column], one.ranking[known, column])
+                area = auroc(truth[known, column], of_set.ranking[known, column])
                 if name in counted and area is not None:
                     values[name] = area
             result.append(values)
@@ -235,25 +297,13 @@ class Classification(Task):
     def _wording(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> dict[str, Any]:
         if len(scores) < 2:
             return {}
-        means = [float(np.mean(list(one.values()))) for one in self._each(truth, scores, counted)]
-        sets = {one.name: value for one, value in zip(self.sets, means, strict=True)}
+        means = [float(np.mean(list(values.values()))) for values in self._each(truth, scores, counted)]
+        sets = {prompt_set.name: value for prompt_set, value in zip(self.sets, means, strict=True)}
         return {
             "auroc_macro_over_prompt_sets": metric(
                 float(np.mean(means)), chance=0.5, spread=max(means) - min(means), std=float(np.std(means)), sets=sets
             )
         }
-
-    def _held_out(self, context: Context) -> HeldOut | None:
-        """Return the logits and labels [n, C] of the split that a temperature is fitted on."""
-        data = context.split(self.settings.calibrate) if self.settings.calibrate else None
-        if data is None:
-            return None
-        indices = data.usable()
-        truth = truth_of(data, indices, self.settings)
-        scores = self.scores(context, data, indices, self.sets[0])
-        if self.scoring.views == "mean":
-            truth = by_study(data, indices, truth)[1]
-        return scores.logits, truth
 
     def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
         """Score the macro AUROC of each subgroup."""
@@ -281,7 +331,7 @@ class Classification(Task):
                 name: int(truth[row, c]) for c, name in enumerate(self.settings.classes) if truth[row, c] != UNKNOWN
             }
             values = {name: float(main.ranking[row, c]) for c, name in enumerate(self.settings.classes)}
-            groups = {one: group_of(context.data.records[index], one) for one in self.settings.subgroups}
+            groups = {subgroup: group_of(context.data.records[index], subgroup) for subgroup in self.settings.subgroups}
             rows.append(context.row(index) | {"labels": known, "scores": values, "groups": groups})
         return rows
 
@@ -312,7 +362,7 @@ class Classification(Task):
             "mcc": (decisions.matthews, 0.0),
         }
         for key, (function, chance) in others.items():
-            draws = resampled(lambda rows, one=function: one(answer[rows], decided[rows]), resamples.weights[:300])  # type: ignore[misc]
+            draws = resampled(lambda rows, score=function: score(answer[rows], decided[rows]), resamples.weights[:300])  # type: ignore[misc]
             bounds = of_draws(draws, resamples, resamples[right == 0].patients)
             value = function(answer, decided)
             outcome.metrics[key] = metric(value, bounds, chance=chance, reason="one class is always chosen")
@@ -327,8 +377,8 @@ class Classification(Task):
         outcome.metrics["ece"] = metric(confidence, higher_is_better=False, reason="no samples")
         if len(scores) > 1:
             sets = {
-                one.name: float((answer == s.ranking.argmax(1)).mean())
-                for one, s in zip(self.sets, scores, strict=True)
+                prompt_set.name: float((answer == s.ranking.argmax(1)).mean())
+                for prompt_set, s in zip(self.sets, scores, strict=True)
             }
             values = list(sets.values())
             outcome.metrics["accuracy_over_prompt_sets"] = metric(

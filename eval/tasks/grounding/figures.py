@@ -1,30 +1,37 @@
-"""What the report draws of a grounding: examples chosen by rule (good, middling, bad), with their controls."""
+"""What the page draws of a grounding: examples evenly spaced from the best to the worst, with their controls."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...maps.phrase_maps import Maps
 from ...report import images
+from ...report.cards import Card, ColourScale, Note, Section, Triptych
 from ..base import Context
-
-if TYPE_CHECKING:
-    from ...maps.phrase_maps import Maps
-    from .query import Query
-from .query import UNLABELLED
+from .query import UNLABELLED, Query
 
 SHOWN = 6
 
 
-"""Stands for the finding of a box without a label: its phrase may be a sentence of a report."""
+def example_cards(figures: Mapping[str, Any]) -> Section:
+    """Return the cards of the examples that `triptychs` made, with the colour scale of their maps."""
+    if not figures.get("examples"):
+        return []
+    words = (
+        "Examples from the highest to the lowest CNR, evenly spaced. Each card: the image with the boxes of the phrase; the "
+        "map of the phrase (cross: its maximum); the map of the same phrase on another patient's image."
+    )
+    head = Card("Example maps", [Note(words), ColourScale(figures["scale"])])
+    return [[head], [Card("", [Triptych(example)]) for example in figures["examples"]]]
 
 
 def choose(queries: Sequence[Query], table: Sequence[Mapping[str, float]], count: int = SHOWN) -> list[int]:
     """Return rows to show, of questions with a place: one a finding as far as they go, spread evenly from best to worst CNR."""
-    rows = [row for row, one in enumerate(queries) if not one.bare and np.isfinite(table[row]["cnr"])]
+    rows = [row for row, query in enumerate(queries) if not query.bare and np.isfinite(table[row]["cnr"])]
     rows.sort(key=lambda row: (-table[row]["cnr"], row))
     chosen: list[int] = []
     labels: list[str] = []
@@ -55,7 +62,7 @@ def triptychs(
     for row in chosen:
         text, place = texts[queries[row].phrase], queries[row].place
         heats.append((maps.of(place, text), maps.of(others[place], text)))
-    finite = [np.abs(one[np.isfinite(one)]) for pair in heats for one in pair]
+    finite = [np.abs(heat[np.isfinite(heat)]) for pair in heats for heat in pair]
     scale = float(np.quantile(np.concatenate(finite), 0.995)) if finite else 1.0
     examples = []
     for row, (own, other) in zip(chosen, heats, strict=True):
@@ -91,14 +98,14 @@ def _panel(
 
 def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> list[dict[str, Any]]:
     """Return a few images with all their boxes, and the report where text may be shown."""
-    richest = sorted(indices, key=lambda one: (-min(3, len({b.label for b in context.data.records[one].boxes})), one))
+    richest = sorted(indices, key=lambda at: (-min(3, len({box.label for box in context.data.records[at].boxes})), at))
     result = []
     for index in richest[:count]:
         record = context.data.records[index]
         pixels, (height, width) = images.pixels_of(context.data.image(index), 320)
         boxes = [
-            {"xyxy": list(one.xyxy), "label": one.label or (one.phrase if context.show_text else UNLABELLED)}
-            for one in record.boxes
+            {"xyxy": list(box.xyxy), "label": box.label or (box.phrase if context.show_text else UNLABELLED)}
+            for box in record.boxes
         ]
         result.append(
             {

@@ -1,4 +1,4 @@
-"""What can be found without looking: the mean box of a phrase's words, the mean mask, learnt from other patients.
+"""Location priors, which see no image: the mean box of a phrase's words, the mean mask, of other patients.
 
 "Small nodule in the right upper zone" names its own place; a grounding score means little without this beside it.
 """
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vlp.modalities.image.decode import decode_mask, image_size
 
 from ...data.spec import DataError
-from ...embeddings.cache import UnreadableError, in_words
+from ...embeddings.cache import UnreadableError, stable_message
 from ..controls import Rectangle, box_map
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ ENOUGH = 5
 
 def place_of(phrase: str) -> tuple[str, str]:
     """Return the side and the zone that a phrase names, "" for none; both sides are one of their own."""
-    sides = {one.lower() for one in SIDE.findall(phrase)}
+    sides = {word.lower() for word in SIDE.findall(phrase)}
     side = "" if not sides else next(iter(sides)) if len(sides) == 1 and sides <= {"left", "right"} else "both"
-    zones = [SAME.get(one.lower(), one.lower()) for one in ZONE.findall(phrase)]
+    zones = [SAME.get(word.lower(), word.lower()) for word in ZONE.findall(phrase)]
     return side, zones[0] if zones else ""
 
 
@@ -87,7 +87,7 @@ class Prior:
             if boxes is None:
                 continue
             if self.own is not None:
-                boxes = boxes[[one != patient for one in self.owners[key]]]
+                boxes = boxes[[owner != patient for owner in self.owners[key]]]
             if len(boxes) >= (ENOUGH if key[1:] != ("", "") else 1):
                 x1, y1, x2, y2 = boxes.mean(0).tolist()
                 return x1, y1, x2, y2
@@ -111,13 +111,13 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
     bad: dict[str, str] = {}
     for index in indices:
         if data is context.data:
-            geometry = context.store.geometry(data, index)
-            sizes.append((geometry.height, geometry.width))
+            height, width = context.store.geometry(data, index).source
+            sizes.append((height, width))
         elif data.records[index].boxes:
             try:
                 sizes.append(image_size(data.image(index)))
             except (ValueError, OSError) as error:
-                bad[data.records[index].key] = in_words(error)
+                bad[data.records[index].key] = stable_message(error)
         else:
             sizes.append((1, 1))
     if bad:
@@ -126,8 +126,22 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
 
 
 @dataclass(frozen=True)
+class Truth:
+    """A mask of a record, its pixels packed: the plans of all tasks are held from encoding to scoring."""
+
+    index: int
+    name: str
+    shape: tuple[int, ...]
+    bits: NDArray[np.uint8]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        return np.unpackbits(self.bits, count=int(np.prod(self.shape))).reshape(self.shape).astype(bool)
+
+
+@dataclass(frozen=True)
 class MeanMask:
-    """The mean mask [SIDE, SIDE] of a name over other patients, spread over an image: a segmentation that never looks."""
+    """The mean mask [SIDE, SIDE] of a name over other patients, spread over an image: a segmentation that sees no image."""
 
     masks: dict[str, NDArray[np.float32]]
     owners: dict[str, list[str]]
@@ -137,25 +151,26 @@ class MeanMask:
     SIDE: ClassVar[int] = 64
 
     @classmethod
-    def learn(
-        cls, context: Context, split: str | None, found: Sequence[tuple[int, str, NDArray[np.bool_]]]
-    ) -> MeanMask:
+    def learn(cls, context: Context, split: str | None, found: Sequence[Truth]) -> MeanMask:
         """Collect the masks of a split; where the data has none such, the scored ones, each patient's own left out."""
         other = context.split(split) if split else None
-        names = {name for _, name, _ in found}
-        rows = [(context.data.patient(index), name, mask) for index, name, mask in found]
+        names = sorted({truth.name for truth in found})
+        size = (cls.SIDE, cls.SIDE)
+        rows: list[tuple[str, str, NDArray[np.float32]]] = []
         if other is not None:
-            there = ((index, name, mask_of(other, index, name)) for index in other.usable() for name in sorted(names))
-            learnt = [
-                (other.patient(index), name, mask) for index, name, mask in there if mask is not None and mask.any()
+            there = ((index, name, mask_of(other, index, name)) for index in other.usable() for name in names)
+            rows = [
+                (other.patient(index), name, _resized(mask.astype(np.float32), size))
+                for index, name, mask in there
+                if mask is not None and mask.any()
             ]
-            rows, other = (learnt, other) if learnt else (rows, None)
-        masks: dict[str, list[NDArray[np.float32]]] = {name: [] for name in names}
-        owners: dict[str, list[str]] = {name: [] for name in names}
-        for patient, name, mask in rows:
-            masks[name].append(_resized(mask.astype(np.float32), (cls.SIDE, cls.SIDE)))
-            owners[name].append(patient)
-        stacks = {name: np.stack(some) for name, some in masks.items() if some}
+            other = other if rows else None
+        rows = rows or [
+            (context.data.patient(truth.index), truth.name, _resized(truth.mask.astype(np.float32), size))
+            for truth in found
+        ]
+        stacks = {name: np.stack([mask for _, of, mask in rows if of == name]) for name in {of for _, of, _ in rows}}
+        owners = {name: [patient for patient, of, _ in rows if of == name] for name in stacks}
         source = f"split {split}" if other is not None else "the other patients of this split"
         return cls(stacks, owners, source, None if other is not None else context.data)
 
@@ -164,7 +179,7 @@ class MeanMask:
         stack = self.masks.get(name)
         if stack is not None and self.own is not None:
             patient = self.own.patient(index)
-            stack = stack[[one != patient for one in self.owners[name]]]
+            stack = stack[[owner != patient for owner in self.owners[name]]]
         if stack is None or not len(stack):
             return None
         return _resized(stack.mean(0), size)

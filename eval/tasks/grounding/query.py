@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from vlp.core.config import config
 
 from ...metrics.grounding import THRESHOLDS
 from ..base import at_least
 from ..controls import Rectangle
-
-if TYPE_CHECKING:
-    pass
 
 
 @config
@@ -59,3 +56,4 @@ class Query:
 
 
 UNLABELLED = "no label"
+"""Stands for the finding of a box without a label: its phrase may be a sentence of a report."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ...bootstrap import Resamples
 from ...intervals import Part, of_macro, of_mean
 from ...maps.masks import scaled
+from ...maps.phrase_maps import Map
 from ...metrics.grounding import (
     best_overlap,
     box_of_map,
@@ -23,7 +24,6 @@ from ...metrics.grounding import (
 from ...results import metric
 from ..controls import CONTROLS, Rectangle, control_of
 
-Map = NDArray[np.float32]
 NOTHING = float("nan")
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
 MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
@@ -94,7 +94,7 @@ def summary(
     if not known.all():
         extra["undefined"] = int((~known).sum())
     if name in HITS and known.any():
-        extra["share_above"] = {f"{one:g}": float((values[known] > one).mean()) for one in HITS[name]}
+        extra["share_above"] = {f"{overlap:g}": float((values[known] > overlap).mean()) for overlap in HITS[name]}
     chance = CHANCE.get(name)
     if name in ("pointing", "pixel_ap") and areas:
         chance = float(np.mean(areas))
@@ -118,7 +118,7 @@ def macro(
     parts: list[Part] = []
     shares, undefined = [], []
     for finding in sorted(set(findings)):
-        inside = np.array([one == finding for one in findings])
+        inside = np.array([label == finding for label in findings])
         own = np.where(inside, values, NOTHING)
         if not np.isfinite(own).any():
             undefined.append(finding)

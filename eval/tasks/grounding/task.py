@@ -1,4 +1,4 @@
-"""Phrase grounding: does the map of a phrase rise where the phrase says? Beside each score: what looking is worth.
+"""Phrase grounding: whether the map of a phrase is highest where its boxes are; each score stands beside its controls.
 
 Controls: the same phrase on another patient's image (shuffled), another finding's phrase on the same image (wrong phrase),
 the mean box of the phrase's words in other data (text prior, never sees an image), a box in the middle of the image, and
@@ -7,49 +7,83 @@ phrases without a place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from vlp.core.config import to_tree
 from vlp.sample import Box
 
+from ...data.checks import check_boxes
+from ...data.dataset import Data, Findings
 from ...maps.phrase_maps import Maps
 from ...metrics.grounding import box_mask
-from ..base import Column, Context, Outcome, Plan, Task, some, tasks
+from ...report.cards import Section
+from ...results import TaskResult
+from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any
 from ..controls import CONTROLS, Rectangle, centre_map, partners
-from .figures import triptychs
+from ..map_task import MapTask
+from .figures import example_cards, triptychs
 from .location_prior import Prior
 from .query import Query, Settings
 from .scores import MACRO, NAMES, NOTHING, macro, scores_of, summary
 
 
-@tasks.register("grounding")
-class Grounding(Task):
+@dataclass(kw_only=True)
+class Queries(Plan):
+    """Images with boxes, and the phrases asked of them."""
+
+    queries: list[Query]
+
+
+@families.register("grounding")
+class Grounding(MapTask[Queries]):
     Config = Settings
     needs = frozenset({"boxes"})
-
-    def needs_model(self) -> bool:
-        return bool(self.settings.source != "patches")
-
-    def show(self) -> dict[str, Any]:
-        return {"scoring": to_tree(self.settings)}
+    titles = (
+        ("pointing", "Pointing game"),
+        ("pointing_minus_shuffled", "Pointing game, difference from the shuffled image"),
+        ("cnr", "Contrast-to-noise ratio (CNR)"),
+        ("cnr_absolute", "Absolute CNR"),
+        ("miou", "mIoU over thresholds .1 to .5"),
+        ("pixel_auroc", "Pixel AUROC"),
+        ("pixel_ap", "Pixel average precision"),
+        ("dice", "Dice"),
+        ("box_iou", "IoU of the map's box"),
+        ("iobb", "IoBB of the map's box"),
+        ("pointing_macro", "Pointing game, mean over findings"),
+        ("cnr_macro", "CNR, mean over findings"),
+        ("cnr_absolute_macro", "Absolute CNR, mean over findings"),
+        ("miou_macro", "mIoU over thresholds .1 to .5, mean over findings"),
+    )
+    meanings = (
+        ("pointing", "share of phrases whose map has its maximum inside a box"),
+        ("cnr", "mean of the map inside the boxes minus outside, in units of its noise"),
+    )
+    unbounded = r"(bare_)?cnr.*"
 
     @classmethod
-    def comparable(cls, metrics: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
         """Return the scores of phrases that name a place, and of the `bare` ones under their own names."""
-        result: dict[str, Column] = {}
-        for name in metrics:
-            prefix, column = ("bare_", name.removeprefix("bare_")) if name.startswith("bare_") else ("", name)
-            if any(column in row for row in rows):
-                result[name] = [row.get(column) if bool(row.get("bare")) == bool(prefix) else None for row in rows]
-        return result
+        found: dict[str, Comparable] = {}
+        for name in result.metrics:
+            column, bare = name.removeprefix("bare_"), name.startswith("bare_")
+            if any(column in row for row in result.rows):
+                found[name] = Mean([row.get(column) if bool(row.get("bare")) == bare else None for row in result.rows])
+        return found
 
-    def select(self, context: Context) -> tuple[list[int], list[Query], dict[str, int]]:
-        """Return the images, the questions, and what was left out and why."""
-        indices = [one for one in context.usable if context.data.records[one].boxes][: self.settings.limit]
-        some(indices, "a box", context.data)
+    @classmethod
+    def section(cls, result: TaskResult) -> Section:
+        main, *more = super().section(result)
+        return [main, *example_cards(result.figures), *more]
+
+    def check(self, data: Data) -> Findings:
+        return check_boxes(data)
+
+    def plan(self, context: Context) -> Queries:
+        indices = [index for index in context.usable if context.data.records[index].boxes][: self.settings.limit]
+        require_any(indices, "a box", context.data)
         queries: list[Query] = []
         for place, index in enumerate(indices):
             together: dict[tuple[str, bool], list[Box]] = {}
@@ -59,19 +93,16 @@ class Grounding(Task):
                 if self.settings.bare and label in self.settings.bare:
                     together.setdefault((self.settings.bare[label], True), []).append(box)
             for (phrase, bare), boxes in together.items():
-                named, places = boxes[0].label, tuple(one.xyxy for one in boxes)
+                named, places = boxes[0].label, tuple(box.xyxy for box in boxes)
                 queries.append(Query(place, phrase, named or boxes[0].phrase, places, bare, bool(named)))
-        return indices, queries, {}
-
-    def plan(self, context: Context) -> Plan:
-        indices, queries, _ = self.select(context)
         local = indices if self.settings.source == "patches" else []
-        return Plan(images=indices, patches=local, texts=[one.phrase for one in queries])
+        return Queries(images=indices, patches=local, texts=[query.phrase for query in queries], queries=queries)
 
-    def run(self, context: Context) -> Outcome:
-        indices, queries, excluded = self.select(context)
+    def run(self, context: Context, plan: Queries) -> Outcome:
+        indices, queries = plan.images, plan.queries
+        excluded: dict[str, int] = {}
         maps = Maps(context, indices, self.settings)
-        texts = dict(zip([q.phrase for q in queries], context.store.texts([q.phrase for q in queries]), strict=True))
+        texts = dict(zip(plan.texts, context.store.texts(plan.texts), strict=True))
         prior = Prior.learn(context, self.settings.prior_split, indices)
         others = partners(context.data, indices, context.seed)
         wrong = wrong_phrases(queries, context.seed)
@@ -105,7 +136,7 @@ class Grounding(Task):
                 | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
                 | {name: None if np.isnan(value) else value for name, value in values.items()}
             )
-        some(list(range(len(kept))), "a box that can be scored", context.data)
+        require_any(list(range(len(kept))), "a box that can be scored", context.data)
         outcome = Outcome(indices, {}, excluded=excluded, rows=rows)
         outcome.scoring = {
             "map": self.settings.source,
@@ -129,9 +160,9 @@ class Grounding(Task):
         table: Sequence[dict[str, float]],
         indices: Sequence[int],
     ) -> None:
-        groups = {"": [row for row, one in enumerate(queries) if not one.bare]}
+        groups = {"": [row for row, query in enumerate(queries) if not query.bare]}
         if self.settings.bare:
-            groups["bare_"] = [row for row, one in enumerate(queries) if one.bare]
+            groups["bare_"] = [row for row, query in enumerate(queries) if query.bare]
         for prefix, members in groups.items():
             if not members:
                 continue
@@ -157,7 +188,7 @@ class Grounding(Task):
         named = np.array([queries[row].labelled for row in members])
         findings = [queries[row].label for row in members if queries[row].labelled]
         for name in MACRO if findings else ():
-            values, areas = (np.array([table[row][one] for row in members])[named] for one in (name, "area"))
+            values, areas = (np.array([table[row][key] for row in members])[named] for key in (name, "area"))
             outcome.metrics[f"{name}_macro"] = macro(values, findings, drawn[named], name, areas)
 
 
@@ -172,11 +203,11 @@ def wrong_phrases(queries: Sequence[Query], seed: int) -> list[str | None]:
     rng = np.random.default_rng(seed)
     pools: dict[bool, list[Query]] = {bare: [q for q in queries if q.bare == bare] for bare in (False, True)}
     here: dict[int, set[str]] = {}
-    for one in queries:
-        here.setdefault(one.place, set()).add(one.label)
+    for query in queries:
+        here.setdefault(query.place, set()).add(query.label)
     result: list[str | None] = []
-    for one in queries:
-        pool = pools[one.bare]
+    for query in queries:
+        pool = pools[query.bare]
         picks = (pool[int(at)] for at in rng.integers(0, len(pool), 20))
-        result.append(next((other.phrase for other in picks if other.label not in here[one.place]), None))
+        result.append(next((other.phrase for other in picks if other.label not in here[query.place]), None))
     return result

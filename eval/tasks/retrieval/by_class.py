@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError, config, to_tree
 
 from ...bootstrap import Interval
+from ...data.checks import check_labels
+from ...data.dataset import Data, Findings
 from ...data.spec import DataError
-from ...embeddings import search as index
+from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
 from ...metrics.ratio import ratio
 from ...metrics.retrieval import average_precisions, precision_at
-from ...results import metric
+from ...results import TaskResult, metric
 from ...zero_shot import prompts as prompt_files
 from ...zero_shot.scoring import unit
-from ..base import Context, Outcome, Plan, Task, at_least, some, tasks
+from ..base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .pairs import codes
 
 
@@ -43,10 +45,19 @@ class Settings:
         at_least(self, 1, "k")
 
 
-@tasks.register("class_retrieval")
-class ClassRetrieval(Task):
+@dataclass(kw_only=True)
+class Members(Plan):
+    """Images with a known class, and their classes [n, C]."""
+
+    classes: NDArray[np.bool_]
+
+
+@families.register("class_retrieval")
+class ClassRetrieval(Task[Members]):
     Config = Settings
     needs = frozenset({"labels"})
+    titles = ((r"p@(\d+)", "Precision@{0}"), ("map", "Mean average precision"))
+    meanings = ((r"p@(\d+)", "share of the top {0} results that have the query's class"),)
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -58,30 +69,36 @@ class ClassRetrieval(Task):
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings), "prompts": [self.prompts.to_tree()] if self.prompts else []}
 
-    def members(self, context: Context) -> tuple[list[int], NDArray[np.bool_]]:
-        """Return the records with a known class and their classes [n, C]."""
+    @classmethod
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        return sample_means(result)
+
+    def check(self, data: Data) -> Findings:
+        return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
+
+    def plan(self, context: Context) -> Members:
         rows = []
-        for one in context.usable:
-            record = context.data.records[one]
+        for index in context.usable:
+            record = context.data.records[index]
             if self.settings.truth == "labels":
                 flags = [record.labels.get(name) == 1 for name in self.settings.classes]
             else:
                 flags = [record.groups.get(self.settings.truth) == name for name in self.settings.classes]
             if any(flags):
-                rows.append((one, flags))
-        some([one for one, _ in rows], f"a class of {', '.join(self.settings.classes)}", context.data)
-        return [one for one, _ in rows], np.array([flags for _, flags in rows])
+                rows.append((index, flags))
+        indices = require_any(
+            [index for index, _ in rows], f"a class of {', '.join(self.settings.classes)}", context.data
+        )
+        texts = self.prompts.all() if self.prompts else []
+        return Members(images=indices, texts=texts, classes=np.array([flags for _, flags in rows]))
 
-    def plan(self, context: Context) -> Plan:
-        return Plan(images=self.members(context)[0], texts=self.prompts.all() if self.prompts else [])
-
-    def run(self, context: Context) -> Outcome:
-        indices, classes = self.members(context)
+    def run(self, context: Context, plan: Members) -> Outcome:
+        indices, classes = plan.images, plan.classes
         images = unit(context.store.images(context.data, indices))
-        sides = {"images": Side(images, classes, codes([context.data.patient(one) for one in indices]))}
+        sides = {"images": Side(images, classes, codes([context.data.patient(index) for index in indices]))}
         if self.prompts:
-            texts = [unit(context.store.texts(one.pos)) for one in self.prompts.texts.values()]
-            of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(one) for one in texts], axis=0)
+            texts = [unit(context.store.texts(text.pos)) for text in self.prompts.texts.values()]
+            of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(text) for text in texts], axis=0)
             sides["prompts"] = Side(np.concatenate(texts), of_text, None)
         queries, gallery = sides[self.settings.queries], sides[self.settings.gallery]
         drawn = context.draw(indices)
@@ -110,7 +127,7 @@ class ClassRetrieval(Task):
             "gallery": len(gallery.rows),
             "ties": "index",
         }
-        outcome.rows = [context.row(one) for one in indices]
+        outcome.rows = [context.row(index) for index in indices]
         if by_image:
             for row, value, shares in zip(found.keep, values, found.precision, strict=True):
                 each = {f"p@{k}": float(share) for k, share in zip(found.ks, shares, strict=True)}
@@ -152,10 +169,10 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
     precision: list[NDArray[np.float64]] = []
     average: list[NDArray[np.float64]] = []
     right = candidates = 0
-    ks = [one for one in ks if one <= len(gallery.rows)]
+    ks = [k for k in ks if k <= len(gallery.rows)]
     drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
     sums, defined = np.zeros((len(drawn), len(ks) + 1)), np.zeros((len(drawn), len(ks) + 1))
-    for block in index.blocks(len(queries.rows), 8 * len(gallery.rows)):
+    for block in blocks(len(queries.rows), 8 * len(gallery.rows)):
         scores = queries.rows[block] @ gallery.rows.T
         relevant = queries.classes[block].astype(np.int64) @ gallery.classes.T.astype(np.int64) > 0
         allowed = np.ones_like(relevant)

@@ -1,4 +1,4 @@
-"""The pairs of a retrieval task, and what is a right answer to what: an image's own texts, and what else the task says."""
+"""The pairs of a retrieval task, and which are right answers: an image's own texts, and what else the task says."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Pool:
     @cached_property
     def images(self) -> list[int]:
         """Return the record of each image [I]."""
-        return [self.indices[one] for one in self.starts]
+        return [self.indices[start] for start in self.starts]
 
     @cached_property
     def held(self) -> tuple[Ints, Ints]:
@@ -97,12 +97,12 @@ def values_of(data: Data, indices: Sequence[int], texts: Sequence[str], name: st
 
     Raises DataError for a group column that none of them has.
     """
-    records = [data.records[one] for one in indices]
+    records = [data.records[index] for index in indices]
     found = [_value(record, text, name) for record, text in zip(records, texts, strict=True)]
     if name not in ("text", *OWN) and not any(found):
-        known = ["text", *OWN, *sorted({column for one in records for column in one.groups})]
+        known = ["text", *OWN, *sorted({column for record in records for column in record.groups})]
         raise DataError(f"{data.name}: no record has a {name!r}{did_you_mean(name.removeprefix('groups.'), known)}")
-    return [one or f"\0{record.key}" for one, record in zip(found, records, strict=True)]
+    return [value or f"\0{record.key}" for value, record in zip(found, records, strict=True)]
 
 
 def _value(record: Sample, text: str, name: str) -> str | None:
@@ -122,4 +122,4 @@ def normalised(text: str) -> str:
 def codes(values: Sequence[str]) -> Ints:
     """Return numbers of values in order of first occurrence."""
     known: dict[str, int] = {}
-    return np.array([known.setdefault(one, len(known)) for one in values], dtype=np.int64)
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -10,23 +11,40 @@ from numpy.typing import NDArray
 from vlp.core.config import config, to_tree
 
 from ...bootstrap import Resamples
+from ...data.checks import check_reports
+from ...data.dataset import Data, Findings
 from ...embeddings import search
 from ...intervals import of_mean
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
+from ...report import charts
 from ...report import images as pictures
-from ...results import metric
+from ...report.cards import Card, Chart, Note, Piece, Query, Section
+from ...results import TaskResult, metric
 from ...zero_shot.scoring import unit
-from ..base import Context, Outcome, Plan, Task, at_least, some, tasks
+from ..base import (
+    Comparable,
+    Context,
+    Outcome,
+    Plan,
+    Task,
+    at_least,
+    families,
+    require_any,
+    sample_means,
+    scores_card,
+    worded,
+)
 from .pairs import Pool, Which, codes, texts_of, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
 SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
+TITLES = {"i2t": "Image to text", "t2i": "Text to image"}
 Floats = NDArray[np.float32]
 
 
 @config
 class Settings:
-    """Which pairs, and what counts as found.
+    """Which pairs, and which answers are right.
 
     `text`: the report, a section of it, or the captions: each is a text that finds its image, and an image finds any of its
     texts. `distinct`: keep the first record of each value of this group column (`groups.state`), of `patient`, `study` or
@@ -51,10 +69,60 @@ class Settings:
         at_least(self, 1, "k", "size", "pools")
 
 
-@tasks.register("retrieval")
-class Retrieval(Task):
+@dataclass(kw_only=True)
+class Pairs(Plan):
+    """The pairs that are scored."""
+
+    pool: Pool
+
+
+@families.register("retrieval")
+class Retrieval(Task[Pairs]):
     Config = Settings
     needs = frozenset({"report"})
+    titles = (
+        (r"r@(\d+)_pool_(\d+)", "R@{0} in pools of {1}"),
+        (r"r@(\d+)", "R@{0}"),
+        (r"recall@(\d+)", "recall@{0} over all positives"),
+        ("median_rank", "median rank"),
+        ("mrr", "mean reciprocal rank"),
+    )
+    meanings = ((r"(i2t|t2i)_r@(\d+)", "share of queries with a right answer in the top {1}"),)
+    unbounded = r".*_median_rank"
+
+    @classmethod
+    def title(cls, name: str) -> str:
+        direction, _, rest = name.partition("_")
+        return (
+            f"{TITLES[direction]}, {worded(cls.titles, rest) or rest}" if direction in TITLES else super().title(name)
+        )
+
+    @classmethod
+    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
+        return sample_means(result)
+
+    @classmethod
+    def section(cls, result: TaskResult) -> Section:
+        """Return the scores beside a curve of the share of queries answered in the top k, and example queries."""
+        ranks = {
+            title: [float(row[f"rank_{short}"]) for row in result.rows if f"rank_{short}" in row]
+            for short, title in TITLES.items()
+        }
+        ranks = {title: places for title, places in ranks.items() if places}
+        cards = [scores_card(cls, result)]
+        if ranks:
+            curve = charts.rank_curve(ranks, result.entry["scoring"]["gallery_images"])
+            legend = *zip(("k-point", "k-second"), ranks, strict=False), ("", "dashed: chance")
+            cards.append(Card("R@k for every k", [Chart(curve, legend)]))
+        section = [cards]
+        if grid := result.figures.get("grid"):
+            words = "Queries drawn at random. Green frame and ✓: right answer; red frame and ✗: wrong. Number: cosine."
+            pieces: list[Piece] = [Note(words), *map(Query, grid)]
+            section.append([Card("Example queries with their top 5 results", pieces)])
+        return section
+
+    def check(self, data: Data) -> Findings:
+        return check_reports(data)
 
     def show(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
@@ -62,39 +130,42 @@ class Retrieval(Task):
     def pool(self, context: Context) -> Pool:
         """Return the pairs that are scored."""
         settings, data = self.settings, context.data
-        found = [(one, text) for one in context.usable for text in texts_of(data.records[one], settings.text)]
-        some([one for one, _ in found], f"a {settings.text}", data)
+        found = [(index, text) for index in context.usable for text in texts_of(data.records[index], settings.text)]
+        require_any([index for index, _ in found], f"a {settings.text}", data)
         repeats = 0
         if settings.distinct:
-            values = values_of(data, [one for one, _ in found], [text for _, text in found], settings.distinct)
+            values = values_of(data, [index for index, _ in found], [text for _, text in found], settings.distinct)
             holder: dict[str, object] = {}  # of a value: the record that keeps it, of a text the pair
             owners = [pair if settings.distinct == "text" else pair[0] for pair in found]
             kept = [holder.setdefault(value, owner) == owner for value, owner in zip(values, owners, strict=True)]
             repeats = len(set(owners)) - len(set(holder.values()))
             found = [pair for pair, keep in zip(found, kept, strict=True) if keep]
-        chosen = set(list(dict.fromkeys(one for one, _ in found))[: settings.size])
-        indices, texts = [one for one, _ in found if one in chosen], [text for one, text in found if one in chosen]
+        chosen = set(list(dict.fromkeys(index for index, _ in found))[: settings.size])
+        found = [pair for pair in found if pair[0] in chosen]
+        indices, texts = [index for index, _ in found], [text for _, text in found]
         spelt = codes(values_of(data, indices, texts, "text"))
         own = settings.positives == "text"
-        groups = codes([str(one) for one in indices] if own else values_of(data, indices, texts, settings.positives))
+        groups = codes(
+            [str(index) for index in indices] if own else values_of(data, indices, texts, settings.positives)
+        )
         return Pool(indices, texts, groups, spelt, repeats)
 
-    def plan(self, context: Context) -> Plan:
+    def plan(self, context: Context) -> Pairs:
         pool = self.pool(context)
-        return Plan(images=pool.images, texts=pool.texts)
+        return Pairs(images=pool.images, texts=pool.texts, pool=pool)
 
-    def run(self, context: Context) -> Outcome:
-        pool, settings = self.pool(context), self.settings
+    def run(self, context: Context, plan: Pairs) -> Outcome:
+        pool, settings = plan.pool, self.settings
         images = unit(context.store.images(context.data, pool.images)).astype(np.float32)
         texts = unit(context.store.texts(pool.texts)).astype(np.float32)
         unique = texts[pool.first]
         outcome = Outcome(pool.images, {}, scoring={"ties": settings.ties, "positives": settings.positives})
         outcome.scoring |= {"gallery_images": len(images), "gallery_texts": len(unique), "text": settings.text}
-        if without := sum(not texts_of(context.data.records[one], settings.text) for one in context.usable):
+        if without := sum(not texts_of(context.data.records[index], settings.text) for index in context.usable):
             outcome.excluded[f"records without a {settings.text}"] = without
         if settings.distinct:
             outcome.scoring |= {"distinct": settings.distinct, "repeats_left_out": pool.repeats}
-        rows = [context.row(one) for one in pool.indices]  # an image asks once, in the row of its first text
+        rows = [context.row(index) for index in pool.indices]  # an image asks once, in the row of its first text
         of_groups = pool.groups[pool.starts]
         for direction in settings.directions:
             short = SHORT[direction]
@@ -122,7 +193,7 @@ class Retrieval(Task):
         if context.pictures:
             outcome.figures = self._figures(context, pool, images, texts)
         if len(unique) < len(texts):
-            outcome.warnings.append(f"{len(texts) - len(unique)} texts repeat another one; equals count as found")
+            outcome.warnings.append(f"{len(texts) - len(unique)} texts repeat another one; equal texts count as right")
         return outcome
 
     def _score(self, outcome: Outcome, short: str, ranks: Ranks, gallery: int, drawn: Resamples) -> None:
@@ -192,7 +263,7 @@ class Retrieval(Task):
         same = pool.right(np.arange(len(pool.images)), np.arange(len(pool.texts)))
         for direction in self.settings.directions:
             turned = direction == "text-to-image"
-            ranks = rank_positives(*(one.T if turned else one for one in (agree, same)))
+            ranks = rank_positives(*(table.T if turned else table for table in (agree, same)))
             for k in self.settings.k:
                 outcome.metrics[f"{SHORT[direction]}_r@{k}"]["oracle"] = float(ranks.hits(k, self.settings.ties).mean())
 
@@ -202,7 +273,7 @@ class Retrieval(Task):
         """Return a few queries of each direction with their first k answers; which ones depends on the pool alone."""
         rng = np.random.default_rng(context.seed)
         chosen = np.sort(rng.choice(len(images), min(show, len(images)), replace=False))
-        figures: dict[str, Any] = {"ranks": {}, "grid": []}
+        figures: dict[str, Any] = {"grid": []}
         for direction in self.settings.directions:
             forward = direction == "image-to-text"
             asking = chosen if forward else pool.starts[chosen]

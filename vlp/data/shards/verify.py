@@ -190,7 +190,7 @@ def _verify_sample(shards: ShardSet, number: int, row: int, decode: bool, unchan
         if sample.key != key:
             return [Problem(shard.shard, key, f"the record there is of key {sample.key!r}")]
         if decode:
-            from vlp.modalities.image.spec import decode as decode_image
+            from vlp.modalities.image.decode import decode as decode_image
 
             for image in (sample.image, *sample.masks.values()):
                 if isinstance(image, bytes):

@@ -9,12 +9,12 @@ import numpy as np
 
 from vlp.core.config import config
 
+from ..geometry import Geometry as Geometry
+from ..geometry import resample_grid as resample_grid
 from .decode import MAX_PIXELS as MAX_PIXELS
 from .decode import ImageError as ImageError
 from .decode import decode as decode
 from .decode import to_channels as to_channels
-from .geometry import Geometry as Geometry
-from .geometry import resample_grid as resample_grid
 
 if TYPE_CHECKING:
     pass

@@ -1,7 +1,8 @@
 """What an image tower and a text tower are, how they are named in a recipe, and how parts of them are frozen.
 
-A tower turns a batch into features; heads, objectives and normalisation are elsewhere. `kind:` is looked up in the two
-registries, `"my_package.my_module:MyTower"` works too: subclass `ImageTower` or `TextTower`.
+A tower turns a batch into features; heads, objectives and normalisation are elsewhere. `kind:` is looked up in the registry
+of the modality (`towers_of`), `"my_package.my_module:MyTower"` works too: subclass `ImageTower` or `TextTower`, and for
+another modality `Tower`, with a `forward` from its processor's batch to `Features`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
-from vlp.batch import PatchGrid, Tokens
+from vlp.batch import Grid, Tokens
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.registry import Registry
+from vlp.modalities.text.processor import TextShape
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
@@ -58,7 +60,7 @@ class TowerConfig:
     checkpointing: bool = False
 
 
-class ImageFeatures(NamedTuple):
+class Features(NamedTuple):
     """`pooled` [B, width]; where asked for, `cells` [B, P, patch_width] and the pooling token's `attention` [B, P]."""
 
     pooled: Tensor
@@ -84,7 +86,7 @@ class Tower(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._still: list[nn.Module] = []
+        self._frozen_modules: list[nn.Module] = []
 
     def stages(self) -> Sequence[Sequence[nn.Module | nn.Parameter]]:
         """Return the embeddings or stem, then the layers in order: what `freeze_layers` counts."""
@@ -101,7 +103,7 @@ class Tower(nn.Module):
         """Recompute activations in the backward pass; raises ValueError or AssertionError where that is not possible."""
         raise ConfigError(f"a tower of kind {self.kind} cannot recompute activations")
 
-    def resolved(self) -> dict[str, Any]:
+    def to_config(self) -> dict[str, Any]:
         """Return the recipe of this tower with everything written out, so that it is rebuilt without its sources."""
         tree = {"kind": self.kind, **to_tree(self.config)}
         return {**tree, "pretrained": None}
@@ -110,10 +112,10 @@ class Tower(nn.Module):
         """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
         return None
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
 
-    def prepare(self, where: str) -> None:
+    def apply_freezing(self, where: str) -> None:
         """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
         if self.config.checkpointing:
             try:
@@ -132,9 +134,9 @@ class Tower(nn.Module):
             for part in itertools.chain.from_iterable(stages[: self.config.freeze_layers + 1]):
                 part.requires_grad_(False)
         if self.config.frozen:
-            self._still = [self]
+            self._frozen_modules = [self]
         elif self.config.freeze_layers:
-            self._still = list(_frozen_subtrees(self))
+            self._frozen_modules = list(_frozen_subtrees(self))
         self.train(self.training)
 
     @property
@@ -144,7 +146,7 @@ class Tower(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Set the mode, except of frozen parts: their dropout and running statistics stay as they are."""
         super().train(mode)
-        for module in self._still:
+        for module in self._frozen_modules:
             for inner in module.modules():
                 inner.training = False
         return self
@@ -160,9 +162,9 @@ def _frozen_subtrees(module: nn.Module) -> list[nn.Module]:
 def longest_stack(module: nn.Module) -> list[nn.Module]:
     """Return the layers of the longest list of equal layers in a tower: the blocks of a transformer."""
     stacks = [
-        list(one.children())
-        for one in module.modules()
-        if isinstance(one, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in one.children()}) == 1
+        list(stack.children())
+        for stack in module.modules()
+        if isinstance(stack, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in stack.children()}) == 1
     ]
     if not stacks:
         return []
@@ -170,22 +172,22 @@ def longest_stack(module: nn.Module) -> list[nn.Module]:
 
 
 class ImageTower(Tower):
-    """An image encoder: float images [B, channels, S, S], normalised, to `ImageFeatures`.
+    """An image encoder: float images [B, channels, S, S], normalised, to `Features`.
 
     `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells.
     """
 
     channels: int = 3
     patch_width: int
-    grid: PatchGrid
+    grid: Grid
 
     @abstractmethod
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures: ...
+    def forward(self, image: Tensor, patches: bool = False) -> Features: ...
 
-    def without_local(self) -> None:
+    def drop_local_branch(self) -> None:
         """Drop parameters that only cells need: called when no objective asks for patches."""
 
-    def as_pooled(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, cells: Tensor) -> Tensor | None:
         """Return cells [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.
 
         A heat map of a model without a patch head is made of these.
@@ -207,22 +209,21 @@ class TextTower(Tower):
     def forward(self, tokens: Tokens) -> TextFeatures: ...
 
 
-class TextShape(NamedTuple):
-    """What a text tower must know of the tokenizer: table size, padding id, longest text, the token that closes a text."""
-
-    vocab_size: int
-    pad_id: int
-    length: int
-    closing_id: int | None = None
+_registries: dict[str, Registry[Any]] = {}
 
 
-image_towers: Registry[type[ImageTower]] = Registry("image tower")
-text_towers: Registry[type[TextTower]] = Registry("text tower")
+def towers_of(modality: str) -> Registry[Any]:
+    """Return the registry of a modality's towers: `@towers_of("signal").register("my_tower")` adds one."""
+    return _registries.setdefault(modality, Registry(f"{modality} tower"))
+
+
+image_towers: Registry[type[ImageTower]] = towers_of("image")
+text_towers: Registry[type[TextTower]] = towers_of("text")
 
 
 def build_image_tower(tree: Any, spec: ImageSpec, where: str = "model.image") -> ImageTower:
     """Return the image tower of `{kind: ..., ...}`, with random weights."""
-    tower: ImageTower = _build(image_towers, tree, where, spec)
+    tower: ImageTower = build_tower(image_towers, tree, where, spec)
     if tower.channels == 1 and spec.channels != 1:
         raise ConfigError(f"{where}: the tower takes one channel, image.channels is {spec.channels}; set it to 1")
     return tower
@@ -230,7 +231,7 @@ def build_image_tower(tree: Any, spec: ImageSpec, where: str = "model.image") ->
 
 def build_text_tower(tree: Any, shape: TextShape, where: str = "model.text") -> TextTower:
     """Return the text tower of `{kind: ..., ...}`, with random weights; raises ConfigError where the tokenizer does not fit."""
-    tower: TextTower = _build(text_towers, tree, where, shape)
+    tower: TextTower = build_tower(text_towers, tree, where, shape)
     if shape.vocab_size > tower.vocab_size:
         raise ConfigError(
             f"{where}: the tokenizer has {shape.vocab_size} tokens, the tower's embedding table {tower.vocab_size}; "
@@ -244,7 +245,8 @@ def build_text_tower(tree: Any, shape: TextShape, where: str = "model.text") -> 
     return tower
 
 
-def _build(registry: Registry[Any], tree: Any, where: str, given: Any) -> Any:
+def build_tower(registry: Registry[Any], tree: Any, where: str, given: Any) -> Any:
+    """Return the tower of `{kind: ..., ...}`, with random weights; `given` is the specification of its modality's processor."""
     from vlp.core.config import component
 
     cls, options = component(registry, tree, where)

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 from vlp.core.config import ConfigError, config
 
-from .base import ImageFeatures, ImageTower, TowerConfig, image_towers
+from .base import Features, ImageTower, TowerConfig, image_towers
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
@@ -77,7 +77,7 @@ class ConvTower(ImageTower):
             raise ConfigError(f"model.image.groups is {config.groups}, which does not divide width {config.width}")
         self.width, self.patch_width = 2 * widths[2], widths[1]
         side = spec.size // 8
-        self.grid = PatchGrid(side, side, (8.0, 8.0), (4.0, 4.0))
+        self.grid = Grid((side, side), (8.0, 8.0), (4.0, 4.0))
         self.stem = nn.Conv2d(spec.channels, widths[0], 8, stride=4, padding=2)
         self.layers = nn.ModuleList(
             nn.Sequential(*(Block(width, config) for _ in range(count)))
@@ -95,7 +95,7 @@ class ConvTower(ImageTower):
         )
         self.to(memory_format=torch.channels_last)
 
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: Tensor, patches: bool = False) -> Features:
         fine = self.layers[0](self.stem(image.contiguous(memory_format=torch.channels_last)))
         middle = self.widen[0](F.avg_pool2d(fine, 2))
         middle = self.layers[1](middle + self.position[0] if self.config.position else middle)
@@ -104,21 +104,21 @@ class ConvTower(ImageTower):
         coarse = F.relu(self.norm(coarse))
         pooled = torch.cat([coarse.mean((2, 3)), coarse.amax((2, 3))], 1)
         if not patches:
-            return ImageFeatures(pooled)
+            return Features(pooled)
         if self.local:
             context = F.interpolate(self.local["context"](coarse), scale_factor=2, mode="nearest")
             cells = F.relu(self.local["norm"](middle + context))
         else:
             cells = coarse
-        return ImageFeatures(pooled, cells.flatten(2).transpose(1, 2))
+        return Features(pooled, cells.flatten(2).transpose(1, 2))
 
-    def without_local(self) -> None:
+    def drop_local_branch(self) -> None:
         """Drop the local branch, which no loss would reach; cells are then those of the coarse map."""
         self.local = nn.ModuleDict()
-        side = self.grid.height // 2
-        self.patch_width, self.grid = self.width // 2, PatchGrid(side, side, (16.0, 16.0), (8.0, 8.0))
+        side = self.grid.shape[0] // 2
+        self.patch_width, self.grid = self.width // 2, Grid((side, side), (16.0, 16.0), (8.0, 8.0))
 
-    def as_pooled(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, cells: Tensor) -> Tensor | None:
         return None if self.local else torch.cat([cells, cells], -1)  # a single cell is its own mean and maximum
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
 from vlp.core.trust import check_model_folder, refuse_loaders
+from vlp.modalities.text.processor import TextShape
 
-from .base import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, TowerConfig, image_towers, text_towers
+from .base import Features, ImageTower, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
@@ -198,15 +199,15 @@ class HfTextTower(TextTower):
     def default_weights(self) -> str | None:
         return weights_of(self.config)
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.attention is not None:
             self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
-    def resolved(self) -> dict[str, Any]:
-        return {**super().resolved(), **_inline(self.hf_config)}
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), **_inline(self.hf_config)}
 
 
 def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -294,7 +295,7 @@ class HfImageTower(ImageTower):
             return "pooler"
         return "cls" if self.prefix else "mean"
 
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: Tensor, patches: bool = False) -> Features:
         result = self._run(image)
         states: Tensor = result.last_hidden_state
         if states.dim() == 4:
@@ -306,21 +307,21 @@ class HfImageTower(ImageTower):
             pooled = states[:, 0] if self.pooling == "cls" else cells.mean(1)
         attention = self.attention.take() if self.attention is not None else None
         if not patches:
-            return ImageFeatures(pooled)
-        return ImageFeatures(pooled, cells, None if attention is None else attention[:, self.prefix :])
+            return Features(pooled)
+        return Features(pooled, cells, None if attention is None else attention[:, self.prefix :])
 
     def default_weights(self) -> str | None:
         return weights_of(self.config)
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.attention is not None:
             self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
-    def resolved(self) -> dict[str, Any]:
-        return {**super().resolved(), **_inline(self.hf_config)}
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), **_inline(self.hf_config)}
 
 
 def _square(tokens: int, size: int, found: Any) -> tuple[int, int]:

@@ -15,8 +15,9 @@ from torch.utils.hooks import RemovableHandle
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
+from vlp.modalities.text.processor import TextShape
 
-from .base import ImageFeatures, ImageTower, TextFeatures, TextShape, TextTower, TowerConfig, image_towers, text_towers
+from .base import Features, ImageTower, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
@@ -113,14 +114,14 @@ class OpenClipImageTower(ImageTower):
         self.model.output_tokens = False
         return pooled, _to_map(tokens)
 
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: Tensor, patches: bool = False) -> Features:
         if not patches:
             pooled = self.model(image)
             self.seen = None
-            return ImageFeatures(pooled)
+            return Features(pooled)
         pooled, cells = self._features(image)
         attention, self.seen = self.seen, None
-        return ImageFeatures(pooled, cells.flatten(2).transpose(1, 2), attention)
+        return Features(pooled, cells.flatten(2).transpose(1, 2), attention)
 
     def _watch(self, norm: nn.Module, inputs: tuple[Tensor, ...], states: Tensor) -> None:
         """Note the class token's attention in the last block, detached (`states` [B, N, C] enter its attention)."""
@@ -132,15 +133,15 @@ class OpenClipImageTower(ImageTower):
             weight, bias = attention.in_proj_weight, attention.in_proj_bias
             query = nn.functional.linear(states[:, :1], weight[:width], bias[:width])
             key = nn.functional.linear(states, weight[width : 2 * width], bias[width : 2 * width])
-            query, key = (one.view(*one.shape[:2], heads, -1).transpose(1, 2).float() for one in (query, key))
+            query, key = (states.view(*states.shape[:2], heads, -1).transpose(1, 2).float() for states in (query, key))
             weights = (query @ key.transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, 1:]
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.watching is not None:
             self.watching.remove()
 
-    def as_pooled(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, cells: Tensor) -> Tensor | None:
         projection = getattr(self.model, "proj", None)
         if isinstance(projection, Tensor):
             return cells @ projection
@@ -155,8 +156,8 @@ class OpenClipImageTower(ImageTower):
         model = self.model.trunk if hasattr(self.model, "trunk") else self.model
         model.set_grad_checkpointing(True)
 
-    def resolved(self) -> dict[str, Any]:
-        return {**super().resolved(), "model": None, "config": self.tree}
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), "model": None, "config": self.tree}
 
 
 def _to_map(cells: Tensor) -> Tensor:
@@ -221,5 +222,5 @@ class OpenClipTextTower(TextTower):
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)
 
-    def resolved(self) -> dict[str, Any]:
-        return {**super().resolved(), "model": None, "config": self.tree}
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), "model": None, "config": self.tree}

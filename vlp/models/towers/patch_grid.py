@@ -13,14 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlp.batch import PatchGrid
+from vlp.batch import Grid
 from vlp.core.config import ConfigError
 
+Shape = tuple[int, ...]
 Axis = tuple[float, float]
 """Stride and offset of a map along one axis: the centre of cell i is at offset + stride * i, on edges."""
 
 
-def trace_tower(tower: nn.Module, run: Callable[[], tuple[int, int] | None], size: int, what: str) -> PatchGrid:
+def trace_tower(tower: nn.Module, run: Callable[[], Shape | None], size: int, what: str) -> Grid:
     """Return the grid of a tower on a square input; raises ConfigError, with `what` it is, where it has none.
 
     The library's model is run here for the first time, so this is where one that takes other inputs, has no such stage or
@@ -46,20 +47,24 @@ def trace_tower(tower: nn.Module, run: Callable[[], tuple[int, int] | None], siz
     return grid
 
 
-def trace_grid(tower: nn.Module, run: Callable[[], tuple[int, int] | None], size: tuple[int, int]) -> PatchGrid | None:
-    """Return the grid of the map whose (rows, columns) `run` returns, None where it has no map.
+def trace_grid(tower: nn.Module, run: Callable[[], Shape | None], size: Shape) -> Grid | None:
+    """Return the grid of the map whose shape `run` returns, None where it has no map.
 
-    `run` puts a batch of `size` pixels through `tower`; convolutions and pooling layers are watched on the way. Maps that
-    shrink in other ways (patch merging by reshaping) are taken to merge whole blocks, whose centre is the block's.
+    `run` puts a batch of images or volumes of `size` through `tower`; convolutions and pooling layers are watched on the
+    way. Maps that shrink in other ways (patch merging by reshaping) are taken to merge whole blocks, whose centre is the
+    block's.
     """
-    known: list[dict[int, Axis]] = [{size[0]: (1.0, 0.5)}, {size[1]: (1.0, 0.5)}]
-    spans: list[dict[int, float]] = [{}, {}]
+    axes = range(len(size))
+    known: list[dict[int, Axis]] = [{side: (1.0, 0.5)} for side in size]
+    spans: list[dict[int, float]] = [{} for _ in size]
 
     def watch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         before = inputs[0] if inputs else None
-        if not isinstance(before, Tensor) or not isinstance(output, Tensor) or before.dim() != 4 or output.dim() != 4:
+        if not isinstance(before, Tensor) or not isinstance(output, Tensor):
             return
-        for axis in (0, 1):
+        if before.dim() != len(size) + 2 or output.dim() != len(size) + 2:
+            return
+        for axis in axes:
             here, there = before.shape[2 + axis], output.shape[2 + axis]
             step = _step(module, axis, here)
             if step is None or here not in known[axis] or (here == there and step[1] == 1):
@@ -83,14 +88,14 @@ def trace_grid(tower: nn.Module, run: Callable[[], tuple[int, int] | None], size
         tower.train(was_training)
     if shape is None:
         return None
-    axes = [_resolve(known[axis], shape[axis], size[axis]) for axis in (0, 1)]
-    return PatchGrid(shape[0], shape[1], (axes[0][0], axes[1][0]), (axes[0][1], axes[1][1]))
+    found = [_resolve(known[axis], shape[axis], size[axis]) for axis in axes]
+    return Grid(tuple(shape), tuple(stride for stride, _ in found), tuple(offset for _, offset in found))
 
 
 def _resolve(known: dict[int, Axis], cells: int, size: int) -> Axis:
     if cells in known:
         return known[cells]
-    larger = min((one for one in known if one > cells), default=size)
+    larger = min((count for count in known if count > cells), default=size)
     stride, offset = known.get(larger, (size / larger, size / larger / 2))
     block = larger / cells
     return stride * block, offset + stride * (block - 1) / 2
@@ -102,9 +107,9 @@ def _pair(value: Any, axis: int) -> float:
 
 def _step(module: nn.Module, axis: int, length: int) -> tuple[float, float, float] | None:
     """Return kernel extent, stride, and how far the first window's centre lies from the first input's, in input cells."""
-    if isinstance(module, (nn.Conv2d, nn.MaxPool2d)):
+    if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.MaxPool2d, nn.MaxPool3d)):
         dilation = _pair(module.dilation, axis)
-    elif isinstance(module, nn.AvgPool2d):
+    elif isinstance(module, (nn.AvgPool2d, nn.AvgPool3d)):
         dilation = 1.0
     elif type(module).__name__ == "BlurPool2d":  # timm's: pads by reflection, then convolves functionally
         kernel, stride = float(module.filt_size), float(module.stride)  # type: ignore[arg-type]

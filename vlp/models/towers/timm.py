@@ -12,7 +12,7 @@ from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
 from vlp.core.trust import refuse_loaders
 
-from .base import ImageFeatures, ImageTower, TowerConfig, image_towers
+from .base import Features, ImageTower, TowerConfig, image_towers
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
@@ -87,12 +87,12 @@ class TimmTower(ImageTower):
             )
         return side
 
-    def forward(self, image: Tensor, patches: bool = False) -> ImageFeatures:
+    def forward(self, image: Tensor, patches: bool = False) -> Features:
         pooled, cells = self._features(image, patches)
         attention, self.seen = self.seen, None
         if not patches:
-            return ImageFeatures(pooled)
-        return ImageFeatures(pooled, cells.flatten(2).transpose(1, 2), attention)
+            return Features(pooled)
+        return Features(pooled, cells.flatten(2).transpose(1, 2), attention)
 
     def _watch(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
         """Note the class token's attention in the last block, detached; its tokens are projected a second time for it."""
@@ -104,7 +104,7 @@ class TimmTower(ImageTower):
             weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, self.prefix :]
 
-    def stop_recording(self) -> None:
+    def disable_attention_capture(self) -> None:
         if self.watching is not None:
             self.watching.remove()
 

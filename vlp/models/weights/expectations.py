@@ -146,8 +146,8 @@ def _part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 def _floats(value: Any) -> tuple[float, ...] | None:
     values = value if isinstance(value, (list, tuple)) else [value]
-    plain = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in values)
-    return tuple(float(one) for one in values) if plain and len(values) in (1, 3) else None
+    plain = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+    return tuple(float(value) for value in values) if plain and len(values) in (1, 3) else None
 
 
 def _side(value: Any) -> int | None:

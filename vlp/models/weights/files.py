@@ -75,7 +75,7 @@ def read_weights(source: Path | str, student: bool = False) -> dict[str, Tensor]
     if path.is_dir():
         path = _in_folder(path)
     if not path.is_file():
-        near = did_you_mean(path.name, [one.name for one in path.parent.iterdir()]) if path.parent.is_dir() else ""
+        near = did_you_mean(path.name, [file.name for file in path.parent.iterdir()]) if path.parent.is_dir() else ""
         raise ConfigError(f"no such file: {path}{near}")
     if path.suffix == ".json":
         return _sharded(path)
@@ -87,12 +87,12 @@ def _in_folder(folder: Path) -> Path:
     for name in IN_FOLDER:
         if (folder / name).is_file():
             return folder / name
-    files = sorted(one for one in folder.iterdir() if one.suffix in (".safetensors", *PICKLES))
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", *PICKLES))
     if len(files) == 1:
         return files[0]
     if not files:
         raise ConfigError(f"no weights in {folder}: expected {IN_FOLDER[0]} or {IN_FOLDER[2]}")
-    raise ConfigError(f"several weights in {folder}, name one: {', '.join(one.name for one in files)}")
+    raise ConfigError(f"several weights in {folder}, name one: {', '.join(file.name for file in files)}")
 
 
 def _sharded(index: Path) -> dict[str, Tensor]:

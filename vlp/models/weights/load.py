@@ -308,9 +308,9 @@ def _head_tensor(
         options = [f"{place}.{name}"]
         if first:
             options.append(f"{place}.fc{layers.index(first) + 1}.{last}")  # timm's Mlp, in open_clip's wrapper
-        for one in options:
-            if one in tensors and tensors[one].shape == shape:
-                return tensors[one]
+        for option in options:
+            if option in tensors and tensors[option].shape == shape:
+                return tensors[option]
         raw = tensors.get(place)  # open_clip's own projections are [width, D], without a layer around them
         if name == "weight" and raw is not None and raw.T.shape == shape:
             return raw.T
@@ -338,15 +338,15 @@ def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -
     image, text = (load_tower(tower, tensors, source) for tower in (model.image_tower, model.text_tower))
     report = Report(source, prefix=f"{image.prefix or '(root)'} and {text.prefix or '(root)'}")
     for part, name in ((image, "image_tower."), (text, "text_tower.")):
-        report.loaded += [name + one for one in part.loaded]
-        report.missing += [name + one for one in part.missing]
-        report.resized |= {name + one: sizes for one, sizes in part.resized.items()}
+        report.loaded += [name + key for key in part.loaded]
+        report.missing += [name + key for key in part.missing]
+        report.resized |= {name + key: sizes for key, sizes in part.resized.items()}
     load_heads(model, tensors, report)
-    projections = {one for places in HEADS.values() for one in places}
+    projections = {place for places in HEADS.values() for place in places}
     report.unexpected = [
-        one
-        for one in sorted(set(image.unexpected) & set(text.unexpected))
-        if one not in report.loaded and not any(one == place or one.startswith(place + ".") for place in projections)
+        key
+        for key in sorted(set(image.unexpected) & set(text.unexpected))
+        if key not in report.loaded and not any(key == place or key.startswith(place + ".") for place in projections)
     ]
     return report
 
@@ -408,7 +408,7 @@ def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> di
                 report.missing,
                 lambda one, inside=inside: state[inside + one],  # type: ignore[misc]
                 tower.config.allow_missing,
-                lambda inside=inside: {one.removeprefix(inside) for one in idle()},  # type: ignore[misc]
+                lambda inside=inside: {parameter.removeprefix(inside) for parameter in idle()},  # type: ignore[misc]
             )
             reports[name] = require(report, tower.config.minimum_loaded, lacking, f"model.{name}")
             tell(source, path, model, (name,), f"model.{name}")

@@ -47,7 +47,8 @@ def needed(
     lacking = [
         name
         for name in missing
-        if not any(name == one or name.startswith(one + ".") for one in allowed) and not is_harmless(name, state(name))
+        if not any(name == start or name.startswith(start + ".") for start in allowed)
+        and not is_harmless(name, state(name))
     ]
     if not lacking:
         return []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from vlp.batch import Batch, Losses, ModelOutput
+from vlp.batch import Batch, Local, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 
@@ -345,14 +345,14 @@ def _show_dataclasses_to_hooks() -> None:
         return
 
     def apply(function: Any, value: Any, warning_msg_fn: Any = None) -> Any:
-        if isinstance(value, (tuple, list)) and any(isinstance(one, (ModelOutput, Losses)) for one in value):
-            return type(value)(apply(function, one, warning_msg_fn) for one in value)
-        if not isinstance(value, (ModelOutput, Losses)):
+        if isinstance(value, (tuple, list)) and any(isinstance(inner, (ModelOutput, Losses)) for inner in value):
+            return type(value)(apply(function, inner, warning_msg_fn) for inner in value)
+        if isinstance(value, dict) and any(isinstance(inner, Local) for inner in value.values()):
+            return {name: apply(function, inner) for name, inner in value.items()}
+        if not isinstance(value, (ModelOutput, Losses, Local)):
             return known(function, value, None)
         for item in fields(value):
-            inner = getattr(value, item.name)
-            if isinstance(inner, (Tensor, dict)):
-                setattr(value, item.name, known(function, inner))
+            setattr(value, item.name, apply(function, getattr(value, item.name)))
         return value
 
     apply.knows_dataclasses = True  # type: ignore[attr-defined]

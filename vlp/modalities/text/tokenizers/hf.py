@@ -38,11 +38,11 @@ class FastTokenizer(Tokenizer):
 
     def _pieces(self, texts: list[str]) -> Pieces:
         encoded = self.backend.encode_batch(texts)
-        counts = [len(one) for one in encoded]
+        counts = [len(encoding) for encoding in encoded]
         rows = np.empty((sum(counts), 4), np.int64)
 
         def column(name: str) -> Iterator[Any]:
-            return chain.from_iterable(getattr(one, name) for one in encoded)
+            return chain.from_iterable(getattr(encoding, name) for encoding in encoded)
 
         rows[:, 0] = np.fromiter(column("ids"), np.int64, len(rows))
         rows[:, 1] = np.fromiter((-1 if word is None else word for word in column("word_ids")), np.int64, len(rows))

@@ -42,7 +42,7 @@ class SentencePieceTokenizer(Tokenizer):
         # 0.2.2 renamed the call and refuses the old name
         modern = hasattr(self.processor, "EncodeAsProto")
         self._encode = self.processor.EncodeAsProto if modern else self.processor.EncodeAsImmutableProto  # type: ignore[attr-defined]
-        ends = [one.end for one in self._encode("é").pieces]
+        ends = [piece.end for piece in self._encode("é").pieces]
         self.in_bytes = max(ends, default=0) > 1  # of one character: some versions count bytes
         opening, closing = self._special(self.processor.bos_id()), self._special(self.processor.eos_id())
         self.frame: tuple[list[Row], list[Row]] = (opening, closing)
@@ -95,9 +95,9 @@ class SentencePieceTokenizer(Tokenizer):
         """Return sentencepiece's pieces of a text: id, letters, and first and last character."""
         pieces = self._encode(text).pieces
         if not self.in_bytes or text.isascii():
-            return [(one.id, one.piece, one.begin, one.end) for one in pieces]
+            return [(piece.id, piece.piece, piece.begin, piece.end) for piece in pieces]
         character = [at for at, letter in enumerate(text) for _ in letter.encode()] + [len(text)]
-        return [(one.id, one.piece, character[one.begin], character[one.end]) for one in pieces]
+        return [(piece.id, piece.piece, character[piece.begin], character[piece.end]) for piece in pieces]
 
     def files(self) -> dict[str, bytes]:
         if self.siglip is None:

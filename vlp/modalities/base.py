@@ -1,0 +1,74 @@
+"""What a modality's processor is: all that lies between stored bytes and the batch, saved with the model's weights.
+
+A modality is a folder here with a processor, registered by the modality's name, and towers registered under the same name
+(`vlp.models.towers.base.towers_of`). Its inputs are `Batch.inputs[name]`, its embeddings `ModelOutput.pooled[name]`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from vlp.core.registry import Registry
+
+from .geometry import Geometry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Native = TypeVar("Native")
+Input = TypeVar("Input")
+
+
+class Processor(ABC, Generic[Native, Input]):
+    """The way of one modality from bytes to a batch's input: read, eval or train, collate. It pickles.
+
+    `Native` is what the bytes hold (pixels, voxels, a text), `Input` what `Batch.inputs[name]` is: a tensor, or a dataclass or
+    dictionary of tensors, by rows.
+    """
+
+    spec: Any
+    """What a tower of this modality is built for."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash of everything that changes the input that a model sees."""
+
+    @abstractmethod
+    def read(self, data: bytes) -> Native:
+        """Decode stored bytes; raises ValueError for bytes that cannot be used."""
+
+    @abstractmethod
+    def eval(self, native: Native) -> tuple[Any, Geometry | None]:
+        """Return a sample's input, and how the source lies on it (None for what has no place)."""
+
+    def train(self, native: Native, augment: Any, rng: np.random.Generator) -> tuple[Any, Geometry | None]:
+        """As `eval`, with the random changes of `augment`, all of which the geometry tells; by default without any."""
+        return self.eval(native)
+
+    @abstractmethod
+    def collate(self, inputs: Sequence[Any]) -> Input:
+        """Return samples' inputs as a batch's."""
+
+    def batch(self, natives: Iterable[Native]) -> Input:
+        """Return samples as a batch's input, without any augmentation."""
+        return self.collate([self.eval(native)[0] for native in natives])
+
+    @abstractmethod
+    def example(self) -> Input:
+        """Return a batch's input of one sample, to try a model with."""
+
+    @abstractmethod
+    def save(self, folder: Path | str) -> None:
+        """Write the processor into a model's folder, under names of its own."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read what `save` wrote; raises ConfigError naming the file when it is missing or wrong."""
+
+
+processors: Registry[type[Processor[Any, Any]]] = Registry("modality")

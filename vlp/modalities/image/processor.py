@@ -1,0 +1,206 @@
+"""From encoded image to the model's square input, and where each pixel comes to lie on it, exactly.
+
+Pixels stay uint8 until the batch; the model normalises. Torch is imported only where a tensor is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import cv2
+import numpy as np
+
+from vlp.core.config import ConfigError, to_tree, validate
+from vlp.core.untrusted import read_json
+
+from ..base import Processor, processors
+from ..geometry import Geometry
+from .augment import Augment, _recolour
+from .decode import decode_native, to_channels
+from .resize import resize
+from .spec import ImageSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+cv2.setNumThreads(0)  # loader workers are the parallelism; OpenCV's own threads would fight them
+
+FILE = "preprocess.json"
+VERSION = 1
+
+Decode = Literal["full", "fast"]
+"""How training images are decoded: `fast` is `ImageProcessor.read_reduced`."""
+
+
+@processors.register("image")
+class ImageProcessor(Processor[np.ndarray, "Tensor"]):
+    """The way of an `ImageSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`."""
+
+    spec: ImageSpec
+
+    def __init__(self, spec: ImageSpec) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"ImageProcessor({self.spec})"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that changes the tensor that a model sees."""
+        tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_pixels"}
+        return hashlib.sha256(json.dumps([VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
+
+    def read(self, data: bytes, window: str = "file") -> np.ndarray:
+        """Decode encoded bytes (see `decode`) -> uint8 [H, W] where the file is grey or the model is, else [H, W, 3].
+
+        `eval` and `train` give a grey image its three channels at the end: until then it is a third of the work. `window`
+        is that of DICOM files.
+        """
+        return decode_native(data, self.spec.channels, self.spec.max_pixels, window=window)
+
+    def read_reduced(self, data: bytes, augment: Augment) -> np.ndarray:
+        """As `read`, but a JPEG comes at 1/2, 1/4 or 1/8 of its size where that is enough.
+
+        Enough: no view that `augment` may draw has to be enlarged more than it would be from the whole image. The
+        pixels differ (about 40 dB for a 512-px radiograph on 224 px), so it is for training images only.
+        """
+        zoom = min(augment.crop_scale[0] ** 0.5, 1.0) if augment.crop_scale else 1.0
+
+        def shrink(height: int, width: int) -> int:
+            scale = self.geometry(height, width).scale
+            sides = [(side, side * share / zoom) for side, share in zip((height, width), scale, strict=True)]
+            return next((by for by in (8, 4, 2) if all(-(-side // by) >= least for side, least in sides)), 1)
+
+        return decode_native(data, self.spec.channels, self.spec.max_pixels, shrink)
+
+    def geometry(self, height: int, width: int) -> Geometry:
+        """Return where the pixels of an image of `height` x `width` come to lie on the input."""
+        size = self.spec.size
+        if self.spec.resize == "squash":
+            new = (size, size)
+        else:
+            new = (self._side(height, width), self._side(width, height))
+        margin = (size - new[0]) // 2, (size - new[1]) // 2
+        if self.spec.resize == "crop":
+            margin = -round((new[0] - size) / 2), -round((new[1] - size) / 2)
+        scale = new[0] / height, new[1] / width
+        return Geometry((height, width), (size, size), scale, (float(margin[0]), float(margin[1])))
+
+    def _side(self, side: int, other: int) -> int:
+        """Return what a side is resized to; `crop` rounds as timm's and torchvision's Resize and CenterCrop do."""
+        size = self.spec.size
+        if self.spec.resize == "pad":
+            return max(1, round(side * size / max(side, other)))
+        return int(int(size / self.spec.crop_share) * side / min(side, other))
+
+    def eval(self, pixels: np.ndarray) -> tuple[Tensor, Geometry]:
+        """Return uint8 pixels [H, W] or [H, W, 3] as the model's input, uint8 [C, S, S], and where they lie on it."""
+        square, geometry = self._resized(self._checked(pixels))
+        return self._tensor(square), geometry
+
+    def train(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> tuple[Tensor, Geometry]:
+        """As `eval`, with the random changes of `augment` drawn from `rng`; the geometry tells all that moved a pixel."""
+        pixels = self._checked(pixels)
+        if augment.crop_scale is None and not augment.shift:
+            square, geometry = self._resized(pixels)
+        else:
+            square, geometry = self._view(pixels, augment, rng)
+        if augment.rotate:
+            centre = (self.spec.size / 2 - 0.5, self.spec.size / 2 - 0.5)
+            degrees = float(rng.uniform(-augment.rotate, augment.rotate))
+            turn = cv2.getRotationMatrix2D(centre, degrees, 1.0)
+            fill = (self.spec.pad_value,) * 3
+            square = cv2.warpAffine(square, turn, square.shape[:2], flags=cv2.INTER_LINEAR, borderValue=fill)
+            geometry = geometry.rotated(degrees)
+        if augment.flip and rng.random() < 0.5:
+            square, geometry = square[:, ::-1], geometry.flipped()
+        return self._tensor(_recolour(square, augment, rng)), geometry
+
+    def collate(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return inputs [C, S, S] as a batch [B, C, S, S]; B may be 0."""
+        import torch
+
+        size = self.spec.size
+        return (
+            torch.stack(list(inputs)) if inputs else torch.zeros((0, self.spec.channels, size, size), dtype=torch.uint8)
+        )
+
+    def _checked(self, pixels: np.ndarray) -> np.ndarray:
+        """Return pixels in the model's channels, grey ones as [H, W] whatever these are."""
+        return to_channels(pixels, 1 if pixels.ndim == 2 else self.spec.channels)
+
+    def _resized(self, pixels: np.ndarray) -> tuple[np.ndarray, Geometry]:
+        geometry, size = self.geometry(*pixels.shape[:2]), self.spec.size
+        height, width = (round(side * scale) for side, scale in zip(pixels.shape[:2], geometry.scale, strict=True))
+        resized = resize(pixels, height, width, self.spec.interpolation)
+        top, left = int(geometry.offset[0]), int(geometry.offset[1])
+        resized = resized[max(-top, 0) : max(-top, 0) + size, max(-left, 0) : max(-left, 0) + size]
+        return self._paste(resized, max(top, 0), max(left, 0)), geometry
+
+    def _view(self, pixels: np.ndarray, augment: Augment, rng: np.random.Generator) -> tuple[np.ndarray, Geometry]:
+        """Cut a randomly scaled and moved window out of the image and bring it to the input's size."""
+        height, width = pixels.shape[:2]
+        size = self.spec.size
+        x1, y1, x2, y2 = self.geometry(height, width).box_to_source((0, 0, size, size))
+        zoom = float(rng.uniform(*augment.crop_scale)) ** 0.5 if augment.crop_scale else 1.0
+        reach = abs(1 - zoom) / 2 + augment.shift
+        middle = (
+            (y1 + y2) / 2 + float(rng.uniform(-reach, reach)) * (y2 - y1),
+            (x1 + x2) / 2 + float(rng.uniform(-reach, reach)) * (x2 - x1),
+        )
+        source, target = [], []
+        for centre, extent, side in ((middle[0], (y2 - y1) * zoom, height), (middle[1], (x2 - x1) * zoom, width)):
+            start = centre - extent / 2
+            first = min(max(round(start), 0), side - 1)
+            last = max(min(round(start + extent), side), first + 1)
+            edges = [min(max(round((edge - start) * size / extent), 0), size) for edge in (first, last)]
+            source.append((first, last))
+            target.append((min(edges[0], size - 1), max(edges[1], min(edges[0], size - 1) + 1)))
+        (top, bottom), (left, right) = target
+        rows, columns = (slice(*edges) for edges in source)
+        window = resize(pixels[rows, columns], bottom - top, right - left, self.spec.interpolation)
+        scale = (bottom - top) / (rows.stop - rows.start), (right - left) / (columns.stop - columns.start)
+        offset = top - rows.start * scale[0], left - columns.start * scale[1]
+        return self._paste(window, top, left), Geometry((height, width), (size, size), scale, offset)
+
+    def _paste(self, pixels: np.ndarray, top: int, left: int) -> np.ndarray:
+        size = self.spec.size
+        if pixels.shape[:2] == (size, size):
+            return pixels
+        canvas = np.full((size, size, *pixels.shape[2:]), self.spec.pad_value, np.uint8)
+        canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        return canvas
+
+    def _tensor(self, square: np.ndarray) -> Tensor:
+        import torch
+
+        size = self.spec.size
+        planes = (
+            np.broadcast_to(square, (self.spec.channels, size, size)) if square.ndim == 2 else square.transpose(2, 0, 1)
+        )
+        return torch.from_numpy(np.array(planes, np.uint8, order="C"))
+
+    def example(self) -> Tensor:
+        return self.batch([np.full((self.spec.size, self.spec.size), 128, np.uint8)])
+
+    def save(self, folder: Path | str) -> None:
+        """Write `preprocess.json` into a folder."""
+        text = json.dumps({**to_tree(self.spec), "version": VERSION}, indent=2) + "\n"
+        (Path(folder) / FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
+        path = Path(folder) / FILE
+        try:
+            tree: dict[str, Any] = read_json(path)
+            version = tree.pop("version")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
+        if version != VERSION:
+            raise ConfigError(f"{path}: preprocessing version {version}, this vlp knows {VERSION}; update vlp")
+        return cls(validate(ImageSpec, tree, str(path)))
