@@ -16,17 +16,16 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-from vlp.core.config import ConfigError, config, digest, to_tree
+from vlp.core.config import ConfigError, digest, to_tree, validate
 from vlp.core.output import partial_of, remove, whole
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
 
-from ..images.store import ImageOptions
 from ..privacy.identifiers import IdHasher, read_key
 from ..privacy.phi_scan import VARIABLE
 from ..reports.languages.detect import UNREAD
@@ -35,7 +34,8 @@ from ..splits.split import parse_shares
 from .claim import MADE_BY, Claim
 from .data_card import render_card
 from .killed import collect, forget, left_out
-from .prepare import CUT, TextOptions, choose_extractor
+from .options import BuildOptions, shard_of
+from .prepare import CUT, choose_extractor
 from .rejected import add_private, private_of, replace_private, sort_private
 from .replacement import BESIDE, STATE, replace_build, settle
 from .shard_file import write_shard
@@ -48,61 +48,33 @@ ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of
 """Options that say where and how, and do not change what is written."""
 
 
-@config
-class BuildOptions:
-    """Where to, how many at a time, and the rules of the set.
-
-    `workers` None is all cores, or none at all for a set too small to be worth starting processes. `shard_of` is (i, n):
-    make only every n-th shard.
-    """
-
-    source: str
-    out: Path
-    raw: Path | None = None
-    source_config: Any = None
-    workers: int | None = None
-    engine: str = "processes"
-    resume: bool = False
-    overwrite: bool = False
-    shard_size: int = 512
-    shard_of: tuple[int, int] = (0, 1)
-    split: str = "0.8,0.1,0.1"
-    seed: int = 0
-    max_rejected: float = 0.01
-    ids: Literal["auto", "hash", "keep"] = "auto"
-    key_file: Path | None = None
-    follow_links: bool = False
-    image: ImageOptions = ImageOptions()
-    text: TextOptions = TextOptions()
-
-
 class Build:
     """One run of `vlp-prep build`: checks first, then `run`, then `gather`."""
 
     def __init__(self, options: BuildOptions) -> None:
-        self.options = options
-        cls = find_source(options.source)
+        self.name = options.source["kind"]
+        cls = find_source(self.name)
+        self.options = replace(options, text=replace(options.text, no_text=options.text.no_text or cls.no_text))
         if cls.needs_raw and (options.raw is None or not options.raw.is_dir()):
-            raise ConfigError(f"source {options.source!r} needs --raw, the folder as published; found {options.raw}")
-        part, parts = options.shard_of
-        if not 0 <= part < parts:
-            raise ConfigError(f"--shard-of {part}/{parts}: expected i/n with 0 <= i < n")
+            raise ConfigError(f"source {self.name!r} needs --raw, the folder as published; found {options.raw}")
+        self.shard_of = shard_of(options.shard_of)
         self.shares = parse_shares(options.split)
-        self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
+        own = {name: value for name, value in options.source.items() if name != "kind"}
+        self.source = cls(options.raw, validate(cls.Config, own, self.name), options.follow_links)
         self.key = self._id_key()
-        self.extractor = choose_extractor(options.text, cls.language)
+        self.extractor = choose_extractor(self.options.text, cls.language)
         self.out = self._choose_out()
         self.state = self.out / STATE
         self.rejected_places = private_of(options.out)
         self.private = private_of(options.out, BESIDE) if self.out != options.out else self.rejected_places
-        self.claim = Claim(options.out / STATE, options.shard_of, options.overwrite)
+        self.claim = Claim(options.out / STATE, self.shard_of, options.overwrite)
 
     def _id_key(self) -> bytes | None:
         options = self.options
         key = None if options.ids == "keep" else read_key(options.key_file)
         if key is None and (options.ids == "hash" or (options.ids == "auto" and self.source.identifying)):
             raise ConfigError(
-                f"the ids of {options.source!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
+                f"the ids of {self.name!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
                 "(or --ids keep, if they identify nobody)"
             )
         return key
@@ -113,6 +85,7 @@ class Build:
         tree = to_tree(self.options)
         for name in (*ELSEWHERE, "max_rejected"):
             del tree[name]
+        tree |= {"source": self.name, "source_config": to_tree(self.source.config)}
         tree["version"] = self.source.version
         tree["concepts"] = self.extractor.fingerprint() if self.extractor else None
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
@@ -123,13 +96,13 @@ class Build:
         out, options, fingerprint = self.options.out, self.options, self._fingerprint
         made = out / STATE / "options.json"
         if made.is_file() and options.overwrite:
-            if options.shard_of[1] > 1:
+            if self.shard_of[1] > 1:
                 raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
             return out / BESIDE
         if made.is_file():
             if json.loads(made.read_text())["fingerprint"] != fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
-            if not options.resume and options.shard_of[1] == 1:
+            if not options.resume and self.shard_of[1] == 1:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
         elif out.exists() and (not out.is_dir() or any(path.name != STATE for path in out.iterdir())):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
@@ -209,10 +182,10 @@ class Build:
             self.extractor.prepare(self.state)
         if self.options.resume:
             collect(self.state, 1)
-        elif self.options.shard_of[1] == 1:
+        elif self.shard_of[1] == 1:
             forget(self.state)
         job = Job(
-            source=options.source,
+            source=self.name,
             raw=options.raw,
             config=self.source.config,
             image=options.image,
@@ -232,7 +205,7 @@ class Build:
         return cores if total >= WORTH_WORKERS else 0
 
     def _mine(self, shard: ShardPlan) -> bool:
-        part, parts = self.options.shard_of
+        part, parts = self.shard_of
         return shard.ordinal % parts == part
 
     def _done(self, shard: ShardPlan) -> bool:
@@ -322,7 +295,7 @@ class Build:
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
-        for name in (*ELSEWHERE, "source", "source_config"):
+        for name in (*ELSEWHERE, "source"):
             del tree[name]
         tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
         text = tree["text"]

@@ -29,16 +29,16 @@ LONG_WORD = f"report had a word of more than {LONGEST_WORD} characters, cut"
 
 @config
 class TextOptions:
-    """What happens to texts. `clean`: numbering, de-identification marks and boilerplate taken out of reports.
-
-    `concepts`: where mentions come from, "vocabulary", "none", or a file of somebody else's extractor (see `umls.py`);
-    `vocabulary`: a file to look them up in instead of the package's.
-    """
+    """What happens to texts."""
 
     clean: bool = False
+    """Take numbering, de-identification marks and boilerplate out of reports."""
     concepts: str = "vocabulary"
+    """Where mentions come from: vocabulary, none, or a JSON-lines file of scispaCy and UMLS in ConceptCLIP's layout."""
     vocabulary: Path | None = None
-    no_text: NoText = "reject"
+    """A vocabulary of your own instead of the package's."""
+    no_text: NoText | None = None
+    """Images without a text: reject, leave out (drop), keep, or keep in test only (default: the source's rule)."""
 
 
 class ConceptExtractor(Protocol):
