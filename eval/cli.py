@@ -59,9 +59,11 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("runs", type=Path, nargs="+", help="run folders; each is compared with the first")
     verb.add_argument("--resamples", type=_count(0), default=2000, help="bootstrap resamples (default: 2000)")
     verb.add_argument("--json", type=Path, help="also write the table to this file")
+    _trust_families(verb)
 
     verb = verbs.add_parser("report", help="write a run's report page, or print it as a table")
     verb.add_argument("out", type=Path, help="a run folder")
+    _trust_families(verb)
     kind = verb.add_mutually_exclusive_group()
     kind.add_argument("--html", action="store_true", help="one self-contained page (the default)")
     kind.add_argument("--md", action="store_true", help="a markdown table")
@@ -78,6 +80,11 @@ def _count(least: int) -> Callable[[str], int]:
         return int(text)
 
     return number
+
+
+def _trust_families(verb: argparse.ArgumentParser) -> None:
+    words = "import this module, whose task families the results name"
+    verb.add_argument("--trust", action="append", default=[], metavar="MODULE", help=words)
 
 
 def _model(verb: argparse.ArgumentParser) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def ls(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Print a task's specification, scoring rule and every prompt."""
     task = suites.find_task(options.task, options.suite)
-    tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.show()}
+    tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.describe()}
     tree["config_sha256"] = suites.config_digest(task)
     if options.data:
         from .data.checks import scored
@@ -159,6 +160,7 @@ def compare(options: argparse.Namespace) -> int:
 
     if len(options.runs) < 2:
         raise ConfigError("compare needs at least two run folders")
+    _import(options.trust)
     rows, notes = compare_runs(options.runs, options.resamples)
     table = new_table("task", "metric", "first", "other", "value", "difference", "95 % interval", "p")
     for row in rows:
@@ -182,8 +184,18 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _import(modules: Sequence[str]) -> None:
+    """Import the modules of task families that are not part of the harness: a results file alone causes no import."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError(f"--trust {module}: {error}") from None
+
+
 def report(options: argparse.Namespace) -> int:
     """Write a run's page, or print it as markdown or CSV."""
+    _import(options.trust)
     tree = result_files.read(options.out)
     if options.md or options.csv:
         from .report.tables import csv_table, markdown_table

@@ -336,6 +336,3 @@ class Losses:
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
-
-
-"""The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""

@@ -16,6 +16,7 @@ Assertion = Literal["present", "absent", "uncertain"]
 
 
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
+"""The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,10 @@ def scored(task: Task[Any], data: Data) -> dict[str, Any]:
 
     nothing: Any = None  # a plan is made before anything is encoded
     plan = task.plan(Context(data=data, store=nothing, split=nothing, read=nothing))
-    return {"n": len(plan.listed), "ids_sha256": ids_digest([data.records[index].key for index in plan.listed])}
+    return {
+        "n": len(plan.scored_records),
+        "ids_sha256": ids_digest([data.records[index].key for index in plan.scored_records]),
+    }
 
 
 def check_labels(data: Data, called: Mapping[str, tuple[str, ...]], truth: str) -> Findings:

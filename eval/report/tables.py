@@ -21,7 +21,7 @@ def beside_published(task: Entry) -> list[tuple[str, str, Entry, list[Entry]]]:
     scores = [(name, name, family.title(name), metric) for name, metric in task["metrics"].items()]
     main = family.class_metrics(task)[:1]
     for label, values in task["per_class"].items():
-        for name in main:
+        for name in (name for name in main if name in values):
             words = f"{family.title(name)} of {label}"
             scores.append((label, words, words, values[name]))
     return [(name, words, metric, found) for key, name, words, metric in scores if (found := references_of(task, key))]

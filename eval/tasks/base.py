@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ class Plan:
     texts: list[str] = field(default_factory=list)
 
     @property
-    def listed(self) -> Sequence[int]:
+    def scored_records(self) -> Sequence[int]:
         """Return the records that stand in the results, which their `ids_sha256` is of."""
         return self.images
 
@@ -184,7 +185,7 @@ class Task(ABC, Generic[Selection]):
         """Return whether the task looks into the model itself, so that cached embeddings do not serve it."""
         return False
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Return what `vlp-eval show` prints beyond the specification: prompts and scoring."""
         return {}
 
@@ -200,7 +201,7 @@ class Task(ABC, Generic[Selection]):
 
     @classmethod
     def class_metrics(cls, entry: Mapping[str, Any]) -> list[str]:
-        """Return the metrics that stand for a class, given one class's entry: by default the task's primary ones."""
+        """Return the metrics that stand for a class, given the task's entry: by default its primary ones."""
         return [name for name, metric in entry["metrics"].items() if metric.get("primary")]
 
     @classmethod
@@ -214,8 +215,12 @@ families: Families = Registry("task family")
 
 
 def family_of(name: str) -> type[Task[Any]]:
-    """Return a registered family; `Task` for any other: nothing is imported because a results file names it."""
-    return families.get(name) if name in families else Task
+    """Return a family by its name in a results file, which causes no import: `Task` for one of a module not loaded."""
+    if name in families:
+        return families.get(name)
+    module, _, attribute = name.partition(":")
+    found = getattr(sys.modules.get(module), attribute, None)
+    return found if isinstance(found, type) and issubclass(found, Task) else Task
 
 
 def is_unbounded(family: type[Task[Any]], name: str) -> bool:

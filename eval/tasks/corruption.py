@@ -190,7 +190,7 @@ class OutOfDistribution(Task[Plan]):
         if settings.corruption is not None:
             _check(spec.id, settings.corruption, [settings.severity])
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"scoring": self.scoring.stated(), "prompts": [self.prompts.to_tree()]}
 
     def plan(self, context: Context) -> Plan:

@@ -23,7 +23,7 @@ class MapTask(Task[Selection]):
     def needs_model(self) -> bool:
         return bool(self.settings.source != "patches")
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
 
     @classmethod
@@ -38,7 +38,7 @@ class MapTask(Task[Selection]):
     @classmethod
     def section(cls, result: TaskResult) -> Section:
         """Return the main scores beside their controls, a table of all scores beside theirs, and the scores of classes."""
-        main = next(name for name in cls.class_metrics(result.entry))
+        main = cls.class_metrics(result.entry)[0]
         rows = class_rows(result, main, lambda entry: f"{entry['n']:,}")
         per_class: list[Piece] = [Forest(rows)]
         if words := hidden(len(result.entry["per_class"])):

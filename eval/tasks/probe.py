@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -58,17 +57,11 @@ class Probe(Task[Plan]):
 
     Config = Settings
     needs = frozenset({"labels", "train"})
-    titles = ((r"auroc_(\d+)_shots", "Linear probe macro AUROC, {0} images of each outcome"),)
+    titles = (
+        (r"auroc_(\d+)_shots", "Linear probe macro AUROC, {0} images of each outcome"),
+        (r"auroc_(.+)", "Linear probe macro AUROC, training share {0}"),
+    )
     meanings = ((r"auroc_.+", "probability that a positive image scores above a negative one"),)
-
-    @classmethod
-    def title(cls, name: str) -> str:
-        found = re.fullmatch(r"auroc_([\d.]+)", name)
-        return (
-            f"Linear probe macro AUROC, {100 * float(found[1]):g} % of the training images"
-            if found
-            else super().title(name)
-        )
 
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)

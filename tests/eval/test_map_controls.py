@@ -1,4 +1,4 @@
-"""Maps beside what they are worth without looking: controls of segmentation, and saliency of a tower that was frozen."""
+"""Controls of segmentation, masks decoded once, and saliency of a tower that was frozen."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ import pytest
 from conftest import Run
 
 from vlp_eval import results
+from vlp_eval.data.dataset import Data
 from vlp_eval.metrics.segmentation import dice
 from vlp_eval.tasks.controls import CONTROLS, centre_map
+from vlp_eval.tasks.grounding.location_prior import mask_of
 
 NAMES = {"left": "effusion on the left", "right": "effusion on the right"}
 
@@ -67,6 +69,21 @@ def decoded(folder: Path) -> list[tuple[str, str, str, Any]]:
         for one in samples
         for name, content in one.masks.items()
     ]
+
+
+def test_a_mask_is_decoded_once(
+    run: Run, tiny: Path, masks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+
+    def counted(data: Data, index: int, name: str) -> Any:
+        asked.append((index, name))
+        return mask_of(data, index, name)
+
+    monkeypatch.setattr("vlp_eval.tasks.segmentation.mask_of", counted)
+    monkeypatch.setattr("vlp_eval.tasks.grounding.location_prior.mask_of", counted)
+    scored(run, tiny, masks, tmp_path / "out", rule="threshold", limit=4)
+    assert len(asked) == len(set(asked)) == 30 * len(NAMES)
 
 
 def test_every_score_of_a_segmentation_stands_beside_its_controls(

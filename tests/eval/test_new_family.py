@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class Toy(Task[Chosen]):
             "positive": metric(float(values.mean()), bounds, primary=True),
             "cosine": metric(float(cosines.mean())),
         }
-        return Outcome(plan.listed, metrics, rows=rows, scoring={"plan": plan.number})
+        return Outcome(plan.scored_records, metrics, rows=rows, scoring={"plan": plan.number})
 
     def check(self, data: Data) -> Findings:
         return {"toys": len(data)}, ["a toy problem"]
@@ -106,4 +107,20 @@ def test_a_family_of_ones_own_runs_is_compared_and_drawn(
 
 
 def test_a_results_file_that_names_a_module_imports_nothing() -> None:
-    assert family_of("antigravity:Family") is Task and "retrieval" in families
+    assert family_of("antigravity:Family") is Task and "antigravity" not in sys.modules
+    assert family_of("os:getcwd") is family_of("os:") is family_of(":") is Task
+    assert family_of(f"{__name__}:Toy") is Toy and family_of("retrieval") is not Task
+
+
+@pytest.mark.usefixtures("planted")
+def test_compare_and_report_import_the_modules_that_the_user_names(
+    run: Run, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = [{"id": "mine", "family": f"{__name__}:Toy"}]
+    (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": tasks}))
+    words = ["--model", "factories:perfect", "--suite", tmp_path / "suite.yaml", "--data", shards, "--resamples", 50]
+    assert run("run", *words, "--out", tmp_path / "out") == 0
+    assert "A toy card" in (tmp_path / "out" / "report.html").read_text()
+    assert run("compare", tmp_path / "out", tmp_path / "out", "--trust", __name__) == 0
+    assert "positive" in capsys.readouterr().out
+    assert run("report", tmp_path / "out", "--trust", "no_such_module") == 2

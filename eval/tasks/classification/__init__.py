@@ -1,1 +1,5 @@
-"""Zero-shot classification."""
+"""Zero-shot classification: multi-label and multi-class. Importing the package registers it."""
+
+from . import task
+
+__all__ = ["task"]

@@ -68,7 +68,7 @@ class Labelled(Plan):
     truth: NDArray[np.int64]
 
     @property
-    def listed(self) -> list[int]:
+    def scored_records(self) -> list[int]:
         return self.records
 
 
@@ -141,7 +141,7 @@ class Classification(Task[Labelled]):
         called = {name: self.settings.names_of(name) for name in self.settings.classes}
         return check_labels(data, called, self.settings.truth)
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"scoring": self._rule(), "prompts": [prompt_set.to_tree() for prompt_set in self.sets]}
 
     def _rule(self) -> dict[str, Any]:

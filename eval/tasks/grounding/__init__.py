@@ -1,1 +1,5 @@
-"""Phrase grounding."""
+"""Phrase grounding. Importing the package registers it."""
+
+from . import task
+
+__all__ = ["task"]

@@ -66,7 +66,7 @@ class ClassRetrieval(Task[Members]):
             raise ConfigError(f"task {spec.id}: `prompts` names the texts for either `queries` or `gallery`: prompts")
         self.prompts = prompt_files.read(settings.prompts, settings.classes, folder) if settings.prompts else None
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings), "prompts": [self.prompts.to_tree()] if self.prompts else []}
 
     @classmethod

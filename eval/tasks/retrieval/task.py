@@ -124,7 +124,7 @@ class Retrieval(Task[Pairs]):
     def check(self, data: Data) -> Findings:
         return check_reports(data)
 
-    def show(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings)}
 
     def pool(self, context: Context) -> Pool:

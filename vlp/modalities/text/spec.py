@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from vlp.core.config import config
-
-if TYPE_CHECKING:
-    pass
 
 
 @config

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Image and text towers of transformers, by an architecture or a folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from vlp.core.trust import check_model_folder, refuse_loaders
 from vlp.modalities.text.processor import TextShape
 
 from .base import Features, ImageTower, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
+from .cls_attention import ClsAttention
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
-from .cls_attention import ClsAttention
 
 NOT_IN_AUTO = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel", "t5": "T5EncoderModel"}
 

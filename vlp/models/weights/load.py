@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vlp.core.config import ConfigError
 
@@ -230,12 +229,12 @@ def _special(length: int, has_class: bool) -> int | None:
 
 def _interpolate(cells: Tensor, count: int, antialias: bool) -> Tensor:
     """Resize a square of positions [P, C] to another, bicubic, as transformers does: with registers it is anti-aliased."""
-    if cells.shape[0] == count:
-        return cells
+    from timm.layers import resample_abs_pos_embed
+
     old, new = math.isqrt(cells.shape[0]), math.isqrt(count)
-    square = cells.view(1, old, old, -1).permute(0, 3, 1, 2)
-    resized = F.interpolate(square, size=(new, new), mode="bicubic", align_corners=False, antialias=antialias)
-    return resized.permute(0, 2, 3, 1).reshape(count, -1)
+    options = {"new_size": [new, new], "old_size": [old, old], "num_prefix_tokens": 0, "antialias": antialias}
+    resized: Tensor = resample_abs_pos_embed(cells[None], **options)
+    return resized[0]
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report:

@@ -1,4 +1,8 @@
-"""What a tokenizer is, and what it returns."""
+"""What a tokenizer is: texts to token ids, with the characters and the word that each token came from.
+
+Batches are padded to their own longest text. Objects pickle without importing transformers, so that loader workers start
+fast.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +14,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from vlp.batch import Tokens
 from vlp.core.output import write_whole
 
-if TYPE_CHECKING:
-    pass
-
-
 FILE = "vlp_tokenizer.json"
-
-
 MAX_WORD = 1000
-
-
 LEFT_OUT = (
     "trained on the texts of {patients} patients without names, dates and numbers that a pattern finds, runs of digits, and "
     "{words_left_out} words that fewer than {min_patients} patients share or that look like names"
 )
-
+"""What is said of a tokenizer that was trained here, from its `trained`."""
 
 Row = tuple[int, int, int, int]
 

@@ -1,4 +1,4 @@
-"""TODO"""
+"""Hugging Face's fast tokenizers, and word pieces trained on one's own reports."""
 
 from __future__ import annotations
 
@@ -9,10 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import Pieces, Tokenizer
-
-if TYPE_CHECKING:
-    import tokenizers
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import tokenizers
@@ -49,16 +45,10 @@ class FastTokenizer(Tokenizer):
         rows[:, 2:] = np.fromiter(chain.from_iterable(column("offsets")), np.int64, 2 * len(rows)).reshape(-1, 2)
         special = np.fromiter(column("special_tokens_mask"), bool, len(rows))
         rows[special | (rows[:, 1] < 0), 1:] = -1
-        return Pieces(counts, rows, frozenset(row for row, one in enumerate(encoded) if one.overflowing))
+        return Pieces(counts, rows, frozenset(row for row, encoding in enumerate(encoded) if encoding.overflowing))
 
     def files(self) -> dict[str, bytes]:
         return {"tokenizer.json": self.backend.to_str(pretty=True).encode(), **self.extra}
 
     def _essence(self) -> dict[str, bytes]:
         return {"tokenizer.json": self.files()["tokenizer.json"]}
-
-
-"""Bytes that open_clip's merges unpack to at most; its own have 3 million."""
-
-
-"""Characters of a line given to sentencepiece."""

@@ -1,9 +1,4 @@
-"""Texts to token ids, with the characters and the word that each token came from.
-
-One `Tokenizer` for all kinds: Hugging Face's fast tokenizers (also word pieces trained on one's own reports), open_clip's
-byte-pair encoder, and sentencepiece. Batches are padded to their own longest text. Objects pickle without importing
-transformers, so that loader workers start fast.
-"""
+"""Tokenizers built as a recipe says, trained on its texts where it asks for that, and loaded from a model's folder."""
 
 from __future__ import annotations
 
@@ -17,17 +12,14 @@ from vlp.core.config import ConfigError, config, validate
 from vlp.core.untrusted import MAX_TOKENIZER, MIB, check_files, is_relative_name, parse_json, read_json, read_regular
 
 from ..shared_words import SharedWords
+from ..spec import TextSpec
+from .base import FILE, Tokenizer
 
 if TYPE_CHECKING:
     from .hf import FastTokenizer
     from .sentencepiece import SentencePieceTokenizer
-from ..spec import TextSpec
-from .base import FILE, Tokenizer
 
 MAX_LENGTH = 1 << 20
-
-
-"""What is said of a tokenizer that was trained here, from its `trained`."""
 
 
 @config

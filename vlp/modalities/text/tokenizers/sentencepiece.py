@@ -7,17 +7,14 @@ import json
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..person_words import folded
 from ..shared_words import SharedWords
 from .base import Pieces, Row, Tokenizer, TokenizerError
 
-if TYPE_CHECKING:
-    pass
-
-
 LINE = 800
+"""Characters of a line given to sentencepiece."""
 
 
 class SentencePieceTokenizer(Tokenizer):
