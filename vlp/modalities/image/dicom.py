@@ -161,15 +161,6 @@ def read_dicom(
     return Frames(open_dicom(data), options or DicomOptions(), max_pixels).read(0)
 
 
-def iter_frames(
-    dataset: Any, options: DicomOptions, max_pixels: int = MAX_PIXELS
-) -> Iterator[tuple[Array, tuple[str, ...]]]:
-    """Yield each frame as `read_dicom` does, decoding one at a time; raises ImageError."""
-    frames = Frames(dataset, options, max_pixels)
-    for index in range(len(frames)):
-        yield frames.read(index)
-
-
 class Frames:
     """The frames of an open file, by number. Without a window all of them share the range of the file."""
 
