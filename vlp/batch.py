@@ -234,21 +234,13 @@ class Batch(Named):
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
-        moved: Batch = _move(self, device, non_blocking)
+        moved: Batch = _each(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
         return moved
 
     def pin_memory(self) -> Batch:
         """Return the batch with every tensor in page-locked memory, from which copies to a GPU overlap with its work."""
-        pinned: Batch = _pin(self)
+        pinned: Batch = _each(self, lambda tensor: tensor.pin_memory())
         return pinned
-
-
-def _move(value: Any, device: Any, non_blocking: bool) -> Any:
-    return _each(value, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-
-def _pin(value: Any) -> Any:
-    return _each(value, lambda tensor: tensor.pin_memory())
 
 
 def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:

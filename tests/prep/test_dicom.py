@@ -10,7 +10,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.uid import ExplicitVRLittleEndian, JPEGLosslessSV1, RLELossless, generate_uid
 
-from vlp.modalities.image.dicom import frame_count, iter_frames, open_dicom, read_dicom
+from vlp.modalities.image.dicom import Frames, frame_count, open_dicom, read_dicom
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.grey_scale import DicomOptions, apply_window
 from vlp_prep.images.dicom import header, ids
@@ -201,7 +201,8 @@ def test_frames_come_one_by_one() -> None:
     stored[:, 0, 0], stored[:, 0, 1] = 0, 255
     dataset = open_dicom(saved(phantom(stored)))
     assert frame_count(dataset) == 3
-    frames = list(iter_frames(dataset, DicomOptions()))
+    found = Frames(dataset, DicomOptions())
+    frames = [found.read(index) for index in range(len(found))]
     assert [int(pixels[1, 1]) for pixels, _ in frames] == [10, 20, 30]
     assert frames[2][1][0] == "frame 2 of 3"
 
