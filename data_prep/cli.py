@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command.arguments(inner, rest)
         with redirect_stdout(_Printable(sys.stdout)):
-            code: int = command.run(inner.parse_args(rest))
+            code: int = command.run(inner.parse_intermixed_args(rest))
     except BrokenPipeError:
         return 0
     except KeyboardInterrupt:

@@ -33,10 +33,10 @@ def run(args: argparse.Namespace) -> int:
     from vlp.data.shards.shard_set import ShardSet
     from vlp.modalities.image.errors import ImageError
 
-    from ..pipeline.stats import Tally, quantiles
+    from ..pipeline.stats import DatasetStats, quantiles
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
-    tally, texts = Tally(), []
+    stats, texts = DatasetStats(), []
     sizes: Counter[int] = Counter()
     reading = Reading(shards, args.max_rejected)
     for index, sample in reading.samples():
@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
         except ImageError as error:
             reading.reject(index, error)
             continue
-        tally.add(sample)
+        stats.add(sample)
         sizes[side] += 1
         if args.tokenizer:
             texts.append(sample.report.text if sample.report else "\n".join(sample.captions))
-    record: dict[str, Any] = tally.to_json()
-    record["people"] = {kind: len(known) for kind, known in tally.people.items()}
-    record["words"] = quantiles(tally.words)
+    record: dict[str, Any] = stats.to_json()
+    record["people"] = {kind: len(known) for kind, known in stats.people.items()}
+    record["words"] = quantiles(stats.words)
     record["longer side"] = quantiles(sizes)
     if args.tokenizer:
         record["tokens"], record["truncated"] = _tokens(args.tokenizer, [text for text in texts if text])

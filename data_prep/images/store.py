@@ -26,15 +26,16 @@ cv2.setNumThreads(1)  # the workers are the parallelism
 
 @config
 class ImageOptions:
-    """How images are stored: the longer side at most `max_side` (0: as it is), `format` and JPEG `quality`.
-
-    `format: auto` keeps JPEG and PNG what they are and stores pixels from elsewhere (DICOM, TIFF) as JPEG.
-    """
+    """How images are stored. `format: auto` keeps JPEG and PNG what they are and stores other pixels (DICOM, TIFF) as JPEG."""
 
     max_side: int = 0
+    """Shrink images to this longer side, 0: as they are."""
     format: Literal["auto", "jpg", "png"] = "auto"
+    """Format of the stored images."""
     quality: int = 95
+    """Quality of stored JPEG."""
     max_pixels: int = MAX_PIXELS
+    """Larger images are rejected."""
 
 
 @dataclass(frozen=True, slots=True)

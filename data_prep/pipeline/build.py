@@ -12,22 +12,20 @@ import itertools
 import json
 import os
 import pickle
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
-from vlp.core.config import ConfigError, config, digest, to_tree
+from vlp.core.config import ConfigError, digest, to_tree, validate
 from vlp.core.output import partial_of, remove, whole
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
 
-from ..images.store import ImageOptions
 from ..privacy.identifiers import IdHasher, read_key
 from ..privacy.phi_scan import VARIABLE
 from ..reports.languages.detect import UNREAD
@@ -36,11 +34,13 @@ from ..splits.split import parse_shares
 from .claim import MADE_BY, Claim
 from .data_card import render_card
 from .killed import collect, forget, left_out
-from .prepare import CUT, TextOptions, choose_finder
+from .options import BuildOptions, shard_of
+from .prepare import CUT, choose_extractor
 from .rejected import add_private, private_of, replace_private, sort_private
-from .replacement import ROOM, STATE, replace_build, settle
-from .shard_plan import Planned, plan
-from .stats import GROUPED_BY, Tally
+from .replacement import BESIDE, STATE, replace_build, settle
+from .shard_file import write_shard
+from .shard_plan import ShardPlan, plan
+from .stats import GROUPED_BY, DatasetStats
 from .workers import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
@@ -48,61 +48,33 @@ ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of
 """Options that say where and how, and do not change what is written."""
 
 
-@config
-class BuildOptions:
-    """Where to, how many at a time, and the rules of the set.
-
-    `workers` None is all cores, or none at all for a set too small to be worth starting processes. `shard_of` is (i, n):
-    make only every n-th shard.
-    """
-
-    source: str
-    out: Path
-    raw: Path | None = None
-    source_config: Any = None
-    workers: int | None = None
-    engine: str = "processes"
-    resume: bool = False
-    overwrite: bool = False
-    shard_size: int = 512
-    shard_of: tuple[int, int] = (0, 1)
-    split: str = "0.8,0.1,0.1"
-    seed: int = 0
-    max_rejected: float = 0.01
-    ids: Literal["auto", "hash", "keep"] = "auto"
-    key_file: Path | None = None
-    follow_links: bool = False
-    image: ImageOptions = ImageOptions()
-    text: TextOptions = TextOptions()
-
-
 class Build:
     """One run of `vlp-prep build`: checks first, then `run`, then `gather`."""
 
     def __init__(self, options: BuildOptions) -> None:
-        self.options = options
-        cls = find_source(options.source)
+        self.name = options.source["kind"]
+        cls = find_source(self.name)
+        self.options = replace(options, text=replace(options.text, no_text=options.text.no_text or cls.no_text))
         if cls.needs_raw and (options.raw is None or not options.raw.is_dir()):
-            raise ConfigError(f"source {options.source!r} needs --raw, the folder as published; found {options.raw}")
-        part, parts = options.shard_of
-        if not 0 <= part < parts:
-            raise ConfigError(f"--shard-of {part}/{parts}: expected i/n with 0 <= i < n")
+            raise ConfigError(f"source {self.name!r} needs --raw, the folder as published; found {options.raw}")
+        self.shard_of = shard_of(options.shard_of)
         self.shares = parse_shares(options.split)
-        self.source = cls(options.raw, options.source_config or cls.Config(), options.follow_links)
+        own = {name: value for name, value in options.source.items() if name != "kind"}
+        self.source = cls(options.raw, validate(cls.Config, own, self.name), options.follow_links)
         self.key = self._id_key()
-        self.finder = choose_finder(options.text, cls.language)
+        self.extractor = choose_extractor(self.options.text, cls.language)
         self.out = self._choose_out()
         self.state = self.out / STATE
         self.rejected_places = private_of(options.out)
-        self.private = private_of(options.out, ROOM) if self.out != options.out else self.rejected_places
-        self.claim = Claim(options.out / STATE, options.shard_of, options.overwrite)
+        self.private = private_of(options.out, BESIDE) if self.out != options.out else self.rejected_places
+        self.claim = Claim(options.out / STATE, self.shard_of, options.overwrite)
 
     def _id_key(self) -> bytes | None:
         options = self.options
         key = None if options.ids == "keep" else read_key(options.key_file)
         if key is None and (options.ids == "hash" or (options.ids == "auto" and self.source.identifying)):
             raise ConfigError(
-                f"the ids of {options.source!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
+                f"the ids of {self.name!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
                 "(or --ids keep, if they identify nobody)"
             )
         return key
@@ -113,23 +85,24 @@ class Build:
         tree = to_tree(self.options)
         for name in (*ELSEWHERE, "max_rejected"):
             del tree[name]
+        tree |= {"source": self.name, "source_config": to_tree(self.source.config)}
         tree["version"] = self.source.version
-        tree["concepts"] = self.finder.fingerprint() if self.finder else None
+        tree["concepts"] = self.extractor.fingerprint() if self.extractor else None
         tree["key"] = IdHasher(self.key)("check", "key") if self.key else None
         return digest(tree)
 
     def _choose_out(self) -> Path:
-        """Return the folder to write to: `--out`, or a room in it where an older set stays until the new one is whole."""
+        """Return the folder to write to: `--out`, or a folder in it where an older set stays until the new one is whole."""
         out, options, fingerprint = self.options.out, self.options, self._fingerprint
         made = out / STATE / "options.json"
         if made.is_file() and options.overwrite:
-            if options.shard_of[1] > 1:
+            if self.shard_of[1] > 1:
                 raise ConfigError("--overwrite replaces a whole set: give it without --shard-of, or another --out")
-            return out / ROOM
+            return out / BESIDE
         if made.is_file():
             if json.loads(made.read_text())["fingerprint"] != fingerprint:
                 raise ConfigError(f"{out} was built with other options: give --overwrite, or another --out")
-            if not options.resume and options.shard_of[1] == 1:
+            if not options.resume and self.shard_of[1] == 1:
                 raise ConfigError(f"{out} already holds a build: give --resume to go on, --overwrite to start again")
         elif out.exists() and (not out.is_dir() or any(path.name != STATE for path in out.iterdir())):
             raise ConfigError(f"{out} is not empty and was not made by vlp-prep build: give another --out")
@@ -169,7 +142,7 @@ class Build:
         with tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
             names, total = self._list(list_file, pool, tell)
             tell("total", total)
-            open_shards: dict[int, Planned] = {}
+            open_shards: dict[int, ShardPlan] = {}
 
             def groups() -> Iterator[tuple[int, str | None, list[Any]]]:
                 for shard in _listed(list_file):
@@ -205,19 +178,19 @@ class Build:
 
     def _pool(self) -> Pool:
         options = self.options
-        if self.finder:
-            self.finder.prepare(self.state)
+        if self.extractor:
+            self.extractor.prepare(self.state)
         if self.options.resume:
             collect(self.state, 1)
-        elif self.options.shard_of[1] == 1:
+        elif self.shard_of[1] == 1:
             forget(self.state)
         job = Job(
-            source=options.source,
+            source=self.name,
             raw=options.raw,
             config=self.source.config,
             image=options.image,
             text=options.text,
-            finder=self.finder,
+            extractor=self.extractor,
             key=self.key,
             follow_links=options.follow_links,
             state=self.state,
@@ -231,11 +204,11 @@ class Build:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if total >= WORTH_WORKERS else 0
 
-    def _mine(self, shard: Planned) -> bool:
-        part, parts = self.options.shard_of
+    def _mine(self, shard: ShardPlan) -> bool:
+        part, parts = self.shard_of
         return shard.ordinal % parts == part
 
-    def _done(self, shard: Planned) -> bool:
+    def _done(self, shard: ShardPlan) -> bool:
         path = self.state / f"{shard.name}.json"
         if not path.is_file():
             return False
@@ -243,9 +216,9 @@ class Build:
             raise ConfigError(f"{path.stem} was made from other records: the raw data has changed; give --overwrite")
         return True
 
-    def _finish(self, shard: Planned, outcomes: Iterator[Sample | Rejected], pool: Pool, tell: Any) -> None:
+    def _finish(self, shard: ShardPlan, outcomes: Iterator[Sample | Rejected], pool: Pool, tell: Any) -> None:
         """Write one shard and, after it, the file that says it is there."""
-        tally, rejected = Tally(), []
+        stats, rejected = DatasetStats(), []
         for index, record in shard.duplicates:
             reject = Reject("duplicate_key", f"{record.key} was there before")
             rejected.append(pool.local.rejected(index, record, reject))
@@ -257,11 +230,13 @@ class Build:
                     rejected.append(outcome)
                     tell("rejected", 1)
                 else:
-                    tally.add(outcome)
+                    stats.add(outcome)
                     yield outcome
                     tell("written", 1)
 
-        entry = self._write_shard(shard, samples())
+        path = self.out / f"{shard.name}.tar"
+        partial = partial_of(self.state / path.name)
+        entry = write_shard(path, samples(), shard.split, self.source.name, self.source.version, partial)
         lines = [asdict(one) for one in sorted(rejected, key=lambda one: one.index)]
         private = [{"index": line["index"], "reason": line["reason"], **line.pop("private")} for line in lines]
         if private:
@@ -270,34 +245,11 @@ class Build:
             "ordinal": shard.ordinal,
             "digest": shard.digest(),
             "entry": entry,
-            "tally": tally.to_json(),
+            "tally": stats.to_json(),
             "rejected": lines,
         }
         with whole(self.state / f"{shard.name}.json") as file:
             file.write(json.dumps(done, sort_keys=True))
-
-    def _write_shard(self, shard: Planned, samples: Iterator[Sample]) -> str | None:
-        """Write the tar file of a shard under its name, whole or not at all; return its line of the manifest."""
-        from .shard_writer import ShardWriter
-
-        room = partial_of(self.state / shard.name)
-        remove(room, MADE_BY)
-        writer = ShardWriter(
-            room, self.options.shard_size, self.source.name, self.source.version, shard_bytes=sys.maxsize
-        )
-        try:
-            for sample in samples:
-                writer.write(sample)
-            if not writer.counts:
-                return None
-            writer.close()
-            lone = f"{shard.split or 'shard'}-000000.tar"
-            os.replace(room / lone, self.out / f"{shard.name}.tar")
-            line = (room / "manifest.jsonl").read_text(encoding="utf-8").strip()
-            return line.replace(f'"shard": "{lone}"', f'"shard": "{shard.name}.tar"', 1)
-        finally:
-            writer.abort()
-            remove(room, MADE_BY)
 
     def gather(self, planned: list[str]) -> Counter[str]:
         """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
@@ -308,14 +260,14 @@ class Build:
         missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
         if missing:
             return Counter(missing=len(missing), shards=len(planned))
-        tally, reasons, counted = Tally(), Counter[str](), 0
+        stats, reasons, counted = DatasetStats(), Counter[str](), 0
         lines: list[dict[str, Any]] = []
         with whole(self.out / "manifest.jsonl") as manifest:
             for name in planned:
                 done = json.loads((self.state / f"{name}.json").read_text())
                 if done["entry"] is not None:
                     manifest.write(done["entry"] + "\n")
-                tally.merge(Tally.from_json(done["tally"]))
+                stats.merge(DatasetStats.from_json(done["tally"]))
                 lines += done["rejected"]
         sort_private(self.private)
         with whole(self.out / "rejected.jsonl") as file:
@@ -323,14 +275,14 @@ class Build:
                 reasons[line["reason"]] += 1
                 counted += line.pop("counted")
                 file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
-        read = tally.samples + len(lines)
+        read = stats.samples + len(lines)
         with whole(self.out / "README.md") as file:
-            file.write(render_card(self._about(), tally, reasons, read))
-        counts = Counter(read=read, written=tally.samples, rejected=len(lines), counted=counted, shards=len(planned))
-        counts["unread"] = tally.counts.get("steps", Counter())[UNREAD]
-        counts["concepts"] = tally.counts.get("with", Counter())["concepts"]
-        counts["without patient"] = tally.samples - tally.counts.get(GROUPED_BY, Counter())["patient"]
-        counts["boxes cut"] = tally.counts.get("steps", Counter())[CUT]
+            file.write(render_card(self._about(), stats, reasons, read))
+        counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
+        counts["unread"] = stats.counts.get("steps", Counter())[UNREAD]
+        counts["concepts"] = stats.counts.get("with", Counter())["concepts"]
+        counts["without patient"] = stats.samples - stats.counts.get(GROUPED_BY, Counter())["patient"]
+        counts["boxes cut"] = stats.counts.get("steps", Counter())[CUT]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
 
@@ -343,7 +295,7 @@ class Build:
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)
-        for name in (*ELSEWHERE, "source", "source_config"):
+        for name in (*ELSEWHERE, "source"):
             del tree[name]
         tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
         text = tree["text"]
@@ -367,7 +319,7 @@ def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None
         )
 
 
-def _listed(file: IO[bytes]) -> Iterator[Planned]:
+def _listed(file: IO[bytes]) -> Iterator[ShardPlan]:
     """Yield the shards that `Build._list` wrote; the place in the file is kept between them."""
     file.seek(0)
     with suppress(EOFError):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from .stats import GROUPED_BY, Tally, quantiles
+from .stats import GROUPED_BY, DatasetStats, quantiles
 
 LONGEST = 100
 
@@ -28,9 +28,9 @@ def code(text: object) -> str:
     return "`" + shown.replace("`", "'").replace("|", "\\|") + "`"
 
 
-def render_card(about: Mapping[str, Any], tally: Tally, rejected: Counter[str], read: int) -> str:
+def render_card(about: Mapping[str, Any], stats: DatasetStats, rejected: Counter[str], read: int) -> str:
     """Return the card as Markdown. `about` holds source, version, licence, homepage and the options of the build."""
-    written = tally.samples
+    written = stats.samples
     lines = [
         f"# {plain(about['source'])}",
         "",
@@ -43,32 +43,32 @@ def render_card(about: Mapping[str, Any], tally: Tally, rejected: Counter[str], 
         "",
         f"read {read} = written {written} + rejected {sum(rejected.values())}",
         "",
-        *_table("split", tally.counts.get("split", Counter()), written),
-        f"Patients: {len(tally.people['patient'])}. Studies: {len(tally.people['study'])}.",
+        *_table("split", stats.counts.get("split", Counter()), written),
+        f"Patients: {len(stats.people['patient'])}. Studies: {len(stats.people['study'])}.",
         "",
-        *_without_patient(tally),
+        *_without_patient(stats),
     ]
     if rejected:
         lines += ["## Rejected", "", "Each one with its reason in `rejected.jsonl`.", ""]
         lines += _table("reason", rejected, read)
     lines += ["## Images", ""]
     for column in ("modality", "view", "licence", "sex", "age", "site", "with", "steps"):
-        if column in tally.counts:
-            lines += _table(column, tally.counts[column], written)
+        if column in stats.counts:
+            lines += _table(column, stats.counts[column], written)
     lines += ["## Texts", ""]
-    lines += _table("texts per image", tally.counts.get("texts per image", Counter()), written)
-    length = quantiles(tally.words)
+    lines += _table("texts per image", stats.counts.get("texts per image", Counter()), written)
+    length = quantiles(stats.words)
     if length:
         lines += ["| words per text | |", "|---|---|"]
         lines += [f"| {name} | {value:.4g} |" for name, value in length.items()]
         lines += [""]
-    if "concepts" in tally.counts:
-        lines += _table("concept mentions", tally.counts["concepts"], sum(tally.counts["concepts"].values()))
-    if tally.labels:
+    if "concepts" in stats.counts:
+        lines += _table("concept mentions", stats.counts["concepts"], sum(stats.counts["concepts"].values()))
+    if stats.labels:
         lines += ["## Labels", "", "| label | present | absent | uncertain |", "|---|---|---|---|"]
         lines += [
             f"| {plain(name)} | {seen['present']} | {seen['absent']} | {seen['uncertain']} |"
-            for name, seen in sorted(tally.labels.items())
+            for name, seen in sorted(stats.labels.items())
         ]
         lines += [""]
     lines += ["## How it was made", "", "| option | value |", "|---|---|"]
@@ -87,14 +87,14 @@ def resplit_card(card: str, counts: Counter[str], shares: str, seed: int) -> str
     return "\n".join([before, *lines, *_table("split", counts, sum(counts.values()))]) + "\n"
 
 
-def _without_patient(tally: Tally) -> list[str]:
-    grouped = tally.counts.get(GROUPED_BY, Counter())
-    without = tally.samples - grouped["patient"]
+def _without_patient(stats: DatasetStats) -> list[str]:
+    grouped = stats.counts.get(GROUPED_BY, Counter())
+    without = stats.samples - grouped["patient"]
     if not without:
         return []
     by = " or ".join(name for name in ("study", "image") if grouped[name])
     return [
-        f"**{without} of {tally.samples} images state no patient.** For them splits are by {by}, and so are the intervals "
+        f"**{without} of {stats.samples} images state no patient.** For them splits are by {by}, and so are the intervals "
         "of scores: images of one patient may lie on both sides of a split, and intervals may be too narrow.",
         "",
     ]

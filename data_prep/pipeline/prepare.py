@@ -29,25 +29,25 @@ LONG_WORD = f"report had a word of more than {LONGEST_WORD} characters, cut"
 
 @config
 class TextOptions:
-    """What happens to texts. `clean`: numbering, de-identification marks and boilerplate taken out of reports.
-
-    `concepts`: where mentions come from, "vocabulary", "none", or a file of somebody else's extractor (see `umls.py`);
-    `vocabulary`: a file to look them up in instead of the package's.
-    """
+    """What happens to texts."""
 
     clean: bool = False
+    """Take numbering, de-identification marks and boilerplate out of reports."""
     concepts: str = "vocabulary"
+    """Where mentions come from: vocabulary, none, or a JSON-lines file of scispaCy and UMLS in ConceptCLIP's layout."""
     vocabulary: Path | None = None
-    no_text: NoText = "reject"
+    """A vocabulary of your own instead of the package's."""
+    no_text: NoText | None = None
+    """Images without a text: reject, leave out (drop), keep, or keep in test only (default: the source's rule)."""
 
 
-class Finder(Protocol):
+class ConceptExtractor(Protocol):
     """Where the mentions of a report come from: set up once in the main process, pickled to the workers."""
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides which mentions are found; raises ConfigError."""
 
-    def prepare(self, room: Path) -> None:
+    def prepare(self, folder: Path) -> None:
         """Do what must be done once before the workers start, in a folder that they can read; raises ConfigError."""
 
     def unread(self, report: Report) -> str | None:
@@ -57,7 +57,7 @@ class Finder(Protocol):
         """Return the mentions of a report."""
 
 
-def choose_finder(text: TextOptions, language: str | None = None) -> Finder | None:
+def choose_extractor(text: TextOptions, language: str | None = None) -> ConceptExtractor | None:
     """Return what `--concepts` and `--vocabulary` ask for; raises ConfigError for a file that cannot be read.
 
     `language`: of all reports where the source states it, else each report's own is looked for.
@@ -74,15 +74,19 @@ def choose_finder(text: TextOptions, language: str | None = None) -> Finder | No
     return Extractor(Vocabulary.read(text.vocabulary) if text.vocabulary else None, language=language)
 
 
-class Preparer:
+class SampleProcessor:
     """The per-sample work of a build, set up once per worker."""
 
     def __init__(
-        self, image: ImageOptions, text: TextOptions, finder: Finder | None = None, hasher: IdHasher | None = None
+        self,
+        image: ImageOptions,
+        text: TextOptions,
+        extractor: ConceptExtractor | None = None,
+        hasher: IdHasher | None = None,
     ) -> None:
         self._image = image
         self._text = text
-        self._finder = finder
+        self._extractor = extractor
         self._hasher = hasher
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
@@ -92,9 +96,9 @@ class Preparer:
         if report is None and not captions:
             self._without_text(split)
         concepts = sample.concepts
-        if report is not None and self._finder is not None and not concepts:
-            unread = self._finder.unread(report)
-            concepts = () if unread else self._finder.of_report(report)
+        if report is not None and self._extractor is not None and not concepts:
+            unread = self._extractor.unread(report)
+            concepts = () if unread else self._extractor.of_report(report)
             steps += (unread,) if unread else ()
         stored = store_image(sample.image, self._image)
         boxes = [_scaled(box, stored) for box in sample.boxes]

@@ -16,12 +16,12 @@ PREFIX = "rejected-private"
 MODE = 0o600
 
 
-def private_of(out: Path, room: str = "") -> Path:
+def private_of(out: Path, suffix: str = "") -> Path:
     """Return the private file of a set: beside its folder, or in it where nothing can be written beside it."""
     folder = Path(os.path.abspath(out))
     if folder.is_dir() and not os.access(folder.parent, os.W_OK):
-        return folder / f"{PREFIX}{room}.jsonl"
-    return folder.with_name(f"{PREFIX}-{folder.name}{room}.jsonl")
+        return folder / f"{PREFIX}{suffix}.jsonl"
+    return folder.with_name(f"{PREFIX}-{folder.name}{suffix}.jsonl")
 
 
 def add_private(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
@@ -42,10 +42,10 @@ def sort_private(path: Path) -> None:
     if not path.is_file():
         return
     lines = {line["index"]: line for line in map(json.loads, path.read_text(encoding="utf-8").splitlines())}
-    room = path.with_name(f".{path.name}.{os.getpid()}")
-    room.unlink(missing_ok=True)
-    add_private(room, (lines[index] for index in sorted(lines)))
-    room.replace(path)
+    sorted_file = path.with_name(f".{path.name}.{os.getpid()}")
+    sorted_file.unlink(missing_ok=True)
+    add_private(sorted_file, (lines[index] for index in sorted(lines)))
+    sorted_file.replace(path)
 
 
 def replace_private(new: Path, old: Path) -> None:

@@ -1,6 +1,6 @@
 """A finished build takes the place of an older one in its folder: the old set or the new one is whole, whatever happens.
 
-The old files wait in a room of their own until all new ones are in place. The manifest leaves first and comes last, so
+The old files wait in a folder of their own until all new ones are in place. The manifest leaves first and comes last, so
 that no reader meets a mixed set; where it has come, the new set is complete. What an error or a kill interrupts is undone,
 or brought to its end where the new manifest was there, by `settle`.
 """
@@ -16,14 +16,14 @@ from vlp.core.output import PARTIAL, remove, whole
 
 from .claim import MADE_BY
 
-STATE, ROOM, WAITING = ".build", ".overwrite", ".replaced"
+STATE, BESIDE, WAITING = ".build", ".overwrite", ".replaced"
 MANIFEST, MARK = "manifest.jsonl", f"{STATE}/options.json"
 _ALL_MOVED = "all-old-files-are-here"
 
 
 def replace_build(folder: Path) -> None:
-    """Put the build in the room of `folder` into the place of the one in `folder`; raises OSError, the old set whole."""
-    new, waiting = folder / ROOM, folder / WAITING
+    """Let the build in `.overwrite` of a folder replace the one in the folder; raises OSError, the old set whole."""
+    new, waiting = folder / BESIDE, folder / WAITING
     try:
         (waiting / STATE).mkdir(parents=True)
         for name in _files(folder):
@@ -41,7 +41,7 @@ def replace_build(folder: Path) -> None:
 
 def settle(folder: Path) -> None:
     """Bring a replacement that was interrupted to its end: the new set where all of it has come, else the old one."""
-    new, waiting = folder / ROOM, folder / WAITING
+    new, waiting = folder / BESIDE, folder / WAITING
     if not waiting.is_dir():
         return
     if (waiting / _ALL_MOVED).is_file():

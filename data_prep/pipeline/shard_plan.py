@@ -25,7 +25,7 @@ def standard_split(name: str) -> str:
 
 
 @dataclass(slots=True)
-class Planned:
+class ShardPlan:
     """A shard to be: its place in the order of all shards, its records with their place in the source, its duplicates."""
 
     ordinal: int
@@ -44,7 +44,7 @@ class Planned:
         return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
-def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shard_size: int) -> Iterator[Planned]:
+def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shard_size: int) -> Iterator[ShardPlan]:
     """Yield the shards; memory holds one open shard per split and 8 bytes of hash per key.
 
     A record with its own `split` keeps it; the others are split by patient, else study, else key, those of `LEARN` among
@@ -52,7 +52,7 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
     before is set aside as a duplicate of the shard that it would have gone to.
     """
     learning = without_test(shares)
-    filling: dict[str | None, Planned] = {}
+    filling: dict[str | None, ShardPlan] = {}
     numbers: dict[str | None, int] = {}
     ordinal = 0
     seen: set[int] = set()
@@ -63,7 +63,7 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
         else:
             split = standard_split(record.split) if record.split else choose(who, shares, seed)
         if split not in filling:
-            filling[split] = Planned(-1, split, numbers.get(split, 0))
+            filling[split] = ShardPlan(-1, split, numbers.get(split, 0))
             numbers[split] = filling[split].number + 1
         shard = filling[split]
         key = int.from_bytes(hashlib.blake2b(record.key.encode(), digest_size=8).digest(), "big")

@@ -1,6 +1,6 @@
 """What a set of samples is made of: counts by split, view, label, text lengths. Added up sample by sample, mergeable.
 
-The same tally is kept while a build writes (for the data card) and filled from shards by `vlp-prep stats`.
+The same stats is kept while a build writes (for the data card) and filled from shards by `vlp-prep stats`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUPED_BY = "grouped by"
 LABEL_VALUES = {1: "present", 0: "absent", -1: "uncertain"}
 
 
-class Tally:
+class DatasetStats:
     """Counts over samples; memory grows with the number of distinct values and patients, not with texts or pixels."""
 
     def __init__(self) -> None:
@@ -60,8 +60,8 @@ class Tally:
     def _count(self, column: str, value: str) -> None:
         self.counts.setdefault(column, Counter())[value] += 1
 
-    def merge(self, other: Tally) -> None:
-        """Add another tally's counts to this one."""
+    def merge(self, other: DatasetStats) -> None:
+        """Add another stats's counts to this one."""
         self.samples += other.samples
         self.words.update(other.words)
         for column, counter in other.counts.items():
@@ -72,7 +72,7 @@ class Tally:
             self.people[kind] |= known
 
     def to_json(self) -> dict[str, Any]:
-        """Return the tally as plain JSON values, in a fixed order."""
+        """Return the stats as plain JSON values, in a fixed order."""
         return {
             "samples": self.samples,
             "counts": {column: dict(sorted(self.counts[column].items())) for column in sorted(self.counts)},
@@ -82,15 +82,15 @@ class Tally:
         }
 
     @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> Tally:
-        """Rebuild a tally from `to_json`'s record."""
-        tally = cls()
-        tally.samples = record["samples"]
-        tally.counts = {column: Counter(counter) for column, counter in record["counts"].items()}
-        tally.words = Counter({int(length): count for length, count in record["words"].items()})
-        tally.labels = {name: Counter(counter) for name, counter in record["labels"].items()}
-        tally.people = {kind: set(known) for kind, known in record["people"].items()}
-        return tally
+    def from_json(cls, record: Mapping[str, Any]) -> DatasetStats:
+        """Rebuild a stats from `to_json`'s record."""
+        stats = cls()
+        stats.samples = record["samples"]
+        stats.counts = {column: Counter(counter) for column, counter in record["counts"].items()}
+        stats.words = Counter({int(length): count for length, count in record["words"].items()})
+        stats.labels = {name: Counter(counter) for name, counter in record["labels"].items()}
+        stats.people = {kind: set(known) for kind, known in record["people"].items()}
+        return stats
 
 
 def quantiles(lengths: Counter[int], at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> dict[str, float]:

@@ -30,7 +30,7 @@ from ..images.store import ImageOptions
 from ..privacy.identifiers import IdHasher
 from ..sources.base import Record, Reject, find_source
 from .killed import ENOUGH, KILLED, Trail, collect
-from .prepare import Finder, Preparer, TextOptions
+from .prepare import ConceptExtractor, SampleProcessor, TextOptions
 
 CHUNK = 16
 
@@ -59,7 +59,7 @@ class Job:
     config: Any
     image: ImageOptions
     text: TextOptions
-    finder: Finder | None
+    extractor: ConceptExtractor | None
     key: bytes | None
     follow_links: bool
     state: Path
@@ -76,7 +76,7 @@ class Worker:
         self._hasher = IdHasher(job.key) if job.key else None
         self._left_out = job.left_out
         self.trail: Trail | None = None
-        self._prepare = Preparer(job.image, job.text, job.finder, self._hasher)
+        self._prepare = SampleProcessor(job.image, job.text, job.extractor, self._hasher)
 
     def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
         done = []

@@ -26,8 +26,8 @@ from .answers import is_answer, is_bare_label, ticked
 from .languages import LANGUAGES
 from .languages.base import Grammar
 from .languages.detect import UNREAD, detect_language
-from .location import locate
-from .negation import Cue, find_cues, judge
+from .location import place_mentions
+from .negation import Cue, classify, find_cues
 from .sections import CLINICAL, find_blocks
 from .statements import split_sentences
 from .vocabulary import Match, Vocabulary, default_vocabulary
@@ -76,7 +76,7 @@ class Extractor:
         ]
         return digest([self._stated, trees])
 
-    def prepare(self, room: Path) -> None:
+    def prepare(self, folder: Path) -> None:
         """Do nothing: the vocabulary is in memory."""
 
     def unread(self, report: Report) -> str | None:
@@ -125,7 +125,7 @@ class Extractor:
             return []
         spans = [(one.start, one.end) for one in matches]
         cues = find_cues(sentence, language.grammar)
-        places = locate(sentence, spans, [one.entry.midline for one in matches], language.places)
+        places = place_mentions(sentence, spans, [one.entry.midline for one in matches], language.places)
         said = [_assertion(sentence, match, cues, language.grammar) for match in matches]
         said = _labels(sentence, matches, said, cues)
         box = ticked(sentence)
@@ -183,7 +183,7 @@ def _outside(sentences: Sequence[tuple[int, int]], other: list[tuple[int, int]])
 
 def _assertion(sentence: str, match: Match, cues: list[Cue], grammar: Grammar) -> Assertion:
     inside = grammar.negation.search(sentence, match.start, match.end)
-    judged = judge(sentence, match.start, match.end, cues, grammar)
+    judged = classify(sentence, match.start, match.end, cues, grammar)
     if match.denies:
         # "heart size is normal" says absent; "heart size is not normal" leaves open in which way it is not
         return "uncertain" if inside or judged != "present" else "absent"

@@ -48,7 +48,7 @@ class _Word:
     place: Place
 
 
-def locate(
+def place_mentions(
     sentence: str, spans: list[tuple[int, int]], midline: list[bool], language: PlaceWords = ENGLISH.places
 ) -> list[Place]:
     """Return the place of each mention at characters `spans` (in order, not overlapping but for equal ones).

@@ -60,7 +60,7 @@ def find_cues(sentence: str, grammar: Grammar = ENGLISH.grammar) -> list[Cue]:
     return cues
 
 
-def judge(sentence: str, start: int, end: int, cues: list[Cue], grammar: Grammar = ENGLISH.grammar) -> Assertion:
+def classify(sentence: str, start: int, end: int, cues: list[Cue], grammar: Grammar = ENGLISH.grammar) -> Assertion:
     """Return what a sentence says of the mention at characters `[start, end)`: the nearest cue that reaches it."""
     near = [cue for cue in cues if cue.says is not None and (cue.end <= start or end <= cue.start)]
     # what follows a finding ("cannot be excluded", "is not seen") judges it whatever stands before, unless far away

@@ -24,8 +24,8 @@ from vlp.core.config import ConfigError
 from vlp.core.untrusted import open_regular, parse_json
 from vlp.sample import Mention, Report
 
-from .location import locate
-from .negation import find_cues, judge
+from .location import place_mentions
+from .negation import classify, find_cues
 from .statements import split_sentences
 
 SIMILARITY = 0.8
@@ -103,12 +103,12 @@ def _mentions(text: str, spans: list[tuple[int, int, str]]) -> tuple[Mention, ..
     found: list[Mention] = []
     for begin, stop in split_sentences(text):
         own = sorted({one for one in spans if begin <= one[0] and one[1] <= stop})
-        places: list[Any] = locate(
+        places: list[Any] = place_mentions(
             text[begin:stop], [(start - begin, end - begin) for start, end, _ in own], [False] * len(own)
         )
         cues = find_cues(text[begin:stop])
         for (start, end, cui), place in zip(own, places, strict=True):
-            says = judge(text[begin:stop], start - begin, end - begin, cues)
+            says = classify(text[begin:stop], start - begin, end - begin, cues)
             found.append(Mention(text[start:end], cui, start, end, says, place.side, place.zone))
     return tuple(found)
 
@@ -132,13 +132,13 @@ class LinkedTexts:
         except OSError as error:
             raise ConfigError(f"cannot read {self._path}: {error.strerror}") from None
 
-    def prepare(self, room: Path) -> None:
+    def prepare(self, folder: Path) -> None:
         """Write the index into a folder; raises ConfigError with the line for what is not of this layout."""
-        self._index = room / "linked.npy"
+        self._index = folder / "linked.npy"
         if self._index.is_file():  # by an earlier run of this build, with the same fingerprint
             return
         places = [(_digest(str(_record(line, where)["caption"])), at) for where, at, line in _lines(self._path)]
-        with tempfile.NamedTemporaryFile(dir=room, suffix=".npy", delete=False) as file:  # job arrays all write it
+        with tempfile.NamedTemporaryFile(dir=folder, suffix=".npy", delete=False) as file:  # job arrays all write it
             np.save(file, np.array(sorted(places), np.uint64).reshape(-1, 2))
         os.replace(file.name, self._index)
 

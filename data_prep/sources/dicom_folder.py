@@ -25,12 +25,12 @@ from vlp.modalities.image.dicom import (
     Frames,
     Slices,
     check_frames,
-    complaint,
     not_an_image,
     open_dicom,
     quiet,
     read_header,
     read_volume,
+    redact_error,
 )
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.grey_scale import DicomOptions, numbers
@@ -112,7 +112,7 @@ class DicomFolder(Source):
             problem = (error.reason, str(error), error.counted)
             return Record(key=safe_key(name), data={"file": name, "problem": problem})
         except Exception as error:  # pydicom raises many kinds on damaged headers
-            return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", complaint(error), True)})
+            return Record(key=safe_key(name), data={"file": name, "problem": ("bad_header", redact_error(error), True)})
 
     def _known(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
         """Return the record of a file whose header can be read; raises ImageError and what pydicom raises."""

@@ -21,8 +21,8 @@ OPTIONS = ["--n", str(N), "--size", "32", "--shard-size", str(SIZE)]
 COUNTING = """
 import sys
 from pathlib import Path
-from vlp_prep.pipeline.build import Build, BuildOptions
-from vlp_prep.sources.synthetic import Synthetic
+from vlp_prep.pipeline.build import Build
+from vlp_prep.pipeline.options import BuildOptions
 
 def main():
     log = open(sys.argv[2], "w")
@@ -30,8 +30,8 @@ def main():
         if event == "written":
             log.write(".")
             log.flush()
-    options = {"n": int(sys.argv[3]), "size": 32}
-    with Build(BuildOptions(source="synthetic", out=Path(sys.argv[1]), source_config=Synthetic.Config(**options),
+    source = {"kind": "synthetic", "n": int(sys.argv[3]), "size": 32}
+    with Build(BuildOptions(source=source, out=Path(sys.argv[1]),
                                workers=2, shard_size=int(sys.argv[4]))) as build:
         build.run(report)
 

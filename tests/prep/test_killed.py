@@ -14,7 +14,7 @@ from vlp_prep.cli import main
 
 OWN_SOURCE = '''
 import os, signal
-from vlp.batch import Report, Sample
+from vlp.sample import Report, Sample
 from vlp_prep.sources.base import Record, Source
 
 class Deadly(Source):

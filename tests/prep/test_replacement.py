@@ -34,7 +34,7 @@ def prepare(tmp_path: Path) -> tuple[list[str], Path]:
 OLD, NEW = {"0": "old", "1": "old"}, {"0": "new", "1": "new", "2": "new"}
 KILLED = """
 import os, sys
-from vlp_prep import replacement
+from vlp_prep.pipeline import replacement
 from vlp_prep.cli import main
 real, left = os.replace, [int(sys.argv[1])]
 def replace(*places):

@@ -8,6 +8,7 @@ import os
 import tarfile
 from pathlib import Path
 
+import built
 import numpy as np
 import pytest
 import webdataset
@@ -16,9 +17,11 @@ from PIL import Image
 from vlp.core.config import ConfigError
 from vlp.core.output import InUseError
 from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.sample_io import SampleError
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.verify import verify
 from vlp.sample import Box, Mention, Report, Sample
+from vlp_prep.pipeline.shard_file import write_shard
 from vlp_prep.pipeline.shard_writer import ShardWriter
 
 
@@ -194,3 +197,22 @@ def test_a_key_is_used_once(tmp_path: Path) -> None:
 def test_an_empty_set_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no samples"), ShardWriter(tmp_path / "out"):
         pass
+
+
+def test_one_shard_written_alone_equals_the_shard_of_the_build(tmp_path: Path) -> None:
+    """`write_shard` gives the bytes and the manifest line of a build's own shard, and none for no samples."""
+    built.build("synthetic", "--out", tmp_path / "set", "--n", 20, "--size", 32, "--shard-size", 8, "--workers", 0)
+    lines = (tmp_path / "set" / "manifest.jsonl").read_text().splitlines()
+    samples = built.samples(tmp_path / "set")
+    assert len(lines) >= 3
+    for line in lines:
+        header = json.loads(line)
+        shard, split = header["shard"], header["split"]
+        chosen = [samples[key] for key in header["keys"]]
+        alone = tmp_path / shard
+        assert write_shard(alone, chosen, split, header["source"], header["version"]) == line
+        assert alone.read_bytes() == (tmp_path / "set" / shard).read_bytes()
+    assert write_shard(tmp_path / "none.tar", []) is None
+    with pytest.raises(SampleError, match="written before"):
+        write_shard(tmp_path / "twice.tar", [chosen[0], chosen[0]])
+    assert not list(tmp_path.glob("none*")) and not list(tmp_path.glob("*twice*"))

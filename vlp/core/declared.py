@@ -5,9 +5,12 @@ A text stays a text where the field holds one: YAML would read `/x/set #2` as `/
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import importlib
+import inspect
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +55,21 @@ def choices(kind: Any) -> list[Any]:
     if get_origin(kind) is Annotated and not any(isinstance(note, Kinds) for note in get_args(kind)[1:]):
         return choices(get_args(kind)[0])
     return [kind]
+
+
+def docs_of(kind: type) -> dict[str, str]:
+    """Return what stands in quotes beneath each field of a class, by the field's name; {} without its source."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    except (OSError, TypeError, SyntaxError):
+        return {}
+    assert isinstance(body, ast.ClassDef)
+    found = {}
+    for item, below in zip(body.body, body.body[1:], strict=False):
+        text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else None
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name) and isinstance(text, str):
+            found[item.target.id] = " ".join(text.split())
+    return found
 
 
 def bare(kind: Any) -> Any:

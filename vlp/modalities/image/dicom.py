@@ -66,7 +66,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def complaint(error: Exception) -> str:
+def redact_error(error: Exception) -> str:
     """Return what an error of pydicom says, without the values of the header that it quotes."""
     return f"{type(error).__name__}: " + re.sub(r"(['\"]).*?\1", "'...'", " ".join(str(error).split()))[:160]
 
@@ -99,7 +99,7 @@ def open_dicom(data: bytes | Path, any_kind: bool = False) -> Any:
     except ImageError:
         raise
     except (InvalidDicomError, EOFError, OSError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise ImageError(f"{name}: DICOM: {complaint(error)}") from None
+        raise ImageError(f"{name}: DICOM: {redact_error(error)}") from None
     if empty:
         raise ImageError(f"{name} is not DICOM")
     if kind and not any_kind:
@@ -261,11 +261,11 @@ def _decode(dataset: Any, index: int) -> Array:
         unknown = ("missing", "dependencies", "not support", "unsupported")
         if isinstance(error, NotImplementedError) or any(word in str(error).lower() for word in unknown):
             raise ImageError(COMPRESSED.format(name=name), "image_compressed") from None
-        raise ImageError(f"DICOM pixels ({name}): {complaint(error)}", "image_truncated") from None
+        raise ImageError(f"DICOM pixels ({name}): {redact_error(error)}", "image_truncated") from None
     except (ValueError, AttributeError, KeyError, IndexError, EOFError, OSError, TypeError, StopIteration) as error:
         cut = re.search(r"less than|fewer|not enough|length of the pixel data|end of|unexpected", str(error).lower())
         raise ImageError(
-            f"DICOM pixels: {complaint(error)}", "image_truncated" if cut else "image_unreadable"
+            f"DICOM pixels: {redact_error(error)}", "image_truncated" if cut else "image_unreadable"
         ) from None
     return _clear_unused_bits(values, dataset) if grey else values
 
@@ -314,7 +314,7 @@ def _check_deflated(file: IO[bytes]) -> None:
                 if size > _INFLATED:
                     raise ImageError(f"DICOM that inflates to more than {_INFLATED} bytes", "image_too_large")
         except zlib.error as error:
-            raise ImageError(f"DICOM: deflated data: {complaint(error)}", "image_truncated") from None
+            raise ImageError(f"DICOM: deflated data: {redact_error(error)}", "image_truncated") from None
     file.seek(0)
 
 
