@@ -157,7 +157,7 @@ class Results:
 
 
 def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) -> None:
-    """Complain when a run folder holds the results of another suite or model: they would be lost. Raises ConfigError."""
+    """Raise ConfigError when a run folder holds the results of another suite or model, which would be lost."""
     path = out / FILE
     if resume or not path.is_file():
         return

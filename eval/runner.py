@@ -359,14 +359,14 @@ def discard(folder: Path) -> None:
 
 
 def require_place(out: Path, what: str = "--out") -> None:
-    """Complain about a folder that holds shards, or lies inside of one that does: a run never writes among them."""
+    """Raise ConfigError for a folder that holds shards, or lies inside one that does: a run never writes among them."""
     for folder in (out.resolve(), *out.resolve().parents):
         if (folder / "manifest.jsonl").is_file() or (folder == out.resolve() and any(folder.glob("*.tar"))):
             raise ConfigError(f"{what} {out} lies in a folder of shards, {folder}: choose another folder")
 
 
 def require_empty(out: Path) -> None:
-    """Complain when a folder holds something that is not a run of ours, or holds shards."""
+    """Raise ConfigError when a folder holds shards, or anything that is not a run of vlp-eval."""
     require_place(out)
     if (
         out.exists()

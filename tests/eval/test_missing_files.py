@@ -24,7 +24,7 @@ def test_an_export_with_one_file_missing_is_never_another_model(kind: str, tmp_p
     start, options = FORMATS[kind]
     folder = tmp_path / "export"
     folder.mkdir()
-    import_module(f"vlp.export_{kind}").write(native(**options), folder, False)
+    import_module(f"vlp.export.{kind}").write(native(**options), folder, False)
     whole = embedder.load(f"{start}{folder}", "cpu").texts(TEXTS)
     files = sorted(folder.iterdir())
     complaints = {}
