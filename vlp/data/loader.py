@@ -262,6 +262,6 @@ class Loader:
 
 def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:
     """Open what a split is read from. Raises ConfigError."""
-    if split == "train" and any(is_pipe(one.path) for one in config.sources):
+    if split == "train" and any(is_pipe(source.path) for source in config.sources):
         return PipeStream(config, seed, ranks)
     return Stream(config, seed, split)

@@ -67,8 +67,8 @@ def check_content(stream: Stream, needs: Iterable[Need]) -> None:
             continue
         looked += 1
         stated.update(sample.labels)
-        codes.update(one.code for one in sample.concepts)
-        missing = [one for one in missing if not one.is_in(sample)]
+        codes.update(mention.code for mention in sample.concepts)
+        missing = [requirement for requirement in missing if not requirement.is_in(sample)]
     if missing and looked:
         first = missing[0]
         there = f"; labels there: {_some(stated)}; codes of concepts there: {_some(codes)}"

@@ -53,7 +53,7 @@ class Shown:
 
     def mentions(self, sample: Sample) -> list[Mention]:
         """Return the mentions of the sample's report that are shown."""
-        return [one for one in sample.concepts if self.place(one.start, one.end) is not None]
+        return [mention for mention in sample.concepts if self.place(mention.start, mention.end) is not None]
 
 
 def show(sample: Sample, view: TextView, rng: np.random.Generator | None) -> Shown:
@@ -85,7 +85,7 @@ def _choose(
             chosen = [int(rng.integers(len(spans)))]
         elif view.subset and rng.random() < view.subset:
             size = int(rng.integers(1, len(spans) + 1))
-            chosen = sorted(int(one) for one in rng.choice(len(spans), size, replace=False))
+            chosen = sorted(int(place) for place in rng.choice(len(spans), size, replace=False))
     if chosen is None:
         return Shown(text, tuple(spans), () if offset is None else ((offset, offset + len(text), 0),))
     parts, shown, pieces, at = [], [], [], 0

@@ -109,9 +109,9 @@ class ObjectiveSum(nn.Module):
         if not asked:
             return None
         return PromptSpec(
-            findings=tuple(one for spec in asked for one in spec.findings),
-            affirm=tuple(one for spec in asked for one in spec.affirm),
-            deny=tuple(one for spec in asked for one in spec.deny),
+            findings=tuple(finding for spec in asked for finding in spec.findings),
+            affirm=tuple(text for spec in asked for text in spec.affirm),
+            deny=tuple(text for spec in asked for text in spec.deny),
         )
 
     def check(self, output: ModelOutput, batch: Batch) -> None:
