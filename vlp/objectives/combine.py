@@ -125,7 +125,7 @@ class ObjectiveSum(nn.Module):
         Here, and nowhere else, are rows without a text left out of every objective that needs one.
         """
         output = in_full_precision(output)
-        read = with_text(output, batch)
+        read = with_text(output, batch, self.needs)
         total = output.image.new_zeros(())
         parts: dict[str, Tensor] = {}
         for name, term in self._objectives().items():

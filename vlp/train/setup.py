@@ -177,7 +177,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         tokenizer = build_or_train_tokenizer(recipe, run, data)
     else:
         towers = (recipe.model.image, recipe.model.text)
-        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers, *objectives.needs), *LIBRARIES))
         tokenizer = cast(TextProcessor, processors["text"]).tokenizer
     make_loader = partial(
         Loader,
