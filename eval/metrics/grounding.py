@@ -84,7 +84,7 @@ def pixel_ranking(heat: ArrayLike, truth: ArrayLike) -> tuple[float, float] | No
     By sorting each side alone, which for a radiograph of millions of pixels is many times faster than ranking all of them.
     """
     kind = np.float32 if np.asarray(heat).dtype == np.float32 else np.float64
-    inside, outside = (np.sort(one.astype(kind)) for one in _inside_outside(heat, truth))
+    inside, outside = (np.sort(part.astype(kind)) for part in _inside_outside(heat, truth))
     if not len(inside) or not len(outside):
         return None
     under, upto = np.searchsorted(outside, inside, "left"), np.searchsorted(outside, inside, "right")
@@ -138,5 +138,5 @@ def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
 
 def best_overlap(detected: Rectangle, boxes: Sequence[Rectangle]) -> tuple[float, float] | None:
     """Return the largest IoU and the largest IoBB of a detected box with any of the boxes; None where none has an area."""
-    known = [box_overlap(detected, one) for one in boxes if one[2] > one[0] and one[3] > one[1]]
-    return (max(one.iou for one in known), max(one.iobb for one in known)) if known else None
+    known = [box_overlap(detected, box) for box in boxes if box[2] > box[0] and box[3] > box[1]]
+    return (max(overlap.iou for overlap in known), max(overlap.iobb for overlap in known)) if known else None

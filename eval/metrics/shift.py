@@ -67,7 +67,7 @@ class Robustness:
     @classmethod
     def of(cls, counts: NDArray[np.int64]) -> Robustness:
         """Take the neighbours of all rows together, as `neighbour_counts` counts them [n, 4]."""
-        return cls(*(int(one) for one in counts.sum(0)))
+        return cls(*(int(count) for count in counts.sum(0)))
 
     @property
     def index(self) -> float | None:
