@@ -105,7 +105,7 @@ tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")"""
         import torch
         from PIL import Image
 
-        from vlp.models.trust import never_asking
+        from vlp.core.trust import never_asking
 
         name = f"local-dir:{source}" if Path(source).is_dir() else f"hf-hub:{source}"
         with never_asking():
