@@ -1,9 +1,7 @@
 """Exports in others' formats against the native model, refusals that name the format that can, and the card."""
 
-import argparse
 import json
 import math
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ import yaml
 from tests.models.test_dual_encoder import CLIP_IMAGE, CLIP_TEXT, VIT
 from tests.models.tiny import BERT, CONV, NONE, clip_tokens, make, wordpieces
 from vlp.core.config import ConfigError
-from vlp.export import model_card, verify
-from vlp.export.base import CannotExpress
+from vlp.core.errors import UnsupportedByFormat
+from vlp.export import Exporter, exporters, model_card, verify
 from vlp.hub import Pretrained
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
@@ -52,16 +50,19 @@ def native(image: Any, text: Any = None, size: int = 32, spec: Any = None, **opt
     return Pretrained(model.eval(), ImageProcessor(spec), tokenizer, record)
 
 
+def exporter_of(kind: str) -> Exporter:
+    return exporters.get(kind)(kind)
+
+
 def compare(loaded: Pretrained, kind: str, folder: Path, approximate: bool = False) -> list[str]:
     """Write, load with the format's library, and compare; the fresh process is another test's subject."""
-    module = import_module(f"vlp.export_{kind}")
-    notes: list[str] = module.write(loaded, folder, approximate)
-    pictures = list(verify.probes(loaded).values())
-    found = module.load(str(folder), pictures, verify.texts(loaded))
-    ours = verify.native(loaded, kind)
+    exporter = exporter_of(kind)
+    notes = exporter.write(loaded, folder, approximate)
+    found = exporter.load(str(folder), verify.probe_images(loaded), verify.probe_texts(loaded))
+    ours = verify.expected(loaded, exporter)
     for part in ours.values():
         assert np.linalg.norm(part[:1] - part[1:], axis=1).min() > 0.01, "a constant would be equal too"
-    return notes + verify.compare(ours, found, kind, approximate)
+    return notes + verify.compare(ours, found, exporter, approximate)
 
 
 SIGLIP = {
@@ -119,7 +120,7 @@ def test_a_format_gives_the_native_embeddings(name: str, tmp_path: Path) -> None
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "our cnn for open_clip": ("open_clip", {"image": CONV}, "three channels"),
     "a vit of another size": ("open_clip", {"image": TIMM}, "from its name"),
-    "an hf vit": ("open_clip", {"image": VIT}, "--format vlp, or transformers"),
+    "an hf vit": ("open_clip", {"image": VIT}, "kind 'hf'.*--format vlp"),
     "relu heads": ("open_clip", {"image": RESNET, "text_head": HeadConfig(kind="mlp")}, "text head is another"),
     "max pooling": ("open_clip", {"image": RESNET, "text": {**BERT, "pooling": "max"}}, "pooling like 'max'"),
     "pooled patches": ("open_clip", {"image": RESNET, "image_head": HeadConfig(add_patches="max")}, "--format vlp"),
@@ -127,7 +128,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a ResNet of transformers": (
         "transformers",
         {"image": {"kind": "hf", "config": HF_RESNET}},
-        "kind 'hf'.*--format vlp",
+        "a 'resnet' has none.*--format vlp",
     ),
     "heads of two layers": ("transformers", {"image": VIT, "image_head": HeadConfig(kind="mlp")}, "one linear layer"),
     "mean pooling": ("transformers", {"image": VIT, "text": {**BERT, "pooling": "mean"}}, "--format vlp or open_clip"),
@@ -152,17 +153,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "a CLIP text tower alone": (
         "text",
         {"image": CLIP_IMAGE, "text": CLIP_TEXT, "tokenizer": clip_tokens()},
-        "--format onnx or vlp",
+        "--format vlp or onnx",
     ),
-    "a cnn alone": ("image", {"image": CONV}, "--format onnx or vlp"),
+    "a cnn alone": ("image", {"image": CONV}, "--format vlp or onnx"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_format_cannot_express_is_refused_with_the_reason(name: str, tmp_path: Path) -> None:
     kind, options, message = REFUSED[name]
-    with pytest.raises(CannotExpress, match=message):
-        import_module(f"vlp.export_{kind}").write(native(**options), tmp_path, False)
+    with pytest.raises(UnsupportedByFormat, match=message):
+        exporter_of(kind).write(native(**options), tmp_path, False)
 
 
 def test_another_way_of_resizing_is_measured_where_it_is_accepted(tmp_path: Path) -> None:
@@ -184,11 +185,11 @@ def test_resizing_must_be_exact_but_for_the_rounding_of_tensors(kind: str, cosin
     theirs["images"][3] = [(1 - cosine**2) ** 0.5, 0, 0, cosine]
     note = f"images that have to be resized: a cosine of {cosine:.5f} with the native embedding"
     if passes:
-        assert verify.compare(ours, theirs, kind, False)[-1] == note
+        assert verify.compare(ours, theirs, exporter_of(kind), False)[-1] == note
     else:
         with pytest.raises(ConfigError, match=rf"resizes images otherwise.*{cosine:.5f}.*--approximate"):
-            verify.compare(ours, theirs, kind, False)
-    assert verify.compare(ours, theirs, kind, True)[-1] == note
+            verify.compare(ours, theirs, exporter_of(kind), False)
+    assert verify.compare(ours, theirs, exporter_of(kind), True)[-1] == note
 
 
 @pytest.mark.parametrize(
@@ -201,9 +202,9 @@ def test_the_pipeline_gives_the_native_probabilities(name: str, library: str, tm
 
     _, options = FITS[f"transformers, {name}"]
     loaded = native(**options)
-    import_module("vlp.export.transformers").write(loaded, tmp_path, False)
+    exporter_of("transformers").write(loaded, tmp_path, False)
     assert type(AutoModel.from_pretrained(tmp_path)).__name__ == library
-    picture = verify.probes(loaded)["same0"]
+    picture = verify.probe_images(loaded)[0]
     labels = ["there is a nodule", "no pleural effusion is seen in the left lung", "x"]
     found = pipeline("zero-shot-image-classification", str(tmp_path))(
         Image.fromarray(picture), candidate_labels=labels, hypothesis_template="{}"
@@ -243,22 +244,23 @@ def test_wrong_weights_do_not_pass(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     loaded = native(RESNET)
-    module = import_module("vlp.export.open_clip")
-    module.write(loaded, tmp_path, False)
-    tensors = load_file(str(tmp_path / module.WEIGHTS))
+    exporter, weights = exporter_of("open_clip"), str(tmp_path / "open_clip_model.safetensors")
+    exporter.write(loaded, tmp_path, False)
+    tensors = load_file(weights)
     tensors["visual.head.proj.weight"][0] += 0.01
-    save_file(tensors, str(tmp_path / module.WEIGHTS))
-    pictures = list(verify.probes(loaded).values())
-    found = module.load(str(tmp_path), pictures, verify.texts(loaded))
+    save_file(tensors, weights)
+    found = exporter.load(str(tmp_path), verify.probe_images(loaded), verify.probe_texts(loaded))
     with pytest.raises(ConfigError, match="images differ from the model's by"):
-        verify.compare(verify.native(loaded, "open_clip"), found, "open_clip", False)
+        verify.compare(verify.expected(loaded, exporter), found, exporter, False)
 
 
 def test_an_open_clip_folder_knows_where_it_lies(tmp_path: Path) -> None:
-    module = import_module("vlp.export.open_clip")
-    module.write(native(RESNET), tmp_path, False)
+    exporter = exporter_of("open_clip")
+    exporter.write(native(RESNET), tmp_path, False)
     for place, expected in ((None, str(tmp_path.resolve())), ("lab/model", "lab/model")):
-        text = json.loads(module.settle(tmp_path, place)["open_clip_config.json"])["model_cfg"]["text_cfg"]
+        text = json.loads(exporter.path_dependent_files(tmp_path, place)["open_clip_config.json"])["model_cfg"][
+            "text_cfg"
+        ]
         assert text["hf_model_name"] == text["hf_tokenizer_name"] == expected
 
 
@@ -292,10 +294,10 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
                   "text": {"path": str(tmp_path / "bert")}, "pretrained": "open_clip:ViT-B-32/laion2b_s34b_b79k"},
     }  # fmt: skip
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    options = argparse.Namespace(
-        format="vlp", name=None, to=tmp_path / "out", results=[tmp_path / "results.json"], licence="mit", push=None
-    )
-    text = model_card.render(native(CONV), tmp_path, options, ["images: equal"])
+    text = model_card.render(
+        native(CONV), tmp_path, exporter_of("vlp"), ["images: equal"], name=None, licence="mit",
+        results=[tmp_path / "results.json"], repository="out",
+    )  # fmt: skip
     data = ModelCard(text).data
     assert data.license == "mit" and data.base_model == ["laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "microsoft/rad-dino"]
     (result,) = data.eval_results
@@ -311,8 +313,8 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["vlp", "open_clip", "transformers", "onnx", "image", "text"])
 def test_the_card_says_how_to_decode(kind: str, tmp_path: Path) -> None:
-    options = argparse.Namespace(format=kind, name="demo", to=tmp_path, results=[], licence="mit", push=None)
-    text = " ".join(model_card.render(native(CONV), tmp_path, options, ["images: equal"]).split())
+    about = {"name": "demo", "licence": "mit", "results": [], "repository": "demo"}
+    text = " ".join(model_card.render(native(CONV), tmp_path, exporter_of(kind), ["images: equal"], **about).split())
     assert ("as vlp decodes them (`vlp.modalities.image.spec.decode`)" in text) == (kind not in ("vlp", "text")), (
         "vlp decodes itself"
     )
@@ -326,7 +328,7 @@ def test_a_scale_above_100_is_kept(kind: str, tmp_path: Path) -> None:
     loaded = native(RESNET, {**BERT, "pooling": "cls"})
     assert loaded.model.logit_scale is not None
     loaded.model.logit_scale.data.fill_(math.log(117.2))
-    import_module(f"vlp.export_{kind}").write(loaded, tmp_path, True)
+    exporter_of(kind).write(loaded, tmp_path, True)
     if kind == "onnx":
         found = json.loads((tmp_path / "config.json").read_text())["logit_scale"]
     else:

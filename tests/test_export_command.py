@@ -15,7 +15,7 @@ from tests.hub_stub import serve
 from tests.test_export import RESNET, SIGLIP, VIT, native
 from vlp import hub
 from vlp.core.output import LOCK
-from vlp.export import verify
+from vlp.export import exporters, verify
 from vlp.export.cli import main
 from vlp.hub import Pretrained
 
@@ -29,8 +29,8 @@ def saved(folder: Path, **options: Any) -> Pretrained:
 
 
 def equal(loaded: Pretrained, found: dict[str, np.ndarray], kind: str) -> None:
-    limit = verify.TOLERANCE.get(kind, 1e-5)
-    for part, ours in verify.native(loaded, kind).items():
+    limit = exporters.get(kind)(kind).tolerance
+    for part, ours in verify.expected(loaded, exporters.get(kind)(kind)).items():
         assert found[part].shape == ours.shape and np.abs(found[part] - ours)[:3].max() <= limit, part
 
 
@@ -79,12 +79,12 @@ def test_an_open_clip_folder_works_elsewhere_after_its_script(tmp_path: Path) ->
     loaded = saved(tmp_path / "run", image=RESNET, spec={"resize": "pad"})
     assert main([str(tmp_path / "run"), "--to", str(tmp_path / "first"), "--format", "open_clip"]) == 0
     shutil.move(tmp_path / "first", tmp_path / "second")
-    done = subprocess.run([sys.executable, tmp_path / "second" / "moved.py"], cwd=tmp_path, check=False)
+    done = subprocess.run([sys.executable, tmp_path / "second" / "set_paths.py"], cwd=tmp_path, check=False)
     assert done.returncode == 0
-    equal(loaded, verify.embed(loaded, str(tmp_path / "second"), "open_clip"), "open_clip")
+    equal(loaded, verify.embed(loaded, str(tmp_path / "second"), exporters.get("open_clip")("open_clip")), "open_clip")
     text = json.loads((tmp_path / "second" / "open_clip_config.json").read_text())["model_cfg"]["text_cfg"]
     assert text["hf_model_name"] == str(tmp_path / "second")
-    assert "run moved.py after moving it" in (tmp_path / "second" / "README.md").read_text()
+    assert "run set_paths.py after moving it" in (tmp_path / "second" / "README.md").read_text()
 
 
 MODELS: dict[str, dict[str, Any]] = {
@@ -120,7 +120,7 @@ def test_a_pushed_model_loads_by_its_name_from_the_hub_and_then_offline(kind: st
             one.relative_to(tmp_path / "out").as_posix() for one in (tmp_path / "out").rglob("*") if one.is_file()
         } - {LOCK}
         assert str(tmp_path) not in b"".join(stub.files.values()).decode("latin-1"), "no path of this machine"
-        found = verify.embed(loaded, "lab/model", kind, HF_HOME=str(tmp_path / "home"), **online)
+        found = verify.embed(loaded, "lab/model", exporters.get(kind)(kind), HF_HOME=str(tmp_path / "home"), **online)
         equal(loaded, found, kind)
-    offline = verify.embed(loaded, "lab/model", kind, HF_HOME=str(tmp_path / "home"))
+    offline = verify.embed(loaded, "lab/model", exporters.get(kind)(kind), HF_HOME=str(tmp_path / "home"))
     equal(loaded, offline, kind)

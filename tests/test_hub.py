@@ -18,7 +18,7 @@ from tests.models.tiny import ALL, BERT, NONE, REPORTS, clip_tokens, make, wordp
 from vlp import hub
 from vlp.core.config import ConfigError
 from vlp.core.output import LOCK
-from vlp.export import native
+from vlp.export import exporters
 from vlp.export.cli import main
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
@@ -136,7 +136,7 @@ def test_an_export_with_one_file_missing_says_which(kind: str, tmp_path: Path) -
     hub.save_pretrained(
         tmp_path / "run", model, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer, objectives=objectives
     )
-    native.write(vlp.from_pretrained(tmp_path / "run"), tmp_path / "out", False)
+    exporters.get("vlp")("vlp").write(vlp.from_pretrained(tmp_path / "run"), tmp_path / "out", False)
     assert torch.equal(vlp.from_pretrained(tmp_path / "out").objectives["terms.mgca.prototypes"], *objectives.values())
     files = [one for one in (tmp_path / "out").rglob("*") if one.is_file()]
     assert len(files) >= 5 + (kind != "open_clip")

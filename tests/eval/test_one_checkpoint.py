@@ -27,7 +27,7 @@ BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_at
 def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return what `--model` takes for the same weights in each format: a ResNet and a BERT with linear heads."""
     from vlp.core.config import validate
-    from vlp.export import open_clip, transformers
+    from vlp.export import exporters
     from vlp.hub import from_pretrained, save_pretrained
     from vlp.modalities.image.processor import ImageProcessor
     from vlp.modalities.image.spec import ImageSpec
@@ -55,9 +55,9 @@ def formats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("formats")
     save_pretrained(folder / "ours", model, ImageProcessor(spec), tokenizer)
     loaded = from_pretrained(folder / "ours")
-    for name, module in (("open_clip", open_clip), ("transformers", transformers)):
+    for name in ("open_clip", "transformers"):
         (folder / name).mkdir()
-        module.write(loaded, folder / name, False)
+        exporters.get(name)(name).write(loaded, folder / name, False)
     return {
         "ours": str(folder / "ours"),
         "open_clip": f"open_clip:local-dir:{folder / 'open_clip'}",

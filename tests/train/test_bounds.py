@@ -103,7 +103,7 @@ def test_an_objective_of_ones_own_names_its_scales() -> None:
 
 def test_a_saved_model_is_scored_with_the_scale_that_it_trained_with(tmp_path: Path) -> None:
     from vlp import hub
-    from vlp.export.open_clip import log_scale
+    from vlp.export.base import log_scale
     from vlp.modalities.image.processor import ImageProcessor
 
     model, tokenizer = make_model(needs=frozenset({"logit_scale"}), scale_init=(math.log(117.2), None))

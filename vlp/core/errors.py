@@ -48,6 +48,10 @@ class ConfigError(ValueError):
     the nearest right name."""
 
 
+class UnsupportedByFormat(ConfigError):
+    """An export format cannot express what the model does; the message says what, and which format can."""
+
+
 def in_words(error: BaseException) -> str | None:
     """Return what the operating system refused, with what to do about it, in one line; None for any other error."""
     found = _refusal(error)

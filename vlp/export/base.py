@@ -1,18 +1,85 @@
-"""What an export format cannot express."""
+"""What an export format is, and the registry of them: `@exporters.register("open_clip")` above a class."""
 
 from __future__ import annotations
 
-from vlp.core.config import ConfigError
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-FORMATS = {
-    "vlp": "everything, also the heads for patches and words and what objectives learnt; loads with vlp.from_pretrained",
-    "open_clip": "loads with open_clip.create_model_and_transforms('local-dir:...' or 'hf-hub:...')",
-    "transformers": "loads with AutoModel, AutoProcessor and the zero-shot-image-classification pipeline",
-    "onnx": "both towers with their heads, dynamic batch and text length",
-    "image": "the image tower alone, as a transformers model",
-    "text": "the text tower alone, as a transformers model",
-}
+import numpy as np
+
+from vlp.core.registry import Registry
+
+if TYPE_CHECKING:
+    from vlp.hub import Pretrained
+    from vlp.models.dual_encoder import DualEncoder
+
+exporters: Registry[type[Exporter]] = Registry("export format")
 
 
-class CannotExpress(ConfigError):
-    """A format that has no words for what the model does; the message says what, and which format can."""
+class Exporter(ABC):
+    """A format that a trained model is exported to, named as `--format` names it.
+
+    A format asks each tower for its form in the library that loads it (`Tower.as_open_clip`, `Tower.as_transformers`), or
+    traces it as `onnx` does; it never asks which kind of tower it has.
+    """
+
+    summary: ClassVar[str]
+    """What it holds and what loads it, in a line of `--help`."""
+
+    library: ClassVar[str]
+    """`library_name` of the model card: the library that loads it."""
+
+    pipeline_tag: ClassVar[str] = "zero-shot-image-classification"
+    """The model card's: what it is for, in the Hub's words."""
+
+    usage: ClassVar[str]
+    """Python for the model card; `{repo}` is where the model is."""
+
+    decodes_files: ClassVar[bool] = False
+    """Whether its users need not decode images themselves."""
+
+    tolerance: ClassVar[float] = 1e-5
+    """Largest difference of an embedding's coordinates (unit length) from the native model's."""
+
+    least_cosine: ClassVar[float | None] = None
+    """Similarity to the native embedding that is enough for an image that had to be resized, where `tolerance` is too fine."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @abstractmethod
+    def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
+        """Write the model to an empty folder; returns what the user should know of it.
+
+        `approximate`: accept another way of resizing images. Raises UnsupportedByFormat for what the format cannot express.
+        """
+
+    @abstractmethod
+    def load(
+        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Embed as the format's users do, with its own library: `images` [N, D], `texts` [N, D], or one of them.
+
+        `source` is a folder or a name on the Hub. `trust`: modules that a model of ours may name.
+        """
+
+    def expected(self, loaded: Pretrained, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what `load` should: the native model's embeddings."""
+        return {"images": loaded.embed_images(images).cpu().numpy(), "texts": loaded.embed_texts(texts).cpu().numpy()}
+
+    def path_dependent_files(self, folder: Path, repository: str | None) -> dict[str, bytes]:
+        """Return the files that name the place where the model is: its final folder, or a repository of the Hub."""
+        return {}
+
+    def without_local_heads(self, loaded: Pretrained) -> list[str]:
+        """Return the note that a format without patches and words owes to the user."""
+        has_local = loaded.model.patch_head or loaded.model.word_head
+        return [f"patch and word heads are left out: {self.library} has none"] if has_local else []
+
+
+def log_scale(model: DualEncoder) -> float:
+    """Return the logarithm of the scale that the model multiplies cosines by, CLIP's own where it has none."""
+    return math.log(1 / 0.07) if model.logit_scale is None else float(model.logit_scale.detach())

@@ -1,7 +1,6 @@
-"""`vlp-export`: a run as a folder that others load, checked in a fresh process, with a model card; pushed when asked.
+"""`vlp-export`: write a trained model in a format, check it in a fresh process, add a model card, push it when asked.
 
-Formats: `vlp` (everything, for `vlp.from_pretrained`), `open_clip`, `transformers`, `onnx`, and the towers alone as
-transformers models (`image`, `text`). One folder holds one format: two of them want the same file names.
+A folder holds one format: two of them want the same file names.
 """
 
 from __future__ import annotations
@@ -18,26 +17,27 @@ from vlp.core.config import ConfigError
 from vlp.core.errors import report
 from vlp.core.output import LOCK, check_apart, hold, partial_of
 
-from .base import FORMATS
+from . import exporters
 
 MADE_BY = "vlp-export"
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the command line of `vlp-export`."""
-    made = argparse.ArgumentParser(prog="vlp-export", description=__doc__.partition("\n\n")[0] if __doc__ else "")
-    made.add_argument("run", type=Path, help="a run folder, its `last`, a checkpoint, or an export in our own format")
-    made.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write; must not exist yet")
-    made.add_argument(
-        "--format",
-        choices=sorted(FORMATS),
-        default="vlp",
-        help="; ".join(f"{name}: {about}" for name, about in FORMATS.items()),
+    formats = "\n".join(f"  {name:<14}{exporters.get(name).summary}" for name in exporters)
+    made = argparse.ArgumentParser(
+        prog="vlp-export",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Export a trained model, checked in a fresh process, with a model card; push it to the Hub if asked.",
+        epilog=f"formats:\n{formats}\n  module:Class  a format of your own (a subclass of vlp.export.Exporter)",
     )
+    made.add_argument("run", type=Path, help="a run folder, its `last`, a checkpoint, or an export of format vlp")
+    made.add_argument("--to", type=Path, required=True, metavar="DIR", help="the folder to write; must not exist yet")
+    made.add_argument("--format", default="vlp", metavar="NAME", help="one of the formats below (default: vlp)")
     made.add_argument(
         "--approximate",
         action="store_true",
-        help="allow a format whose image resizing differs from ours; how much it changes is measured and put in the card",
+        help="accept another way of resizing images; how much it changes embeddings is measured and put in the card",
     )
     made.add_argument("--overwrite", action="store_true", help="replace DIR where it is an export, and nothing else")
     made.add_argument(
@@ -55,16 +55,15 @@ def parser() -> argparse.ArgumentParser:
 
 def export(options: argparse.Namespace) -> Path:
     """Write, check and, when asked, push an export; returns its folder. Nothing stays behind when a step fails."""
-    from importlib import import_module
-
     from vlp.hub import from_pretrained, locate
     from vlp.models.lora import merge_lora
 
-    from . import model_card, verify
+    from . import model_card, push, verify
 
     target: Path = options.to
     if options.push and not re.fullmatch(r"[\w.-]+/[\w.-]+", options.push):
         raise ConfigError(f"--push takes a repository as owner/name, found {options.push!r}")
+    exporter = exporters.get(options.format)(options.format)
     source = locate(options.run)
     check_apart(target, source, *options.results)
     work = partial_of(Path(os.path.abspath(target)))
@@ -74,31 +73,32 @@ def export(options: argparse.Namespace) -> Path:
         loaded = from_pretrained(source, options.trust)
         loaded.model = merge_lora(loaded.model)
         try:
-            notes: list[str] = import_module(f"vlp.export_{options.format}").write(loaded, work, options.approximate)
-            say(f"wrote {options.format} format; loading it in a fresh process")
-            notes += verify.check(loaded, work, options.format, options.approximate)
-            card = model_card.render(loaded, source, options, notes)
+            notes = exporter.write(loaded, work, options.approximate)
+            say(f"wrote {exporter.name} format; loading it in a fresh process")
+            notes += verify.check(loaded, work, exporter, options.approximate)
+            card = model_card.render(
+                loaded, source, exporter, notes, name=options.name, licence=options.licence,
+                results=options.results, repository=options.push or target.name,
+            )  # fmt: skip
             (work / "README.md").write_text(card, encoding="utf-8")
             mark["files"] = files(work)
-            put(work, target, [source, *options.results])
-            for name, content in _settled(options.format, target, None).items():
+            replace(target, work, [source, *options.results])
+            for name, content in exporter.path_dependent_files(target, None).items():
                 (target / name).write_bytes(content)
         finally:
             clear(work)
     for note in notes:
         say(note)
     if options.push:
-        from . import push
-
-        there = _settled(options.format, target, options.push)
-        say(f"loading it as {options.push} in a fresh process, as a download will lie")
-        verify.check_repository(loaded, target, options.format, options.approximate, options.push, there)
-        say(push.push(target, options.push, options.private, there))
+        pushed = exporter.path_dependent_files(target, options.push)
+        say(f"loading it as {options.push} in a fresh process, laid out as a download")
+        verify.check_repository(loaded, target, exporter, options.approximate, options.push, pushed)
+        say(push.push(target, options.push, options.private, pushed))
     return target
 
 
 def files(folder: Path) -> list[str]:
-    """Return the files of an export, its mark apart."""
+    """Return the files of an export without the mark."""
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
     return sorted(name for name in found if name != LOCK)
 
@@ -112,15 +112,15 @@ def require_free(target: Path, overwrite: bool, sources: Sequence[Path]) -> None
         raise ConfigError(f"{target} exists: choose another --to, or give --overwrite")
     facts = output.facts(target)
     if facts.get("made_by") != MADE_BY:
-        raise ConfigError(f"{target} is no export of {MADE_BY}, so --overwrite leaves it: choose another --to")
+        raise ConfigError(f"{target} was not made by {MADE_BY}, so --overwrite leaves it: choose another --to")
     others = sorted(set(files(target)) - set(facts.get("files", ())))
     if others:
         more = f" and {len(others) - 1} more" if len(others) > 1 else ""
         raise ConfigError(f"{target} holds {others[0]}{more}, not written by {MADE_BY}: move it elsewhere first")
 
 
-def put(work: Path, target: Path, sources: Sequence[Path]) -> None:
-    """Have `work` take the place of `target`, which goes when the new one is there."""
+def replace(target: Path, work: Path, sources: Sequence[Path]) -> None:
+    """Move `work` to `target`; what was there is removed when the new folder is in its place."""
     old = partial_of(target.with_name(f"{target.name}.old"))
     output.remove(old, MADE_BY)
     if target.exists():
@@ -136,19 +136,10 @@ def put(work: Path, target: Path, sources: Sequence[Path]) -> None:
 
 
 def clear(work: Path) -> None:
-    """Remove what an export that was cut off has written."""
+    """Remove what an interrupted export has written."""
     for path in sorted(work.iterdir()) if work.exists() else ():
         if path.name != LOCK:
             output.remove(path, MADE_BY)
-
-
-def _settled(kind: str, folder: Path, repository: str | None) -> dict[str, bytes]:
-    """Return the files that name the place where the model lies: only open_clip's format has such."""
-    if kind != "open_clip":
-        return {}
-    from .open_clip import settle
-
-    return settle(folder, repository)
 
 
 def say(line: str) -> None:

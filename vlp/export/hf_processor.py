@@ -9,16 +9,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from vlp.core.errors import UnsupportedByFormat
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
-from .base import CannotExpress
-
 FILE = "preprocessor_config.json"
+LEAST_COSINE = 0.995
+"""Similarity to the native embedding of an image that transformers resized, as tensors: see `rounding`."""
 
 
 def image_processor(spec: ImageSpec, approximate: bool) -> dict[str, Any]:
-    """Return the settings of a `CLIPImageProcessor`; raises CannotExpress where they would be another preprocessing.
+    """Return the settings of a `CLIPImageProcessor`; raises UnsupportedByFormat where they would be another preprocessing.
 
     With `approximate`, what has no words comes out as near as can be. What is never quite equal is in `rounding`.
     `PilBackend` as the type would round equally, but is unknown to transformers 4, and puts odd margins of `pad`
@@ -26,7 +27,7 @@ def image_processor(spec: ImageSpec, approximate: bool) -> dict[str, Any]:
     """
     require_interpolation(spec, "transformers", approximate)
     if spec.resize == "pad" and spec.pad_value != 0 and not approximate:
-        raise CannotExpress(
+        raise UnsupportedByFormat(
             f"transformers' processors pad images around the centre with black only, image.pad_value is {spec.pad_value}: "
             "export with --format open_clip or vlp, train with image.pad_value=0, or give --approximate"
         )
@@ -64,9 +65,9 @@ def rounding(spec: ImageSpec) -> list[str]:
 
 
 def require_interpolation(spec: ImageSpec, library: str, approximate: bool) -> None:
-    """Raise CannotExpress for the interpolation that only OpenCV has."""
+    """Raise UnsupportedByFormat for the interpolation that only OpenCV has."""
     if spec.interpolation == "area" and not approximate:
-        raise CannotExpress(
+        raise UnsupportedByFormat(
             f"{library} resizes images with Pillow's bicubic or bilinear filter, image.interpolation is area (OpenCV's): "
             "export with --format vlp or onnx, train with image.interpolation=bicubic, or give --approximate to have "
             "bicubic instead, the difference measured and put in the card"
@@ -86,12 +87,12 @@ def write_image_processor(settings: dict[str, Any], folder: Path) -> None:
 
 
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, masked: bool, processor: str | None = None) -> None:
-    """Write the files that `AutoTokenizer` reads, with the length at which texts are cut; raises CannotExpress for others.
+    """Write the files that `AutoTokenizer` reads, with the length at which texts are cut; raises UnsupportedByFormat.
 
     `masked`: whether the tower is told which tokens are padding; SigLIP's is not.
     """
     if tokenizer.kind != "hf":
-        raise CannotExpress(
+        raise UnsupportedByFormat(
             f"transformers does not read a tokenizer of kind {tokenizer.kind!r}: export with --format vlp or onnx"
             + (" or open_clip" if tokenizer.kind == "open_clip" else "")
         )

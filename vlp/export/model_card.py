@@ -5,8 +5,7 @@ Built from configurations and counts alone. Nothing of a report or a patient goe
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,46 +16,12 @@ from vlp.core.untrusted import read_json, read_text
 from vlp.core.version import __version__
 from vlp.modalities.text.tokenizers.base import LEFT_OUT, Tokenizer
 
+from .base import Exporter
+
 if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
     from vlp.hub import Pretrained
-
-LIBRARY = {
-    "vlp": "vlp",
-    "open_clip": "open_clip",
-    "transformers": "transformers",
-    "image": "transformers",
-    "text": "transformers",
-}
-PIPELINE = {"image": "image-feature-extraction", "text": "feature-extraction"}
-
-USE = {
-    "vlp": """import vlp
-
-model = vlp.from_pretrained("{repo}")
-labels = ["there is a nodule", "there is no nodule"]
-scores = model.embed_images(["image.png"]) @ model.embed_texts(labels).T
-print(labels[int(scores[0].argmax())])
-heat = model.heatmap("image.png", "nodule")  # [H, W], on the image's own pixels""",
-    "open_clip": """import open_clip
-
-model, _, preprocess = open_clip.create_model_and_transforms("hf-hub:{repo}")  # or local-dir:/path/to/folder
-tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")""",
-    "transformers": """from transformers import pipeline
-
-classify = pipeline("zero-shot-image-classification", "{repo}")
-classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_template="there is {{}}")""",
-    "onnx": """import onnxruntime
-
-image = onnxruntime.InferenceSession("image.onnx")  # pixels: float32 [B, C, S, S], normalised as preprocess.json says
-text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], from tokenizer/
-# config.json holds logit_scale (a logarithm) and logit_bias: logits are exp(logit_scale) * cosine + logit_bias""",
-    "image": """from transformers import AutoModel
-
-tower = AutoModel.from_pretrained("{repo}")""",
-    "text": """from transformers import AutoModel, AutoTokenizer
-
-tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretrained("{repo}")""",
-}
 
 FILES = """
 
@@ -76,34 +41,38 @@ diagnosis, triage or treatment.
 - Embeddings of images and reports can identify patients. Treat them as the data they came from."""
 
 
-def render(loaded: Pretrained, source: Path, options: argparse.Namespace, notes: Iterable[str]) -> str:
-    """Return the card as Markdown with YAML front matter."""
+def render(
+    loaded: Pretrained, source: Path, exporter: Exporter, notes: Iterable[str], *,
+    name: str | None, licence: str, results: Iterable[Path], repository: str,
+) -> str:  # fmt: skip
+    """Return the card as Markdown with YAML front matter.
+
+    `source` is the checkpoint's folder, `repository` where the model will be; without `results`, those in the run's folder.
+    """
+    from huggingface_hub import ModelCardData
+
     recipe = _recipe(source)
-    name = options.name or str(recipe.get("name") or options.to.name)
-    results = [_results(path) for path in options.results] or _near(source, loaded)
-    front: dict[str, Any] = {
-        "license": options.licence,
-        "library_name": LIBRARY.get(options.format, "onnx"),
-        "pipeline_tag": PIPELINE.get(options.format, "zero-shot-image-classification"),
-        "tags": list(dict.fromkeys(["medical", "radiology", "vision-language", "vlp", options.format])),
-    }
-    bases = sorted(set(base_models(recipe)))
-    if bases:
-        front["base_model"] = bases
-    index = model_index(name, results)
-    if index:
-        front["model-index"] = index
-    use = USE[options.format].format(repo=options.push or options.to.name)
+    name = name or str(recipe.get("name") or repository.rpartition("/")[2])
+    scored = [_results(path) for path in results] or _near(source, loaded)
+    front = ModelCardData(
+        license=licence,
+        library_name=exporter.library,
+        pipeline_tag=exporter.pipeline_tag,
+        tags=["medical", "radiology", "vision-language", "vlp", exporter.name],
+        base_model=sorted(set(base_models(recipe))) or None,
+        model_name=name,
+        eval_results=eval_results(scored) or None,
+    )
+    use = exporter.usage.format(repo=repository)
     about = [f"- {line}" for line in describe(loaded)]
     parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---",
+        f"---\n{front.to_yaml()}\n---",
         f"# {name}",
         "A vision-language model of medical images and their reports, trained with vlp " + __version__ + ".",
-        f"## Use\n\n```python\n{use}\n```" + ("" if options.format in ("vlp", "text") else FILES),
+        f"## Use\n\n```python\n{use}\n```" + ("" if exporter.decodes_files else FILES),
         "## What it is\n\n" + "\n".join(about),
         "## Checked on export\n\n" + "\n".join(f"- {note}" for note in notes),
-        "## Scores\n\n"
-        + (scores(results) or "None were given. `vlp-eval run` makes them, `--results` puts them here."),
+        "## Scores\n\n" + (scores(scored) or "None were given. `vlp-eval run` makes them, `--results` puts them here."),
         "## Training data\n\n" + (training_data(recipe) or "Not recorded."),
         f"## Intended use and limits\n\n{LIMITS}",
         "## Recipe\n\n```yaml\n" + yaml.safe_dump(without_paths(recipe), sort_keys=False).rstrip() + "\n```",
@@ -123,7 +92,7 @@ def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     step = loaded.config.get("extra", {}).get("step")
     found = [_results(path) for path in (*sorted(run.glob("*/results.json")), *sorted(run.glob("results.json")))]
-    return [one for one in found if step is not None and one["model"].get("step") == step]
+    return [tree for tree in found if step is not None and tree["model"].get("step") == step]
 
 
 def _results(path: Path) -> dict[str, Any]:
@@ -142,7 +111,7 @@ def describe(loaded: Pretrained) -> list[str]:
     towers = {part: tree[part].get("name") or _kind(tree[part]) for part in ("image", "text")}
     return [
         f"image tower {towers['image']}, text tower {towers['text']}, joint width {model.dim}",
-        f"{sum(one.numel() for one in model.parameters()) / 1e6:.1f} million parameters",
+        f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters",
         f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}; "
         f"preprocessing {loaded.preprocess.fingerprint}",
         f"texts: up to {loaded.tokenizer.length} tokens of {loaded.tokenizer.vocab_size}; "
@@ -188,56 +157,51 @@ def is_cached(name: str) -> bool:
     return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
-def model_index(name: str, results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the Hub's `model-index`: primary metrics with their interval, n and the hashes of data and prompts."""
-    rows = []
+def eval_results(results: Iterable[Mapping[str, Any]]) -> list[EvalResult]:
+    """Return the primary metrics for the Hub's `model-index`, with their interval, n and the hashes of data and prompts."""
+    from huggingface_hub import EvalResult
+
+    found = []
+    for task, key, metric in defined_metrics(results):
+        if metric["value"] is not None and (metric.get("primary") or len(task["metrics"]) == 1):
+            data = task["data"]
+            args = {
+                "ci": metric.get("ci"),
+                "n": metric.get("n", data["n"]),
+                "ids_sha256": data["ids_sha256"],
+                "task_sha256": task["config_sha256"],
+            }
+            found.append(
+                EvalResult(
+                    task_type=task["family"], task_name=task["id"], dataset_type=data["name"], dataset_name=data["name"],
+                    dataset_split=data["split"] or "all", metric_type=key, metric_name=key, metric_value=metric["value"],
+                    metric_args=args,
+                )
+            )  # fmt: skip
+    return found
+
+
+def defined_metrics(results: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+    """Yield task, name and metric of every task that ran."""
     for tree in results:
         for task in tree["tasks"]:
-            if task.get("status") != "ok":
-                continue
-            data = task["data"]
-            metrics = [
-                {
-                    "type": key,
-                    "name": key,
-                    "value": metric["value"],
-                    "args": {
-                        "ci": metric.get("ci"),
-                        "n": metric.get("n", data["n"]),
-                        "ids_sha256": data["ids_sha256"],
-                        "task_sha256": task["config_sha256"],
-                    },
-                }
-                for key, metric in task["metrics"].items()
-                if metric["value"] is not None and (metric.get("primary") or len(task["metrics"]) == 1)
-            ]
-            if metrics:
-                rows.append(
-                    {
-                        "task": {"type": task["family"], "name": task["id"]},
-                        "dataset": {"type": data["name"], "name": data["name"], "split": data["split"] or "all"},
-                        "metrics": metrics,
-                    }
-                )
-    return [{"name": name, "results": rows}] if rows else []
+            if task.get("status") == "ok":
+                for key, metric in task["metrics"].items():
+                    yield task, key, metric
 
 
 def scores(results: Iterable[Mapping[str, Any]]) -> str:
     """Return the metrics as tables, the primary ones first, the others folded away; undefined ones with their reason."""
     primary: list[str] = []
     others: list[str] = []
-    for tree in results:
-        for task in tree["tasks"]:
-            if task.get("status") != "ok":
-                continue
-            for key, metric in task["metrics"].items():
-                value, interval = metric["value"], metric.get("ci")
-                shown = f"{value:.3f}" if value is not None else f"undefined: {metric.get('reason', '')}"
-                between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-                chance = f"{metric['chance']:.3f}" if metric.get("chance") is not None else ""
-                count = metric.get("n", task["data"]["n"])
-                rows = primary if metric.get("primary") else others
-                rows.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {count} |")
+    for task, key, metric in defined_metrics(results):
+        value, interval = metric["value"], metric.get("ci")
+        shown = f"{value:.3f}" if value is not None else f"undefined: {metric.get('reason', '')}"
+        between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
+        chance = f"{metric['chance']:.3f}" if metric.get("chance") is not None else ""
+        count = metric.get("n", task["data"]["n"])
+        rows = primary if metric.get("primary") else others
+        rows.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {count} |")
     head = ["| task | metric | value | 95 % interval | chance | n |", "|---|---|---|---|---|---|"]
     folded = ["<details><summary>All other metrics</summary>", "", *head, *others, "", "</details>"]
     tables = ["\n".join([*head, *primary])] * bool(primary) + ["\n".join(folded)] * bool(others)
@@ -251,8 +215,8 @@ def papers(recipe: Mapping[str, Any]) -> list[str]:
     from .. import objectives
 
     lines = []
-    for one in recipe.get("objectives") or []:
-        kind = str(one.get("kind") if isinstance(one, Mapping) else one)
+    for objective in recipe.get("objectives") or []:
+        kind = str(objective.get("kind") if isinstance(objective, Mapping) else objective)
         if kind in objectives.objectives:
             text = sys.modules[objectives.objectives.get(kind).__module__].__doc__ or ""
             lines += [f"- `{kind}`: {' '.join(part.split())}" for part in text.split("\n\n")[1:2]]
@@ -262,19 +226,20 @@ def papers(recipe: Mapping[str, Any]) -> list[str]:
 def training_data(recipe: Mapping[str, Any]) -> str:
     """Return the training sets' names, licences and digests, from the cards beside their shards."""
     train = (recipe.get("data") or {}).get("train") or []
-    sources = [train] if isinstance(train, str) else [one["path"] if isinstance(one, Mapping) else one for one in train]
+    sources = [train] if isinstance(train, str) else train
     lines = []
-    for one in sources:
-        card = Path(str(one)) / "README.md"
+    for source in sources:
+        folder = Path(str(source["path"] if isinstance(source, Mapping) else source))
+        card = folder / "README.md"
         text = read_text(card) if card.is_file() else ""
-        title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), Path(str(one)).name)
+        title = next((line[2:] for line in text.splitlines() if line.startswith("# ")), folder.name)
         licence = next((line for line in text.splitlines() if line.startswith("**Licence:**")), "")
         lines.append(f"- {title}{'. ' + licence if licence else ''}")
     return "\n".join(lines)
 
 
 def without_paths(tree: Any) -> Any:
-    """Return a recipe with every absolute path cut to its last part: whose disk it was is nobody's business."""
+    """Return a recipe with every absolute path cut to its last part: where the files were is private."""
     if isinstance(tree, Mapping):
         return {key: without_paths(value) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):

@@ -8,24 +8,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .base import Exporter, exporters
+
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
 
 
-def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
-    """Write the model as `save_pretrained` does; returns what the user should know of it."""
-    from vlp.hub import save_pretrained
+@exporters.register("vlp")
+class NativeExporter(Exporter):
+    """The model as `save_pretrained` writes it."""
 
-    extra = loaded.config.get("extra")
-    save_pretrained(folder, loaded.model, loaded.preprocess, loaded.tokenizer, extra, objectives=loaded.objectives)
-    return []
+    summary = (
+        "everything, also the heads for patches and words and what objectives learnt; loads with vlp.from_pretrained"
+    )
+    library = "vlp"
+    decodes_files = True
+    usage = """import vlp
 
+model = vlp.from_pretrained("{repo}")
+labels = ["there is a nodule", "there is no nodule"]
+scores = model.embed_images(["image.png"]) @ model.embed_texts(labels).T
+print(labels[int(scores[0].argmax())])
+heat = model.heatmap("image.png", "nodule")  # [H, W], on the image's own pixels"""
 
-def load(
-    source: str, pictures: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-) -> dict[str, np.ndarray]:
-    """Embed with `vlp.from_pretrained`; `source` is a folder or a Hub name."""
-    from vlp.hub import from_pretrained
+    def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
+        from vlp.hub import save_pretrained
 
-    loaded = from_pretrained(source, trust)
-    return {"images": loaded.embed_images(pictures).numpy(), "texts": loaded.embed_texts(texts).numpy()}
+        save_pretrained(
+            folder, loaded.model, loaded.preprocess, loaded.tokenizer, loaded.config.get("extra"),
+            objectives=loaded.objectives, others=loaded.others,
+        )  # fmt: skip
+        return []
+
+    def load(
+        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        from vlp.hub import from_pretrained
+
+        return self.expected(from_pretrained(source, trust), images, texts)

@@ -47,8 +47,8 @@ def push(
         done = api.create_commit(repository, operations, commit_message="Upload a model exported by vlp")
         return str(done.oid)
 
-    commit = _patiently(attempt, repository, pause)
-    arrived = {one.path: one for one in _patiently(lambda: _files(api, repository, commit), repository, pause)}
+    commit = _with_retries(attempt, repository, pause)
+    arrived = {file.path: file for file in _with_retries(lambda: _files(api, repository, commit), repository, pause)}
     for name in names:
         where = f"{repository} at {commit}"
         if name not in arrived:
@@ -61,7 +61,8 @@ def push(
 def _files(api: HfApi, repository: str, commit: str) -> list[RepoFile]:
     from huggingface_hub.hf_api import RepoFile
 
-    return [one for one in api.list_repo_tree(repository, recursive=True, revision=commit) if isinstance(one, RepoFile)]
+    entries = api.list_repo_tree(repository, recursive=True, revision=commit)
+    return [entry for entry in entries if isinstance(entry, RepoFile)]
 
 
 def is_same(there: RepoFile, content: bytes | Path) -> bool:
@@ -79,7 +80,7 @@ def _hash(content: bytes | Path, digest: Any) -> str:
     return str(digest.hexdigest())
 
 
-def _patiently(attempt: Any, repository: str, pause: float) -> Any:
+def _with_retries(attempt: Any, repository: str, pause: float) -> Any:
     """Return `attempt()`, tried again on faults that may pass."""
     from huggingface_hub.errors import HfHubHTTPError
 

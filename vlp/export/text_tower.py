@@ -9,61 +9,67 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import hf_processor
-from .base import CannotExpress
+from .base import Exporter, exporters
 
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
 
 
-def write(loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
-    """Write the tower and its tokenizer; raises CannotExpress for those that transformers cannot build."""
-    from vlp.models.towers.hf import NOT_IN_AUTO, HfTextTower
+@exporters.register("text")
+class TextTowerExporter(Exporter):
+    """The text tower before its projection head."""
 
-    tower = loaded.model.text_tower
-    if not isinstance(tower, HfTextTower):
-        raise CannotExpress(f"transformers has no text tower of kind {tower.kind!r}: export with --format onnx or vlp")
-    hf_processor.write_tokenizer(loaded.tokenizer, folder, not tower.fixed_length)
-    tower.disable_attention_capture()
-    tower.model.save_pretrained(folder)  # type: ignore[operator]
-    notes = ["the tower's own token states (last_hidden_state), before the projection head"]
-    if tower.config.pooling != "pooler":
-        notes.append(
-            f"texts were pooled by {tower.config.pooling} in training; a pooler_output, where there is one, is not"
-        )
-    if tower.hf_config.model_type in NOT_IN_AUTO:
-        notes.append(
-            f"AutoModel does not build this tower, transformers.{NOT_IN_AUTO[tower.hf_config.model_type]} does"
-        )
-    return notes
+    summary = "the text tower alone, as a transformers model"
+    library = "transformers"
+    pipeline_tag = "feature-extraction"
+    decodes_files = True
+    usage = """from transformers import AutoModel, AutoTokenizer
 
+tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretrained("{repo}")"""
 
-def native(loaded: Pretrained, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the mean token state of each text, at unit length."""
-    import torch
+    def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
+        tower = loaded.model.text_tower
+        form = tower.as_transformers()
+        hf_processor.write_tokenizer(loaded.tokenizer, folder, not form.reads_padding)
+        tower.disable_attention_capture()
+        form.model.save_pretrained(folder)
+        notes = ["the tower's own token states (last_hidden_state), before the projection head"]
+        if form.pooling != "pooler":
+            notes.append(
+                f"texts were pooled by {form.pooling} in training; a pooler_output, where there is one, is not"
+            )
+        if not form.by_auto:
+            notes.append(f"AutoModel does not build this tower, transformers.{type(form.model).__name__} does")
+        return notes
 
-    tokens = loaded.tokenizer(list(texts)).tokens
-    with torch.no_grad():
-        return {"texts": _mean(loaded.model.text_tower(tokens).states, tokens.mask)}
+    def load(
+        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        import torch
+        import transformers
+
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        (name,) = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).architectures
+        model = getattr(transformers, name).from_pretrained(source).eval()
+        full = "attention_mask" not in tokenizer.model_input_names  # SigLIP reads its padding too
+        given = tokenizer(list(texts), padding="max_length" if full else True, truncation=True, return_tensors="pt")
+        mask = given["input_ids"] != tokenizer.pad_token_id if full else given["attention_mask"]
+        with torch.no_grad():
+            return {"texts": _mean(model(**given).last_hidden_state, mask)}
+
+    def expected(self, loaded: Pretrained, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return the mean token state of each text, at unit length."""
+        import torch
+
+        tokens = loaded.tokenizer(list(texts)).tokens
+        with torch.no_grad():
+            return {"texts": _mean(loaded.model.text_tower(tokens).states, tokens.mask)}
 
 
 def _mean(states: Any, mask: Any) -> np.ndarray:
+    """Average token states [B, L, C] over real tokens, at unit length."""
     import torch
 
     real = mask.unsqueeze(-1)
     result: np.ndarray = torch.nn.functional.normalize((states * real).sum(1) / real.sum(1), dim=1).numpy()
     return result
-
-
-def load(source: str, pictures: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
-    """Run the tower with transformers alone."""
-    import torch
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    (name,) = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False).architectures
-    model = getattr(transformers, name).from_pretrained(source).eval()
-    full = "attention_mask" not in tokenizer.model_input_names  # SigLIP reads its padding too
-    given = tokenizer(list(texts), padding="max_length" if full else True, truncation=True, return_tensors="pt")
-    mask = given["input_ids"] != tokenizer.pad_token_id if full else given["attention_mask"]
-    with torch.no_grad():
-        return {"texts": _mean(model(**given).last_hidden_state, mask)}

@@ -6,31 +6,22 @@ the model's size need no resizing, so they compare weights, normalisation and to
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vlp.core.config import ConfigError
 
+from . import Exporter, exporters
+
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
-
-TOLERANCE = {"onnx": 1e-4}
-"""Largest difference of an embedding's coordinates (unit length) that passes; 1e-5 for the other formats."""
-
-ROUNDS = ("transformers", "image")
-"""Formats that resize tensors, which rounds grey levels otherwise than Pillow; see `vlp.export.hf_processor`."""
-
-LEAST_COSINE = 0.995
-"""Similarity to the native embedding that such a format must keep on an image that has to be resized."""
 
 TEXTS = [
     "there is a small nodule in the right upper zone",
@@ -41,33 +32,42 @@ TEXTS = [
 SENTENCE = "There is a new opacity in the left lower zone. "
 
 
-def probes(loaded: Pretrained) -> dict[str, np.ndarray]:
-    """Return probe images by name: three of the model's own size, one larger and oblong."""
-    spec = loaded.preprocess.spec
+def probe_images(loaded: Pretrained) -> list[np.ndarray]:
+    """Return three images of the model's own size, and one larger and oblong."""
+    size = loaded.preprocess.spec.size
     rng = np.random.default_rng(0)
-    made = {}
-    for name, shape in (*((f"same{index}", (spec.size, spec.size)) for index in range(3)), ("larger", (330, 270))):
+    images = []
+    for shape in ((size, size), (size, size), (size, size), (330, 270)):
         y, x = np.mgrid[: shape[0], : shape[1]]
         waves = sum(
             rng.uniform(20, 60) * np.sin(y * rng.uniform(-1, 1) / 7 + x * rng.uniform(-1, 1) / 7) for _ in range(4)
         )
-        grey = np.clip(128 + waves + rng.normal(0, 4, shape), 0, 255).astype(np.uint8)
-        made[name] = grey
-    return made
+        images.append(np.clip(128 + waves + rng.normal(0, 4, shape), 0, 255).astype(np.uint8))
+    return images
 
 
-def texts(loaded: Pretrained) -> list[str]:
-    """Return probe texts; one is cut for its length, unless the model's tokenizer refuses such."""
+def probe_texts(loaded: Pretrained) -> list[str]:
+    """Return sentences; one is cut for its length, unless the model's tokenizer refuses such."""
     return TEXTS if loaded.tokenizer.overflow == "error" else [*TEXTS, SENTENCE * loaded.tokenizer.length]
 
 
-def check(loaded: Pretrained, folder: Path, kind: str, approximate: bool) -> list[str]:
+def expected(loaded: Pretrained, exporter: Exporter) -> dict[str, np.ndarray]:
+    """Return what the export should make of the probes."""
+    return exporter.expected(loaded, probe_images(loaded), probe_texts(loaded))
+
+
+def check(loaded: Pretrained, folder: Path, exporter: Exporter, approximate: bool) -> list[str]:
     """Compare an export with the native model; returns what was measured. Raises ConfigError when they differ."""
-    return compare(native(loaded, kind), embed(loaded, str(folder), kind), kind, approximate)
+    return compare(expected(loaded, exporter), embed(loaded, str(folder), exporter), exporter, approximate)
 
 
 def check_repository(
-    loaded: Pretrained, folder: Path, kind: str, approximate: bool, repository: str, instead: Mapping[str, bytes]
+    loaded: Pretrained,
+    folder: Path,
+    exporter: Exporter,
+    approximate: bool,
+    repository: str,
+    instead: Mapping[str, bytes],
 ) -> None:
     """As `check`, on what will be pushed, loaded by its Hub name: it is laid out as a download, `instead` in place."""
     with tempfile.TemporaryDirectory() as cache:
@@ -75,7 +75,7 @@ def check_repository(
         revision = "0" * 40
         (place / "refs").mkdir(parents=True)
         (place / "refs" / "main").write_text(revision)
-        for path in (one for one in folder.rglob("*") if one.is_file()):
+        for path in (path for path in folder.rglob("*") if path.is_file()):
             name = path.relative_to(folder).as_posix()
             copy = place / "snapshots" / revision / name
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -83,56 +83,56 @@ def check_repository(
                 copy.write_bytes(instead[name])
             else:
                 copy.symlink_to(path.resolve())
-        found = embed(loaded, repository, kind, HF_HUB_CACHE=cache)
-        compare(native(loaded, kind), found, kind, approximate)
+        found = embed(loaded, repository, exporter, HF_HUB_CACHE=cache)
+        compare(expected(loaded, exporter), found, exporter, approximate)
 
 
-def embed(loaded: Pretrained, source: str, kind: str, **environment: str) -> dict[str, np.ndarray]:
+def embed(loaded: Pretrained, source: str, exporter: Exporter, **environment: str) -> dict[str, np.ndarray]:
     """Return the probes' embeddings by the export at `source` (a folder or a cached Hub name), from a fresh process."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as work:
         given, out = Path(work) / "probes.npz", Path(work) / "embeddings.npz"
-        np.savez(str(given), allow_pickle=False, texts=np.array(texts(loaded)), **probes(loaded))
-        command = [sys.executable, "-m", "vlp.export.verify", kind, source, str(given), str(out), *loaded.trust]
+        images = {f"image{index}": image for index, image in enumerate(probe_images(loaded))}
+        np.savez(str(given), allow_pickle=False, texts=np.array(probe_texts(loaded)), **images)
+        command = [
+            sys.executable,
+            "-m",
+            "vlp.export.verify",
+            exporter.name,
+            source,
+            str(given),
+            str(out),
+            *loaded.trust,
+        ]
         done = subprocess.run(
             command, capture_output=True, text=True, env={**os.environ, **offline, **environment}, check=False
         )
         if done.returncode != 0:
-            raise ConfigError(f"the {kind} export does not load in a fresh process: {_last_line(done.stderr)}")
+            raise ConfigError(f"the {exporter.name} export does not load in a fresh process: {_last_line(done.stderr)}")
         with np.load(out) as found:
             return dict(found)
 
 
-def native(loaded: Pretrained, kind: str) -> dict[str, np.ndarray]:
-    """Return the native embeddings of the probes, as the format gives them (towers alone: before the heads)."""
-    pictures = list(probes(loaded).values())
-    if kind in ("image", "text"):
-        module = import_module(f"vlp.export_{kind}")
-        result: dict[str, np.ndarray] = module.native(loaded, pictures, texts(loaded))
-        return result
-    return {
-        "images": loaded.embed_images(pictures).cpu().numpy(),
-        "texts": loaded.embed_texts(texts(loaded)).cpu().numpy(),
-    }
-
-
-def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], kind: str, approximate: bool) -> list[str]:
+def compare(
+    ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], exporter: Exporter, approximate: bool
+) -> list[str]:
     """Return the measured differences as sentences; raises ConfigError for those beyond the tolerance."""
-    limit = TOLERANCE.get(kind, 1e-5)
+    limit, name = exporter.tolerance, exporter.name
     notes = []
     for part in sorted(set(ours) & set(theirs)):
         if ours[part].shape != theirs[part].shape:
-            raise ConfigError(f"the {kind} export's {part} are {theirs[part].shape}, the model's {ours[part].shape}")
+            raise ConfigError(f"the {name} export's {part} are {theirs[part].shape}, the model's {ours[part].shape}")
         gap = np.abs(ours[part] - theirs[part]).max(1)
         same = float((gap[:-1] if part == "images" else gap).max())
         if not same <= limit:
-            raise ConfigError(f"the {kind} export's {part} differ from the model's by {same:.2g}, more than {limit:g}")
+            raise ConfigError(f"the {name} export's {part} differ from the model's by {same:.2g}, more than {limit:g}")
         notes.append(f"{part}: equal to the native model's within {max(same, 1e-9):.1g}")
         if part == "images" and not gap[-1] <= limit:
             cosine = float((ours[part][-1] * theirs[part][-1]).sum())
-            if not (approximate or (kind in ROUNDS and cosine >= LEAST_COSINE)):
+            least = exporter.least_cosine
+            if not (approximate or (least is not None and cosine >= least)):
                 raise ConfigError(
-                    f"the {kind} export resizes images otherwise than this model: their embeddings have a cosine of only "
+                    f"the {name} export resizes images otherwise than this model: their embeddings have a cosine of only "
                     f"{cosine:.5f}. Give --approximate to accept that, or export with --format vlp or onnx"
                 )
             notes.append(f"images that have to be resized: a cosine of {cosine:.5f} with the native embedding")
@@ -141,23 +141,16 @@ def compare(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray], kind: st
 
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it ended without a word"
+    return lines[-1][:300] if lines else "it ended without a message"
 
 
-def run(kind: str, source: str, probe_file: Path, out: Path, trust: Sequence[str]) -> None:
+def run(name: str, source: str, probe_file: Path, out: Path, trust: Sequence[str]) -> None:
     """Load `source` with the format's own library and write the probes' embeddings; `trust` is for our own format."""
-    with np.load(probe_file) as found:
-        sentences = [str(one) for one in found["texts"]]
-        pictures = [found[name] for name in found.files if name != "texts"]
-    options = {"trust": trust} if kind == "vlp" else {}
-    found = import_module(f"vlp.export_{kind}").load(source, pictures, sentences, **options)
+    with np.load(probe_file) as given:
+        texts = [str(text) for text in given["texts"]]
+        images = [given[key] for key in given.files if key != "texts"]
+    found = exporters.get(name)(name).load(source, images, texts, trust)
     np.savez(str(out), allow_pickle=False, **found)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a small JSON file of an export."""
-    tree: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return tree
 
 
 if __name__ == "__main__":

@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 from torch import Tensor, nn
 
 from vlp.batch import Grid, Tokens
 from vlp.core.config import ConfigError, config, to_tree
+from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import Registry
 from vlp.modalities.text.processor import TextShape
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
+
+    from ..heads import HeadConfig
 
 
 @config
@@ -76,10 +80,43 @@ class TextFeatures(NamedTuple):
     attention: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class OpenClipForm:
+    """A tower as a part of an open_clip model.
+
+    `config`: its `vision_cfg` or `text_cfg`. `state`: its weights under open_clip's names in that part. `head`: where in
+    that part the weights of the projection head belong, None where open_clip has none after this tower. `shared`: settings
+    of the whole model that this tower needs. `files`: what has to be in the folder that `hf_model_name` points to.
+    """
+
+    config: dict[str, Any]
+    state: Mapping[str, Tensor]
+    head: str | None = None
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TransformersForm:
+    """A tower as a model of transformers.
+
+    `model` holds the tower's weights, `config` builds it. `pooling` says what the tower pools its features by: "pooler" is
+    the model's own `pooler_output`, "cls" its first state, and others have their own names. `reads_padding`: it attends to
+    padding, as SigLIP does. `by_auto`: `AutoModel` builds it from its configuration.
+    """
+
+    model: Any
+    config: Any
+    pooling: str
+    reads_padding: bool = False
+    by_auto: bool = True
+
+
 class Tower(nn.Module):
     """What both kinds share: freezing, and the configuration that rebuilds the tower without its first weights."""
 
     Config: ClassVar[type[TowerConfig]] = TowerConfig
+    side: ClassVar[str]
     kind: str
     config: TowerConfig
     width: int
@@ -114,6 +151,21 @@ class Tower(nn.Module):
 
     def disable_attention_capture(self) -> None:
         """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
+
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        """Return this tower, followed by `head` into `dim` dimensions, as open_clip builds it.
+
+        Raises UnsupportedByFormat with the reason: here, for every tower that does not say otherwise.
+        """
+        raise UnsupportedByFormat(
+            f"open_clip has no {self.side} tower like kind {self.kind!r}: export with --format vlp"
+        )
+
+    def as_transformers(self) -> TransformersForm:
+        """Return this tower, without its head, as transformers builds it; raises UnsupportedByFormat as `as_open_clip`."""
+        raise UnsupportedByFormat(
+            f"transformers has no {self.side} tower like kind {self.kind!r}: export with --format vlp or onnx"
+        )
 
     def apply_freezing(self, where: str) -> None:
         """Apply what the configuration says of freezing and recomputation; called once, after weights are loaded."""
@@ -171,12 +223,18 @@ def longest_stack(module: nn.Module) -> list[nn.Module]:
     return max(stacks, key=len)
 
 
+def add_prefix(prefix: str, module: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a module under longer names."""
+    return {f"{prefix}{name}": value for name, value in module.state_dict().items()}
+
+
 class ImageTower(Tower):
     """An image encoder: float images [B, channels, S, S], normalised, to `Features`.
 
     `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells.
     """
 
+    side = "image"
     channels: int = 3
     patch_width: int
     grid: Grid
@@ -201,6 +259,7 @@ class TextTower(Tower):
     `width` of the pooled features, `state_width` of a token's; `vocab_size`, `max_length` are the limits of its tables.
     """
 
+    side = "text"
     state_width: int
     vocab_size: int
     max_length: int

@@ -12,17 +12,33 @@ from torch import Tensor, nn
 
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
+from vlp.core.errors import UnsupportedByFormat
 from vlp.core.trust import check_model_folder, refuse_loaders
 from vlp.modalities.text.processor import TextShape
 
-from .base import Features, ImageTower, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
+from .base import (
+    Features,
+    ImageTower,
+    OpenClipForm,
+    TextFeatures,
+    TextTower,
+    TowerConfig,
+    TransformersForm,
+    add_prefix,
+    image_towers,
+    text_towers,
+)
 from .cls_attention import ClsAttention
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
 
+    from ..heads import HeadConfig
+
 NOT_IN_AUTO = {"siglip_text_model": "SiglipTextModel", "siglip2_text_model": "Siglip2TextModel", "t5": "T5EncoderModel"}
+POOLERS = {"cls": "cls_last_hidden_state_pooler", "mean": "mean_pooler", "pooler": "cls_pooler"}
+"""open_clip's names of the ways to pool a transformers text tower."""
 
 
 @config
@@ -206,6 +222,30 @@ class HfTextTower(TextTower):
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        if self.config.pooling not in POOLERS or self.hf_config.model_type.startswith(("clip", "siglip")):
+            raise UnsupportedByFormat(
+                f"open_clip has no text pooling like {self.config.pooling!r} of this tower: export with --format vlp"
+            )
+        hidden = (self.width + dim) // 2
+        fits = head.kind == "mlp" and head.activation == "gelu" and head.bias is False and head.hidden == hidden
+        if not fits and head.kind != "none" and (head.kind != "linear" or head.bias):
+            raise UnsupportedByFormat(
+                "open_clip projects a transformers text tower with a linear layer without bias, or two with GELU between "
+                f"and {hidden} hidden; this text head is another: export with --format vlp"
+            )
+        config = {
+            "hf_model_pretrained": False,
+            "hf_proj_type": None if head.kind == "none" else head.kind,
+            "hf_pooler_type": POOLERS[self.config.pooling],
+        }
+        files = {"config.json": self.hf_config.to_json_string(use_diff=True).encode()}
+        return OpenClipForm(config, add_prefix("transformer.", self.model), "proj.", files=files)
+
+    def as_transformers(self) -> TransformersForm:
+        by_auto = self.hf_config.model_type not in NOT_IN_AUTO
+        return TransformersForm(self.model, self.hf_config, self.config.pooling, self.fixed_length, by_auto)
+
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), **_inline(self.hf_config)}
 
@@ -319,6 +359,9 @@ class HfImageTower(ImageTower):
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+
+    def as_transformers(self) -> TransformersForm:
+        return TransformersForm(self.model, self.hf_config, self.pooling)
 
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), **_inline(self.hf_config)}

@@ -14,14 +14,17 @@ from torch.utils.hooks import RemovableHandle
 
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
+from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import did_you_mean
 from vlp.modalities.text.processor import TextShape
 
-from .base import Features, ImageTower, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
+from .base import Features, ImageTower, OpenClipForm, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
+
+    from ..heads import HeadConfig
 
 
 @config
@@ -156,6 +159,9 @@ class OpenClipImageTower(ImageTower):
         model = self.model.trunk if hasattr(self.model, "trunk") else self.model
         model.set_grad_checkpointing(True)
 
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        return _own_form(self, "vision_cfg", head)
+
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), "model": None, "config": self.tree}
 
@@ -222,5 +228,19 @@ class OpenClipTextTower(TextTower):
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)
 
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        return _own_form(self, "text_cfg", head)
+
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), "model": None, "config": self.tree}
+
+
+def _own_form(tower: OpenClipImageTower | OpenClipTextTower, part: str, head: HeadConfig) -> OpenClipForm:
+    """Return a tower of open_clip's as it is; raises UnsupportedByFormat for a head after its own projection."""
+    if head.kind != "none":
+        raise UnsupportedByFormat(
+            f"open_clip's {tower.side} tower projects by itself and takes no head of kind {head.kind!r} behind it: "
+            f"export with --format vlp, or train with model.{tower.side}_head.kind=none"
+        )
+    config = {key: value for key, value in tower.tree[part].items() if key != "output_tokens"}
+    return OpenClipForm(config, tower.model.state_dict(), shared={"quick_gelu": bool(tower.tree["quick_gelu"])})

@@ -9,14 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from vlp.core.config import ConfigError, config
+from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import did_you_mean
 from vlp.core.trust import refuse_loaders
 
-from .base import Features, ImageTower, TowerConfig, image_towers
+from .base import Features, ImageTower, OpenClipForm, TowerConfig, TransformersForm, add_prefix, image_towers
 from .patch_grid import trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
+
+    from ..heads import HeadConfig
 
 
 @config
@@ -42,7 +45,7 @@ class TimmTower(ImageTower):
 
     def __init__(self, config: TimmConfig, spec: ImageSpec) -> None:
         super().__init__()
-        self.config, self.channels = config, config.channels
+        self.config, self.channels, self.size = config, config.channels, spec.size
         self.model: Any = create(config, spec.size)
         blank = torch.zeros(1, config.channels, spec.size, spec.size)
         self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
@@ -108,6 +111,33 @@ class TimmTower(ImageTower):
         if self.watching is not None:
             self.watching.remove()
 
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        if head.kind != "linear":
+            raise UnsupportedByFormat(
+                f"open_clip projects a timm tower with one linear layer, this image head is {head.kind!r}: --format vlp"
+            )
+        _require_same_by_name(self.config.name, self.model)
+        config = {
+            "timm_model_name": self.config.name,
+            "timm_model_pretrained": False,
+            "timm_pool": "",
+            "timm_proj": "linear",
+            "timm_proj_bias": bool(head.bias),
+            "image_size": self.size,
+        }
+        return OpenClipForm(config, add_prefix("trunk.", self.model), "head.proj.")
+
+    def as_transformers(self) -> TransformersForm:
+        from transformers import TimmWrapperConfig, TimmWrapperModel
+
+        names = {"img_size": self.size, **self.config.options, "in_chans": self.channels}
+        if not hasattr(self.model, "patch_embed"):
+            names.pop("img_size")
+        config = TimmWrapperConfig(architecture=self.config.name, model_args=names, hidden_size=self.width)
+        model = TimmWrapperModel(config)
+        model.timm_model = self.model
+        return TransformersForm(model.eval(), config, "pooler")
+
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)
 
@@ -146,3 +176,16 @@ def _last_attention(model: nn.Module) -> nn.Module | None:
         if all(hasattr(module, name) for name in ("qkv", "q_norm", "k_norm", "num_heads", "scale")):
             found = module
     return found
+
+
+def _require_same_by_name(name: str, model: nn.Module) -> None:
+    """Refuse timm models that their name alone does not rebuild: open_clip passes on neither options nor image size."""
+    import timm
+
+    plain, ours = timm.create_model(name, num_classes=0).state_dict(), model.state_dict()
+    for key in sorted(set(plain) | set(ours)):
+        if key not in plain or key not in ours or plain[key].shape != ours[key].shape:
+            raise UnsupportedByFormat(
+                f"open_clip builds timm's {name!r} from its name, with its own image size and options, and there {key!r} "
+                "differs: train at the model's own size without options, or export with --format vlp or transformers"
+            )
