@@ -1,4 +1,8 @@
-"""What an embedder is: all that the harness knows of a model."""
+"""All that the harness knows of a model: images in, texts in, rows out.
+
+An embedder is always called with the same number of rows (the cache pads the last ones), so that a row's value does not
+depend on how many came with it: arithmetic in another shape may take another order.
+"""
 
 from __future__ import annotations
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vlp.core.config import ConfigError
 
-if TYPE_CHECKING:
-    pass
 from .base import Embedder
 from .vlp import FolderEmbedder
 

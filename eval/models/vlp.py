@@ -1,8 +1,4 @@
-"""All that the harness knows of a model: images in, texts in, rows out. Our checkpoints, open_clip's, transformers', yours.
-
-An embedder is always called with the same number of rows (`store` pads the last ones), so that a row's value does not
-depend on how many came with it: arithmetic in another shape may take another order.
-"""
+"""The embedder of a checkpoint or an export of ours."""
 
 from __future__ import annotations
 
@@ -19,6 +15,7 @@ from vlp.core.config import to_tree
 from ..data.spec import DataError
 from ..data.training_overlap import training_of
 from ..maps.saliency import Tower
+from .base import TEXT_ROWS, Floats, card_of, to_rows
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +23,6 @@ if TYPE_CHECKING:
     from vlp.batch import Tokens
     from vlp.modalities.image.processor import ImageProcessor
     from vlp.modalities.text.tokenizers.base import Encoded
-from .base import TEXT_ROWS, Floats, card_of, to_rows
 
 
 class FolderEmbedder:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 Part = Literal["model", "objectives"]
+"""What `TrainStep` holds."""
 
 
 @config

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..optimizer import OptimConfig
+from .base import Engine, EngineConfig
 from .sync_batch_norm import share_statistics
+from .torch import TorchEngine
 
 if TYPE_CHECKING:
     from ..train_step import TrainStep
-from .base import Engine, EngineConfig
-from .torch import TorchEngine
 
 
 def build_engine(step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> Engine:

@@ -1,4 +1,9 @@
-"""TODO"""
+"""Plain torch: one process, DDP, or FSDP2 (`shard: true`).
+
+Every engine does AdamW in fp32, whatever the forward computes in, and keeps its state under the same names, so that a run
+can be resumed under another engine or number of processes: `param.NAME`, `buffer.NAME`, `exp_avg.NAME`,
+`exp_avg_sq.NAME`, `step.NAME`.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +20,8 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 
 from ..optimizer import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
-from .state import read_state, write_state
-
-if TYPE_CHECKING:
-    from ..train_step import Chunk, TrainStep
-from typing import TYPE_CHECKING
-
 from .base import EngineConfig, Part, StepReport, autocast, average_gradients, clip_gradients, resolve_precision
+from .state import read_state, write_state
 
 if TYPE_CHECKING:
     from ..train_step import Chunk, TrainStep
@@ -179,6 +179,3 @@ class TorchEngine:
             counts = ("growth_interval", "_growth_tracker")
             state = {name: int(value) if name in counts else value for name, value in values.items()}
             self.scaler.load_state_dict(state)
-
-
-"""What `TrainStep` holds."""
