@@ -315,7 +315,7 @@ def test_the_card_is_what_the_hub_understands_and_tells_no_secrets(tmp_path: Pat
 def test_the_card_says_how_to_decode(kind: str, tmp_path: Path) -> None:
     about = {"name": "demo", "licence": "mit", "results": [], "repository": "demo"}
     text = " ".join(model_card.render(native(CONV), tmp_path, exporter_of(kind), ["images: equal"], **about).split())
-    assert ("as vlp decodes them (`vlp.modalities.image.spec.decode`)" in text) == (kind not in ("vlp", "text")), (
+    assert ("as vlp decodes them (`vlp.modalities.image.decode.decode`)" in text) == (kind not in ("vlp", "text")), (
         "vlp decodes itself"
     )
 

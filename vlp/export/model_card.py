@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 FILES = """
 
-Give it pictures as vlp decodes them (`vlp.modalities.image.spec.decode`): other libraries read files of more than 8 bits,
+Give it pictures as vlp decodes them (`vlp.modalities.image.decode.decode`): other libraries read files of more than 8 bits,
 transparent or turned ones and DICOM in their own way, and the model was trained on vlp's."""
 
 LIMITS = """Research use. This is no medical device: it has not been cleared by any authority, and must not be used for
