@@ -6,7 +6,7 @@ A resample in which the metric is undefined is skipped and counted. All metrics 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,31 +52,6 @@ class Interval:
         return [self.low, self.high]
 
 
-def multiplicities(groups: Sequence[str] | NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int32]:
-    """Return how often each of n samples occurs in each resample [R, n]: groups drawn with replacement, whole.
-
-    Groups are numbered in order of first occurrence and drawn by `default_rng(seed).integers(0, G, G)`.
-    """
-    codes: dict[object, int] = {}
-    member = np.array([codes.setdefault(one, len(codes)) for one in groups], dtype=np.int64)
-    rng = np.random.default_rng(seed)
-    result = np.empty((resamples, len(member)), dtype=np.int32)
-    for row in result:
-        row[:] = np.bincount(rng.integers(0, len(codes), len(codes)), minlength=len(codes))[member]
-    return result
-
-
-def stratified_multiplicities(labels: NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int32]:
-    """Return multiplicities [R, n] that draw positives and negatives apart: for a class so rare that resamples lose it."""
-    positive, negative = np.flatnonzero(labels == 1), np.flatnonzero(labels != 1)
-    rng = np.random.default_rng(seed)
-    result = np.zeros((resamples, len(labels)), dtype=np.int32)
-    for row in result:
-        drawn = np.concatenate([rng.choice(side, len(side)) for side in (positive, negative) if len(side)])
-        row += np.bincount(drawn, minlength=len(labels)).astype(np.int32)
-    return result
-
-
 @dataclass(frozen=True)
 class Resamples:
     """Samples [n] of patients, drawn: how often each occurs in each resample [R, n], and the number of its patient [n].
@@ -103,28 +78,23 @@ class Resamples:
 
     def means(self, values: Floats) -> Floats:
         """Return the mean [R] of per-sample values [n], NaN left out, in each resample."""
-        return weighted_means(values, self.weights)
+        known = np.isfinite(values)
+        part = self.weights[:, known].astype(np.float64)
+        return ratio(part @ values[known], part.sum(1))
 
 
 def draw(groups: Sequence[str] | NDArray[np.int64], resamples: int, seed: int, unit: str = "patient") -> Resamples:
-    """Return resamples of the groups that samples [n] are of."""
+    """Return resamples of the groups that samples [n] are of: groups drawn with replacement, whole.
+
+    Groups are numbered in order of first occurrence and drawn by `default_rng(seed).integers(0, G, G)`.
+    """
     codes: dict[object, int] = {}
-    owners = np.array([codes.setdefault(one, len(codes)) for one in groups], dtype=np.int64)
-    return Resamples(multiplicities(groups, resamples, seed), owners, unit)
-
-
-def weighted_means(values: Floats, weights: NDArray[np.int32]) -> Floats:
-    """Return the mean [R] of per-sample values [n], NaN left out, under multiplicities [R, n]."""
-    known = np.isfinite(values)
-    part = weights[:, known].astype(np.float64)
-    return ratio(part @ values[known], part.sum(1))
-
-
-def resampled(metric: Callable[[NDArray[np.intp]], float | None], weights: NDArray[np.int32]) -> Floats:
-    """Return any metric of sample indices (repeated as drawn) in each resample [R], NaN where it is undefined."""
-    places = np.arange(weights.shape[1])
-    values = [metric(np.repeat(places, row)) for row in weights]
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    owners = np.array([codes.setdefault(group, len(codes)) for group in groups], dtype=np.int64)
+    rng = np.random.default_rng(seed)
+    weights = np.empty((resamples, len(owners)), dtype=np.int32)
+    for row in weights:
+        row[:] = np.bincount(rng.integers(0, len(codes), len(codes)), minlength=len(codes))[owners]
+    return Resamples(weights, owners, unit)
 
 
 @dataclass(frozen=True)

@@ -152,14 +152,14 @@ def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> I
     shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.asarray(weights, dtype=np.float64)
     own = [part.interval for part in parts]
     plain = next(
-        (one.method for one in own if one is not None and one.method.startswith("bootstrap")), "bootstrap_patient"
+        (part.method for part in own if part is not None and part.method.startswith("bootstrap")), "bootstrap_patient"
     )
     base = Interval.of(shares @ np.stack([part.draws for part in parts]), plain)
-    known = [one for one in own if one is not None]
+    known = [part for part in own if part is not None]
     if base is None and len(known) < len(parts):
         return None
-    doubt = next((one.unreliable for one in known if one.unreliable), "")
-    if base is not None and all(one.method.startswith("bootstrap") for one in known):
+    doubt = next((part.unreliable for part in known if part.unreliable), "")
+    if base is not None and all(part.method.startswith("bootstrap") for part in known):
         return replace(base, unreliable=doubt)
     if len(known) < len(parts):
         return replace(base, unreliable="a class has no interval") if base is not None else None

@@ -168,7 +168,7 @@ def run_step(command: list[str]) -> int:
 
 def judge(console: Console, scores: Path, seconds: float) -> int:
     """Print the table of scores, floors and controls; return 1 when a score is under its floor, else 0."""
-    tasks = {one["id"].partition(".")[2]: one for one in json.loads((scores / "results.json").read_text())["tasks"]}
+    tasks = {task["id"].partition(".")[2]: task for task in json.loads((scores / "results.json").read_text())["tasks"]}
     table = Table(title="What it learnt, on studies it never saw", title_justify="left")
     for column in ("score", "value", "95 % interval", "at least", "beside it"):
         table.add_column(column, justify="left" if column in ("score", "beside it") else "right")

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = {"vlp": "vlp", "eval": "vlp_eval", "data_prep": "vlp_prep", "recipes": "vlp_recipes"}
-PLUGINS = {"vlp/objectives", "vlp/models/towers", "data_prep/sources"}
-"""Folders with a file for each objective, tower library or source: they grow with what is supported."""
+PLUGINS = {"vlp/objectives", "vlp/needs", "vlp/models/towers", "data_prep/sources"}
+"""Folders with a file for each objective, need, tower library or source: they grow with what is supported."""
 MOST_MODULES, MOST_LINES, LARGEST_FAMILY = 14, 450, 3
 
 

@@ -22,7 +22,7 @@ COMMANDS = [
 
 def test_every_file_it_names_exists() -> None:
     named = set(re.findall(r"\]\(([\w./-]+)\)", README)) | set(
-        re.findall(r"`((?:recipes|tests|docs|launch)/[\w./]+)`", README)
+        re.findall(r"`((?:recipes|tests|docs|launch|vlp|eval|data_prep)/[\w./]+)`", README)
     )
     assert named
     assert not [name for name in named if not (ROOT / name).exists()]

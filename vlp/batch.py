@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -57,8 +57,42 @@ class Tokens:
         return max(int(self.words.max()) + 1, 1) if self.words.numel() else 1
 
 
-@dataclass(slots=True)
-class Spans:
+@dataclass(slots=True, kw_only=True)
+class Ragged:
+    """Entries of which a batch's rows have different numbers: `owner` [T] int64 is the row that each belongs to.
+
+    A subclass holds a tensor, or tokens, with an entry each beside it.
+    """
+
+    owner: Tensor
+
+    def entries(self, rows: slice | Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """Return which entries belong to some of a batch's `count` rows, and their owners among these rows."""
+        place = self.owner.new_full((count,), -1)
+        chosen = self.owner.new_tensor(range(count))[rows]
+        place[chosen] = chosen.new_tensor(range(len(chosen)))
+        own = (place[self.owner] >= 0).nonzero().squeeze(1)
+        return own, place[self.owner[own]]
+
+    def take(self, rows: slice | Tensor, count: int) -> Self:
+        """Return the entries of some of a batch's `count` rows."""
+        own, owner = self.entries(rows, count)
+        found: dict[str, Any] = {"owner": owner}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "owner" and isinstance(value, Tokens):
+                found[item.name] = value.take(own)
+            elif item.name != "owner" and hasattr(value, "is_floating_point"):
+                found[item.name] = value[own]
+        return replace(self, **found)
+
+    def joined_order(self, rows: int) -> Tensor:
+        """Return the order that brings the entries of consecutive chunks of `rows` rows back to this one's."""
+        return (self.owner // rows).argsort(stable=True).argsort()
+
+
+@dataclass(slots=True, kw_only=True)
+class Spans(Ragged):
     """Concept mentions of a batch's texts, as tokens `[start, end)` of `Batch.text` (special tokens counted).
 
     All int64 [T]: `start`, `end`, `owner` (row of the batch), `code` (a stable hash of what is said to be where: equal
@@ -68,14 +102,13 @@ class Spans:
 
     start: Tensor
     end: Tensor
-    owner: Tensor
     code: Tensor
     assertion: Tensor
     dropped: int = 0
 
 
-@dataclass(slots=True)
-class Phrases:
+@dataclass(slots=True, kw_only=True)
+class Phrases(Ragged):
     """Sentences of the batch's reports that assert a finding, tokenised on their own, for patch-level alignment.
 
     `tokens` of S phrases; `owner` [S] int64, row of the batch; `code` [S] int64, a stable hash of (finding, side, zone):
@@ -83,7 +116,6 @@ class Phrases:
     """
 
     tokens: Tokens
-    owner: Tensor
     code: Tensor
 
 
@@ -214,7 +246,7 @@ class Batch(Named):
     phrases: Phrases | None = None
     prompts: Prompts | None = None
     text_view: Tokens | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    extras: dict[str, Any] = field(default_factory=dict)
     has_text: list[bool] | None = None
     sources: list[str] = field(default_factory=list)
     cursor: int = 0
@@ -296,6 +328,7 @@ class ModelOutput(Named):
     `phrases` [S, D] and `prompts` [2F, D]: text embeddings of `Batch.phrases` and `Batch.prompts`. `logit_scale` (1,),
     already exponentiated; `logit_bias` (1,). `text_view` [B, D]: embeddings of a second, augmented view of the texts.
     `masked_patches` [B, P, D]: the image tower's patches of the image with the cells in `patch_mask` [B, P] bool blanked out.
+    `extras`: what needs of your own compute, by their keys.
     """
 
     pooled: dict[str, Tensor] = field(default_factory=dict)
@@ -308,6 +341,7 @@ class ModelOutput(Named):
     text_view: Tensor | None = None
     masked_patches: Tensor | None = None
     patch_mask: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
 
     image = Entry["Tensor"]("pooled", "image")
     text = Entry["Tensor"]("pooled", "text")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,9 @@ Assertion = Literal["present", "absent", "uncertain"]
 
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 """The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
+
+ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
+_SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +141,27 @@ class Sample:
 
 def concept_code(code: str, side: str | None, zone: str | None) -> int:
     """Return a stable int64 for a finding at a place: equal for equal (code, side, zone), in `Spans.code`, `Phrases.code`."""
-    text = f"{code}|{side or ''}|{zone or ''}"
+    return code_of(concept_text(code, side, zone))
+
+
+def concept_text(code: str, side: str | None, zone: str | None) -> str:
+    """Return the text that `concept_code` is the hash of."""
+    return f"{code}|{side or ''}|{zone or ''}"
+
+
+def split_sentences(text: str) -> list[tuple[int, int]]:
+    """Return the sentences of a text whose source names none: runs up to `.`, `!`, `?`, `;` or a line's end.
+
+    Decimal points do not end a sentence; abbreviations do. Sources with a report parser give better ones.
+    """
+    return [(match.start(), match.start() + len(match.group().rstrip())) for match in _SENTENCE.finditer(text)]
+
+
+def sentences(report: Report) -> Sequence[tuple[int, int]]:
+    """Return the spans of a report's sentences, split here where the source gave none."""
+    return report.sentences or split_sentences(report.text)
+
+
+def code_of(text: str) -> int:
+    """Return a stable int64 hash (blake2b, 8 bytes) of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(f"{len(groups)} groups of near-identical {args.by}s hold {extra} beyond their first\n")
     if args.out:
         lines = [
-            json.dumps({"group": number, "by": args.by, "keys": [keys[one] for one in members]})
+            json.dumps({"group": number, "by": args.by, "keys": [keys[at] for at in members]})
             for number, members in enumerate(groups)
         ]
         write_whole(args.out, "".join(f"{line}\n" for line in lines))

@@ -1,4 +1,4 @@
-"""`vlp-prep index`: a manifest for webdataset shards that somebody else made."""
+"""`vlp-prep index`: a manifest for webdataset shards that other tools made."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]
 
     if not images:
         return []
-    groups = group(near_hashes(np.stack([one[2] for one in images]), distance), len(images))
+    groups = group(near_hashes(np.stack([image[2] for image in images]), distance), len(images))
     rows = [(images[at][0], str(number), images[at][1]) for number, members in enumerate(groups) for at in members]
     return list(leaks(rows, "near-identical image"))
 

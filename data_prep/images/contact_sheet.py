@@ -49,10 +49,12 @@ def picture(sample: Sample, side: int = SIDE) -> Array:
 
 def facts(sample: Sample) -> list[str]:
     """Return what is known of a sample besides its text, one line each, no ids of patients or studies."""
-    lines = [", ".join(str(one) for one in (sample.split, sample.modality, sample.view) if one)]
+    lines = [", ".join(str(word) for word in (sample.split, sample.modality, sample.view) if word)]
     stated = {1: "", 0: "no ", -1: "? "}
     lines.append("; ".join(f"{stated.get(value, '')}{name}" for name, value in sample.labels.items() if value != 0))
-    lines.append("; ".join(f"{'no ' if one.assertion == 'absent' else ''}{one.text}" for one in sample.concepts))
+    lines.append(
+        "; ".join(f"{'no ' if mention.assertion == 'absent' else ''}{mention.text}" for mention in sample.concepts)
+    )
     return [line for line in lines if line]
 
 

@@ -75,7 +75,7 @@ class Build:
         if key is None and (options.ids == "hash" or (options.ids == "auto" and self.source.identifying)):
             raise ConfigError(
                 f"the ids of {self.name!r} must be replaced by keyed hashes: set {VARIABLE} or give --key-file "
-                "(or --ids keep, if they identify nobody)"
+                "(or --ids keep, if they identify no patient)"
             )
         return key
 
@@ -150,7 +150,7 @@ class Build:
                     yield shard.ordinal, shard.split, shard.records
 
             for ordinal, outcomes in itertools.groupby(pool.map(groups()), key=lambda pair: pair[0]):
-                self._finish(open_shards.pop(ordinal), (one for _, one in outcomes), pool, tell)
+                self._finish(open_shards.pop(ordinal), (outcome for _, outcome in outcomes), pool, tell)
             for shard in open_shards.values():  # only duplicates: nothing came back from the workers
                 self._finish(shard, iter(()), pool, tell)
         with self.claim.alone():
@@ -237,7 +237,7 @@ class Build:
         path = self.out / f"{shard.name}.tar"
         partial = partial_of(self.state / path.name)
         entry = write_shard(path, samples(), shard.split, self.source.name, self.source.version, partial)
-        lines = [asdict(one) for one in sorted(rejected, key=lambda one: one.index)]
+        lines = [asdict(line) for line in sorted(rejected, key=lambda line: line.index)]
         private = [{"index": line["index"], "reason": line["reason"], **line.pop("private")} for line in lines]
         if private:
             add_private(self.private, private)
@@ -255,7 +255,7 @@ class Build:
         """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
 
         `planned` are the names of all shards of the set, in order. With shards of other jobs missing nothing is written:
-        whoever finishes last does it.
+        the job that finishes last does it.
         """
         missing = [name for name in planned if not (self.state / f"{name}.json").is_file()]
         if missing:
@@ -271,7 +271,7 @@ class Build:
                 lines += done["rejected"]
         sort_private(self.private)
         with whole(self.out / "rejected.jsonl") as file:
-            for line in sorted(lines, key=lambda one: int(one["index"])):
+            for line in sorted(lines, key=lambda line: int(line["index"])):
                 reasons[line["reason"]] += 1
                 counted += line.pop("counted")
                 file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
@@ -299,7 +299,7 @@ class Build:
             del tree[name]
         tree["ids"] = "replaced by keyed hashes" if self.key else "as in the source"
         text = tree["text"]
-        text["concepts"] = Path(text["concepts"]).name  # where files lie is nobody's business
+        text["concepts"] = Path(text["concepts"]).name  # paths do not leave this machine
         text["vocabulary"] = text["vocabulary"] and Path(text["vocabulary"]).name
         return {
             "source": self.source.name,

@@ -164,7 +164,7 @@ class RayTasks:
     """The part of a `concurrent.futures` executor that a build needs, on a Ray cluster or, without an address, started here."""
 
     def __init__(self, address: str = "") -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine tells nobody what it does
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine sends no usage reports
         try:
             import ray
         except ImportError:

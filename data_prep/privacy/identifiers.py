@@ -1,7 +1,7 @@
 """Patient data stays with the hospital: ids become keyed hashes, and texts are searched for what identifies a person.
 
 The key comes from an environment variable or a file and is never written. The same key gives the same hashes, so that
-two builds of one hospital's data can be joined; without the key nobody can list all ids and compare.
+two builds of one hospital's data can be joined; without the key ids cannot be listed and compared.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ def count(texts: Iterable[tuple[str, str]]) -> tuple[Counter[str], list[tuple[st
     totals: Counter[str] = Counter()
     hits = []
     for key, text in texts:
-        kinds = [one.kind for one in scan(text)]
+        kinds = [finding.kind for finding in scan(text)]
         if kinds:
             totals.update(kinds)
             hits.append((key, sorted(set(kinds))))

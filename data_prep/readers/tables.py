@@ -157,10 +157,14 @@ class TableSource(Source):
             rows_of_image.append(row)
             if len(rows_of_image) == scan.names.rows_of(group):
                 del waiting[group]
-                distinct = [one for at, one in enumerate(rows_of_image) if one.cells not in _cells(rows_of_image[:at])]
+                distinct = [
+                    row_here
+                    for at, row_here in enumerate(rows_of_image)
+                    if row_here.cells not in _cells(rows_of_image[:at])
+                ]
                 yield self._record(distinct, scan)
                 for row_again in rows_of_image:
-                    if not any(row_again is one for one in distinct):  # the same in every cell: a duplicate, counted
+                    if not any(row_again is kept for kept in distinct):  # the same in every cell: a duplicate, counted
                         yield self._record([row_again], scan)
 
     def _rows(self) -> Iterator[_Row]:

@@ -65,7 +65,8 @@ class Extractor:
                     near = did_you_mean(code, known.entries)
                     raise ConfigError(f"roll_up: no code {code!r} in the vocabulary{near}")
             self._codes = {
-                code: next((one for one in known.ancestors(code) if one in roll_up), None) for code in known.entries
+                code: next((ancestor for ancestor in known.ancestors(code) if ancestor in roll_up), None)
+                for code in known.entries
             }
 
     def fingerprint(self) -> str:
@@ -123,9 +124,9 @@ class Extractor:
         matches = vocabulary.find(sentence, self._kinds)
         if not matches:
             return []
-        spans = [(one.start, one.end) for one in matches]
+        spans = [(match.start, match.end) for match in matches]
         cues = find_cues(sentence, language.grammar)
-        places = place_mentions(sentence, spans, [one.entry.midline for one in matches], language.places)
+        places = place_mentions(sentence, spans, [match.entry.midline for match in matches], language.places)
         said = [_assertion(sentence, match, cues, language.grammar) for match in matches]
         said = _labels(sentence, matches, said, cues)
         box = ticked(sentence)
@@ -250,7 +251,7 @@ def score(extractor: Extractor, path: Path) -> Score:
     misses = []
     try:
         records = [parse_json(line) for line in read_text(path).splitlines() if line.strip()]
-        pairs = [(str(one["text"]), list(one["mentions"])) for one in records]
+        pairs = [(str(line["text"]), list(line["mentions"])) for line in records]
     except FileNotFoundError:
         raise ConfigError(f"no such file: {path}") from None
     except OSError as error:
@@ -260,20 +261,24 @@ def score(extractor: Extractor, path: Path) -> Score:
     for text, wanted in pairs:
         ours = list(extractor(text, [(0, len(text))]))
         sentences, found, gold = sentences + 1, found + len(ours), gold + len(wanted)
-        for one in wanted:
-            hits = [m for m in ours if m.code == one["code"] and m.start < one["end"] and one["start"] < m.end]
+        for expected in wanted:
+            hits = [
+                m
+                for m in ours
+                if m.code == expected["code"] and m.start < expected["end"] and expected["start"] < m.end
+            ]
             if not hits:
-                misses.append(f"missed  {one['code']} ({one['text']!r}) in: {text}")
+                misses.append(f"missed  {expected['code']} ({expected['text']!r}) in: {text}")
                 continue
             hit = hits[0]
             ours.remove(hit)
             named += 1
-            asserted += hit.assertion == one["assertion"]
-            sided += hit.assertion == one["assertion"] and hit.side == one["side"]
-            if (hit.assertion, hit.side) != (one["assertion"], one["side"]):
-                was = f"{hit.assertion} {hit.side}, gold says {one['assertion']} {one['side']}"
-                misses.append(f"differs {one['code']}: {was} in: {text}")
-        misses += [f"extra   {one.code} ({one.text!r}) in: {text}" for one in ours]
+            asserted += hit.assertion == expected["assertion"]
+            sided += hit.assertion == expected["assertion"] and hit.side == expected["side"]
+            if (hit.assertion, hit.side) != (expected["assertion"], expected["side"]):
+                was = f"{hit.assertion} {hit.side}, gold says {expected['assertion']} {expected['side']}"
+                misses.append(f"differs {expected['code']}: {was} in: {text}")
+        misses += [f"extra   {mention.code} ({mention.text!r}) in: {text}" for mention in ours]
     return Score(sentences, found, gold, named, asserted, sided, tuple(misses))
 
 
@@ -290,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extractor = Extractor(Vocabulary.read(options.vocabulary) if options.vocabulary else None)
         if options.score is None:
             for mention in extractor.extract(sys.stdin.read()):
-                place = " ".join(one for one in (mention.side, mention.zone) if one)
+                place = " ".join(word for word in (mention.side, mention.zone) if word)
                 sys.stdout.write(f"{mention.start}-{mention.end}\t{mention.code}\t{mention.assertion}\t{place}\n")
             return 0
         result = score(extractor, options.score)

@@ -1,4 +1,4 @@
-"""Reports as hospitals write them: find their sections and sentences, and, when asked, clean what nobody dictated.
+"""Reports as hospitals write them: find their sections and sentences, and, when asked, clean what was not dictated.
 
 No language model and no training: headings (English, Spanish, German) and boilerplate are listed below, and a report that
 follows none of them is one run of sentences (`statements.py`). Offsets are characters `[start, end)`.
@@ -183,7 +183,7 @@ _HEADING = re.compile(
     r"[ \t]{0,9}\*{0,2}[ \t]{0,9}(?:(?P<colon>:)\*{0,2}|(?P<dash>[-–—]{1,2})(?=\s)|(?P<alone>(?=\r?\n|$)))",
     re.IGNORECASE,
 )
-_BOILERPLATE = re.compile("|".join(f"(?:{one})" for one in BOILERPLATE), re.IGNORECASE | re.DOTALL)
+_BOILERPLATE = re.compile("|".join(f"(?:{pattern})" for pattern in BOILERPLATE), re.IGNORECASE | re.DOTALL)
 _MARKED = re.compile(rf"[(\[]\s{{0,9}}(?:(?:{MARKS})\s{{0,9}}){{1,9}}[)\]]", re.DOTALL)
 """Brackets with nothing but marks in them."""
 

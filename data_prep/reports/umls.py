@@ -1,4 +1,4 @@
-"""Mentions from somebody else's extractor: scispaCy with UMLS linking, in the JSONL layout that ConceptCLIP published.
+"""Mentions from another extractor: scispaCy with UMLS linking, in the JSONL layout that ConceptCLIP published.
 
 One line a caption: `{"caption": ..., "image": ..., "umls_meta_info": [{"umls_cui", "umls_similarity", "start_char",
 "end_char", ...}]}`. `start_token` and `end_token` belong to another tokeniser and are not read: our loader finds tokens
@@ -102,7 +102,7 @@ def _caption(line: bytes, where: str, similarity: float) -> LinkedCaption:
 def _mentions(text: str, spans: list[tuple[int, int, str]]) -> tuple[Mention, ...]:
     found: list[Mention] = []
     for begin, stop in split_sentences(text):
-        own = sorted({one for one in spans if begin <= one[0] and one[1] <= stop})
+        own = sorted({span for span in spans if begin <= span[0] and span[1] <= stop})
         places: list[Any] = place_mentions(
             text[begin:stop], [(start - begin, end - begin) for start, end, _ in own], [False] * len(own)
         )
@@ -156,8 +156,11 @@ class LinkedTexts:
                 linked = _caption(file.readline(), str(self._path), self._similarity)
             if linked.caption.strip() == report.text.strip():
                 shift = report.text.index(linked.caption.strip()) - linked.caption.index(linked.caption.strip())
-                moved = (replace(one, start=one.start + shift, end=one.end + shift) for one in linked.mentions)
-                return tuple(one for one in moved if one.start >= 0)
+                moved = (
+                    replace(mention, start=mention.start + shift, end=mention.end + shift)
+                    for mention in linked.mentions
+                )
+                return tuple(mention for mention in moved if mention.start >= 0)
             row += 1
         return ()
 

@@ -74,10 +74,10 @@ class Vocabulary:
 
     def __init__(self, entries: Collection[Entry], where: str = "vocabulary", language: Language = ENGLISH) -> None:
         self.language = language
-        self.entries = {one.code: one for one in entries}
+        self.entries = {entry.code: entry for entry in entries}
         self._patterns: dict[str, list[tuple[tuple[str, ...], Entry, bool]]] = {}
         if len(self.entries) != len(entries):
-            codes = [one.code for one in entries]
+            codes = [entry.code for entry in entries]
             twice = sorted({code for code in codes if codes.count(code) > 1})
             raise ConfigError(f"{where}: codes given twice: {', '.join(twice)}")
         owner: dict[tuple[str, ...], str] = {}
@@ -87,7 +87,7 @@ class Vocabulary:
             if entry.parent is not None and entry.parent not in self.entries:
                 near = did_you_mean(entry.parent, self.entries)
                 raise ConfigError(f"{where}: parent {entry.parent!r} of {entry.code!r} is no entry{near}")
-            for phrase, denies in [(one, False) for one in entry.synonyms] + [(one, True) for one in entry.denials]:
+            for phrase, denies in [(term, False) for term in entry.synonyms] + [(term, True) for term in entry.denials]:
                 pattern = tuple(
                     part if part == "~" else language.normal(part) for part in re.findall(r"~|[^\W_]+", phrase.lower())
                 )
@@ -136,20 +136,22 @@ class Vocabulary:
     def find(self, sentence: str, kinds: Collection[str]) -> list[Match]:
         """Return the longest matches in a sentence that do not overlap, in order; several codes may share one span."""
         normal = self.language.normal
-        words = [(normal(one[0]), one.start(), one.end()) for one in _WORD.finditer(sentence)]
+        words = [(normal(word[0]), word.start(), word.end()) for word in _WORD.finditer(sentence)]
         found = []
         for first, (word, start, _) in enumerate(words):
             for pattern, entry, denies in self._patterns.get(word, ()):
                 last = self._match(pattern, words, first, sentence, denies)
                 if last is not None and entry.kind in kinds:
                     found.append(Match(entry, start, words[last][2], last - first + 1, denies))
-        found.sort(key=lambda one: (-one.words, one.start))
+        found.sort(key=lambda match: (-match.words, match.start))
         kept: list[Match] = []
-        for one in found:
-            rivals = [other for other in kept if other.start < one.end and one.start < other.end]
-            if all((other.start, other.end) == (one.start, one.end) and _together(other, one) for other in rivals):
-                kept.append(one)
-        return sorted(kept, key=lambda one: (one.start, one.entry.code))
+        for match in found:
+            rivals = [other for other in kept if other.start < match.end and match.start < other.end]
+            if all(
+                (other.start, other.end) == (match.start, match.end) and _together(other, match) for other in rivals
+            ):
+                kept.append(match)
+        return sorted(kept, key=lambda match: (match.start, match.entry.code))
 
     def _match(
         self, pattern: tuple[str, ...], words: list[tuple[str, int, int]], first: int, sentence: str, denies: bool

@@ -53,7 +53,7 @@ class Chexpert(Source):
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
         self._plus = (self.raw / PLUS).is_file()
-        self._test = None if self._plus else next((one for one in TEST if (self.raw / one).is_file()), None)
+        self._test = None if self._plus else next((name for name in TEST if (self.raw / name).is_file()), None)
         self._valid_as = config.valid_as or ("val" if self._test else "test")
 
     def records(self) -> Iterator[Record]:
@@ -73,13 +73,15 @@ class Chexpert(Source):
             if (self.raw / name).is_file():
                 for line in _lines(self.raw / name):
                     labels[line["path_to_image"]] = {
-                        one: line[one] for one in CHEXPERT if line.get(one) not in ("", None)
+                        name: line[name] for name in CHEXPERT if line.get(name) not in ("", None)
                     }
                 break
         columns = ("path_to_image", "frontal_lateral", "ap_pa", "sex", "age", "section_findings", "section_impression")
         for row in rows(self.raw / PLUS, columns):
             split = row.get("split") or PurePosixPath(row["path_to_image"]).parts[0]
-            kept = {name: row[name] for name in (*columns, *(f"section_{one}" for one in SECTIONS)) if name in row}
+            kept = {
+                name: row[name] for name in (*columns, *(f"section_{section}" for section in SECTIONS)) if name in row
+            }
             yield self._record(
                 row["path_to_image"], split, {"row": kept, "labels": labels.get(row["path_to_image"], {})}
             )

@@ -72,7 +72,7 @@ class Coco(DetectionSource):
             if self.config.annotations:
                 raise SourceError(f"{path}: expected COCO's images and annotations, found {describe(tree)}")
             return None
-        images = {_id(one, "id", f"{path}: image"): one for one in _objects(tree["images"], path, "images")}
+        images = {_id(image, "id", f"{path}: image"): image for image in _objects(tree["images"], path, "images")}
         names: dict[Any, str] = {}
         for category in _objects(tree.get("categories", []), path, "categories"):
             name = category.get("name")
@@ -98,7 +98,9 @@ class Coco(DetectionSource):
                 if not isinstance(name, str) or not name:
                     raise SourceError(f"{path}: an image without a file_name")
                 file = self._place(path, name)
-                marks = [self._mark(one, tree["names"], path) for one in tree["annotations"].get(number, ())]
+                marks = [
+                    self._mark(annotation, tree["names"], path) for annotation in tree["annotations"].get(number, ())
+                ]
                 marked = found.setdefault(
                     file, Marked(file, {"marks": [], "captions": [], "size": (None, None)}, split)
                 )
@@ -106,7 +108,7 @@ class Coco(DetectionSource):
                     raise SourceError(f"{path}: an image of this file is in another split's file too")
                 marked.data["size"] = (image.get("height"), image.get("width"))
                 marked.data["marks"] += [mark for mark in marks if mark not in marked.data["marks"]]
-                captions = [one["caption"] for one in marks if isinstance(one.get("caption"), str)]
+                captions = [mark["caption"] for mark in marks if isinstance(mark.get("caption"), str)]
                 marked.data["captions"] += [text for text in captions if text not in marked.data["captions"]]
                 try:
                     marked.patient = marked.patient or _first_id(image, "patient", "patient_id")
@@ -162,7 +164,7 @@ class Coco(DetectionSource):
 
 
 def _objects(value: Any, path: Path, what: str) -> list[dict[str, Any]]:
-    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise SourceError(f"{path}: {what} is not a list of objects")
     return value
 

@@ -66,12 +66,12 @@ class CovidChestXray(Source):
         if (self.raw / BOXES).is_file():
             try:
                 tree = read_json(self.raw / BOXES)
-                names = {one["id"]: one["name"].lower() for one in tree["categories"]}
-                images = {one["id"]: one for one in tree["images"]}
-                for one in tree["annotations"]:
-                    image = images[one["image_id"]]
-                    xyxy, size = corners(one["bbox"], "xywh"), (image["height"], image["width"])
-                    boxes.setdefault(image["file_name"], []).append((names[one["category_id"]], xyxy, size))
+                names = {category["id"]: category["name"].lower() for category in tree["categories"]}
+                images = {image["id"]: image for image in tree["images"]}
+                for annotation in tree["annotations"]:
+                    image = images[annotation["image_id"]]
+                    xyxy, size = corners(annotation["bbox"], "xywh"), (image["height"], image["width"])
+                    boxes.setdefault(image["file_name"], []).append((names[annotation["category_id"]], xyxy, size))
             except (ValueError, KeyError, TypeError, CellError) as error:
                 raise SourceError(f"{self.raw / BOXES}: not the COCO-like file as published ({error!r})") from None
         if (self.raw / "pairs.jsonl").is_file():

@@ -103,4 +103,4 @@ class LabelCaptions(Source):
 
 def _sentences(captions: Captions, label: str) -> list[str]:
     described = captions.labels[label] or [label]
-    return [template.replace("{}", one) for one in described for template in captions.templates]
+    return [template.replace("{}", text) for text in described for template in captions.templates]

@@ -32,18 +32,18 @@ class LinkedConcepts(Source):
         modality: str | None = None
 
     def records(self) -> Iterator[Record]:
-        for one in read_linked(self.path(self.config.table), self.config.similarity):
-            stem = str(PurePosixPath(one.image).with_suffix("")) if one.image else ""
-            yield Record(key=safe_key(stem.replace("/", "_")), data={"linked": one})
+        for linked in read_linked(self.path(self.config.table), self.config.similarity):
+            stem = str(PurePosixPath(linked.image).with_suffix("")) if linked.image else ""
+            yield Record(key=safe_key(stem.replace("/", "_")), data={"linked": linked})
 
     def sample(self, record: Record) -> Sample:
-        one = record.data["linked"]
-        report = Report(one.caption, tuple(split_sentences(one.caption))) if one.caption.strip() else None
+        linked = record.data["linked"]
+        report = Report(linked.caption, tuple(split_sentences(linked.caption))) if linked.caption.strip() else None
         return Sample(
             key=record.key,
-            image=self.image(one.image),
+            image=self.image(linked.image),
             report=report,
-            concepts=one.mentions,
+            concepts=linked.mentions,
             modality=self.config.modality,
             source=self.name,
         )

@@ -109,7 +109,7 @@ class MimicCxr(Source):
         )
 
     def _report(self, name: str) -> str:
-        places = [self.config.reports] if self.config.reports else [self.raw / one for one in REPORTS]
+        places = [self.config.reports] if self.config.reports else [self.raw / name for name in REPORTS]
         for place in places:
             if place.suffix == ".zip" and place.is_file():
                 try:

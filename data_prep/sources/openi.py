@@ -51,23 +51,26 @@ class OpenI(Source):
                     "file": row["filename"],
                     "view": row["projection"],
                     "sections": {name: report.get(name, "") for name in SECTIONS},
-                    "problems": [one.strip() for one in str(report.get("Problems", "")).split(";") if one.strip()],
+                    "problems": [
+                        problem.strip() for problem in str(report.get("Problems", "")).split(";") if problem.strip()
+                    ],
                 },
             )
 
     def _xml_records(self) -> Iterator[Record]:
         folder = self.require("ecgen-radiology", "NLMCXR_reports/ecgen-radiology")
-        for path in sorted(folder.glob("*.xml"), key=lambda one: (len(one.stem), one.stem)):
+        for path in sorted(folder.glob("*.xml"), key=lambda path: (len(path.stem), path.stem)):
             try:
                 tree = parse_xml(read_regular(path, MAX_XML))
             except CellError as error:
                 yield Record(key=f"xml{path.stem}", data={"broken": f"{path.name}: {error.detail}"})
                 continue
             sections = {
-                str(one.get("Label", "")).lower(): (one.text or "").strip() for one in tree.iter("AbstractText")
+                str(section.get("Label", "")).lower(): (section.text or "").strip()
+                for section in tree.iter("AbstractText")
             }
-            problems = [re.split("[/,]", one.text or "")[0].strip() for one in tree.iter("major")]
-            study = next((str(one.get("id")) for one in tree.iter("uId")), f"CXR{path.stem}")
+            problems = [re.split("[/,]", heading.text or "")[0].strip() for heading in tree.iter("major")]
+            study = next((str(entry.get("id")) for entry in tree.iter("uId")), f"CXR{path.stem}")
             for image in tree.iter("parentImage"):
                 yield Record(
                     key=safe_key(str(image.get("id"))),
@@ -80,7 +83,7 @@ class OpenI(Source):
         data = record.data
         if "broken" in data:
             raise Reject("bad_row", f"not XML: {data['broken']}")
-        problems = dict.fromkeys(_name(one) for one in data["problems"])
+        problems = dict.fromkeys(_name(problem) for problem in data["problems"])
         return Sample(
             key=record.key,
             image=self._file(data["file"]),

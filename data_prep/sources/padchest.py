@@ -102,7 +102,7 @@ def _labels(row: dict[str, Any]) -> list[str]:
         found = names_in(_NAN.sub("''", str(row["Labels"])))
     except CellError:
         return []
-    return [name for name in dict.fromkeys(one.lower().strip() for one in found) if name]
+    return [name for name in dict.fromkeys(label.lower().strip() for label in found) if name]
 
 
 def _age(row: dict[str, Any]) -> str:

@@ -42,7 +42,7 @@ class PmcOa(Source):
         return Sample(
             key=record.key,
             image=self._image(record.data["file"]),
-            captions=tuple(dict.fromkeys(one.strip() for one in record.data["captions"])),
+            captions=tuple(dict.fromkeys(caption.strip() for caption in record.data["captions"])),
             study=record.study,
             source=self.name,
             licence=self.licence,

@@ -46,7 +46,7 @@ class Quilt1M(Source):
         return Sample(
             key=record.key,
             image=self.image(*(f"{folder}/{name}" for folder in FOLDERS)),
-            captions=tuple(dict.fromkeys(one.strip() for one in record.data["captions"] if one.strip())),
+            captions=tuple(dict.fromkeys(caption.strip() for caption in record.data["captions"] if caption.strip())),
             study=record.study,
             modality="SM",
             source=self.name,

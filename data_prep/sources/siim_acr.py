@@ -45,12 +45,12 @@ class SiimAcr(Source):
     def sample(self, record: Record) -> Sample:
         if not record.data["file"]:
             raise Reject("image_missing", f"no {record.data['id']}.dcm below the raw folder")
-        runs = [one for one in record.data["runs"] if one != "-1"]
+        runs = [run for run in record.data["runs"] if run != "-1"]
         masks = {}
         if runs:
             inside = np.zeros((SIDE, SIDE), bool)
-            for one in runs:
-                inside |= decode_rle(one, SIDE, SIDE)
+            for run in runs:
+                inside |= decode_rle(run, SIDE, SIDE)
             masks["pneumothorax"] = encode(inside.astype(np.uint8) * 255, "png")
         return Sample(
             key=record.key,

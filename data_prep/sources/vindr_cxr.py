@@ -63,7 +63,7 @@ class VindrCxr(Source):
     def sample(self, record: Record) -> Sample:
         split, votes = record.data["split"], record.data["votes"]
         least = min(self.config.readers, len(votes))
-        labels = {name: int(sum(float(one[name] or 0) == 1 for one in votes) >= least) for name in votes[0]}
+        labels = {name: int(sum(float(vote[name] or 0) == 1 for vote in votes) >= least) for name in votes[0]}
         found = [
             (name, (float(place[0]), float(place[1]), float(place[2]), float(place[3])))
             for name, *place in record.data["boxes"]

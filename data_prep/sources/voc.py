@@ -57,7 +57,7 @@ class PascalVoc(DetectionSource):
         found = set(self.config.classes)
         for path in self._files:
             try:
-                found.update((one.findtext("name") or "").strip() for one in self._read(path).iter("object"))
+                found.update((entry.findtext("name") or "").strip() for entry in self._read(path).iter("object"))
             except CellError:
                 continue  # told when the image's own sample is made
         return sorted(found - {""})
@@ -83,7 +83,9 @@ class PascalVoc(DetectionSource):
             folders = [folder for folder in folders if folder.is_relative_to(self.raw)]
             names = [name] if name else []
             names += [path.stem + ending for ending in sorted(IMAGES)]
-            file = self.found(*(folder / one for one in names for folder in folders if "/" not in one))
+            file = self.found(
+                *(folder / file_name for file_name in names for folder in folders if "/" not in file_name)
+            )
             split = splits.get(path.stem) if splits else self.split_of(path)
             yield Marked(file or name or f"{path.stem}.jpg", {"annotation": annotation, "stem": path.stem}, split)
 

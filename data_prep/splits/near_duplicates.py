@@ -150,6 +150,6 @@ def thin(groups: Sequence[Sequence[int]], keys: Sequence[str], keep: int, seed: 
     """
     dropped: set[int] = set()
     for members in groups:
-        ordered = sorted(members, key=lambda one: hashlib.blake2b(f"{seed}\0{keys[one]}".encode()).digest())
+        ordered = sorted(members, key=lambda at: hashlib.blake2b(f"{seed}\0{keys[at]}".encode()).digest())
         dropped.update(ordered[keep:])
     return dropped

@@ -1,7 +1,7 @@
 """Which side of a split a sample falls on: a seeded hash of its patient, so that no patient is on two sides.
 
 A hash needs no list of all patients: it gives the same answer on every machine and for every later delivery of the same
-hospital's data, and adding patients moves nobody.
+hospital's data, and adding patients moves no other patient.
 """
 
 from __future__ import annotations

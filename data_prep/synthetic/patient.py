@@ -1,4 +1,4 @@
-"""What is true of a synthetic study, before anybody draws or describes it: the patient, the site and the findings.
+"""What is true of a synthetic study, before it is drawn or described: the patient, the site and the findings.
 
 Everything is a pure function of (index, seed). `data_prep/synthetic/render.py` draws a `State`, `synthetic_text.py`
 words it, `synthetic.py` puts both into a `Sample`.
@@ -85,10 +85,10 @@ class State:
     instances: tuple[Instance, ...]
 
     def __str__(self) -> str:
-        return ";".join(sorted(str(one) for one in self.instances)) or "normal"
+        return ";".join(sorted(str(instance) for instance in self.instances)) or "normal"
 
     def has(self, finding: str) -> bool:
-        return any(one.finding == finding for one in self.instances)
+        return any(instance.finding == finding for instance in self.instances)
 
 
 def stream(seed: int, kind: int, number: int) -> np.random.Generator:
@@ -111,7 +111,7 @@ def draw_state(index: int, seed: int) -> State:
                 instance = _place(finding, taken, rng)
                 if instance is not None:
                     instances.append(instance)
-    return State(patient, tuple(sorted(instances, key=lambda one: FINDINGS.index(one.finding))))
+    return State(patient, tuple(sorted(instances, key=lambda instance: FINDINGS.index(instance.finding))))
 
 
 def _place(finding: str, taken: set[tuple[str, str]], rng: np.random.Generator) -> Instance | None:

@@ -65,13 +65,13 @@ def render(state: State, size: int, seed: list[int]) -> tuple[NDArray[np.uint8],
     camera = Camera.draw(size, patient.width, patient.height, rng)
     domes = {-1: rng.uniform(0.02, 0.06), 1: rng.uniform(-0.03, 0.01)}
     stretch, wet = rng.uniform(0.90, 1.02), 1.0
-    for one in state.instances:
-        severe = one.size == "severe"
-        if one.finding == "atelectasis" and one.zone == "lower":
-            domes[SIGN[one.side]] += 0.10 if severe else 0.03
-        elif one.finding == "cardiomegaly":
+    for instance in state.instances:
+        severe = instance.size == "severe"
+        if instance.finding == "atelectasis" and instance.zone == "lower":
+            domes[SIGN[instance.side]] += 0.10 if severe else 0.03
+        elif instance.finding == "cardiomegaly":
             stretch = own.uniform(1.50, 1.66) if severe else own.uniform(1.22, 1.31)
-        elif one.finding == "edema":
+        elif instance.finding == "edema":
             wet = 1.5 if severe else 1.25
     contours = {sign: lung(sign, domes[sign], rng) for sign in (-1, 1)}
     scene = Scene(camera, *camera.grid(), contours, {}, np.empty(0, np.float32), own)
@@ -81,7 +81,7 @@ def render(state: State, size: int, seed: list[int]) -> tuple[NDArray[np.uint8],
     density = np.zeros((size, size), np.float32)
     air = np.ones((size, size), np.float32)
     calm = np.ones((size, size), np.float32)
-    spans = [_span(PAINTERS[one.finding](scene, one, density, air, calm)) for one in state.instances]
+    spans = [_span(PAINTERS[instance.finding](scene, instance, density, air, calm)) for instance in state.instances]
     density += _chest(scene, state, air, calm, wet, rng)
     return _film(scene, state, density, rng), spans
 
@@ -312,7 +312,7 @@ def _film(scene: Scene, state: State, density: Floats, rng: np.random.Generator)
         cv2.putText(pixels, marker, place, cv2.FONT_HERSHEY_SIMPLEX, size / 300, (245,), 1, cv2.LINE_AA)
     else:
         cv2.putText(pixels, marker, place, cv2.FONT_HERSHEY_DUPLEX, size / 330, (225,), 1, cv2.LINE_AA)
-        top, bottom, left, right = (int(size * one) for one in rng.uniform(0.0, 0.05, 4))
+        top, bottom, left, right = (int(size * share) for share in rng.uniform(0.0, 0.05, 4))
         pixels[:top] = pixels[size - bottom :] = 4
         pixels[:, :left] = pixels[:, size - right :] = 4
     return pixels

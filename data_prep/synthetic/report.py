@@ -251,30 +251,31 @@ class Writer:
         """Deny some of the findings that are not there, alone, in twos and threes, or by calling something normal."""
         sentences = []
         shadows = ("consolidation", "nodule", "edema", "atelectasis")
-        if not any(self.state.has(one) for one in shadows) and self.rng.random() < 0.4:
+        if not any(self.state.has(code) for code in shadows) and self.rng.random() < 0.4:
             facts = tuple(Fact(code, "absent") for code in CLEAR_DENIES)
             sentences.append(Sentence(self.pick(CLEAR), (facts,)))
-            findings = [one for one in findings if one not in CLEAR_DENIES]
+            findings = [code for code in findings if code not in CLEAR_DENIES]
         if "cardiomegaly" in findings and self.rng.random() < 0.6:
             subject, frame = self.pick(NORMAL_HEART_SPANS), self.pick(NORMAL_HEART).removesuffix(".")
             marked = f"{'The ' if self.site == 'northgate' else ''}⟦{frame.format(S=subject)}⟧."
             sentences.append(Sentence(capital(marked), ((Fact("cardiomegaly", "absent"),),)))
-            findings = [one for one in findings if one != "cardiomegaly"]
+            findings = [code for code in findings if code != "cardiomegaly"]
         while findings:
             count = min(len(findings), int(self.rng.choice([1, 2, 3], p=[0.45, 0.35, 0.2])))
             group, findings = findings[:count], findings[count:]
-            frames = NEGATIVE if count == 1 else tuple(one for one in JOINT if ("{z}" in one) == (count == 3))
-            marks = [f"⟦{self.pick(NAMES[one])}⟧" for one in group]
+            several = [frame for frame in JOINT if ("{z}" in frame) == (count == 3)]
+            frames = NEGATIVE if count == 1 else tuple(several)
+            marks = [f"⟦{self.pick(NAMES[code])}⟧" for code in group]
             slots = dict(zip("xyz", marks, strict=False))
             marked = capital(self.pick(frames).format(X=marks[0], **slots))
-            sentences.append(Sentence(marked, tuple((Fact(one, "absent"),) for one in group)))
+            sentences.append(Sentence(marked, tuple((Fact(code, "absent"),) for code in group)))
         return sentences
 
     def findings(self) -> list[Sentence]:
         """Return the sentences of the findings section, in random order."""
-        sentences = [self.present(one) for one in self.state.instances]
+        sentences = [self.present(instance) for instance in self.state.instances]
         rate = 0.46 if self.state.instances else 0.6
-        absent = [one for one in FINDINGS if not self.state.has(one) and self.rng.random() < rate]
+        absent = [code for code in FINDINGS if not self.state.has(code) and self.rng.random() < rate]
         self.rng.shuffle(absent)
         others = self.absent(absent)
         wanted = int(self.rng.integers(0, 2)) + (2 if len(sentences) + len(others) < 2 else 0)
@@ -287,7 +288,9 @@ class Writer:
         chosen = [self.state.instances[i] for i in self.rng.permutation(len(self.state.instances))[:3]]
         if not chosen:
             return [Sentence(self.pick(NORMAL))]
-        parts = [(self.phrase(one, self.name(one), True), (fact(one, "present"),)) for one in chosen]
+        parts = [
+            (self.phrase(instance, self.name(instance), True), (fact(instance, "present"),)) for instance in chosen
+        ]
         if len(parts) == 2 and self.rng.random() < 0.3:
             return [Sentence(capital(f"{parts[0][0]} and {parts[1][0]}."), (parts[0][1], parts[1][1]))]
         return [Sentence(capital(f"{marked}."), (facts,)) for marked, facts in parts]
@@ -358,9 +361,18 @@ def write(state: State, rng: np.random.Generator) -> tuple[Report, tuple[Mention
             for piece in re.split("(⟦[^⟧]*⟧)", sentence.marked):
                 if piece.startswith("⟦"):
                     word = piece[1:-1]
-                    for one in next(marks):
+                    for said in next(marks):
                         place = (len(text), len(text) + len(word))
-                        mentions.append(Mention(word, one.code, *place, one.assertion, one.side, one.zone))
+                        mentions.append(
+                            Mention(
+                                word,
+                                said.code,
+                                *place,
+                                said.assertion,
+                                said.side,
+                                said.zone,
+                            )
+                        )
                     text += word
                 else:
                     text += piece

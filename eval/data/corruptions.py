@@ -59,7 +59,7 @@ def scramble(pixels: Pixels, severity: int) -> Pixels:
     tiles = [pixels[r[:height]][:, c[:width]] for r in rows for c in columns]
     order = _seed(pixels).permutation(len(tiles))
     lines = [
-        np.concatenate([tiles[one] for one in order[at : at + count]], axis=1) for at in range(0, len(tiles), count)
+        np.concatenate([tiles[place] for place in order[at : at + count]], axis=1) for at in range(0, len(tiles), count)
     ]
     return np.ascontiguousarray(np.concatenate(lines, axis=0))
 

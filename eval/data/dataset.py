@@ -79,9 +79,9 @@ class Data:
     @property
     def unit(self) -> str:
         """What is resampled: the patient, or the study or the image where no record says its patient."""
-        if any(one.patient for one in self.records):
+        if any(record.patient for record in self.records):
             return "patient"
-        return "study" if any(one.study for one in self.records) else "image"
+        return "study" if any(record.study for record in self.records) else "image"
 
     def patient(self, index: int) -> str:
         """Return what is resampled: the patient, else the study, else the image itself."""
@@ -103,8 +103,8 @@ class Data:
 
     @property
     def synthetic(self) -> bool:
-        """Whether the records are made up, so that showing their text harms nobody."""
-        return all(one.source == "synthetic" for one in self.records)
+        """Whether the records are made up, so that their text may be shown."""
+        return all(record.source == "synthetic" for record in self.records)
 
 
 def ids_digest(keys: Sequence[str]) -> str:

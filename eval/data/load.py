@@ -68,7 +68,7 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
         )
     try:
         manifest = Manifest.read(folder)
-        build = frozenset(one.sha256 for one in manifest.shards)
+        build = frozenset(shard.sha256 for shard in manifest.shards)
         is_whole = _is_whole(spec, split) and not manifest.splits
         manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)

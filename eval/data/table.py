@@ -63,17 +63,21 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
             raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {name}")
         before = samples.get(one.key)
         samples[one.key] = one if before is None else _joined(before, one, f"{path}, line {line}")
-    records = [one for one in samples.values() if split is None or split in (one.split, split_of_word(one.split or ""))]
-    for one in records:
+    records = [
+        sample
+        for sample in samples.values()
+        if split is None or split in (sample.split, split_of_word(sample.split or ""))
+    ]
+    for record in records:
         # Other columns of one table may give a key another image.
-        stamp.update(f"{one.key}|{images[one.key]}\n".encode())
-        if isinstance(one.image, Path) and one.image.is_file():
-            status = one.image.stat()
+        stamp.update(f"{record.key}|{images[record.key]}\n".encode())
+        if isinstance(record.image, Path) and record.image.is_file():
+            status = record.image.stat()
             stamp.update(f"{status.st_size}|{status.st_mtime_ns}\n".encode())
     return Data(
         path.name,
         split,
-        [replace(one, image=b"") for one in records],
+        [replace(record, image=b"") for record in records],
         _Table(records),
         range(len(records)),
         stamp.hexdigest(),
@@ -120,7 +124,9 @@ def _joined(first: Sample, more: Sample, where: str) -> Sample:
     for name, value in more.labels.items():
         if first.labels.get(name, value) != value:
             raise DataError(f"{where}: label {name!r} has another value than in an earlier row of the same image")
-    parts = dict.fromkeys(one.report.text for one in (first, more) if one.report is not None and one.report.text)
+    parts = dict.fromkeys(
+        sample.report.text for sample in (first, more) if sample.report is not None and sample.report.text
+    )
     return replace(
         first,
         report=Report("\n".join(parts)) if first.report is not None else None,

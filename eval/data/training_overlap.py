@@ -31,8 +31,8 @@ def training_of(folder: Path) -> tuple[dict[str, Any], ...] | None:
     try:
         tree = read_json(folder / "config.json")
         found = [
-            {"digest": str(one["digest"]), "shards": [str(name)[:HASH] for name in one["shards"]]}
-            for one in (tree.get("extra") or {}).get("trained_on") or ()
+            {"digest": str(folder["digest"]), "shards": [str(name)[:HASH] for name in folder["shards"]]}
+            for folder in (tree.get("extra") or {}).get("trained_on") or ()
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         found = []
@@ -44,8 +44,8 @@ def _recipe_sources(path: Path) -> list[dict[str, Any]]:
 
     try:
         train = (read_yaml(path).get("data") or {}).get("train") or ()
-        sources = [{"path": train}] if isinstance(train, str) else [dict(one) for one in train]
-        return [{"path": str(one["path"]), "split": one.get("split", "train")} for one in sources]
+        sources = [{"path": train}] if isinstance(train, str) else [dict(source) for source in train]
+        return [{"path": str(source["path"]), "split": source.get("split", "train")} for source in sources]
     except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
 
@@ -55,7 +55,7 @@ class Training:
 
     def __init__(self, sets: Sequence[Mapping[str, Any]] | None) -> None:
         self._sets = list(sets or ())
-        self._shards = {name for one in self._sets for name in one.get("shards", ())}
+        self._shards = {name for stated in self._sets for name in stated.get("shards", ())}
 
     @property
     def unknown(self) -> str:
@@ -72,14 +72,14 @@ class Training:
         patients: set[tuple[str, str]] = set()
         missing: list[str] = []
         large: list[str] = []
-        for one in self._sets:
-            if "path" not in one:
+        for stated in self._sets:
+            if "path" not in stated:
                 continue
-            path = Path(str(one["path"]))
+            path = Path(str(stated["path"]))
             try:
                 if not path.exists():
                     raise ConfigError(f"{path.name} is not there")
-                manifest = Manifest.read(path).select(one.get("split"))
+                manifest = Manifest.read(path).select(stated.get("split"))
                 for number, shard in enumerate(manifest.shards):
                     self._shards.add(shard.sha256[:HASH])
                     columns = manifest.columns(number)
@@ -106,16 +106,16 @@ class Training:
         if not self._sets:
             return {"status": "unknown", "reason": self.unknown}
         keys, patients, missing, large = self._read
-        images = sum(self._is_known(data, one, keys) for one in indices)
-        scored = [data.records[one] for one in indices if data.records[one].patient]
-        shared = len({(one.source, one.patient) for one in scored} & patients)
+        images = sum(self._is_known(data, index, keys) for index in indices)
+        scored = [data.records[index] for index in indices if data.records[index].patient]
+        shared = len({(record.source, record.patient) for record in scored} & patients)
         reasons = [f"could not be compared: {'; '.join([*missing, *large])}"] if missing or large else []
         if not keys:
             reasons.append(
                 "the checkpoint keeps digests of shards only, so the same images in other files are not noticed"
             )
         if not data.build:  # a table's ids may be those of any hospital
-            alike = len({one.patient for one in scored} & {name for _, name in patients})
+            alike = len({record.patient for record in scored} & {name for _, name in patients})
             reasons += [
                 f"{alike} patients have ids of training patients; whether they are the same is not known"
             ] * bool(alike)

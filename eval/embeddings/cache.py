@@ -115,7 +115,7 @@ class _Shelf:
     def add(self, keys: Sequence[str], facts: Sequence[Any], arrays: dict[str, NDArray[Any]]) -> None:
         """Write a part; the .json comes last, so a part without it does not exist. Others may write here too."""
         with locked(self.folder / ".lock"):
-            part = max((int(one.stem) for one in self.folder.glob("*.json")), default=-1) + 1
+            part = max((int(file.stem) for file in self.folder.glob("*.json")), default=-1) + 1
             for name, rows in arrays.items():
                 partial = self.folder / f".{part:05d}.{name}.partial"
                 partial.unlink(missing_ok=True)  # of a killed process: the lock is ours
@@ -142,8 +142,8 @@ class _Shelf:
             content = np.load(self.folder / f"{part:05d}.{name}.npy", mmap_mode="r")
             if result is None:
                 result = np.empty((len(keys), *content.shape[1:]), content.dtype)
-            result[places] = content[[self.where[keys[one]][1] for one in places]]
-        assert result is not None  # of no keys nobody asks
+            result[places] = content[[self.where[keys[place]][1] for place in places]]
+        assert result is not None  # at least one key is asked for
         return result
 
 
@@ -233,7 +233,7 @@ class Store:
         place, name = _shelf_name(data, view), "patches" if patches else "images"
         shelf, known = self._shelf(place), self._reasons(place)
         asked = [index for index in sorted(set(indices)) if not shelf.has(data.records[index].key, name)]
-        bad = {key: known[key] for key in (data.records[one].key for one in asked) if key in known}
+        bad = {key: known[key] for key in (data.records[index].key for index in asked) if key in known}
         todo = [index for index in asked if data.records[index].key not in bad]
         if not todo:
             if bad:
@@ -254,7 +254,7 @@ class Store:
                 keys, sizes, inputs = zip(*batch, strict=True)
                 done.append((keys, sizes, self._forward(inputs, patches)))
             if done and (len(batch) < ROWS or len(done) * ROWS == PART):
-                arrays = {one: np.concatenate([part[2][one] for part in done]) for one in done[0][2]}
+                arrays = {name: np.concatenate([part[2][name] for part in done]) for name in done[0][2]}
                 shelf.add(
                     [key for part in done for key in part[0]], [fact for part in done for fact in part[1]], arrays
                 )
@@ -268,7 +268,7 @@ class Store:
         if bad:
             self._remember(place, bad)
             raise UnreadableError(
-                {key: bad[key] for key in (data.records[one].key for one in asked) if key in bad}, data
+                {key: bad[key] for key in (data.records[index].key for index in asked) if key in bad}, data
             )
 
     def _prepared(
@@ -291,12 +291,12 @@ class Store:
 
         with ThreadPoolExecutor(self.workers, initializer=lower_thread_priority) as pool:
             waiting = iter(todo)
-            ahead = deque((one, pool.submit(prepare, one)) for one in islice(waiting, AHEAD))
+            ahead = deque((item, pool.submit(prepare, item)) for item in islice(waiting, AHEAD))
             while ahead:
                 index, future = ahead.popleft()
                 result = future.result()
-                for one in islice(waiting, 1):  # decoding goes on while the model works
-                    ahead.append((one, pool.submit(prepare, one)))
+                for item in islice(waiting, 1):  # decoding goes on while the model works
+                    ahead.append((item, pool.submit(prepare, item)))
                 if isinstance(result, str):
                     bad[data.records[index].key] = result
                 else:
@@ -319,13 +319,17 @@ class Store:
         if not len(indices):
             return np.zeros((0, self.card.dim), np.float32)
         self.ensure(data, indices, view=view, transform=transform)
-        rows: Floats = self._shelf(_shelf_name(data, view)).rows([data.records[one].key for one in indices], "images")
+        rows: Floats = self._shelf(_shelf_name(data, view)).rows(
+            [data.records[index].key for index in indices], "images"
+        )
         return rows
 
     def patches(self, data: Data, indices: Sequence[int]) -> Floats:
         """Return patch features [n, P, D] of images."""
         self.ensure(data, indices, patches=True)
-        rows: Floats = self._shelf(_shelf_name(data, "")).rows([data.records[one].key for one in indices], "patches")
+        rows: Floats = self._shelf(_shelf_name(data, "")).rows(
+            [data.records[index].key for index in indices], "patches"
+        )
         return rows
 
     def texts(self, texts: Sequence[str]) -> Floats:
@@ -350,8 +354,8 @@ class Store:
         if not len(wanted):
             return np.zeros((0, self.card.dim), np.float32)
         shelf = self._shelf(name)
-        written = (one if isinstance(one, str) else json.dumps(one) for one in wanted)
-        codes = [hashlib.sha256(one.encode()).hexdigest()[:32] for one in written]
+        written = (item if isinstance(item, str) else json.dumps(item) for item in wanted)
+        codes = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in written]
         todo = {code: one for code, one in sorted(zip(codes, wanted, strict=True)) if not shelf.has(code, name)}
         if todo:
             if encode is None:

@@ -109,7 +109,7 @@ def largest_parts(mask: ArrayLike, count: int = 1) -> list[Mask]:
     parts, found = label(np.asarray(mask, dtype=bool))
     sizes = np.bincount(parts.ravel(), minlength=found + 1)[1:]
     order = np.argsort(-sizes, kind="stable")[:count]
-    return [parts == one + 1 for one in order]
+    return [parts == part + 1 for part in order]
 
 
 def box_of(mask: Mask) -> list[float]:

@@ -75,7 +75,9 @@ def find_layer(tower: Tower, image: Tensor, name: str | None = None) -> Layer:
             handle.remove()
     import torch
 
-    declared = any(getattr(one, "output_fmt", None) == "NHWC" for one in tower.module.modules())  # as timm's Swin says
+    declared = any(
+        getattr(module, "output_fmt", None) == "NHWC" for module in tower.module.modules()
+    )  # as timm's Swin says
     for title, output in reversed(found):
         behind = declared and not isinstance(modules[title], torch.nn.Conv2d)
         shape = _grid(output, behind) if len(output) == len(image) else None  # else windows of a map, not a map

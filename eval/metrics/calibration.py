@@ -1,8 +1,6 @@
-"""Whether probabilities mean what they say: expected calibration error, Brier score, likelihood, reliability bins."""
+"""Whether probabilities mean what they say: reliability bins, expected calibration error, temperature."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,66 +8,25 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Bin:
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    accuracy: float | None
+def reliability(
+    probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 15
+) -> tuple[NDArray[np.int64], Floats, Floats]:
+    """Return the count, the mean probability and the share that came true of each bin that is not empty, rising.
 
-
-def reliability(probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 15) -> list[Bin]:
-    """Return equal-width bins `(low, high]` of the probabilities (0 itself is in the first) with what came true in them."""
-    confidence, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    edges = np.linspace(0, 1, bins + 1)
-    place = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    result = []
-    for index in range(bins):
-        inside = place == index
-        count = int(inside.sum())
-        mean = (float(confidence[inside].mean()), float(truth[inside].mean())) if count else (None, None)
-        result.append(Bin(float(edges[index]), float(edges[index + 1]), count, *mean))
-    return result
-
-
-def calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 15) -> tuple[float, float] | None:
-    """Return (ECE, MCE): the mean and the largest gap between confidence and outcome over equal-width bins.
-
-    For a multi-label task pass P(positive) and the label, not the confidence of the decision: they differ.
+    Bins are of equal width, `(low, high]` (0 itself is in the first): those of scikit-learn's `calibration_curve`, which
+    gives no counts. For a multi-label task pass P(positive) and the label, not the confidence of the decision: they differ.
     """
-    filled = [one for one in reliability(probabilities, outcomes, bins) if one.count]
-    return _gaps([(one.count, one.confidence or 0.0, one.accuracy or 0.0) for one in filled])
-
-
-def adaptive_calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 15) -> float | None:
-    """Return the ECE over bins of equal count."""
     confidence, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(outcomes, dtype=np.float64)
-    order = np.argsort(confidence, kind="stable")
-    parts = [part for part in np.array_split(order, bins) if len(part)]
-    errors = _gaps([(len(part), float(confidence[part].mean()), float(truth[part].mean())) for part in parts])
-    return errors[0] if errors else None
+    places = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+    filled, counts = np.unique(places, return_counts=True)
+    means = np.array([(confidence[places == place].mean(), truth[places == place].mean()) for place in filled])
+    return counts, *means.reshape(-1, 2).T
 
 
-def _gaps(parts: list[tuple[int, float, float]]) -> tuple[float, float] | None:
-    total = sum(count for count, _, _ in parts)
-    if not total:
-        return None
-    gaps = [(count / total, abs(confidence - accuracy)) for count, confidence, accuracy in parts]
-    return float(sum(share * gap for share, gap in gaps)), float(max(gap for _, gap in gaps))
-
-
-def brier(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """Return the mean squared distance of P(positive) from the label."""
-    values, truth = np.asarray(probabilities, dtype=np.float64), np.asarray(labels, dtype=np.float64)
-    return float(((values - truth) ** 2).mean()) if len(values) else None
-
-
-def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """Return the mean negative log-likelihood of binary labels, probabilities clipped to [1e-12, 1 - 1e-12]."""
-    values = np.clip(np.asarray(probabilities, dtype=np.float64), 1e-12, 1 - 1e-12)
-    truth = np.asarray(labels, dtype=np.float64)
-    return float(-(truth * np.log(values) + (1 - truth) * np.log1p(-values)).mean()) if len(values) else None
+def calibration_error(probabilities: ArrayLike, outcomes: ArrayLike, bins: int = 15) -> float | None:
+    """Return the ECE: the mean gap between probability and outcome over equal-width bins; None without a sample."""
+    counts, means, shares = reliability(probabilities, outcomes, bins)
+    return float(sum(counts / counts.sum() * np.abs(means - shares))) if len(counts) else None
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float | None:

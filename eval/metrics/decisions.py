@@ -1,6 +1,7 @@
-"""How good decisions are: accuracy, F1, kappa, MCC of predicted classes. Classes are integers 0..C-1.
+"""How good decisions are, under the weights of resamples: accuracy, balanced accuracy, F1, Cohen's kappa, MCC.
 
-Thin over scikit-learn where the definition is the same; what differs is that undefined is None.
+scikit-learn's functions say the same to 2e-16 (`tests/eval/test_metric_peers.py`), but take a resample at a time: for 200
+resamples of 2,000 decisions 9 ms here, 4.5 s there. Classes are integers 0..C-1; undefined is NaN.
 """
 
 from __future__ import annotations
@@ -10,92 +11,39 @@ from numpy.typing import ArrayLike, NDArray
 
 from .ratio import ratio
 
-
-def confusion(labels: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
-    """Return the counts [C, C]: rows are the true class, columns the predicted one."""
-    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    counts = np.bincount(truth * classes + guess, minlength=classes * classes)
-    return counts.reshape(classes, classes).astype(np.int64)
+Floats = NDArray[np.float64]
+Scores = dict[str, Floats]
 
 
-def accuracy(labels: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Return the share of right decisions; None for no samples."""
-    truth, guess = np.asarray(labels), np.asarray(predicted)
-    return float((truth == guess).mean()) if len(truth) else None
+def binary_decisions(labels: ArrayLike, decided: ArrayLike, weights: ArrayLike) -> Scores:
+    """Return the five scores [R] of yes-or-no decisions [n] under weights [R, n]; the F1 is that of the positives."""
+    scores, recall, f1 = _scores(labels, decided, 2, weights)
+    return scores | {"balanced_accuracy": recall.mean(1), "f1": f1[:, 1]}
 
 
-def balanced_accuracy(labels: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Return the mean recall over the classes that occur in `labels`; None for no samples."""
-    truth, guess = np.asarray(labels), np.asarray(predicted)
-    if not len(truth):
-        return None
-    return float(np.mean([(guess[truth == one] == one).mean() for one in np.unique(truth)]))
+def class_decisions(labels: ArrayLike, decided: ArrayLike, classes: int, weights: ArrayLike) -> Scores:
+    """Return the five scores [R] of chosen classes [n] under weights [R, n].
+
+    Balanced accuracy is the mean recall of the classes that occur, `f1` the mean F1 of those that occur or are chosen.
+    """
+    scores, recall, f1 = _scores(labels, decided, classes, weights)
+    return scores | {"balanced_accuracy": np.nanmean(recall, axis=1), "f1": np.nanmean(f1, axis=1)}
 
 
-def macro_f1(labels: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Return the mean F1 over the classes that occur among labels or predictions (scikit-learn's macro F1)."""
-    truth, guess = np.asarray(labels), np.asarray(predicted)
-    return _f1(truth, guess, weighted=False) if len(truth) else None
-
-
-def weighted_f1(labels: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Return the F1 averaged by how often each class occurs in `labels`."""
-    truth, guess = np.asarray(labels), np.asarray(predicted)
-    return _f1(truth, guess, weighted=True) if len(truth) else None
-
-
-def _f1(truth: NDArray[np.int64], guess: NDArray[np.int64], weighted: bool) -> float:
-    scores, weights = [], []
-    for one in np.union1d(truth, guess):
-        both = ((truth == one) & (guess == one)).sum()
-        scores.append(2 * both / ((truth == one).sum() + (guess == one).sum()))
-        weights.append((truth == one).sum())
-    return float(np.average(scores, weights=weights)) if weighted else float(np.mean(scores))
-
-
-def kappa(labels: ArrayLike, predicted: ArrayLike, quadratic: bool = False) -> float | None:
-    """Return Cohen's kappa, plain or with quadratic weights; None where chance agreement is already perfect."""
-    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    if not len(truth):
-        return None
-    classes = int(max(truth.max(), guess.max())) + 1
-    counts = confusion(truth, guess, classes).astype(np.float64)
-    expected = np.outer(counts.sum(1), counts.sum(0)) / counts.sum()
-    rows, columns = np.indices(counts.shape)
-    weights = (rows - columns) ** 2.0 if quadratic else (rows != columns).astype(np.float64)
-    by_chance = float((weights * expected).sum())
-    return float(1 - (weights * counts).sum() / by_chance) if by_chance > 0 else None
-
-
-def matthews(labels: ArrayLike, predicted: ArrayLike) -> float | None:
-    """Return Matthews' correlation for any number of classes; None where either side is constant."""
-    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(predicted, dtype=np.int64)
-    if not len(truth):
-        return None
-    classes = int(max(truth.max(), guess.max())) + 1
-    counts = confusion(truth, guess, classes).astype(np.float64)
-    total, actual, chosen = counts.sum(), counts.sum(1), counts.sum(0)
-    spread = (total**2 - (chosen**2).sum()) * (total**2 - (actual**2).sum())
-    if spread <= 0:
-        return None
-    return float((np.trace(counts) * total - actual @ chosen) / np.sqrt(spread))
-
-
-def binary_decisions(labels: ArrayLike, decided: ArrayLike, weights: ArrayLike) -> dict[str, NDArray[np.float64]]:
-    """Return accuracy, balanced accuracy, F1 of the positives, kappa and MCC [R] under weights [R, n]; NaN where undefined."""
-    truth, yes = np.asarray(labels, dtype=bool), np.asarray(decided, dtype=bool)
+def _scores(labels: ArrayLike, decided: ArrayLike, classes: int, weights: ArrayLike) -> tuple[Scores, Floats, Floats]:
+    """Return accuracy, kappa and MCC [R] by name, and each class's recall and F1 [R, C]."""
+    truth, guess = np.asarray(labels, dtype=np.int64), np.asarray(decided, dtype=np.int64)
     rows = np.atleast_2d(np.asarray(weights, dtype=np.float64))
-    hit, alarm, miss, rest = (
-        rows @ one.astype(np.float64) for one in (truth & yes, ~truth & yes, truth & ~yes, ~truth & ~yes)
+    actual, chosen, hits = (
+        np.stack([np.bincount(column, row, classes) for row in kept])
+        for column, kept in ((truth, rows), (guess, rows), (truth, rows * (truth == guess)))
     )
-    total, positive, negative = hit + alarm + miss + rest, hit + miss, alarm + rest
-    agreed = ratio(hit + rest, total)
-    by_chance = ratio(positive * (hit + alarm) + negative * (miss + rest), total**2)
-    spread = positive * negative * (hit + alarm) * (miss + rest)
-    return {
+    total, right, by_chance = actual.sum(1), hits.sum(1), (actual * chosen).sum(1)
+    agreed, chance = ratio(right, total), ratio(by_chance, total**2)
+    spread = (total**2 - (chosen**2).sum(1)) * (total**2 - (actual**2).sum(1))
+    scores = {
         "accuracy": agreed,
-        "balanced_accuracy": (ratio(hit, positive) + ratio(rest, negative)) / 2,
-        "f1": ratio(2 * hit, 2 * hit + alarm + miss),
-        "kappa": ratio(agreed - by_chance, 1 - by_chance),
-        "mcc": ratio(hit * rest - alarm * miss, np.sqrt(spread)),
+        "kappa": ratio(agreed - chance, 1 - chance),
+        "mcc": ratio(right * total - by_chance, np.sqrt(spread)),
     }
+    return scores, ratio(hits, actual), ratio(2 * hits, actual + chosen)

@@ -36,24 +36,23 @@ def _inside_outside(heat: ArrayLike, truth: ArrayLike) -> tuple[Floats, Floats]:
     return values[mask & seen], values[~mask & seen]
 
 
-def contrast_to_noise(heat: ArrayLike, truth: ArrayLike, signed: bool = True, ddof: int = 0) -> float | None:
-    """Return CNR = (mean inside - mean outside) / sqrt(var inside + var outside), population variances by default.
+def contrast_to_noise(heat: ArrayLike, truth: ArrayLike) -> float | None:
+    """Return CNR = (mean inside - mean outside) / sqrt(var inside + var outside), population variances.
 
     Signed, so that a map that avoids the finding scores below zero; BioViL's own formula is the absolute value. None
     where a side is empty or both are constant.
     """
     inside, outside = _inside_outside(heat, truth)
-    if len(inside) <= ddof or len(outside) <= ddof:
+    if not len(inside) or not len(outside):
         return None
-    noise = float(inside.var(ddof=ddof) + outside.var(ddof=ddof))
+    noise = float(inside.var() + outside.var())
     if noise <= 0:
         return None
-    value = float((inside.mean() - outside.mean()) / np.sqrt(noise))
-    return value if signed else abs(value)
+    return float((inside.mean() - outside.mean()) / np.sqrt(noise))
 
 
 def mean_iou(
-    heat: ArrayLike, truth: ArrayLike, thresholds: Sequence[float] = THRESHOLDS, inclusive: bool = False
+    heat: ArrayLike, truth: ArrayLike, thresholds: Sequence[float] = THRESHOLDS
 ) -> tuple[list[float], float] | None:
     """Return IoU of {map > t} with the truth for each t, and their mean (BioViL's mIoU; the raw map, not rescaled).
 
@@ -62,36 +61,20 @@ def mean_iou(
     inside, outside = _inside_outside(heat, truth)
     if not len(inside):
         return None
-    values = []
-    for threshold in thresholds:
-        hits = (inside >= threshold).sum() if inclusive else (inside > threshold).sum()
-        alarms = (outside >= threshold).sum() if inclusive else (outside > threshold).sum()
-        values.append(float(hits / (len(inside) + alarms)))
+    values = [
+        float((inside > threshold).sum() / (len(inside) + (outside > threshold).sum())) for threshold in thresholds
+    ]
     return values, float(np.mean(values))
 
 
-def foreground_background_iou(heat: ArrayLike, truth: ArrayLike, threshold: float) -> tuple[float, float, float] | None:
-    """Return the IoU of the foreground, of the background, and their mean, at one threshold (map > t): another "mIoU"."""
-    inside, outside = _inside_outside(heat, truth)
-    if not len(inside) or not len(outside):
-        return None
-    hits, alarms = int((inside > threshold).sum()), int((outside > threshold).sum())
-    foreground = hits / (len(inside) + alarms)
-    rest = len(outside) - alarms
-    background = rest / (len(outside) + len(inside) - hits)
-    return foreground, background, (foreground + background) / 2
-
-
-def pointing_hit(heat: ArrayLike, truth: ArrayLike, any_tied: bool = False) -> bool | None:
-    """Return whether the map's first maximum (in reading order) lies in the truth; `any_tied` accepts any tied maximum.
+def pointing_hit(heat: ArrayLike, truth: ArrayLike) -> bool | None:
+    """Return whether the map's first maximum (in reading order) lies in the truth.
 
     None where the map has no seen pixel or the truth is empty.
     """
     values, mask = np.asarray(heat, dtype=np.float64), np.asarray(truth, dtype=bool)
     if not mask.any() or not np.isfinite(values).any():
         return None
-    if any_tied:
-        return bool(mask[values == np.nanmax(values)].any())
     return bool(mask.flat[int(np.nanargmax(values))])
 
 
@@ -101,7 +84,7 @@ def pixel_ranking(heat: ArrayLike, truth: ArrayLike) -> tuple[float, float] | No
     By sorting each side alone, which for a radiograph of millions of pixels is many times faster than ranking all of them.
     """
     kind = np.float32 if np.asarray(heat).dtype == np.float32 else np.float64
-    inside, outside = (np.sort(one.astype(kind)) for one in _inside_outside(heat, truth))
+    inside, outside = (np.sort(part.astype(kind)) for part in _inside_outside(heat, truth))
     if not len(inside) or not len(outside):
         return None
     under, upto = np.searchsorted(outside, inside, "left"), np.searchsorted(outside, inside, "right")
@@ -109,18 +92,6 @@ def pixel_ranking(heat: ArrayLike, truth: ArrayLike) -> tuple[float, float] | No
     hits = len(inside) - np.searchsorted(inside, inside, "left")  # inside pixels at or above each inside pixel
     alarms = len(outside) - under
     return float(area), float((hits / (hits + alarms)).mean())
-
-
-def pixel_auroc(heat: ArrayLike, truth: ArrayLike) -> float | None:
-    """Return the AUROC of the map's pixels against the truth; None where a side is empty."""
-    both = pixel_ranking(heat, truth)
-    return both[0] if both else None
-
-
-def pixel_average_precision(heat: ArrayLike, truth: ArrayLike) -> float | None:
-    """Return the average precision of the map's pixels against the truth; None where a side is empty."""
-    both = pixel_ranking(heat, truth)
-    return both[1] if both else None
 
 
 def dice_at(heat: ArrayLike, truth: ArrayLike, threshold: float) -> float | None:
@@ -134,11 +105,10 @@ def dice_at(heat: ArrayLike, truth: ArrayLike, threshold: float) -> float | None
 
 @dataclass(frozen=True)
 class Overlap:
-    """`iou`, `iobb` = intersection / area of the detection, `cover` = intersection / area of the truth."""
+    """`iou` = intersection / union, `iobb` = intersection / area of the detection."""
 
     iou: float
     iobb: float
-    cover: float
 
 
 def box_overlap(detected: Rectangle, truth: Rectangle) -> Overlap:
@@ -149,7 +119,7 @@ def box_overlap(detected: Rectangle, truth: Rectangle) -> Overlap:
     width = min(detected[2], truth[2]) - max(detected[0], truth[0])
     height = min(detected[3], truth[3]) - max(detected[1], truth[1])
     shared = max(0.0, width) * max(0.0, height)
-    return Overlap(shared / (areas[0] + areas[1] - shared), shared / areas[0], shared / areas[1])
+    return Overlap(shared / (areas[0] + areas[1] - shared), shared / areas[0])
 
 
 def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
@@ -168,5 +138,5 @@ def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
 
 def best_overlap(detected: Rectangle, boxes: Sequence[Rectangle]) -> tuple[float, float] | None:
     """Return the largest IoU and the largest IoBB of a detected box with any of the boxes; None where none has an area."""
-    known = [box_overlap(detected, one) for one in boxes if one[2] > one[0] and one[3] > one[1]]
-    return (max(one.iou for one in known), max(one.iobb for one in known)) if known else None
+    known = [box_overlap(detected, box) for box in boxes if box[2] > box[0] and box[3] > box[1]]
+    return (max(overlap.iou for overlap in known), max(overlap.iobb for overlap in known)) if known else None

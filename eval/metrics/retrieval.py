@@ -87,40 +87,9 @@ def rank_positives(similarity: ArrayLike, positive: ArrayLike) -> Ranks:
     )
 
 
-def hit_at(ranks: Ranks, k: int, ties: Ties = "expected") -> float | None:
-    """Return hit@k, which CLIP papers call R@k: the share of queries with any positive among the first k."""
-    return float(ranks.hits(k, ties).mean()) if len(ranks) else None
-
-
-def median_rank(ranks: Ranks, ties: Ties = "expected") -> float | None:
-    """Return the median rank of the best positive, counted from 1."""
-    return float(np.median(ranks.rank(ties))) if len(ranks) else None
-
-
-def mean_rank(ranks: Ranks, ties: Ties = "expected") -> float | None:
-    """Return the mean rank of the best positive, counted from 1."""
-    return float(ranks.rank(ties).mean()) if len(ranks) else None
-
-
-def mean_reciprocal_rank(ranks: Ranks, ties: Ties = "expected") -> float | None:
-    """Return the mean of 1 / rank of the best positive."""
-    return float((1 / ranks.rank(ties)).mean()) if len(ranks) else None
-
-
-def ranked_relevance(similarity: ArrayLike, relevant: ArrayLike) -> NDArray[np.bool_]:
-    """Return relevance [Q, G] in order of falling similarity, ties in gallery order."""
-    order = np.argsort(-np.asarray(similarity), axis=1, kind="stable")
-    return np.take_along_axis(np.asarray(relevant, dtype=bool), order, axis=1)
-
-
 def precision_at(ranked: NDArray[np.bool_], k: int) -> Floats:
-    """Return the share [Q] of relevant ones among the first k of `ranked_relevance` (k, not fewer, in the denominator)."""
+    """Return the share [Q] of right candidates among the first k of a ranking [Q, G] (k, not fewer, in the denominator)."""
     return ratio(ranked[:, :k].sum(1), k)
-
-
-def recall_at(ranked: NDArray[np.bool_], positives: ArrayLike, k: int) -> Floats:
-    """Return the share [Q] of all of a query's positives that are among the first k (true recall); NaN without any."""
-    return ratio(ranked[:, :k].sum(1), positives)
 
 
 def average_precisions(ranked: NDArray[np.bool_]) -> Floats:

@@ -93,24 +93,3 @@ def hausdorff(
         at = min(int(np.searchsorted(passed, percentile / 100)), len(distances) - 1)
         worst = max(worst, float(distances[order][at]))
     return worst
-
-
-def decode_relative_rle(text: str, height: int, width: int) -> Mask:
-    """Return the mask of SIIM's run-length code: each start counts from the end of the run before, column by column.
-
-    "-1" (with or without spaces) is an empty mask. Raises ValueError for a code that does not fit the image.
-    """
-    flat = np.zeros(height * width, dtype=bool)
-    numbers = [int(one) for one in text.split()]
-    if numbers == [-1]:
-        return flat.reshape(width, height).T
-    if len(numbers) % 2:
-        raise ValueError(f"a run-length code has pairs of numbers, found {len(numbers)} numbers")
-    place = 0
-    for skip, length in zip(numbers[::2], numbers[1::2], strict=True):
-        place += skip
-        if skip < 0 or length < 0 or place + length > flat.size:
-            raise ValueError(f"the run-length code leaves the image of {height} x {width} pixels")
-        flat[place : place + length] = True
-        place += length
-    return flat.reshape(width, height).T

@@ -95,7 +95,7 @@ def card_of(
         dim=dim,
         image_spec=image_spec,
         grid=(*grid.shape, grid.stride, grid.offset) if grid else None,
-        params=sum(one.numel() for one in own.values()),
+        params=sum(tensor.numel() for tensor in own.values()),
         step=step,
         logit_scale=float(scale.detach().exp()) if scale is not None else None,
         logit_bias=float(bias.detach()) if bias is not None else None,

@@ -46,8 +46,8 @@ class TransformersEmbedder:
                 "channels": 3,
                 "resize": resize,
                 "interpolation": "bicubic",
-                "mean": [float(one) for one in processor.image_mean],
-                "std": [float(one) for one in processor.image_std],
+                "mean": [float(value) for value in processor.image_mean],
+                "std": [float(value) for value in processor.image_std],
             },
             grid=self._patches.grid if self._patches else None,
             device=device,
@@ -153,7 +153,7 @@ def tokenizer_digest(tokenizer: Any) -> str:
     else:
         with tempfile.TemporaryDirectory() as folder:
             files = tokenizer.save_vocabulary(folder)
-            about["files"] = [hashlib.sha256(Path(one).read_bytes()).hexdigest() for one in files]
+            about["files"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

@@ -211,7 +211,7 @@ class Task(ABC, Generic[Selection]):
 
 
 Families = Registry[type[Task[Any]]]
-families: Families = Registry("task family")
+families: Families = Registry("task family", package="vlp_eval.tasks")
 
 
 def family_of(name: str) -> type[Task[Any]]:

@@ -18,7 +18,7 @@ from ..data.spec import DataError
 from ..intervals import of_mean
 from ..maps import masks as segment
 from ..maps.phrase_maps import Maps
-from ..metrics.grounding import pixel_auroc
+from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from ..results import TaskResult, metric
 from .base import Comparable, Context, Outcome, Plan, at_least, families, require_any, sample_means
@@ -189,13 +189,13 @@ class Segmentation(MapTask[Masks]):
         """Return the scores of a map's mask, or of a control's (`control` ends their names), None where undefined."""
         values: dict[str, float | None] = dict.fromkeys(SCORES)
         if heat is not None:
-            answer = self.answer(heat, pixels, sam)
+            answer, ranking = self.answer(heat, pixels, sam), pixel_ranking(heat, truth)
             values = {
                 "dice": dice(answer, truth),
                 "iou": iou(answer, truth),
                 "nsd": surface_dice(answer, truth, self.settings.tolerance),
                 "hd95": hausdorff(answer, truth),
-                "pixel_auroc": pixel_auroc(heat, truth),
+                "pixel_auroc": ranking[0] if ranking else None,
             }
         return {f"{name}_{control}" if control else name: value for name, value in values.items()}
 

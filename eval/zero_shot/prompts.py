@@ -60,7 +60,7 @@ class PromptSet:
         return digest(self.texts)
 
     def all(self) -> list[str]:
-        return [text for one in self.texts.values() for text in (*one.pos, *one.neg)]
+        return [text for pair in self.texts.values() for text in (*pair.pos, *pair.neg)]
 
     def named(self) -> dict[str, list[str]]:
         """Return the words of each affirming text that name its class."""
@@ -134,5 +134,5 @@ def _find(name: str, base: Path | None) -> Path:
             return path
     if Path(name).suffix:
         raise ConfigError(f"no prompt file {(base / name) if base else name}")
-    shipped = [one.stem for one in FOLDER.glob("*.yaml")]
+    shipped = [file.stem for file in FOLDER.glob("*.yaml")]
     raise ConfigError(f"no prompt set {name!r}{did_you_mean(name, shipped)}")

@@ -147,7 +147,7 @@ def average_views(values: ArrayLike, studies: Sequence[str]) -> tuple[Floats, li
     """Return the means of rows that share a study, the studies in order of first occurrence, and each row's study."""
     rows = np.asarray(values, dtype=np.float64)
     codes: dict[str, int] = {}
-    member = np.array([codes.setdefault(one, len(codes)) for one in studies], dtype=np.int64)
+    member = np.array([codes.setdefault(study, len(codes)) for study in studies], dtype=np.int64)
     total = np.zeros((len(codes), *rows.shape[1:]))
     np.add.at(total, member, rows)
     counts = np.bincount(member, minlength=len(codes)).reshape(-1, *[1] * (rows.ndim - 1))

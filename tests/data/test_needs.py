@@ -109,7 +109,7 @@ def test_a_category_is_one_of_the_present_labels(make: Make, tmp_path: Path) -> 
         ({}, {"prompts"}, {"prompts": PromptSpec(("mass",), ("mass",), ("no mass",))},
          r"needs prompts.*code among \['mass'\].*codes of concepts there: edema, effusion, nodule"),
         ({"labels": {"Edema": 1}}, {"labels"}, {}, r"needs labels.*labels there: Edema"),
-        ({"labels": {"Edema": 1}}, CATEGORY, {}, r"needs labels.*labels there: Edema"),
+        ({"labels": {"Edema": 1}}, CATEGORY, {}, r"needs extras\.category.*labels there: Edema"),
         ({"labels": {"Edema": 1}}, TEXT_LABELS, {"labels": ("Edema",)}, r"needs extras\.text_labels.*named by the concepts"),
         ({}, CATEGORY, {"labels": ()}, r"needs extras\.category.*name them in data\.labels"),
         ({}, {"extras.triplets"}, {}, r"Batch\.extras\.triplets, which the loader does not fill"),

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlp.batch import PromptSpec
+from vlp.batch import Batch, PromptSpec
 from vlp.data.collate import Assembler, Prepared
-from vlp.data.text_view import TextView, asserted, concept_code, group_of, phrases, show, split_sentences
+from vlp.data.text_view import TextView, group_of, show
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.processor import ImageProcessor
@@ -20,10 +21,16 @@ from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer
-from vlp.sample import Mention, Report, Sample
+from vlp.needs.assertions import asserted
+from vlp.needs.phrases import phrases_of as phrases
+from vlp.sample import Mention, Report, Sample, concept_code, split_sentences
 
 TEXT = "No effusion. Small nodule in the right upper zone. Heart is normal. Nodule, edema."
 SPANS = ((0, 12), (13, 50), (51, 67), (68, 82))
+
+
+def code_of_mention(mention: Mention) -> int:
+    return concept_code(mention.code, mention.side, mention.zone)
 
 
 def mention(word: str, start: int, assertion: str = "present", **place: str) -> Mention:
@@ -120,15 +127,15 @@ def test_sentences_never_overlap_and_lose_no_letters(text: str) -> None:
 
 def test_codes_are_blake2b_of_what_is_where() -> None:
     expected = hashlib.blake2b(b"nodule|right|upper", digest_size=8).digest()
-    assert concept_code(CONCEPTS[1]) == int.from_bytes(expected, "little", signed=True)
-    assert concept_code(CONCEPTS[1]) != concept_code(CONCEPTS[2])
-    assert concept_code(mention("nodule", 68, "absent")) == concept_code(CONCEPTS[2])
+    assert code_of_mention(CONCEPTS[1]) == int.from_bytes(expected, "little", signed=True)
+    assert code_of_mention(CONCEPTS[1]) != code_of_mention(CONCEPTS[2])
+    assert code_of_mention(mention("nodule", 68, "absent")) == code_of_mention(CONCEPTS[2])
 
 
 def test_phrases_assert_something() -> None:
     found = phrases(SAMPLE)
     assert [text for text, _ in found] == [pieces_of(TEXT)[1], pieces_of(TEXT)[3]]
-    assert found[0][1] == concept_code(CONCEPTS[1])
+    assert found[0][1] == code_of_mention(CONCEPTS[1])
     both = hashlib.blake2b(b"edema||;nodule||", digest_size=8).digest()
     assert found[1][1] == int.from_bytes(both, "little", signed=True)
     assert phrases(Sample(key="k", image=b"", captions=("x",), concepts=CONCEPTS)) == []
@@ -176,6 +183,10 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return build_tokenizer(TextSpec(kind=request.param, length=64, vocab_size=90), [TEXT] * 4)
 
 
+def batch_of(build: Assembler, rows: list[Prepared]) -> Batch:
+    return build.batch([replace(row, needs=[need.prepare(row.sample, None) for need in build.needs]) for row in rows])
+
+
 def assembler(tokenizer: Tokenizer, *needs: str, prompts: PromptSpec | None = None) -> Assembler:
     spec = ImageProcessor(ImageSpec(size=8, channels=1))
     return Assembler(spec, tokenizer, TextView(), Augment(), (), frozenset(needs), prompts)
@@ -192,7 +203,7 @@ def prepared(view: TextView = TextView(), seed: int | None = None, sample: Sampl
 def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> None:
     rows = [prepared(), *(prepared(TextView(subset=1.0), seed) for seed in range(20))]
     build = assembler(any_tokenizer, "spans")
-    spans = build.batch(rows).spans
+    spans = batch_of(build, rows).spans
     assert spans is not None and spans.dropped == 0 and (spans.owner == 0).sum() == len(CONCEPTS)
     encoded = any_tokenizer([row.shown.text for row in rows])
     count = 0
@@ -202,7 +213,7 @@ def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> Non
             if place is None:
                 continue
             start, end = int(spans.start[count]), int(spans.end[count])
-            assert (int(spans.owner[count]), int(spans.code[count])) == (row, concept_code(concept))
+            assert (int(spans.owner[count]), int(spans.code[count])) == (row, code_of_mention(concept))
             covered = encoded.offsets[row, start:end]
             assert covered[0, 0] <= place[0] < covered[0, 1] and covered[-1, 0] < place[1] <= covered[-1, 1]
             assert int(spans.assertion[count]) == (0 if concept.assertion == "absent" else 1)
@@ -214,7 +225,7 @@ def test_spans_beyond_the_limit_are_dropped_and_counted() -> None:
     short = build_tokenizer(TextSpec(kind="wordpiece", length=8, vocab_size=200), [TEXT] * 4)
     encoded = short([TEXT])
     reach = int(encoded.offsets.max())
-    batch = assembler(short, "spans").batch([prepared()])
+    batch = batch_of(assembler(short, "spans"), [prepared()])
     inside = [one for one in CONCEPTS if one.end <= reach]
     assert batch.spans is not None and 0 < len(inside) < len(CONCEPTS)
     assert len(batch.spans.start) == len(inside) and batch.spans.dropped == len(CONCEPTS) - len(inside)
@@ -226,7 +237,7 @@ def test_phrases_and_prompts_of_a_batch(any_tokenizer: Tokenizer) -> None:
     empty = Sample(key="e", image=b"", report=Report("Heart is normal."))
     build = assembler(any_tokenizer, "phrases", "prompts", prompts=spec)
     rows = [prepared(sample=empty), prepared(TextView(sentence=True), 3), prepared()]
-    batch = build.batch(rows)
+    batch = batch_of(build, rows)
     assert batch.phrases is not None and batch.prompts is not None
     assert batch.phrases.owner.tolist() == [1, 1, 2, 2]
     assert batch.phrases.code.tolist() == [code for _, code in phrases(SAMPLE)] * 2
@@ -236,8 +247,8 @@ def test_phrases_and_prompts_of_a_batch(any_tokenizer: Tokenizer) -> None:
     assert len(batch.prompts.tokens) == 6 and batch.prompts.findings == list(spec.findings)
     assert batch.prompts.rows.tolist() == list(range(6))
     same = assembler(any_tokenizer, "prompts", prompts=PromptSpec(("a", "b", "c"), ("x", "y", "x"), ("", "", "")))
-    told = same.batch(rows).prompts
+    told = batch_of(same, rows).prompts
     assert told is not None and len(told.tokens) == 3 and told.rows.tolist() == [0, 1, 0, 2, 2, 2]
-    assert build.batch(rows[:1]).phrases is not None
-    nothing = build.batch(rows[:1]).phrases
+    assert batch_of(build, rows[:1]).phrases is not None
+    nothing = batch_of(build, rows[:1]).phrases
     assert nothing is not None and len(nothing.tokens) == 0 and nothing.owner.shape == (0,)

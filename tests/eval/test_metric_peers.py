@@ -1,13 +1,15 @@
 """Metrics against scikit-learn and brute force on random data, with ties."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from vlp_eval import bootstrap
-from vlp_eval.metrics import decisions, grounding, ranking, retrieval
+from vlp_eval.metrics import calibration, decisions, grounding, ranking, retrieval
 
 
-def close(value: object, expected: object, tolerance: float = 1e-6) -> bool:
+def close(value: object, expected: object, tolerance: float = 1e-15) -> bool:
     return np.allclose(np.asarray(value, float), np.asarray(expected, float), rtol=0, atol=tolerance)
 
 
@@ -32,7 +34,7 @@ def test_ranking_agrees_with_scikit_learn(seed: int) -> None:
     y, s = rng.integers(0, 2, 200), rng.integers(0, 30, 200) / 30
     assert close(ranking.auroc(y, s), roc_auc_score(y, s))
     assert close(ranking.average_precision(y, s), average_precision_score(y, s))
-    weights = bootstrap.multiplicities([str(one) for one in rng.integers(0, 60, 200)], 5, seed)
+    weights = bootstrap.draw(rng.integers(0, 60, 200), 5, seed).weights
     fast = ranking.Ranking.of(y, s)
     slow = [roc_auc_score(np.repeat(y, row), np.repeat(s, row)) for row in weights]
     assert close(fast.auroc(weights), slow)
@@ -46,11 +48,36 @@ def test_decisions_agree_with_scikit_learn(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     y, p = rng.integers(0, 4, 100), rng.integers(0, 4, 100)
-    assert close(decisions.kappa(y, p), metrics.cohen_kappa_score(y, p))
-    assert close(decisions.kappa(y, p, quadratic=True), metrics.cohen_kappa_score(y, p, weights="quadratic"))
-    assert close(decisions.matthews(y, p), metrics.matthews_corrcoef(y, p))
-    assert close(decisions.macro_f1(y, p), metrics.f1_score(y, p, average="macro"))
-    assert close(decisions.balanced_accuracy(y, p), metrics.balanced_accuracy_score(y, p))
+    weights = np.stack([np.ones(100, np.int32), *bootstrap.draw(rng.integers(0, 40, 100), 4, seed).weights])
+    found = decisions.class_decisions(y, p, 4, weights)
+    formulas = {
+        "accuracy": metrics.accuracy_score,
+        "balanced_accuracy": metrics.balanced_accuracy_score,
+        "f1": partial(metrics.f1_score, average="macro"),
+        "kappa": metrics.cohen_kappa_score,
+        "mcc": metrics.matthews_corrcoef,
+    }
+    for name, formula in formulas.items():
+        assert close(found[name], [formula(np.repeat(y, row), np.repeat(p, row)) for row in weights], 3e-16), name
+    constant = decisions.class_decisions([0, 0, 2], [0, 0, 0], 3, np.ones(3))
+    assert np.isnan(constant["mcc"][0]) and constant["balanced_accuracy"][0] == 0.5 and constant["f1"][0] == 0.4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_curves_of_resamples_and_bins_are_scikit_learns(seed: int) -> None:
+    from sklearn import calibration as peer
+    from sklearn import metrics
+
+    rng = np.random.default_rng(seed)
+    y, s = rng.integers(0, 2, 90), rng.integers(0, 40, 90) / 40
+    weights = bootstrap.draw(rng.integers(0, 50, 90), 4, seed).weights
+    for row, positive, negative in zip(weights, *ranking.Ranking.of(y, s).grouped(weights), strict=True):
+        false_rate, true_rate, _ = metrics.roc_curve(np.repeat(y, row), np.repeat(s, row), drop_intermediate=False)
+        drawn = positive + negative > 0
+        assert close((np.cumsum(negative) / negative.sum())[drawn], false_rate[1:])
+        assert close((np.cumsum(positive) / positive.sum())[drawn], true_rate[1:])
+    counts, means, shares = calibration.reliability(s, y, 10)
+    assert close((shares, means), peer.calibration_curve(y, s, n_bins=10), 1e-15) and counts.sum() == 90
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -59,7 +86,7 @@ def test_weighted_decisions_are_those_of_the_resample(seed: int) -> None:
 
     rng = np.random.default_rng(seed)
     y, p = rng.integers(0, 2, 60), rng.integers(0, 2, 60)
-    weights = bootstrap.multiplicities([str(one) for one in rng.integers(0, 20, 60)], 6, seed)
+    weights = bootstrap.draw(rng.integers(0, 20, 60), 6, seed).weights
     found = decisions.binary_decisions(y, p, weights)
     formulas = {
         "accuracy": metrics.accuracy_score,
@@ -69,7 +96,7 @@ def test_weighted_decisions_are_those_of_the_resample(seed: int) -> None:
         "mcc": metrics.matthews_corrcoef,
     }
     for name, formula in formulas.items():
-        assert close(found[name], [formula(np.repeat(y, row), np.repeat(p, row)) for row in weights]), name
+        assert close(found[name], [formula(np.repeat(y, row), np.repeat(p, row)) for row in weights], 3e-16), name
     constant = decisions.binary_decisions([1, 1, 0], [0, 0, 0], np.ones(3))
     assert np.isnan(constant["mcc"][0]) and constant["balanced_accuracy"][0] == 0.5 and constant["f1"][0] == 0
 
@@ -91,6 +118,6 @@ def test_expected_ties_are_the_mean_over_random_orders() -> None:
 
 
 def test_intervals_resample_whole_patients() -> None:
-    weights = bootstrap.multiplicities(["a", "a", "b", "c", "c"], 50, 0)
+    weights = bootstrap.draw(["a", "a", "b", "c", "c"], 50, 0).weights
     assert (weights[:, 0] == weights[:, 1]).all() and (weights[:, 3] == weights[:, 4]).all()
     assert (weights[:, [0, 2, 3]].sum(1) == 3).all()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import ArrayLike, NDArray
 
 from vlp_eval import bootstrap
 from vlp_eval.metrics import calibration, decisions, fairness, grounding, ranking, retrieval, segmentation, shift
@@ -65,12 +66,11 @@ def test_conceptclip_mix() -> None:
 
 def test_multi_class_decisions() -> None:
     truth, guess = [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0]
-    assert close(decisions.accuracy(truth, guess), 2 / 3)
-    assert close(decisions.balanced_accuracy(truth, guess), 2 / 3)
-    assert close(decisions.macro_f1(truth, guess), 0.6555555556)
-    assert close(decisions.weighted_f1(truth, guess), 0.6555555556)
-    assert close(decisions.kappa(truth, guess, quadratic=True), 0.2857142857)
-    assert close(decisions.matthews(truth, guess), 0.5222329679)
+    scores = decisions.class_decisions(truth, guess, 3, np.ones(6))
+    assert close(scores["accuracy"], 2 / 3)
+    assert close(scores["balanced_accuracy"], 2 / 3)
+    assert close(scores["f1"], 0.6555555556)
+    assert close(scores["mcc"], 0.5222329679)
 
 
 def test_a_class_without_positives_is_undefined_not_a_half() -> None:
@@ -89,14 +89,13 @@ def test_a_class_without_positives_is_undefined_not_a_half() -> None:
 def test_binary_ranking() -> None:
     assert close(ranking.auroc(Y, S), 0.76)
     assert close(ranking.average_precision(Y, S), 0.7892857143)
-    assert close(ranking.best_f1(Y, S), [0.7692307692, 0.35])
+    assert close(ranking.best_f1(Y, S), 0.7692307692)
     point = ranking.youden(Y, S)
-    assert point is not None
     assert close([point.threshold, point.sensitivity, point.specificity], [0.8, 0.4, 1.0])
 
 
 def test_bootstrap_draws() -> None:
-    weights = bootstrap.multiplicities([str(one) for one in range(10)], 2000, seed=0)
+    weights = bootstrap.draw([str(one) for one in range(10)], 2000, seed=0).weights
     interval = bootstrap.Interval.of(ranking.Ranking.of(Y, S).auroc(weights))
     assert interval is not None
     assert (interval.skipped, interval.kept) == (7, 1993)
@@ -104,17 +103,11 @@ def test_bootstrap_draws() -> None:
     assert close(interval.bounds, [0.4145833333, 1.0])
 
 
-def test_stratified_bootstrap_draws() -> None:
-    interval = bootstrap.Interval.of(ranking.Ranking.of(Y, S).auroc(bootstrap.stratified_multiplicities(Y, 2000, 0)))
-    assert interval is not None and interval.skipped == 0
-    assert close([interval.mean, interval.deviation, *interval.bounds], [0.76536, 0.1517260056, 0.4395, 1.0])
-
-
 def test_delong() -> None:
-    result = ranking.delong(Y, S)
+    result = ranking.delong(Y, np.stack([S, S]))
     assert result is not None
     assert close([result.value[0], result.covariance[0, 0]], [0.76, 0.0262])
-    assert close(result.interval(), [0.442752114, 1.0])
+    assert result.p_value() == 1
 
 
 # G4
@@ -123,25 +116,24 @@ TEXTS = np.array([[0.9, 0.1, 0.3], [0.2, 0.5, 0.6], [0.3, 0.8, 0.1], [0.7, 0.4, 
 OF_IMAGE = np.array([0, 0, 1, 1, 2])
 
 
+def in_order(similarity: ArrayLike, relevant: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return relevance [Q, G] in order of falling similarity."""
+    return np.take_along_axis(relevant, np.argsort(-np.asarray(similarity), axis=1, kind="stable"), axis=1)
+
+
 def test_text_to_image() -> None:
     ranks = retrieval.rank_positives(TEXTS, OF_IMAGE[:, None] == np.arange(3))
-    assert close([retrieval.hit_at(ranks, k) for k in (1, 2, 3)], [0.4, 0.8, 1.0])
+    assert close([ranks.hits(k).mean() for k in (1, 2, 3)], [0.4, 0.8, 1.0])
     assert ranks.rank().tolist() == [1, 3, 1, 2, 2]
-    assert retrieval.median_rank(ranks) == 2
-    assert close(retrieval.mean_rank(ranks), 1.8)
-    assert close(retrieval.mean_reciprocal_rank(ranks), 2 / 3)
 
 
 def test_image_to_text_with_several_captions() -> None:
     positive = np.arange(3)[:, None] == OF_IMAGE
     ranks = retrieval.rank_positives(TEXTS.T, positive)
-    ranked = retrieval.ranked_relevance(TEXTS.T, positive)
-    assert close([retrieval.hit_at(ranks, k) for k in (1, 2, 3)], [2 / 3, 1, 1])
-    assert close([retrieval.recall_at(ranked, positive.sum(1), k).mean() for k in (1, 2, 3)], [1 / 3, 2 / 3, 2 / 3])
+    ranked = in_order(TEXTS.T, positive)
+    assert close([ranks.hits(k).mean() for k in (1, 2, 3)], [2 / 3, 1, 1])
     assert close([retrieval.precision_at(ranked, k).mean() for k in (1, 2, 3)], [2 / 3, 0.5, 1 / 3])
     assert ranks.rank().tolist() == [1, 1, 2]
-    assert retrieval.median_rank(ranks) == 1
-    assert close(retrieval.mean_reciprocal_rank(ranks), 5 / 6)
     assert close(retrieval.average_precisions(ranked).mean(), 2 / 3)
 
 
@@ -149,21 +141,21 @@ def test_one_to_one_ranks_as_open_clip() -> None:
     square = np.array([[0.9, 0.1, 0.2, 0.3], [0.8, 0.4, 0.1, 0.2], [0.3, 0.2, 0.5, 0.6], [0.1, 0.2, 0.3, 0.9]])
     ranks = retrieval.rank_positives(square, np.eye(4, dtype=bool))
     assert (ranks.rank("index") - 1).tolist() == [0, 1, 1, 0]
-    assert close([retrieval.hit_at(ranks, 1), retrieval.hit_at(ranks, 2), retrieval.mean_rank(ranks)], [0.5, 1, 1.5])
+    assert close([ranks.hits(1).mean(), ranks.hits(2).mean()], [0.5, 1])
     assert (retrieval.rank_positives(square.T, np.eye(4, dtype=bool)).rank() - 1).tolist() == [0, 0, 0, 0]
 
 
 def test_duplicate_texts_are_positives() -> None:
     pool = np.array([[0.9, 0.2, 0.9], [0.1, 0.8, 0.1], [0.7, 0.3, 0.7]])
     naive = retrieval.rank_positives(pool, np.eye(3, dtype=bool))
-    assert close(retrieval.hit_at(naive, 1, "index"), 2 / 3)
+    assert close(naive.hits(1, "index").mean(), 2 / 3)
     same = np.array([0, 1, 0])
-    assert retrieval.hit_at(retrieval.rank_positives(pool, same[:, None] == same), 1) == 1
+    assert retrieval.rank_positives(pool, same[:, None] == same).hits(1).tolist() == [1, 1, 1]
 
 
 def test_precision_by_class() -> None:
     relevant = np.array([[1, 0, 1, 0, 0, 1], [0, 1, 0, 0, 1, 0]], dtype=bool)
-    ranked = retrieval.ranked_relevance([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0.9, 0.1, 0.8, 0.2, 0.7, 0.3]], relevant)
+    ranked = in_order([[0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0.9, 0.1, 0.8, 0.2, 0.7, 0.3]], relevant)
     assert close(
         [retrieval.precision_at(ranked, k) for k in (1, 2, 3, 5)], [[1, 0], [0.5, 0], [2 / 3, 1 / 3], [0.4, 0.2]]
     )
@@ -175,18 +167,14 @@ def test_precision_by_class() -> None:
 
 def test_calibration_error() -> None:
     confidence, right = [0.95, 0.85, 0.75, 0.65, 0.55] * 2, [1, 1, 1, 0, 1, 1, 0, 1, 1, 0]
-    assert close(calibration.calibration_error(confidence, right, 5), [0.09, 0.15])
-    assert close(calibration.calibration_error(confidence, right, 10), [0.17, 0.35])
-    assert close(calibration.calibration_error(confidence, right, 15), [0.17, 0.35])
-    assert close(calibration.adaptive_calibration_error(confidence, right, 5), 0.17)
+    assert close([calibration.calibration_error(confidence, right, bins) for bins in (5, 10, 15)], [0.09, 0.17, 0.17])
+    assert calibration.calibration_error([], []) is None
 
 
 def test_binary_calibration_is_on_the_probability_of_the_finding() -> None:
     p, y = np.array([0.93, 0.81, 0.33, 0.57, 0.22, 0.11]), np.array([1, 1, 0, 0, 0, 1])
-    assert close(calibration.calibration_error(p, y, 5), [0.3783333333, 0.89])
-    assert close(calibration.calibration_error(np.maximum(p, 1 - p), (p > 0.5) == y, 5), [0.2916666667, 0.57])
-    assert close(calibration.brier(p, y), 0.2192166667)
-    assert close(calibration.negative_log_likelihood(p, y), 0.6639126056)
+    assert close(calibration.calibration_error(p, y, 5), 0.3783333333)
+    assert close(calibration.calibration_error(np.maximum(p, 1 - p), (p > 0.5) == y, 5), 0.2916666667)
 
 
 # G6
@@ -197,15 +185,11 @@ def test_equity() -> None:
     groups = {name: ranking.auroc(y[part], s[part]) for name, part in (("a", slice(0, 4)), ("b", slice(4, 8)))}
     equity = fairness.equity_scaled(ranking.auroc(y, s), groups)
     assert equity is not None
-    assert close([equity.overall, equity.delta, equity.scaled], [0.875, 0.5, 0.5833333333])
-    assert close([equity.scaled_std, equity.gap, equity.worst], [0.6464466094, 0.5, 0.5])
-    decided, member = s >= 0.5, np.repeat([0, 1], 4)
-    assert fairness.demographic_parity_difference(decided, member) == 0
-    assert fairness.equalized_odds_difference(y, decided, member) == 0.5
+    assert close([equity.scaled, equity.gap, equity.worst], [0.5833333333, 0.5, 0.5])
     accuracy = fairness.equity_scaled(0.75, {"a": 1.0, "b": 0.5})
     dice = fairness.equity_scaled(0.80, {"a": 0.85, "b": 0.78, "c": 0.70})
     assert accuracy is not None and dice is not None
-    assert close([accuracy.scaled, dice.delta, dice.scaled, dice.scaled_std], [0.5, 0.17, 0.6837606838, 0.7441476035])
+    assert close([accuracy.scaled, dice.scaled], [0.5, 0.6837606838])
     with pytest.raises(ValueError, match="fractions"):
         fairness.equity_scaled(80.0, {"a": 85.0})
 
@@ -239,14 +223,16 @@ def test_out_of_distribution() -> None:
     outside = [0.92, 0.75, 0.62, 0.55, 0.45, 0.4, 0.35, 0.25, 0.2, 0.1]
     result = shift.out_of_distribution(inside, outside)
     assert result is not None
-    assert close([result.auroc, result.fpr95, result.threshold95], [0.845, 0.4, 0.5])
+    assert close([result.auroc, result.fpr95], [0.845, 0.4])
     assert close([result.ap_in, result.ap_out, result.detection_accuracy], [0.8998360117, 0.794264208, 0.825])
     assert close(shift.max_softmax([[2, 1, 0], [0, 0, 0]]), [0.6652409558, 1 / 3])
     assert close(shift.energy([[2, 1, 0], [0, 0, 0]]), [2.4076059644, 1.0986122887])
 
 
 def test_robustness_index() -> None:
-    each = shift.neighbour_counts([0, 1, 2, 10, 11, 12.5], list("AABBAB"), [1, 2, 1, 2, 2, 1], k=3, metric="euclid")
+    angles = np.array([0, 1, 2, 10, 11, 12.5]) / 10  # on a circle the nearest by cosine are those of the line
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    each = shift.neighbour_counts(rows, list("AABBAB"), [1, 2, 1, 2, 2, 1], 3, np.arange(6))
     result = shift.Robustness.of(each)
     assert (result.same_same, result.same_other, result.other_same, result.other_other) == (1, 6, 5, 6)
     assert close([result.index, result.ratio], [0.5454545455, 7 / 6])
@@ -257,10 +243,8 @@ def test_robustness_index() -> None:
 
 def test_contrast_to_noise() -> None:
     assert close(grounding.contrast_to_noise(H1, BOX), 4.826004826)
-    assert close(grounding.contrast_to_noise(H1, BOX, ddof=1), 4.2876869358)
     assert close(grounding.contrast_to_noise(3 * H1 - 7, BOX), 4.826004826)
     assert close(grounding.contrast_to_noise(-H1, BOX), -4.826004826)
-    assert close(grounding.contrast_to_noise(-H1, BOX, signed=False), 4.826004826)
     assert close(grounding.contrast_to_noise(H2, BOX), 1.3467056998)
     blind = H1.copy()
     blind[:, 3] = np.nan
@@ -277,8 +261,6 @@ def test_mean_iou_over_thresholds() -> None:
 
     each, mean = both(grounding.mean_iou(H1, BOX))
     assert close(each, [0.5, 1, 1, 1, 1]) and close(mean, 0.9)
-    each, mean = both(grounding.mean_iou(H1, BOX, inclusive=True))
-    assert close(each, [0.2857142857, 0.5, 1, 1, 1]) and close(mean, 0.7571428571)
     blind = H1.copy()
     blind[:, 3] = np.nan
     each, mean = both(grounding.mean_iou(blind, BOX))
@@ -291,11 +273,9 @@ def test_mean_iou_over_thresholds() -> None:
 
 
 def test_pixel_scores_and_dice() -> None:
-    assert close(grounding.pixel_auroc(H2, BOX), 0.8958333333)
-    assert close(grounding.pixel_average_precision(H2, BOX), 0.8125)
+    assert close(grounding.pixel_ranking(H2, BOX), [0.8958333333, 0.8125])
     dice = [grounding.dice_at(H2, BOX, t) for t in (0.1, 0.2, 0.3, 0.5, 0.65)]
     assert close(dice, [2 / 3, 0.75, 0.75, 0.75, 0.5714285714])
-    assert close(grounding.foreground_background_iou(H2, BOX, 0.5), [0.6, 0.8461538462, 0.7230769231])
 
 
 def test_the_box_of_a_map_against_the_nearest_box() -> None:
@@ -314,12 +294,11 @@ def test_pointing_game_takes_the_first_maximum() -> None:
     assert grounding.pointing_hit(H1, BOX) is True
     tie, truth = np.array([[0.9, 0.1], [0.9, 0.2]]), np.array([[False, False], [True, False]])
     assert grounding.pointing_hit(tie, truth) is False
-    assert grounding.pointing_hit(tie, truth, any_tied=True) is True
 
 
 def test_box_overlap() -> None:
     overlap = grounding.box_overlap((10, 10, 30, 30), (20, 20, 40, 50))
-    assert close([overlap.iou, overlap.iobb, overlap.cover], [1 / 9, 0.25, 1 / 6])
+    assert close([overlap.iou, overlap.iobb], [1 / 9, 0.25])
 
 
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
@@ -350,14 +329,6 @@ def test_segmentation_in_two_dimensions() -> None:
     assert close([segmentation.surface_dice(near, truth, t) for t in (0, 0.5, 1)], [0.5, 0.5, 1])
     assert close([segmentation.surface_dice(far, truth, t) for t in (1, 2, 3)], [0.5, 0.7124447238, 1])
     assert segmentation.hausdorff(near, truth) == 1
-
-
-def test_relative_run_lengths() -> None:
-    mask = segmentation.decode_relative_rle("1 2 3 1", 4, 4)
-    assert mask.astype(int).tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
-    assert not segmentation.decode_relative_rle(" -1", 4, 4).any()
-    with pytest.raises(ValueError, match="leaves the image"):
-        segmentation.decode_relative_rle("10 9", 4, 4)
 
 
 def test_this_file_needs_nothing_beside_the_repository() -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import Run
 
 from vlp_eval import intervals, results
-from vlp_eval.bootstrap import multiplicities
+from vlp_eval.bootstrap import draw
 from vlp_eval.zero_shot.scoring import unit
 
 TWO = ["cardiomegaly", "effusion"]
@@ -63,7 +63,7 @@ def test_a_probe_is_scikit_learns_regression_on_each_share(
 
     model = LogisticRegression(C=0.316, class_weight="balanced", max_iter=2000)
     drawn, owners = [], sorted({str(one.patient) for one in patients})
-    for resample in multiplicities([str(one.patient) for one in patients], 100, 0):
+    for resample in draw([str(one.patient) for one in patients], 100, 0).weights:
         areas = []
         for column in (0, 1):
             values = model.fit(seen, seen_labels[:, column]).decision_function(test)
@@ -99,7 +99,7 @@ def test_the_robustness_index_leaves_out_the_same_patient(run: Run, shards: Path
     alone = np.flatnonzero(labels.sum(1) == 1)
     kind, site = labels[alone].argmax(1), [samples[one].groups["site"] for one in alone]
     patient = [samples[one].patient for one in alone]
-    weights = multiplicities(patient, 100, 0)
+    weights = draw(patient, 100, 0).weights
     for k in (3, 7):
         counts = {"ss": 0, "so": 0, "os": 0, "oo": 0}
         parts = []

@@ -23,6 +23,7 @@ from vlp.models.towers.base import (
     image_towers,
     text_towers,
 )
+from vlp.needs.masked_patches import draw_mask
 from vlp.train.optimizer import bounded_parameters
 
 from .tiny import ALL, BERT, CONV, NONE, REPORTS, batch, clip_tokens, make, wordpieces
@@ -78,7 +79,7 @@ def test_nothing_else_is_computed() -> None:
 
 
 def test_an_unknown_need_is_an_error() -> None:
-    with pytest.raises(ValueError, match="does not know how to provide telepathy"):
+    with pytest.raises(ValueError, match="unknown need 'telepathy'"):
         make(needs=frozenset({"telepathy"}))
 
 
@@ -276,9 +277,11 @@ def test_masked_patches_do_not_see_what_is_blanked() -> None:
     data = batch(tokenizer)
     output = model.eval()(data)
     assert output.patch_mask.sum(1).tolist() == [12] * 4 and output.masked_patches.shape == (4, 16, 24)
-    assert torch.equal(model.draw_mask(data), output.patch_mask), "drawn from the keys, not from a global generator"
+    assert torch.equal(draw_mask(data, model.grid, model.mask_share), output.patch_mask), (
+        "drawn from the keys, not from a global generator"
+    )
     data.cursor = 64
-    assert not torch.equal(model.draw_mask(data), output.patch_mask)
+    assert not torch.equal(draw_mask(data, model.grid, model.mask_share), output.patch_mask)
     data.cursor = 0
     holes = output.patch_mask.view(4, 1, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
     data.image[holes] = 255 - data.image[holes]

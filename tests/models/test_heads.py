@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from vlp.core.config import ConfigError
-from vlp.models.heads import BatchNorm, HeadConfig, build_head, sum_pieces
+from vlp.models.heads import BatchNorm, HeadConfig, build_head
+from vlp.needs.words import sum_pieces
 
 
 def kinds(head: nn.Module) -> list[str]:

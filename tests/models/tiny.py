@@ -72,9 +72,9 @@ def batch(tokenizer: Tokenizer, size: int = 32, channels: int = 1, rows: int = 4
         group=torch.arange(2 * rows).view(rows, 2),
         keys=[f"sample-{row}" for row in range(rows)],
         phrases=Phrases(
-            tokenizer(["Small nodule.", "Heart enlarged, no change."]).tokens,
-            torch.tensor([0, 1]),
-            torch.tensor([5, 6]),
+            tokens=tokenizer(["Small nodule.", "Heart enlarged, no change."]).tokens,
+            owner=torch.tensor([0, 1]),
+            code=torch.tensor([5, 6]),
         ),
         prompts=Prompts(
             tokenizer(["there is a nodule", "there is no nodule"]).tokens,

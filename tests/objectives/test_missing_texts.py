@@ -38,7 +38,7 @@ def without(output: ModelOutput, batch: Batch, rows: list[int]) -> tuple[ModelOu
         keys=[batch.keys[row] for row in kept],
         labels=batch.labels[index],
         spans=Spans(owner=owner, **spans),
-        phrases=Phrases(batch.phrases.tokens.take(torch.tensor(own)), owner, batch.phrases.code[own]),
+        phrases=Phrases(tokens=batch.phrases.tokens.take(torch.tensor(own)), owner=owner, code=batch.phrases.code[own]),
         prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[index]),
         extras={name: value[index] for name, value in batch.extras.items()},
     )

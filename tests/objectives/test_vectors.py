@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlp.batch import Batch, Losses, ModelOutput, Spans, Tokens
-from vlp.data.text_view import concept_code as code_of_mention
+from vlp.needs.phrases import phrases_of
 from vlp.objectives import build_objectives
 from vlp.objectives.dhn_nce import DhnNce
 from vlp.objectives.functional import info_nce
@@ -17,7 +17,7 @@ from vlp.objectives.gloria import WordMatch
 from vlp.objectives.mae import cells, masked_error
 from vlp.objectives.medslip import exist_loss, icl_loss, proto_loss, sampled_negatives, triplets
 from vlp.objectives.mgca import clipped_weights, sinkhorn, token_contrast
-from vlp.sample import Mention, concept_code
+from vlp.sample import Mention, Report, Sample, concept_code
 
 from .fixtures import (
     IMAGE,
@@ -138,7 +138,7 @@ def test_spans_past_the_text_are_dropped_and_counted() -> None:
     tree = {"kind": "concept", "align": "none"}
     losses = run(tree, 2, {"spans": spans}, patches=PATCHES, tokens=TOKENS)
     assert losses.parts["concept/spans_dropped"].item() == 3
-    kept = Spans(spans.start[:2], spans.end[:2], *(one[:2] for one in whole.values()))
+    kept = Spans(start=spans.start[:2], end=spans.end[:2], **{name: values[:2] for name, values in whole.items()})
     torch.testing.assert_close(losses.total, run(tree, 2, {"spans": kept}, patches=PATCHES, tokens=TOKENS).total)
 
 
@@ -314,7 +314,8 @@ def test_medslip_draws_the_same_negatives_on_any_rank() -> None:
 
 def test_the_loaders_concept_codes_are_the_objectives() -> None:
     mention = Mention(text="nodule", code="nodule", start=0, end=6, side="left", zone=None)
-    assert code_of_mention(mention) == concept_code("nodule", "left", None)
+    sample = Sample(key="k", image=b"", report=Report("nodule left."), concepts=(mention,))
+    assert phrases_of(sample) == [("nodule left.", concept_code("nodule", "left", None))]
 
 
 @pytest.mark.parametrize(("normalise", "expected"), [(False, 0.5), (True, 7.038912)])

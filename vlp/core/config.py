@@ -84,7 +84,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path, MAX_YAML)
     except FileNotFoundError:
-        near = did_you_mean(path.name, [one.name for one in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        near = (
+            did_you_mean(path.name, [file.name for file in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
+        )
         raise ConfigError(f"no such file: {path}{near}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -170,7 +172,7 @@ def compose(
     """
     path = path.resolve()
     if path in _chain:
-        raise ConfigError(f"recipes inherit in a circle: {' -> '.join(str(one) for one in (*_chain, path))}")
+        raise ConfigError(f"recipes inherit in a circle: {' -> '.join(str(link) for link in (*_chain, path))}")
     read = [] if _all is None else _all
     read.append(path)
     if len(read) > MAX_PARENTS:
@@ -252,15 +254,15 @@ def validate(kind: type[T], tree: Any, where: str = "") -> T:
         return TypeAdapter(kind).validate_python(tree)
     except ValidationError as error:
         lines = []
-        for one in error.errors(include_url=False):
-            keys = [str(key) for key in one["loc"]]
+        for problem in error.errors(include_url=False):
+            keys = [str(key) for key in problem["loc"]]
             path = ".".join([where, *keys] if where else keys)
-            if one["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
                 lines.append(f"unknown key {path!r}{did_you_mean(keys[-1], _known(kind, keys[:-1]))}")
-            elif one["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+            elif problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
                 lines.append(f"missing key {path!r}")
             else:
-                lines.append(f"{path or 'recipe'}: {one['msg']}, found {_cut(repr(one['input']))}")
+                lines.append(f"{path or 'recipe'}: {problem['msg']}, found {_cut(repr(problem['input']))}")
         raise ConfigError("; ".join(lines)) from None
 
 
@@ -288,7 +290,7 @@ def to_tree(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): to_tree(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [to_tree(one) for one in value]
+        return [to_tree(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 

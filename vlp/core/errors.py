@@ -111,7 +111,10 @@ def printable(text: str) -> str:
     """Return a text as a terminal may be shown it: control characters of keys and names are spelled, lines are kept."""
     if text.isascii() and text.replace("\n", "").isprintable():
         return text
-    spelled = (one if one in "\n\t" or one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+    spelled = (
+        letter if letter in "\n\t" or letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
     return "".join(spelled)
 
 

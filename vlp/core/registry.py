@@ -1,4 +1,4 @@
-"""Names to classes: how a recipe's `kind:` finds its code. No scanning, no entry points: one decorator, one lookup."""
+"""Names to classes: how a recipe's `kind:` finds its code. One decorator, one lookup."""
 
 from __future__ import annotations
 
@@ -18,21 +18,30 @@ class Registry(Generic[T]):
     """A table of named components of one sort.
 
     `kinds = Registry[Objective]("objective")`, then `@kinds.register("clip")` above a class and `kinds.get("clip")`.
+    `package` is imported at the first lookup: its `__init__` imports the members, which register themselves.
     A name with a colon, `"my_package.my_module:MyClass"`, is imported instead of looked up, so that a component can
     live in another repository.
     """
 
-    def __init__(self, sort: str) -> None:
+    def __init__(self, sort: str, package: str | None = None) -> None:
         self.sort = sort
-        self._table: dict[str, T] = {}
+        self._package = package
+        self._own: dict[str, T] = {}
+
+    @property
+    def _table(self) -> dict[str, T]:
+        package, self._package = self._package, None
+        if package is not None:
+            importlib.import_module(package)
+        return self._own
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that enters its argument under `name`; raises ValueError when the name is taken."""
 
         def enter(component: T) -> T:
-            if name in self._table:
-                raise ValueError(f"{self.sort} {name!r} is registered twice: {self._table[name]!r} and {component!r}")
-            self._table[name] = component
+            if name in self._own:
+                raise ValueError(f"{self.sort} {name!r} is registered twice: {self._own[name]!r} and {component!r}")
+            self._own[name] = component
             return component
 
         return enter

@@ -188,19 +188,23 @@ def dotted_modules(*trees: Any) -> tuple[str, ...]:
     return tuple(kind.partition(":")[0] for kind in kinds if isinstance(kind, str) and ":" in kind)
 
 
+def check_module(name: str, trust: Collection[str], where: str) -> None:
+    """Raise ConfigError unless the user trusts the module of a `module:Class` that a model's folder names."""
+    module = name.partition(":")[0]
+    if not is_trusted(module, trust):
+        raise ConfigError(
+            f"{where}: this model is built by code of the module {module!r}, which is not imported because a model's folder "
+            f"names it; where you trust that module say so: from_pretrained(..., trust=[{module!r}]), or --trust {module}"
+        )
+
+
 def check_tower(tree: Any, registry: Registry[Any], trust: Collection[str], where: str) -> None:
     """Raise ConfigError unless a tower of a model of others is a registered kind with listed options, or is trusted."""
     kind = tree.get("kind") if isinstance(tree, Mapping) else tree
     if not isinstance(kind, str):
         raise ConfigError(f"{where}: expected a mapping with a `kind:` (one of: {', '.join(registry)})")
     if ":" in kind:
-        module = kind.partition(":")[0]
-        if not is_trusted(module, trust):
-            raise ConfigError(
-                f"{where}.kind: this model is built by code of the module {module!r}, which is not imported because a "
-                f"model's folder names it; where you trust that module say so: from_pretrained(..., trust=[{module!r}]), or "
-                f"--trust {module}"
-            )
+        check_module(kind, trust, f"{where}.kind")
         return
     if not isinstance(tree, Mapping):
         return

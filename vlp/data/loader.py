@@ -33,10 +33,10 @@ from .config import DataConfig, SourceConfig, is_pipe
 from .pipe_stream import Piped, PipeStream
 from .requirements import check_content
 from .stream import Stream, too_damaged
-from .text_view import TextView, concept_code
+from .text_view import TextView
 from .worker import Batches, LoaderError, Reply, identity, prepare_worker
 
-__all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView", "concept_code"]
+__all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView"]
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Loader:
             preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts, config.decode, missing
         )
         if split == "train" and isinstance(self.stream, Stream):
-            check_content(self.stream, needs, config.labels, self.assembler.findings)
+            check_content(self.stream, [need for need in self.assembler.needs if need.name in needs])
         self.cursor = 0
         self.rejected: dict[str, str] = {}
         self._unshared: list[str] = []
@@ -262,6 +262,6 @@ class Loader:
 
 def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:
     """Open what a split is read from. Raises ConfigError."""
-    if split == "train" and any(is_pipe(one.path) for one in config.sources):
+    if split == "train" and any(is_pipe(source.path) for source in config.sources):
         return PipeStream(config, seed, ranks)
     return Stream(config, seed, split)

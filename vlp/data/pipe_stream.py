@@ -59,7 +59,7 @@ class PipeStream:
     without_text = None
 
     def __init__(self, config: DataConfig, seed: int, ranks: int) -> None:
-        sources = [one.path for one in config.sources]
+        sources = [source.path for source in config.sources]
         if len(sources) != 1:
             raise ConfigError(f"data.train: a pipe cannot be mixed with other sources (found {len(sources)} sources)")
         self.config, self.seed = config, seed

@@ -7,11 +7,10 @@ legitimate, a data set without any is a mistake.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from vlp.core.config import ConfigError
-from vlp.sample import UNKNOWN, Sample
+from vlp.needs import Need
 
 from .pipe_stream import ADJACENT, PipeStream
 from .shards.foreign.members import CAPTION_MEMBERS, TEXT_MEMBERS
@@ -22,50 +21,6 @@ log = logging.getLogger(__name__)
 
 ASKED = 256
 """Samples that are looked at before something counts as missing; the first that has it ends the search."""
-
-BUILD = "build the shards with them (vlp-prep build --concepts vocabulary)"
-
-
-@dataclass(frozen=True, slots=True)
-class Want:
-    """Something that a need wants of the data: whether a sample has it, what it is, and how to get it."""
-
-    need: str
-    is_in: Callable[[Sample], bool]
-    what: str
-    how: str
-
-
-def wants(needs: frozenset[str], labels: Sequence[str], findings: Sequence[str]) -> list[Want]:
-    """Return what the data must hold for `needs`, given the label columns and the findings of the prompts."""
-    some = [
-        Want("spans", lambda sample: bool(sample.concepts), "any `concepts`", BUILD),
-        Want(
-            "phrases",
-            lambda sample: any(one.assertion == "present" for one in sample.concepts),
-            "any `concepts` that are present",
-            BUILD,
-        ),
-        Want(
-            "prompts",
-            lambda sample: any(one.code in findings for one in sample.concepts),
-            f"any `concepts` with a code among {list(findings)}",
-            f"{BUILD}, and name the objective's findings by the codes that are there",
-        ),
-        Want(
-            "labels",
-            lambda sample: any(sample.labels.get(name, UNKNOWN) != UNKNOWN for name in labels),
-            f"any of the `labels` {list(labels)}",
-            "name columns that are there in data.labels",
-        ),
-        Want(
-            "extras.text_labels",
-            lambda sample: any(one.code in labels for one in sample.concepts),
-            f"any `concepts` whose code is one of data.labels {list(labels)}",
-            "what a text says of a label is read off its mentions: use columns named by the concepts' codes",
-        ),
-    ]
-    return [one for one in some if one.need in needs]
 
 
 def check_texts(stream: Stream | PipeStream) -> None:
@@ -96,9 +51,9 @@ def check_texts(stream: Stream | PipeStream) -> None:
     )
 
 
-def check_content(stream: Stream, needs: frozenset[str], labels: Sequence[str], findings: Sequence[str]) -> None:
+def check_content(stream: Stream, needs: Iterable[Need]) -> None:
     """Raise ConfigError naming the first thing that none of the stream's first samples holds, and how to get it."""
-    missing = wants(needs | ({"labels"} if "extras.category" in needs else set()), labels, findings)
+    missing = [need for need in needs if need.holds()]
     stated: set[str] = set()
     codes: set[str] = set()
     looked = 0
@@ -112,14 +67,13 @@ def check_content(stream: Stream, needs: frozenset[str], labels: Sequence[str], 
             continue
         looked += 1
         stated.update(sample.labels)
-        codes.update(one.code for one in sample.concepts)
-        missing = [one for one in missing if not one.is_in(sample)]
+        codes.update(mention.code for mention in sample.concepts)
+        missing = [requirement for requirement in missing if not requirement.is_in(sample)]
     if missing and looked:
         first = missing[0]
         there = f"; labels there: {_some(stated)}; codes of concepts there: {_some(codes)}"
         raise ConfigError(
-            f"data.train: an objective needs {first.need}, and none of the first {looked} samples holds {first.what}: "
-            f"{first.how}{there}"
+            f"data.train: an objective needs {first.name}, and none of the first {looked} samples holds {first.holds()}{there}"
         )
 
 

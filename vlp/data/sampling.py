@@ -95,7 +95,7 @@ class Order:
         number = int(np.searchsorted(edges, inside, side="right")) - 1 + ahead
         if number == len(edges) - 1:
             (shards, _), number = self._pass(turn + 1), 0
-        return [int(one) for one in shards[number * self.window : (number + 1) * self.window]]
+        return [int(shard) for shard in shards[number * self.window : (number + 1) * self.window]]
 
     def _pass(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the shards of a pass in order, and where each of its windows begins (and the last one ends)."""
@@ -115,11 +115,11 @@ class Order:
             return found
         shards, edges = self._pass(turn)
         chosen = shards[number * self.window : (number + 1) * self.window]
-        samples = np.concatenate([np.arange(self.first[one], self.first[one + 1]) for one in chosen])
+        samples = np.concatenate([np.arange(self.first[shard], self.first[shard + 1]) for shard in chosen])
         seed = seed_of("samples", self.digest, self.seed, turn, self.window, number)
         order = permutation(seed, len(samples))
         if self.unit and self.lengths is not None:
-            lengths = np.concatenate([self.lengths(int(one)) for one in chosen])
+            lengths = np.concatenate([self.lengths(int(shard)) for shard in chosen])
             order = _bucket(order, lengths, self.unit, turn * self.total + int(edges[number]), seed)
         made: np.ndarray = samples[order]
         self._windows[turn, number] = made

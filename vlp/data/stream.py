@@ -85,13 +85,16 @@ class Stream:
         digests = [source.shards.manifest.digest for source in self.sources]
         if len(digests) == 1:
             return digests[0]
-        quotas = (int(one) for one in self.plan.mixture.quotas)
+        quotas = (int(quota) for quota in self.plan.mixture.quotas)
         return f"{seed_of(*(f'{digest}:{quota}' for digest, quota in zip(digests, quotas, strict=False))):016x}"
 
     def trained_on(self) -> list[dict[str, Any]]:
         """Return for each source its digest and the first 16 digits of its shards' sha256: what a checkpoint keeps of it."""
         manifests = [source.shards.manifest for source in self.sources]
-        return [{"digest": one.digest, "shards": [shard.sha256[:16] for shard in one.shards]} for one in manifests]
+        return [
+            {"digest": manifest.digest, "shards": [shard.sha256[:16] for shard in manifest.shards]}
+            for manifest in manifests
+        ]
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` whole training texts in the order of the plan, for training a tokeniser.
@@ -134,9 +137,9 @@ class Stream:
                 mine = rows(start, size, rank, world)
                 draws = [self.plan.draw(position) for position in mine]
                 shown = [
-                    f"{self.sources[one.source].shards.manifest.shards[shard].shard}#{row}"
-                    for one in draws[:4]
-                    for shard, row in [self.sources[one.source].shards.manifest.locate(one.index)]
+                    f"{self.sources[draw.source].shards.manifest.shards[shard].shard}#{row}"
+                    for draw in draws[:4]
+                    for shard, row in [self.sources[draw.source].shards.manifest.locate(draw.index)]
                 ]
                 more = f" ... ({len(mine)} in all)" if len(mine) > len(shown) else ""
                 lines.append(f"  batch at {start}, rank {rank}: {', '.join(shown)}{more}")
@@ -146,17 +149,17 @@ class Stream:
 def open_sources(config: DataConfig, split: str) -> list[Source]:
     """Open what a split is read from; [] for a validation split that nothing names. Raises ConfigError."""
     cache = Cache(Path(config.cache) if config.cache else None, int(config.cache_gb * 2**30))
-    train = [one for one in config.sources if not is_pipe(one.path)]
+    train = [source for source in config.sources if not is_pipe(source.path)]
     if not config.sources:
         raise ConfigError("data.train lists no sources")
     if split == "train":
-        chosen = [(one.path, one.split, one.weight) for one in train]
+        chosen = [(source.path, source.split, source.weight) for source in train]
     elif config.val is not None:
         if is_pipe(config.val):
             raise ConfigError(f"data.val: {config.val} is a stream; validation needs shards that can seek")
         chosen = [(config.val, split, 1.0)]
     else:
-        chosen = [(path, split, 1.0) for path in dict.fromkeys(one.path for one in train)]
+        chosen = [(path, split, 1.0) for path in dict.fromkeys(source.path for source in train)]
     sources = []
     for path, name, weight in chosen:
         manifest = Manifest.read(path, cache)

@@ -1,20 +1,17 @@
-"""What is read off a report: which part of it is shown, its concept codes, its phrases, what it asserts. No torch."""
+"""Which part of a sample's text is shown, and by which hashes samples are told to be equal. No torch."""
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from vlp.core.config import config
-from vlp.sample import ABSENT, PRESENT, UNCERTAIN, UNKNOWN, Mention, Report, Sample
+from vlp.sample import Mention, Sample, code_of, sentences, split_sentences
 
-ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
-_SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
 _FOLD = re.compile(r"[\W_]+")
 
 
@@ -56,7 +53,7 @@ class Shown:
 
     def mentions(self, sample: Sample) -> list[Mention]:
         """Return the mentions of the sample's report that are shown."""
-        return [one for one in sample.concepts if self.place(one.start, one.end) is not None]
+        return [mention for mention in sample.concepts if self.place(mention.start, mention.end) is not None]
 
 
 def show(sample: Sample, view: TextView, rng: np.random.Generator | None) -> Shown:
@@ -88,7 +85,7 @@ def _choose(
             chosen = [int(rng.integers(len(spans)))]
         elif view.subset and rng.random() < view.subset:
             size = int(rng.integers(1, len(spans) + 1))
-            chosen = sorted(int(one) for one in rng.choice(len(spans), size, replace=False))
+            chosen = sorted(int(place) for place in rng.choice(len(spans), size, replace=False))
     if chosen is None:
         return Shown(text, tuple(spans), () if offset is None else ((offset, offset + len(text), 0),))
     parts, shown, pieces, at = [], [], [], 0
@@ -100,73 +97,6 @@ def _choose(
             pieces.append((first + offset, last + offset, at))
         at += last - first + 1
     return Shown(" ".join(parts), tuple(shown), tuple(pieces))
-
-
-def split_sentences(text: str) -> list[tuple[int, int]]:
-    """Return the sentences of a text whose source names none: runs up to `.`, `!`, `?`, `;` or a line's end.
-
-    Decimal points do not end a sentence; abbreviations do. Sources with a report parser give better ones.
-    """
-    return [(match.start(), match.start() + len(match.group().rstrip())) for match in _SENTENCE.finditer(text)]
-
-
-def sentences(report: Report) -> Sequence[tuple[int, int]]:
-    """Return the spans of a report's sentences, split here where the source gave none."""
-    return report.sentences or split_sentences(report.text)
-
-
-def code_of(text: str) -> int:
-    """Return a stable int64 hash (blake2b, 8 bytes) of a text."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
-
-
-def _concept(mention: Mention) -> str:
-    return f"{mention.code}|{mention.side or ''}|{mention.zone or ''}"
-
-
-def concept_code(mention: Mention) -> int:
-    """Return the int64 code of what a mention speaks of: equal for equal (code, side, zone), whatever is said of it."""
-    return code_of(_concept(mention))
-
-
-def phrases(sample: Sample) -> list[tuple[str, int]]:
-    """Return the report's sentences that assert a finding present, each with the int64 code of what it asserts.
-
-    The code is the hash of the sorted (code, side, zone) of its present mentions: with one mention, `concept_code`.
-    """
-    if sample.report is None:
-        return []
-    present = [mention for mention in sample.concepts if mention.assertion == "present"]
-    found = []
-    for start, end in sentences(sample.report) if present else ():
-        said = sorted({_concept(one) for one in present if start <= one.start and one.end <= end})
-        if said:
-            found.append((sample.report.text[start:end], code_of(";".join(said))))
-    return found
-
-
-def asserted(mentions: Iterable[Mention], findings: Sequence[str]) -> list[int]:
-    """Return what a report says of each finding: 1 present, 0 absent, -1 uncertain, -2 not mentioned.
-
-    Present outweighs uncertain. Present and absent together are uncertain, unless every denial is of another place
-    ("no left effusion; small right effusion" asserts an effusion).
-    """
-    by_code: dict[str, list[Mention]] = {code: [] for code in findings}
-    for mention in mentions:
-        if mention.code in by_code:
-            by_code[mention.code].append(mention)
-    return [_assertion(by_code[code]) for code in findings]
-
-
-def _assertion(mentions: Sequence[Mention]) -> int:
-    if not mentions:
-        return UNKNOWN
-    present = {(one.side, one.zone) for one in mentions if one.assertion == "present"}
-    absent = {(one.side, one.zone) for one in mentions if one.assertion == "absent"}
-    if present:
-        elsewhere = (None, None) not in absent and not present & absent
-        return PRESENT if not absent or elsewhere else UNCERTAIN
-    return ABSENT if all(one.assertion == "absent" for one in mentions) else UNCERTAIN
 
 
 def group_of(sample: Sample) -> tuple[int, int]:

@@ -98,9 +98,9 @@ def unused_parameters(model: DualEncoder, tokenizer: Tokenizer, others: Processo
     inputs = {name: processor.example() for name, processor in every.items()}
     batch = Batch(inputs=inputs, group=torch.zeros(1, 2, dtype=torch.int64), keys=[""])
     output = model(batch)
-    reached = (*output.pooled.values(), output.patches, output.words, output.tokens, output.masked_patches)
+    reached = [*output.pooled.values(), *(need.find(output, batch) for need in model.provided)]
     with torch.enable_grad():
-        total = torch.stack([found.float().square().sum() for found in reached if found is not None]).sum()
+        total = torch.stack([found.float().square().sum() for found in reached if torch.is_tensor(found)]).sum()
     if total.requires_grad:
         total.backward()  # type: ignore[no-untyped-call]
     lost = []

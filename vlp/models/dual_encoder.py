@@ -6,14 +6,12 @@ them, and returns unnormalised embeddings.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal, NamedTuple, cast, overload
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,10 +20,12 @@ from vlp.batch import Batch, Grid, ModelOutput, Tokens
 from vlp.core.config import config, to_tree
 from vlp.core.declared import Kinds
 from vlp.modalities.image.spec import ImageSpec
+from vlp.needs.base import Features as Computed
+from vlp.needs.base import Part, find_needs
+from vlp.needs.words import by_word
 
 from .encoder import Encoder
-from .heads import HeadConfig, build_head, by_word, project, sum_pieces
-from .towers import conv, hf, open_clip, timm  # noqa: F401  (each registers its towers)
+from .heads import HeadConfig, build_head, project
 from .towers.base import (
     Features,
     ImageTower,
@@ -35,27 +35,6 @@ from .towers.base import (
 )
 
 log = logging.getLogger("vlp")
-
-
-KNOWN_NEEDS = frozenset(
-    {
-        "patches",
-        "masked_patches",
-        "words",
-        "tokens",
-        "spans",
-        "phrases",
-        "prompts",
-        "labels",
-        "text_view",
-        "logit_scale",
-        "logit_bias",
-        "attention",
-    }
-)
-
-
-"""What objectives may ask for; beside these, `extras.<name>`, which only the loader has to do with."""
 
 
 @config
@@ -114,14 +93,13 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.config, self.spec, self.dim = config, spec, config.dim
         self.needs = frozenset(needs)
-        unknown = sorted(need for need in self.needs - KNOWN_NEEDS if not need.startswith("extras."))
-        if unknown:
-            raise ValueError(f"the model does not know how to provide {', '.join(unknown)}")
+        self.provided = find_needs(self.needs)
+        self.uses: frozenset[Part] = frozenset().union(*(need.uses for need in self.provided))
         self.scale_init = scale_init
-        local = bool({"patches", "masked_patches"} & self.needs) or config.image_head.add_patches is not None
+        local = "patch_head" in self.uses or config.image_head.add_patches is not None
         if not local:
             image_tower.drop_local_branch()
-        if "attention" not in self.needs:
+        if "attention" not in self.uses:
             image_tower.disable_attention_capture()
             text_tower.disable_attention_capture()
         self.image_tower, self.text_tower = image_tower, text_tower
@@ -131,15 +109,15 @@ class DualEncoder(nn.Module):
         self.text_head = build_head(config.text_head, text_tower.width, dim, "model.text_head")
         patch_head, word_head = config.patch_head or config.image_head, config.word_head or config.text_head
         self.patch_head = build_head(patch_head, image_tower.patch_width, dim, "model.patch_head") if local else None
-        words = bool({"words", "tokens"} & self.needs)
+        words = "word_head" in self.uses
         self.word_head = build_head(word_head, text_tower.state_width, dim, "model.word_head") if words else None
         self.encoders = nn.ModuleDict(
             {name: Encoder(tower, dim, f"model.encoders.{name}") for name, tower in (others or {}).items()}
         )
         scale, bias = scale_init or (math.log(1 / 0.07), None)
         # shape (1,): DeepSpeed cannot broadcast 0-dim parameters
-        self.logit_scale = nn.Parameter(torch.full((1,), float(scale))) if "logit_scale" in self.needs else None
-        self.logit_bias = nn.Parameter(torch.full((1,), float(bias or 0.0))) if "logit_bias" in self.needs else None
+        self.logit_scale = nn.Parameter(torch.full((1,), float(scale))) if "logit_scale" in self.uses else None
+        self.logit_bias = nn.Parameter(torch.full((1,), float(bias or 0.0))) if "logit_bias" in self.uses else None
         channels = image_tower.channels
         self.register_buffer("mean", _per_channel(spec.mean, channels), persistent=False)
         self.register_buffer("std", _per_channel(spec.std, channels), persistent=False)
@@ -167,8 +145,7 @@ class DualEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> ModelOutput:
         """Return what the run's objectives need of a batch (see `ModelOutput`)."""
-        patches = "patches" in self.needs
-        image = self._image(batch.image, patches)
+        image = self._image(batch.image, "patches" in self.uses)
         text = None if self.word_head is None else self._text(batch.text)
         pooled = self._pooled(batch.text) if text is None else text.pooled
         # Normalisation counts the texts that are there.
@@ -176,20 +153,32 @@ class DualEncoder(nn.Module):
         output = ModelOutput(image=image.image, text=project(self.text_head, pooled, real))
         for name, encoder in self.encoders.items():
             output.pooled[name] = encoder(batch.inputs[name])
-        if patches:
-            output.patches, output.patch_attention, output.grid = image.patches, image.attention, self.grid
-        if "masked_patches" in self.needs:
-            output.patch_mask, output.grid = self.draw_mask(batch).to(image.image.device, non_blocking=True), self.grid
-            output.masked_patches = self._image(self.blank(batch.image, output.patch_mask), True).patches
-        if text is not None:
-            self._word_features(output, text, batch.text, real)
-        if "text_view" in self.needs and batch.text_view is not None:
-            output.text_view = project(self.text_head, self._text(batch.text_view).pooled, real)
-        self._encode_prompts(output, batch)
-        if self.logit_scale is not None:
-            output.logit_scale = self.logit_scale.exp()
-        output.logit_bias = self.logit_bias
+        states, attention = (None, None) if text is None else (text.states, text.attention)
+        computed = Computed(image.patches, image.attention, states, attention, real)
+        for need in self.provided:
+            need.compute(self, batch, computed, output)
+        self._embed_short_texts(output, batch)
         return output
+
+    @property
+    def mask_share(self) -> float:
+        """The share of the patches that `masked_patches` blanks out."""
+        return self.config.mask_share
+
+    def embed_patches(self, image: Tensor) -> Tensor:
+        """Embed the patches of images -> [B, P, D]."""
+        found = self._image(image, True).patches
+        assert found is not None
+        return found
+
+    def embed_texts(self, tokens: Tokens, counted: Tensor | None) -> Tensor:
+        """Embed texts -> [B, D], of which normalisation counts those in `counted` [B] bool."""
+        return project(self.text_head, self._text(tokens).pooled, counted)
+
+    def project_words(self, states: Tensor, counted: Tensor | None) -> Tensor:
+        """Project states of words or tokens [B, N, C] -> [B, N, D], of which normalisation counts those in `counted`."""
+        assert self.word_head is not None
+        return project(self.word_head, states, counted)
 
     def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
         pooling = self.config.image_head.add_patches
@@ -225,37 +214,19 @@ class DualEncoder(nn.Module):
             features: TextFeatures = self.text_tower(tokens)
         return features
 
-    def _word_features(self, output: ModelOutput, text: TextFeatures, tokens: Tokens, real: Tensor | None) -> None:
-        """Fill in what objectives on tokens or words need."""
-        assert self.word_head is not None
-        if "tokens" in self.needs:
-            counted = tokens.mask if real is None else tokens.mask & real[:, None]
-            output.tokens = project(self.word_head, text.states, counted)
-        if "words" not in self.needs:
-            return
-        states, of_word = by_word(text.states, tokens)
-        output.word_mask = of_word.any(1)
-        output.words = project(self.word_head, states, output.word_mask)
-        if text.attention is not None:
-            output.word_attention = sum_pieces(text.attention, tokens.words, of_word.shape[-1])
-
-    def _encode_prompts(self, output: ModelOutput, batch: Batch) -> None:
-        """Embed the batch's phrases and prompts, both short, together."""
-        asked = {
-            "phrases": batch.phrases.tokens if "phrases" in self.needs and batch.phrases is not None else None,
-            "prompts": batch.prompts.tokens if "prompts" in self.needs and batch.prompts is not None else None,
-        }
-        present = {name: tokens for name, tokens in asked.items() if tokens is not None}
-        filled = {name: tokens for name, tokens in present.items() if len(tokens)}
+    def _embed_short_texts(self, output: ModelOutput, batch: Batch) -> None:
+        """Embed the short texts of all needs together, in one pass, on every rank: where all are empty, one other text."""
+        asked = [(need, need.short_texts(batch)) for need in self.provided]
+        present = [(need, tokens) for need, tokens in asked if tokens is not None]
         if not present:
             return
-        joined = join_tokens(list(filled.values()), self.text_tower_pad) if filled else batch.text.take(slice(1))
+        filled = [tokens for _, tokens in present if len(tokens)]
+        joined = join_tokens(filled, self.text_tower_pad) if filled else batch.text.take(slice(1))
         embedded = self.text_head(self._pooled(joined))
-        rows = iter(torch.split(embedded, [len(tokens) for tokens in filled.values()]) if filled else ())
-        for name in present:
-            setattr(output, name, next(rows) if name in filled else embedded[:0])
-        if output.prompts is not None and batch.prompts is not None:
-            output.prompts = output.prompts[batch.prompts.rows]
+        first = 0
+        for need, tokens in present:
+            need.receive(embedded[first : first + len(tokens)], batch, output)
+            first += len(tokens)
 
     def _pooled(self, tokens: Tokens) -> Tensor:
         """Pool the states of texts, on a CPU in parts of like length: padding costs there what words cost, calls nothing.
@@ -274,22 +245,6 @@ class DualEncoder(nn.Module):
 
     text_tower_pad: int = 0
     """The tokenizer's padding id, for joining batches of texts; set by `build_model`."""
-
-    def draw_mask(self, batch: Batch) -> Tensor:
-        """Return which cells are blanked out, bool [B, P]: a function of each sample's key and of the batch's place."""
-        cells = self.grid.cells
-        mask = np.zeros((len(batch), cells), bool)
-        for row, key in enumerate(batch.keys):
-            seed = hashlib.blake2b(f"{key}|{batch.cursor}".encode(), digest_size=8).digest()
-            order = np.random.default_rng(int.from_bytes(seed, "little")).permutation(cells)
-            mask[row, order[: round(self.config.mask_share * cells)]] = True
-        return torch.from_numpy(mask)
-
-    def blank(self, image: Tensor, mask: Tensor) -> Tensor:
-        """Return normalised images [B, C, S, S] with the masked cells' pixels at the mean."""
-        pixels = self.normalise(image)
-        holes = mask.view(-1, 1, *self.grid.shape).to(pixels.dtype)
-        return pixels * (1 - F.interpolate(holes, size=pixels.shape[-2:], mode="nearest"))
 
     @overload
     def encode_image(self, image: Tensor, patches: Literal[False] = False) -> Tensor: ...
@@ -323,7 +278,7 @@ class DualEncoder(nn.Module):
         if self.word_head is None:
             raise ValueError("this model has no word embeddings: it was trained without an objective that needs them")
         states = self._text(tokens).states
-        if "tokens" not in self.needs:
+        if "token_states" not in self.uses:
             states, of_word = by_word(states, tokens)
             part = (of_word & part.unsqueeze(-1)).any(1)
         share = part.to(states.dtype).unsqueeze(-1)

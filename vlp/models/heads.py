@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
 from vlp.core.distributed import sum_over_ranks
 
@@ -113,21 +112,3 @@ class BatchNorm(nn.Module):
 def at_least_single(tensor: Tensor) -> Tensor:
     """Return a tensor in single precision, or in the double precision that it has: sums are not taken in half."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def sum_pieces(states: Tensor, words: Tensor, count: int) -> Tensor:
-    """Sum word pieces into words: states [B, L, C] (or [B, L]) and the word map [B, L] -> [B, count, C] (or [B, count]).
-
-    Pieces of no word (-1: special tokens, padding) are left out. Source: MGCA, section 3.1 of the reference.
-    """
-    flat = states.unsqueeze(-1) if states.dim() == 2 else states
-    index = torch.where(words < 0, count, words).unsqueeze(-1).expand_as(flat)
-    total = flat.new_zeros(flat.shape[0], count + 1, flat.shape[-1]).scatter_add(1, index, flat)[:, :count]
-    return total.squeeze(-1) if states.dim() == 2 else total
-
-
-def by_word(states: Tensor, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Return states [B, L, C] summed into the W words of the longest text [B, W, C], and which piece is of which [B, L, W]."""
-    words = tokens.words
-    count = tokens.count_words() if tokens.most_words is None else tokens.most_words
-    return sum_pieces(states, words, count), words.unsqueeze(-1) == torch.arange(count, device=words.device)

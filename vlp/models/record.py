@@ -8,10 +8,11 @@ from dataclasses import field, fields
 from typing import Any
 
 from vlp.core.config import ConfigError, config, validate
-from vlp.core.trust import check_tower
+from vlp.core.trust import check_module, check_tower
 from vlp.modalities.base import processors
+from vlp.needs import needs
 
-from .dual_encoder import KNOWN_NEEDS, ModelConfig
+from .dual_encoder import ModelConfig
 from .towers.base import towers_of
 
 
@@ -30,7 +31,9 @@ class Record:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = sorted(need for need in set(self.needs) - KNOWN_NEEDS if not need.startswith("extras."))
+        unknown = sorted(
+            need for need in self.needs if need not in needs and ":" not in need[:200] and need[:7] != "extras."
+        )
         if unknown:
             raise ValueError(f"needs: this vlp does not know {', '.join(unknown)[:200]}; update vlp")
         if self.scale_init is not None and not all(
@@ -53,4 +56,7 @@ def read_record(saved: Mapping[str, Any], trust: Collection[str], where: str) ->
             )
     for name, tree in {"image": record.model.image, "text": record.model.text, **record.model.encoders}.items():
         check_tower(tree, towers_of(name), trust, f"{where}: model.{name}")
+    for name in record.needs:
+        if ":" in name:
+            check_module(name, trust, f"{where}: needs")
     return record

@@ -1,1 +1,21 @@
-"""What an objective may ask for: one file per need."""
+"""Needs: what objectives ask for beside the embeddings of images and texts, one file each. Add yours to the imports below."""
+
+# ruff: noqa: F401
+from . import (
+    attention,
+    category,
+    labels,
+    logit_scale,
+    masked_patches,
+    patches,
+    phrases,
+    prompts,
+    spans,
+    text_labels,
+    text_view,
+    triplets,
+    words,
+)
+from .base import Need, find_needs, needs
+
+__all__ = ["Need", "find_needs", "needs"]

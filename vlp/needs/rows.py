@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vlp.batch import Batch, ModelOutput, Phrases, Prompts, Spans, Tokens
+from vlp.batch import Batch, ModelOutput, Prompts, Ragged, Tokens
 
-OF_NO_ROW = ("prompts", "logit_scale", "logit_bias")
-"""Fields of an output that belong to no row."""
+from .base import find_needs, needs, value_of
 
 
 def take(batch: Batch, rows: slice | Sequence[int]) -> Batch:
@@ -22,8 +21,6 @@ def take(batch: Batch, rows: slice | Sequence[int]) -> Batch:
     """
     numbers = list(range(len(batch))[rows] if isinstance(rows, slice) else rows)
     chosen = _index(rows, batch.image)
-    place = torch.full((len(batch),), -1, device=batch.image.device)
-    place[chosen] = torch.arange(len(numbers), device=batch.image.device)
 
     def part(value: Any) -> Any:
         """Return what belongs to the rows: of what has one entry a row, those."""
@@ -31,13 +28,8 @@ def take(batch: Batch, rows: slice | Sequence[int]) -> Batch:
             return value.take(chosen)
         if isinstance(value, Prompts):
             return replace(value, asserted=value.asserted[chosen])
-        if isinstance(value, Spans):
-            own = _owned(place, value.owner)
-            each = {name: getattr(value, name)[own] for name in ("start", "end", "code", "assertion")}
-            return replace(value, owner=place[value.owner[own]], **each)
-        if isinstance(value, Phrases):
-            own = _owned(place, value.owner)
-            return Phrases(tokens=value.tokens.take(own), owner=place[value.owner[own]], code=value.code[own])
+        if isinstance(value, Ragged):
+            return value.take(chosen, len(batch))
         if isinstance(value, dict):
             return {name: part(one) for name, one in value.items()}
         if isinstance(value, list) and len(value) == len(batch):
@@ -47,24 +39,27 @@ def take(batch: Batch, rows: slice | Sequence[int]) -> Batch:
     return replace(batch, **{item.name: part(getattr(batch, item.name)) for item in fields(batch)})
 
 
-def with_text(output: ModelOutput, batch: Batch) -> tuple[ModelOutput, Batch]:
-    """Return the rows of an output and of its batch that have a text."""
+def with_text(output: ModelOutput, batch: Batch, names: Iterable[str] = ()) -> tuple[ModelOutput, Batch]:
+    """Return the rows of an output and of its batch that have a text; `names`: the needs that are read."""
     if batch.has_text is None or all(batch.has_text):
         return output, batch
     rows = [row for row, has in enumerate(batch.has_text) if has]
     chosen = _index(rows, output.image)
-    kept = (*OF_NO_ROW, "phrases")
-    found: dict[str, Any] = {name: value[chosen] for name, value in output.tensors().items() if name not in kept}
-    if output.phrases is not None and batch.phrases is not None:
-        place = torch.full((len(batch),), -1, device=chosen.device)
-        place[chosen] = chosen
-        found["phrases"] = output.phrases[_owned(place, batch.phrases.owner)]
+    axes = axes_of(names)
+    found: dict[str, Any] = {}
+    for key, value in output.tensors().items():
+        axis = axes.get(key, "batch")
+        if axis == "batch":
+            found[key] = value[chosen]
+        elif axis is not None and (ragged := value_of(batch, axis)) is not None:
+            found[key] = value[ragged.entries(chosen, len(batch))[0]]
     return replace(output, **found), take(batch, rows)
+
+
+def axes_of(names: Iterable[str]) -> dict[str, str | None]:
+    """Return what the rows of output tensors stand for (`Need.axis`), of all our needs and of those called `names`."""
+    return {need.field: need.axis for need in find_needs({*needs, *names})}
 
 
 def _index(rows: slice | Sequence[int], like: Tensor) -> Any:
     return rows if isinstance(rows, slice) else torch.tensor(list(rows), dtype=torch.int64, device=like.device)
-
-
-def _owned(place: Tensor, owner: Tensor) -> Tensor:
-    return (place[owner] >= 0).nonzero().squeeze(1)

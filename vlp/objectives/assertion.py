@@ -49,7 +49,7 @@ class Assertion(Objective[AssertionConfig]):
         super().__init__(config, dim)
         if not config.findings or not config.templates:
             raise ConfigError("findings, templates: at least one of each is needed")
-        for template in (one for pair in config.templates for one in pair):
+        for template in (template for pair in config.templates for template in pair):
             if template.count("{}") != 1:
                 raise ConfigError(f"templates: {template!r} must hold one {{}}, the place of the finding's name")
         if min(config.temperature, config.gamma) <= 0 or config.patch_weight < 0:
@@ -58,7 +58,7 @@ class Assertion(Objective[AssertionConfig]):
 
     def prompt_spec(self) -> PromptSpec:
         config = self.config
-        pairs = [(code, name, *one) for one in config.templates for code, name in config.findings.items()]
+        pairs = [(code, name, *pair) for pair in config.templates for code, name in config.findings.items()]
         return PromptSpec(
             findings=tuple(code for code, *_ in pairs),
             affirm=tuple(affirm.format(name) for _, name, affirm, _ in pairs),

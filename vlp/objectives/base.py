@@ -16,36 +16,7 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
 from vlp.core.config import ConfigError
 from vlp.core.registry import Registry
-
-NEEDS: dict[str, tuple[str, str]] = {
-    "patches": ("ModelOutput.patches", "choose an image tower that returns a feature map (model.image)"),
-    "words": ("ModelOutput.words", "choose a text tower that returns token states, and a tokenizer with a word map"),
-    "tokens": ("ModelOutput.tokens", "choose a text tower that returns token states (model.text)"),
-    "spans": ("Batch.spans", "build shards whose samples hold `concepts` (vlp-prep build --concepts vocabulary)"),
-    "phrases": ("Batch.phrases", "build shards whose samples hold `concepts` (vlp-prep build --concepts vocabulary)"),
-    "prompts": ("Batch.prompts", "give the loader this objective's prompt_spec()"),
-    "labels": ("Batch.labels", "name the label columns in data.labels"),
-    "text_view": ("ModelOutput.text_view", "show random parts of texts: data.text.subset or data.text.sentence"),
-    "masked_patches": ("ModelOutput.masked_patches", "choose an image tower that returns a feature map (model.image)"),
-    "logit_scale": ("ModelOutput.logit_scale", "build the model with the objectives' scale_init"),
-    "logit_bias": ("ModelOutput.logit_bias", "build the model with the objectives' scale_init"),
-    "extras.text_labels": (
-        "Batch.extras['text_labels']",
-        "name the labels in data.labels, by the codes of the concepts",
-    ),
-    "extras.category": ("Batch.extras['category']", "name the label columns in data.labels"),
-    "extras.triplets": ("Batch.extras['triplets']", "no loader of ours fills it; mentions do: from_extras: false"),
-}
-
-
-"""What an objective may ask for: the field that must be there, and how to get it."""
-
-
-OPTIONAL = frozenset({"attention"})
-
-
-"""What it may ask for and must do without where the tower has none: `word_attention`, `patch_attention`."""
-
+from vlp.needs import find_needs
 
 C = TypeVar("C")
 
@@ -53,8 +24,9 @@ C = TypeVar("C")
 class Objective(nn.Module, Generic[C]):
     """A training loss: subclass `Objective[YourConfig]`, give it a `loss`, and register it under the name recipes use.
 
-    `needs` names what must be in the output or the batch (keys of `NEEDS`, those of `OPTIONAL`, or an entry of
-    `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the losses of
+    `needs` names what must be in the output or the batch (registered in `vlp.needs`, of your own as
+    "pkg.mod:Name", or an entry of `Batch.extras` as `extras.<name>`).
+    `batch_coupled` is True when the loss of a batch is not the mean of the losses of
     its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it reads texts or
     what they say: it is given the rows that have one; it is False where images alone will do. `scale_init` is the start of
     the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0
@@ -106,20 +78,14 @@ class Objective(nn.Module, Generic[C]):
 
     def check(self, output: ModelOutput, batch: Batch) -> None:
         """Raise ConfigError naming the first need that the output or the batch does not hold, and how to get it."""
-        for need in sorted(self.needs - OPTIONAL):
-            group, _, extra = need.partition(".")
-            if group == "extras":
-                place, how = NEEDS.get(need, (f"Batch.extras[{extra!r}]", "have the loader fill it"))
-                missing = extra not in batch.extras
-            else:
-                place, how = NEEDS[need]
-                holder, _, attribute = place.partition(".")
-                missing = getattr(output if holder == "ModelOutput" else batch, attribute) is None
-            if missing:
-                raise ConfigError(f"objective {self.name!r} needs {need}, but {place} is missing: {how}")
+        for need in find_needs(self.needs):
+            if not need.is_optional and need.find(output, batch) is None:
+                raise ConfigError(
+                    f"objective {self.name!r} needs {need.name}, but {need.place()} is missing: {need.hint}"
+                )
 
 
-objectives = Registry[type[Objective[Any]]]("objective")
+objectives = Registry[type[Objective[Any]]]("objective", package="vlp.objectives")
 
 
 def in_full_precision(output: ModelOutput) -> ModelOutput:

@@ -109,9 +109,9 @@ class ObjectiveSum(nn.Module):
         if not asked:
             return None
         return PromptSpec(
-            findings=tuple(one for spec in asked for one in spec.findings),
-            affirm=tuple(one for spec in asked for one in spec.affirm),
-            deny=tuple(one for spec in asked for one in spec.deny),
+            findings=tuple(finding for spec in asked for finding in spec.findings),
+            affirm=tuple(text for spec in asked for text in spec.affirm),
+            deny=tuple(text for spec in asked for text in spec.deny),
         )
 
     def check(self, output: ModelOutput, batch: Batch) -> None:
@@ -125,7 +125,7 @@ class ObjectiveSum(nn.Module):
         Here, and nowhere else, are rows without a text left out of every objective that needs one.
         """
         output = in_full_precision(output)
-        read = with_text(output, batch)
+        read = with_text(output, batch, self.needs)
         total = output.image.new_zeros(())
         parts: dict[str, Tensor] = {}
         for name, term in self._objectives().items():

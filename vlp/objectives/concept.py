@@ -139,7 +139,7 @@ class Concept(Objective[ConceptConfig]):
         patches = unit(output.patches)
         if concepts.vectors.shape[0] == 0:
             nothing = 0 * (patches.sum() + vectors.sum() + output.image.sum())
-            return nothing + sum((0 * one.sum() for one in self.parameters()), nothing), dropped
+            return nothing + sum((0 * parameter.sum() for parameter in self.parameters()), nothing), dropped
         similarity = pooled_similarity(patches, concepts.vectors, config.pool, config.gamma)
         mentioned, true = concepts.of(rows)
         if config.loss == "softmax":
@@ -168,7 +168,7 @@ class Concept(Objective[ConceptConfig]):
         if config.mentions == "present":
             inside = inside & (spans.assertion == 1)
         chosen = inside.nonzero().squeeze(1)  # once: each choice by a mask makes the host wait for the device
-        start, end, owner, code = (one[chosen] for one in (spans.start, spans.end, spans.owner, spans.code))
+        start, end, owner, code = (column[chosen] for column in (spans.start, spans.end, spans.owner, spans.code))
         return span_means(tokens, start, end, owner), owner, code, dropped.to(tokens.dtype)
 
     def _softmax(self, logits: Tensor, mentioned: Tensor, true: Tensor, concepts: Concepts, rows: Rows) -> Tensor:

@@ -134,7 +134,7 @@ class MedSlip(Objective[MedSlipConfig]):
         if not config.from_extras:
             assert batch.spans is not None
             return triplets(batch.spans, len(batch), self.codes)
-        matrix = batch.extras["triplets"]
+        matrix: Tensor = batch.extras["triplets"]
         expected = (len(batch), *self.codes.shape)
         if tuple(matrix.shape) != expected:
             raise ConfigError(

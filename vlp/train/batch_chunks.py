@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vlp.batch import Batch, ModelOutput
-from vlp.needs.rows import OF_NO_ROW, take
+from vlp.needs.base import value_of
+from vlp.needs.rows import axes_of, take
 
 
 def cut(batch: Batch, count: int) -> list[Batch]:
@@ -30,21 +31,25 @@ def without_prompts(batch: Batch) -> Batch:
     return replace(batch, prompts=None)
 
 
-def join(outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch) -> ModelOutput:
-    """Return the output of `whole` from those of its chunks, in order; prompts and scales are taken from the first.
+def join(
+    outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch, needs: Iterable[str] = ()
+) -> ModelOutput:
+    """Return the output of `whole` from those of its chunks, in order; what belongs to no row is taken from the first.
 
-    Phrases go back to the batch's own order; word tensors, as wide as their chunk's longest text, are padded to the widest.
+    Ragged outputs go back to the batch's own order; word tensors, as wide as their chunk's longest text, are padded to
+    the widest. `needs`: those of the model.
     """
     found = [output.tensors() for output in outputs]
-    names = {name: None for tensors in found for name in tensors if name not in OF_NO_ROW}
-    pieces: dict[str, Any] = {name: _cat([tensors.get(name) for tensors in found]) for name in names}
-    joined = replace(outputs[0], **pieces)
-    if joined.phrases is not None and whole.phrases is not None:
-        rows = len(chunks[0])
-        chunk = whole.phrases.owner // rows
-        parts = [(chunk == index).nonzero().squeeze(1) for index in range(len(chunks))]
-        joined.phrases = joined.phrases[torch.argsort(torch.cat(parts))]
-    return joined
+    axes = axes_of(needs)
+    pieces: dict[str, Any] = {}
+    for name in {name: None for tensors in found for name in tensors}:
+        axis = axes.get(name, "batch")
+        if axis is None:
+            continue
+        pieces[name] = _cat([tensors.get(name) for tensors in found])
+        if axis != "batch" and (ragged := value_of(whole, axis)) is not None:
+            pieces[name] = pieces[name][ragged.joined_order(len(chunks[0]))]
+    return replace(outputs[0], **pieces)
 
 
 def _cat(pieces: Sequence[Tensor | None]) -> Tensor:

@@ -78,11 +78,11 @@ class Meter:
 
     def read(self) -> list[StepRecord]:
         """Return the steps since the last line with their values: one wait for the device, not one for each number."""
-        held = [value for one in self.steps for value in one.held.values()]
+        held = [value for step in self.steps for value in step.held.values()]
         numbers = iter(torch.stack(held).tolist() if held else [])
-        for one in self.steps:
-            one.values |= {name: next(numbers) for name in one.held}
-            one.held = {}
+        for step in self.steps:
+            step.values |= {name: next(numbers) for name in step.held}
+            step.held = {}
         return self.steps
 
     def pause(self, seconds: float) -> None:
@@ -100,8 +100,8 @@ class Meter:
         seconds = time.perf_counter() - self.started
         steps = self.read()
         sums: dict[str, float] = {}
-        for one in steps:
-            for name, value in one.values.items():
+        for step in steps:
+            for name, value in step.values.items():
                 if name != "grad_norm":
                     sums[name] = sums.get(name, 0.0) + value
         own = {
@@ -115,22 +115,22 @@ class Meter:
             "memory_mb": peak_memory_mb(),
         }
         ranks = distributed.gather_objects(own)
-        names = list(dict.fromkeys(name for one in ranks for name in one["sums"]))
+        names = list(dict.fromkeys(name for part in ranks for name in part["sums"]))
         line: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}  # every rank's, as it is of the average
-        line |= {name: sum(one["sums"].get(name, 0.0) for one in ranks) / len(ranks) / len(steps) for name in names}
-        rows = sum(one["rows"] for one in ranks)
+        line |= {name: sum(part["sums"].get(name, 0.0) for part in ranks) / len(ranks) / len(steps) for name in names}
+        rows = sum(part["rows"] for part in ranks)
         sources: Counter[str] = Counter()
-        for one in ranks:
-            sources.update(one["sources"])
+        for part in ranks:
+            sources.update(part["sources"])
         line |= {
             "samples_per_s": rows / max(seconds, 1e-9),
             # a batch is fetched in the step before the one that counts it, which the line before may have closed
-            "data_wait": min(1.0, max(one["waited"] for one in ranks) / max(seconds, 1e-9)),
-            "truncated": sum(one["truncated"] for one in ranks) / max(1, rows),
-            "rejected": sum(one["rejected"] for one in ranks),
-            "without_text": sum(one["without_text"] for one in ranks),
+            "data_wait": min(1.0, max(part["waited"] for part in ranks) / max(seconds, 1e-9)),
+            "truncated": sum(part["truncated"] for part in ranks) / max(1, rows),
+            "rejected": sum(part["rejected"] for part in ranks),
+            "without_text": sum(part["without_text"] for part in ranks),
             "sources": dict(sorted(sources.items())),
-            "memory_mb": max(one["memory_mb"] for one in ranks),
+            "memory_mb": max(part["memory_mb"] for part in ranks),
         }
         self.clear()
         return line
@@ -261,7 +261,7 @@ def rounded(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): rounded(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [rounded(one) for one in value]
+        return [rounded(item) for item in value]
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value

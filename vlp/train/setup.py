@@ -63,8 +63,8 @@ class Parts:
         """Return the run's size in numbers, for the log's first line."""
         parameters = list(self.engine.module.parameters())
         return {
-            "parameters": sum(one.numel() for one in parameters),
-            "trained": sum(one.numel() for one in parameters if one.requires_grad),
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trained": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
             "without_text": self.loader.stream.without_text,
             "precision": self.engine.precision,
             "device": torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
@@ -177,7 +177,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         tokenizer = build_or_train_tokenizer(recipe, run, data)
     else:
         towers = (recipe.model.image, recipe.model.text)
-        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers), *LIBRARIES))
+        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers, *objectives.needs), *LIBRARIES))
         tokenizer = cast(TextProcessor, processors["text"]).tokenizer
     make_loader = partial(
         Loader,
@@ -231,7 +231,7 @@ def write_checkpoint(
 ) -> Callable[[Path], None]:
     """Return what `checkpoint.save` has every rank run.
 
-    The collective part comes first: a rank that fails later, alone, keeps nobody waiting.
+    The collective part comes first: a rank that fails later, alone, keeps no other rank waiting.
     """
     weights, objectives = parts.engine.weights("model"), parts.engine.weights("objectives")
     counters = {

@@ -42,7 +42,7 @@ class StopRequest:
 
 
 def follow_parent() -> None:
-    """Have a launched process told to stop when its launcher is gone, as an orphan would train on for nobody.
+    """Have a launched process told to stop when its launcher is gone, as an orphan would train on without a use.
 
     Linux sends SIGTERM at the parent's death; a thread watches the launchers further up as well (deepspeed's front
     process is this one's grandparent), and ends the process if it has not stopped by itself in a minute.

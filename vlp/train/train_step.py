@@ -7,7 +7,7 @@ gradient passes the wrapper (DDP, FSDP, DeepSpeed) and is averaged like any othe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict, Unpack
+from typing import TypedDict, Unpack, cast
 
 from torch import Tensor, nn
 
@@ -55,7 +55,10 @@ class TrainStep(nn.Module):
             return inner_product(output, chunk["gradients"]), {}
         if "whole" in chunk:
             full, *chunks = chunk["whole"]
-            output, batch = join([output, *chunk["cached"]], chunks, full), full
+            output, batch = (
+                join([output, *chunk["cached"]], chunks, full, cast("frozenset[str]", self.objectives.needs)),
+                full,
+            )
         losses: Losses = self.objectives(output, batch, progress)
         parts = {name: part.detach() for name, part in losses.parts.items()}
         if output.logit_scale is not None:

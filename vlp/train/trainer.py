@@ -178,20 +178,20 @@ def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
 def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
     """Return the first step since the last line whose loss or gradient was not finite; fp16 may still lower its scale."""
     is_forgiven = scale is not None and scale > LEAST_SCALE
-    for one in meter.read():
-        if not (math.isfinite(one.values["loss"]) and (math.isfinite(one.values["grad_norm"]) or is_forgiven)):
-            return one
+    for step in meter.read():
+        if not (math.isfinite(step.values["loss"]) and (math.isfinite(step.values["grad_norm"]) or is_forgiven)):
+            return step
     return None
 
 
 def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
     """Return what was not finite, on which ranks, with the keys of their batches (never their texts). Collective."""
     ranks: list[StepRecord | None] = distributed.gather_objects(own)
-    step = min(one.number for one in ranks if one is not None)
+    step = min(report.number for report in ranks if report is not None)
     here = {rank: one for rank, one in enumerate(ranks) if one is not None and one.number == step}
     bad = {rank: one for rank, one in here.items() if not math.isfinite(one.values["loss"])} or here
-    names = {name for one in bad.values() for name, value in one.values.items() if not math.isfinite(value)}
-    keys = [key for one in bad.values() for key in one.keys]
+    names = {name for report in bad.values() for name, value in report.values.items() if not math.isfinite(value)}
+    keys = [key for report in bad.values() for key in report.keys]
     parts = sorted(names - {"loss", "grad_norm"})
     log.write("stopped", step, reason="not finite", ranks=list(bad), parts=parts, keys=keys)
     what = "the loss is not finite" if "loss" in names else "the gradient is not finite"
@@ -233,5 +233,5 @@ def validate(parts: Parts, progress: float) -> dict[str, Any]:
     if damage := parts.validation.share_rejected():
         raise TrainingStopped(f"the validation data failed: {damage}")
     ranks = distributed.gather_objects(sums)
-    means = {name: sum(one.get(name, 0.0) for one in ranks) / len(ranks) / max(1, compared) for name in sums}
+    means = {name: sum(values.get(name, 0.0) for values in ranks) / len(ranks) / max(1, compared) for name in sums}
     return {**means, "n": rows * distributed.world(), "left_out": left_out}

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...metrics.calibration import calibration_error, fit_temperature, reliability
-from ...metrics.ranking import auroc, precision_recall_curve, roc_curve
+from ...metrics.ranking import Ranking, auroc, precision_recall_curve, roc_curve
 from ...report import charts
 from ...report.cards import Card, Chart, Forest, Heading, Matrix, Multiples, Note, Piece, Published, Section, Table
 from ...report.rows import references_of, row
@@ -42,14 +42,14 @@ def curve_figure(
         known = truth[:, column] != UNKNOWN
         labels, values = truth[known, column], ranking[known, column]
         false_rate, true_rate, _ = roc_curve(labels, values)
-        rows = np.arange(len(labels))
         drawn, drawn_pr = [], []
-        for resample in weights[:BANDS, known]:
-            chosen = np.repeat(rows, resample)
-            if 0 < labels[chosen].sum() < len(chosen):
-                fpr, tpr, _ = roc_curve(labels[chosen], values[chosen])
-                drawn.append(_on_grid(fpr, tpr))
-                drawn_pr.append(_precision_on_grid(*precision_recall_curve(labels[chosen], values[chosen])[:2]))
+        for positive, negative in zip(*Ranking.of(labels, values).grouped(weights[:BANDS, known]), strict=True):
+            hits, alarms = np.cumsum(positive), np.cumsum(negative)
+            seen = hits + alarms > 0  # from the first score that was drawn on
+            if hits[-1] and alarms[-1]:
+                recall = hits[seen] / hits[-1]
+                drawn.append(_on_grid(np.r_[0, alarms[seen] / alarms[-1]], np.r_[0, recall]))
+                drawn_pr.append(_precision_on_grid(hits[seen] / (hits + alarms)[seen], recall))
         low, high = np.percentile(drawn, [2.5, 97.5], axis=0) if drawn else (GRID, GRID)
         pr_low, pr_high = np.percentile(drawn_pr, [2.5, 97.5], axis=0) if drawn else (GRID, GRID)
         precision, recall, _ = precision_recall_curve(labels, values)
@@ -109,22 +109,17 @@ def calibration_figure(
 
 def confidence_figure(main: Scores, right: Floats) -> list[dict[str, Any]]:
     """Return reliability bins of the answers' confidences, whose ECE is the run's own (`ece`)."""
-    return [
-        _bins("uncalibrated", main.probability.max(1), right, main.temperature, ece_of(main.probability.max(1), right))
-    ]
-
-
-def ece_of(probability: Floats, outcomes: NDArray[Any]) -> float | None:
-    """Return the calibration error, the one of every table and figure; None without a sample."""
-    errors = calibration_error(probability, outcomes)
-    return errors[0] if errors else None
+    error = calibration_error(main.probability.max(1), right)
+    return [_bins("uncalibrated", main.probability.max(1), right, main.temperature, error)]
 
 
 def _findings(
     title: str, probability: Floats, truth: NDArray[np.int64], temperature: float, counted: Sequence[int]
 ) -> dict[str, Any]:
     known = truth != UNKNOWN
-    errors = [ece_of(probability[known[:, column], column], truth[known[:, column], column]) for column in counted]
+    errors = [
+        calibration_error(probability[known[:, column], column], truth[known[:, column], column]) for column in counted
+    ]
     defined = [error for error in errors if error is not None]
     return _bins(title, probability[known], truth[known], temperature, float(np.mean(defined)) if defined else None)
 
@@ -133,9 +128,8 @@ def _bins(
     title: str, probability: Floats, labels: NDArray[Any], temperature: float, error: float | None
 ) -> dict[str, Any]:
     bins = [
-        {"confidence": bucket.confidence, "accuracy": bucket.accuracy, "count": bucket.count}
-        for bucket in reliability(probability, labels)
-        if bucket.count
+        {"confidence": float(mean), "accuracy": float(share), "count": int(count)}
+        for count, mean, share in zip(*reliability(probability, labels), strict=True)
     ]
     return {"title": title, "ece": error, "temperature": temperature, "bins": bins}
 

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
-from ...bootstrap import Resamples, resampled
+from ...bootstrap import Resamples
 from ...data.checks import check_labels
 from ...data.dataset import Data, Findings
 from ...data.labels import group_of
 from ...data.spec import DataError
 from ...intervals import Part, of_auroc, of_average_precision, of_draws, of_macro, of_mean
-from ...metrics import decisions
+from ...metrics.calibration import calibration_error
+from ...metrics.decisions import class_decisions
 from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
 from ...report.cards import Section
 from ...report.shown import confusion_figure
@@ -41,7 +42,7 @@ from ..base import (
     require_any,
 )
 from .decisions import Decided, decided_class, decided_macro
-from .figures import calibration_figure, confidence_figure, curve_figure, ece_of, section, single_finding_confusion
+from .figures import calibration_figure, confidence_figure, curve_figure, section, single_finding_confusion
 from .labels import Settings, truth_of
 from .subgroups import by_subgroup, left_out_words, mean_part
 from .subsets import fewest, uncertain
@@ -271,15 +272,14 @@ class Classification(Task[Labelled]):
         entry["ap"] = metric(precision, second.interval, chance=positives / len(labels))
         at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
         entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
-        peak, point = best_f1(labels, values), youden(labels, values)
-        assert peak is not None and point is not None
-        entry["f1_best"] = metric(peak[0], note="threshold chosen on this data")
+        point = youden(labels, values)
+        entry["f1_best"] = metric(best_f1(labels, values), note="threshold chosen on this data")
         entry["youden"] = {
             "threshold": point.threshold,
             "sensitivity": point.sensitivity,
             "specificity": point.specificity,
         }
-        entry["ece"] = metric(ece_of(probability, labels), higher_is_better=False, reason="no samples")
+        entry["ece"] = metric(calibration_error(probability, labels), higher_is_better=False, reason="no samples")
         return entry, (first, second)
 
     def _each(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> list[dict[str, float]]:
@@ -338,6 +338,8 @@ class Classification(Task[Labelled]):
     # multi-class
 
     def _multiclass(self, scored: Scored) -> Outcome:
+        from sklearn.metrics import confusion_matrix
+
         context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
         main, names = scores[0], self.settings.classes
         answer, decided = (truth == 1).argmax(1), main.ranking.argmax(1)
@@ -355,17 +357,18 @@ class Classification(Task[Labelled]):
             primary=True,
             n_classes=present,
         )
-        others = {
-            "balanced_accuracy": (decisions.balanced_accuracy, 1 / present),
-            "f1_macro": (decisions.macro_f1, None),
-            "kappa": (decisions.kappa, 0.0),
-            "mcc": (decisions.matthews, 0.0),
-        }
-        for key, (function, chance) in others.items():
-            draws = resampled(lambda rows, score=function: score(answer[rows], decided[rows]), resamples.weights[:300])  # type: ignore[misc]
-            bounds = of_draws(draws, resamples, resamples[right == 0].patients)
-            value = function(answer, decided)
-            outcome.metrics[key] = metric(value, bounds, chance=chance, reason="one class is always chosen")
+        seen = class_decisions(answer, decided, len(names), np.ones(len(answer)))
+        draws = class_decisions(answer, decided, len(names), resamples.weights[:300])
+        for key, name, chance in (
+            ("balanced_accuracy", "balanced_accuracy", 1 / present),
+            ("f1_macro", "f1", None),
+            ("kappa", "kappa", 0.0),
+            ("mcc", "mcc", 0.0),
+        ):
+            value = float(seen[name][0])
+            bounds = of_draws(draws[name], resamples, resamples[right == 0].patients)
+            reason = "one class is always chosen"
+            outcome.metrics[key] = metric(value if np.isfinite(value) else None, bounds, chance=chance, reason=reason)
         self._one_against_rest(outcome, answer, main, resamples)
 
         def inside(members: NDArray[np.bool_]) -> Part | None:
@@ -373,7 +376,7 @@ class Classification(Task[Labelled]):
             return Part(float(right[members].mean()), drawn.means(right[members]), of_mean(right[members], drawn))
 
         by_subgroup(context, outcome, self.settings, "accuracy", None, inside)
-        confidence = ece_of(main.probability.max(1), right)
+        confidence = calibration_error(main.probability.max(1), right)
         outcome.metrics["ece"] = metric(confidence, higher_is_better=False, reason="no samples")
         if len(scores) > 1:
             sets = {
@@ -385,7 +388,7 @@ class Classification(Task[Labelled]):
                 float(np.mean(values)), spread=max(values) - min(values), std=float(np.std(values)), sets=sets
             )
         outcome.rows = self._rows(context, scored.indices, truth, main)
-        counts = decisions.confusion(answer, decided, len(names))
+        counts = confusion_matrix(answer, decided, labels=range(len(names)))
         one_hot = np.eye(len(names), dtype=np.int64)[answer]
         outcome.figures = {
             "curves": curve_figure(names, one_hot, main.probability, resamples.weights),

@@ -51,7 +51,7 @@ class Manifest:
         self.shards = tuple(shards)
         self._lines = lines  # [S, 2] position and length of each shard's line in the file
         self._parsed: OrderedDict[int, Columns] = OrderedDict()
-        self.start = np.concatenate([[0], np.cumsum([one.samples for one in self.shards], dtype=np.int64)])
+        self.start = np.concatenate([[0], np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)])
 
     @classmethod
     def read(cls, place: Path | str, cache: Cache | None = None) -> Manifest:
@@ -77,7 +77,7 @@ class Manifest:
             raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
         if not shards:
             raise ManifestError(f"{path} lists no shards")
-        names = {one.shard for one in shards}
+        names = {shard.shard for shard in shards}
         if len(names) < len(shards):
             raise ManifestError(f"{path} lists a shard twice")
         return cls(base, path, shards, np.array(lines, dtype=np.int64).reshape(-1, 2))
@@ -92,13 +92,13 @@ class Manifest:
     def digest(self) -> str:
         """A sha256 of the shards' hashes, counts and order; wherever they lie and whatever they are called."""
         digest = hashlib.sha256()
-        for one in self.shards:
-            digest.update(f"{one.samples} {one.bytes} {one.sha256}\n".encode())
+        for shard in self.shards:
+            digest.update(f"{shard.samples} {shard.bytes} {shard.sha256}\n".encode())
         return digest.hexdigest()
 
     @property
     def splits(self) -> list[str]:
-        return sorted({one.split for one in self.shards if one.split})
+        return sorted({shard.split for shard in self.shards if shard.split})
 
     @property
     def texts(self) -> int:
@@ -185,7 +185,7 @@ def _missing(path: Path) -> str:
     folder = path.parent if path.name == FILE else path
     if not folder.is_dir():
         near = did_you_mean(
-            folder.name, [one.name for one in folder.parent.glob("*")] if folder.parent.is_dir() else []
+            folder.name, [sibling.name for sibling in folder.parent.glob("*")] if folder.parent.is_dir() else []
         )
         return f"no such folder: {folder}{near if 'mean' in near else ''}"
     if any(folder.glob("*.tar")):

@@ -89,5 +89,5 @@ class Files:
 def _fetch(cache: Cache, places: list[tuple[str, int, str]]) -> None:
     for path, size, sha256 in places:
         if is_remote(path):
-            with contextlib.suppress(OSError):  # whoever needs the file will try again, and complain
+            with contextlib.suppress(OSError):  # the reader that needs the file tries again, and reports
                 cache.fetch(path, size, sha256)

@@ -27,7 +27,7 @@ class SampleError(ValueError):
 def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter[str] | None = None) -> Sample:
     """Return the sample that `members` (extension -> bytes) hold, its image and masks still encoded.
 
-    A `json` member of our own is read as `Sample.to_json` wrote it. In anybody else's, `report` or `text` (or
+    A `json` member of our own is read as `Sample.to_json` wrote it. In another tool's, `report` or `text` (or
     `findings` and `impression`) is the report and `caption` or `captions` are captions; so are members of those names
     and `txt`. `where` names the shard in messages; what is left out of a foreign record is counted in `told`. Raises
     SampleError, and ManifestError where several members may be the image.

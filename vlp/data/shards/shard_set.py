@@ -26,7 +26,7 @@ class ShardSet:
     def __init__(self, manifest: Manifest, cache: Cache | None = None) -> None:
         self.manifest = manifest
         self.files = Files(cache, folder=None if is_remote(manifest.base) else manifest.base)
-        self.is_remote = any(is_remote(join(manifest.base, one.shard)) for one in manifest.shards)
+        self.is_remote = any(is_remote(join(manifest.base, shard.shard)) for shard in manifest.shards)
         self._prefetched: list[int] = []
 
     def __len__(self) -> int:
@@ -53,8 +53,10 @@ class ShardSet:
         """Start to copy remote shards in the background, so that they are here when their samples are wanted."""
         if shards != self._prefetched:
             self._prefetched = shards
-            headers = [self.manifest.shards[one] for one in shards]
-            self.files.prefetch([(join(self.manifest.base, one.shard), one.bytes, one.sha256) for one in headers])
+            headers = [self.manifest.shards[number] for number in shards]
+            self.files.prefetch(
+                [(join(self.manifest.base, header.shard), header.bytes, header.sha256) for header in headers]
+            )
 
     def _sample(self, index: int, wanted: Callable[[str], bool], instead: dict[str, bytes] | None = None) -> Sample:
         shard, row = self.manifest.locate(index)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 FILE = "manifest.jsonl"
 FORMAT = "vlp-1"
-"""Marks a `json` member written by `ShardWriter`; anybody else's is read by the names of its fields."""
+"""Marks a `json` member written by `ShardWriter`; another tool's is read by the names of its fields."""
 
 _NAME = re.compile(r"^((?:.*/|)[^./]+)[.]([^/]*)$")
 _START, _COLUMNS = b'{"shard": ', b', "keys": ['
@@ -375,4 +375,4 @@ def chain_crc32(parts: Iterable[bytes]) -> int:
 def text_length(sample: Sample) -> int:
     """Return the length of what a sample says, in characters; 0 where it has no text."""
     report = len(sample.report.text) if sample.report and sample.report.text.strip() else 0
-    return report or max((len(one) for one in sample.captions if one.strip()), default=0)
+    return report or max((len(caption) for caption in sample.captions if caption.strip()), default=0)

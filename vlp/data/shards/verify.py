@@ -50,7 +50,7 @@ def index_folder(
     follow_links: bool = False,
     choices: Choices | None = None,
 ) -> Manifest:
-    """Write `manifest.jsonl` for the tar shards of a folder, anybody's webdataset shards included, and return it.
+    """Write `manifest.jsonl` for the tar shards of a folder, webdataset shards of other tools included, and return it.
 
     The split is the one that a shard's path names (`train/0.tar`, `VAL_0.tar`; see `vlp.data.shards.foreign.members`)
     or, where it names none, that of all records. Samples without an image or with a broken record are left out and

@@ -273,7 +273,7 @@ _registries: dict[str, Registry[Any]] = {}
 
 def towers_of(modality: str) -> Registry[Any]:
     """Return the registry of a modality's towers: `@towers_of("signal").register("my_tower")` adds one."""
-    return _registries.setdefault(modality, Registry(f"{modality} tower"))
+    return _registries.setdefault(modality, Registry(f"{modality} tower", package="vlp.models.towers"))
 
 
 image_towers: Registry[type[ImageTower]] = towers_of("image")

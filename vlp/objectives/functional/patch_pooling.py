@@ -46,7 +46,11 @@ def by_chunks(
     step = max(1, int(count * HELD / held))
     pieces = [
         checkpoint(
-            function, *(one[low : low + step] for one in rows), *whole, use_reentrant=False, preserve_rng_state=False
+            function,
+            *(tensor[low : low + step] for tensor in rows),
+            *whole,
+            use_reentrant=False,
+            preserve_rng_state=False,
         )
         for low in range(0, count, step)
     ]

@@ -212,4 +212,4 @@ class SigmoidSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return (*(grads[0] * one for one in ctx.saved_tensors), None, None)
+        return (*(grads[0] * saved for saved in ctx.saved_tensors), None, None)

@@ -138,7 +138,7 @@ def clip_gradients(parameters: list[nn.Parameter], largest: float) -> Tensor:
     if largest > 0:
         norm: Any = nn.utils.clip_grad_norm_(parameters, largest)
     else:
-        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if hasattr(norm, "full_tensor"):
         norm = norm.full_tensor()
     return norm.detach()  # type: ignore[no-any-return]

@@ -28,8 +28,10 @@ def write_state(state: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    failures = {one for one in distributed.attempt(lambda: folder.mkdir(parents=True, exist_ok=True)) if one}
-    if failures:  # before anybody waits in `save` for a rank that has no folder
+    failures = {
+        failure for failure in distributed.attempt(lambda: folder.mkdir(parents=True, exist_ok=True)) if failure
+    }
+    if failures:  # before a rank waits in `save` for a rank that has no folder
         raise OSError("; ".join(sorted(failures)))
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
     try:

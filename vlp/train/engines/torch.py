@@ -37,7 +37,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         members = list(module)
         if (
             len(members) < 2
-            or len({type(one) for one in members}) > 1
+            or len({type(member) for member in members}) > 1
             or not any(True for _ in members[0].parameters())
         ):
             continue

@@ -137,7 +137,7 @@ def _from_sections(parts: Mapping[Any, Any]) -> Report | None:
     texts: dict[str, str] = {}
     for name in SECTIONS:
         part = named.get(name)
-        texts[name] = _joined([_text(one, name) for one in (part if isinstance(part, (list, tuple)) else [part])])[0]
+        texts[name] = _joined([_text(item, name) for item in (part if isinstance(part, (list, tuple)) else [part])])[0]
     said = {name: text for name, text in texts.items() if text}
     text, spans = _joined(list(said.values()))
     return Report(text, sections=dict(zip(said, spans, strict=True))) if text else None
@@ -155,7 +155,7 @@ def _joined(parts: list[str]) -> tuple[str, list[tuple[int, int]]]:
 def captions_of(value: Any) -> tuple[str, ...]:
     """Return the captions in a field, one text each; raises CellError for what is no text."""
     values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(text for one in values if (text := _text(one, "captions")))
+    return tuple(text for value in values if (text := _text(value, "captions")))
 
 
 def _text(value: Any, name: str) -> str:

@@ -164,15 +164,15 @@ class Cache:
     def _make_room(self, size: int, keep: Path) -> None:
         """Delete copies, and nothing else that lies in the folder, until `size` more bytes fit."""
         endings = (".lock", ".partial", ".sha256")
-        files = [one for one in self.folder.iterdir() if _OURS.match(one.name) and one.suffix not in endings]
-        sizes = {one: one.lstat() for one in files if one != keep and one.is_file()}
-        total = sum(one.st_size for one in sizes.values())
-        for one in sorted(sizes, key=lambda file: sizes[file].st_atime):
+        files = [file for file in self.folder.iterdir() if _OURS.match(file.name) and file.suffix not in endings]
+        sizes = {file: file.lstat() for file in files if file != keep and file.is_file()}
+        total = sum(size.st_size for size in sizes.values())
+        for oldest in sorted(sizes, key=lambda file: sizes[file].st_atime):
             if total + size <= self.limit:
                 return
-            one.unlink(missing_ok=True)
-            _stamp_of(one).unlink(missing_ok=True)
-            total -= sizes[one].st_size
+            oldest.unlink(missing_ok=True)
+            _stamp_of(oldest).unlink(missing_ok=True)
+            total -= sizes[oldest].st_size
 
 
 def _stamp_of(path: Path) -> Path:
