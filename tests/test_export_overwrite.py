@@ -70,7 +70,7 @@ def test_a_failed_export_leaves_the_old_one_and_no_parts(
     assert cli.main(command) == 0
     before = contents(tmp_path / "out")
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, os.strerror(28))
 
     monkeypatch.setattr("vlp.export.model_card.render", full)

@@ -54,14 +54,15 @@ def render(
     recipe = _recipe(source)
     name = name or str(recipe.get("name") or repository.rpartition("/")[2])
     scored = [_results(path) for path in results] or _near(source, loaded)
+    metrics = eval_results(scored)
     front = ModelCardData(
         license=licence,
         library_name=exporter.library,
         pipeline_tag=exporter.pipeline_tag,
         tags=["medical", "radiology", "vision-language", "vlp", exporter.name],
         base_model=sorted(set(base_models(recipe))) or None,
-        model_name=name,
-        eval_results=eval_results(scored) or None,
+        model_name=name if metrics else None,
+        eval_results=metrics or None,
     )
     use = exporter.usage.format(repo=repository)
     about = [f"- {line}" for line in describe(loaded)]
