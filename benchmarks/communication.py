@@ -56,8 +56,8 @@ def batch_of(generator: torch.Generator) -> Batch:
         text=Tokens(ids, ids.bool(), words),
         group=torch.zeros(ROWS, 2, dtype=torch.int64),
         keys=[str(row) for row in range(ROWS)],
-        spans=Spans(owner * 0, owner * 0 + 1, owner, code, torch.ones_like(owner)),
-        phrases=Phrases(Tokens(short, short.bool(), short), owner, code),
+        spans=Spans(start=owner * 0, end=owner * 0 + 1, owner=owner, code=code, assertion=torch.ones_like(owner)),
+        phrases=Phrases(tokens=Tokens(short, short.bool(), short), owner=owner, code=code),
     )
 
 

@@ -50,7 +50,7 @@ def test_a_batch_moves_whole() -> None:
         text=tokens,
         group=torch.zeros(2, 2, dtype=torch.int64),
         keys=["a", "b"],
-        phrases=Phrases(tokens, torch.zeros(2), torch.zeros(2)),
+        phrases=Phrases(tokens=tokens, owner=torch.zeros(2), code=torch.zeros(2)),
         extras={"x": torch.ones(1)},
     )
     moved = batch.to("meta")

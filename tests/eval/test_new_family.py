@@ -84,7 +84,7 @@ class Toy(Task[Chosen]):
 def test_a_family_of_ones_own_runs_is_compared_and_drawn(
     run: Run, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(families, "_table", dict(families._table))  # registered for this test alone
+    monkeypatch.setattr(families, "_own", dict(families._table))  # registered for this test alone
     families.register("toy")(Toy)
     tasks = [{"id": "mine", "family": "toy"}]
     (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": tasks}))

@@ -244,12 +244,12 @@ def test_patches_lie_where_the_stride_puts_them_also_when_they_do_not_tile_the_i
     theirs = OpenClipEmbedder.load("odd-vit", "cpu")
     ours = OpenClipImageTower(OpenClipConfig(model="odd-vit"), ImageSpec(size=vision["image_size"], channels=3))
     own = ours.grid
-    assert theirs.card.grid == (own.height, own.width, own.stride, own.offset)
+    assert theirs.card.grid == (*own.shape, own.stride, own.offset)
     if "patch_size" in vision:
         assert theirs.card.grid == (7, 7, (8.0, 8.0), (4.0, 4.0))
     side = vision["image_size"]
     _, cells = theirs.images(np.zeros((1, 3, side, side), np.uint8), patches=True)
-    assert cells is not None and cells.shape[1] == own.height * own.width
+    assert cells is not None and cells.shape[1] == own.cells
 
 
 def test_patches_of_timms_and_of_transformers_towers_that_do_not_tile_the_input() -> None:
