@@ -315,7 +315,7 @@ def test_a_prompt_file_with_other_values(tmp_path_factory: pytest.TempPathFactor
     from vlp_eval.zero_shot import prompts
 
     path = tmp_path_factory.mktemp("prompts") / "mine.yaml"
-    tree = yaml.safe_load((Path(prompts.__file__).parent / "prompts" / "chest-pair.yaml").read_text())
+    tree = yaml.safe_load((prompts.FOLDER / "chest-pair.yaml").read_text())
     text = yaml.safe_dump(data.draw(changed(tree)), allow_unicode=False).encode()
     path.write_bytes(data.draw(st.one_of(st.just(text), damaged(text))))
     try:
