@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .bootstrap import Floats, Interval, Resamples
+from .metrics.ranking import Ranking
 
 LEVEL = 0.95
 FEW_PATIENTS = 100
@@ -101,6 +102,16 @@ def of_auroc(value: float, labels: NDArray[np.int64], draws: Floats, drawn: Resa
     low, high = score_bounds(value, positive, negative, base.deviation**2)
     doubt = f"{few} {drawn.unit}s on one side" if few < TOO_FEW else ""
     return replace(base, low=low, high=high, method=drawn.method("score"), unreliable=doubt)
+
+
+def auroc_part(labels: NDArray[np.int64], scores: Floats, drawn: Resamples) -> Part | None:
+    """Return the AUROC of labels [n] of 1 and 0 and scores [n], with its resamples and interval; None where undefined."""
+    ranking = Ranking.of(labels, scores)
+    value = float(ranking.auroc(np.ones(len(labels)))[0])
+    if not np.isfinite(value):
+        return None
+    draws = ranking.auroc(drawn.weights)
+    return Part(value, draws, of_auroc(value, labels, draws, drawn))
 
 
 def score_bounds(value: float, positive: int, negative: int, seen: float) -> tuple[float, float]:

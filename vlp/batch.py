@@ -52,6 +52,23 @@ class Tokens:
         part.most_words = part.count_words()
         return part
 
+    def widened(self, width: int, pad_id: int) -> Tokens:
+        """Return the texts padded on the right to `width` tokens, as they are where they are that wide."""
+        from torch.nn.functional import pad
+
+        extra = max(0, width - self.ids.shape[1])
+        return replace(
+            self,
+            ids=pad(self.ids, (0, extra), value=pad_id),
+            mask=pad(self.mask, (0, extra), value=False),
+            words=pad(self.words, (0, extra), value=-1),
+        )
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """Return the texts on `device`."""
+        moved: Tokens = _each(self, lambda tensor: tensor.to(device))
+        return moved
+
     def count_words(self) -> int:
         """Return how many words the longest text has, at least 1; waits for the device."""
         return max(int(self.words.max()) + 1, 1) if self.words.numel() else 1
@@ -316,9 +333,8 @@ class Local:
     grid: Grid | None = None
 
 
-@dataclass(
-    init=False
-)  # without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns
+# Without slots: DeepSpeed's ZeRO-3 hooks look for tensors in the __dict__ of what a module returns.
+@dataclass(init=False)
 class ModelOutput(Named):
     """What `DualEncoder.forward` returns: **unnormalised** embeddings; objectives normalise. None = no objective needs it.
 

@@ -161,14 +161,11 @@ class Pretrained:
         """Embed texts -> [N, D], unit length."""
         import torch
 
-        from .batch import Tokens
-
         rows = []
         with torch.no_grad():
             for start in range(0, len(texts), batch_size):
                 tokens = self.tokenizer(list(texts[start : start + batch_size])).tokens
-                ids, mask, words = (column.to(self.device) for column in (tokens.ids, tokens.mask, tokens.words))
-                rows.append(self.model.encode_text(Tokens(ids=ids, mask=mask, words=words)))
+                rows.append(self.model.encode_text(tokens.to(self.device)))
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
 

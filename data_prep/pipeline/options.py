@@ -69,12 +69,13 @@ def shard_of(text: str) -> tuple[int, int]:
 def add_flags(parser: argparse.ArgumentParser, source: str | None) -> None:
     """Declare a flag for each option of a build, and of the source, with the help of its declaration."""
     group = parser.add_argument_group("options of every build")
-    seen = {path[-1] for path, _ in _leaves(BuildOptions)}
-    for path, item in _leaves(BuildOptions):
+    own = list(_leaves(BuildOptions))
+    for path, item in own:
         _add_flag(group, path, *item)
     if source is not None:
         kind = find_source(source).Config
         group = parser.add_argument_group(f"options of {source}", (kind.__doc__ or "").strip())
+        seen = {path[-1] for path, _ in own}
         for path, item in _leaves(kind, ("source",)):
             if path[-1] not in seen:
                 _add_flag(group, path, *item)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 from vlp.core.trust import check_model_folder
 
 Mask = NDArray[np.bool_]
@@ -152,8 +153,7 @@ class Sam:
             raise
         except Exception as error:  # a wrong type in a configuration ends in any of them
             hint = "expected a folder that transformers' save_pretrained wrote, or a name in the local Hub cache"
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"no SAM in {name!r}: {said}; {hint}") from None
+            raise ConfigError(f"no SAM in {name!r}: {first_line(error)}; {hint}") from None
         return cls(model, processor, device)
 
     def __call__(self, image: NDArray[np.uint8], parts: Sequence[Mask], prompt: Literal["box", "points"]) -> Mask:

@@ -7,7 +7,7 @@ depend on how many came with it: arithmetic in another shape may take another or
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 
 Floats = NDArray[np.float32]
+TEXT_ROWS = 32
+"""Texts are always encoded so many at a time: a row then depends on its text, not on the texts beside it."""
 
 
 @dataclass(frozen=True)
@@ -119,4 +121,10 @@ def to_rows(tensor: torch.Tensor) -> Floats:
     return rows
 
 
-TEXT_ROWS = 32
+def encode_in_blocks(encode: Callable[[list[str]], Floats], texts: Sequence[str], dim: int) -> Floats:
+    """Return `encode` of texts [n, dim], which is given TEXT_ROWS at a time; a short block is filled with its first text."""
+    blocks = []
+    for start in range(0, len(texts), TEXT_ROWS):
+        part = list(texts[start : start + TEXT_ROWS])
+        blocks.append(encode(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
+    return np.concatenate(blocks) if blocks else np.zeros((0, dim), np.float32)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 
 from .base import Embedder
 from .vlp import FolderEmbedder
@@ -23,7 +24,7 @@ def load(name: str, device: str | None = None, trust: Sequence[str] = ()) -> Emb
     try:
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {where}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"--device {where}: {first_line(error)}") from None
     if name.startswith("open_clip:"):
         from .open_clip import OpenClipEmbedder
 

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 from vlp.core.registry import did_you_mean
 from vlp.core.trust import check_model_folder, never_asking, read_small_json, refuse_loaders, refuse_paths
 from vlp.modalities.image.decode import decode_native
 
 from ..maps.saliency import Tower
-from .base import TEXT_ROWS, Floats, card_of, to_rows
+from .base import Floats, card_of, encode_in_blocks, to_rows
 from .patch_tokens import TokenHook
 from .transformers import tokenizer_digest
 
@@ -77,8 +78,7 @@ class OpenClipEmbedder:
                     model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
                 tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # a wrong type in a configuration ends in any of them
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"open_clip cannot make {spec!r}: {said}") from None
+            raise ConfigError(f"open_clip cannot make {spec!r}: {first_line(error)}") from None
         return cls(model, transform, tokenizer, spec, device)
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
@@ -122,11 +122,7 @@ class OpenClipEmbedder:
         return Tower(model.visual, lambda pixels: model.encode_image(pixels), self._normalise, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
-        blocks = []
-        for start in range(0, len(texts), TEXT_ROWS):
-            part = list(texts[start : start + TEXT_ROWS])
-            blocks.append(self._encode_texts(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
-        return np.concatenate(blocks) if blocks else np.zeros((0, self.card.dim), np.float32)
+        return encode_in_blocks(self._encode_texts, texts, self.card.dim)
 
     def _encode_texts(self, texts: list[str]) -> Floats:
         import torch

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 from vlp.core.trust import check_model_folder
 from vlp.modalities.image.decode import decode
 
 from ..maps.saliency import Tower
-from .base import TEXT_ROWS, Floats, card_of, to_rows
+from .base import Floats, card_of, encode_in_blocks, to_rows
 from .patch_tokens import HiddenPatches
 
 
@@ -70,13 +71,11 @@ class TransformersEmbedder:
             model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **safe)
             processor = AutoImageProcessor.from_pretrained(path, **safe)
         except Exception as error:  # a wrong type in a configuration ends in any of them
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"hf:{path}: {said}") from None
+            raise ConfigError(f"hf:{path}: {first_line(error)}") from None
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **safe)
         except Exception as error:
-            said = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ConfigError(f"hf:{path}: no tokenizer that loads: {said}") from None
+            raise ConfigError(f"hf:{path}: no tokenizer that loads: {first_line(error)}") from None
         if tokenizer.pad_token is None:
             raise ConfigError(f"hf:{path}: the tokenizer has no padding token; is its tokenizer_config.json there?")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
@@ -123,11 +122,7 @@ class TransformersEmbedder:
         return Tower(model.vision_model, encode, self._normalise, self._device)
 
     def texts(self, texts: Sequence[str]) -> Floats:
-        blocks = []
-        for start in range(0, len(texts), TEXT_ROWS):
-            part = list(texts[start : start + TEXT_ROWS])
-            blocks.append(self._encode_texts(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
-        return np.concatenate(blocks) if blocks else np.zeros((0, self.card.dim), np.float32)
+        return encode_in_blocks(self._encode_texts, texts, self.card.dim)
 
     def _encode_texts(self, texts: list[str]) -> Floats:
         """Encode texts at full length: SigLIP is trained on padding, CLIP does not mind it."""

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from vlp.modalities.text.tokenizers.base import Encoded
 
 
+WIDTH_STEP = 16
+"""Texts are padded to a multiple of so many tokens: a function of the text, not of its batch."""
+
+
 class FolderEmbedder:
     """A checkpoint or an export of ours, through the same `from_pretrained` that users call."""
 
@@ -116,33 +120,9 @@ class FolderEmbedder:
                 part = members[start : start + TEXT_ROWS]
                 wanted = [*part, *[part[0]] * (TEXT_ROWS - len(part))]
                 encoded = self._tokenizer([texts[index] for index in wanted])
-                tokens = widen(encoded.tokens, int(width), self._tokenizer.pad_id)
+                tokens = encoded.tokens.widened(int(width), self._tokenizer.pad_id)
                 with torch.inference_mode():
-                    rows = to_rows(encode(move(tokens, self._device), encoded, wanted))
+                    rows = to_rows(encode(tokens.to(self._device), encoded, wanted))
                 result = result if result.shape[1] else np.zeros((len(texts), rows.shape[1]), np.float32)
                 result[part] = rows[: len(part)]
         return result
-
-
-WIDTH_STEP = 16
-
-
-"""Texts are encoded so many at a time, padded to a multiple of so many tokens: a function of the text, not its batch."""
-
-
-def widen(tokens: Tokens, width: int, pad_id: int) -> Tokens:
-    """Return tokens padded on the right to `width`."""
-    from torch.nn.functional import pad
-
-    extra = max(0, width - tokens.ids.shape[1])
-    return replace(
-        tokens,
-        ids=pad(tokens.ids, (0, extra), value=pad_id),
-        mask=pad(tokens.mask, (0, extra), value=False),
-        words=pad(tokens.words, (0, extra), value=-1),
-    )
-
-
-def move(tokens: Tokens, device: str) -> Tokens:
-    """Return tokens on a device."""
-    return replace(tokens, ids=tokens.ids.to(device), mask=tokens.mask.to(device), words=tokens.words.to(device))

@@ -17,7 +17,7 @@ from ..data.corruptions import CORRUPTIONS
 from ..data.dataset import Data
 from ..data.spec import DataError, DataSpec
 from ..embeddings.cache import Transform
-from ..intervals import Part, of_auroc, of_draws, of_macro
+from ..intervals import Part, auroc_part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
 from ..report.cards import Section
@@ -122,13 +122,8 @@ class Corruption(Classification):
         parts = []
         for column in range(truth.shape[1]):
             known = truth[:, column] != UNKNOWN
-            labels, inside = truth[known, column], drawn[known]
-            ranking = Ranking.of(labels, scores.ranking[known, column])
-            value = float(ranking.auroc(np.ones(int(known.sum())))[0])
-            if np.isfinite(value):
-                draws = ranking.auroc(inside.weights)
-                parts.append(Part(value, draws, of_auroc(value, labels, draws, inside)))
-        return parts
+            parts.append(auroc_part(truth[known, column], scores.ranking[known, column], drawn[known]))
+        return [part for part in parts if part is not None]
 
 
 def _mean(parts: Sequence[Part]) -> tuple[float, NDArray[np.float64]]:

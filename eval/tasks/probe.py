@@ -15,8 +15,7 @@ from ..bootstrap import Resamples
 from ..data.checks import check_labels
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
-from ..intervals import Part, of_auroc, of_draws, of_macro
-from ..metrics.ranking import Ranking, auroc
+from ..intervals import Part, auroc_part, of_draws, of_macro
 from ..metrics.ratio import ratio
 from ..metrics.shift import Robustness, neighbour_counts
 from ..results import metric
@@ -140,11 +139,9 @@ class Probe(Task[Plan]):
             model = LogisticRegression(C=self.settings.strength, class_weight="balanced", max_iter=2000)
             model.fit(seen[0][rows], labels)
             truth, values = test[1][known, column], model.decision_function(test[0][known])
-            area = auroc(truth, values)
-            if area is not None:
-                inside = drawn[known]
-                draws = Ranking.of(truth, values).auroc(inside.weights)
-                result[name] = Part(area, draws, of_auroc(area, truth, draws, inside))
+            part = auroc_part(truth, values, drawn[known])
+            if part is not None:
+                result[name] = part
         return result
 
 

@@ -144,12 +144,13 @@ class Segmentation(MapTask[Masks]):
         texts = dict(zip(phrases, context.store.texts(list(phrases.values())), strict=True))
         sam = segment.Sam.load(settings.sam, context.store.card.device) if settings.sam else None
         prior = MeanMask.learn(context, settings.prior_split, found)
+        place_of = {index: place for place, index in enumerate(indices)}
         others, wrong = partners(context.data, indices, context.seed), self._wrong(found)
         outcome = Outcome(indices, {}, scoring=to_tree(settings) | {"prior": prior.source})
         table: list[dict[str, float | None]] = []
         for asked, other in zip(found, wrong, strict=True):
             index, name, truth = asked.index, asked.name, asked.mask
-            place = indices.index(index)
+            place = place_of[index]
             pixels = decode(context.data.image(index), 3)
             if pixels.shape[:2] != truth.shape:
                 sizes = ["{1} x {0}".format(*grid.shape) for grid in (truth, pixels)]

@@ -57,7 +57,7 @@ def test_an_image_of_another_column_is_another_image(tmp_path: Path) -> None:
         os.utime(tmp_path / f"{name}.png", (0, 0))
     (tmp_path / "table.csv").write_text("case,front,side\n1,front.png,side.png\n")
     columns = [spec.Columns(image=name, key="case") for name in ("front", "side", "front")]
-    found = [data.read(spec.DataSpec(table="table.csv", columns=one), tmp_path).digest for one in columns]
+    found = [data.read(spec.DataSpec(table="table.csv", columns=mapping), tmp_path).digest for mapping in columns]
     assert found[0] == found[2] != found[1]
 
 

@@ -95,7 +95,7 @@ def test_binary_ranking() -> None:
 
 
 def test_bootstrap_draws() -> None:
-    weights = bootstrap.draw([str(one) for one in range(10)], 2000, seed=0).weights
+    weights = bootstrap.draw([str(number) for number in range(10)], 2000, seed=0).weights
     interval = bootstrap.Interval.of(ranking.Ranking.of(Y, S).auroc(weights))
     assert interval is not None
     assert (interval.skipped, interval.kept) == (7, 1993)

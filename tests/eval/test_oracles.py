@@ -62,8 +62,8 @@ def test_a_probe_is_scikit_learns_regression_on_each_share(
         return float(roc_auc_score(test_labels[:, column], model.decision_function(test)))
 
     model = LogisticRegression(C=0.316, class_weight="balanced", max_iter=2000)
-    drawn, owners = [], sorted({str(one.patient) for one in patients})
-    for resample in draw([str(one.patient) for one in patients], 100, 0).weights:
+    drawn, owners = [], sorted({str(record.patient) for record in patients})
+    for resample in draw([str(record.patient) for record in patients], 100, 0).weights:
         areas = []
         for column in (0, 1):
             values = model.fit(seen, seen_labels[:, column]).decision_function(test)

@@ -144,12 +144,12 @@ def test_a_cache_of_many_parts_needs_few_open_files(shards: Path, tiny: Path, tm
     from vlp_eval.models import load as embedder
 
     made = cache.Store(tmp_path, embedder.load(str(tiny), "cpu"))
-    rows = [made.texts([f"text {one}"])[0] for one in range(40)]
+    rows = [made.texts([f"text {number}"])[0] for number in range(40)]
     assert len(list((tmp_path / "texts").glob("*.npy"))) == 40
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
     try:
-        found = cache.Store(tmp_path, None).texts([f"text {one}" for one in reversed(range(40))])
+        found = cache.Store(tmp_path, None).texts([f"text {number}" for number in reversed(range(40))])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (found == np.stack(rows[::-1])).all()

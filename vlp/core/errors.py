@@ -52,6 +52,11 @@ class UnsupportedByFormat(ConfigError):
     """An export format cannot express what the model does; the message says what, and which format can."""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what another library says of an error, its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def in_words(error: BaseException) -> str | None:
     """Return what the operating system refused, with what to do about it, in one line; None for any other error."""
     found = _refusal(error)

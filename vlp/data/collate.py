@@ -99,7 +99,7 @@ class Assembler:
         draws = self.view.subset or self.view.sentence or sample.captions
         # a stream of its own, so that another augmentation does not change the text that is shown
         text_rng = None if seed is None or not draws else _generator(seed, 1)
-        shown = show(sample, self.view, text_rng)
+        shown = self.select_text(sample, text_rng)
         if not (self.texts_missing or shown.text.strip()):
             raise SampleError(f"key {sample.key!r} has no text, though its manifest says that all have: index it again")
         prepared = []

@@ -68,7 +68,7 @@ def check_content(stream: Stream, needs: Iterable[Need]) -> None:
         looked += 1
         stated.update(sample.labels)
         codes.update(mention.code for mention in sample.concepts)
-        missing = [requirement for requirement in missing if not requirement.is_in(sample)]
+        missing = [need for need in missing if not need.is_in(sample)]
     if missing and looked:
         first = missing[0]
         there = f"; labels there: {_some(stated)}; codes of concepts there: {_some(codes)}"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 from vlp.core.output import LOCK
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _with_retries(attempt: Any, repository: str, pause: float) -> Any:
             if isinstance(fault, HfHubHTTPError):
                 status = fault.response.status_code
                 if not (status in (408, 429) or status >= 500) or not left:
-                    raise ConfigError(f"the Hub refused to take {repository}: {str(fault).splitlines()[0]}") from None
+                    raise ConfigError(f"the Hub refused to take {repository}: {first_line(fault)}") from None
             elif isinstance(error, ValueError):
                 raise ConfigError(f"cannot push to {repository}: {error}") from None
             elif fault is None:

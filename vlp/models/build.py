@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,15 +16,16 @@ from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
-from .dual_encoder import DualEncoder, ModelConfig, log
+from .dual_encoder import DualEncoder, ModelConfig
 from .lora import add_lora_to_towers
-from .towers import conv, hf, open_clip, timm  # noqa: F401  (each registers its towers)
 from .towers.base import (
     build_image_tower,
     build_text_tower,
     build_tower,
     towers_of,
 )
+
+log = logging.getLogger("vlp")
 
 Processors = Mapping[str, Processor[Any, Any]]
 NONE: Processors = {}

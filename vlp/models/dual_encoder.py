@@ -6,7 +6,6 @@ them, and returns unnormalised embeddings.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import field
@@ -14,7 +13,6 @@ from typing import Annotated, Any, Literal, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vlp.batch import Batch, Grid, ModelOutput, Tokens
 from vlp.core.config import config, to_tree
@@ -33,8 +31,6 @@ from .towers.base import (
     TextTower,
     Tower,
 )
-
-log = logging.getLogger("vlp")
 
 
 @config
@@ -183,9 +179,8 @@ class DualEncoder(nn.Module):
     def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
         pooling = self.config.image_head.add_patches
         pixels = self.normalise(pixels)
-        asked = (
-            pixels.requires_grad or not self.image_tower.is_frozen
-        )  # a saliency map asks for the gradient of the pixels
+        # A saliency map asks for the gradient of the pixels.
+        asked = pixels.requires_grad or not self.image_tower.is_frozen
         with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
             features: Features = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
@@ -309,8 +304,9 @@ def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:
     if len(parts) == 1:
         return parts[0]
     width = max(part.ids.shape[1] for part in parts)
-
-    def stack(name: str, fill: Any) -> Tensor:
-        return torch.cat([F.pad(getattr(part, name), (0, width - part.ids.shape[1]), value=fill) for part in parts])
-
-    return Tokens(ids=stack("ids", pad_id), mask=stack("mask", False), words=stack("words", -1))
+    wide = [part.widened(width, pad_id) for part in parts]
+    return Tokens(
+        ids=torch.cat([part.ids for part in wide]),
+        mask=torch.cat([part.mask for part in wide]),
+        words=torch.cat([part.words for part in wide]),
+    )

@@ -31,7 +31,7 @@ def take(batch: Batch, rows: slice | Sequence[int]) -> Batch:
         if isinstance(value, Ragged):
             return value.take(chosen, len(batch))
         if isinstance(value, dict):
-            return {name: part(one) for name, one in value.items()}
+            return {name: part(inner) for name, inner in value.items()}
         if isinstance(value, list) and len(value) == len(batch):
             return [value[number] for number in numbers]
         return value[chosen] if isinstance(value, Tensor) and value.ndim and len(value) == len(batch) else value

@@ -8,6 +8,7 @@ such that the mean over ranks is the loss of the whole batch, and data paralleli
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
 from vlp.core.config import ConfigError
 from vlp.core.registry import Registry
-from vlp.needs import find_needs
+from vlp.needs import Need, find_needs
 
 C = TypeVar("C")
 
@@ -24,13 +25,12 @@ C = TypeVar("C")
 class Objective(nn.Module, Generic[C]):
     """A training loss: subclass `Objective[YourConfig]`, give it a `loss`, and register it under the name recipes use.
 
-    `needs` names what must be in the output or the batch (registered in `vlp.needs`, of your own as
-    "pkg.mod:Name", or an entry of `Batch.extras` as `extras.<name>`).
-    `batch_coupled` is True when the loss of a batch is not the mean of the losses of
-    its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it reads texts or
-    what they say: it is given the rows that have one; it is False where images alone will do. `scale_init` is the start of
-    the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the training done, 0
-    to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer.
+    `needs` names what must be in the output or the batch (registered in `vlp.needs`, of your own as "pkg.mod:Name", or an
+    entry of `Batch.extras` as `extras.<name>`). `batch_coupled` is True when the loss of a batch is not the mean of the
+    losses of its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it
+    reads texts or what they say: it is given the rows that have one; it is False where images alone will do. `scale_init`
+    is the start of the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the
+    training done, 0 to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer.
     """
 
     Config: ClassVar[type[Any]]
@@ -76,10 +76,14 @@ class Objective(nn.Module, Generic[C]):
         with torch.autocast(output.image.device.type, enabled=False):
             return self.loss(in_full_precision(output), batch)
 
+    @cached_property
+    def _required(self) -> list[Need]:
+        return [need for need in find_needs(self.needs) if not need.is_optional]
+
     def check(self, output: ModelOutput, batch: Batch) -> None:
         """Raise ConfigError naming the first need that the output or the batch does not hold, and how to get it."""
-        for need in find_needs(self.needs):
-            if not need.is_optional and need.find(output, batch) is None:
+        for need in self._required:
+            if need.find(output, batch) is None:
                 raise ConfigError(
                     f"objective {self.name!r} needs {need.name}, but {need.place()} is missing: {need.hint}"
                 )

@@ -17,7 +17,7 @@ from ...data.checks import check_labels
 from ...data.dataset import Data, Findings
 from ...data.labels import group_of
 from ...data.spec import DataError
-from ...intervals import Part, of_auroc, of_average_precision, of_draws, of_macro, of_mean
+from ...intervals import Part, auroc_part, of_average_precision, of_draws, of_macro, of_mean
 from ...metrics.calibration import calibration_error
 from ...metrics.decisions import class_decisions
 from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
@@ -262,13 +262,11 @@ class Classification(Task[Labelled]):
         if not positives or not negatives:
             reason = "no negative" if positives else "no positive" if negatives else "no label"
             return entry | {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}, None
-        ranking = Ranking.of(labels, values)
-        area, precision = auroc(labels, values), average_precision(labels, values)
-        assert area is not None and precision is not None
-        draws = ranking.auroc(drawn.weights), ranking.average_precision(drawn.weights)
-        first = Part(area, draws[0], of_auroc(area, labels, draws[0], drawn))
-        second = Part(precision, draws[1], of_average_precision(precision, labels, draws[1], drawn))
-        entry["auroc"] = metric(area, first.interval, chance=0.5)
+        first, precision = auroc_part(labels, values, drawn), average_precision(labels, values)
+        assert first is not None and precision is not None
+        draws = Ranking.of(labels, values).average_precision(drawn.weights)
+        second = Part(precision, draws, of_average_precision(precision, labels, draws, drawn))
+        entry["auroc"] = metric(first.value, first.interval, chance=0.5)
         entry["ap"] = metric(precision, second.interval, chance=positives / len(labels))
         at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
         entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
@@ -313,11 +311,9 @@ class Classification(Task[Labelled]):
             parts = []
             for column, name in enumerate(self.settings.classes):
                 known = members & (scored.truth[:, column] != UNKNOWN)
-                labels, values, drawn = scored.truth[known, column], ranking[known, column], scored.drawn[known]
-                area = auroc(labels, values) if name in counted else None
-                if area is not None:
-                    draws = Ranking.of(labels, values).auroc(drawn.weights)
-                    parts.append(Part(area, draws, of_auroc(area, labels, draws, drawn)))
+                labels, values = scored.truth[known, column], ranking[known, column]
+                if name in counted and (part := auroc_part(labels, values, scored.drawn[known])):
+                    parts.append(part)
             return mean_part(parts) if len(parts) == len(counted) else None
 
         by_subgroup(scored.context, outcome, self.settings, "auroc_macro", 0.5, inside)

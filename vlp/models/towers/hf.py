@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
-from vlp.core.errors import UnsupportedByFormat
+from vlp.core.errors import UnsupportedByFormat, first_line
 from vlp.core.trust import check_model_folder, refuse_loaders
 from vlp.modalities.text.processor import TextShape
 
@@ -22,6 +22,7 @@ from .base import (
     OpenClipForm,
     TextFeatures,
     TextTower,
+    Tower,
     TowerConfig,
     TransformersForm,
     add_prefix,
@@ -90,7 +91,7 @@ def read_config(options: HfConfig, part: str, where: str) -> Any:
     except KeyError as error:
         raise ConfigError(f"{where}.config: missing or unknown model_type ({error})") from None
     except (OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{where}: no transformers configuration: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{where}: no transformers configuration: {first_line(error)}") from None
     found = getattr(found, part) if hasattr(found, part) else found
     refuse_loaders(found.to_dict(), f"{where}.{'config' if options.config is not None else 'path: config.json'}")
     return found
@@ -123,8 +124,30 @@ def build(found: Any, pooler: bool, where: str) -> nn.Module:
     return model
 
 
+class HfTower(Tower):
+    """What text and image towers of transformers do alike."""
+
+    config: HfConfig
+    hf_config: Any
+    model: nn.Module
+    attention: ClsAttention | None
+
+    def default_weights(self) -> str | None:
+        return weights_of(self.config)
+
+    def disable_attention_capture(self) -> None:
+        if self.attention is not None:
+            self.attention.remove()
+
+    def checkpoint_activations(self) -> None:
+        self.model.gradient_checkpointing_enable()  # type: ignore[operator]
+
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), **_inline(self.hf_config)}
+
+
 @text_towers.register("hf")
-class HfTextTower(TextTower):
+class HfTextTower(HfTower, TextTower):
     """Any encoder of transformers that takes ids and a mask."""
 
     Config = HfTextConfig
@@ -212,16 +235,6 @@ class HfTextTower(TextTower):
         )
         return TextFeatures(pooled, states, self.attention.take() if self.attention is not None else None)
 
-    def default_weights(self) -> str | None:
-        return weights_of(self.config)
-
-    def disable_attention_capture(self) -> None:
-        if self.attention is not None:
-            self.attention.remove()
-
-    def checkpoint_activations(self) -> None:
-        self.model.gradient_checkpointing_enable()  # type: ignore[operator]
-
     def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
         if self.config.pooling not in POOLERS or self.hf_config.model_type.startswith(("clip", "siglip")):
             raise UnsupportedByFormat(
@@ -245,9 +258,6 @@ class HfTextTower(TextTower):
     def as_transformers(self) -> TransformersForm:
         by_auto = self.hf_config.model_type not in NOT_IN_AUTO
         return TransformersForm(self.model, self.hf_config, self.config.pooling, self.fixed_length, by_auto)
-
-    def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), **_inline(self.hf_config)}
 
 
 def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
@@ -274,7 +284,7 @@ def _inline(found: Any) -> dict[str, Any]:
 
 
 @image_towers.register("hf")
-class HfImageTower(ImageTower):
+class HfImageTower(HfTower, ImageTower):
     """Any vision model of transformers: ViT, DINOv2, CLIP's, SigLIP's, Swin, ResNet, ConvNeXt, ..."""
 
     Config = HfImageConfig
@@ -350,21 +360,8 @@ class HfImageTower(ImageTower):
             return Features(pooled)
         return Features(pooled, cells, None if attention is None else attention[:, self.prefix :])
 
-    def default_weights(self) -> str | None:
-        return weights_of(self.config)
-
-    def disable_attention_capture(self) -> None:
-        if self.attention is not None:
-            self.attention.remove()
-
-    def checkpoint_activations(self) -> None:
-        self.model.gradient_checkpointing_enable()  # type: ignore[operator]
-
     def as_transformers(self) -> TransformersForm:
         return TransformersForm(self.model, self.hf_config, self.pooling)
-
-    def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), **_inline(self.hf_config)}
 
 
 def _square(tokens: int, size: int, found: Any) -> tuple[int, int]:

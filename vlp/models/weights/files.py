@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 from vlp.core.registry import did_you_mean
 from vlp.core.untrusted import is_relative_name, read_json
 
@@ -141,9 +142,7 @@ def _read_pickle(path: Path) -> Any:
                 f"{path} is a TorchScript archive, which holds a program: it is not loaded. Save its state_dict() as "
                 "safetensors where you trust it"
             ) from None
-        raise ConfigError(
-            f"cannot read {path}: it is truncated or no torch file ({str(error).splitlines()[0]})"
-        ) from None
+        raise ConfigError(f"cannot read {path}: it is truncated or no torch file ({first_line(error)})") from None
 
 
 def unpack(found: Any, path: Path | str, student: bool = False) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from vlp.core.config import ConfigError, config, validate
+from vlp.core.errors import first_line
 from vlp.core.untrusted import MAX_TOKENIZER, MIB, check_files, is_relative_name, parse_json, read_json, read_regular
 
 from ..shared_words import SharedWords
@@ -168,8 +169,7 @@ def _from_transformers(path: str, length: int, overflow: str) -> Tokenizer:
             check_files(Path(path))
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # a missing folder, a missing file and a broken one each raise another kind
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {said}") from None
+        raise ConfigError(f"tokenizer.path: no tokenizer in {path!r}: {first_line(error)}") from None
     if type(loaded).__name__ == "SiglipTokenizer":
         with tempfile.TemporaryDirectory() as folder:
             loaded.save_pretrained(folder)
