@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests import ROOT
+
 FOLDERS = {"vlp": "vlp", "eval": "vlp_eval", "data_prep": "vlp_prep", "recipes": "vlp_recipes"}
 PLUGINS = {"vlp/objectives", "vlp/needs", "vlp/models/towers", "data_prep/sources"}
 """Folders with a file for each objective, need, tower library or source: they grow with what is supported."""

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests import ROOT
 from vlp.core.config import ConfigError, compose, validate
 from vlp.core.untrusted import parse_json
 from vlp.data.shards.manifest import Manifest
@@ -249,7 +250,7 @@ def test_a_record_with_other_values(data: Any, ours: bool) -> None:
 def test_a_recipe_with_other_values(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     import yaml
 
-    base = Path(__file__).parent.parent / "recipes"
+    base = ROOT / "recipes"
     tree = compose(base / "clip.yaml", ["data.train=shards"])
     path = tmp_path_factory.mktemp("recipe") / "x.yaml"
     text = yaml.safe_dump(data.draw(changed(tree)), allow_unicode=False)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests import ROOT
+
 COVID = ROOT.parent / "shared" / "data" / "covid_cxr"
 TINY = [
     *("train.samples=96", "optim.warmup_samples=16", "data.batch_size=16", "data.workers=0", "train.validate_every=4"),

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 import vlp
+from tests import ROOT
 from tests.models.test_dual_encoder import CLIP_IMAGE, CLIP_TEXT, TIMM, VIT
 from tests.models.tiny import ALL, BERT, NONE, REPORTS, clip_tokens, make, wordpieces
 from vlp import hub
@@ -26,7 +27,6 @@ from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.load import build_tokenizer
 from vlp.models.heads import HeadConfig
 
-ROOT = Path(__file__).parent.parent
 MODELS: dict[str, dict[str, Any]] = {
     "conv and bert": {},
     "hf vit": {"image": VIT, "image_head": HeadConfig(kind="mlp"), "text_head": HeadConfig(kind="bn_mlp")},

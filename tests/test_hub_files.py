@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import vlp
-from tests.modalities.test_dicom_families import HU, made, saved
+from tests.modalities.image.test_dicom_families import HU, made, saved
 from tests.test_hub import saved as saved_model
 from vlp.modalities.image.decode import ImageError
 from vlp_eval.data.load import read

@@ -3,7 +3,7 @@
 On the kind of machine that recorded them (processor, torch) they are equal to the bit, elsewhere to what floating-point
 sums allow. A commit that mends a fault on purpose writes the record anew, with its reason in the message:
 
-    python tests/test_same_numbers.py
+    python -m tests.test_same_numbers
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests import ROOT
 from vlp_eval.cli import main as vlp_eval
 from vlp_prep.cli import main as vlp_prep
 
-ROOT = Path(__file__).parents[1]
 RECORD = Path(__file__).with_name("same_numbers.json")
 REAL = ROOT.parent / "shared" / "data"
 RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("base", "real_cpu"))

@@ -4,7 +4,7 @@
 only, some milliseconds a report, in time linear in its length. It knows no grammar, so its scores on hand-written gold sets
 are part of the tests:
 
-    python -m vlp_prep.reports.concepts --score tests/prep/gold_sentences.jsonl
+    python -m vlp_prep.reports.concepts --score tests/data_prep/reports/gold_sentences.jsonl
 """
 
 from __future__ import annotations

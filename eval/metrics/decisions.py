@@ -1,6 +1,6 @@
 """How good decisions are, under the weights of resamples: accuracy, balanced accuracy, F1, Cohen's kappa, MCC.
 
-scikit-learn's functions say the same to 2e-16 (`tests/eval/test_metric_peers.py`), but take a resample at a time: for 200
+scikit-learn's functions say the same to 2e-16 (`tests/eval/metrics/test_peers.py`), but take a resample at a time: for 200
 resamples of 2,000 decisions 9 ms here, 4.5 s there. Classes are integers 0..C-1; undefined is NaN.
 """
 

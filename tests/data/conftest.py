@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.toys import make_sample, write_set
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer
-
-from .toys import make_sample, write_set
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.toys import FINDINGS, write_set
 from vlp.batch import Batch
 from vlp.core.config import ConfigError, validate
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
@@ -25,8 +26,6 @@ from vlp.data.text_view import TextView
 from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
-
-from .toys import FINDINGS, write_set
 
 RANDOM = {"augment": Augment(shift=0.2, noise=0.1), "text": TextView(subset=0.5)}
 Make = Callable[..., Loader]

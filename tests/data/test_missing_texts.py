@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.toys import make_sample
 from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, open_stream
 from vlp.data.requirements import check_texts
@@ -18,8 +19,6 @@ from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.sample import Report
 from vlp_prep.pipeline.shard_writer import ShardWriter
-
-from .toys import make_sample
 
 Make = Callable[..., Loader]
 BLANK = (None, Report(""), Report(" \n "))

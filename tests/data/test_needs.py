@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.toys import FINDINGS, make_sample
 from vlp.batch import PromptSpec
 from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader
@@ -17,8 +18,6 @@ from vlp.data.text_view import TextView
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp_prep.pipeline.shard_writer import ShardWriter
-
-from .toys import FINDINGS, make_sample
 
 Make = Callable[..., Loader]
 CATEGORY, TEXT_LABELS = frozenset({"extras.category"}), frozenset({"labels", "extras.text_labels"})

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.data.toys import FINDINGS, make_sample
 from vlp.batch import PromptSpec
 from vlp.data.loader import DataConfig, Loader
 from vlp.data.text_view import TextView
@@ -25,8 +26,6 @@ from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
 from vlp_prep.pipeline.shard_writer import ShardWriter
-
-from .toys import FINDINGS, make_sample
 
 ROWS, BATCHES, SIDE = 8, 5, 64
 AUGMENT = Augment(shift=0.1, brightness=0.2, noise=0.05, blur=1.0, rotate=5, crop_scale=(0.8, 1.0))

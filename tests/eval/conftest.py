@@ -72,9 +72,8 @@ def run() -> Run:
 
 @pytest.fixture
 def planted(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let `--model factories:NAME` find its embedders, which know the answers of the shards."""
+    """Let `--model tests.eval.factories:NAME` find its embedders, which know the answers of the shards."""
     monkeypatch.setenv("VLP_TEST_SHARDS", str(shards))
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
 
 
 def read(out: Path) -> dict[str, Any]:

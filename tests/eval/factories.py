@@ -1,4 +1,4 @@
-"""What `--model factories:NAME` imports: planted embedders over the shards that the environment names."""
+"""What `--model tests.eval.factories:NAME` imports: planted embedders over the shards that the environment names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
-from planted import Planted
+
+from tests.eval.planted import Planted
 
 SHARDS = "VLP_TEST_SHARDS"
 

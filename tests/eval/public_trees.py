@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import trees
-
+from tests.data_prep.sources import trees
 from vlp_eval.suite import Suite
 from vlp_prep.cli import main
 from vlp_prep.readers.labels import CHEXPERT

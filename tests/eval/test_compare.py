@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 
+from tests.eval.conftest import Run
 from vlp_eval import results
 
 pytestmark = pytest.mark.usefixtures("planted")
@@ -79,7 +79,7 @@ def test_compare_says_what_the_results_say(
     (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "x", "tasks": tasks}))
     trees = []
     for name in ("perfect", "random"):
-        words = ["--model", f"factories:{name}", "--suite", tmp_path / "suite.yaml", "--data", tmp_path]
+        words = ["--model", f"tests.eval.factories:{name}", "--suite", tmp_path / "suite.yaml", "--data", tmp_path]
         assert run("run", *words, "--out", tmp_path / name, "--resamples", 200, "--no-html") == 0
         trees.append({one["id"]: one for one in results.read(tmp_path / name)["tasks"]})
     capsys.readouterr()

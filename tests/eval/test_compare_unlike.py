@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, score
+
+from tests.eval.conftest import Run, score
 
 
 def other_suite(folder: Path, **settings: Any) -> str:
@@ -26,7 +27,7 @@ def test_other_settings_and_data_are_told_and_other_families_refused(
         ("three", {"family": "mismatch", "edits": ["report"]}),
     ):
         suite = other_suite(tmp_path / name, **settings)
-        assert score(run, shards, tmp_path / name / "run", "factories:random", suite=suite) == 0
+        assert score(run, shards, tmp_path / name / "run", "tests.eval.factories:random", suite=suite) == 0
     one, two, three = (tmp_path / name / "run" for name in ("one", "two", "three"))
     capsys.readouterr()
     assert run("compare", one, one, "--resamples", 20) == 0 and "differ:" not in capsys.readouterr().out

@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run
 
+from tests.eval.conftest import Run
 from vlp_eval import results
 
 pytestmark = pytest.mark.usefixtures("planted")
 GOOD = {"id": "good", "family": "retrieval", "size": 20}
 BAD: list[dict[str, Any]] = [
-    {"id": "memory", "family": "plugins:Failing"},
-    {"id": "memory_of_a_plan", "family": "plugins:Failing", "at": "plan"},
-    {"id": "runtime", "family": "plugins:Failing", "error": "RuntimeError"},
-    {"id": "index", "family": "plugins:Failing", "error": "IndexError"},
-    {"id": "key", "family": "plugins:Failing", "error": "KeyError"},
-    {"id": "deep", "family": "plugins:Failing", "error": "RecursionError"},
-    {"id": "no_number", "family": "plugins:Failing", "at": "never"},
-    {"id": "unbuilt", "family": "plugins:Failing", "at": "build", "error": "ZeroDivisionError"},
+    {"id": "memory", "family": "tests.eval.plugins:Failing"},
+    {"id": "memory_of_a_plan", "family": "tests.eval.plugins:Failing", "at": "plan"},
+    {"id": "runtime", "family": "tests.eval.plugins:Failing", "error": "RuntimeError"},
+    {"id": "index", "family": "tests.eval.plugins:Failing", "error": "IndexError"},
+    {"id": "key", "family": "tests.eval.plugins:Failing", "error": "KeyError"},
+    {"id": "deep", "family": "tests.eval.plugins:Failing", "error": "RecursionError"},
+    {"id": "no_number", "family": "tests.eval.plugins:Failing", "at": "never"},
+    {"id": "unbuilt", "family": "tests.eval.plugins:Failing", "at": "build", "error": "ZeroDivisionError"},
     {"id": "no_family", "family": "retrievel"},
     {"id": "no_prompts", "family": "classification", "classes": ["nodule"], "prompts": ["nowhere"]},
     {"id": "typo", "family": "retrieval", "sise": 3},
@@ -37,7 +37,7 @@ def suite_file(folder: Path, tasks: list[dict[str, Any]]) -> Path:
 
 
 def words(folder: Path, shards: Path, suite: Path) -> list[object]:
-    model = ["--model", "factories:perfect", "--suite", suite, "--data", shards]
+    model = ["--model", "tests.eval.factories:perfect", "--suite", suite, "--data", shards]
     return [*model, "--out", folder / "out", "--resamples", 20, "--no-html"]
 
 
@@ -61,7 +61,7 @@ def test_each_failure_ends_its_own_task_alone(run: Run, shards: Path, tmp_path: 
 
 
 def test_an_interrupt_ends_the_run(run: Run, shards: Path, tmp_path: Path) -> None:
-    stop = {"id": "stop", "family": "plugins:Failing", "error": "KeyboardInterrupt"}
+    stop = {"id": "stop", "family": "tests.eval.plugins:Failing", "error": "KeyboardInterrupt"}
     suite = suite_file(tmp_path, [GOOD, stop, GOOD | {"id": "after"}])
     assert run("run", *words(tmp_path, shards, suite)) == 130
     assert [one["id"] for one in results.read(tmp_path / "out")["tasks"]] == ["good"]
@@ -75,7 +75,7 @@ def test_a_suite_of_nothing_but_failures_is_exit_2(run: Run, shards: Path, tmp_p
 
 def test_embeddings_of_the_other_tasks_are_made(run: Run, shards: Path, tmp_path: Path) -> None:
     suite = suite_file(tmp_path, [BAD[0], GOOD, BAD[7]])
-    model = ["--model", "factories:perfect", "--suite", suite, "--data", shards, "--out", tmp_path / "cache"]
+    model = ["--model", "tests.eval.factories:perfect", "--suite", suite, "--data", shards, "--out", tmp_path / "cache"]
     assert run("embed", *model) == 3
     scored = ["--embeddings", tmp_path / "cache", "--suite", suite, "--data", shards, "--out", tmp_path / "scored"]
     assert run("score", *scored, "--resamples", 20, "--no-html") == 3

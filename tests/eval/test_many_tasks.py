@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from conftest import Run, score
 
+from tests.eval.conftest import Run, score
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.verify import index_folder

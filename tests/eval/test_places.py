@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Run, score
 
+from tests.eval.conftest import Run, score
 from vlp.core.config import ConfigError
 from vlp_eval import results, suite
 
@@ -44,7 +44,7 @@ def test_ids_that_differ_in_capitals_alone_are_one_file(tmp_path: Path) -> None:
 
 def test_a_task_may_be_called_training(run: Run, shards: Path, tmp_path: Path) -> None:
     path = suite_file(tmp_path, {"id": "training", "family": "retrieval", "size": 10})
-    assert score(run, shards, tmp_path / "out", "factories:perfect", suite=str(path)) == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect", suite=str(path)) == 0
     assert run("report", tmp_path / "out") == 0
 
 
@@ -53,7 +53,7 @@ def test_results_that_name_files_elsewhere_are_refused(
     part: str, run: Run, shards: Path, tmp_path: Path, capsys: Any
 ) -> None:
     path = suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 10})
-    assert score(run, shards, tmp_path / "out", "factories:perfect", suite=str(path)) == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect", suite=str(path)) == 0
     tree = results.read(tmp_path / "out")
     tree["tasks"][0][part] = "../secret.json"
     (tmp_path / "secret.json").write_text('{"id": "secret"}')
@@ -68,17 +68,17 @@ def test_results_of_another_suite_or_model_are_not_written_over(
     first = suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 10})
     other = suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 12}, name="other.yaml")
     out = tmp_path / "out"
-    assert score(run, shards, out, "factories:perfect", suite=str(first)) == 0
+    assert score(run, shards, out, "tests.eval.factories:perfect", suite=str(first)) == 0
     kept = (out / "results.json").read_bytes()
-    for model, asked in (("factories:random", first), ("factories:perfect", other)):
+    for model, asked in (("tests.eval.factories:random", first), ("tests.eval.factories:perfect", other)):
         for more in ([], ["--resume"]):
             assert score(run, shards, out, model, *more, suite=str(asked)) == 2
             assert "choose another" in capsys.readouterr().err
             assert (out / "results.json").read_bytes() == kept
     suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 13})  # the same file, changed
-    assert score(run, shards, out, "factories:perfect", suite=str(first)) == 2
+    assert score(run, shards, out, "tests.eval.factories:perfect", suite=str(first)) == 2
     suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 10})
-    assert score(run, shards, out, "factories:perfect", suite=str(first)) == 0  # as before: scored anew
+    assert score(run, shards, out, "tests.eval.factories:perfect", suite=str(first)) == 0  # as before: scored anew
 
 
 def test_a_run_never_writes_among_shards(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
@@ -87,16 +87,16 @@ def test_a_run_never_writes_among_shards(run: Run, shards: Path, tmp_path: Path,
     link = tmp_path / "link"
     link.symlink_to(shards)
     for out in (shards, shards / "eval", shards / "a" / "b", link / "eval"):
-        assert score(run, shards, out, "factories:perfect", suite=str(path)) == 2
+        assert score(run, shards, out, "tests.eval.factories:perfect", suite=str(path)) == 2
         assert "a folder of shards" in capsys.readouterr().err
-    model = ["--model", "factories:perfect", "--suite", path, "--data", shards]
+    model = ["--model", "tests.eval.factories:perfect", "--suite", path, "--data", shards]
     assert run("embed", *model, "--out", shards / "cache") == 2
     assert run("run", *model, "--out", tmp_path / "out", "--cache", shards / "cache") == 2
     assert "--cache" in capsys.readouterr().err
     bare = tmp_path / "unindexed"
     bare.mkdir()
     (bare / "0.tar").write_bytes(b"")
-    assert score(run, shards, bare, "factories:perfect", suite=str(path)) == 2
+    assert score(run, shards, bare, "tests.eval.factories:perfect", suite=str(path)) == 2
     assert sorted(path.name for path in shards.rglob("*")) == before
 
 
@@ -105,7 +105,7 @@ def test_embeddings_never_go_among_files_of_others(
     content: str, run: Run, shards: Path, tmp_path: Path, capsys: Any
 ) -> None:
     path = suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 10})
-    words = ["embed", "--model", "factories:perfect", "--suite", path, "--data", shards, "--out"]
+    words = ["embed", "--model", "tests.eval.factories:perfect", "--suite", path, "--data", shards, "--out"]
     (tmp_path / "a" / "texts").mkdir(parents=True)
     (tmp_path / "a" / "card.json").write_text(content)
     assert run(*words, tmp_path / "a") == 2

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import Run
 
+from tests.eval.conftest import Run
 from vlp_eval import results, suite
 
 
@@ -19,8 +19,7 @@ from vlp_eval import results, suite
 def test_a_public_suite_runs_on_shards_of_its_sources(
     name: str, run: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "prep"))
-    import public_trees
+    from tests.eval import public_trees
 
     wanted = suite.read(name)
     public_trees.build(wanted, tmp_path / "raw", tmp_path / "data")
@@ -93,8 +92,7 @@ def test_our_own_list_of_single_findings_is_the_same_for_everyone(
 
     lines = ["file,a,b"]
     labels = [(1, 0), (1, -1), (0, 1), (1, 1), (1, 0), (1, 0), (0, 1), (0, 0), (1, 0), (0, 1)]
-    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "prep"))
-    import trees
+    from tests.data_prep.sources import trees
 
     for number, (first, second) in enumerate(labels):
         trees.picture(tmp_path / f"i{number}.png", number)

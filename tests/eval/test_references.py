@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Run, score
 
+from tests.eval.conftest import Run, score
 from vlp_eval import suite
 
 Numbers = dict[tuple[str, str, str], float]

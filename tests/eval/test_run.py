@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Run, read, score
 
+from tests import ROOT
+from tests.eval.conftest import Run, read, score
 from vlp.sample import Sample
 from vlp_eval import results
 from vlp_eval.data.checks import prevalence
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.usefixtures("planted")
 
 
@@ -33,7 +33,7 @@ def value(task: dict[str, Any], name: str) -> float:
 
 
 def test_a_perfect_embedder_scores_one(run: Run, shards: Path, tmp_path: Path) -> None:
-    assert score(run, shards, tmp_path / "out", "factories:perfect") == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect") == 0
     tasks = read(tmp_path / "out")
     for name in ("i2t_r@1", "t2i_r@1", "i2t_mrr"):
         assert value(tasks["retrieval"], name) == 1
@@ -46,7 +46,7 @@ def test_a_perfect_embedder_scores_one(run: Run, shards: Path, tmp_path: Path) -
 
 
 def test_an_inverted_embedder_scores_zero(run: Run, shards: Path, tmp_path: Path) -> None:
-    assert score(run, shards, tmp_path / "out", "factories:inverted") == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:inverted") == 0
     tasks = read(tmp_path / "out")
     assert value(tasks["retrieval"], "i2t_r@10") == 0
     assert value(tasks["classification"], "auroc_macro") == 0
@@ -55,7 +55,7 @@ def test_an_inverted_embedder_scores_zero(run: Run, shards: Path, tmp_path: Path
 
 
 def test_a_random_embedder_scores_chance_within_its_interval(run: Run, shards: Path, tmp_path: Path) -> None:
-    assert score(run, shards, tmp_path / "out", "factories:random") == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:random") == 0
     tasks = read(tmp_path / "out")
     for task, name in (("retrieval", "i2t_r@10"), ("classification", "auroc_macro"), ("grounding", "cnr")):
         one = tasks[task]["metrics"][name]
@@ -157,7 +157,7 @@ def test_a_cache_of_many_parts_needs_few_open_files(shards: Path, tiny: Path, tm
 
 def kill_when(run_again: list[str], there: Callable[[], bool]) -> None:
     """Start a run and kill it -9 as soon as `there` says so."""
-    paths = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with subprocess.Popen(
         [sys.executable, "-m", "vlp_eval.cli", *run_again],
         env={**os.environ, "PYTHONPATH": paths},
@@ -182,16 +182,26 @@ def apart_from_time(out: Path) -> dict[str, bytes]:
 
 def test_a_run_killed_twice_resumes_to_the_same_bytes(run: Run, shards: Path, tmp_path: Path) -> None:
     """Once while it encodes, once between two tasks; what is on disk at the end is what an unbroken run writes."""
-    assert score(run, shards, tmp_path / "whole", "factories:noisy") == 0
+    assert score(run, shards, tmp_path / "whole", "tests.eval.factories:noisy") == 0
     cut = tmp_path / "cut"
-    words = ["run", "--model", "factories:slow", "--suite", "smoke", "--data", str(shards), "--out", str(cut)]
+    words = [
+        "run",
+        "--model",
+        "tests.eval.factories:slow",
+        "--suite",
+        "smoke",
+        "--data",
+        str(shards),
+        "--out",
+        str(cut),
+    ]
     words += ["--resamples", "200", "--no-html"]
     kill_when(words, lambda: any((cut / ".embeddings").rglob("*.npy")))
     assert not (cut / "results.json").exists()
     kill_when([*words, "--resume"], (cut / "results.json").exists)
     kept = [one["status"] for one in json.loads((cut / "results.json").read_text())["tasks"]]
     assert kept and set(kept) == {"ok"} and len(kept) < 3
-    assert score(run, shards, cut, "factories:slow", "--resume") == 0
+    assert score(run, shards, cut, "tests.eval.factories:slow", "--resume") == 0
     assert apart_from_time(cut) == apart_from_time(tmp_path / "whole")
 
 
@@ -215,20 +225,20 @@ def test_the_order_of_the_tasks_and_of_the_records_changes_no_digit(
 
 def test_resume_scores_only_what_is_missing(run: Run, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert score(run, shards, out, "factories:noisy") == 0
+    assert score(run, shards, out, "tests.eval.factories:noisy") == 0
     whole = results.read(out)
     tree = json.loads((out / "results.json").read_text())
     tree["tasks"] = tree["tasks"][:1]
     (out / "results.json").write_text(json.dumps(tree))
     before = (out / "samples" / "smoke.retrieval.jsonl").stat().st_mtime_ns
-    assert score(run, shards, out, "factories:noisy", "--resume") == 0
+    assert score(run, shards, out, "tests.eval.factories:noisy", "--resume") == 0
     assert results.read(out)["tasks"] == whole["tasks"]
     assert (out / "samples" / "smoke.retrieval.jsonl").stat().st_mtime_ns == before
 
 
 def test_resuming_with_another_model_is_refused(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
-    assert score(run, shards, tmp_path / "out", "factories:noisy") == 0
-    assert score(run, shards, tmp_path / "out", "factories:perfect", "--resume") == 2
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:noisy") == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect", "--resume") == 2
     assert "another model" in capsys.readouterr().err
 
 
@@ -242,7 +252,7 @@ def test_cached_embeddings_score_the_same_without_the_model(run: Run, shards: Pa
 
 def test_no_patient_and_no_text_of_real_data_leaves(run: Run, shards: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    assert score(run, shards, out, "factories:noisy") == 0
+    assert score(run, shards, out, "tests.eval.factories:noisy") == 0
     rows = (out / "samples" / "smoke.retrieval.jsonl").read_text()
     assert '"p7-' not in rows and '"patient"' in rows
 
@@ -252,7 +262,7 @@ def test_no_patient_and_no_text_of_real_data_leaves(run: Run, shards: Path, tmp_
 
 def test_compare_pairs_runs(run: Run, shards: Path, tmp_path: Path) -> None:
     for name in ("perfect", "random"):
-        assert score(run, shards, tmp_path / name, f"factories:{name}") == 0
+        assert score(run, shards, tmp_path / name, f"tests.eval.factories:{name}") == 0
     same, other = tmp_path / "same.json", tmp_path / "other.json"
     assert run("compare", tmp_path / "random", tmp_path / "random", "--json", same, "--resamples", 200) == 0
     assert all(one["difference"] == 0 and one["p"] == 1 for one in json.loads(same.read_text()))
@@ -268,16 +278,16 @@ def test_compare_pairs_runs(run: Run, shards: Path, tmp_path: Path) -> None:
 
 def test_a_run_anew_keeps_no_loss_curve_of_the_last(run: Run, shards: Path, tmp_path: Path) -> None:
     out, curve = tmp_path / "out", tmp_path / "out" / "training.json"
-    assert score(run, shards, out, "factories:random", "--limit", 40) == 0
+    assert score(run, shards, out, "tests.eval.factories:random", "--limit", 40) == 0
     rows = [{"event": "train", "step": one, "samples": 8 * one, "loss": 1 / one} for one in range(1, 5)]
     curve.write_text(json.dumps(rows))
-    assert score(run, shards, out, "factories:random", "--limit", 40, "--resume") == 0 and curve.is_file()
-    assert score(run, shards, out, "factories:random", "--limit", 40) == 0 and not curve.exists()
+    assert score(run, shards, out, "tests.eval.factories:random", "--limit", 40, "--resume") == 0 and curve.is_file()
+    assert score(run, shards, out, "tests.eval.factories:random", "--limit", 40) == 0 and not curve.exists()
 
 
 def test_compare_refuses_other_images(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
-    assert score(run, shards, tmp_path / "all", "factories:random") == 0
-    assert score(run, shards, tmp_path / "few", "factories:random", "--limit", 60) == 0
+    assert score(run, shards, tmp_path / "all", "tests.eval.factories:random") == 0
+    assert score(run, shards, tmp_path / "few", "tests.eval.factories:random", "--limit", 60) == 0
     assert run("compare", tmp_path / "all", tmp_path / "few") == 2
     assert "same images" in capsys.readouterr().err
 
@@ -313,7 +323,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_markdown_and_csv(run: Run, shards: Path, tmp_path: Path, capsys: Any) -> None:
-    assert score(run, shards, tmp_path / "out", "factories:perfect") == 0
+    assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect") == 0
     capsys.readouterr()
     assert run("report", tmp_path / "out", "--md") == 0
     assert "| smoke.retrieval | Image to text, R@10 | 1.000 |" in capsys.readouterr().out

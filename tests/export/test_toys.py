@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
+from tests import ROOT
+from tests.export.test_formats import native
 from tests.models.test_dual_encoder import VIT
 from tests.models.tiny import CONV
-from tests.test_export import native
 from vlp import hub
 from vlp.core.errors import UnsupportedByFormat
 from vlp.export import exporters
@@ -23,7 +24,7 @@ def test_a_new_format_is_one_file(
     loaded = native(VIT)
     hub.save_pretrained(tmp_path / "run", loaded.model, loaded.preprocess, loaded.tokenizer)
     name = "tests.export.toy_format:ToyExporter"
-    monkeypatch.chdir(Path(__file__).parents[2])
+    monkeypatch.chdir(ROOT)
     assert main([str(tmp_path / "run"), "--to", str(tmp_path / "out"), "--format", name]) == 0, capsys.readouterr().err
     assert "texts: equal to the native model's within" in capsys.readouterr().out
     card = (tmp_path / "out" / "README.md").read_text()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.models.tiny import ALL, BERT, CONV, NONE, REPORTS, batch, clip_tokens, make, wordpieces
 from vlp.batch import Grid, Tokens
 from vlp.core.config import ConfigError, config
 from vlp.modalities.image.spec import ImageSpec
@@ -25,8 +26,6 @@ from vlp.models.towers.base import (
 )
 from vlp.needs.masked_patches import draw_mask
 from vlp.train.optimizer import bounded_parameters
-
-from .tiny import ALL, BERT, CONV, NONE, REPORTS, batch, clip_tokens, make, wordpieces
 
 VIT: dict[str, Any] = {
     "kind": "hf",

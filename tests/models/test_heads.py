@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests import ROOT
 from vlp.core.config import ConfigError
 from vlp.models.heads import BatchNorm, HeadConfig, build_head
 from vlp.needs.words import sum_pieces
@@ -89,7 +90,7 @@ distributed.shutdown()
 def test_two_processes_normalise_as_one(tmp_path: Path) -> None:
     results = []
     (tmp_path / "run.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     for launcher in (
         [sys.executable],
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],

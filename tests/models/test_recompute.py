@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.models.tiny import batch, clip_tokens, make, wordpieces
 from vlp.batch import Batch
 from vlp.core.config import ConfigError
-
-from .tiny import batch, clip_tokens, make, wordpieces
 
 BERT: dict[str, Any] = {
     "kind": "hf",

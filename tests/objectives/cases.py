@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import sys
 import types
-from pathlib import Path
 
+from tests import ROOT
+from tests.objectives import oracle_networks as n
+from tests.objectives import oracles as o
+from tests.objectives.kit import FACETS, FINDINGS, PLACES, Case
 from vlp.batch import Batch
 from vlp.objectives import objectives
 from vlp.sample import concept_code
 
-from . import oracle_networks as n
-from . import oracles as o
-from .kit import FACETS, FINDINGS, PLACES, Case
-
-GUIDE = Path(__file__).parents[2] / "docs" / "objectives.md"
+GUIDE = ROOT / "docs" / "objectives.md"
 if "example_margin" not in objectives:
     (EXAMPLE,) = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
     module = sys.modules["guide_example"] = types.ModuleType("guide_example")

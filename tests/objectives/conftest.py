@@ -5,24 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from tests import ROOT
 
 
 @pytest.fixture(scope="session")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """Return what each rank of each layout found, by `layout-rank`; the processes run once for all tests."""
     folder = tmp_path_factory.mktemp("ranks")
-    here = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
-    command = [sys.executable, "-m", "objectives.ranks"]
+    command = [sys.executable, "-m", "tests.objectives.ranks"]
     started = [
-        subprocess.Popen([*command, str(rank), str(folder)], env=environment, cwd=here, stderr=subprocess.PIPE)
+        subprocess.Popen([*command, str(rank), str(folder)], env=environment, cwd=ROOT, stderr=subprocess.PIPE)
         for rank in range(3)
     ]
     try:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .oracles import Array, log_sum_exp, sigmoid, softmax
+from tests.objectives.oracles import Array, log_sum_exp, sigmoid, softmax
 
 Weights = dict[str, Array]
 

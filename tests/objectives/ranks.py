@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 import torch.distributed as td
 
+from tests.objectives.cases import CASES
+from tests.objectives.fixtures import IMAGE_OF_TWO_RANKS, PROTOTYPES, TEXT_OF_TWO_RANKS, tensor
+from tests.objectives.kit import loss_and_gradients
 from vlp.batch import Batch, ModelOutput, Tokens
 from vlp.objectives import build_objectives
 from vlp.objectives.mgca import sinkhorn
-
-from .cases import CASES
-from .fixtures import IMAGE_OF_TWO_RANKS, PROTOTYPES, TEXT_OF_TWO_RANKS, tensor
-from .kit import loss_and_gradients
 
 
 @dataclasses.dataclass(frozen=True)

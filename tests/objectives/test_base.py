@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.objectives.kit import DIM, FACETS, FINDINGS, make, part
 from vlp.core.config import ConfigError
 from vlp.objectives import build_objectives
 from vlp.objectives.combine import Weight
-
-from .kit import DIM, FACETS, FINDINGS, make, part
 
 
 def test_a_weighted_sum_with_named_parts() -> None:

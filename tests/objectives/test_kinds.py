@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.objectives.cases import CASES
+from tests.objectives.kit import Case, loss_and_gradients, make, part, permuted, with_gradients
+from tests.objectives.ranks import LAYOUTS, Layout
 from vlp.batch import ModelOutput
 from vlp.objectives import mgca, objectives
 from vlp.objectives.functional import info_nce, patch_pooling, tiled
-
-from .cases import CASES
-from .kit import Case, loss_and_gradients, make, part, permuted, with_gradients
-from .ranks import LAYOUTS, Layout
 
 every = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.objectives.cases import CASES
+from tests.objectives.kit import Case, with_gradients
 from vlp.batch import Batch, ModelOutput, Phrases, Spans
 from vlp.objectives import objectives
-
-from .cases import CASES
-from .kit import Case, with_gradients
 
 BY_ROW = ("image", "text", "patches", "patch_attention", "words", "word_mask", "word_attention", "tokens", "text_view")
 IMAGES_ONLY = {"mae"}

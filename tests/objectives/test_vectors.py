@@ -8,18 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vlp.batch import Batch, Losses, ModelOutput, Spans, Tokens
-from vlp.needs.phrases import phrases_of
-from vlp.objectives import build_objectives
-from vlp.objectives.dhn_nce import DhnNce
-from vlp.objectives.functional import info_nce
-from vlp.objectives.gloria import WordMatch
-from vlp.objectives.mae import cells, masked_error
-from vlp.objectives.medslip import exist_loss, icl_loss, proto_loss, sampled_negatives, triplets
-from vlp.objectives.mgca import clipped_weights, sinkhorn, token_contrast
-from vlp.sample import Mention, Report, Sample, concept_code
-
-from .fixtures import (
+from tests.objectives.fixtures import (
     IMAGE,
     PATCH_ATTENTION,
     PATCHES,
@@ -31,7 +20,17 @@ from .fixtures import (
     WORDS,
     tensor,
 )
-from .ranks import TWO_RANKS, two_ranks
+from tests.objectives.ranks import TWO_RANKS, two_ranks
+from vlp.batch import Batch, Losses, ModelOutput, Spans, Tokens
+from vlp.needs.phrases import phrases_of
+from vlp.objectives import build_objectives
+from vlp.objectives.dhn_nce import DhnNce
+from vlp.objectives.functional import info_nce
+from vlp.objectives.gloria import WordMatch
+from vlp.objectives.mae import cells, masked_error
+from vlp.objectives.medslip import exist_loss, icl_loss, proto_loss, sampled_negatives, triplets
+from vlp.objectives.mgca import clipped_weights, sinkhorn, token_contrast
+from vlp.sample import Mention, Report, Sample, concept_code
 
 
 def batch_of(rows: int, **fields: Any) -> Batch:

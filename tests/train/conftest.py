@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests import ROOT
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.synthetic.generate import generate
 
@@ -23,15 +24,13 @@ tokenizer: {kind: wordpiece, vocab_size: 200, length: 48}
 model:
   dim: 16
   image: {kind: conv, width: 8, blocks: [1, 1, 1]}
-  text: {kind: "train.toy_tower:ToyText", dropout: 0.2}
+  text: {kind: "tests.train.toy_tower:ToyText", dropout: 0.2}
 data: {batch_size: 8, workers: 1, text: {subset: 0.5}, augment: {shift: 0.1, noise: 0.05}}
 objectives: [{kind: clip, positives: group}]
 optim: {lr: 1.0e-3, warmup_samples: 40}
 engine: {timeout_minutes: 1}
 train: {samples: 160, log_every: 1, checkpoint_every_steps: 10}
 """
-
-TESTS = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +66,7 @@ def handlers() -> Iterator[None]:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    paths = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **extra}
 
 

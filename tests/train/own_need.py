@@ -1,4 +1,4 @@
-"""A need of one's own and an objective that reads it, in one file: `train.own_need:Length`, `train.own_need:ByLength`."""
+"""A need of one's own, `tests.train.own_need:Length`, and an objective that reads it, `tests.train.own_need:ByLength`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ByLengthConfig:
 class ByLength(Objective[ByLengthConfig]):
     """The length of the text, from the mean patch."""
 
-    needs = frozenset({"train.own_need:Length"})
+    needs = frozenset({"tests.train.own_need:Length"})
     batch_coupled = False
 
     def __init__(self, config: ByLengthConfig, dim: int) -> None:

@@ -1,4 +1,4 @@
-"""An objective of one's own in a module of one's own, named in a recipe as `train.own_objective:Margin`."""
+"""An objective of one's own in a module of one's own, named in a recipe as `tests.train.own_objective:Margin`."""
 
 from __future__ import annotations
 

@@ -13,12 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vlp
+from tests.train.conftest import run
 from vlp.export.cli import main
 from vlp.models.lora import merge_lora
 from vlp.train.checkpoint import latest
 from vlp_prep.synthetic.generate import generate
-
-from .conftest import run
 
 VIT = "{model_type: vit, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64, patch_size: 8}"
 BERT = "{model_type: bert, hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 4, intermediate_size: 64}"

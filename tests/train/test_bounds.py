@@ -12,6 +12,9 @@ from torch import nn
 
 from tests.models.tiny import batch as real_batch
 from tests.models.tiny import make as make_model
+from tests.train.engines.test_engines import ENGINES
+from tests.train.ranks import run_ranks
+from tests.train.toys import WIDTH, batch, shard, step_of
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.objectives import build_objectives
@@ -20,10 +23,6 @@ from vlp.train.engines.build import build_engine
 from vlp.train.grad_cache import gradients
 from vlp.train.optimizer import OptimConfig, bounded_parameters
 from vlp.train.train_step import TrainStep
-
-from .ranks import run_ranks
-from .test_engines import ENGINES
-from .toys import WIDTH, batch, shard, step_of
 
 TOP = math.log(100)
 FAST = OptimConfig(lr=0.05, clip=0.0, weight_decay=0.0, schedule="constant")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.toys import step_of
 from vlp.core.config import ConfigError
 from vlp.core.process import is_alive, is_launcher
 from vlp.train import checkpoint
@@ -23,8 +24,6 @@ from vlp.train.engines.state import read_state, write_state
 from vlp.train.logging import forget, rounded
 from vlp.train.optimizer import OptimConfig, factor, parameter_groups
 from vlp.train.recipe import differences
-
-from .toys import step_of
 
 
 def _save_for_ever(run: Path) -> None:

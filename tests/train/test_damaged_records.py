@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from data.test_damaged_records import BAD, FIELDS, spoil
-from data.toys import write_set
 
-from train.conftest import environment, run, write_recipe
+from tests.data.shards.test_damaged_records import BAD, FIELDS, spoil
+from tests.data.toys import write_set
+from tests.train.conftest import environment, run, write_recipe
 from vlp_eval import results
 
 SETTINGS = ("name=run", "data.workers=1", "train.samples=40", "train.checkpoint_every_steps=5")
@@ -46,7 +46,7 @@ def test_training_and_scoring_go_on_up_to_their_limits(spoiled: Path, tmp_path: 
     task = {"id": "back", "family": "retrieval", "data": {"split": "train"}}
     (tmp_path / "suite.yaml").write_text(json.dumps({"version": "1", "about": "a test", "tasks": [task]}))
     words = ("run", "--suite", tmp_path / "suite.yaml", "--model", folder / "last", "--data", spoiled)
-    words = (*words, "--trust", "train.toy_tower")
+    words = (*words, "--trust", "tests.train.toy_tower")
     refused = score(*words, "--out", tmp_path / "refused")
     said = refused.stdout + refused.stderr
     assert refused.returncode == 2 and "Traceback" not in said and "4 damaged records" in said, said

@@ -15,6 +15,9 @@ import pytest
 import torch
 
 import vlp
+from tests.train.conftest import run, start
+from tests.train.ranks import run_ranks
+from tests.train.test_run import assert_same_checkpoint, lines, wait_for
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.data.loader import Loader
@@ -25,10 +28,6 @@ from vlp.train.engines.state import write_state
 from vlp.train.recipe import load_recipe
 from vlp.train.setup import open_data
 from vlp.train.trainer import TrainingStopped, train
-
-from .conftest import run, start
-from .ranks import run_ranks
-from .test_run import assert_same_checkpoint, lines, wait_for
 
 
 def full_disk_main(folder: Path) -> None:
@@ -173,7 +172,7 @@ def test_a_disk_that_fills_up_during_a_run_leaves_the_last_checkpoint(recipe: Pa
     assert good is not None and "could not be written (rank 0: OSError: " in errors
     assert f"the last good checkpoint is {good}" in errors and "Traceback" not in errors
     assert [path.name for path in (folder / checkpoint.FOLDER).iterdir() if path.name.startswith(".")] == []
-    assert vlp.from_pretrained(good, trust=["train.toy_tower"]).embed_texts(["no effusion"]).shape == (1, 16)
+    assert vlp.from_pretrained(good, trust=["tests.train.toy_tower"]).embed_texts(["no effusion"]).shape == (1, 16)
 
 
 def _train(arguments: list[str]) -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.data import repeat_shard
+from tests.train.conftest import environment, start
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.synthetic.generate import generate
-
-from .conftest import environment, start
 
 SHARD_SIZE, ALLOWED = 1000, 24.0
 """What is kept is bounded, not constant: 64 shards' columns of some 60 kB, the windows' orders. MiB."""

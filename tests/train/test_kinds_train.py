@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.train.conftest import run
 from vlp.objectives import objectives
 from vlp.train.cli import main
-
-from .conftest import run
 
 FINDINGS = ["consolidation", "nodule", "effusion", "pneumothorax", "cardiomegaly", "edema", "atelectasis", "device"]
 NAMES = {one: one for one in FINDINGS}
@@ -27,7 +26,7 @@ LINES: dict[str, list[dict[str, Any]]] = {
     "multi_text": [{"kind": "convirt"}, {"kind": "multi_text", "texts": {one: [one, f"{one} is seen"] for one in FINDINGS}}],
     "medslip": [{"kind": "clip"}, MEDSLIP],
     "mae": [{"kind": "clip"}, {**MAE, "weight": [[0.0, 0.0], [0.5, 0.5]]}],
-    "your own, by its place": [{"kind": "train.own_objective:Margin", "margin": 0.1}],
+    "your own, by its place": [{"kind": "tests.train.own_objective:Margin", "margin": 0.1}],
 }  # fmt: skip
 """Lines of a recipe; a kind that is not named here trains with its defaults."""
 KINDS = sorted({*(kind for kind in objectives if kind != "example_margin"), *LINES})

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from .conftest import environment, start
-from .test_run import lines, wait_for
+from tests import ROOT
+from tests.train.conftest import environment, start
+from tests.train.test_run import lines, wait_for
 
-LAUNCH = Path(__file__).parents[2] / "launch"
+LAUNCH = ROOT / "launch"
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
 
@@ -61,7 +62,7 @@ LOAD = """
 import sys
 sys.modules["deepspeed"] = None  # as if it were not installed
 import torch, vlp
-model = vlp.from_pretrained(sys.argv[1], trust=["train.toy_tower"])
+model = vlp.from_pretrained(sys.argv[1], trust=["tests.train.toy_tower"])
 assert model.embed_texts(["no effusion"]).shape == (1, 16)
 from safetensors.torch import load_file
 weights = load_file(sys.argv[1] + "/model.safetensors")
@@ -238,7 +239,7 @@ def test_a_signal_to_the_launcher_stops_all_ranks_at_one_step(recipe: Path, tmp_
 
 
 def test_nan_on_one_rank_ends_all(recipe: Path, tmp_path: Path) -> None:
-    text = "model.text={kind: 'train.toy_tower:ToyText', nan_on_rank: 1}"
+    text = "model.text={kind: 'tests.train.toy_tower:ToyText', nan_on_rank: 1}"
     process = launch(["torchrun.sh"], recipe, "name=nan", text, "train.log_every=4")  # found in step 4, named as 1
     output = finish(process)
     assert process.returncode != 0

@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from tests.train.conftest import write_recipe
+from tests.train.ranks import run_ranks
+from tests.train.test_grad_cache import COUPLED, assert_same, engine_of, grads, lines_of
+from tests.train.test_run import lines
+from tests.train.toys import batch, shard, step_of
 from vlp.batch import Batch
 from vlp.train.cli import main
 from vlp.train.engines.base import EngineConfig
@@ -17,12 +22,6 @@ from vlp.train.grad_cache import gradients
 from vlp.train.optimizer import OptimConfig
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.synthetic.generate import generate
-
-from .conftest import write_recipe
-from .ranks import run_ranks
-from .test_cached import COUPLED, assert_same, engine_of, grads, lines_of
-from .test_run import lines
-from .toys import batch, shard, step_of
 
 MISSING = (1, 2, 3, 6)
 """Rows without a text: of two ranks one has a single text left, of four chunks one has none."""

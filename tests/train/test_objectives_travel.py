@@ -9,10 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 import vlp
+from tests.train.conftest import run
 from vlp.export.cli import main
 from vlp.objectives import build_objectives
-
-from .conftest import run
 
 OBJECTIVES = [{"kind": "mgca", "prototypes": 12}, {"kind": "clip", "positives": "group"}]
 BERT = "{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.train.conftest import run
+from tests.train.own_need import ByLength, ByLengthConfig
 from vlp import hub
 from vlp.core.config import ConfigError
 from vlp.objectives import Objective
-
-from .conftest import run
-from .own_need import ByLength, ByLengthConfig
 
 
 def losses(folder: Path) -> list[float]:
@@ -23,7 +22,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_a_need_of_your_own_trains_two_steps_and_its_model_asks_for_trust(recipe: Path, tmp_path: Path) -> None:
-    lines = [{"kind": "clip"}, {"kind": "train.own_need:ByLength", "unit": 50.0}]
+    lines = [{"kind": "clip"}, {"kind": "tests.train.own_need:ByLength", "unit": 50.0}]
     settings = [f"objectives={json.dumps(lines)}", "data.workers=0", "train.samples=16", "model.image.norm=group"]
     done = run(recipe, "name=whole", *settings)
     assert done.returncode == 0, done.stderr
@@ -33,9 +32,9 @@ def test_a_need_of_your_own_trains_two_steps_and_its_model_asks_for_trust(recipe
     assert len(whole) == 2 and whole[0] == pytest.approx(chunks[0], rel=1e-3)
     saved = tmp_path / "runs" / "whole" / "last"
     with pytest.raises(ConfigError, match=r"needs: this model is built by code of the module 'train\.own_need'"):
-        hub.from_pretrained(saved, trust=["train.toy_tower"])
-    loaded: Any = hub.from_pretrained(saved, trust=["train.toy_tower", "train.own_need"])
-    assert "train.own_need:Length" in loaded.model.needs
+        hub.from_pretrained(saved, trust=["tests.train.toy_tower"])
+    loaded: Any = hub.from_pretrained(saved, trust=["tests.train.toy_tower", "tests.train.own_need"])
+    assert "tests.train.own_need:Length" in loaded.model.needs
 
 
 def test_the_configuration_is_declared_once() -> None:

@@ -14,12 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.train.conftest import run, start
 from vlp.core.config import ConfigError, to_tree
 from vlp.train.checkpoint import latest
 from vlp.train.cli import main
 from vlp.train.recipe import check_resume, load_recipe
-
-from .conftest import run, start
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,7 +76,7 @@ def test_twenty_steps_equal_ten_a_kill_and_ten_more(recipe: Path, tmp_path: Path
     # the folder is what users load
     import vlp
 
-    pretrained = vlp.from_pretrained(runs / "broken" / "last", trust=["train.toy_tower"])
+    pretrained = vlp.from_pretrained(runs / "broken" / "last", trust=["tests.train.toy_tower"])
     assert pretrained.embed_texts(["no effusion"]).shape == (1, 16)
     # and finished is finished
     done = run(recipe, "name=broken", "--resume")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
 from vlp.train.dry_run import memory_table
 
-PAGE = (Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
+PAGE = (ROOT / "docs" / "scaling.md").read_text()
 
 
 def rows(title: str) -> dict[str, list[str]]:

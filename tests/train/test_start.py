@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.train.conftest import run
 from vlp.train.start_check import has_one_vector
-
-from .conftest import run
 
 
 def test_texts_with_one_vector_are_refused(recipe: Path) -> None:

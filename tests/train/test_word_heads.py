@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.models.tiny import BERT, make
+from tests.train.ranks import run_ranks
 from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.models.heads import BatchNorm, HeadConfig, build_head, project
@@ -15,8 +16,6 @@ from vlp.objectives import build_objectives
 from vlp.train.batch_chunks import cut
 from vlp.train.engines.sync_batch_norm import share_statistics
 from vlp.train.train_step import TrainStep
-
-from .ranks import run_ranks
 
 TEXTS = [
     "No pneumothorax.",
