@@ -65,7 +65,9 @@ def in_words(error: BaseException) -> str | None:
     number, cause = found
     name = cause.filename if isinstance(cause, OSError) else None
     if number in HANDLES:
-        return f"no file handles are left ({_handles()}): raise the limit with `ulimit -n 4096`, or use fewer workers"
+        return (
+            f"no file handles are left ({handle_limit()}): raise the limit with `ulimit -n 4096`, or use fewer workers"
+        )
     words = _own_words(cause) or MACHINE.get(number) or USER.get(number) or os.strerror(number).lower()
     return f"{os.fsdecode(name)}: {words}" if isinstance(name, (str, bytes, os.PathLike)) else words
 
@@ -143,7 +145,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _handles() -> str:
+def handle_limit() -> str:
+    """Say how many files the process may hold open."""
     import resource
 
     return f"`ulimit -n` is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]}"

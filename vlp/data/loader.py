@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from vlp.batch import Batch, PromptSpec
 from vlp.core import distributed
 from vlp.core.config import ConfigError
-from vlp.core.errors import NO_HANDLES, in_words, is_machine
+from vlp.core.errors import NO_HANDLES, handle_limit, in_words, is_machine
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
@@ -183,8 +183,8 @@ class Loader:
         if words is not None:
             return LoaderError(f"rank {self.rank}: a loader worker cannot send its batch: {words} (data.workers)")
         return LoaderError(
-            f"rank {self.rank}: a loader worker died ({said}). A killed worker usually means that memory ran out: lower "
-            "data.workers"
+            f"rank {self.rank}: a loader worker died ({said}). Usually memory ran out, or file handles did "
+            f"({handle_limit()}): lower data.workers"
         )
 
     def _count(self, rejected: Iterable[tuple[str, str]]) -> None:
