@@ -26,7 +26,7 @@ from vlp.sample import Sample
 from .collate import Collator, DecodedSample, LoaderError, WorkerResult
 from .config import DataConfig
 from .sampling import permutation, seed_of
-from .shards.sample_io import SampleError, build
+from .shards.sample_io import SampleError, decode_sample
 from .shards.tar_index import is_safe_name
 from .text_view import show
 
@@ -131,7 +131,7 @@ class PipeDataset(IterableDataset[WorkerResult]):
         cursor = self.cursor + self.size * (number + 1)
         for seen, (epoch, key, members) in enumerate(self._members(reader, readers), 1):
             try:
-                sample = build(key, members, "stream")
+                sample = decode_sample(key, members, "stream")
                 ready.append(self.collator.decode(sample, seed_of("sample", self.seed, epoch, sample.source, key)))
             except (SampleError, ImageError) as error:
                 rejected.append((key, str(error)))
@@ -182,6 +182,6 @@ def samples(shards: list[str]) -> Iterator[Sample]:
     )
     for record in pipeline:
         try:
-            yield build(record["__key__"], _bytes(record), "stream")
+            yield decode_sample(record["__key__"], _bytes(record), "stream")
         except SampleError:
             continue
