@@ -105,7 +105,7 @@ class Source(ABC):
     def sample_of(
         self,
         record: Record,
-        image: Path | bytes,
+        image: Any,
         report: Report | str | None = None,
         groups: Mapping[str, Any] | None = None,
         **fields: Any,
