@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from typing import NoReturn, TextIO
 
-from vlp.core.errors import INTERRUPTED, printable, report
+from vlp.core.errors import printable, run_command
 from vlp.core.registry import did_you_mean
 
 COMMANDS = {
@@ -55,6 +55,13 @@ class Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code, see `vlp.core.errors`."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    is_named = bool(argv) and not argv[0].startswith("-")
+    resume = "--resume goes on from the last finished shard" if argv[:1] == ["build"] else ""
+    return run_command(f"vlp-prep {argv[0]}" if is_named else "vlp-prep", lambda: run(argv), resume)
+
+
+def run(argv: list[str]) -> int:
+    """Find the command and run it; return its exit code."""
     width = max(map(len, COMMANDS))
     listing = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
     parser = Parser(
@@ -76,18 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     command = importlib.import_module(f"{__package__}.commands.{name}")
     inner = Parser(prog=f"vlp-prep {name}", description=COMMANDS[name], allow_abbrev=False)
-    try:
-        command.arguments(inner, rest)
-        with redirect_stdout(_Printable(sys.stdout)):
-            code: int = command.run(inner.parse_intermixed_args(rest))
-    except BrokenPipeError:
-        return 0
-    except KeyboardInterrupt:
-        hint = "; --resume goes on from the last finished shard" if name == "build" else ""
-        sys.stderr.write(f"\nvlp-prep {name}: interrupted{hint}\n")
-        return INTERRUPTED
-    except Exception as error:
-        return report(f"vlp-prep {name}", error)
+    command.arguments(inner, rest)
+    with redirect_stdout(_Printable(sys.stdout)):
+        code: int = command.run(inner.parse_intermixed_args(rest))
     return code
 
 

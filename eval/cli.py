@@ -1,7 +1,7 @@
 """`vlp-eval`: list, show and check tasks; run a suite; cache embeddings and score them again; compare; report.
 
 Exit codes: 0 all scored, 1 the machine or the program failed, 2 nothing could be scored (or the command is wrong), 3 some
-tasks could not be scored.
+tasks could not be scored, 130 ctrl-C, 141 nothing reads the output any more.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vlp.core.errors import INTERRUPTED, report
-
-FORESEEN = (ValueError, LookupError)
+from vlp.core.errors import run_command
 
 
 def parser() -> argparse.ArgumentParser:
@@ -113,17 +111,14 @@ def _scored(verb: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code, see `vlp.core.errors`."""
-    options = parser().parse_args(arguments)
-    from . import commands
 
-    try:
+    def run() -> int:
+        options = parser().parse_args(arguments)
+        from . import commands
+
         return commands.VERBS[options.verb](options)
-    except KeyboardInterrupt:
-        print("vlp-eval: interrupted; --resume goes on from here", file=sys.stderr)  # noqa: T201
-        return INTERRUPTED
-    except Exception as error:
-        foreseen = () if isinstance(error, (UnicodeDecodeError, IndexError)) or type(error) is KeyError else FORESEEN
-        return report("vlp-eval", error, foreseen)
+
+    return run_command("vlp-eval", run, "--resume goes on from here")
 
 
 if __name__ == "__main__":

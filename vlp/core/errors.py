@@ -1,7 +1,8 @@
 """The error of what a user can put right, and what the four commands say and return when something goes wrong.
 
 Exit codes: 0 done, 1 the machine or the program failed (a full disk, a bug), 2 the command, recipe or data is wrong,
-130 interrupted by ctrl-C; `vlp-eval` has 3 beside these: some tasks could not be scored.
+130 interrupted by ctrl-C, 141 the reader of the output has left (`| head -1`); `vlp-eval` has 3 beside these: some tasks
+could not be scored. A bug is told with its traceback, anything else in one line; VLP_TRACEBACK=1 shows every traceback.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
 HANDLES = (errno.EMFILE, errno.ENFILE)
 MACHINE = {
@@ -91,18 +93,36 @@ def _own_words(error: BaseException) -> str | None:
     return None
 
 
-def report(command: str, error: BaseException, foreseen: tuple[type[BaseException], ...] = ()) -> int:
-    """Print what went wrong in one line, a traceback before it where the program itself is wrong; return the exit code.
+def run_command(command: str, action: Callable[[], int], resume: str = "") -> int:
+    """Run a command's work, which returns its exit code, and tell what stops it; return the exit code.
 
-    `foreseen` are kinds of other people's errors by which a command is told that its input is wrong.
+    `resume` says how the command goes on after ctrl-C.
     """
+    try:
+        try:
+            code = action()
+        except SystemExit as stop:  # argparse has printed help, or refused the command line
+            if isinstance(stop.__context__, BrokenPipeError):  # rich's answer to a reader that has left
+                return UNREAD
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where a reader that has left is no traceback
+        return code
+    except (Exception, KeyboardInterrupt) as error:
+        return report(command, error, resume)
+
+
+def report(command: str, error: BaseException, resume: str = "") -> int:
+    """Print what went wrong in one line, a traceback before it where the program itself is wrong; return the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        sys.stderr.write(f"\n{command}: interrupted; --resume goes on where there is one\n")
+        sys.stderr.write(f"\n{command}: interrupted{resume and f'; {resume}'}\n")
         return INTERRUPTED
+    if isinstance(error, BrokenPipeError) and _is_unread():
+        return UNREAD
     words, text = in_words(error), str(error)
     is_ours = type(error).__module__.partition(".")[0] in ("vlp", "vlp_eval", "vlp_prep", "vlp_recipes")
-    is_foreseen = isinstance(error, (*foreseen, OSError)) or words is not None
-    if not is_ours and not is_foreseen:
+    is_foreseen = isinstance(error, OSError) or words is not None
+    if not (is_ours or is_foreseen) or os.environ.get("VLP_TRACEBACK"):
         traceback.print_exception(error)
     if words is not None and not is_ours:
         text = words
@@ -112,6 +132,19 @@ def report(command: str, error: BaseException, foreseen: tuple[type[BaseExceptio
     sys.stderr.flush()
     is_wrong = isinstance(error, (ValueError, LookupError)) if is_ours else is_foreseen
     return WRONG if is_wrong and not is_machine(error) else FAILED
+
+
+def _is_unread() -> bool:
+    """Return whether the reader of standard output has left; if so nothing more is written there."""
+    try:
+        poll, descriptor = select.poll(), sys.stdout.fileno()
+    except (OSError, ValueError):
+        return False
+    poll.register(descriptor, 0)
+    if not poll.poll(0):  # it tells of errors only, as a pipe without a reader
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return True
 
 
 def printable(text: str) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vlp.core import output
 from vlp.core.config import ConfigError
-from vlp.core.errors import report
+from vlp.core.errors import run_command
 from vlp.core.output import LOCK, check_apart, hold, partial_of
 
 from . import exporters
@@ -149,13 +149,12 @@ def say(line: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code, see `vlp.core.errors`."""
-    options = parser().parse_args(arguments)
-    try:
-        target = export(options)
-    except (Exception, KeyboardInterrupt) as error:
-        return report(MADE_BY, error, (ValueError, LookupError))
-    say(f"exported to {target}")
-    return 0
+
+    def run() -> int:
+        say(f"exported to {export(parser().parse_args(arguments))}")
+        return 0
+
+    return run_command(MADE_BY, run)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlp.core.errors import report
+from vlp.core.errors import report, run_command
 
 if TYPE_CHECKING:
     from .recipe import Recipe
@@ -23,7 +23,10 @@ EPILOG = """examples:
 
 Any key of a recipe can be set as a.b=value (a list's item as a.0.b=value); the run goes to {out}/{name}.
 Exit codes: 0 finished, or stopped by SIGTERM, SIGUSR1 or ctrl-C with a checkpoint saved ("resumable");
-1 the run failed (a full disk, a loss that is not finite); 2 the recipe, the data or the command is wrong."""
+1 the run failed (a full disk, a loss that is not finite); 2 the recipe, the data or the command is wrong;
+130 stopped by ctrl-C with none saved; 141 nothing reads the output any more."""
+
+RESUME = "--resume goes on from the last checkpoint"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,17 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     # DDP remarks that it looked for unused parameters and found none, as is the rule here.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    arguments = parser().parse_intermixed_args(argv)  # options may stand between overrides
-    try:
-        return run(arguments)
-    except (Exception, KeyboardInterrupt) as error:
-        return complain(error)
+    # Options may stand between overrides.
+    return run_command(speaker(), lambda: run(parser().parse_intermixed_args(argv)), RESUME)
 
 
-def complain(error: BaseException) -> int:
-    """Print what went wrong, on which rank; return the exit code."""
+def speaker() -> str:
+    """Return the command with its rank, as messages begin."""
     rank = os.environ.get("RANK")
-    return report("vlp-train" if rank is None else f"vlp-train: rank {rank}", error)
+    return "vlp-train" if rank is None else f"vlp-train: rank {rank}"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,7 +112,7 @@ def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
         return train(recipe, resume)
     except Exception as error:
         lost = missing_ranks(recipe.folder, distributed.world()) if distributed.world() > 1 else []
-        code = complain(error)
+        code = report(speaker(), error)
         if lost:
             exited = f"rank {distributed.rank()}: {', '.join(lost)} exited"
             message = f"vlp-train: {exited}; the last checkpoint stands, --resume goes on"

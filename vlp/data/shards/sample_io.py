@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlp.core.untrusted import parse_json
@@ -12,10 +12,10 @@ from vlp.modalities.image.decode import ImageError, is_turned
 from vlp.sample import Sample
 
 from ..tables.cells import CellError
-from .foreign.members import CHOSEN_FIELD, IMAGE_ENDINGS
+from .foreign.members import CHOSEN_FIELD, IMAGE_ENDINGS, images
 from .foreign.sample import foreign_sample
 from .sample_check import FieldError, check_sample, read_sample
-from .tar_index import FORMAT, decode_name, image_extension, mask_names
+from .tar_index import FORMAT, ManifestError, decode_name
 
 MAX_RECORD = 64 << 20
 
@@ -24,7 +24,7 @@ class SampleError(ValueError):
     """A sample that cannot be used; the message says which and why. Never holds report text."""
 
 
-def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter[str] | None = None) -> Sample:
+def decode_sample(key: str, members: Mapping[str, bytes], where: str = "", told: Counter[str] | None = None) -> Sample:
     """Return the sample that `members` (extension -> bytes) hold, its image and masks still encoded.
 
     A `json` member of our own is read as `Sample.to_json` wrote it. In another tool's, `report` or `text` (or
@@ -68,6 +68,23 @@ def build(key: str, members: Mapping[str, bytes], where: str = "", told: Counter
         # Their messages quote the value or the name that they could not take, which may be text.
         said = repr(error) if isinstance(error, (KeyError, AttributeError)) else type(error).__name__
         raise SampleError(f"{where}: the record of key {key!r} is not a sample's ({said})") from None
+
+
+def image_extension(members: Iterable[str], key: str = "") -> str | None:
+    """Return which extension holds the image, None for none; masks are none. Raises ManifestError where several may."""
+    names = images(members)
+    if len(names) > 1:
+        raise ManifestError(
+            f"key {key!r} has several images: {', '.join(names)}. Choose one for the whole set: vlp-prep index FOLDER "
+            f"--image {names[0]}. (Or are these several samples? Everything after the first dot of a file name is the "
+            "member's name, so keys must not hold dots: rename 1.2.jpg to 1_2.jpg)"
+        )
+    return names[0] if names else None
+
+
+def mask_names(members: Mapping[str, Any]) -> dict[str, str]:
+    """Return {mask name: extension} of the `{name}.mask.png` members."""
+    return {decode_name(name.removesuffix(".mask.png")): name for name in members if name.endswith(".mask.png")}
 
 
 def _is_turned(image: bytes) -> bool:
