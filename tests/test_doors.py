@@ -23,8 +23,7 @@ from tests import ROOT
 from vlp.core.config import ConfigError, compose, validate
 from vlp.core.untrusted import parse_json
 from vlp.data.shards.manifest import Manifest
-from vlp.data.shards.sample_check import check_sample
-from vlp.data.shards.sample_io import SampleError, build
+from vlp.data.shards.sample_io import SampleError, check_sample, decode_sample
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.tar_index import FORMAT
 from vlp.data.shards.verify import index_folder
@@ -240,7 +239,7 @@ def test_a_record_with_other_values(data: Any, ours: bool) -> None:
     text = data.draw(st.one_of(changed(record).map(dumps).map(str.encode), damaged(dumps(record).encode())))
     others = {"txt": data.draw(st.binary(max_size=20))} if data.draw(st.booleans()) else {}
     try:
-        check_sample(build("k", {"png": picture(), "json": text, **others}, "x.tar"))
+        check_sample(decode_sample("k", {"png": picture(), "json": text, **others}, "x.tar"))
     except SampleError as error:
         said(error)
 

@@ -108,7 +108,7 @@ def ours(shards: Path, **how: Any) -> Callable[[], float]:
     from vlp.models.dual_encoder import DualEncoder
 
     loader = make_loader(shards, **how)
-    channels = loader.assembler.preprocess.spec.channels
+    channels = loader.collator.preprocess.spec.channels
     statistics_of = SimpleNamespace(
         mean=torch.full((1, channels, 1, 1), 0.5), std=torch.full((1, channels, 1, 1), 0.25)
     )

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     """Index the folder, saying what became of each shard."""
     from vlp.core.config import ConfigError
     from vlp.core.output import hold
-    from vlp.data.shards.manifest import Choices
+    from vlp.data.shards.foreign.index import Choices
     from vlp.data.shards.verify import index_folder
 
     def say(line: str) -> None:

@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from vlp.core.output import partial_of
+from vlp.data.shards.manifest import Shard, format_line, text_length
 from vlp.data.shards.sample_io import SampleError
-from vlp.data.shards.tar_index import FORMAT, Entry, Shard, encode_name, format_line, text_length
+from vlp.data.shards.tar_index import FORMAT, Entry, encode_name
 from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAY_TURN, ImageError, decode_file, decode_mask, read_image
 from vlp.sample import Sample

@@ -8,8 +8,9 @@ from types import TracebackType
 
 from vlp.core.config import ConfigError
 from vlp.core.output import PARTIAL, hold, remove
+from vlp.data.shards.manifest import FILE, text_length, write_manifest
 from vlp.data.shards.sample_io import SampleError
-from vlp.data.shards.tar_index import FILE, encode_name, text_length, write_manifest
+from vlp.data.shards.tar_index import encode_name
 from vlp.sample import Sample
 
 from .shard_file import ShardFile, check_key, encode_sample

@@ -399,7 +399,7 @@ def test_damage_in_validation_is_left_out_and_counted(make: Make, new_set: Calla
 def test_plan_and_texts(make: Make, toy: Path) -> None:
     loader = make(world=2)
     text = loader.plan(2)
-    assert "60 samples, 8 batches of 8 a pass, seed 0" in text and text.count("rank 1") == 2
+    assert "60 samples, 8 batches of 8 an epoch, seed 0" in text and text.count("rank 1") == 2
     assert Loader.plan_of(loader.config, 0, 2, 2) == text
     texts = list(loader.texts(1000))
     assert len(texts) == 60 and list(Loader.training_texts(loader.config, 5)) == texts[:5]
@@ -453,10 +453,10 @@ def test_pinning_keeps_every_field(make: Make, monkeypatch: pytest.MonkeyPatch) 
 def test_workers_can_be_spawned_as_well_as_forked(make: Make) -> None:
     import pickle
 
-    from vlp.data.worker import Batches
+    from vlp.data.loader import BatchDataset
 
     loader = make(bucket=True, needs=frozenset({"spans"}), **RANDOM)
-    dataset = Batches(loader.stream, loader.assembler, 0, 1, training=True)  # type: ignore[arg-type]
+    dataset = BatchDataset(loader.stream, loader.collator, 0, 1, training=True)  # type: ignore[arg-type]
     dataset[0]
     again = pickle.loads(pickle.dumps(dataset))[64].batch
     assert again is not None and content([again]) == content([dataset[64].batch])  # type: ignore[list-item]

@@ -98,7 +98,7 @@ class Calls:
 def test_a_batch_is_tokenised_in_one_call(mixed: Path, tokenizer: Tokenizer, needs: tuple[str, ...]) -> None:
     loader = open_loader(mixed, tokenizer, *needs, text=TextView(subset=0.5))
     noted = Calls(tokenizer)
-    loader.assembler.tokenizer = noted  # type: ignore[assignment]
+    loader.collator.tokenizer = noted  # type: ignore[assignment]
     for number in range(1, BATCHES + 1):
         next(iter(loader))
         assert len(noted.sizes) == number and min(noted.sizes) >= ROWS
@@ -125,7 +125,7 @@ def test_pixels_are_bytes_until_the_model_has_the_batch(mixed: Path, tokenizer: 
         batch = next(iter(loader))
         for place in range(3):
             sample = loader.stream.sources[0].shards.sample(place)  # type: ignore[union-attr]
-            assert loader.assembler.prepare(sample, seed=1).image.dtype == torch.uint8
+            assert loader.collator.decode(sample, seed=1).image.dtype == torch.uint8
     assert noted.shapes == []
     assert batch.image.dtype == torch.uint8 and batch.image.shape == (ROWS, 3, SIDE, SIDE)
     assert batch.image.untyped_storage().nbytes() == ROWS * 3 * SIDE * SIDE

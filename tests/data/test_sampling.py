@@ -24,13 +24,13 @@ def slow_permutation(seed: int, n: int) -> list[int]:
     return sorted(range(n), key=lambda i: splitmix64((seed + i * 0x9E3779B97F4A7C15) & MASK))
 
 
-def slow_pass(counts: list[int], digest: str, seed: int, turn: int, window: int) -> list[int]:
+def slow_epoch(counts: list[int], digest: str, seed: int, epoch: int, window: int) -> list[int]:
     first = [sum(counts[:index]) for index in range(len(counts))]
-    shards = slow_permutation(seed_of("shards", digest, seed, turn), len(counts))
+    shards = slow_permutation(seed_of("shards", digest, seed, epoch), len(counts))
     order = []
     for number, at in enumerate(range(0, len(shards), window)):
         samples = [first[one] + row for one in shards[at : at + window] for row in range(counts[one])]
-        own = slow_permutation(seed_of("samples", digest, seed, turn, window, number), len(samples))
+        own = slow_permutation(seed_of("samples", digest, seed, epoch, window, number), len(samples))
         order += [samples[one] for one in own]
     return order
 
@@ -57,9 +57,9 @@ def test_permutation_equals_the_slow_one(seed: int, n: int) -> None:
 def test_order_equals_the_slow_one(counts: list[int], seed: int, window: int) -> None:
     order = Order(counts, "digest", seed, window)
     total = sum(counts)
-    for turn in range(3):
-        expected = slow_pass(counts, "digest", seed, turn, window)
-        assert [order.at(turn * total + inside) for inside in range(total)] == [(turn, one) for one in expected]
+    for epoch in range(3):
+        expected = slow_epoch(counts, "digest", seed, epoch, window)
+        assert [order.at(epoch * total + inside) for inside in range(total)] == [(epoch, one) for one in expected]
         assert sorted(expected) == list(range(total))
 
 
@@ -72,11 +72,11 @@ GOLDEN = [7, 8, 10, 11, 0, 2, 1, 9, 4, 5, 3, 6, 2, 5, 1, 6, 4, 3, 0, 11, 10, 8, 
 
 
 def test_passes_seeds_digests_and_windows_give_other_orders() -> None:
-    def first(digest: str = "d", seed: int = 0, window: int = 4, turn: int = 0) -> list[int]:
+    def first(digest: str = "d", seed: int = 0, window: int = 4, epoch: int = 0) -> list[int]:
         order = Order([10] * 8, digest, seed, window)
-        return [order.at(turn * 80 + inside)[1] for inside in range(80)]
+        return [order.at(epoch * 80 + inside)[1] for inside in range(80)]
 
-    orders = [first(), first(digest="e"), first(seed=1), first(window=2), first(turn=1)]
+    orders = [first(), first(digest="e"), first(seed=1), first(window=2), first(epoch=1)]
     assert len({tuple(one) for one in orders}) == len(orders)
 
 
@@ -111,8 +111,8 @@ def test_buckets_are_a_permutation_whatever_the_sizes(counts: list[int], window:
     texts = [np.random.default_rng(shard).integers(1, 100, count) for shard, count in enumerate(counts)]
     order = Order(counts, "d", seed, window, unit=unit, lengths=lambda shard: texts[shard])
     total = sum(counts)
-    for turn in range(2):
-        seen = [order.at(turn * total + inside)[1] for inside in range(total)]
+    for epoch in range(2):
+        seen = [order.at(epoch * total + inside)[1] for inside in range(total)]
         assert sorted(seen) == list(range(total))
 
 
@@ -164,10 +164,10 @@ def test_each_source_of_a_mixture_goes_through_its_own_passes() -> None:
     seen: dict[tuple[int, int], list[int]] = {}
     for position in range(300):
         draw = plan.draw(position)
-        seen.setdefault((draw.source, draw.turn), []).append(draw.index)
-    for (source, turn), indices in seen.items():
+        seen.setdefault((draw.source, draw.epoch), []).append(draw.index)
+    for (source, epoch), indices in seen.items():
         total = (10, 7)[source]
-        if (source, turn + 1) in seen:
+        if (source, epoch + 1) in seen:
             assert sorted(indices) == list(range(total))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlp.batch import Batch, PromptSpec
-from vlp.data.collate import Assembler, Prepared
+from vlp.data.collate import Collator, DecodedSample
 from vlp.data.text_view import TextView, group_of, show
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
@@ -183,26 +183,26 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
     return build_tokenizer(TextSpec(kind=request.param, length=64, vocab_size=90), [TEXT] * 4)
 
 
-def batch_of(build: Assembler, rows: list[Prepared]) -> Batch:
-    return build.batch([replace(row, needs=[need.prepare(row.sample, None) for need in build.needs]) for row in rows])
+def batch_of(build: Collator, rows: list[DecodedSample]) -> Batch:
+    return build.collate([replace(row, needs=[need.prepare(row.sample, None) for need in build.needs]) for row in rows])
 
 
-def assembler(tokenizer: Tokenizer, *needs: str, prompts: PromptSpec | None = None) -> Assembler:
+def collator(tokenizer: Tokenizer, *needs: str, prompts: PromptSpec | None = None) -> Collator:
     spec = ImageProcessor(ImageSpec(size=8, channels=1))
-    return Assembler(spec, tokenizer, TextView(), Augment(), (), frozenset(needs), prompts)
+    return Collator(spec, tokenizer, TextView(), Augment(), (), frozenset(needs), prompts)
 
 
-def prepared(view: TextView = TextView(), seed: int | None = None, sample: Sample = SAMPLE) -> Prepared:  # noqa: B008
+def decoded(view: TextView = TextView(), seed: int | None = None, sample: Sample = SAMPLE) -> DecodedSample:  # noqa: B008
     import torch
 
     rng = None if seed is None else np.random.default_rng(seed)
     geometry = Geometry((8, 8), (8, 8), (1.0, 1.0), (0.0, 0.0))
-    return Prepared(sample, torch.zeros((1, 8, 8), dtype=torch.uint8), geometry, show(sample, view, rng))
+    return DecodedSample(sample, torch.zeros((1, 8, 8), dtype=torch.uint8), geometry, show(sample, view, rng))
 
 
 def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> None:
-    rows = [prepared(), *(prepared(TextView(subset=1.0), seed) for seed in range(20))]
-    build = assembler(any_tokenizer, "spans")
+    rows = [decoded(), *(decoded(TextView(subset=1.0), seed) for seed in range(20))]
+    build = collator(any_tokenizer, "spans")
     spans = batch_of(build, rows).spans
     assert spans is not None and spans.dropped == 0 and (spans.owner == 0).sum() == len(CONCEPTS)
     encoded = any_tokenizer([row.shown.text for row in rows])
@@ -225,7 +225,7 @@ def test_spans_beyond_the_limit_are_dropped_and_counted() -> None:
     short = build_tokenizer(TextSpec(kind="wordpiece", length=8, vocab_size=200), [TEXT] * 4)
     encoded = short([TEXT])
     reach = int(encoded.offsets.max())
-    batch = batch_of(assembler(short, "spans"), [prepared()])
+    batch = batch_of(collator(short, "spans"), [decoded()])
     inside = [one for one in CONCEPTS if one.end <= reach]
     assert batch.spans is not None and 0 < len(inside) < len(CONCEPTS)
     assert len(batch.spans.start) == len(inside) and batch.spans.dropped == len(CONCEPTS) - len(inside)
@@ -235,8 +235,8 @@ def test_spans_beyond_the_limit_are_dropped_and_counted() -> None:
 def test_phrases_and_prompts_of_a_batch(any_tokenizer: Tokenizer) -> None:
     spec = PromptSpec(("effusion", "nodule", "device"), ("effusion", "nodule", "device"), ("no a", "no b", "no c"))
     empty = Sample(key="e", image=b"", report=Report("Heart is normal."))
-    build = assembler(any_tokenizer, "phrases", "prompts", prompts=spec)
-    rows = [prepared(sample=empty), prepared(TextView(sentence=True), 3), prepared()]
+    build = collator(any_tokenizer, "phrases", "prompts", prompts=spec)
+    rows = [decoded(sample=empty), decoded(TextView(sentence=True), 3), decoded()]
     batch = batch_of(build, rows)
     assert batch.phrases is not None and batch.prompts is not None
     assert batch.phrases.owner.tolist() == [1, 1, 2, 2]
@@ -246,7 +246,7 @@ def test_phrases_and_prompts_of_a_batch(any_tokenizer: Tokenizer) -> None:
     assert batch.prompts.asserted.tolist() == [[-2, -2, -2], [0, 1, -2], [0, 1, -2]]
     assert len(batch.prompts.tokens) == 6 and batch.prompts.findings == list(spec.findings)
     assert batch.prompts.rows.tolist() == list(range(6))
-    same = assembler(any_tokenizer, "prompts", prompts=PromptSpec(("a", "b", "c"), ("x", "y", "x"), ("", "", "")))
+    same = collator(any_tokenizer, "prompts", prompts=PromptSpec(("a", "b", "c"), ("x", "y", "x"), ("", "", "")))
     told = batch_of(same, rows).prompts
     assert told is not None and len(told.tokens) == 3 and told.rows.tolist() == [0, 1, 0, 2, 2, 2]
     assert batch_of(build, rows[:1]).phrases is not None

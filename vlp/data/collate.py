@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -25,8 +25,24 @@ from .shards.sample_io import SampleError
 from .text_view import Shown, TextView, group_of, show
 
 
+class LoaderError(RuntimeError):
+    """Loading cannot go on: a worker died, a shard is gone, or too many samples are damaged."""
+
+
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class WorkerResult:
+    """What a worker returns: a batch with the keys that were rejected for it and why, or why there is none."""
+
+    batch: Batch | None
+    rejected: tuple[tuple[str, str], ...] = ()
+    failure: str = ""
+
+    def pin_memory(self) -> WorkerResult:
+        return self if self.batch is None else replace(self, batch=self.batch.pin_memory())
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSample:
     """A sample that was read and decoded: its input image, uint8 [C, S, S], and the text that is shown.
 
     `geometry` says how the decoded pixels lie on the input, so that boxes and masks follow what an augmentation did.
@@ -40,7 +56,7 @@ class Prepared:
     needs: Sequence[Any] = ()
 
 
-class Assembler:
+class Collator:
     """Build batches as a recipe asks: `needs` are those of its objectives.
 
     `texts_missing`: some samples of the set have no text, so that each batch says which (`Batch.has_text`).
@@ -59,7 +75,7 @@ class Assembler:
         texts_missing: bool = True,
     ) -> None:
         self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
-        self.labels, self.decode, self.texts_missing = tuple(labels), decode, texts_missing
+        self.labels, self.decoding, self.texts_missing = tuple(labels), decode, texts_missing
         self._augments = augment != Augment()  # without any, `train` is `eval` and a generator is not worth its time
         setup = DataSetup(
             labels=self.labels,
@@ -76,7 +92,7 @@ class Assembler:
         """Return the part of a sample's text that is shown."""
         return show(sample, self.view, rng)
 
-    def prepare(self, sample: Sample, seed: int | None) -> Prepared:
+    def decode(self, sample: Sample, seed: int | None) -> DecodedSample:
         """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
 
         Raises ValueError (ImageError, SampleError) for a sample that cannot be used.
@@ -85,7 +101,7 @@ class Assembler:
             raise TypeError(
                 f"key {sample.key!r}: a shard's image is encoded bytes, found {type(sample.image).__name__}"
             )
-        if seed is not None and self.decode == "fast":
+        if seed is not None and self.decoding == "fast":
             pixels = self.preprocess.read_reduced(sample.image, self.augment)
         else:
             pixels = self.preprocess.read(sample.image)
@@ -106,9 +122,9 @@ class Assembler:
         for need in self.needs:
             rng = None if seed is None or need.stream is None else _generator(seed, need.stream)
             prepared.append(need.prepare(sample, rng))
-        return Prepared(sample, image, geometry, shown, prepared)
+        return DecodedSample(sample, image, geometry, shown, prepared)
 
-    def batch(self, rows: Sequence[Prepared]) -> Batch:
+    def collate(self, rows: Sequence[DecodedSample]) -> Batch:
         """Put prepared samples together. Images stay uint8; texts are padded to the longest of them."""
         samples = [row.sample for row in rows]
         texts = [row.shown.text for row in rows]

@@ -12,33 +12,42 @@ import itertools
 import logging
 import multiprocessing
 import multiprocessing.connection
+import multiprocessing.queues
 import multiprocessing.util  # registers its own end before ours below
+import os
+import signal
 import sys
 import weakref
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import cv2
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vlp.batch import Batch, PromptSpec
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.errors import NO_HANDLES, handle_limit, in_words, is_machine
+from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
-from .collate import Assembler
+from .collate import Collator, DecodedSample, LoaderError, WorkerResult
 from .config import DataConfig, SourceConfig, is_pipe
-from .pipe_stream import Piped, PipeStream
+from .pipe_stream import PipeDataset, PipeStream
 from .requirements import check_content
-from .stream import Stream, too_damaged
+from .sampling import SampleRef, rows, seed_of
+from .shards.sample_io import SampleError
+from .stream import Stream, too_many_rejected
 from .text_view import TextView
-from .worker import Batches, LoaderError, Reply, identity, prepare_worker
 
 __all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView"]
 
 log = logging.getLogger(__name__)
+
+MAX_SUBSTITUTES = 100
 
 
 _reading: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -51,9 +60,9 @@ def _end_workers() -> None:
 
     First as torch does it, then by force: torch gives up on a worker that has not ended within some seconds.
     """
-    for replies in list(_reading):
-        if hasattr(replies, "_shutdown_workers"):
-            replies._shutdown_workers()
+    for results in list(_reading):
+        if hasattr(results, "_shutdown_workers"):
+            results._shutdown_workers()
     for worker in multiprocessing.active_children():
         if worker in _workers:
             worker.kill()
@@ -64,8 +73,87 @@ def hush() -> None:
     sys.unraisablehook = lambda _: None
 
 
+def end_unsent(error: BaseException, _: Any) -> None:
+    """End this worker as its batch cannot be sent, most often for want of file handles; the exit code says which."""
+    os._exit(NO_HANDLES if "Too many open files" in str(error) else 1)
+
+
+def identity(result: Any) -> Any:
+    return result
+
+
+def prepare_worker(_: int) -> None:
+    # A batch that cannot be sent is dropped by multiprocessing, and the main process would wait for it for ever.
+    multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_unsent)  # type: ignore[attr-defined]
+    # A batch system signals all processes of a job: the run finishes its step and saves, with its workers alive. They
+    # end with it, by the loader's own means.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # parallelism is between workers; threads inside one would only fight the others
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    # on a CPU, training's threads wait for the slowest of them: reading takes what they leave (9 % faster on two cores)
+    os.nice(10)
+
+
+class BatchDataset(Dataset[WorkerResult]):
+    """The batches of one rank, by the position of their first sample; a loader's worker reads them. It has no state."""
+
+    def __init__(self, stream: Stream, collator: Collator, rank: int, world: int, training: bool) -> None:
+        self.sources, self.plan, self.seed, self.total = stream.sources, stream.plan, stream.seed, stream.samples
+        self.size = stream.config.batch_size
+        self.collator, self.rank, self.world, self.training = collator, rank, world, training
+
+    def __getitem__(self, cursor: int) -> WorkerResult:
+        size = self.size if self.training else min(self.size, self.total - cursor)
+        rejected: list[tuple[str, str]] = []
+        try:
+            if self.training:
+                self._prefetch(cursor)
+            positions = rows(cursor, size, self.rank, self.world)
+            found = [self._load_or_substitute(position, rejected) for position in positions]
+            batch = self.collator.collate([sample for sample in found if sample is not None])
+        except (LoaderError, OSError, ValueError) as error:  # said in one line by the main process
+            return WorkerResult(None, failure=f"{type(error).__name__}: {error}")
+        batch.cursor, batch.rejected = cursor + size, len(rejected)
+        return WorkerResult(batch, tuple(rejected))
+
+    def _prefetch(self, cursor: int) -> None:
+        """Have the shards of the next window copied, where they are remote; one worker does it for all."""
+        worker = get_worker_info()
+        if worker is None or worker.id == 0:
+            source, own = self.plan.mixture.at(cursor)
+            if self.sources[source].shards.is_remote:
+                self.sources[source].shards.prefetch(self.plan.orders[source].shards_near(own, ahead=1))
+
+    def _load_or_substitute(self, position: int, rejected: list[tuple[str, str]]) -> DecodedSample | None:
+        """Return the sample at a position; for a damaged one, in training, the first good one from a batch further on."""
+        substitutes = range(position + self.size, position + self.size + MAX_SUBSTITUTES) if self.training else ()
+        for place in (position, *substitutes):
+            ref = self.plan.draw(place) if self.training else self._in_order(place)
+            source = self.sources[ref.source]
+            try:
+                sample = source.shards.sample(ref.index, masks=False)
+                if not sample.source:
+                    sample = replace(sample, source=source.name)
+                seed = seed_of("sample", self.seed, ref.epoch, sample.source, sample.key) if self.training else None
+                return self.collator.decode(sample, seed)
+            except (SampleError, ImageError) as error:
+                rejected.append((source.shards.key(ref.index), str(error)))
+        if self.training:
+            raise LoaderError(f"{MAX_SUBSTITUTES + 1} damaged samples one after another, the last: {rejected[-1][1]}")
+        return None
+
+    def _in_order(self, position: int) -> SampleRef:
+        source, index = 0, position
+        while index >= len(self.sources[source].shards):
+            index -= len(self.sources[source].shards)
+            source += 1
+        return SampleRef(position, source, 0, index)
+
+
 class Loader:
-    """An infinite iterator of this rank's batches of the training stream, and of one pass over a validation split.
+    """An infinite iterator of this rank's batches of the training stream, and of one epoch of a validation split.
 
     `stream` is what `open_stream` returned for the split, where it has been opened already. `needs` and `prompts` come
     from the objectives. Raises ConfigError for what cannot work: no such split, a batch that does not divide among the
@@ -97,26 +185,26 @@ class Loader:
         self.stream = stream if stream is not None else open_stream(config, seed, split, world)
         self.samples = self.stream.samples
         missing = self.stream.without_text != 0  # not known of a stream that cannot seek
-        self.assembler = Assembler(
+        self.collator = Collator(
             preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts, config.decode, missing
         )
         if split == "train" and isinstance(self.stream, Stream):
-            check_content(self.stream, [need for need in self.assembler.needs if need.name in needs])
+            check_content(self.stream, [need for need in self.collator.needs if need.name in needs])
         self.cursor = 0
         self.rejected: dict[str, str] = {}
         self._unshared: list[str] = []
 
     def __len__(self) -> int:
-        """Return the number of batches of one pass, a short last one included."""
+        """Return the number of batches of one epoch, a short last one included."""
         return -(-self.samples // self.config.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         if isinstance(self.stream, PipeStream):
-            batches = self._read(Piped(self.stream, self.assembler, self.rank, self.world, self.cursor), None)
+            batches = self._read(PipeDataset(self.stream, self.collator, self.rank, self.world, self.cursor), None)
         elif not self.samples:
             raise ConfigError(f"split {self.split!r} is empty")
         else:
-            dataset = Batches(self.stream, self.assembler, self.rank, self.world, training=True)
+            dataset = BatchDataset(self.stream, self.collator, self.rank, self.world, training=True)
             batches = self._read(dataset, itertools.count(self.cursor, self.config.batch_size))
         for batch in batches:
             self.cursor = batch.cursor
@@ -129,10 +217,10 @@ class Loader:
         """
         if isinstance(self.stream, PipeStream):
             raise ConfigError("a stream has no end: it cannot be gone through once")
-        dataset = Batches(self.stream, self.assembler, self.rank, self.world, training=False)
+        dataset = BatchDataset(self.stream, self.collator, self.rank, self.world, training=False)
         return self._read(dataset, range(0, self.samples, self.config.batch_size))
 
-    def _read(self, dataset: Dataset[Reply], positions: Iterable[int] | None) -> Iterator[Batch]:
+    def _read(self, dataset: Dataset[WorkerResult], positions: Iterable[int] | None) -> Iterator[Batch]:
         loading = DataLoader(
             dataset,
             batch_size=None,
@@ -145,25 +233,25 @@ class Loader:
         )
         before = set(multiprocessing.active_children())
         try:
-            replies = iter(loading)
+            results = iter(loading)
         except OSError:  # of the workers, some may have been started
             for worker in set(multiprocessing.active_children()) - before:
                 worker.kill()
             hush()
             raise
-        _reading.add(replies)
-        _workers.update(getattr(replies, "_workers", ()))
+        _reading.add(results)
+        _workers.update(getattr(results, "_workers", ()))
         while True:
             try:
-                reply: Reply = next(replies)
+                result: WorkerResult = next(results)
             except StopIteration:
                 return
             except (RuntimeError, OSError, EOFError) as error:
                 raise self._failure(error) from error
-            if reply.batch is None:
-                raise LoaderError(f"rank {self.rank}: {reply.failure}")
-            self._count(reply.rejected)
-            yield reply.batch
+            if result.batch is None:
+                raise LoaderError(f"rank {self.rank}: {result.failure}")
+            self._count(result.rejected)
+            yield result.batch
 
     def _failure(self, error: Exception) -> Exception:
         """Return what to raise when the workers fail, and end them: one that cannot send would be waited for at exit."""
@@ -193,11 +281,11 @@ class Loader:
                 self.rejected[key] = why
                 self._unshared.append(key)
                 log.warning("rejected sample %s: %s", key, why)
-        if problem := self._too_damaged():
+        if self.rejected and (problem := self._too_many_rejected()):
             raise LoaderError(problem)
 
-    def _too_damaged(self) -> str | None:
-        return too_damaged(self.rejected, self.samples, self.config.max_rejected) if self.samples else None
+    def _too_many_rejected(self) -> str | None:
+        return too_many_rejected(self.rejected, self.samples, self.config.max_rejected) if self.samples else None
 
     def share_rejected(self) -> str | None:
         """Learn of what the other ranks have rejected; return what to say when all of it is too much. Collective.
@@ -207,7 +295,7 @@ class Loader:
         for rank, keys in enumerate(distributed.gather_objects(self._unshared)):
             self.rejected |= {key: f"rejected on rank {rank}" for key in keys if key not in self.rejected}
         self._unshared = []
-        return self._too_damaged()
+        return self._too_many_rejected()
 
     def state(self) -> dict[str, Any]:
         """Return the position after the last batch that was yielded, as JSON values."""

@@ -1,8 +1,8 @@
 """Training from streams that cannot seek (`pipe:curl ...`), through webdataset's own pipeline: a weaker guarantee.
 
 Each worker of each rank reads its own part of the shards, over and over, through a shuffle buffer. Batches have their
-full size, no rank runs dry, and random draws follow from (seed, pass, key). But the order depends on the numbers of
-workers and ranks, a pass is not the same for all, and a resumed run starts its shards anew: samples may be repeated.
+full size, no rank runs dry, and random draws follow from (seed, epoch, key). But the order depends on the numbers of
+workers and ranks, an epoch is not the same for all, and a resumed run starts its shards anew: samples may be repeated.
 Copy the shards somewhere that can seek (a disk, https, an object store) for the exact order. A pipe is a command of the
 shell: only the user's own recipe or command line can name one, never a manifest.
 """
@@ -23,13 +23,12 @@ from vlp.modalities.image.errors import ImageError
 from vlp.modalities.text.shared_words import PatientText
 from vlp.sample import Sample
 
-from .collate import Assembler, Prepared
+from .collate import Collator, DecodedSample, LoaderError, WorkerResult
 from .config import DataConfig
 from .sampling import permutation, seed_of
-from .shards.sample_io import SampleError, build
+from .shards.sample_io import SampleError, decode_sample
 from .shards.tar_index import is_safe_name
 from .text_view import show
-from .worker import LoaderError, Reply
 
 BUFFER = 1000
 ADJACENT = "In a stream the members of a sample must follow one another: sort the members of the tar by name"
@@ -95,26 +94,26 @@ class PipeStream:
         return "\n".join(lines)
 
 
-class Piped(IterableDataset[Reply]):
+class PipeDataset(IterableDataset[WorkerResult]):
     """One rank's batches from `cursor` on, without end; see the module for what is not promised."""
 
     def __init__(
         self,
         stream: PipeStream,
-        assembler: Assembler,
+        collator: Collator,
         rank: int,
         world: int,
         cursor: int,
     ) -> None:
-        self.shards, self.seed, self.assembler = stream.shards, stream.seed, assembler
+        self.shards, self.seed, self.collator = stream.shards, stream.seed, collator
         self.size, self.most_rejected = stream.config.batch_size, stream.config.max_rejected
         self.rank, self.world, self.cursor = rank, world, cursor
 
-    def __iter__(self) -> Iterator[Reply]:
+    def __iter__(self) -> Iterator[WorkerResult]:
         worker = get_worker_info()
         number, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         try:
-            yield from self._replies(self.rank * workers + number, self.world * workers, number, workers)
+            yield from self._results(self.rank * workers + number, self.world * workers, number, workers)
         except (
             LoaderError,
             OSError,
@@ -122,18 +121,18 @@ class Piped(IterableDataset[Reply]):
             EOFError,
             tarfile.TarError,
         ) as error:  # said in one line by the main process
-            yield Reply(None, failure=f"{type(error).__name__}: {error}")
+            yield WorkerResult(None, failure=f"{type(error).__name__}: {error}")
 
-    def _replies(self, reader: int, readers: int, number: int, workers: int) -> Iterator[Reply]:
-        ready: list[Prepared] = []
+    def _results(self, reader: int, readers: int, number: int, workers: int) -> Iterator[WorkerResult]:
+        ready: list[DecodedSample] = []
         rejected: list[tuple[str, str]] = []
         bad = 0
         # batches are taken from the workers in turn
         cursor = self.cursor + self.size * (number + 1)
-        for seen, (turn, key, members) in enumerate(self._members(reader, readers), 1):
+        for seen, (epoch, key, members) in enumerate(self._members(reader, readers), 1):
             try:
-                sample = build(key, members, "stream")
-                ready.append(self.assembler.prepare(sample, seed_of("sample", self.seed, turn, sample.source, key)))
+                sample = decode_sample(key, members, "stream")
+                ready.append(self.collator.decode(sample, seed_of("sample", self.seed, epoch, sample.source, key)))
             except (SampleError, ImageError) as error:
                 rejected.append((key, str(error)))
                 bad += 1
@@ -142,20 +141,20 @@ class Piped(IterableDataset[Reply]):
                         f"{bad} of {seen} samples of the stream are damaged, the last: {error}. {ADJACENT}"
                     ) from None
             if len(ready) == self.size // self.world:
-                batch = self.assembler.batch(ready)
+                batch = self.collator.collate(ready)
                 batch.cursor, batch.rejected = cursor, len(rejected)
-                yield Reply(batch, tuple(rejected))
+                yield WorkerResult(batch, tuple(rejected))
                 ready, rejected, cursor = [], [], cursor + self.size * workers
 
     def _members(self, reader: int, readers: int) -> Iterator[tuple[int, str, dict[str, bytes]]]:
-        """Yield (pass, key, members) without end, from every `readers`-th shard of each pass's order."""
+        """Yield (epoch, key, members) without end, from every `readers`-th shard of each epoch's order."""
         import webdataset
 
         mine = self.shards[reader::readers]
-        turn = 0
+        epoch = 0
         while True:
-            order = permutation(seed_of("stream", self.seed, self.cursor, reader, turn), len(mine))
-            rng = random.Random(seed_of("buffer", self.seed, self.cursor, reader, turn))
+            order = permutation(seed_of("stream", self.seed, self.cursor, reader, epoch), len(mine))
+            rng = random.Random(seed_of("buffer", self.seed, self.cursor, reader, epoch))
             pipeline = webdataset.DataPipeline(
                 webdataset.SimpleShardList([mine[index] for index in order]),
                 webdataset.tarfile_to_samples(select_files=is_safe_name),
@@ -164,10 +163,10 @@ class Piped(IterableDataset[Reply]):
             empty = True
             for record in pipeline:
                 empty = False
-                yield turn, record["__key__"], _bytes(record)
+                yield epoch, record["__key__"], _bytes(record)
             if empty:
                 raise LoaderError(f"the stream has no samples: {mine[0]}")
-            turn += 1
+            epoch += 1
 
 
 def _bytes(record: dict[str, Any]) -> dict[str, bytes]:
@@ -183,6 +182,6 @@ def samples(shards: list[str]) -> Iterator[Sample]:
     )
     for record in pipeline:
         try:
-            yield build(record["__key__"], _bytes(record), "stream")
+            yield decode_sample(record["__key__"], _bytes(record), "stream")
         except SampleError:
             continue

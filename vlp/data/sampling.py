@@ -1,6 +1,6 @@
 """The global order of samples: who reads what, as a pure function of numbers. No files, no torch, no state.
 
-Position p of a source's stream belongs to pass p // N. Each pass permutes the shards, cuts them into windows, and
+Position p of a source's stream belongs to epoch p // N. Each epoch permutes the shards, cuts them into windows, and
 shuffles the samples of a window together. The stream of a training run takes its positions from one source, or from
 several in fixed shares. Batch k is positions [k B, (k + 1) B) and rank r of W has the r-th of its W equal slices, so
 that the order depends on neither ranks nor workers, and any position is found without visiting those before it.
@@ -25,12 +25,12 @@ _POOL = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
-    """One sample of the stream: `index` into `source`, seen there in pass `turn`, at `position` of the stream."""
+class SampleRef:
+    """One sample of the stream: `index` into `source`, seen there in epoch `epoch`, at `position` of the stream."""
 
     position: int
     source: int
-    turn: int
+    epoch: int
     index: int
 
 
@@ -78,51 +78,51 @@ class Order:
         if self.total < 1 or window < 1:
             raise ValueError(f"an order needs samples and a window: {self.total} samples, window {window}")
         self.digest, self.seed, self.window, self.unit, self.lengths = digest, seed, window, unit, lengths
-        self._passes: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
+        self._epochs: OrderedDict[int, tuple[np.ndarray, np.ndarray]] = OrderedDict()
         self._windows: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def at(self, position: int) -> tuple[int, int]:
-        """Return (pass, index of the sample) at `position` of the stream."""
-        turn, inside = divmod(position, self.total)
-        _, edges = self._pass(turn)
+        """Return (epoch, index of the sample) at `position` of the stream."""
+        epoch, inside = divmod(position, self.total)
+        _, edges = self._epoch(epoch)
         number = int(np.searchsorted(edges, inside, side="right")) - 1
-        return turn, int(self._window(turn, number)[inside - int(edges[number])])
+        return epoch, int(self._window(epoch, number)[inside - int(edges[number])])
 
     def shards_near(self, position: int, ahead: int = 0) -> list[int]:
         """Return the shards of the window that holds `position`, or of the window that comes `ahead` of it (0 or 1)."""
-        turn, inside = divmod(position, self.total)
-        shards, edges = self._pass(turn)
+        epoch, inside = divmod(position, self.total)
+        shards, edges = self._epoch(epoch)
         number = int(np.searchsorted(edges, inside, side="right")) - 1 + ahead
         if number == len(edges) - 1:
-            (shards, _), number = self._pass(turn + 1), 0
+            (shards, _), number = self._epoch(epoch + 1), 0
         return [int(shard) for shard in shards[number * self.window : (number + 1) * self.window]]
 
-    def _pass(self, turn: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the shards of a pass in order, and where each of its windows begins (and the last one ends)."""
-        found = self._passes.get(turn)
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the shards of an epoch in order, and where each of its windows begins (and the last one ends)."""
+        found = self._epochs.get(epoch)
         if found is None:
-            shards = permutation(seed_of("shards", self.digest, self.seed, turn), len(self.counts))
+            shards = permutation(seed_of("shards", self.digest, self.seed, epoch), len(self.counts))
             sizes = np.add.reduceat(self.counts[shards], np.arange(0, len(shards), self.window))
-            found = self._passes[turn] = shards, np.concatenate([[0], np.cumsum(sizes)])
-            if len(self._passes) > 2:
-                self._passes.popitem(last=False)
+            found = self._epochs[epoch] = shards, np.concatenate([[0], np.cumsum(sizes)])
+            if len(self._epochs) > 2:
+                self._epochs.popitem(last=False)
         return found
 
-    def _window(self, turn: int, number: int) -> np.ndarray:
-        found = self._windows.get((turn, number))
+    def _window(self, epoch: int, number: int) -> np.ndarray:
+        found = self._windows.get((epoch, number))
         if found is not None:
-            self._windows.move_to_end((turn, number))
+            self._windows.move_to_end((epoch, number))
             return found
-        shards, edges = self._pass(turn)
+        shards, edges = self._epoch(epoch)
         chosen = shards[number * self.window : (number + 1) * self.window]
         samples = np.concatenate([np.arange(self.first[shard], self.first[shard + 1]) for shard in chosen])
-        seed = seed_of("samples", self.digest, self.seed, turn, self.window, number)
+        seed = seed_of("samples", self.digest, self.seed, epoch, self.window, number)
         order = permutation(seed, len(samples))
         if self.unit and self.lengths is not None:
             lengths = np.concatenate([self.lengths(int(shard)) for shard in chosen])
-            order = _bucket(order, lengths, self.unit, turn * self.total + int(edges[number]), seed)
+            order = _bucket(order, lengths, self.unit, epoch * self.total + int(edges[number]), seed)
         made: np.ndarray = samples[order]
-        self._windows[turn, number] = made
+        self._windows[epoch, number] = made
         while len(self._windows) > _CACHED_WINDOWS:
             self._windows.popitem(last=False)
         return made
@@ -132,7 +132,7 @@ def _bucket(order: np.ndarray, lengths: np.ndarray, unit: int, start: int, seed:
     """Reorder so that runs of `unit` positions, aligned to multiples of it in the stream, are alike in length.
 
     Lengths are sorted within pools of 16 runs only: enough to save nearly all of the padding, and a run does not meet
-    the same companions in the next pass.
+    the same companions in the next epoch.
     """
     head = min(-start % unit, len(order))
     runs = (len(order) - head) // unit
@@ -197,11 +197,11 @@ class Plan:
         self.orders = tuple(orders)
         self.mixture = Mixture(weights, seed)
 
-    def draw(self, position: int) -> Draw:
+    def draw(self, position: int) -> SampleRef:
         """Return the sample at a position of the stream."""
         source, own = self.mixture.at(position)
-        turn, index = self.orders[source].at(own)
-        return Draw(position, source, turn, index)
+        epoch, index = self.orders[source].at(own)
+        return SampleRef(position, source, epoch, index)
 
 
 def rows(cursor: int, size: int, rank: int, world: int) -> range:

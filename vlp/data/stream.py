@@ -31,7 +31,7 @@ class Source:
     weight: float
 
 
-def too_damaged(rejected: dict[str, str], samples: int, most: float) -> str | None:
+def too_many_rejected(rejected: dict[str, str], samples: int, most: float) -> str | None:
     """Return what to say when more than the share `most` of the samples was rejected, None when it is not."""
     if len(rejected) <= most * samples:
         return None
@@ -111,7 +111,7 @@ class Stream:
             except SampleError as error:
                 rejected[shards.key(draw.index)] = str(error)
                 log.warning("rejected the text of sample %s: %s", shards.key(draw.index), error)
-                if problem := too_damaged(rejected, self.samples, self.config.max_rejected):
+                if problem := too_many_rejected(rejected, self.samples, self.config.max_rejected):
                     raise ConfigError(problem) from None
                 continue
             if text:
@@ -121,7 +121,7 @@ class Stream:
         """Return what would be read by whom, as text: the sources, and `n` batches from `cursor` on."""
         quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
         size = self.config.batch_size
-        lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} a pass, seed {self.seed}"]
+        lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} an epoch, seed {self.seed}"]
         if self.without_text:
             lines.append(
                 f"  {self.without_text} of {self.samples} samples have no text: they train as images without one"

@@ -7,7 +7,6 @@ such that the mean over ranks is the loss of the whole batch, and data paralleli
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
@@ -71,10 +70,9 @@ class Objective(nn.Module, Generic[C]):
         raise TypeError(f"{type(self).__name__} does not define loss(output, batch)")
 
     def forward(self, output: ModelOutput, batch: Batch) -> Losses:
-        """Check the needs, leave autocast and half precision, and return `loss`. Raises ConfigError for a missing need."""
+        """Check the needs and return `loss`; called by `ObjectiveSum`. Raises ConfigError for a missing need."""
         self.check(output, batch)
-        with torch.autocast(output.image.device.type, enabled=False):
-            return self.loss(in_full_precision(output), batch)
+        return self.loss(output, batch)
 
     @cached_property
     def _required(self) -> list[Need]:
@@ -90,13 +88,6 @@ class Objective(nn.Module, Generic[C]):
 
 
 objectives = Registry[type[Objective[Any]]]("objective", package="vlp.objectives")
-
-
-def in_full_precision(output: ModelOutput) -> ModelOutput:
-    """Return `output` with its half-precision tensors in fp32; fp32 and fp64 stay what they are."""
-    half = (torch.float16, torch.bfloat16)
-    wide: dict[str, Any] = {name: value.float() for name, value in output.tensors().items() if value.dtype in half}
-    return dataclasses.replace(output, **wide) if wide else output
 
 
 class _Unit(torch.autograd.Function):

@@ -13,7 +13,7 @@ from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
 from vlp.core.config import ConfigError, component
 from vlp.needs.rows import with_text
 
-from .base import Objective, in_full_precision, objectives
+from .base import Objective, objectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,20 +122,22 @@ class ObjectiveSum(nn.Module):
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 0.0) -> Losses:
         """Return the weighted total and the named parts; `progress` in 0..1 moves scheduled weights.
 
-        Here, and nowhere else, are rows without a text left out of every objective that needs one.
+        Here, and nowhere else, are autocast and half precision left, and rows without a text kept from every objective
+        that needs one.
         """
-        output = in_full_precision(output)
-        read = with_text(output, batch, self.needs)
-        total = output.image.new_zeros(())
-        parts: dict[str, Tensor] = {}
-        for name, term in self._objectives().items():
-            term.progress = progress
-            own_output, own_batch = self._own_prompts(name, *(read if term.needs_text else (output, batch)))
-            losses: Losses = term(own_output, own_batch)
-            # An objective of weight 0 stays in the graph: a parameter without a gradient would stop data parallelism.
-            total = total + self.weights[name].at(progress) * losses.total
-            parts[name] = losses.total.detach()
-            parts.update({f"{name}/{part}": value.detach() for part, value in losses.parts.items()})
+        with torch.autocast(output.image.device.type, enabled=False):
+            output = in_full_precision(output)
+            read = with_text(output, batch, self.needs)
+            total = output.image.new_zeros(())
+            parts: dict[str, Tensor] = {}
+            for name, term in self._objectives().items():
+                term.progress = progress
+                own_output, own_batch = self._own_prompts(name, *(read if term.needs_text else (output, batch)))
+                losses: Losses = term(own_output, own_batch)
+                # One of weight 0 stays in the graph: a parameter without a gradient would stop data parallelism.
+                total = total + self.weights[name].at(progress) * losses.total
+                parts[name] = losses.total.detach()
+                parts.update({f"{name}/{part}": value.detach() for part, value in losses.parts.items()})
         return Losses(total=total, parts=parts)
 
     def _own_prompts(self, name: str, output: ModelOutput, batch: Batch) -> tuple[ModelOutput, Batch]:
@@ -151,6 +153,13 @@ class ObjectiveSum(nn.Module):
             dataclasses.replace(output, prompts=torch.cat([affirm[own], deny[own]])),
             dataclasses.replace(batch, prompts=prompts),
         )
+
+
+def in_full_precision(output: ModelOutput) -> ModelOutput:
+    """Return `output` with its half-precision tensors in fp32; fp32 and fp64 stay what they are."""
+    half = (torch.float16, torch.bfloat16)
+    wide: dict[str, Any] = {name: value.float() for name, value in output.tensors().items() if value.dtype in half}
+    return dataclasses.replace(output, **wide) if wide else output
 
 
 def _prompt_slices(terms: Mapping[str, Objective[Any]]) -> dict[str, slice]:

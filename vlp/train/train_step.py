@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput
 
-from ..objectives.base import in_full_precision
 from .batch_chunks import join
 
 
@@ -48,7 +47,7 @@ class TrainStep(nn.Module):
 
         `embed`: return the model's output without a loss. `chunk`: the batch is a part of one, see `Chunk`.
         """
-        output = in_full_precision(self.model(batch))
+        output: ModelOutput = self.model(batch)
         if embed:
             return output
         if "gradients" in chunk:

@@ -14,8 +14,7 @@ from PIL import Image
 
 from vlp.data.loader import DataConfig, Loader
 from vlp.data.shards.manifest import Manifest
-from vlp.data.shards.sample_check import check_sample
-from vlp.data.shards.sample_io import SampleError, build
+from vlp.data.shards.sample_io import SampleError, check_sample, decode_sample
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.tar_index import FORMAT
 from vlp.data.shards.verify import index_folder
@@ -130,7 +129,7 @@ def test_a_value_of_a_foreign_record_that_is_wrong_is_named(name: str) -> None:
 
 def refused(data: bytes, field: str) -> None:
     with pytest.raises(SampleError) as caught:
-        build("bad", {"png": picture(), "json": data}, "x.tar")
+        decode_sample("bad", {"png": picture(), "json": data}, "x.tar")
     said = str(caught.value)
     assert "x.tar: the record of key 'bad'" in said and f": {field}" in said.replace("the record", "")
     assert "Zebedee" not in said and said.isprintable() and len(said) < 300
@@ -138,7 +137,7 @@ def refused(data: bytes, field: str) -> None:
 
 def test_a_number_that_is_none_where_it_does_not_matter_costs_no_sample() -> None:
     data = b'{"caption": "Clear.", "age": NaN, "other": "\\ud800"}'
-    assert build("k", {"png": picture(), "json": data}, "x.tar").captions == ("Clear.",)
+    assert decode_sample("k", {"png": picture(), "json": data}, "x.tar").captions == ("Clear.",)
 
 
 def spoil(folder: Path, bad: dict[int, bytes]) -> Path:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlp.data.shards.manifest import Choices, Manifest, ManifestError
+from vlp.data.shards.foreign.index import Choices
+from vlp.data.shards.manifest import Manifest, ManifestError
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.verify import index_folder, verify
 from vlp.sample import Sample

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.data.toys import make_sample, write_set
 from vlp.core.config import ConfigError
 from vlp.data.shards.manifest import Manifest, ManifestError
-from vlp.data.shards.sample_io import SampleError, build
+from vlp.data.shards.sample_io import SampleError, decode_sample
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.tar_index import scan_tar, split_name
 from vlp.data.shards.verify import index_folder, verify
@@ -86,8 +86,7 @@ def test_one_read_per_sample(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_open_files_are_bounded(new_set: Callable[..., Path]) -> None:
-    shards = ShardSet(Manifest.read(new_set(n=30, shard_size=1)))
-    shards.files.limit = 4
+    shards = ShardSet(Manifest.read(new_set(n=30, shard_size=1)), max_open_files=4)
     before = len(os.listdir("/proc/self/fd"))
     for index in range(30):
         shards.sample(index)
@@ -258,7 +257,7 @@ def test_samples_without_image_or_with_broken_json_are_reported(tmp_path: Path) 
 )
 def test_a_record_that_is_wrong_is_refused_without_its_text(record: bytes) -> None:
     with pytest.raises(SampleError, match=r"x\.tar: the \w+ of key 'k'") as caught:
-        build("k", {"png": encoded(), "json": record}, "x.tar")
+        decode_sample("k", {"png": encoded(), "json": record}, "x.tar")
     assert "nodule" not in str(caught.value)
 
 

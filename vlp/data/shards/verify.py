@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,22 +11,12 @@ from pathlib import Path
 
 from vlp.core.untrusted import open_regular, stays_inside
 
-from .foreign.index import Choices as Choices
-from .foreign.index import Findings, archives_of, index_shard, nothing_found
+from .foreign.index import Choices, Findings, archives_of, index_shard, nothing_found
 from .foreign.members import images, is_mask_key
-from .manifest import Manifest
-from .reader import join
-from .sample_io import build
+from .manifest import MAX_MEMBER, Columns, Manifest, format_line, write_manifest
+from .sample_io import decode_sample
 from .shard_set import ShardSet
-from .tar_index import (
-    MAX_MEMBER,
-    Columns,
-    ManifestError,
-    chain_crc32,
-    format_line,
-    scan_tar,
-    write_manifest,
-)
+from .tar_index import ManifestError, scan_tar
 
 SHOWN = 20
 
@@ -124,7 +115,7 @@ def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
     manifest = shards.manifest
     shard = manifest.shards[number]
     try:
-        path = shards.files.local(join(manifest.base, shard.shard), (shard.bytes, shard.sha256))
+        path = shards.local(number)
         with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         columns = manifest.columns(number)
@@ -160,14 +151,14 @@ def _not_listed(path: Path, columns: Columns) -> int:
     with open_regular(path) as file:
         for entry in entries:
             is_listed = any(offset in listed for offset, _ in entry.members.values())
-            if is_listed or not images(entry.members) or is_mask_key(entry.key, keys):
+            if is_listed or not images(tuple(entry.members)) or is_mask_key(entry.key, keys):
                 continue
             data = {}
             for name, (offset, size) in entry.members.items():
                 file.seek(offset)
                 data[name] = file.read(min(size, MAX_MEMBER))
             with suppress(ValueError):  # of a record that is no sample's: left out by `vlp-prep index`
-                build(entry.key, data)
+                decode_sample(entry.key, data)
                 found += 1
     return found
 
@@ -177,16 +168,16 @@ def _verify_sample(shards: ShardSet, number: int, row: int, decode: bool, unchan
     shard, columns = manifest.shards[number], manifest.columns(number)
     key = columns.key(row)
     members = columns.members(row)
-    data = shards._read(number, members)
+    data = shards.read(number, members)
     if any(len(data[name]) != size for name, (_, size) in members.items()):
         return [Problem(shard.shard, key, "lies beyond the end of the file")]
     crc32 = int(columns.crc32[row])
-    if crc32 and crc32 != chain_crc32(data.values()):
+    if crc32 and crc32 != zlib.crc32(b"".join(data.values())):
         return [Problem(shard.shard, key, "bytes differ from when it was written")]
     if not crc32 and not unchanged:
         return [Problem(shard.shard, None, "sha256 differs from the manifest's")]
     try:
-        sample = build(key, data, shard.shard)
+        sample = decode_sample(key, data, shard.shard)
         if sample.key != key:
             return [Problem(shard.shard, key, f"the record there is of key {sample.key!r}")]
         if decode:

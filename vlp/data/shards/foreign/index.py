@@ -6,6 +6,7 @@ import hashlib
 import logging
 import mmap
 import re
+import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from pathlib import Path
 from vlp.core.untrusted import open_regular, parse_json, shown
 
 from ...tables.cells import absent
-from ..sample_io import SampleError, build
-from ..tar_index import MAX_MEMBER, Entry, ManifestError, Shard, chain_crc32, encode_name, scan_tar, text_length
+from ..manifest import MAX_MEMBER, Shard, text_length
+from ..sample_io import SampleError, decode_sample
+from ..tar_index import Entry, ManifestError, encode_name, scan_tar
 from .members import (
     ARCHIVES,
     CAPTION_MEMBERS,
@@ -104,7 +106,7 @@ class Findings:
 
 
 def _is_read(name: str) -> bool:
-    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images([name]))
+    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images((name,)))
 
 
 def archives_of(folder: Path) -> list[str]:
@@ -145,7 +147,7 @@ def index_shard(
                 apply_choices(entry, choices)
                 data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}
                 try:
-                    sample = build(entry.key, data, name, findings.told)
+                    sample = decode_sample(entry.key, data, name, findings.told)
                     if choices.text is not None and not is_chosen(data, choices.text):
                         findings.told[
                             f"samples have no {shown(choices.text)}: their text is that of the usual names"
@@ -156,7 +158,11 @@ def index_shard(
                 except ManifestError as error:
                     raise ManifestError(f"{path}: {error}") from None
                 splits[split_of_word(sample.split or "") or split_of_key(entry.key)] += 1
-                entry.key, entry.chars, entry.crc32 = sample.key, text_length(sample), chain_crc32(data.values())
+                entry.key, entry.chars, entry.crc32 = (
+                    sample.key,
+                    text_length(sample),
+                    zlib.crc32(b"".join(data.values())),
+                )
                 entries.append(entry)
             sha256 = hashlib.sha256(view).hexdigest()
     findings.samples += len(entries)
@@ -186,7 +192,7 @@ def apply_choices(entry: Entry, choices: Choices) -> None:
     """Call the chosen members of a sample by names that are read, and drop those that were not chosen."""
     if choices.image is not None:
         chosen = entry.members.get(choices.image.lower())
-        for other in images(entry.members):
+        for other in images(tuple(entry.members)):
             del entry.members[other]
         if chosen is not None:
             entry.members.pop(choices.image.lower(), None)

@@ -22,6 +22,11 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
+def join(base: str, name: str) -> str:
+    """Return where a shard lies: `name` below the folder or URL `base`, or `name` itself where it is a URL."""
+    return name if is_remote(name) else f"{base.rstrip('/')}/{name}"
+
+
 def host_of(url: str) -> str:
     """Return what answers for a URL: protocol, host and port; of an object store the bucket, of the Hub the repository.
 
