@@ -9,7 +9,7 @@ import torch
 from tests.train.toys import FINDINGS, PLACES, WIDTH, batch, fields_of, step_of
 from vlp.core.config import ConfigError
 from vlp.objectives import objectives
-from vlp.train.batch_chunks import merge_outputs, split_batch, without_prompts
+from vlp.train.batch_chunks import merge_outputs, split_batch
 from vlp.train.engines.base import EngineConfig
 from vlp.train.engines.torch import TorchEngine
 from vlp.train.grad_cache import accumulate_gradients, check_accumulation
@@ -88,7 +88,7 @@ def test_dropout_is_replayed(kind: str) -> None:
     after = torch.rand(1)
     torch.manual_seed(3)
     first, *others = split_batch(batch(), 4)
-    outputs = [oracle.embed(without_prompts(chunk)) for chunk in others]
+    outputs = [oracle.embed(dataclasses.replace(chunk, prompts=None)) for chunk in others]
     outputs.insert(0, oracle.embed(first))
     losses = oracle.module.objectives(merge_outputs(outputs, [first, *others], batch()), batch(), 0.5)
     losses.total.backward()
@@ -140,7 +140,9 @@ def test_cutting_and_joining_changes_nothing() -> None:
     model = step_of(["clip"]).model
     expected = fields_of(model(whole))
     chunks = split_batch(whole, 3)
-    outputs = [model(chunk if index == 0 else without_prompts(chunk)) for index, chunk in enumerate(chunks)]
+    outputs = [
+        model(chunk if index == 0 else dataclasses.replace(chunk, prompts=None)) for index, chunk in enumerate(chunks)
+    ]
     found = fields_of(merge_outputs(outputs, chunks, whole))
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -26,11 +26,6 @@ def split_batch(batch: Batch, count: int) -> list[Batch]:
     return [take(batch, slice(start, start + rows)) for start in range(0, len(batch), rows)]
 
 
-def without_prompts(batch: Batch) -> Batch:
-    """Return the batch without its prompt pairs: they belong to no row, so one chunk's model pass encodes them for all."""
-    return replace(batch, prompts=None)
-
-
 def merge_outputs(
     outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch, needs: Iterable[str] = ()
 ) -> ModelOutput:

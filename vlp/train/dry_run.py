@@ -19,7 +19,7 @@ PLANNED_STEPS = 3
 
 def print_plan(recipe: Recipe) -> None:
     """Print the shards, passes and the first batches of a recipe, by process."""
-    from ..data.loader import Loader
+    from ..data.loader import open_stream
     from .recipe import check_world
 
     # A plan needs no process group: under a launcher rank 0 prints it for all.
@@ -27,7 +27,8 @@ def print_plan(recipe: Recipe) -> None:
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     check_world(recipe, world)
-    sys.stdout.write(f"{Loader.plan_of(recipe.data, recipe.seed, world, PLANNED_STEPS)}\n")
+    stream = open_stream(recipe.data, recipe.seed, "train", world)
+    sys.stdout.write(f"{stream.describe(0, PLANNED_STEPS, world)}\n")
     sys.stdout.write(f"{recipe.steps} steps of {recipe.data.batch_size} samples\n")
 
 

@@ -16,7 +16,7 @@ import torch
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError
 
-from .batch_chunks import split_batch, without_prompts
+from .batch_chunks import split_batch
 from .train_step import tensors
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def _cached(engine: Engine, batch: Batch, progress: float, count: int) -> Losses
     each second forward starts from the random state of the first.
     """
     first, *others = split_batch(batch, count)
-    others = [without_prompts(chunk) for chunk in others]
+    others = [
+        replace(chunk, prompts=None) for chunk in others
+    ]  # they are no row's: the first chunk encodes them for all
     states: list[tuple[torch.Tensor, ...]] = []
     embedded: list[ModelOutput] = []
     with torch.no_grad():
