@@ -185,8 +185,8 @@ class DualEncoder(nn.Module):
             features: Features = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
         cells = None
-        if features.cells is not None:
-            cells = self._cells(features.cells)
+        if features.patch_tokens is not None:
+            cells = self._cells(features.patch_tokens)
         if pooling is not None and cells is not None:
             image = image + (cells.amax(1) if pooling == "max" else cells.mean(1))
         return ImageEmbeddings(image, cells, features.attention)

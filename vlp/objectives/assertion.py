@@ -17,7 +17,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.patch_pooling import Pool, pooled_similarity
 
 
@@ -73,14 +73,14 @@ class Assertion(Objective[AssertionConfig]):
                 f"objective {self.name!r} needs ModelOutput.prompts with {2 * len(batch.prompts.findings)} rows: "
                 "build the model with this objective's needs"
             )
-        prompts = unit(output.prompts)
+        prompts = l2_normalize(output.prompts)
         asserted = batch.prompts.asserted
-        whole = asserted_loss(unit(output.image) @ prompts.T / config.temperature, asserted)
+        whole = asserted_loss(l2_normalize(output.image) @ prompts.T / config.temperature, asserted)
         parts = {"global": whole}
         total = whole
         if config.patch_weight:
             assert output.patches is not None
-            pooled = pooled_similarity(unit(output.patches), prompts, config.pool, config.gamma)
+            pooled = pooled_similarity(l2_normalize(output.patches), prompts, config.pool, config.gamma)
             parts["patches"] = asserted_loss(pooled / config.temperature, asserted)
             total = total + config.patch_weight * parts["patches"]
         return Losses(total, parts)

@@ -90,7 +90,7 @@ class Objective(nn.Module, Generic[C]):
 objectives = Registry[type[Objective[Any]]]("objective", package="vlp.objectives")
 
 
-class _Unit(torch.autograd.Function):
+class _L2Normalize(torch.autograd.Function):
     """Vectors over their lengths; keeps the inputs and one number a vector, and needs one temporary in the backward."""
 
     @staticmethod
@@ -108,13 +108,13 @@ class _Unit(torch.autograd.Function):
         return result
 
 
-def unit(vectors: Tensor) -> Tensor:
+def l2_normalize(vectors: Tensor) -> Tensor:
     """Scale vectors [..., D] to length 1; a zero vector stays zero, with a finite gradient."""
-    result: Tensor = _Unit.apply(vectors)
+    result: Tensor = _L2Normalize.apply(vectors)
     return result
 
 
-def scalar(parameter: Tensor | None) -> Tensor:
+def as_scalar(parameter: Tensor | None) -> Tensor:
     """Return a (1,) parameter of the output as a 0-dim tensor that keeps its gradient."""
     assert parameter is not None  # Objective.check has seen it
     return parameter.reshape(())

@@ -17,7 +17,7 @@ from .base import Objective, objectives
 
 
 @dataclasses.dataclass(frozen=True)
-class Weight:
+class WeightSchedule:
     """A weight that may follow the progress of training: straight lines through `points` of (progress, weight).
 
     A recipe writes `weight: 0.5`, or `weight: [[0.0, 0.0], [0.3, 1.0]]` for a rise over the first 30 %. Constant before
@@ -27,7 +27,7 @@ class Weight:
     points: tuple[tuple[float, float], ...]
 
     @classmethod
-    def read(cls, value: Any, where: str) -> Weight:
+    def read(cls, value: Any, where: str) -> WeightSchedule:
         """Build from a recipe's value; raises ConfigError when it is neither a number >= 0 nor points of rising progress."""
         try:
             pairs = (
@@ -59,7 +59,7 @@ class ObjectiveSum(nn.Module):
     Its `parts` are each objective's own, unweighted, under the objective's name: `clip`, `concept/patches`, ...
     """
 
-    def __init__(self, terms: Mapping[str, Objective[Any]], weights: Mapping[str, Weight]) -> None:
+    def __init__(self, terms: Mapping[str, Objective[Any]], weights: Mapping[str, WeightSchedule]) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(weights)
@@ -182,7 +182,7 @@ def build_objectives(trees: Sequence[Any], dim: int, where: str = "objectives") 
     if isinstance(trees, (str, Mapping)) or not trees:
         raise ConfigError(f"{where}: expected a list of at least one objective (kinds: {', '.join(objectives)})")
     terms: dict[str, Objective[Any]] = {}
-    weights: dict[str, Weight] = {}
+    weights: dict[str, WeightSchedule] = {}
     for index, given in enumerate(trees):
         here = f"{where}.{index}"
         tree = {"kind": given} if isinstance(given, str) else given
@@ -197,7 +197,7 @@ def build_objectives(trees: Sequence[Any], dim: int, where: str = "objectives") 
             raise ConfigError(f"{here}: {error}") from None
         term.name = name
         terms[name] = term
-        weights[name] = Weight.read(tree.get("weight", 1.0), f"{here}.weight")
+        weights[name] = WeightSchedule.read(tree.get("weight", 1.0), f"{here}.weight")
     built = ObjectiveSum(terms, weights)
     _ = built.scale_init  # two objectives at odds over it are an error now, not at the first step
     return built

@@ -20,7 +20,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import concept_code
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.tiled import MASKED
 
 
@@ -220,4 +220,4 @@ def _read_book(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 def _random_book(sizes: Mapping[str, int], dim: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {name: unit(torch.randn(size, dim, generator=generator)) for name, size in sizes.items()}
+    return {name: l2_normalize(torch.randn(size, dim, generator=generator)) for name, size in sizes.items()}

@@ -18,7 +18,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT, UNKNOWN
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.info_nce import over_ranks
 from .functional.tiled import MASKED
 
@@ -71,7 +71,7 @@ class MultiText(Objective[MultiTextConfig]):
         positive, negative = asserted == PRESENT, asserted == ABSENT
         if config.unmentioned == "negative":
             negative = negative | (asserted == UNKNOWN)
-        logits = unit(output.image) @ unit(output.prompts[:count]).T / config.temperature
+        logits = l2_normalize(output.image) @ l2_normalize(output.prompts[:count]).T / config.temperature
         from_image, from_text = facet_losses(logits, positive, negative)
         share = config.image_to_text
         return Losses(

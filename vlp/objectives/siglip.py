@@ -16,16 +16,22 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, scalar, unit
+from .base import Objective, as_scalar, l2_normalize, objectives
 from .functional.info_nce import diagonal, is_small
-from .functional.positives import Positives, Relation, Rows, needs_of, relation
+from .functional.positives import PositiveRelation, Positives, RankRows, needs_of, relation
 from .functional.tiled import SigmoidSum
 
 Exchange = Literal["gather", "ring"]
 
 
 def sigmoid_sum(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, related: Relation | None, rows: Rows, dense: bool | None
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    related: PositiveRelation | None,
+    rows: RankRows,
+    dense: bool | None,
 ) -> Tensor:
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
@@ -64,9 +70,9 @@ def siglip_loss(
     dense: bool | None = None,
 ) -> Losses:
     """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
-    rows = Rows.of(batch, even=even)
-    image, text = unit(output.image), unit(output.text)
-    scale, bias = scalar(output.logit_scale), scalar(output.logit_bias)
+    rows = RankRows.of(batch, even=even)
+    image, text = l2_normalize(output.image), l2_normalize(output.text)
+    scale, bias = as_scalar(output.logit_scale), as_scalar(output.logit_bias)
     if exchange == "ring" and rows.even:
         return Losses(rows.share(ring_sigmoid_sum(image, text, scale, bias)))
     return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows, dense)))

@@ -144,12 +144,12 @@ class OpenClipImageTower(ImageTower):
         if self.watching is not None:
             self.watching.remove()
 
-    def pool_projection(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         projection = getattr(self.model, "proj", None)
         if isinstance(projection, Tensor):
-            return cells @ projection
+            return patch_tokens @ projection
         if hasattr(self.model, "head") and self.patch_width == self.model.trunk.num_features:
-            projected: Tensor = self.model.head(cells)
+            projected: Tensor = self.model.head(patch_tokens)
             return projected
         return None
 
