@@ -69,11 +69,6 @@ def test_a_recipe_line_trains_in_chunks(kind: str, recipe: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "labels", "expected"),
     [
-        (
-            {"kind": "medslip", "findings": ["fracture"], "places": PLACES, "from_extras": True},
-            [],
-            "Batch.extras.triplets",
-        ),
         ({"kind": "label_aware"}, [], "needs labels"),
         ({"kind": "assertion", "findings": {"fracture": "a fracture"}}, [], "codes of concepts there: "),
         ({"kind": "medclip", "views": 2}, FINDINGS, "data.text.subset"),

@@ -13,7 +13,6 @@ from . import (
     spans,
     text_labels,
     text_view,
-    triplets,
     words,
 )
 from .base import Need, find_needs, needs

@@ -13,11 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
-from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, l2_normalize, objectives
+from .base import Objective, l2_normalize, mean_over_ranks, objectives
 from .functional.patch_pooling import Pool, pooled_similarity
 
 
@@ -94,6 +93,4 @@ def asserted_loss(logits: Tensor, asserted: Tensor) -> Tensor:
     affirm, deny = logits.chunk(2, dim=1)
     present, absent = asserted == PRESENT, asserted == ABSENT
     losses = F.softplus(torch.where(present, deny - affirm, affirm - deny))
-    counted = present | absent
-    pairs = distributed.sum_over_ranks(counted.sum().to(logits.dtype)).clamp(min=1)
-    return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / pairs)
+    return mean_over_ranks(losses, present | absent)

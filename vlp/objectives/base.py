@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
+from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.registry import Registry
 from vlp.needs import Need, find_needs
@@ -112,6 +113,12 @@ def l2_normalize(vectors: Tensor) -> Tensor:
     """Scale vectors [..., D] to length 1; a zero vector stays zero, with a finite gradient."""
     result: Tensor = _L2Normalize.apply(vectors)
     return result
+
+
+def mean_over_ranks(losses: Tensor, counted: Tensor) -> Tensor:
+    """Return this rank's share of the mean of `losses` where `counted` (bool), over all ranks; 0 where nothing is."""
+    total = distributed.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
+    return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / total)
 
 
 def as_scalar(parameter: Tensor | None) -> Tensor:

@@ -31,13 +31,10 @@ def sigmoid_sum(
     bias: Tensor,
     related: PositiveRelation | None,
     rows: RankRows,
-    dense: bool | None,
 ) -> Tensor:
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
-    if dense is None:
-        dense = is_small(image.shape[0], texts.shape[0])
-    if not dense:
+    if not is_small(image.shape[0], texts.shape[0]):
         total: Tensor = SigmoidSum.apply(image, texts, scale, bias, related, rows.start)
         return total
     z = scale * (image @ texts.T) + bias
@@ -67,7 +64,6 @@ def siglip_loss(
     exchange: Exchange,
     *,
     even: bool,
-    dense: bool | None = None,
 ) -> Losses:
     """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
     rows = RankRows.of(batch, even=even)
@@ -75,7 +71,7 @@ def siglip_loss(
     scale, bias = as_scalar(output.logit_scale), as_scalar(output.logit_bias)
     if exchange == "ring" and rows.even:
         return Losses(rows.share(ring_sigmoid_sum(image, text, scale, bias)))
-    return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows, dense)))
+    return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows)))
 
 
 @config

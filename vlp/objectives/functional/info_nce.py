@@ -49,19 +49,16 @@ def similarity_sums(
     relation: PositiveRelation | None = None,
     *,
     exclude: bool = False,
-    dense: bool | None = None,
 ) -> Sums:
     """Compare own images [b, D] with the texts [b, D] of all ranks, both of unit length.
 
-    `exclude` leaves positives out of the log-sum-exps. `dense` overrides the choice by size (`STREAM_ABOVE`).
+    `exclude` leaves positives out of the log-sum-exps.
     `positive_column` sums, over own images, their part in the mean over each text's positives, so that the sum of
     `positive_column` over all ranks is the sum over all texts of the mean similarity to their positives.
     """
     texts = rows.gather(text)
-    if dense is None:
-        dense = is_small(image.shape[0], texts.shape[0])
     n_positives = relation.n_positives(image) if relation is not None else None
-    if dense:
+    if is_small(image.shape[0], texts.shape[0]):
         similarity = image @ texts.T
         weights = None
         if relation is not None:
@@ -102,15 +99,13 @@ def info_nce(
     scale: Tensor,
     rows: RankRows,
     relation: PositiveRelation | None = None,
-    *,
-    dense: bool | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return this rank's shares of the image-to-text and the text-to-image cross-entropy, each a mean over all N rows.
 
     `image`, `text` [b, D] of unit length; `scale` 0-dim. With a relation, the target is spread over the positives in
     proportion to their weights (UniCL); without one, or with one that relates no two rows, it is the own pair.
     """
-    sums = similarity_sums(image, text, scale.reshape(1), rows, relation, dense=dense)
+    sums = similarity_sums(image, text, scale.reshape(1), rows, relation)
     image_to_text = (sums.by_row[0] - scale * sums.positive_row).sum()
     text_to_image = sums.by_column[0, rows.own].sum() - (scale * sums.positive_column).sum()
     return rows.share(image_to_text), rows.share(text_to_image)
