@@ -172,12 +172,12 @@ def sampled_negatives(allowed: Tensor, count: int, batch: Batch, stream: str) ->
     """
     if count == 0 or count >= allowed.shape[1]:
         return allowed
-    draws = []
-    for key in batch.keys:
+    draws = torch.empty(allowed.shape)  # of no row, where no sample of this rank has a text
+    for row, key in enumerate(batch.keys):
         text = f"{stream}|{batch.cursor}|{key}"
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
-        draws.append(torch.rand(allowed.shape[1:], generator=torch.Generator().manual_seed(seed)))
-    order = torch.stack(draws).to(allowed.device, non_blocking=True).masked_fill(~allowed, 2.0)
+        draws[row] = torch.rand(allowed.shape[1:], generator=torch.Generator().manual_seed(seed))
+    order = draws.to(allowed.device, non_blocking=True).masked_fill(~allowed, 2.0)
     chosen = torch.zeros_like(allowed).scatter(1, order.topk(count, dim=1, largest=False).indices, True)
     return chosen & allowed
 
