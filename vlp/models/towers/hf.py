@@ -306,26 +306,21 @@ class HfImageTower(HfTower, ImageTower):
         self.config, self.hf_config = config, found
         self.channels = int(getattr(found, "num_channels", 3))
         self.model = build(found, config.pooling == "pooler", "model.image")
-        blank = torch.zeros(1, self.channels, spec.size, spec.size)
-        shape: list[int] = []
 
-        def run() -> tuple[int, int] | None:
-            result = self._run(blank)
-            states = result.last_hidden_state
-            own = result.get("pooler_output") is not None
+        def run(image: Tensor) -> tuple[tuple[int, ...], tuple[int, int, bool]]:
+            result = self._run(image)
+            states, has_pooler = result.last_hidden_state, result.get("pooler_output") is not None
             if states.dim() == 4:
-                shape.extend([states.shape[1], 0, own])
-                return states.shape[2], states.shape[3]
+                return states.shape[2:], (states.shape[1], 0, has_pooler)
             side, prefix = _square(states.shape[1], spec.size, found)
-            shape.extend([states.shape[2], prefix, own])
-            return side, side
+            return (side, side), (states.shape[2], prefix, has_pooler)
 
-        grid = trace_tower(self.model, run, spec.size, f"transformers' {found.model_type!r}")
-        self.grid = grid
-        self.width = self.patch_width = shape[0]
-        self.prefix = shape[1]
-        self.pooling = config.pooling if config.pooling != "auto" else self._own_pooling(bool(shape[2]))
-        if self.pooling == "pooler" and not shape[2]:
+        blank = torch.zeros(1, self.channels, spec.size, spec.size)
+        self.grid, known = trace_tower(self.model, run, blank, f"transformers' {found.model_type!r}")
+        self.width, self.prefix, has_pooler = known
+        self.patch_width = self.width
+        self.pooling = config.pooling if config.pooling != "auto" else self._own_pooling(has_pooler)
+        if self.pooling == "pooler" and not has_pooler:
             raise ConfigError(f"model.image.pooling: a {found.model_type!r} has no pooler; use auto, cls or mean")
         if self.pooling == "cls" and not self.prefix:
             raise ConfigError(f"model.image.pooling is cls, but a {found.model_type!r} has no class token")

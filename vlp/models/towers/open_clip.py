@@ -19,7 +19,7 @@ from vlp.core.registry import did_you_mean
 from vlp.modalities.text.processor import TextShape
 
 from .base import Features, ImageTower, OpenClipForm, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
-from .patch_grid import trace_tower
+from .patch_grid import to_map, trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
@@ -81,16 +81,13 @@ class OpenClipImageTower(ImageTower):
         except (TypeError, AssertionError) as error:
             raise ConfigError(f"model.image.config.vision_cfg: open_clip does not take it: {error}") from None
         self.width = self.tree["embed_dim"]
+
+        def run(image: Tensor) -> tuple[tuple[int, ...], int]:
+            _, cells = self._features(image)
+            return cells.shape[2:], cells.shape[1]
+
         blank = torch.zeros(1, 3, spec.size, spec.size)
-        widths: list[int] = []
-
-        def run() -> tuple[int, int] | None:
-            _, cells = self._features(blank)
-            widths.append(cells.shape[1])
-            return cells.shape[2], cells.shape[3]
-
-        self.grid = trace_tower(self.model, run, spec.size, "this open_clip tower")
-        self.patch_width = widths[0]
+        self.grid, self.patch_width = trace_tower(self.model, run, blank, "this open_clip tower")
         self.seen: Tensor | None = None
         self.watching: RemovableHandle | None = None
         if hasattr(self.model, "transformer") and self.model.pool_type == "tok" and self.model.attn_pool is None:
@@ -99,14 +96,10 @@ class OpenClipImageTower(ImageTower):
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, embed_dim] and cells [B, C, h, w]."""
         if hasattr(self.model, "trunk"):
-            final = self.model.trunk.forward_features(image)
-            pooled = self.model.head(self.model.trunk.forward_head(final))
-            if final.dim() == 3:
-                prefix = int(getattr(self.model.trunk, "num_prefix_tokens", 0))
-                final = _to_map(final[:, prefix:])
-            elif getattr(self.model.trunk, "output_fmt", "NCHW") == "NHWC":
-                final = final.permute(0, 3, 1, 2)
-            return pooled, final
+            trunk = self.model.trunk
+            final = trunk.forward_features(image)
+            prefix, layout = int(getattr(trunk, "num_prefix_tokens", 0)), getattr(trunk, "output_fmt", "NCHW")
+            return self.model.head(trunk.forward_head(final)), to_map(final, prefix, layout)
         if hasattr(self.model, "attnpool"):
             final = self.model.stem(image)
             for layer in (self.model.layer1, self.model.layer2, self.model.layer3, self.model.layer4):
@@ -115,7 +108,7 @@ class OpenClipImageTower(ImageTower):
         self.model.output_tokens = True
         pooled, tokens = self.model(image)
         self.model.output_tokens = False
-        return pooled, _to_map(tokens)
+        return pooled, to_map(tokens, 0, "NLC")
 
     def forward(self, image: Tensor, patches: bool = False) -> Features:
         if not patches:
@@ -164,11 +157,6 @@ class OpenClipImageTower(ImageTower):
 
     def to_config(self) -> dict[str, Any]:
         return {**super().to_config(), "model": None, "config": self.tree}
-
-
-def _to_map(cells: Tensor) -> Tensor:
-    side = int(cells.shape[1] ** 0.5 + 0.5)
-    return cells.transpose(1, 2).reshape(cells.shape[0], cells.shape[2], side, cells.shape[1] // side)
 
 
 @text_towers.register("open_clip")
