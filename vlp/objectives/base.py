@@ -20,6 +20,8 @@ from vlp.core.registry import Registry
 from vlp.needs import Need, find_needs
 
 C = TypeVar("C")
+SIDES = ("image", "text")
+"""What an objective calls the two modalities that it compares."""
 
 
 class Objective(nn.Module, Generic[C]):
@@ -30,7 +32,8 @@ class Objective(nn.Module, Generic[C]):
     losses of its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it
     reads texts or what they say: it is given the rows that have one; it is False where images alone will do. `scale_init`
     is the start of the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the
-    training done, 0 to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer.
+    training done, 0 to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer. `between`: the two
+    modalities that a recipe compares with it; the objective sees the first as `output.image`, the second as `output.text`.
     """
 
     Config: ClassVar[type[Any]]
@@ -40,6 +43,7 @@ class Objective(nn.Module, Generic[C]):
     scale_init: tuple[float, float | None] | None = None
     progress: float = 0.0
     follows_progress: bool = False
+    between: tuple[str, str] = SIDES
     name: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
