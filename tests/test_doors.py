@@ -23,8 +23,7 @@ from tests import ROOT
 from vlp.core.config import ConfigError, compose, validate
 from vlp.core.untrusted import parse_json
 from vlp.data.shards.manifest import Manifest
-from vlp.data.shards.sample_check import check_sample
-from vlp.data.shards.sample_io import SampleError, decode_sample
+from vlp.data.shards.sample_io import SampleError, check_sample, decode_sample
 from vlp.data.shards.shard_set import ShardSet
 from vlp.data.shards.tar_index import FORMAT
 from vlp.data.shards.verify import index_folder

@@ -199,9 +199,9 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
     """Load a model that `save_pretrained` wrote: an export, a checkpoint folder, or a run's `last`; in eval mode, on the CPU.
 
     A name that is no folder here is looked up on the Hugging Face Hub (its local cache when offline). `trust`: modules whose
-    towers the folder may name (`module:Class`), and libraries (`timm`, `transformers`, `open_clip`) whose options it may set
-    freely; nothing else that is in the folder is run. Raises ConfigError naming the file when the folder is torn,
-    incomplete, of another format, or names what is not trusted.
+    towers and tokenizer the folder may name (`module:Class`), and libraries (`timm`, `transformers`, `open_clip`) whose
+    options it may set freely; nothing else that is in the folder is run. Raises ConfigError naming the file when the folder
+    is torn, incomplete, of another format, or names what is not trusted.
     """
     from .models.lora import add_lora_to_towers
 
@@ -238,7 +238,7 @@ def rebuild(
     record = read_record(tree, trust, str(path))
     kinds = {name: processors.get(name) for name in record.model.encoders}
     others = {name: kind.load(folder) for name, kind in kinds.items()}
-    preprocess, text = ImageProcessor.load(folder), TextProcessor.load(folder)
+    preprocess, text = ImageProcessor.load(folder), TextProcessor.load(folder, trust)
     found: dict[str, Processor[Any, Any]] = {"image": preprocess, "text": text, **others}
     told = {
         "image": record.preprocess_fingerprint,

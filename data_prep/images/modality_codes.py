@@ -12,12 +12,14 @@ import re
 RADIOGRAPH, OTHER, UNKNOWN = "CR", "OT", "unknown"
 """`CR` stands for a radiograph whose device is not known; "OT" is DICOM's own word for another modality."""
 
-MODALITIES = frozenset(
-    re.findall(
-        r"\w+",
-        "BDUS BI BMD CR CT DG DMS DX ES FS GM IO IVOCT IVUS LS MG MR NM OCT OP OPM OPT OPTBSV OPTENF OT PA PT PX RF RG "
-        "RTIMAGE SC SM TG US XA XC",
-    )
+
+def _terms(text: str) -> frozenset[str]:
+    return frozenset(text.split("|"))
+
+
+MODALITIES = _terms(
+    "BDUS|BI|BMD|CR|CT|DG|DMS|DX|ES|FS|GM|IO|IVOCT|IVUS|LS|MG|MR|NM|OCT|OP|OPM|OPT|OPTBSV|OPTENF|OT|PA|PT|PX|RF|RG|"
+    "RTIMAGE|SC|SM|TG|US|XA|XC"
 )
 _MODALITY_WORDS = {
     RADIOGRAPH: "x ray|xray|x rays|cxr|chest x ray|chest xray|radiograph|radiography|chest radiograph|plain film|xr|rx|"
@@ -44,100 +46,14 @@ _MODALITY_WORDS = {
 }
 _MODALITY = {word: code for code, words in _MODALITY_WORDS.items() for word in words.split("|")}
 
-_VIEWS = frozenset(
-    [
-        "AP",
-        "PA",
-        "LL",
-        "RL",
-        "RLD",
-        "LLD",
-        "RLO",
-        "LLO",
-        "LATERAL",
-        "FRONTAL",
-        "AP SUPINE",
-        "AP ERECT",
-        "PA ERECT",
-        "AP SEMI ERECT",
-        "AP HORIZONTAL",
-        "AP AXIAL",
-        "AP LLD",
-        "AP RLD",
-        "PA LLD",
-        "PA RLD",
-        "AP LATERAL",
-        "PA LATERAL",
-        "XTABLE LATERAL",
-        "LEFT LATERAL",
-        "RIGHT LATERAL",
-        "LAO",
-        "RAO",
-        "LPO",
-        "RPO",
-        "SWIMMERS",
-        "LORDOTIC",
-        "AP LORDOTIC",
-        "OBLIQUE",
-        "DECUBITUS",
-        "COSTAL",
-        "EXCLUDE",
-        "AXIAL",
-        "CORONAL",
-        "SAGITTAL",
-        "TRANSVERSE",
-        "SUPINE",
-        "PRONE",
-        "ERECT",
-        "STANDING",
-        "WEIGHT BEARING",
-        "CC",
-        "MLO",
-        "ML",
-        "LM",
-        "LMO",
-        "XCC",
-        "XCCL",
-        "XCCM",
-        "CV",
-        "AT",
-        "FB",
-        "SIO",
-        "ISO",
-        "SPECIMEN",
-        "ODONTOID",
-        "SUNRISE",
-        "SKYLINE",
-        "MORTISE",
-        "TANGENTIAL",
-        "AXILLARY",
-        "SCAPULAR Y",
-        "OUTLET",
-        "INLET",
-        "WATERS",
-        "TOWNE",
-        "CALDWELL",
-        "PANORAMIC",
-        "BITEWING",
-        "PERIAPICAL",
-        "FLEXION",
-        "EXTENSION",
-        "NEUTRAL",
-        "FROG LEG",
-        "MACULA",
-        "DISC",
-        "A2C",
-        "A3C",
-        "A4C",
-        "A5C",
-        "PLAX",
-        "PSAX",
-        "2CH",
-        "3CH",
-        "4CH",
-        "SHORT AXIS",
-        "LONG AXIS",
-    ]
+_VIEWS = _terms(
+    "AP|PA|LL|RL|RLD|LLD|RLO|LLO|LATERAL|FRONTAL|AP SUPINE|AP ERECT|PA ERECT|AP SEMI ERECT|"
+    "AP HORIZONTAL|AP AXIAL|AP LLD|AP RLD|PA LLD|PA RLD|AP LATERAL|PA LATERAL|XTABLE LATERAL|"
+    "LEFT LATERAL|RIGHT LATERAL|LAO|RAO|LPO|RPO|SWIMMERS|LORDOTIC|AP LORDOTIC|OBLIQUE|DECUBITUS|COSTAL|"
+    "EXCLUDE|AXIAL|CORONAL|SAGITTAL|TRANSVERSE|SUPINE|PRONE|ERECT|STANDING|WEIGHT BEARING|CC|MLO|ML|LM|"
+    "LMO|XCC|XCCL|XCCM|CV|AT|FB|SIO|ISO|SPECIMEN|ODONTOID|SUNRISE|SKYLINE|MORTISE|TANGENTIAL|AXILLARY|"
+    "SCAPULAR Y|OUTLET|INLET|WATERS|TOWNE|CALDWELL|PANORAMIC|BITEWING|PERIAPICAL|FLEXION|EXTENSION|"
+    "NEUTRAL|FROG LEG|MACULA|DISC|A2C|A3C|A4C|A5C|PLAX|PSAX|2CH|3CH|4CH|SHORT AXIS|LONG AXIS"
 )
 _VIEW_WORDS = {"L": "LATERAL", "LAT": "LATERAL", "ANTEROPOSTERIOR": "AP", "POSTEROANTERIOR": "PA", "FRONT": "FRONTAL"}
 
@@ -146,102 +62,15 @@ _SEXES |= {"o": "O", "other": "O"}
 _SIDES = {"l": "left", "left": "left", "r": "right", "right": "right", "b": "bilateral", "both": "bilateral"}
 _SIDES |= {"bilateral": "bilateral"}
 
-_BODY_PARTS = frozenset(
-    [
-        "ABDOMEN",
-        "ABDOMENPELVIS",
-        "ADRENAL",
-        "ANKLE",
-        "AORTA",
-        "ARM",
-        "AXILLA",
-        "BACK",
-        "BLADDER",
-        "BRAIN",
-        "BREAST",
-        "CALCANEUS",
-        "CAROTID",
-        "CHEST",
-        "CHESTABDOMEN",
-        "CHESTABDPELVIS",
-        "CLAVICLE",
-        "COCCYX",
-        "COLON",
-        "CSPINE",
-        "CTSPINE",
-        "DUODENUM",
-        "EAR",
-        "ELBOW",
-        "ESOPHAGUS",
-        "EXTREMITY",
-        "EYE",
-        "FACE",
-        "FEMUR",
-        "FINGER",
-        "FOOT",
-        "FOREARM",
-        "GALLBLADDER",
-        "HAND",
-        "HEAD",
-        "HEADNECK",
-        "HEART",
-        "HIP",
-        "HUMERUS",
-        "JAW",
-        "KIDNEY",
-        "KNEE",
-        "LARYNX",
-        "LEG",
-        "LIVER",
-        "LSPINE",
-        "LSSPINE",
-        "LUNG",
-        "MANDIBLE",
-        "MAXILLA",
-        "MEDIASTINUM",
-        "NECK",
-        "NECKCHEST",
-        "NOSE",
-        "ORBIT",
-        "OVARY",
-        "PANCREAS",
-        "PARANASALSINUS",
-        "PELVIS",
-        "PENIS",
-        "PROSTATE",
-        "RADIUS",
-        "RADIUSULNA",
-        "RECTUM",
-        "RIB",
-        "SACRUM",
-        "SCAPULA",
-        "SCROTUM",
-        "SHOULDER",
-        "SKIN",
-        "SKULL",
-        "SPINE",
-        "SPLEEN",
-        "SSPINE",
-        "STERNUM",
-        "STOMACH",
-        "TESTIS",
-        "THIGH",
-        "THORAX",
-        "THUMB",
-        "THYROID",
-        "TIBIA",
-        "TIBIAFIBULA",
-        "TLSPINE",
-        "TMJ",
-        "TOE",
-        "TONGUE",
-        "TRACHEA",
-        "TSPINE",
-        "ULNA",
-        "UTERUS",
-        "WHOLEBODY",
-        "WRIST",
-    ]
+_BODY_PARTS = _terms(
+    "ABDOMEN|ABDOMENPELVIS|ADRENAL|ANKLE|AORTA|ARM|AXILLA|BACK|BLADDER|BRAIN|BREAST|CALCANEUS|CAROTID|"
+    "CHEST|CHESTABDOMEN|CHESTABDPELVIS|CLAVICLE|COCCYX|COLON|CSPINE|CTSPINE|DUODENUM|EAR|ELBOW|"
+    "ESOPHAGUS|EXTREMITY|EYE|FACE|FEMUR|FINGER|FOOT|FOREARM|GALLBLADDER|HAND|HEAD|HEADNECK|HEART|HIP|"
+    "HUMERUS|JAW|KIDNEY|KNEE|LARYNX|LEG|LIVER|LSPINE|LSSPINE|LUNG|MANDIBLE|MAXILLA|MEDIASTINUM|NECK|"
+    "NECKCHEST|NOSE|ORBIT|OVARY|PANCREAS|PARANASALSINUS|PELVIS|PENIS|PROSTATE|RADIUS|RADIUSULNA|RECTUM|"
+    "RIB|SACRUM|SCAPULA|SCROTUM|SHOULDER|SKIN|SKULL|SPINE|SPLEEN|SSPINE|STERNUM|STOMACH|TESTIS|THIGH|"
+    "THORAX|THUMB|THYROID|TIBIA|TIBIAFIBULA|TLSPINE|TMJ|TOE|TONGUE|TRACHEA|TSPINE|ULNA|UTERUS|"
+    "WHOLEBODY|WRIST"
 )
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from vlp.core.config import config
-from vlp.data.shards.sample_check import FieldError, check_sample
+from vlp.data.shards.sample_io import FieldError, check_sample
 from vlp.sample import Box, Mention, Report, Sample
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of

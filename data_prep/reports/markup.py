@@ -6,6 +6,8 @@ import html
 import re
 import unicodedata
 
+from .languages.base import words
+
 LONGEST_WORD = 200
 """Characters of a word; a longer run without a blank is cut: base64, a damaged file, a 10 MB word."""
 
@@ -73,13 +75,10 @@ _RTF_WORDS = {
     "emdash": "—",
 }
 _RTF_WORDS |= {"endash": "–", "bullet": "•", "lquote": "‘", "rquote": "’", "ldblquote": "“", "rdblquote": "”"}
-_RTF_HIDDEN = frozenset(
-    re.findall(
-        r"\S+",
-        "fonttbl colortbl stylesheet info pict header headerl headerr headerf footer footerl footerr footerf object themedata "
-        "colorschememapping datastore latentstyles listtable listoverridetable rsidtbl generator xmlnstbl fldinst "
-        "bkmkstart bkmkend filetbl revtbl nonshppict pntext",
-    )
+_RTF_HIDDEN = words(
+    "fonttbl colortbl stylesheet info pict header headerl headerr headerf footer footerl footerr footerf object themedata "
+    "colorschememapping datastore latentstyles listtable listoverridetable rsidtbl generator xmlnstbl fldinst "
+    "bkmkstart bkmkend filetbl revtbl nonshppict pntext"
 )
 
 

@@ -16,135 +16,28 @@ from .markup import plain_text
 from .statements import MARK, MARKS, blank_trimmed, split_sentences
 
 SECTIONS = {
-    "findings": (
-        "findings",
-        "finding",
-        "report",
-        "description",
-        "body of report",
-        "chest findings",
-        *("hallazgos", "hallazgo", "informe", "descripción", "resultado", "befund", "befunde", "befundbericht"),
-    ),
-    "impression": (
-        "impression",
-        "impressions",
-        "final impression",
-        "conclusion",
-        "conclusions",
-        "opinion",
-        "summary",
-        "assessment",
-        "interpretation",
-        "diagnosis",
-        "impression and plan",
-        "findings and impression",
-        "findings/impression",
-        "impression/plan",
-        "impresión",
-        "impresión diagnóstica",
-        "conclusión",
-        "conclusiones",
-        "juicio diagnóstico",
-        "diagnóstico",
-        "resumen",
-        "beurteilung",
-        "zusammenfassung",
-        "zusammenfassende beurteilung",
-        "diagnose",
-    ),
-    "indication": (
-        "indication",
-        "indications",
-        "clinical indication",
-        "reason for exam",
-        "reason for examination",
-        "reason for study",
-        "reason for this examination",
-        "clinical information",
-        "clinical history",
-        "clinical details",
-        "history",
-        "patient history",
-        "medical condition",
-        "underlying medical condition",
-        "indicación",
-        "motivo",
-        "motivo de consulta",
-        "motivo de la exploración",
-        "motivo de petición",
-        "datos clínicos",
-        "información clínica",
-        "antecedentes",
-        "sospecha diagnóstica",
-        "indikation",
-        "rechtfertigende indikation",
-        "fragestellung",
-        "klinische angaben",
-        "klinische fragestellung",
-        "klinik",
-        "anamnese",
-        "vorgeschichte",
-    ),
-    "technique": (
-        "technique",
-        "procedure",
-        "exam",
-        "examination",
-        "exam type",
-        "type of examination",
-        "study",
-        "views",
-        "projection",
-        "procedure comments",
-        "técnica",
-        "exploración",
-        "estudio",
-        "procedimiento",
-        "proyección",
-        "technik",
-        "methode",
-        "methodik",
-        "untersuchung",
-        "untersuchungstechnik",
-    ),
-    "comparison": (
-        "comparison",
-        "comparisons",
-        "comparison study",
-        "prior study",
-        "prior studies",
-        "comparative study",
-        "comparación",
-        "estudio previo",
-        "estudios previos",
-        "vergleich",
-        "voraufnahme",
-        "voraufnahmen",
-        "voruntersuchung",
-        "voruntersuchungen",
-    ),
-    "recommendation": (
-        "recommendation",
-        "recommendations",
-        "plan",
-        "follow-up",
-        "recomendación",
-        "recomendaciones",
-        "empfehlung",
-    ),
-    "notification": (
-        "notification",
-        "wet read",
-        "addendum",
-        "addenda",
-        "nota",
-        "anexo",
-        "nachtrag",
-        "provisional findings impression (pfi)",
-        "final report",
-    ),
+    "findings": "findings|finding|report|description|body of report|chest findings|hallazgos|hallazgo|informe|"
+    "descripción|resultado|befund|befunde|befundbericht",
+    "impression": "impression|impressions|final impression|conclusion|conclusions|opinion|summary|assessment|"
+    "interpretation|diagnosis|impression and plan|findings and impression|findings/impression|"
+    "impression/plan|impresión|impresión diagnóstica|conclusión|conclusiones|juicio diagnóstico|"
+    "diagnóstico|resumen|beurteilung|zusammenfassung|zusammenfassende beurteilung|diagnose",
+    "indication": "indication|indications|clinical indication|reason for exam|reason for examination|reason for study|"
+    "reason for this examination|clinical information|clinical history|clinical details|history|"
+    "patient history|medical condition|underlying medical condition|indicación|motivo|motivo de consulta|"
+    "motivo de la exploración|motivo de petición|datos clínicos|información clínica|antecedentes|"
+    "sospecha diagnóstica|indikation|rechtfertigende indikation|fragestellung|klinische angaben|"
+    "klinische fragestellung|klinik|anamnese|vorgeschichte",
+    "technique": "technique|procedure|exam|examination|exam type|type of examination|study|views|projection|"
+    "procedure comments|técnica|exploración|estudio|procedimiento|proyección|technik|methode|methodik|"
+    "untersuchung|untersuchungstechnik",
+    "comparison": "comparison|comparisons|comparison study|prior study|prior studies|comparative study|comparación|"
+    "estudio previo|estudios previos|vergleich|voraufnahme|voraufnahmen|voruntersuchung|voruntersuchungen",
+    "recommendation": "recommendation|recommendations|plan|follow-up|recomendación|recomendaciones|empfehlung",
+    "notification": "notification|wet read|addendum|addenda|nota|anexo|nachtrag|provisional findings impression (pfi)|"
+    "final report",
 }
-"""Section -> what its heading may be called, in any case."""
+"""Section -> what its heading may be called, in any case, with bars between."""
 
 CLINICAL = frozenset({"findings", "impression", "recommendation", "notification"})
 """Sections that speak of the image; what others name is asked for, remembered or compared, not seen."""
@@ -173,7 +66,10 @@ def _unaccented(name: str) -> str:
 
 
 _NAME_TO_SECTION = {
-    spelled: section for section, names in SECTIONS.items() for name in names for spelled in (name, _unaccented(name))
+    spelled: section
+    for section, names in SECTIONS.items()
+    for name in names.split("|")
+    for spelled in (name, _unaccented(name))
 }
 _NAMES = "|".join(
     re.escape(name).replace(r"\ ", r"\s{1,9}") for name in sorted(_NAME_TO_SECTION, key=len, reverse=True)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from .answers import is_answer, is_answered, is_bare_label, is_label, split_boxes
+from .languages.base import words
 
 LONGEST = 1000
 """Characters of a statement; what has no end in so many is cut at a comma or a blank."""
@@ -24,53 +25,38 @@ WRAPPED = 50
 NARROW = 30
 """The same of text with them."""
 
-ABBREVIATIONS = frozenset(
-    re.findall(
-        r"\S+",
-        "dr mr mrs ms prof st vs approx ca cf e.g i.e eg ie fig no nos resp inc dept hosp m.d r.n p.a a.m p.m a.p l.l u.s "
-        "jr sr ph.d d.o sec sect vol est "
-        "dra sra srta aprox ej núm num pág "
-        "bzw ggf evtl inkl sog z.b u.a d.h v.a o.g z.n usw med dipl nr tel",
-    )
+ABBREVIATIONS = words(
+    "dr mr mrs ms prof st vs approx ca cf e.g i.e eg ie fig no nos resp inc dept hosp m.d r.n p.a a.m p.m a.p l.l u.s "
+    "jr sr ph.d d.o sec sect vol est "
+    "dra sra srta aprox ej núm num pág "
+    "bzw ggf evtl inkl sog z.b u.a d.h v.a o.g z.n usw med dipl nr tel"
 )
 
 MARKS = r"\[\*\*.{0,200}?\*\*\]|_{2,}|\bX{4,}\b|\[(?:REDACTED|removed|deid[^\]]{0,60})\]|<(?:NAME|DATE|PHI|ID)>"
 """What de-identification leaves behind."""
 MARK = re.compile(MARKS, re.DOTALL)
 
-_OPEN_END = frozenset(
-    re.findall(
-        r"\S+",
-        "no not without any the a an of and or nor with in on at to for from by as is are was were be been has have "
-        "this that these its than evidence per via "
-        "sin ni un una unos unas el los las de del y e o u con en al por para que se es son su sus "
-        "kein keine keinen keinem keiner keines ohne nicht der die das des dem den ein eine einen einem einer eines und oder "
-        "sowie mit von vom zu zum zur im am auf bei für als ist sind kleiner kleine großer große",
-    )
+_OPEN_END = words(
+    "no not without any the a an of and or nor with in on at to for from by as is are was were be been has have "
+    "this that these its than evidence per via "
+    "sin ni un una unos unas el los las de del y e o u con en al por para que se es son su sus "
+    "kein keine keinen keinem keiner keines ohne nicht der die das des dem den ein eine einen einem einer eines und oder "
+    "sowie mit von vom zu zum zur im am auf bei für als ist sind kleiner kleine großer große"
 )
 """Words that want another: a line or a cell that ends with one goes on."""
-_OPEN_LOWER = frozenset(
-    re.findall(
-        r"\S+",
-        "focal pleural small large mild moderate severe acute definite significant discrete obvious new other pulmonary "
-        "interstitial frank overt pericardial mediastinal",
-    )
+_OPEN_LOWER = words(
+    "focal pleural small large mild moderate severe acute definite significant discrete obvious new other pulmonary "
+    "interstitial frank overt pericardial mediastinal"
 )
 """The same where the next line begins in lower case."""
-_JOINING = frozenset(
-    re.findall(
-        r"\S+",
-        "or nor and with without of in on at to for by from is are was were has have which that than as "
-        "y e o u ni con de del en al por que und oder sowie mit von vom im am auf bei",
-    )
+_JOINING = words(
+    "or nor and with without of in on at to for by from is are was were has have which that than as "
+    "y e o u ni con de del en al por que und oder sowie mit von vom im am auf bei"
 )
 """Words that a statement does not begin with."""
-_STARTING = frozenset(
-    re.findall(
-        r"\S+",
-        "no there large small mild moderate severe minimal tiny trace massive marked stable unchanged normal enlarged "
-        "sin kein keine",
-    )
+_STARTING = words(
+    "no there large small mild moderate severe minimal tiny trace massive marked stable unchanged normal enlarged "
+    "sin kein keine"
 )
 """Words with which a line in lower case begins a statement of its own."""
 _ARTICLES = frozenset({"der", "die", "das", "den", "dem", "des", "am", "im", "vom", "zum", "zur"})

@@ -1,4 +1,4 @@
-"""Exact search in bounded memory: ranks of positives and the first k, by blocks of queries; faiss gives the same answer.
+"""Exact search in bounded memory: ranks of positives by blocks of queries, and the first k of a few.
 
 No approximation anywhere. A block of queries sees the whole gallery at once, so that a positive and its rivals come out of
 the same product, and equal scores are equal.
@@ -6,7 +6,6 @@ the same product, and equal scores are equal.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -59,29 +58,22 @@ def rank(
     gallery: Floats,
     query_group: NDArray[np.int64],
     gallery_group: NDArray[np.int64],
-    own: NDArray[np.int64] | None = None,
     rows_of_groups: NDArray[np.int64] | None = None,
 ) -> Ranks:
     """Return where each query's best positive stands; candidates of its group are its positives.
 
     Rows are unit vectors float32 [Q, D] and [G, D]; groups int64 [Q], [G]. Where candidates are of several groups,
-    `gallery_group` [M] holds them all and `rows_of_groups` [M] the candidate of each. `own` [Q] is the gallery row that is
-    the query itself (-1: none), which is left out. Raises ValueError when a query has no positive.
+    `gallery_group` [M] holds them all and `rows_of_groups` [M] the candidate of each. Raises ValueError when a query has no
+    positive.
     """
     positives = _Positives(query_group, gallery_group, rows_of_groups)
-    missing = positives.counts
-    if own is not None:
-        missing = missing - (own >= 0)
-    if (missing < 1).any():
-        raise ValueError(f"{int((missing < 1).sum())} queries have no positive in the gallery")
+    if (positives.counts < 1).any():
+        raise ValueError(f"{int((positives.counts < 1).sum())} queries have no positive in the gallery")
     above = np.empty(len(queries), np.int64)
     level, level_positives, before = above.copy(), above.copy(), above.copy()
     across = np.ascontiguousarray(gallery.T)
     for block in blocks(len(queries), len(gallery)):
         scores = _scores(queries[block], across)
-        if own is not None:
-            there = own[block] >= 0
-            scores[np.arange(len(scores))[there], own[block][there]] = -np.inf
         row_of, place, starts = positives.of(block)
         of_positives = scores[row_of, place]
         best = np.maximum.reduceat(of_positives, starts)
@@ -96,7 +88,7 @@ def rank(
             winners = mine[scores[row, mine] == best[row]]
             equal = np.flatnonzero(scores[row] == best[row])
             before[block.start + row] = int((equal < winners.min()).sum() - (winners < winners.min()).sum())
-    return Ranks(above, level, level_positives, before, missing.astype(np.int64))
+    return Ranks(above, level, level_positives, before, positives.counts.astype(np.int64))
 
 
 def found(
@@ -139,78 +131,16 @@ def found(
     return result
 
 
-def top(
-    queries: Floats,
-    gallery: Floats,
-    k: int,
-    own: NDArray[np.int64] | None = None,
-    use_faiss: bool | None = None,
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def top(queries: Floats, gallery: Floats, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the first k gallery rows of each query [Q, k] and their scores; equal scores in the order of the gallery.
 
-    `own` [Q] is the gallery row that is the query itself (-1: none), which is left out. `use_faiss`: its exact flat index
-    (by default where it is installed and the gallery is large) or blocks of products here. Either proposes some more
-    candidates than k in float32; they are scored again in float64, so that both give the same answer.
+    Products are of float64 and summed the same way for each row, so that equal rows have equal scores.
     """
-    extra = 0 if own is None else 1
-    count = min(k, len(gallery) - extra)
-    wide = min(len(gallery), count + extra + MARGIN)
-    if use_faiss is None:
-        use_faiss = have_faiss() and len(gallery) >= LARGE
-    propose = _propose_faiss if use_faiss else _propose
-    rows, values = np.empty((len(queries), count), np.int64), np.empty((len(queries), count), np.float64)
-    for block, found in propose(queries, gallery, wide):
-        for at, candidates in enumerate(found):
-            query = block.start + at
-            mine = -1 if own is None else int(own[query])
-            rows[query], values[query] = _settle(queries[query], gallery, np.sort(candidates), count, mine)
-    return rows, values
-
-
-MARGIN = 32
-LARGE = 50_000
-CLOSE = 1e-5
-"""Float32 products may differ by this from float64 ones (unit vectors); candidates nearer to the edge are looked at again."""
-
-
-def _settle(
-    query: Floats, gallery: Floats, candidates: NDArray[np.int64], k: int, own: int
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the first k of the candidates by float64 score, or of everything when the candidates may not hold them all."""
-    chosen = candidates[candidates != own]
-    scores = _exact(query, gallery[chosen])
-    order = np.lexsort((chosen, -scores))
-    if len(candidates) < len(gallery) and scores[order[-1]] >= scores[order[k - 1]] - CLOSE:
-        chosen = np.flatnonzero(np.arange(len(gallery)) != own)
-        scores = _exact(query, gallery[chosen])
-        order = np.lexsort((chosen, -scores))
-    return chosen[order[:k]], scores[order[:k]]
-
-
-def _exact(query: Floats, rows: Floats) -> NDArray[np.float64]:
-    """Return the products [n] summed the same way for each row, so that equal rows have equal scores, whatever n is."""
-    result: NDArray[np.float64] = (rows.astype(np.float64) * query.astype(np.float64)).sum(1)
-    return result
-
-
-def _propose(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    across = np.ascontiguousarray(gallery.T)
-    for block in blocks(len(queries), len(gallery)):
-        scores = _scores(queries[block], across)
-        if wide >= scores.shape[1]:
-            yield block, np.tile(np.arange(scores.shape[1]), (len(scores), 1))
-        else:
-            yield block, np.argpartition(-scores, wide - 1, axis=1)[:, :wide]
-
-
-def _propose_faiss(queries: Floats, gallery: Floats, wide: int) -> Iterator[tuple[slice, NDArray[np.int64]]]:
-    import faiss
-
-    index = faiss.IndexFlatIP(gallery.shape[1])
-    index.add(np.ascontiguousarray(gallery))
-    for block in blocks(len(queries), len(gallery)):
-        yield block, index.search(np.ascontiguousarray(queries[block]), wide)[1]
-
-
-def have_faiss() -> bool:
-    return importlib.util.find_spec("faiss") is not None
+    rows, scores = [], []
+    for query in queries.astype(np.float64):
+        parts = [(gallery[block] * query).sum(1) for block in blocks(len(gallery), 2 * gallery.shape[1])]
+        found = np.concatenate(parts)
+        order = np.argsort(-found, kind="stable")[:k]
+        rows.append(order)
+        scores.append(found[order])
+    return np.stack(rows), np.stack(scores)

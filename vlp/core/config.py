@@ -304,6 +304,14 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(to_tree(value), sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def find(registry: Registry[T], name: str, where: str) -> T:
+    """Return the component called `name`; raises ConfigError that names the key `where`."""
+    try:
+        return registry.get(name)
+    except UnknownNameError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
 def component(registry: Registry[type[T]], tree: Any, where: str) -> tuple[type[T], Any]:
     """Split a `{kind: name, ...}` mapping into the class registered as `name` and its validated `Config`.
 
@@ -313,9 +321,6 @@ def component(registry: Registry[type[T]], tree: Any, where: str) -> tuple[type[
         tree = {"kind": tree}
     if not isinstance(tree, Mapping) or "kind" not in tree:
         raise ConfigError(f"{where}: expected a mapping with a `kind:` (one of: {', '.join(registry)}), found {tree!r}")
-    try:
-        cls = registry.get(str(tree["kind"]))
-    except UnknownNameError as error:
-        raise ConfigError(f"{where}.kind: {error}") from None
+    cls = find(registry, str(tree["kind"]), f"{where}.kind")
     rest = {key: value for key, value in tree.items() if key != "kind"}
     return cls, validate(cls.Config, rest, where)  # type: ignore[attr-defined]

@@ -1,4 +1,7 @@
-"""Names to classes: how a recipe's `kind:` finds its code. One decorator, one lookup."""
+"""Names to classes: how a recipe's `kind:` finds its code. One decorator, one lookup, for all sorts of components.
+
+Objectives, needs, towers, tokenizers, engines, export formats, task families and sources are all found in this way.
+"""
 
 from __future__ import annotations
 
@@ -30,16 +33,15 @@ class Registry(Generic[T]):
 
     @property
     def _table(self) -> dict[str, T]:
-        package, self._package = self._package, None
-        if package is not None:
-            importlib.import_module(package)
+        if self._package is not None:
+            importlib.import_module(self._package)  # does nothing when it is there; one that failed fails again
         return self._own
 
     def register(self, name: str) -> Callable[[T], T]:
         """Return a decorator that enters its argument under `name`; raises ValueError when the name is taken."""
 
         def enter(component: T) -> T:
-            if name in self._own:
+            if name in self._own and _place(self._own[name]) != _place(component):
                 raise ValueError(f"{self.sort} {name!r} is registered twice: {self._own[name]!r} and {component!r}")
             self._own[name] = component
             return component
@@ -67,6 +69,11 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._table
+
+
+def _place(component: object) -> tuple[object, object]:
+    """Return where a component is written: a module that failed is executed again, and registers again."""
+    return getattr(component, "__module__", None), getattr(component, "__qualname__", component)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -183,7 +183,7 @@ def is_trusted(module: str, trust: Collection[str]) -> bool:
 
 
 def dotted_modules(*trees: Any) -> tuple[str, ...]:
-    """Return the modules that towers named by `module:Class` come from."""
+    """Return the modules that components named by `module:Class` come from."""
     kinds = [tree.get("kind") if isinstance(tree, Mapping) else tree for tree in trees]
     return tuple(kind.partition(":")[0] for kind in kinds if isinstance(kind, str) and ":" in kind)
 

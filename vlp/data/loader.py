@@ -281,7 +281,7 @@ class Loader:
                 self.rejected[key] = why
                 self._unshared.append(key)
                 log.warning("rejected sample %s: %s", key, why)
-        if problem := self._too_many_rejected():
+        if self.rejected and (problem := self._too_many_rejected()):
             raise LoaderError(problem)
 
     def _too_many_rejected(self) -> str | None:

@@ -102,7 +102,7 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
         from vlp.modalities.text.tokenizers.load import load_tokenizer
 
         folder = locate(source)
-        preprocess, tokenizer = ImageProcessor.load(folder), load_tokenizer(folder / "tokenizer")
+        preprocess, tokenizer = ImageProcessor.load(folder), load_tokenizer(folder / "tokenizer", trust)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         image, text = (

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from vlp.core.config import ConfigError, compose, config, to_tree, validate
+from vlp.core.config import ConfigError, compose, config, find, to_tree, validate
 from vlp.core.declared import Kinds
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
+from vlp.modalities.text.tokenizers.base import tokenizer_kinds
 
 from ..data.loader import DataConfig
 from ..models.dual_encoder import ModelConfig
-from .engines.base import EngineConfig
+from .engines.base import EngineConfig, engines
 from .logging import LogConfig
 from .optimizer import OptimConfig
 
@@ -99,6 +100,8 @@ def from_tree(tree: Mapping[str, Any]) -> Recipe:
 def check(recipe: Recipe) -> None:
     """Raise ConfigError for values that contradict one another."""
     train, engine = recipe.train, recipe.engine
+    find(engines, engine.kind, "engine.kind")
+    find(tokenizer_kinds, recipe.tokenizer.kind, "tokenizer.kind")
     wrong = [
         (not recipe.objectives, "objectives: a recipe needs at least one"),
         (

@@ -23,7 +23,7 @@ from vlp.data.stream import Stream
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
-from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
+from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer, needs_texts
 from vlp.models.build import build_model, prepare_for_training
 from vlp.models.dual_encoder import DualEncoder
 
@@ -176,8 +176,8 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     if start is None:
         tokenizer = build_or_train_tokenizer(recipe, run, data)
     else:
-        towers = (recipe.model.image, recipe.model.text)
-        model, processors, _ = hub.rebuild(start, (*dotted_modules(*towers, *objectives.needs), *LIBRARIES))
+        named = (recipe.model.image, recipe.model.text, recipe.tokenizer.kind)
+        model, processors, _ = hub.rebuild(start, (*dotted_modules(*named, *objectives.needs), *LIBRARIES))
         tokenizer = cast(TextProcessor, processors["text"]).tokenizer
     make_loader = partial(
         Loader,
@@ -206,7 +206,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
 def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Tokenizer:
     """Return the recipe's tokenizer; one that has no file yet is trained by rank 0 and kept in the run folder. Collective."""
     spec = recipe.tokenizer
-    if spec.kind not in ("sentencepiece", "wordpiece") or spec.path is not None:
+    if not needs_texts(spec):
         return build_tokenizer(spec, None)
     folder = run / "tokenizer"
     failure: str | None = None
@@ -223,7 +223,7 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStrea
     failure = distributed.broadcast_object(failure)
     if failure is not None:
         raise ConfigError(failure)
-    return load_tokenizer(folder)
+    return load_tokenizer(folder, dotted_modules(spec.kind))
 
 
 def write_checkpoint(

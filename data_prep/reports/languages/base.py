@@ -5,15 +5,34 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vlp.sample import Assertion
 
 CueTable = tuple[tuple[re.Pattern[str], Assertion | None, tuple[bool, ...]], ...]
 
 
+Meaning = TypeVar("Meaning")
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text: what stands between blanks."""
+    return frozenset(text.split())
+
+
+def table(words_of: Mapping[Meaning, str]) -> dict[str, Meaning]:
+    """Return what each word means, from the words of each meaning, with blanks between them."""
+    return {word: meaning for meaning, text in words_of.items() for word in text.split()}
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """Return a pattern that is blind to case."""
+    return re.compile(text, re.IGNORECASE)
+
+
 def any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
     """Return one pattern, blind to case, that matches where any of `patterns` does."""
-    return re.compile("|".join(f"(?:{pattern})" for pattern in patterns), re.IGNORECASE)
+    return pattern("|".join(f"(?:{text})" for text in patterns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +100,7 @@ class Language:
     places: PlaceWords
 
 
-def place_pattern(*words: Mapping[str, object]) -> re.Pattern[str]:
+def place_pattern(*tables: Mapping[str, object]) -> re.Pattern[str]:
     """Return the pattern of all words of place."""
-    names = sorted({name for table in words for name in table}, key=len, reverse=True)
-    return re.compile(rf"(?<!\w)(?:{'|'.join(names)})(?!\w)", re.IGNORECASE)
+    names = sorted({name for words_of in tables for name in words_of}, key=len, reverse=True)
+    return pattern(rf"(?<!\w)(?:{'|'.join(names)})(?!\w)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .base import CueTable, Grammar, Language, PlaceWords, any_of, place_pattern
+from .base import CueTable, Grammar, Language, PlaceWords, any_of, pattern, place_pattern, table, words
 
 _DEGREE = (
     r"(?:\s+(?:significant|substantial|appreciable|definite|relevant|obvious|major|further|real|interval|overt|gross|other|"
@@ -118,31 +118,28 @@ NEGATIVE_AFTER = (
     r"\b(?:has|have)\s+(?:(?:since|now|completely|entirely|fully)\s+)*cleared\b",
 )
 
-_BREAK = re.compile(
+_BREAK = pattern(
     r";|[.!?]\s|\b(?:but|however|although|though|except|while|whereas|yet|which|secondary\s+to|due\s+to|because|despite|notwithstanding)\b|"
-    r"\bin\s+spite\s+of\b|\b(?:aside|apart)\s+from\b|\bother\s+than\b",
-    re.IGNORECASE,
+    r"\bin\s+spite\s+of\b|\b(?:aside|apart)\s+from\b|\bother\s+than\b"
 )
-_VERB = re.compile(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|demonstrates?|persists?)\b", re.IGNORECASE)
+_VERB = pattern(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|demonstrates?|persists?)\b")
 _STARTERS = (
     r"(?:there|a|an|the|its|small|tiny|trace|mild|moderate|large|severe|marked|stable|unchanged|persistent|again|minimal|"
     r"subtle|slight|left|right|bilateral|bibasilar|mildly|status|possible|probable|likely|residual|associated|"
     r"underlying|resulting|\w+ly)"
 )
-_NEW_ITEM = re.compile(rf"(?:,|\band\b|,\s*and\b|\bwith\b)\s+{_STARTERS}\b", re.IGNORECASE)
-_COMMA = re.compile(r",\s*(?!and\b|or\b|nor\b)", re.IGNORECASE)
-_OR = re.compile(r"\b(?:or|nor)\b", re.IGNORECASE)
+_NEW_ITEM = pattern(rf"(?:,|\band\b|,\s*and\b|\bwith\b)\s+{_STARTERS}\b")
+_COMMA = pattern(r",\s*(?!and\b|or\b|nor\b)")
+_OR = pattern(r"\b(?:or|nor)\b")
 
 
-_ASIDE = re.compile(r",\s*(?:which|that)\b[^,;]*,", re.IGNORECASE)
-_SAME_SUBJECT = re.compile(
+_ASIDE = pattern(r",\s*(?:which|that)\b[^,;]*,")
+_SAME_SUBJECT = pattern(
     r"(?:,\s*)?\b(?:but|though|although|and|yet)\s+(?:(?:this|it|these|they)\b\s*|(?=(?:has|have|had|is|are|was|were)\b)|$)"
-    r"[^,;]*$",
-    re.IGNORECASE,
+    r"[^,;]*$"
 )
-_OWN_VERB = re.compile(
-    r"\s*\b(?:is|are|was|were|has|have|had|been|be|can|could|would|will|to|since|now|both|all|also|again|\w+ly)\s*$",
-    re.IGNORECASE,
+_OWN_VERB = pattern(
+    r"\s*\b(?:is|are|was|were|has|have|had|been|be|can|could|would|will|to|since|now|both|all|also|again|\w+ly)\s*$"
 )
 
 # In the order in which they claim characters: "cannot be excluded" must not be read as "not" or as "excluded".
@@ -156,63 +153,59 @@ _CUES: CueTable = (
     (any_of(NEGATIVE_BEFORE), "absent", (True,)),
 )
 
-_LOBES = {
-    "rul": ("right", "upper"),
-    "rml": ("right", "mid"),
-    "rll": ("right", "lower"),
-    "lul": ("left", "upper"),
-    "lll": ("left", "lower"),
-    "lingula": ("left", "mid"),
-    "lingular": ("left", "mid"),
-    "retrocardiac": ("left", "lower"),
-    "bibasilar": ("bilateral", "lower"),
-    "bibasal": ("bilateral", "lower"),
-    "biapical": ("bilateral", "upper"),
-}
-_SIDES = {"right": "right", "rt": "right", "left": "left", "lt": "left", "both": "bilateral", "bilateral": "bilateral"}
-_SIDES |= {"bilaterally": "bilateral", "rightward": "right", "leftward": "left"}
-_ZONES = {"upper": "upper", "apical": "upper", "apex": "upper", "apices": "upper", "suprahilar": "upper"}
-_ZONES |= dict.fromkeys(("mid", "middle", "midlung", "midzone"), "mid")
-_ZONES |= dict.fromkeys(("lower", "base", "bases", "basal", "basilar", "basally", "infrahilar"), "lower")
+_LOBES = table(
+    {
+        ("right", "upper"): "rul",
+        ("right", "mid"): "rml",
+        ("right", "lower"): "rll",
+        ("left", "upper"): "lul",
+        ("left", "lower"): "lll retrocardiac",
+        ("left", "mid"): "lingula lingular",
+        ("bilateral", "lower"): "bibasilar bibasal",
+        ("bilateral", "upper"): "biapical",
+    }
+)
+_SIDES = table(
+    {
+        "right": "right rt rightward",
+        "left": "left lt leftward",
+        "bilateral": "both bilateral bilaterally",
+    }
+)
+_ZONES = table(
+    {
+        "upper": "upper apical apex apices suprahilar",
+        "mid": "mid middle midlung midzone",
+        "lower": "lower base bases basal basilar basally infrahilar",
+    }
+)
 
-_NO_SIDE = re.compile(
+_NO_SIDE = pattern(
     r"[\s-]+(?:heart|atri\w+|ventric\w+|cardiac\s+(?:border|contour|margin|chamber)s?|main(?:stem)?\b|anterior\s+descending|handed|greater\s+than\s+left|clinical|setting|hilar\s+"
-    r"angle|pulmonary\s+arter\w+)",
-    re.IGNORECASE,
+    r"angle|pulmonary\s+arter\w+)"
 )
-_NO_ZONE = re.compile(
+_NO_ZONE = pattern(
     r"[\s-]+(?:abdom\w+|limits?|extremit\w+|thoracic|neck|lumbar|cervical|quadrant|pole|back|normal|of\s+the\s+neck|svc|"
-    r"superior|esophag\w+|descending|line|and\s+lower\s+extrem\w+)",
-    re.IGNORECASE,
+    r"superior|esophag\w+|descending|line|and\s+lower\s+extrem\w+)"
 )
-_SEPARATOR = re.compile(
+_SEPARATOR = pattern(
     r"[,;:]|\b(?:and|or|nor|with|without|plus|as\s+well\s+as|but|versus|vs|suggest\w*|represent\w*|reflect\w*|likely|"
     r"consistent\s+with|compatible\s+with|concerning\s+for|suspicious\s+for|worrisome\s+for|indicat\w*|secondary\s+to|"
-    r"due\s+to|rather\s+than|following|after|removal\s+of|terminat\w*|tip|courses?|ends?)\b",
-    re.IGNORECASE,
+    r"due\s+to|rather\s+than|following|after|removal\s+of|terminat\w*|tip|courses?|ends?)\b"
 )
-_NO_BOTH = re.compile(
-    r"\s+(?:absent|present|stable|new|old|seen|noted|small|large|likely|clear|\w+ed)\b", re.IGNORECASE
-)
-_COMPARED = re.compile(r"\b(?:compared|relative)\s+(?:with|to)\s+(?:the\s+)?$", re.IGNORECASE)
-_FAR = re.compile(r"[;:]|\b(?:but|terminat\w*|tip|courses?|ends?|however|although)\b", re.IGNORECASE)
-_JOINT = re.compile(r"^\s*(?:,|and|or|nor|,\s*(?:and|or)|as\s+well\s+as|plus)?\s*$", re.IGNORECASE)
-_PREPOSITION = re.compile(
-    r"\b(?:in|on|at|within|over|of|throughout|involving|along|overlying|to|into|towards?|near)\b", re.IGNORECASE
-)
-_NEIGHBOUR = re.compile(
-    r"\b(?:adjacent|associated|overlying|underlying|accompanying|compressive|surrounding)\b", re.IGNORECASE
-)
+_NO_BOTH = pattern(r"\s+(?:absent|present|stable|new|old|seen|noted|small|large|likely|clear|\w+ed)\b")
+_COMPARED = pattern(r"\b(?:compared|relative)\s+(?:with|to)\s+(?:the\s+)?$")
+_FAR = pattern(r"[;:]|\b(?:but|terminat\w*|tip|courses?|ends?|however|although)\b")
+_JOINT = pattern(r"^\s*(?:,|and|or|nor|,\s*(?:and|or)|as\s+well\s+as|plus)?\s*$")
+_PREPOSITION = pattern(r"\b(?:in|on|at|within|over|of|throughout|involving|along|overlying|to|into|towards?|near)\b")
+_NEIGHBOUR = pattern(r"\b(?:adjacent|associated|overlying|underlying|accompanying|compressive|surrounding)\b")
 
 
-SMALL_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "is are was were be been being appears appear remains remain has have within the of in a an at its this that "
-        "there mildly moderately severely markedly slightly minimally borderline grossly stable again now mild moderate "
-        "severe marked slight minimal top upper limit limits size contour not no longer right left both bilateral "
-        "bilaterally posterior lateral anterior under beneath below on overall also still likely essentially entirely well",
-    )
+SMALL_WORDS = words(
+    "is are was were be been being appears appear remains remain has have within the of in a an at its this that "
+    "there mildly moderately severely markedly slightly minimally borderline grossly stable again now mild moderate "
+    "severe marked slight minimal top upper limit limits size contour not no longer right left both bilateral "
+    "bilaterally posterior lateral anterior under beneath below on overall also still likely essentially entirely well"
 )
 
 
@@ -229,7 +222,7 @@ def normal(word: str) -> str:
     return word
 
 
-_PRIOR = re.compile(rf"(?<!as )(?<!like )(?<!since )(?<!unlike ){_EARLIER}", re.IGNORECASE)
+_PRIOR = pattern(rf"(?<!as )(?<!like )(?<!since )(?<!unlike ){_EARLIER}")
 
 ENGLISH = Language(
     code="en",
@@ -247,10 +240,10 @@ ENGLISH = Language(
         aside=_ASIDE,
         same_subject=_SAME_SUBJECT,
         own_verb=_OWN_VERB,
-        restart=re.compile(r"\band\s+(?:there|the|a|an)\b", re.IGNORECASE),
+        restart=pattern(r"\band\s+(?:there|the|a|an)\b"),
         prior=_PRIOR,
         told=any_of(OF_EARLIER),
-        negation=re.compile(r"\b(?:not|no longer|never)\b", re.IGNORECASE),
+        negation=pattern(r"\b(?:not|no longer|never)\b"),
     ),
     places=PlaceWords(
         lobes=_LOBES,
@@ -266,7 +259,7 @@ ENGLISH = Language(
         joint=_JOINT,
         preposition=_PREPOSITION,
         neighbour=_NEIGHBOUR,
-        opening=re.compile(r"\bthere\b", re.IGNORECASE),
+        opening=pattern(r"\bthere\b"),
         introduced=re.compile(r"\b(?:a|an|there|no)\s+(?:\w+\s+)?$|\bwith\b|\bsuggest\w*|\blikely\b"),
         behind=frozenset(),
         words=place_pattern(_LOBES, _SIDES, _ZONES),

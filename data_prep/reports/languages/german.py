@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .base import CueTable, Grammar, Language, PlaceWords, any_of, place_pattern
+from .base import CueTable, Grammar, Language, PlaceWords, any_of, pattern, place_pattern, table, words
 
 _SEEN = (
     r"(?:nachweisbar|nachzuweisen|nachgewiesen|abgrenzbar|abzugrenzen|abgebildet|erkennbar|zu\s+erkennen|sichtbar|zu\s+sehen|gesehen|"
@@ -84,15 +84,13 @@ NEGATIVE_BEFORE = (
     r"\bnegativ\s+f[üu]e?r\b",
     r"\bnicht\s+(?:mehr\s+)?(?=(?:von\s+|vom\s+)?[a-zäöü]+(?:em|en|er)?\s)",
 )
-_BREAK = re.compile(
+_BREAK = pattern(
     r";|[.!?]\s|\b(?:aber|jedoch|hingegen|w[äa]e?hrend|allerdings|obwohl|obgleich|au(?:ss|ß)er|abgesehen\s+von|bis\s+auf|sondern|wobei|bei|"
-    r"infolge|aufgrund|trotz|dabei|dagegen|daneben|zudem|mit\s+ausnahme)\b",
-    re.IGNORECASE,
+    r"infolge|aufgrund|trotz|dabei|dagegen|daneben|zudem|mit\s+ausnahme)\b"
 )
-_VERB = re.compile(
+_VERB = pattern(
     r"\b(?:ist|sind|war|waren|zeigt|zeigen|besteht|bestehen|hat|haben|findet|finden|bleibt|bleiben|liegt|liegen|stellt|stellen|"
-    r"imponiert|imponieren|erscheint|erscheinen|projiziert|persistiert|persistieren)\b",
-    re.IGNORECASE,
+    r"imponiert|imponieren|erscheint|erscheinen|projiziert|persistiert|persistieren)\b"
 )
 _SIZES = (
     r"(?:eine?[nrms]?|der|die|das|es|klein\w*|gering\w*|m[äa]e?(?:ss|ß)ig\w*|gro(?:ss|ß)\w*|ausgepr[äa]e?gt\w*|deutlich\w*|diskret\w*|"
@@ -110,68 +108,30 @@ _CUES: CueTable = (
     (any_of(NEGATIVE_BEFORE), "absent", (True,)),
 )
 
-_SIDES = dict.fromkeys(
-    ("rechts", "rechtsseitig", "rechtsseitige", "rechtsseitiger", "rechtsseitigen", "rechtsseitiges"), "right"
+_LOBES = table(
+    {
+        ("bilateral", "lower"): "bibasal",
+        ("bilateral", "upper"): "biapikal",
+        ("left", "mid"): "lingula",
+        ("left", "lower"): "retrokardial retrokardiale",
+    }
 )
-_SIDES |= dict.fromkeys(("rechte", "rechter", "rechten", "rechtes", "re"), "right")
-_SIDES |= {word.replace("recht", "link"): "left" for word in _SIDES if word != "re"}
-_SIDES |= dict.fromkeys(
-    (
-        "beidseits",
-        "beidseitig",
-        "beidseitige",
-        "beidseitiger",
-        "beidseitigen",
-        "bilateral",
-        "bilaterale",
-        "bilateraler",
-        "bds",
-        "beide",
-        "beiden",
-        "beider",
-    ),
-    "bilateral",
+_SIDES = table(
+    {
+        "right": "rechts rechtsseitig rechtsseitige rechtsseitiger rechtsseitigen rechtsseitiges rechte rechter "
+        "rechten rechtes re",
+        "left": "links linksseitig linksseitige linksseitiger linksseitigen linksseitiges linke linker linken "
+        "linkes li",
+        "bilateral": "beidseits beidseitig beidseitige beidseitiger beidseitigen bilateral bilaterale bilateraler bds "
+        "beide beiden beider",
+    }
 )
-_SIDES["li"] = "left"
-_LOBES = {
-    "bibasal": ("bilateral", "lower"),
-    "biapikal": ("bilateral", "upper"),
-    "lingula": ("left", "mid"),
-    "retrokardial": ("left", "lower"),
-    "retrokardiale": ("left", "lower"),
-}
-_ZONES = dict.fromkeys(
-    (
-        "oberlappen",
-        "oberfeld",
-        "oberfelder",
-        "apikal",
-        "apikale",
-        "apikaler",
-        "spitze",
-        "spitzen",
-        "apex",
-        "ol",
-        "lungenspitze",
-    ),
-    "upper",
-)
-_ZONES |= dict.fromkeys(("mittellappen", "mittelfeld", "mittelfelder", "ml"), "mid")
-_ZONES |= dict.fromkeys(
-    (
-        "unterlappen",
-        "unterfeld",
-        "unterfelder",
-        "basal",
-        "basale",
-        "basaler",
-        "basales",
-        "basalen",
-        "basis",
-        "ul",
-        "lungenbasis",
-    ),
-    "lower",
+_ZONES = table(
+    {
+        "upper": "oberlappen oberfeld oberfelder apikal apikale apikaler spitze spitzen apex ol lungenspitze",
+        "mid": "mittellappen mittelfeld mittelfelder ml",
+        "lower": "unterlappen unterfeld unterfelder basal basale basaler basales basalen basis ul lungenbasis",
+    }
 )
 
 _SUFFIX = re.compile(r"(?:ern|en|er|es|em|e|n|s)$")
@@ -206,59 +166,42 @@ GERMAN = Language(
         cues=_CUES,
         end=_BREAK,
         verb=_VERB,
-        new_item=re.compile(rf"(?:,|\bund\b|,\s*und\b|\bmit\b|\bsowie\b)\s+{_SIZES}(?!\w)", re.IGNORECASE),
-        comma=re.compile(r",\s*(?!und\b|oder\b|noch\b)", re.IGNORECASE),
-        alternative=re.compile(r"\b(?:oder|noch)\b", re.IGNORECASE),
+        new_item=pattern(rf"(?:,|\bund\b|,\s*und\b|\bmit\b|\bsowie\b)\s+{_SIZES}(?!\w)"),
+        comma=pattern(r",\s*(?!und\b|oder\b|noch\b)"),
+        alternative=pattern(r"\b(?:oder|noch)\b"),
         either=any_of(EITHER),
-        aside=re.compile(r",\s*(?:der|die|das|welche[rs]?)\b[^,;]*,", re.IGNORECASE),
-        same_subject=re.compile(
-            r"(?:,\s*)?\b(?:aber|jedoch|und|welche[rs]?|wobei)\s+(?=(?:ist|sind|hat|haben|kann|aktuell|jetzt|diese[rs]?)\b|$)[^,;]*$",
-            re.IGNORECASE,
+        aside=pattern(r",\s*(?:der|die|das|welche[rs]?)\b[^,;]*,"),
+        same_subject=pattern(
+            r"(?:,\s*)?\b(?:aber|jedoch|und|welche[rs]?|wobei)\s+(?=(?:ist|sind|hat|haben|kann|aktuell|jetzt|diese[rs]?)\b|$)[^,;]*$"
         ),
-        own_verb=re.compile(
+        own_verb=pattern(
             r"\s*\b(?:ist|sind|war|waren|hat|haben|kann|k[öo]e?nnen|l[äa]e?(?:ss|ß)t|lassen|sich|wird|werden|aktuell|derzeit|jetzt|beide|auch|"
-            r"sicher|hier)\s*$",
-            re.IGNORECASE,
+            r"sicher|hier)\s*$"
         ),
-        restart=re.compile(r"\bund\s+(?:es|der|die|das|eine?)\b", re.IGNORECASE),
-        told=re.compile(rf"^\W*{_PREVIOUS}\s+(?:war|waren|zeigt\w*|fand\w*|bestand\w*|hatte\w*)\b", re.IGNORECASE),
-        prior=re.compile(rf"(?<!wie ){_PREVIOUS}", re.IGNORECASE),
-        negation=re.compile(r"\b(?:nicht|kein\w*)\b", re.IGNORECASE),
+        restart=pattern(r"\bund\s+(?:es|der|die|das|eine?)\b"),
+        told=pattern(rf"^\W*{_PREVIOUS}\s+(?:war|waren|zeigt\w*|fand\w*|bestand\w*|hatte\w*)\b"),
+        prior=pattern(rf"(?<!wie ){_PREVIOUS}"),
+        negation=pattern(r"\b(?:nicht|kein\w*)\b"),
     ),
     places=PlaceWords(
         lobes=_LOBES,
         sides=_SIDES,
         zones=_ZONES,
-        no_side=re.compile(r"\s+(?:herz\w*|vorhof\w*|ventrikel\w*|hauptbronchus|arm\w*)", re.IGNORECASE),
+        no_side=pattern(r"\s+(?:herz\w*|vorhof\w*|ventrikel\w*|hauptbronchus|arm\w*)"),
         no_zone=re.compile(r"(?!)"),
-        separator=re.compile(
-            r"[,;:]|\b(?:und|oder|noch|sowie|mit|ohne|aber|versus|vs|dd|vereinbar|verd\w*chtig|am\s+ehesten|bei|nach|statt)\b",
-            re.IGNORECASE,
+        separator=pattern(
+            r"[,;:]|\b(?:und|oder|noch|sowie|mit|ohne|aber|versus|vs|dd|vereinbar|verd\w*chtig|am\s+ehesten|bei|nach|statt)\b"
         ),
         both=frozenset(),
         no_both=re.compile(r"(?!)"),
-        compared=re.compile(r"(?:verglichen\s+mit|im\s+vergleich\s+zu[rm]?|als)\s+(?:der\s+|dem\s+)?$", re.IGNORECASE),
-        far=re.compile(r"[;:]|\b(?:aber|jedoch|hingegen|w\w*hrend)\b", re.IGNORECASE),
-        joint=re.compile(r"^\s*(?:,|und|oder|noch|,\s*(?:und|oder)|sowie)?\s*$", re.IGNORECASE),
-        preposition=re.compile(r"\b(?:in|im|an|am|auf|der|des|[üu]e?ber|zum|zur|bei)\b", re.IGNORECASE),
-        neighbour=re.compile(r"\b(?:angrenzend\w*|begleitend\w*|assoziiert\w*|benachbart\w*)\b", re.IGNORECASE),
-        opening=re.compile(r"\b(?:zeigt|findet|besteht|stellt)\b", re.IGNORECASE),
-        introduced=re.compile(r"\b(?:eine?[nrms]?|kein\w*)\s+(?:\w+\s+)?$|\bmit\b|\bv\.a\.", re.IGNORECASE),
-        behind=frozenset(
-            {
-                "rechts",
-                "links",
-                "beidseits",
-                "bds",
-                "re",
-                "li",
-                "rechtsseitig",
-                "linksseitig",
-                "beidseitig",
-                "basal",
-                "apikal",
-            }
-        ),
+        compared=pattern(r"(?:verglichen\s+mit|im\s+vergleich\s+zu[rm]?|als)\s+(?:der\s+|dem\s+)?$"),
+        far=pattern(r"[;:]|\b(?:aber|jedoch|hingegen|w\w*hrend)\b"),
+        joint=pattern(r"^\s*(?:,|und|oder|noch|,\s*(?:und|oder)|sowie)?\s*$"),
+        preposition=pattern(r"\b(?:in|im|an|am|auf|der|des|[üu]e?ber|zum|zur|bei)\b"),
+        neighbour=pattern(r"\b(?:angrenzend\w*|begleitend\w*|assoziiert\w*|benachbart\w*)\b"),
+        opening=pattern(r"\b(?:zeigt|findet|besteht|stellt)\b"),
+        introduced=pattern(r"\b(?:eine?[nrms]?|kein\w*)\s+(?:\w+\s+)?$|\bmit\b|\bv\.a\."),
+        behind=words("rechts links beidseits bds re li rechtsseitig linksseitig beidseitig basal apikal"),
         words=place_pattern(_LOBES, _SIDES, _ZONES),
     ),
 )

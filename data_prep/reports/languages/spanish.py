@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .base import CueTable, Grammar, Language, PlaceWords, any_of, place_pattern
+from .base import CueTable, Grammar, Language, PlaceWords, any_of, pattern, place_pattern, table
 
 _SEEN = (
     r"(?:observ\w*|apreci\w*|identific\w*|visualiz\w*|evidenci\w*|detect\w*|objetiv\w*|demuestr\w*|demostr\w*|ve|ven|vis(?:to|tos)|"
@@ -74,26 +74,21 @@ NEGATIVE_BEFORE = (
     r"\b(?:en\s+lugar\s+de|en\s+vez\s+de|mas\s+que)\b",
     r"\b(?:sin|no|ni|tampoco|nunca|niega|ningun\w*)\b",
 )
-_BREAK = re.compile(
+_BREAK = pattern(
     r";|[.!?]\s|\b(?:pero|aunque|salvo|excepto|sin\s+embargo|no\s+obstante|mientras|sino|a\s+excepcion\s+de|debid\w*\s+a|"
-    r"secundari\w*\s+a|a\s+pesar\s+de|aparte\s+de|ademas\s+de|asociad\w*\s+a|en\s+contexto\s+de|en\s+paciente)\b",
-    re.IGNORECASE,
+    r"secundari\w*\s+a|a\s+pesar\s+de|aparte\s+de|ademas\s+de|asociad\w*\s+a|en\s+contexto\s+de|en\s+paciente)\b"
 )
-_VERB = re.compile(
+_VERB = pattern(
     r"\b(?:es|son|esta|estan|hay|existe|existen|muestra\w*|presenta\w*|persiste\w*|aparece\w*|tiene\w*|se\s+(?:observ|apreci|"
-    r"identific|visualiz|evidenci)\w*)\b",
-    re.IGNORECASE,
+    r"identific|visualiz|evidenci)\w*)\b"
 )
 _SIZES = (
     r"(?:pequen\w*|minim\w*|leve\w*|moderad\w*|gran|grande\w*|sever\w*|importante\w*|marcad\w*|discret\w*|estable\w*|conocid\w*|"
     r"persist\w*|residual\w*|cronic\w*|posible\w*|probable\w*|bilateral\w*|aument\w*|un|una|unos|unas|el|la|los|las|signos|"
     r"cambios|imagen\w*|se|hay|existe\w*|\w+mente)"
 )
-_TOLD = re.compile(
-    rf"^\W*{_PREVIOUS}[^,;.]{{0,60}},?\s+(?:se\s+(?:\w+ba|vio|vieron|\w+aron|\w+o)|habia|existia|hubo)\b",
-    re.IGNORECASE,
-)
-_PRIOR = re.compile(rf"(?<!como )(?<!igual que ){_PREVIOUS}", re.IGNORECASE)
+_TOLD = pattern(rf"^\W*{_PREVIOUS}[^,;.]{{0,60}},?\s+(?:se\s+(?:\w+ba|vio|vieron|\w+aron|\w+o)|habia|existia|hubo)\b")
+_PRIOR = pattern(rf"(?<!como )(?<!igual que ){_PREVIOUS}")
 
 _CUES: CueTable = (
     (any_of(PSEUDO), None, (True,)),
@@ -105,33 +100,32 @@ _CUES: CueTable = (
     (any_of(NEGATIVE_BEFORE), "absent", (True,)),
 )
 
-_SIDES = {
-    f"{stem}{end}": side
-    for stem, side in (("derech", "right"), ("izquierd", "left"))
-    for end in ("o", "a", "os", "as", "")
-}
-_SIDES |= {"dcho": "right", "dcha": "right", "izdo": "left", "izda": "left", "izq": "left", "der": "right"}
-_SIDES |= dict.fromkeys(("bilateral", "bilaterales", "bilateralmente", "ambos", "ambas"), "bilateral")
-_LOBES = {
-    "lsd": ("right", "upper"),
-    "lm": ("right", "mid"),
-    "lid": ("right", "lower"),
-    "lsi": ("left", "upper"),
-    "lii": ("left", "lower"),
-    "lingula": ("left", "mid"),
-    "lingular": ("left", "mid"),
-    "retrocardiaco": ("left", "lower"),
-    "retrocardiaca": ("left", "lower"),
-    "bibasal": ("bilateral", "lower"),
-    "bibasales": ("bilateral", "lower"),
-    "biapical": ("bilateral", "upper"),
-    "biapicales": ("bilateral", "upper"),
-}
-_ZONES = dict.fromkeys(
-    ("superior", "superiores", "apical", "apicales", "apice", "apices", "vertice", "vertices"), "upper"
+_LOBES = table(
+    {
+        ("right", "upper"): "lsd",
+        ("right", "mid"): "lm",
+        ("right", "lower"): "lid",
+        ("left", "upper"): "lsi",
+        ("left", "lower"): "lii retrocardiaco retrocardiaca",
+        ("left", "mid"): "lingula lingular",
+        ("bilateral", "lower"): "bibasal bibasales",
+        ("bilateral", "upper"): "biapical biapicales",
+    }
 )
-_ZONES |= dict.fromkeys(("medio", "media", "medios"), "mid")
-_ZONES |= dict.fromkeys(("inferior", "inferiores", "base", "bases", "basal", "basales"), "lower")
+_SIDES = table(
+    {
+        "right": "derecho derecha derechos derechas derech dcho dcha der",
+        "left": "izquierdo izquierda izquierdos izquierdas izquierd izdo izda izq",
+        "bilateral": "bilateral bilaterales bilateralmente ambos ambas",
+    }
+)
+_ZONES = table(
+    {
+        "upper": "superior superiores apical apicales apice apices vertice vertices",
+        "mid": "medio media medios",
+        "lower": "inferior inferiores base bases basal basales",
+    }
+)
 
 _SUFFIX = re.compile(
     r"(?:aciones|acion|iciones|icion|amientos?|imientos?|adas|ados|ada|ado|idas|idos|ida|ido|ares|ar|ales|al|iones|ion|es|os|"
@@ -167,39 +161,36 @@ SPANISH = Language(
         cues=_CUES,
         end=_BREAK,
         verb=_VERB,
-        new_item=re.compile(rf"(?:,|\by\b|,\s*y\b|\be\b|\bcon\b)\s+{_SIZES}(?!\w)", re.IGNORECASE),
-        comma=re.compile(r",\s*(?!y\b|o\b|u\b|ni\b)", re.IGNORECASE),
-        alternative=re.compile(r"\b(?:o|u|ni)\b", re.IGNORECASE),
+        new_item=pattern(rf"(?:,|\by\b|,\s*y\b|\be\b|\bcon\b)\s+{_SIZES}(?!\w)"),
+        comma=pattern(r",\s*(?!y\b|o\b|u\b|ni\b)"),
+        alternative=pattern(r"\b(?:o|u|ni)\b"),
         either=any_of(EITHER),
-        aside=re.compile(r",\s*(?:que|el\s+cual|la\s+cual)\b[^,;]*,", re.IGNORECASE),
-        same_subject=re.compile(r"(?:,\s*)?\b(?:pero|aunque|que)\s+(?=(?:se|ha|han|no|ya)\b|$)[^,;]*$", re.IGNORECASE),
-        own_verb=re.compile(r"\s*\b(?:es|son|esta|estan|se|ha|han|sido|ya|ambos|todos|\w+mente)\s*$", re.IGNORECASE),
-        restart=re.compile(r"\by\s+(?:hay|se|un|una|el|la)\b", re.IGNORECASE),
+        aside=pattern(r",\s*(?:que|el\s+cual|la\s+cual)\b[^,;]*,"),
+        same_subject=pattern(r"(?:,\s*)?\b(?:pero|aunque|que)\s+(?=(?:se|ha|han|no|ya)\b|$)[^,;]*$"),
+        own_verb=pattern(r"\s*\b(?:es|son|esta|estan|se|ha|han|sido|ya|ambos|todos|\w+mente)\s*$"),
+        restart=pattern(r"\by\s+(?:hay|se|un|una|el|la)\b"),
         prior=_PRIOR,
         told=_TOLD,
-        negation=re.compile(r"\bno\b", re.IGNORECASE),
+        negation=pattern(r"\bno\b"),
     ),
     places=PlaceWords(
         lobes=_LOBES,
         sides=_SIDES,
         zones=_ZONES,
         no_side=re.compile(r"(?!)"),
-        no_zone=re.compile(r"\s+(?:de\s+la\s+normalidad|abdominal|lumbar|cervical)", re.IGNORECASE),
-        separator=re.compile(
+        no_zone=pattern(r"\s+(?:de\s+la\s+normalidad|abdominal|lumbar|cervical)"),
+        separator=pattern(
             r"[,;:]|\b(?:y|e|o|u|ni|con|sin|asi\s+como|pero|versus|vs|suger\w*|sugest\w*|compatib\w*|probab\w*|posib\w*|en\s+relacion|"
-            r"secundari\w*|tras)\b",
-            re.IGNORECASE,
+            r"secundari\w*|tras)\b"
         ),
         both=frozenset(),
         no_both=re.compile(r"(?!)"),
-        compared=re.compile(
-            r"(?:respecto|comparad\w*|que)\s+(?:con\s+|al?\s+)?(?:el\s+|la\s+|lado\s+)*$", re.IGNORECASE
-        ),
-        far=re.compile(r"[;:]|\b(?:pero|aunque|mientras|sin\s+embargo)\b", re.IGNORECASE),
-        joint=re.compile(r"^\s*(?:,|y|e|o|u|ni|,\s*(?:y|o)|asi\s+como)?\s*$", re.IGNORECASE),
-        preposition=re.compile(r"\b(?:en|a|sobre|de|del|hacia|por)\b", re.IGNORECASE),
-        neighbour=re.compile(r"\b(?:adyacente|asociad\w*|subyacente|acompanante|compresiv\w*)\b", re.IGNORECASE),
-        opening=re.compile(r"\b(?:hay|se|existe\w*)\b", re.IGNORECASE),
+        compared=pattern(r"(?:respecto|comparad\w*|que)\s+(?:con\s+|al?\s+)?(?:el\s+|la\s+|lado\s+)*$"),
+        far=pattern(r"[;:]|\b(?:pero|aunque|mientras|sin\s+embargo)\b"),
+        joint=pattern(r"^\s*(?:,|y|e|o|u|ni|,\s*(?:y|o)|asi\s+como)?\s*$"),
+        preposition=pattern(r"\b(?:en|a|sobre|de|del|hacia|por)\b"),
+        neighbour=pattern(r"\b(?:adyacente|asociad\w*|subyacente|acompanante|compresiv\w*)\b"),
+        opening=pattern(r"\b(?:hay|se|existe\w*)\b"),
         introduced=re.compile(r"\b(?:un|una|hay|sin|no)\s+(?:\w+\s+)?$|\bcon\b|\bsuger\w*|\bprobab\w*"),
         behind=frozenset([*_SIDES, *_ZONES, *_LOBES]) - {"ambos", "ambas"},
         words=place_pattern(_LOBES, _SIDES, _ZONES),

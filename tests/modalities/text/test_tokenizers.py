@@ -206,7 +206,7 @@ def test_the_most_frequent_pair_is_merged_first() -> None:
 
 def test_training_gives_the_same_pieces_in_another_process() -> None:
     script = (
-        "from vlp.modalities.text.tokenizers.load import *; from tests.test_tokenize import REPORTS, KINDS\n"
+        "from tests.modalities.text.test_tokenizers import *\n"
         "print(build_tokenizer(KINDS['wordpiece'], REPORTS).fingerprint, "
         "build_tokenizer(KINDS['sentencepiece'], REPORTS).fingerprint)"
     )

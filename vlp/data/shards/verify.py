@@ -151,7 +151,7 @@ def _not_listed(path: Path, columns: Columns) -> int:
     with open_regular(path) as file:
         for entry in entries:
             is_listed = any(offset in listed for offset, _ in entry.members.values())
-            if is_listed or not images(entry.members) or is_mask_key(entry.key, keys):
+            if is_listed or not images(tuple(entry.members)) or is_mask_key(entry.key, keys):
                 continue
             data = {}
             for name, (offset, size) in entry.members.items():

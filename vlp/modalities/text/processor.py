@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
@@ -56,5 +56,5 @@ class TextProcessor(Processor[str, "Tokens"]):
         self.tokenizer.save(Path(folder) / FOLDER)
 
     @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        return cls(load_tokenizer(Path(folder) / FOLDER))
+    def load(cls, folder: Path | str, trust: Collection[str] = ()) -> Self:
+        return cls(load_tokenizer(Path(folder) / FOLDER, trust))

@@ -11,7 +11,10 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from vlp.core.errors import ConfigError
+
 from .person_words import DIGITS, RUN, PersonWords, folded
+from .spec import TextSpec
 
 LONGEST_WORD = 100
 """Characters; a longer word is nothing to learn from."""
@@ -40,6 +43,19 @@ class SharedWords:
     patients: int
     least: int
     left_out: int
+
+    @classmethod
+    def of_recipe(cls, spec: TextSpec, texts: Iterable[str] | None) -> SharedWords:
+        """Count the words that a recipe's tokenizer is trained on; raises ConfigError where there are no texts."""
+        if texts is None:
+            raise ConfigError(
+                f"tokenizer.path: a {spec.kind} tokenizer without a path is trained, and there are no texts"
+            )
+        return cls.count(texts, spec.shared_by)
+
+    def summary(self) -> dict[str, int]:
+        """Return what a tokenizer says of its training (`Tokenizer.trained`)."""
+        return {"patients": self.patients, "min_patients": self.least, "words_left_out": self.left_out}
 
     @classmethod
     def count(cls, texts: Iterable[str], min_patients: int) -> SharedWords:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
+from vlp.core.registry import Registry
+
+from ..optimizer import OptimConfig
 
 if TYPE_CHECKING:
     from ..train_step import Chunk, TrainStep
@@ -27,13 +31,14 @@ class EngineConfig:
     """How the step is spread over processes and in which precision.
 
     `torch`: DDP, or with `shard` FSDP2. `deepspeed`: ZeRO stage `zero`, `offload` of the optimiser to the CPU, and
-    `extra`, a JSON file of DeepSpeed keys of one's own. `precision: auto` is bf16 on a GPU that has it and fp32 elsewhere
-    (bf16 on a CPU is 25 times slower, and fp16 there is for tests); fp16 is not for `zero` 1 to 3. `timeout_minutes` bounds
-    every collective. `compile` hands the model to torch.compile. To trade compute for memory, see the towers' own
-    `checkpointing`, and `train.accumulate`.
+    `extra`, a JSON file of DeepSpeed keys of one's own. `my_package.my_module:MyEngine`: one's own.
+
+    `precision: auto` is bf16 on a GPU that has it and fp32 elsewhere (bf16 on a CPU is 25 times slower, and fp16 there is
+    for tests); fp16 is not for `zero` 1 to 3. `timeout_minutes` bounds every collective. `compile` hands the model to
+    torch.compile. To trade compute for memory, see the towers' own `checkpointing`, and `train.accumulate`.
     """
 
-    kind: Literal["torch", "deepspeed"] = "torch"
+    kind: str = "torch"
     shard: bool = False
     zero: Literal[0, 1, 2, 3] = 1
     offload: Literal["none", "cpu"] = "none"
@@ -55,53 +60,65 @@ class StepReport:
     grad_norm: Tensor
 
 
-class Engine(Protocol):
+class Engine(ABC):
     """What the loop asks of an engine. All methods are collective: every rank calls them, in the same order."""
 
-    module: TrainStep
-    precision: str
+    def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
+        self.module = step.to(device)
+        self.device, self.config, self.optim = device, config, optim
+        self.precision = resolve_precision(config, device)
 
+    @abstractmethod
     def forward(self, batch: Batch, progress: float, **chunk: Unpack[Chunk]) -> Losses:
         """Run `TrainStep.forward`."""
-        ...
 
+    @abstractmethod
     def embed(self, batch: Batch) -> ModelOutput:
         """Run the model alone."""
-        ...
 
+    @abstractmethod
     def backward(self, loss: Tensor, is_scaled: bool = False) -> None:
         """Add the gradients of a loss; `is_scaled`: it was built from gradients that carry fp16's loss scale already."""
-        ...
 
+    @abstractmethod
     def accumulating(self) -> Any:
         """Return a context for several forward-backward pairs before one `step`."""
-        ...
 
-    def step(self, share: float) -> StepReport:
-        """Average over ranks, clip, and update with `share` of the learning rate.
+    @abstractmethod
+    def step(self, lr_scale: float) -> StepReport:
+        """Average over ranks, clip, and update with `lr_scale` times the learning rate.
 
         A gradient that overflows in fp16 updates nothing; in other precisions one that is not finite spoils the
         parameters, which the loop finds before it saves them.
         """
-        ...
 
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write parameters and optimiser state."""
-        ...
 
+    @abstractmethod
     def load(self, folder: Path) -> None:
         """Read what `save` of any engine at any number of ranks wrote."""
-        ...
 
+    @abstractmethod
     def weights(self, part: Part = "model") -> dict[str, Tensor]:
         """Return the full fp32 state dict of the model or of the objectives on rank 0, on the CPU; {} elsewhere."""
-        ...
 
+    @abstractmethod
     def scalars(self) -> dict[str, float]:
         """Return small numbers that belong to the state (fp16's loss scale)."""
-        ...
 
-    def set_scalars(self, values: dict[str, float]) -> None: ...
+    @abstractmethod
+    def set_scalars(self, values: dict[str, float]) -> None:
+        """Take over what `scalars` returned before the run was resumed."""
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Return the buffers that are part of the state, as they are called there."""
+        kept = self.module.state_dict().keys()
+        return {f"buffer.{name}": value for name, value in self.module.named_buffers() if name in kept}
+
+
+engines = Registry[type[Engine]]("engine", package="vlp.train.engines")
 
 
 def resolve_precision(config: EngineConfig, device: torch.device) -> str:

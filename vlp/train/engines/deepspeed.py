@@ -25,7 +25,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError
 
 from ..optimizer import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
-from .base import EngineConfig, Part, StepReport, clip_gradients, resolve_precision
+from .base import Engine, EngineConfig, Part, StepReport, clip_gradients, engines
 from .state import read_state, write_state
 
 if TYPE_CHECKING:
@@ -94,13 +94,12 @@ def _add(written: Mapping[str, Any], own: Any, file: str, path: str) -> dict[str
     return merged
 
 
-class DeepSpeedEngine:
+@engines.register("deepspeed")
+class DeepSpeedEngine(Engine):
     """A `TrainStep` under `deepspeed.initialize`."""
 
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
-        self.module = step.to(device)
-        self.device, self.config, self.optim = device, config, optim
-        self.precision = resolve_precision(config, device)
+        super().__init__(step, optim, config, device)
         self.groups = parameter_groups(step, optim)
         self.names = [(name, parameter) for name, parameter in step.named_parameters()]
         settings = deepspeed_config(config, optim, self.precision)
@@ -147,8 +146,8 @@ class DeepSpeedEngine:
         """Clip at stage 0, where DeepSpeed would not tell the norm."""
         self._norm = clip_gradients(list(self.module.parameters()), self.optim.clip)
 
-    def step(self, share: float) -> StepReport:
-        lr = set_learning_rate(self.inner, self.optim, share)
+    def step(self, lr_scale: float) -> StepReport:
+        lr = set_learning_rate(self.inner, self.optim, lr_scale)
         self.engine.step()
         for parameter, low, high in self.bounded:
             self._bound(parameter, low, high)
@@ -184,8 +183,7 @@ class DeepSpeedEngine:
             if not distributed.is_main():
                 state.clear()
         if distributed.is_main():
-            kept = self.module.state_dict().keys()
-            state.update({f"buffer.{name}": value for name, value in self.module.named_buffers() if name in kept})
+            state |= self.buffers()
         write_state({name: value.detach().cpu() for name, value in state.items()}, folder)
 
     def load(self, folder: Path) -> None:
@@ -197,9 +195,7 @@ class DeepSpeedEngine:
             if name in trained:
                 state[f"step.{name}"] = torch.zeros(1)
                 state.update({f"{key}.{name}": torch.zeros(shape) for key in MOMENTS})
-        kept = self.module.state_dict().keys()
-        buffers = {f"buffer.{name}": value for name, value in self.module.named_buffers() if name in kept}
-        present = read_state(state | buffers, folder)
+        present = read_state(state | self.buffers(), folder)
         started = {name for name in trained if f"step.{name}" in present}
         self._start_moments({name: float(state[f"step.{name}"]) for name in started})
         for name, parameter in self.names:

@@ -20,7 +20,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 
 from ..optimizer import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
-from .base import EngineConfig, Part, StepReport, autocast, average_gradients, clip_gradients, resolve_precision
+from .base import Engine, EngineConfig, Part, StepReport, autocast, average_gradients, clip_gradients, engines
 from .state import read_state, write_state
 
 if TYPE_CHECKING:
@@ -46,13 +46,12 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return found
 
 
-class TorchEngine:
+@engines.register("torch")
+class TorchEngine(Engine):
     """One process, DDP, or FSDP2 over all processes."""
 
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
-        self.module = step.to(device)
-        self.device, self.config, self.optim = device, config, optim
-        self.precision = resolve_precision(config, device)
+        super().__init__(step, optim, config, device)
         self.is_sharded = config.shard and distributed.is_distributed()
         self.is_ddp = distributed.is_distributed() and not config.shard
         self._is_accumulating = False
@@ -108,11 +107,11 @@ class TorchEngine:
             yield
         self._is_unreduced = True
 
-    def step(self, share: float) -> StepReport:
+    def step(self, lr_scale: float) -> StepReport:
         if self._is_unreduced:
             average_gradients(list(self.module.parameters()))
             self._is_unreduced = False
-        lr = set_learning_rate(self.optimizer, self.optim, share)
+        lr = set_learning_rate(self.optimizer, self.optim, lr_scale)
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(list(self.module.parameters()), self.optim.clip)
@@ -129,15 +128,11 @@ class TorchEngine:
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"param.{name}": value.detach() for name, value in self.module.named_parameters()}
-        state.update({f"buffer.{name}": value for name, value in self._buffers().items()})
+        state |= self.buffers()
         for name, parameter in self._trained().items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 state[f"{key}.{name}"] = value
         return state
-
-    def _buffers(self) -> dict[str, Tensor]:
-        kept = self.module.state_dict().keys()
-        return {name: value for name, value in self.module.named_buffers() if name in kept}
 
     def _trained(self) -> dict[str, nn.Parameter]:
         named = [zip(group["names"], group["params"], strict=True) for group in self.groups]
@@ -145,7 +140,7 @@ class TorchEngine:
 
     def load(self, folder: Path) -> None:
         state: dict[str, Tensor] = {f"param.{name}": value.detach() for name, value in self.module.named_parameters()}
-        state.update({f"buffer.{name}": value for name, value in self._buffers().items()})
+        state |= self.buffers()
         for name, parameter in self._trained().items():
             # Fused AdamW counts on the parameter's device, the plain one on the CPU.
             place = parameter.device if self.optimizer.defaults["fused"] else "cpu"

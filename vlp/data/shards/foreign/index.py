@@ -106,7 +106,7 @@ class Findings:
 
 
 def _is_read(name: str) -> bool:
-    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images([name]))
+    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images((name,)))
 
 
 def archives_of(folder: Path) -> list[str]:
@@ -192,7 +192,7 @@ def apply_choices(entry: Entry, choices: Choices) -> None:
     """Call the chosen members of a sample by names that are read, and drop those that were not chosen."""
     if choices.image is not None:
         chosen = entry.members.get(choices.image.lower())
-        for other in images(entry.members):
+        for other in images(tuple(entry.members)):
             del entry.members[other]
         if chosen is not None:
             entry.members.pop(choices.image.lower(), None)

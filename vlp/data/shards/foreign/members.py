@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from vlp.core.errors import ConfigError
 
@@ -69,9 +70,10 @@ def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
     return bool(_MASK_OF_ANOTHER.fullmatch(last)) or key[: len(key) - len(last) - 1] in others
 
 
-def images(members: Iterable[str]) -> list[str]:
+@lru_cache(maxsize=1024)  # the samples of a set have the same few sets of members
+def images(members: tuple[str, ...]) -> tuple[str, ...]:
     """Return the members that may be a sample's image: by their ending, masks apart."""
-    return sorted(name for name in members if name.rpartition(".")[2] in IMAGE_ENDINGS and not is_mask(name))
+    return tuple(sorted(name for name in members if name.rpartition(".")[2] in IMAGE_ENDINGS and not is_mask(name)))
 
 
 def numbered_texts(members: Iterable[str]) -> list[str]:

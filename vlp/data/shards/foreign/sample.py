@@ -1,4 +1,4 @@
-"""A sample of another tool's shards: which of its fields and members are the report, captions, ids and labels.
+"""A record of another tool's shards: which of its fields and members are the report, captions, ids and labels.
 
 What is left out or guessed without loss of the sample (a label that is a probability, the encoding of a text) is counted
 in the caller's `told`. A CellError quotes no value: a field may hold a report or an id.
@@ -10,11 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from vlp.sample import Report, Sample
-
 from ...tables.cells import CellError, absent, describe, identity, word
 from ...tables.labels import label_value, names_in
-from ..sample_check import read_box, read_items, read_mention, read_report
 from .members import CAPTION_MEMBERS, CHOSEN_TEXT, TEXT_MEMBERS, numbered_texts, split_of_word
 
 REPORT_FIELDS = ("report", "text")
@@ -28,20 +25,15 @@ SECTIONS = (
 PATIENT_FIELDS, STUDY_FIELDS = ("patient", "patient_id", "subject_id"), ("study", "study_id")
 
 
-def foreign_sample(
-    key: str,
-    record: Mapping[str, Any],
-    members: Mapping[str, bytes],
-    image: bytes,
-    masks: Mapping[str, bytes],
-    told: Counter[str],
-    text_field: str = "",
-) -> Sample:
-    """Return the sample of a record and members that are not ours. Raises CellError and the like for what is no sample's.
+def foreign_record(
+    key: str, record: Mapping[str, Any], members: Mapping[str, bytes], told: Counter[str], text_field: str = ""
+) -> dict[str, Any]:
+    """Return what a record and members that are not ours hold as a record of `Sample.to_json`, its values not yet checked.
 
-    The member or the field `text_field` of the record that the user chose is the only text of the sample.
+    The member or the field `text_field` of the record that the user chose is the only text of the sample. Raises CellError
+    and the like for what is no sample's.
     """
-    captions: tuple[str, ...] = ()
+    captions: list[str] = []
     if CHOSEN_TEXT in members:
         report = report_of(read_text(members[CHOSEN_TEXT], CHOSEN_TEXT, told))
     elif not absent(record.get(text_field)):
@@ -53,29 +45,27 @@ def foreign_sample(
             f"samples without a text have a field {name[:40]!r} in their json" for name in record if name.isprintable()
         )
     groups = record.get("groups")
-    return Sample(
-        key=key,
-        image=image,
-        report=report,
-        captions=captions,
-        study=_first_id(record, STUDY_FIELDS),
-        patient=_first_id(record, PATIENT_FIELDS),
-        modality=word(record.get("modality"), "modality"),
-        view=word(record.get("view"), "view"),
-        labels=labels_of(record.get("labels"), told),
-        concepts=read_items(record, "concepts", read_mention),
-        boxes=read_items(record, "boxes", read_box),
-        masks=masks,
-        groups=_words(groups) if isinstance(groups, Mapping) else {},
-        split=split_of_word(word(record.get("split"), "split") or ""),
-        source=word(record.get("source"), "source") or "",
-        licence=word(record.get("licence"), "licence", 200) or word(record.get("license"), "license", 200) or "",
-    )
+    return {
+        "key": key,
+        "report": report,
+        "captions": captions,
+        "study": _first_id(record, STUDY_FIELDS),
+        "patient": _first_id(record, PATIENT_FIELDS),
+        "modality": word(record.get("modality"), "modality"),
+        "view": word(record.get("view"), "view"),
+        "labels": labels_of(record.get("labels"), told),
+        "concepts": record.get("concepts"),
+        "boxes": record.get("boxes"),
+        "groups": _words(groups) if isinstance(groups, Mapping) else {},
+        "split": split_of_word(word(record.get("split"), "split") or ""),
+        "source": word(record.get("source"), "source"),
+        "licence": word(record.get("licence"), "licence", 200) or word(record.get("license"), "license", 200),
+    }
 
 
 def _texts_of(
     record: Mapping[str, Any], members: Mapping[str, bytes], told: Counter[str]
-) -> tuple[Report | None, tuple[str, ...]]:
+) -> tuple[Mapping[str, Any] | None, list[str]]:
     """Return the report and the captions of a sample, by the usual names of fields and members."""
     report = next((report_of(record[name]) for name in REPORT_FIELDS if not absent(record.get(name))), None)
     if report is None:
@@ -83,10 +73,10 @@ def _texts_of(
     if report is None:
         texts = (read_text(members[name], name, told) for name in TEXT_MEMBERS if name in members)
         report = next((report_of(text) for text in texts), None)
-    captions = next((captions_of(record[name]) for name in CAPTION_FIELDS if not absent(record.get(name))), ())
+    captions = next((captions_of(record[name]) for name in CAPTION_FIELDS if not absent(record.get(name))), [])
     if not captions:
         texts = (read_text(members[name], name, told) for name in CAPTION_MEMBERS if name in members)
-        captions = next((captions_of(text) for text in texts), ())
+        captions = next((captions_of(text) for text in texts), [])
     if not captions:
         captions = captions_of([read_text(members[name], name, told) for name in numbered_texts(members)])
     return report, captions
@@ -112,23 +102,23 @@ def read_text(data: bytes, member: str, told: Counter[str]) -> str:
     return text.strip()
 
 
-def report_of(value: Any) -> Report | None:
+def report_of(value: Any) -> Mapping[str, Any] | None:
     """Return a report: a text, a list of its sentences, its sections by name, or what `Sample.to_json` writes.
 
     None where nothing is said; raises CellError for anything else.
     """
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
-        return read_report(value)
+        return value
     if isinstance(value, Mapping):
         return _from_sections(value)
     if isinstance(value, (list, tuple)):
         text, spans = _joined([_text(sentence, "report") for sentence in value])
-        return Report(text, sentences=tuple(spans)) if text else None
+        return {"text": text, "sentences": spans} if text else None
     text = _text(value, "report")
-    return Report(text) if text else None
+    return {"text": text} if text else None
 
 
-def _from_sections(parts: Mapping[Any, Any]) -> Report | None:
+def _from_sections(parts: Mapping[Any, Any]) -> Mapping[str, Any] | None:
     named = {str(name).strip().lower().replace(" ", "_"): part for name, part in parts.items()}
     if any(name not in SECTIONS and not absent(part) for name, part in named.items()):
         raise CellError(
@@ -140,7 +130,7 @@ def _from_sections(parts: Mapping[Any, Any]) -> Report | None:
         texts[name] = _joined([_text(item, name) for item in (part if isinstance(part, (list, tuple)) else [part])])[0]
     said = {name: text for name, text in texts.items() if text}
     text, spans = _joined(list(said.values()))
-    return Report(text, sections=dict(zip(said, spans, strict=True))) if text else None
+    return {"text": text, "sections": dict(zip(said, spans, strict=True))} if text else None
 
 
 def _joined(parts: list[str]) -> tuple[str, list[tuple[int, int]]]:
@@ -152,10 +142,10 @@ def _joined(parts: list[str]) -> tuple[str, list[tuple[int, int]]]:
     return " ".join(filter(None, parts)), spans
 
 
-def captions_of(value: Any) -> tuple[str, ...]:
+def captions_of(value: Any) -> list[str]:
     """Return the captions in a field, one text each; raises CellError for what is no text."""
     values = value if isinstance(value, (list, tuple)) else [value]
-    return tuple(text for value in values if (text := _text(value, "captions")))
+    return [text for value in values if (text := _text(value, "captions"))]
 
 
 def _text(value: Any, name: str) -> str:

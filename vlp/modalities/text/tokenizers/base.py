@@ -10,19 +10,25 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 
 from vlp.batch import Tokens
+from vlp.core.config import ConfigError, config, to_tree, validate
 from vlp.core.output import write_whole
+from vlp.core.registry import Registry
+from vlp.core.untrusted import MAX_TOKENIZER, MIB, read_json, read_regular
+
+from ..spec import TextSpec
 
 FILE = "vlp_tokenizer.json"
 MAX_WORD = 1000
+MAX_LENGTH = 1 << 20
 LEFT_OUT = (
     "trained on the texts of {patients} patients without names, dates and numbers that a pattern finds, runs of digits, and "
     "{words_left_out} words that fewer than {min_patients} patients share or that look like names"
@@ -92,16 +98,62 @@ def without_long_words(text: str) -> str:
     return text
 
 
+@config
+class SavedTokenizer:
+    """What `vlp_tokenizer.json` holds."""
+
+    kind: str
+    length: int
+    overflow: Literal["truncate", "error"]
+    fingerprint: str
+    files: tuple[str, ...]
+    trained: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not 3 <= self.length <= MAX_LENGTH:
+            raise ValueError(f"length: expected 3 to {MAX_LENGTH}, found {self.length}")
+        if self.trained and set(self.trained) != {"patients", "min_patients", "words_left_out"}:
+            raise ValueError("trained: expected the numbers patients, min_patients, words_left_out")
+
+    @classmethod
+    def read(cls, path: Path) -> SavedTokenizer:
+        """Read the file; raises ConfigError."""
+        try:
+            tree = read_json(path, MIB)
+            known = {key: tree[key] for key in set(tree) & {item.name for item in fields(cls)}}
+        except OSError as error:
+            raise ConfigError(f"cannot read a tokenizer from {path}: {error.strerror}") from None
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"cannot read a tokenizer from {path}: {error}") from None
+        return validate(cls, known, str(path))
+
+
 class Tokenizer(ABC):
     """What every kind shares: padding, the map of words, the overflow policy, saving."""
 
     kind: ClassVar[str]
+    """The name that it is saved and found by: the registered one, or `module:Class`."""
     length: int
     overflow: str
     vocab_size: int
     pad_id: int
     trained: dict[str, int] | None = None
     """How it was trained here: patients, patients that share each word, words left out; None where it was not."""
+
+    @classmethod
+    @abstractmethod
+    def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> Tokenizer:
+        """Return the tokenizer that a recipe asks for, trained on `texts` where `needs_texts`; raises ConfigError."""
+
+    @classmethod
+    @abstractmethod
+    def read(cls, folder: Path, length: int, overflow: str) -> Self:
+        """Return what `save` wrote; raises ConfigError."""
+
+    @classmethod
+    def needs_texts(cls, spec: TextSpec) -> bool:
+        """Return whether `build` trains the tokenizer."""
+        return False
 
     @abstractmethod
     def _pieces(self, texts: list[str]) -> Pieces:
@@ -152,12 +204,24 @@ class Tokenizer(ABC):
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files().items():
             write_whole(folder / name, content)
-        record = {
-            "kind": self.kind,
-            "length": self.length,
-            "overflow": self.overflow,
-            "fingerprint": self.fingerprint,
-            "files": sorted(self.files()),
-            "trained": self.trained,
-        }
-        write_whole(folder / FILE, json.dumps(record, indent=2) + "\n")
+        overflow: Literal["truncate", "error"] = "error" if self.overflow == "error" else "truncate"
+        record = SavedTokenizer(
+            kind=self.kind,
+            length=self.length,
+            overflow=overflow,
+            fingerprint=self.fingerprint,
+            files=tuple(sorted(self.files())),
+            trained=self.trained,
+        )
+        write_whole(folder / FILE, json.dumps(to_tree(record), indent=2) + "\n")
+
+
+tokenizer_kinds = Registry[type[Tokenizer]]("tokenizer", package="vlp.modalities.text.tokenizers")
+
+
+def read_file(path: Path | str) -> bytes:
+    """Return a file that a recipe or a saved tokenizer is made of; raises ConfigError."""
+    try:
+        return read_regular(path, MAX_TOKENIZER)
+    except OSError as error:
+        raise ConfigError(f"tokenizer.path: cannot read {path}: {error.strerror}") from None

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Self
 
 from vlp.core.errors import ConfigError
 from vlp.core.untrusted import open_gzip
 
-from .base import Pieces, Row, Tokenizer
+from ..spec import TextSpec
+from .base import Pieces, Row, Tokenizer, read_file, tokenizer_kinds
 
+FILE = "merges.txt.gz"
 MERGES = 1 << 26
 """Bytes that open_clip's merges unpack to at most; its own have 3 million."""
 
 
+@tokenizer_kinds.register("open_clip")
 class OpenClipTokenizer(Tokenizer):
     """open_clip's lower-cased byte-pair encoding, with the offsets that it does not give itself."""
 
@@ -22,6 +27,14 @@ class OpenClipTokenizer(Tokenizer):
     def __init__(self, merges: bytes | None, length: int, overflow: str) -> None:
         self.merges, self.length, self.overflow = merges, length, overflow
         self._build()
+
+    @classmethod
+    def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> Self:
+        return cls(read_file(spec.path) if spec.path else None, spec.length, spec.overflow)
+
+    @classmethod
+    def read(cls, folder: Path, length: int, overflow: str) -> Self:
+        return cls(read_file(folder / FILE) if (folder / FILE).is_file() else None, length, overflow)
 
     def _build(self) -> None:
         import tempfile
@@ -76,7 +89,7 @@ class OpenClipTokenizer(Tokenizer):
         return Pieces.of(found)
 
     def files(self) -> dict[str, bytes]:
-        return {} if self.merges is None else {"merges.txt.gz": self.merges}
+        return {} if self.merges is None else {FILE: self.merges}
 
 
 def align(clean: str, text: str) -> list[tuple[int, int]]:

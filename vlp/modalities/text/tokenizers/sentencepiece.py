@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import json
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
+
+from vlp.core.errors import ConfigError
+from vlp.core.untrusted import read_json
 
 from ..person_words import folded
 from ..shared_words import SharedWords
-from .base import Pieces, Row, Tokenizer, TokenizerError
+from ..spec import TextSpec
+from .base import Pieces, Row, Tokenizer, TokenizerError, read_file, tokenizer_kinds
 
 LINE = 800
 """Characters of a line given to sentencepiece."""
 
 
+@tokenizer_kinds.register("sentencepiece")
 class SentencePieceTokenizer(Tokenizer):
     """A sentencepiece model, framed by its begin and end tokens where it has them.
 
@@ -29,6 +35,30 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, model: bytes, length: int, overflow: str, siglip: Siglip | None = None) -> None:
         self.model, self.length, self.overflow, self.siglip = model, length, overflow, siglip
         self._build()
+
+    @classmethod
+    def needs_texts(cls, spec: TextSpec) -> bool:
+        return spec.path is None
+
+    @classmethod
+    def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> Self:
+        if spec.path:
+            return cls.read(Path(spec.path), spec.length, spec.overflow)
+        shared = SharedWords.of_recipe(spec, texts)
+        trained = cls(train_sentencepiece(shared, spec.vocab_size), spec.length, spec.overflow)
+        trained.trained = shared.summary()
+        return trained
+
+    @classmethod
+    def read(cls, folder: Path, length: int, overflow: str) -> Self:
+        """Read a sentencepiece model, a file or `spiece.model` in a folder, as the `tokenizer_config.json` beside it says."""
+        path = folder / "spiece.model" if folder.is_dir() else folder
+        model, setup = read_file(path), path.with_name("tokenizer_config.json")
+        try:
+            siglip = Siglip.of(read_json(setup)) if setup.exists() else None
+            return cls(model, length, overflow, siglip)
+        except (OSError, ValueError, RuntimeError, AttributeError) as error:
+            raise ConfigError(f"tokenizer.path: cannot read {path}: {str(error)[:200]}") from None
 
     def _build(self) -> None:
         from sentencepiece import SentencePieceProcessor

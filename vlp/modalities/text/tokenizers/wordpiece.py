@@ -7,12 +7,16 @@ order in which it meets pieces follows a hash map, and so its vocabulary may dif
 from __future__ import annotations
 
 import heapq
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..shared_words import SharedWords
+from ..spec import TextSpec
+from . import base
+from .hf import FastTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -20,6 +24,28 @@ if TYPE_CHECKING:
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 Pair = tuple[str, str]
+
+
+@base.tokenizer_kinds.register("wordpiece")
+class WordPieceTokenizer(FastTokenizer):
+    """Word pieces that are trained here, or read from a path; saved as what they are from then on, a fast tokenizer."""
+
+    @classmethod
+    def needs_texts(cls, spec: TextSpec) -> bool:
+        return spec.path is None
+
+    @classmethod
+    def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> base.Tokenizer:
+        if spec.path:
+            return super().build(spec, texts)
+        shared = SharedWords.of_recipe(spec, texts)
+        backend = train(shared, spec.vocab_size)
+        names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
+        setup = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": spec.length, **names}
+        extra = {"tokenizer_config.json": (json.dumps(setup, indent=2) + "\n").encode()}
+        trained = cls(backend, extra, SPECIAL.index("[PAD]"), spec.length, spec.overflow)
+        trained.trained = shared.summary()
+        return trained
 
 
 def train(shared: SharedWords, vocab_size: int, lower: bool = True, max_alphabet: int = 500) -> Tokenizer:
