@@ -145,10 +145,6 @@ CASES = [
         ("image", "prompts"), prompts=slice(0, 3),
     ),
     Case(
-        "assertion/patches", {"kind": "assertion", "findings": FINDINGS, "patch_weight": 0.5},
-        lambda x, b, p: o.assertion(x, b, 0.5), ("image", "prompts", "patches"), prompts=slice(0, 3),
-    ),
-    Case(
         "multi_text", {"kind": "multi_text", "texts": FACETS}, lambda x, b, p: o.multi_text(x, b),
         ("image", "prompts"), prompts=slice(3, 6),
     ),

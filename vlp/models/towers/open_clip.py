@@ -6,7 +6,7 @@ These towers project into the joint space themselves, so their heads are usually
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,17 @@ from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import did_you_mean
 from vlp.modalities.text.processor import TextShape
 
-from .base import Features, ImageTower, OpenClipForm, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
+from .base import (
+    Features,
+    ImageTower,
+    OpenClipForm,
+    TextFeatures,
+    TextTower,
+    Tower,
+    TowerConfig,
+    image_towers,
+    text_towers,
+)
 from .patch_grid import to_map, trace_tower
 
 if TYPE_CHECKING:
@@ -62,22 +72,43 @@ def read_config(options: OpenClipConfig, part: str, where: str) -> dict[str, Any
     return {"embed_dim": int(tree["embed_dim"]), part: dict(tree[part]), "quick_gelu": bool(tree.get("quick_gelu"))}
 
 
-@image_towers.register("open_clip")
-class OpenClipImageTower(ImageTower):
-    """`pooled` is projected, [B, embed_dim]; cells are the tokens or the map before the projection."""
+class OpenClipTower(Tower):
+    """What image and text towers of open_clip do alike: they are a `part` of its models' configurations, and rebuilt by it."""
 
     Config = OpenClipConfig
     config: OpenClipConfig
+    part: ClassVar[str]
+    tree: dict[str, Any]
+    model: Any
+
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), "model": None, "config": self.tree}
+
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        if head.kind != "none":
+            raise UnsupportedByFormat(
+                f"open_clip's {self.side} tower projects by itself and takes no head of kind {head.kind!r} behind it: "
+                f"export with --format vlp, or train with model.{self.side}_head.kind=none"
+            )
+        config = {key: value for key, value in self.tree[self.part].items() if key != "output_tokens"}
+        return OpenClipForm(config, self.model.state_dict(), shared={"quick_gelu": bool(self.tree["quick_gelu"])})
+
+
+@image_towers.register("open_clip")
+class OpenClipImageTower(OpenClipTower, ImageTower):
+    """`pooled` is projected, [B, embed_dim]; patch tokens are the tokens or the map before the projection."""
+
+    part = "vision_cfg"
 
     def __init__(self, config: OpenClipConfig, spec: ImageSpec) -> None:
         from open_clip.model import _build_vision_tower
 
         super().__init__()
-        self.config, self.tree = config, read_config(config, "vision_cfg", "model.image")
+        self.config, self.tree = config, read_config(config, self.part, "model.image")
         vision = self.tree["vision_cfg"]
         vision.update(image_size=spec.size, timm_model_pretrained=False, output_tokens=False)
         try:
-            self.model: Any = _build_vision_tower(self.tree["embed_dim"], vision, self.tree["quick_gelu"])
+            self.model = _build_vision_tower(self.tree["embed_dim"], vision, self.tree["quick_gelu"])
         except (TypeError, AssertionError) as error:
             raise ConfigError(f"model.image.config.vision_cfg: open_clip does not take it: {error}") from None
         self.width = self.tree["embed_dim"]
@@ -152,25 +183,18 @@ class OpenClipImageTower(ImageTower):
         model = self.model.trunk if hasattr(self.model, "trunk") else self.model
         model.set_grad_checkpointing(True)
 
-    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
-        return _own_form(self, "vision_cfg", head)
-
-    def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), "model": None, "config": self.tree}
-
 
 @text_towers.register("open_clip")
-class OpenClipTextTower(TextTower):
+class OpenClipTextTower(OpenClipTower, TextTower):
     """open_clip's text transformer; `pooled` is projected, [B, embed_dim], states are before the projection."""
 
-    Config = OpenClipConfig
-    config: OpenClipConfig
+    part = "text_cfg"
 
     def __init__(self, config: OpenClipConfig, shape: TextShape) -> None:
         from open_clip.model import _build_text_tower
 
         super().__init__()
-        self.config, self.tree = config, read_config(config, "text_cfg", "model.text")
+        self.config, self.tree = config, read_config(config, self.part, "model.text")
         text = self.tree["text_cfg"]
         if text.get("hf_model_name"):
             raise ConfigError(
@@ -190,7 +214,7 @@ class OpenClipTextTower(TextTower):
         if pooling == "eos":
             text["eos_id"] = shape.closing_id
         try:
-            self.model: Any = _build_text_tower(self.tree["embed_dim"], text, self.tree["quick_gelu"])
+            self.model = _build_text_tower(self.tree["embed_dim"], text, self.tree["quick_gelu"])
         except (TypeError, AssertionError) as error:
             raise ConfigError(f"model.text.config.text_cfg: open_clip does not take it: {error}") from None
         self.width, self.state_width = self.tree["embed_dim"], self.model.ln_final.normalized_shape[0]
@@ -215,20 +239,3 @@ class OpenClipTextTower(TextTower):
 
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)
-
-    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
-        return _own_form(self, "text_cfg", head)
-
-    def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), "model": None, "config": self.tree}
-
-
-def _own_form(tower: OpenClipImageTower | OpenClipTextTower, part: str, head: HeadConfig) -> OpenClipForm:
-    """Return a tower of open_clip's as it is; raises UnsupportedByFormat for a head after its own projection."""
-    if head.kind != "none":
-        raise UnsupportedByFormat(
-            f"open_clip's {tower.side} tower projects by itself and takes no head of kind {head.kind!r} behind it: "
-            f"export with --format vlp, or train with model.{tower.side}_head.kind=none"
-        )
-    config = {key: value for key, value in tower.tree[part].items() if key != "output_tokens"}
-    return OpenClipForm(config, tower.model.state_dict(), shared={"quick_gelu": bool(tower.tree["quick_gelu"])})
