@@ -7,6 +7,7 @@ such that the mean over ranks is the loss of the whole batch, and data paralleli
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
@@ -123,6 +124,13 @@ def mean_over_ranks(losses: Tensor, counted: Tensor) -> Tensor:
     """Return this rank's share of the mean of `losses` where `counted` (bool), over all ranks; 0 where nothing is."""
     total = distributed.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
     return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / total)
+
+
+def log_scale(scale: float, key: str = "scale") -> float:
+    """Return the start of a log scale; raises ConfigError outside of the range that the optimiser keeps scales in."""
+    if not 1 <= scale <= 100:
+        raise ConfigError(f"{key}: the logit scale is kept within 1..100, found {scale}")
+    return math.log(scale)
 
 
 def as_scalar(parameter: Tensor | None) -> Tensor:

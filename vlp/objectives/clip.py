@@ -5,12 +5,10 @@ Radford et al., *Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-import math
-
 from vlp.batch import Batch, Losses, ModelOutput
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 
-from .base import Objective, as_scalar, l2_normalize, objectives
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import info_nce
 from .functional.positives import Positives, RankRows, needs_of, relation
 
@@ -39,10 +37,8 @@ class Clip(Objective[ClipConfig]):
 
     def __init__(self, config: ClipConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         self.needs = frozenset({"logit_scale"}) | needs_of(config.positives)
-        self.scale_init = (math.log(config.scale), None)
+        self.scale_init = (log_scale(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

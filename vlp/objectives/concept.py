@@ -18,7 +18,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, l2_normalize, objectives
+from .base import Objective, l2_normalize, log_scale, objectives
 from .clip import clip_loss
 from .functional.info_nce import over_ranks
 from .functional.patch_pooling import Pool, pooled_similarity
@@ -100,15 +100,14 @@ class Concept(Objective[ConceptConfig]):
             raise ConfigError("per: report joins concepts for the sigmoid loss only: use loss: sigmoid")
         if min(config.temperature, config.gamma) <= 0 or not 0 <= config.image_to_concept <= 1:
             raise ConfigError(f"temperature and gamma must be above 0, image_to_concept in 0..1, found {config}")
-        if not (1 <= config.scale <= 100 and 1 <= config.align_scale <= 100):
-            raise ConfigError(f"scale, align_scale: logit scales are kept within 1..100, found {config}")
         needs = {"patches", "tokens", "spans"} if config.of == "spans" else {"patches", "phrases"}
         if config.align != "none":
             needs |= {"logit_scale", "logit_bias"} if config.align == "siglip" else {"logit_scale"}
-            self.scale_init = (math.log(config.align_scale), config.align_bias if config.align == "siglip" else None)
+            start = log_scale(config.align_scale, "align_scale")
+            self.scale_init = (start, config.align_bias if config.align == "siglip" else None)
         self.needs = frozenset(needs) | needs_of(config.positives)
         if config.loss == "sigmoid":
-            self.concept_logit_scale = nn.Parameter(torch.tensor([math.log(config.scale)]))
+            self.concept_logit_scale = nn.Parameter(torch.tensor([log_scale(config.scale)]))
             self.concept_logit_bias = nn.Parameter(torch.tensor([config.bias]))
 
     def bounds(self) -> dict[str, tuple[float, float]]:

@@ -6,17 +6,16 @@ Wang, Wu, Agarwal, Sun, *MedCLIP: Contrastive Learning from Unpaired Medical Ima
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Batch, Losses, ModelOutput
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, as_scalar, l2_normalize, objectives
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import over_ranks
 from .functional.positives import RankRows
 
@@ -44,12 +43,10 @@ class MedClip(Objective[MedClipConfig]):
 
     def __init__(self, config: MedClipConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         wanted = {"labels", "logit_scale"}
         wanted |= {"extras.text_labels"} if config.text_labels == "mentions" else set()
         self.needs = frozenset(wanted | ({"text_view"} if config.views == 2 else set()))
-        self.scale_init = (math.log(config.scale), None)
+        self.scale_init = (log_scale(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -5,7 +5,6 @@ Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, as_scalar, l2_normalize, objectives
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import diagonal, is_small
 from .functional.positives import PositiveRelation, Positives, RankRows, needs_of, relation
 from .functional.tiled import SigmoidSum
@@ -93,14 +92,12 @@ class SigLip(Objective[SigLipConfig]):
 
     def __init__(self, config: SigLipConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         if config.exchange == "ring" and config.positives != "diagonal":
             raise ConfigError(
                 f"positives: {config.positives} needs to know the texts of all ranks: use exchange: gather, not ring"
             )
         self.needs = frozenset({"logit_scale", "logit_bias"}) | needs_of(config.positives)
-        self.scale_init = (math.log(config.scale), config.bias)
+        self.scale_init = (log_scale(config.scale), config.bias)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -7,13 +7,12 @@ Silva-Rodríguez et al., *A Foundation Language-Image Model of the Retina* (FLAI
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, as_scalar, l2_normalize, objectives
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import info_nce
 from .functional.positives import PositiveRelation, RankRows, label_relation
 
@@ -40,12 +39,10 @@ class UniCl(Objective[UniClConfig]):
 
     def __init__(self, config: UniClConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         if config.by == "category" and config.match == "overlap":
             raise ConfigError("match: overlap compares sets of findings: use it with by: labels")
         self.needs = frozenset({"logit_scale", "labels" if config.by == "labels" else "extras.category"})
-        self.scale_init = (math.log(config.scale), None)
+        self.scale_init = (log_scale(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
