@@ -99,7 +99,7 @@ class DualEncoder(nn.Module):
         self.needs = frozenset(needs)
         self.provided = find_needs(self.needs)
         self.uses: frozenset[Part] = frozenset().union(*(need.uses for need in self.provided))
-        self.scale_init = scale_init
+        self.scale_init, self.mask_share = scale_init, config.mask_share
         local = "patch_head" in self.uses or config.image_head.add_patches is not None
         if not local:
             image_tower.drop_local_branch()
@@ -163,11 +163,6 @@ class DualEncoder(nn.Module):
             need.compute(self, batch, computed, output)
         self._embed_short_texts(output, batch)
         return output
-
-    @property
-    def mask_share(self) -> float:
-        """The share of the patches that `masked_patches` blanks out."""
-        return self.config.mask_share
 
     def embed_patches(self, image: Tensor) -> Tensor:
         """Embed the patches of images -> [B, P, D]."""

@@ -59,7 +59,7 @@ def to_map(final: Tensor, prefix: int, layout: str) -> Tensor:
     side = math.isqrt(cells.shape[1])
     if side * side != cells.shape[1]:
         raise ValueError(f"{cells.shape[1]} patch tokens are no square")
-    return cells.transpose(1, 2).unflatten(2, (side, side))
+    return cells.transpose(1, 2).reshape(cells.shape[0], cells.shape[2], side, side)
 
 
 def trace_grid(tower: nn.Module, run: Callable[[], Shape | None], size: Shape) -> Grid | None:
