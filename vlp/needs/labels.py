@@ -11,7 +11,7 @@ from torch import Tensor
 from vlp.core.config import ConfigError
 from vlp.sample import PRESENT, UNCERTAIN, UNKNOWN, Sample
 
-from .assertions import asserted
+from .assertions import finding_assertions
 from .base import DataSetup, Need, Rows, needs
 
 
@@ -78,4 +78,4 @@ class TextLabels(Labels):
 
     def collate(self, rows: Rows) -> Tensor:
         pairs = zip(rows.samples, rows.shown, strict=True)
-        return self._table([asserted(shown.mentions(sample), self.labels) for sample, shown in pairs])
+        return self._table([finding_assertions(shown.mentions(sample), self.labels) for sample, shown in pairs])
