@@ -23,8 +23,7 @@ from vlp.data.config import TextView
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
-from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.processor import Augment, ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 RANDOM = {"augment": Augment(shift=0.2, noise=0.1), "text": TextView(subset=0.5)}
