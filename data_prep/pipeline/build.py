@@ -26,8 +26,7 @@ from vlp.core.output import partial_of, remove, whole
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
 
-from ..privacy.identifiers import IdHasher, read_key
-from ..privacy.phi_scan import VARIABLE
+from ..privacy.identifiers import VARIABLE, IdHasher, read_key
 from ..reports.languages.detect import UNREAD
 from ..sources.base import Reject, sources
 from ..splits.split import parse_shares

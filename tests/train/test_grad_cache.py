@@ -15,7 +15,7 @@ from vlp.train.engines.torch import TorchEngine
 from vlp.train.grad_cache import accumulate_gradients, check_accumulation
 from vlp.train.optimizer import OptimConfig
 
-ASSERTION = {"kind": "assertion", "findings": {one: one for one in FINDINGS}, "patch_weight": 0.5}
+ASSERTION = {"kind": "assertion", "findings": {one: one for one in FINDINGS}}
 PHRASES = {"kind": "concept", "align": "none", "of": "phrases", "pool": "lse", "loss": "softmax"}
 MEDSLIP = {
     "kind": "medslip", "findings": list(FINDINGS), "places": PLACES, "width": 8, "layers": 1, "heads": 2, "negatives": 1,
