@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vlp.core.config import config
-from vlp.core.untrusted import open_regular, parse_json
+from vlp.core.untrusted import open_regular, parse_object
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
 from vlp.sample import Report, Sample
@@ -131,13 +131,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open_regular(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                try:
-                    row = parse_json(line)
-                except ValueError as error:
-                    raise SourceError(f"{path}, line {number}: not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise SourceError(f"{path}, line {number}: expected a JSON object")
-                yield row
+                yield parse_object(line, f"{path}, line {number}", SourceError)
 
 
 def _report(row: dict[str, Any]) -> Report | None:

@@ -203,7 +203,7 @@ def _holder() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started": start_time(os.getpid()),
-        "launchers": launchers(os.getpid()),
+        "launchers": {launcher.pid: start_time(launcher.pid) for launcher in launchers(os.getpid())},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300],
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }

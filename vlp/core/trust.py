@@ -15,7 +15,7 @@ from typing import Any
 
 from .config import ConfigError
 from .registry import Registry
-from .untrusted import check_files, read_json
+from .untrusted import check_files, read_object
 
 LOADERS = frozenset(
     {
@@ -98,8 +98,6 @@ LIBRARIES = ("timm", "transformers", "open_clip")
 
 FILES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".npz", ".npy", ".pkl", ".py", ".so")
 DEEPEST = 8
-LARGEST = 1 << 24
-"""Bytes of a configuration that is read at most; real ones are some kilobytes."""
 
 
 def refuse_loaders(options: Any, where: str) -> None:
@@ -116,19 +114,6 @@ def refuse_loaders(options: Any, where: str) -> None:
     elif isinstance(options, (list, tuple)):
         for value in options:
             refuse_loaders(value, where)
-
-
-def read_small_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a configuration file of others; raises ConfigError for what is none, or is larger than 16 MB."""
-    try:
-        tree = read_json(path, LARGEST)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"cannot read {path}: expected a mapping, found {type(tree).__name__}")
-    return tree
 
 
 @contextmanager
@@ -154,7 +139,7 @@ def check_model_folder(folder: Path, where: str) -> None:
         raise ConfigError(f"{where}: {error.filename}: {error.strerror}") from None
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            refuse_loaders(read_small_json(folder / name), f"{where}: {name}")
+            refuse_loaders(read_object(folder / name), f"{where}: {name}")
 
 
 def refuse_paths(options: Any, where: str, depth: int = 0) -> None:

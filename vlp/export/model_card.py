@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vlp.core.config import ConfigError, read_yaml
-from vlp.core.untrusted import read_json, read_text
+from vlp.core.untrusted import MAX_TEXT, read_object, read_text
 from vlp.core.version import __version__
 from vlp.modalities.text.tokenizers.base import LEFT_OUT, Tokenizer
 
@@ -97,11 +97,8 @@ def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    try:
-        tree: dict[str, Any] = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--results: cannot read {path}: {error}") from None
-    if not isinstance(tree, dict) or "tasks" not in tree:
+    tree = read_object(path, MAX_TEXT)
+    if "tasks" not in tree:
         raise ConfigError(f"--results: {path} is no results file of vlp-eval")
     return tree
 
