@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from .errors import ConfigError
 from .process import is_alive, launchers, start_time
-from .untrusted import replacing
+from .untrusted import read_object, replacing
 
 LOCK = ".vlp.lock"
 LOCKS = ".vlp*.lock"
@@ -216,13 +216,10 @@ def _words(holder: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_symlink() or not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """Return what a lock file says; {} for a link, a missing file and any other content."""
+    with suppress(ConfigError):
+        return {} if path.is_symlink() else read_object(path)
+    return {}
 
 
 def _write(descriptor: int, content: dict[str, Any]) -> None:

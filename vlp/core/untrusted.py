@@ -147,6 +147,15 @@ def parse_json(data: bytes | str) -> Any:
     return from_json(data, allow_inf_nan=False)
 
 
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dictionary (`object_pairs_hook`); raises ValueError for a key given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:40]!r} is given twice")
+    return found
+
+
 def parse_object(data: bytes | str, where: str, kind: type[ConfigError] = ConfigError) -> dict[str, Any]:
     """Return the JSON object in a text that messages call `where`; raises `kind` for anything else."""
     try:

@@ -2,22 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import cv2
 import numpy as np
 
 from vlp.core.config import config
-
-from ..geometry import Geometry as Geometry
-from ..geometry import resample_grid as resample_grid
-from .decode import MAX_PIXELS as MAX_PIXELS
-from .decode import ImageError as ImageError
-from .decode import decode as decode
-from .decode import to_channels as to_channels
-
-if TYPE_CHECKING:
-    pass
 
 
 @config
@@ -42,7 +30,8 @@ class Augment:
     flip: bool = False
 
 
-def _recolour(square: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+def recolour(square: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Return pixels blurred, brightened and with noise, each as `augment` draws it."""
     if augment.blur:
         sigma = float(rng.uniform(0, augment.blur))
         square = cv2.GaussianBlur(square, (0, 0), sigma) if sigma > 0.05 else square

@@ -19,7 +19,7 @@ from vlp.core.untrusted import read_json
 
 from ..base import Processor, processors
 from ..geometry import Geometry
-from .augment import Augment, _recolour
+from .augment import Augment, recolour
 from .decode import decode_native, to_channels
 from .resize import resize
 from .spec import ImageSpec
@@ -118,7 +118,7 @@ class ImageProcessor(Processor[np.ndarray, "Tensor"]):
             geometry = geometry.rotated(degrees)
         if augment.flip and rng.random() < 0.5:
             square, geometry = square[:, ::-1], geometry.flipped()
-        return self._tensor(_recolour(square, augment, rng)), geometry
+        return self._tensor(recolour(square, augment, rng)), geometry
 
     def collate(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return inputs [C, S, S] as a batch [B, C, S, S]; B may be 0."""

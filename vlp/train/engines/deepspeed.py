@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Local, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError
+from vlp.core.untrusted import unique_pairs
 
 from ..optimizer import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
 from .base import Engine, EngineConfig, Part, StepReport, clip_gradients, engines
@@ -61,20 +62,12 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, precision: str) -
         return written
     path = Path(engine.extra)
     try:
-        own = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_pairs)
+        own = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_pairs)
     except FileNotFoundError:
         raise ConfigError(f"engine.extra: no such file: {path}") from None
     except ValueError as error:
         raise ConfigError(f"engine.extra: {path}: {error}") from None
     return _add(written, own, str(path), "")
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"key {key!r} is given twice")
-    return dict(pairs)
 
 
 def _add(written: Mapping[str, Any], own: Any, file: str, path: str) -> dict[str, Any]:
