@@ -11,8 +11,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -130,10 +130,9 @@ class DeepSpeedEngine(Engine):
         """Return fp16's loss scale, by which DeepSpeed multiplies every loss; 1 in other precisions."""
         return float(self.engine.torch_autocast_z0_gradscaler.get_scale()) if self.precision == "fp16" else 1.0
 
-    @contextmanager
-    def accumulating(self) -> Iterator[None]:
+    def accumulating(self) -> Any:
         """Do nothing: with managed_gradient_accumulation off, gradients add up until `step`."""
-        yield
+        return nullcontext()
 
     def _clip(self) -> None:
         """Clip at stage 0, where DeepSpeed would not tell the norm."""
