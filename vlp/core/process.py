@@ -39,7 +39,7 @@ def is_launcher(command: list[str]) -> bool:
 def start_time(pid: int) -> float:
     """Return when a process started, in seconds since 1970; 0 where the system does not tell."""
     try:
-        return psutil.Process(pid).create_time()
+        return float(psutil.Process(pid).create_time())
     except psutil.Error:
         return 0.0
 
