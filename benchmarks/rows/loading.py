@@ -127,8 +127,7 @@ def ours(shards: Path, **how: Any) -> Callable[[], float]:
 
 
 def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], float]:
-    from vlp.modalities.image.augment import Augment
-    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.processor import Augment, ImageProcessor
     from vlp.modalities.image.spec import ImageSpec
 
     preprocess, none = ImageProcessor(ImageSpec(size=SIZE, channels=1)), Augment()
@@ -145,8 +144,7 @@ def decode_alone(images: list[bytes], count: int, how: str) -> Callable[[], floa
 
 def difference(data: bytes) -> float:
     """Return the PSNR in dB of the input made by `decode: fast` against that made in full."""
-    from vlp.modalities.image.augment import Augment
-    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.processor import Augment, ImageProcessor
     from vlp.modalities.image.spec import ImageSpec
 
     preprocess = ImageProcessor(ImageSpec(size=SIZE, channels=1))

@@ -37,7 +37,7 @@ def iou(predicted: ArrayLike, truth: ArrayLike) -> float | None:
 
 def _contour(mask: Mask, spacing: tuple[float, float]) -> Floats:
     """Return the contour length [H + 1, W + 1] in each 2 x 2 neighbourhood of a mask padded by one pixel."""
-    padded = np.pad(mask, 1).astype(np.int64)
+    padded = np.pad(mask, 1).astype(np.uint8)
     code = 8 * padded[:-1, :-1] + 4 * padded[:-1, 1:] + 2 * padded[1:, :-1] + padded[1:, 1:]
     height, width = spacing
     diagonal = 0.5 * float(np.hypot(height, width))
@@ -53,15 +53,31 @@ def _contour(mask: Mask, spacing: tuple[float, float]) -> Floats:
 def _surface_distances(
     predicted: Mask, truth: Mask, spacing: tuple[float, float]
 ) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
-    from scipy.ndimage import distance_transform_edt
+    """Return, for each of the two masks, how far each piece of its contour is from the other's, and its length."""
+    from scipy.spatial import KDTree
 
-    contours = [_contour(mask, spacing) for mask in (predicted, truth)]
-    away = [
-        distance_transform_edt(contour == 0, sampling=spacing) if contour.any() else np.full(contour.shape, np.inf)
-        for contour in contours
-    ]
-    first, second = ((contours[own] > 0, contours[own], away[1 - own]) for own in (0, 1))
-    return (first[2][first[0]], first[1][first[0]]), (second[2][second[0]], second[1][second[0]])
+    contours = [_contour(mask, spacing) for mask in _cropped(predicted, truth)]
+    first, second = (np.argwhere(contour) for contour in contours)
+
+    def away(own: NDArray[np.intp], other: NDArray[np.intp]) -> Floats:
+        if not len(own) or not len(other):
+            return np.full(len(own), np.inf)
+        _, nearest = KDTree(other * spacing).query(own * spacing)
+        result: Floats = np.sqrt((((own - other[nearest]) * spacing) ** 2).sum(1))
+        return result
+
+    there, back = (contour[contour > 0] for contour in contours)
+    return (away(first, second), there), (away(second, first), back)
+
+
+def _cropped(first: Mask, second: Mask) -> tuple[Mask, Mask]:
+    """Cut both masks to the smallest rectangle that holds the two: outside of it there is no contour to measure."""
+    either = first | second
+    rows, columns = np.flatnonzero(either.any(1)), np.flatnonzero(either.any(0))
+    if not len(rows):
+        return first, second
+    box = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    return first[box], second[box]
 
 
 def surface_dice(

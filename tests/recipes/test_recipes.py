@@ -1,8 +1,10 @@
 """Every recipe that is shipped reads, validates, and asks its model for things that the model knows how to give."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import ROOT
 from vlp.needs import needs
@@ -21,6 +23,17 @@ def test_a_recipe_is_whole(path: Path) -> None:
     check_world(recipe, 1)
     built = build_objectives(recipe.objectives, recipe.model.dim)
     assert all(need in needs for need in built.needs)
+
+
+def test_the_base_recipe_has_every_key() -> None:
+    """Towers and objectives aside, whose keys are those of their kind; `encoders` are of modalities of one's own."""
+    tree = yaml.safe_load((FOLDER / "base.yaml").read_text())
+    recipe = load_recipe(FOLDER / "clip.yaml", ["data.train=somewhere"])
+    for part in ("image", "tokenizer", "model", "data", "optim", "engine", "train", "log"):
+        expected = {field.name for field in fields(getattr(recipe, part))} - {"encoders"}
+        assert set(tree[part]) == expected, part
+    for name in ("text", "augment"):
+        assert set(tree["data"][name]) == {field.name for field in fields(getattr(recipe.data, name))}
 
 
 def test_every_recipe_is_in_the_readme() -> None:

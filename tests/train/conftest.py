@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests import ROOT
+from tests import ROOT, warm
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.synthetic.generate import generate
 
@@ -76,14 +76,14 @@ def command(*arguments: Any) -> list[str]:
 
 def run(*arguments: Any, **extra: str) -> subprocess.CompletedProcess[str]:
     """Run `vlp-train` with arguments to its end."""
-    return subprocess.run(
+    return warm.run(
         command(*arguments), capture_output=True, text=True, env=environment(**extra), timeout=240, check=False
     )
 
 
 def start(*arguments: Any, **extra: str) -> subprocess.Popen[str]:
     """Start `vlp-train` in a process group of its own."""
-    return subprocess.Popen(
+    return warm.Popen(
         command(*arguments),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
+import pickle
 import socket
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests import ROOT, warm
 
 
 def free_port() -> int:
@@ -31,45 +36,49 @@ def environment(rank: int, world: int, port: int) -> dict[str, str]:
     }
 
 
-def _entry(
-    function: Callable[..., None],
-    rank: int,
-    world: int,
-    port: int,
-    out: Path,
-    timeout_minutes: float,
-    arguments: tuple[Any, ...],
-) -> None:
-    os.environ.update(environment(rank, world, port))
+def enter(given: str, timeout_minutes: float) -> None:
+    """Be one of the processes."""
     from vlp.core import distributed
 
+    out = Path(given).parent
     try:
         distributed.init(timeout_minutes)
+        function, arguments = pickle.loads(Path(given).read_bytes())
         function(*arguments)
         distributed.barrier()
         distributed.shutdown()
     except BaseException:
-        (out / f"failure-{rank}.txt").write_text(traceback.format_exc())
+        (out / f"failure-{os.environ['RANK']}.txt").write_text(traceback.format_exc())
         os._exit(1)
 
 
 def run_ranks(
-    function: Callable[..., None], world: int, out: Path, *arguments: Any, timeout_minutes: float = 2.0
+    function: Callable[..., None],
+    world: int,
+    out: Path,
+    *arguments: Any,
+    timeout_minutes: float = 2.0,
+    cold: bool = False,
 ) -> None:
-    """Call `function(*arguments)` in `world` processes; raises AssertionError with their tracebacks when one fails."""
+    """Call `function(*arguments)` in `world` processes; raises AssertionError with their tracebacks when one fails.
+
+    `cold` ones import everything for themselves, and differ in the seed of their hashes.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    port = free_port()
+    given, port = out / "given.pickle", free_port()
+    given.write_bytes(pickle.dumps((function, arguments)))
+    code = f"from tests.train.ranks import enter; enter({str(given)!r}, {timeout_minutes})"
+    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    start = subprocess.Popen if cold else warm.Popen
     processes = [
-        context.Process(target=_entry, args=(function, rank, world, port, out, timeout_minutes, arguments))
+        start([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": paths, **environment(rank, world, port)})
         for rank in range(world)
     ]
     for process in processes:
-        process.start()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(240)
     for process in processes:
-        process.join(240)
-    for process in processes:
-        if process.is_alive():
-            process.kill()
+        process.kill()
+    given.unlink()
     failures = "\n".join(path.read_text() for path in sorted(out.glob("failure-*.txt")))
-    assert not failures and all(process.exitcode == 0 for process in processes), failures or "a rank died"
+    assert not failures and all(process.wait() == 0 for process in processes), failures or "a rank died"

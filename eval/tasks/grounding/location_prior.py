@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from vlp.modalities.image.decode import decode_mask, image_size
 
+from ...data.dataset import UnreadableError
 from ...data.spec import DataError
-from ...embeddings.cache import UnreadableError, stable_message
+from ...failures import stable_message
 from ..controls import Rectangle, box_map
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
     bad: dict[str, str] = {}
     for index in indices:
         if data is context.data:
-            height, width = context.store.geometry(data, index).source
+            height, width = context.cache.geometry(data, index).source
             sizes.append((height, width))
         elif data.records[index].boxes:
             try:

@@ -17,11 +17,10 @@ from ...data.dataset import Data, Findings
 from ...data.spec import DataError
 from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
-from ...metrics.ratio import ratio
+from ...metrics.arithmetic import ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
 from ...results import TaskResult, metric
 from ...zero_shot import prompts as prompt_files
-from ...zero_shot.scoring import unit
 from ..base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .pairs import codes
 
@@ -94,10 +93,10 @@ class ClassRetrieval(Task[Members]):
 
     def run(self, context: Context, plan: Members) -> Outcome:
         indices, classes = plan.images, plan.classes
-        images = unit(context.store.images(context.data, indices))
+        images = unit(context.cache.images(context.data, indices))
         sides = {"images": Side(images, classes, codes([context.data.patient(index) for index in indices]))}
         if self.prompts:
-            texts = [unit(context.store.texts(text.pos)) for text in self.prompts.texts.values()]
+            texts = [unit(context.cache.texts(text.pos)) for text in self.prompts.texts.values()]
             of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(text) for text in texts], axis=0)
             sides["prompts"] = Side(np.concatenate(texts), of_text, None)
         queries, gallery = sides[self.settings.queries], sides[self.settings.gallery]

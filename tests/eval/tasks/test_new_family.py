@@ -15,11 +15,11 @@ from tests.eval.conftest import Run
 from vlp.core.config import config
 from vlp_eval import results
 from vlp_eval.data.dataset import Data, Findings
+from vlp_eval.drawing.cards import Card, Note, Section, Table
 from vlp_eval.intervals import of_mean
-from vlp_eval.report.cards import Card, Note, Section, Table
+from vlp_eval.metrics.arithmetic import unit
 from vlp_eval.results import TaskResult, metric
 from vlp_eval.tasks.base import Comparable, Context, Outcome, Plan, Task, families, family_of, sample_means
-from vlp_eval.zero_shot.scoring import unit
 
 planned = []
 
@@ -50,8 +50,8 @@ class Toy(Task[Chosen]):
         return Chosen(images=context.usable[:12], texts=[self.settings.text], number=len(planned))
 
     def run(self, context: Context, plan: Chosen) -> Outcome:
-        text = unit(context.store.texts(plan.texts))[0]
-        cosines = unit(context.store.images(context.data, plan.images)) @ text
+        text = unit(context.cache.texts(plan.texts))[0]
+        cosines = unit(context.cache.images(context.data, plan.images)) @ text
         values = (cosines > 0).astype(np.float64)
         bounds = of_mean(values, context.draw(plan.images))
         rows = [

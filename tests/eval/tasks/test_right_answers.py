@@ -14,7 +14,7 @@ import pytest
 
 from tests.eval.conftest import Run, score
 from vlp_eval import results
-from vlp_eval.zero_shot.scoring import unit
+from vlp_eval.metrics.arithmetic import unit
 
 TEXTS = ["No nodule.", "A nodule.", "Large heart.", "Small effusion.", "Clear lungs.", "a NODULE", "Edema.", "A line."]
 SAID = [0, 1, 2, 0, 3, 5, 4, 4, 6, 0, 7, 3]
@@ -47,9 +47,11 @@ def oracle(folder: Path, tiny: Path, group: Sequence[str]) -> dict[str, list[tup
 
     model = embedder.load(str(tiny), "cpu")
     images = unit(
-        model.images(np.stack([model.prepare((folder / f"{n}.png").read_bytes())[0] for n in range(12)]), False)[0]
+        model.encode("image", np.stack([model.prepare((folder / f"{n}.png").read_bytes())[0] for n in range(12)]))[
+            "image"
+        ]
     )
-    texts = unit(model.texts([TEXTS[one] for one in SAID]))
+    texts = unit(model.encode("text", [TEXTS[one] for one in SAID])["text"])
     gallery = [n for n in range(12) if not any(same_words(SAID[n], SAID[earlier]) for earlier in range(n))]
 
     def right(image: int, text: int) -> bool:

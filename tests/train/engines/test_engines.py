@@ -157,7 +157,7 @@ TORCH, DEEPSPEED = ["ddp", "fsdp2"], ["zero0", "zero1", "zero2", "zero3"]
 @pytest.mark.dist
 @pytest.mark.parametrize("names", [TORCH, pytest.param(DEEPSPEED, marks=pytest.mark.slow)], ids=["torch", "deepspeed"])
 def test_two_ranks_do_what_one_process_does(folder: Path, names: list[str]) -> None:
-    run_ranks(ranks_main, 2, folder / "-".join(names), names, folder)
+    run_ranks(ranks_main, 2, folder / "-".join(names), names, folder, cold=True)  # as users start them
     check_against_one(folder, names)
 
 
