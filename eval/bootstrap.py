@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics.ratio import ratio
+from .metrics.arithmetic import ratio
 
 Floats = NDArray[np.float64]
 

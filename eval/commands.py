@@ -16,11 +16,14 @@ from vlp.core.output import hold, write_whole
 
 from . import results as result_files
 from . import suite as suites
+from .data import checks
 from .data import load as data_files
-from .report.shown import value_words
+from .data.dataset import Data, ids_digest
+from .drawing.wording import value_words
 from .report.tables import beside_published, published_words
 from .report.terminal import add_row, console, new_table, say, summary_table
 from .report.terminal import show as print_text
+from .tasks.base import Context, Task
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -51,23 +54,49 @@ def show(options: argparse.Namespace) -> int:
     tree: dict[str, Any] = {"task": to_tree(task.spec), "settings": to_tree(task.settings), **task.describe()}
     tree["config_sha256"] = suites.config_digest(task)
     if options.data:
-        from .data.checks import scored
-
-        tree["split"] = scored(task, data_files.read(task.spec.data, options.data))
+        tree["split"] = _scored(task, data_files.read(task.spec.data, options.data))
     print_text(dump_yaml(tree))
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
     """Print counts, prevalence and hashes of a task's data, and patients shared with training data (exit 2 if any)."""
-    from .data.checks import check_task
-
     task = suites.find_task(options.task, options.suite)
-    facts, problems = check_task(task, options.data, options.train, options.train_split, options.decode)
+    data = data_files.read(task.spec.data, options.data)
+    facts: dict[str, Any] = {
+        "task": task.spec.id,
+        "data": data.name,
+        "split": data.split,
+        "images": len(data),
+        "patients": len({data.patient(index) for index in range(len(data))}),
+        "data_digest": data.digest,
+    }
+    problems = [f"damaged record: {why}" for why in data.rejected.values()]
+    try:
+        facts |= _scored(task, data)
+    except ValueError as error:
+        problems.append(f"{error}")
+    found, faults = task.check(data)
+    facts |= found
+    problems += faults
+    if options.train is not None:
+        facts["training"] = checks.overlap(data, options.train, options.train_split)
+        shared = [(what, facts["training"][f"{what}_shared"]) for what in ("patients", "images")]
+        problems += [f"{count} {what} are in the training data too" for what, count in shared if count]
+    if options.decode:
+        problems += checks.unreadable(data)
     print_text(dump_yaml(facts))
     for problem in problems:
         say(f"problem: {problem}")
     return 2 if problems else 0
+
+
+def _scored(task: Task[Any], data: Data) -> dict[str, Any]:
+    """Return how many images the results will list, and the hash of their ids. Raises DataError when there are none."""
+    nothing: Any = None  # a plan is made before anything is encoded
+    plan = task.plan(Context(data=data, store=nothing, split=nothing, read=nothing))
+    keys = [data.records[index].key for index in plan.scored_records]
+    return {"n": len(keys), "ids_sha256": ids_digest(keys)}
 
 
 def _progress() -> Progress:

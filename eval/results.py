@@ -20,10 +20,10 @@ import numpy as np
 
 from vlp import __version__
 from vlp.core.config import ConfigError
+from vlp.core.output import write_whole
 from vlp.core.untrusted import inside, open_regular, parse_json, read_json
 
 from .bootstrap import Interval
-from .embeddings.cache import write_text
 from .models.base import Card
 
 SCHEMA = "vlp-eval/1"
@@ -153,7 +153,7 @@ class Results:
         if seconds is not None:
             self.tree["run"]["seconds"] = round(seconds, 3)
         validate(self.tree)
-        write_text(self.path, json.dumps(self.tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        write_whole(self.path, json.dumps(self.tree, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) -> None:

@@ -16,14 +16,15 @@ from typing import Any
 
 from vlp.core.config import ConfigError, to_tree
 from vlp.core.errors import cannot_write
-from vlp.core.output import LOCK, remove
+from vlp.core.output import LOCK, remove, write_whole
 from vlp.core.untrusted import MAX_FILE, parse_json, read_text
 
-from .data.dataset import Data, ids_digest
+from .data.dataset import Data, UnreadableError, ids_digest
 from .data.load import read
 from .data.spec import DataError, DataSpec
 from .data.training_overlap import Training, doubt_words, overlap_words
-from .embeddings.cache import Store, UnreadableError, reason_of, write_text
+from .embeddings.cache import Store
+from .failures import reason_of
 from .report.terminal import headline, warnings_of
 from .results import Results, clean
 from .suite import Suite, config_digest
@@ -257,9 +258,11 @@ def score(
     context, outcome = attempt(task, plan, store, datasets, settings)
     name = task.spec.id
     samples, figures = f"samples/{name}.jsonl", f"figures/{name}.json"
-    write_text(out / samples, "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows))
+    for path in (samples, figures) if outcome.figures else (samples,):
+        (out / path).parent.mkdir(exist_ok=True)
+    write_whole(out / samples, "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows))
     if outcome.figures:
-        write_text(out / figures, json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n")
+        write_whole(out / figures, json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n")
     others = datasets.left_out(context.data)
     entry = entry_of(task, context.data, outcome, others)
     found = training.overlap(context.data, outcome.indices)
@@ -350,7 +353,7 @@ def training_curve(model: str, out: Path) -> None:
         if "step" in row and isinstance(loss, float) and math.isfinite(loss):
             rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
-        write_text(out / CURVE, json.dumps(rows) + "\n")
+        write_whole(out / CURVE, json.dumps(rows) + "\n")
 
 
 def discard(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from vlp.core.config import ConfigError, config, digest, to_tree, validate
 from vlp.core.registry import UnknownNameError, did_you_mean
 
-from .embeddings.cache import reason_of
+from .failures import reason_of
 from .tasks.base import NAME, Task, TaskSpec, families
 from .zero_shot.prompts import load_file
 

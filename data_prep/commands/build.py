@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..pipeline.killed import KILLED
 from ..pipeline.options import add_flags, read_options
-from ..sources.base import source_names
+from ..sources.base import sources
 
 EPILOG = """Any option can be set by its full name too: image.max_side=512, text.concepts=none,
 source.KEY=VALUE (an option of the source); such words stand right after SOURCE."""
@@ -19,9 +19,7 @@ source.KEY=VALUE (an option of the source); such words stand right after SOURCE.
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options; those of the source named first in `argv` with them."""
     parser.usage, parser.epilog = "vlp-prep build SOURCE [a.b=c ...] [--raw DIR] --out DIR [options]", EPILOG
-    parser.add_argument(
-        "source_", metavar="source", help=f"one of {', '.join(source_names())}, or package.module:Class"
-    )
+    parser.add_argument("source_", metavar="source", help=f"one of {', '.join(sources)}, or package.module:Class")
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="an option by its full name, and its value")
     add_flags(parser, argv[0] if argv and not argv[0].startswith("-") else None)
 

@@ -68,7 +68,8 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
     """Return blocks of near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
     import numpy as np
 
-    from ..sources.base import Reject
+    from vlp.modalities.image.errors import ImageError
+
     from ..splits import near_duplicates
 
     hashes = []
@@ -85,7 +86,7 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
             assert isinstance(sample.image, bytes)
             try:
                 hashes.append(near_duplicates.image_hash(sample.image))
-            except Reject as error:
+            except ImageError as error:
                 reading.reject(index, error)
                 continue
             rows.append(index)

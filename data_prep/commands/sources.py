@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 from collections.abc import Sequence
 
-from ..sources.base import source_names
+from ..sources.base import sources
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -15,9 +16,9 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the name and the first line of each source."""
-    names = source_names()
-    width = max(map(len, names), default=0)
-    for name, text in names.items():
-        sys.stdout.write(f"{name:{width}}  {text}\n")
+    width = max(map(len, sources))
+    for name in sources:
+        about = inspect.getdoc(inspect.getmodule(sources.get(name))) or ""
+        sys.stdout.write(f"{name:{width}}  {about.partition(chr(10))[0]}\n")
     sys.stdout.write("vlp-prep build NAME --help lists a source's own options\n")
     return 0

@@ -43,8 +43,8 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     from vlp.data.shards.manifest import Manifest
     from vlp.data.shards.shard_set import ShardSet
+    from vlp.modalities.image.errors import ImageError
 
-    from ..sources.base import Reject
     from ..splits.near_duplicates import image_hash
     from ..splits.split import leaks
 
@@ -60,7 +60,7 @@ def _check(args: argparse.Namespace) -> int:
                 assert isinstance(sample.image, bytes)
                 try:
                     images.append((side, sample.key, image_hash(sample.image)))
-                except Reject as error:
+                except ImageError as error:
                     reading.reject(index, error)
     found = leaks(people) + (_image_leaks(images, args.distance) if args.images else [])
     for leak in found:

@@ -19,8 +19,6 @@ from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAX_PIXELS, ImageError, check_size, decode_file, decode_mask, read_image
 from vlp.modalities.image.decode import image_size as size_of
 
-from ..sources.base import Reject
-
 cv2.setNumThreads(1)  # the workers are the parallelism
 
 
@@ -154,22 +152,22 @@ def encode(pixels: np.ndarray[Any, Any], form: str, quality: int = 95) -> bytes:
 
 
 def resize_mask(mask: bytes, height: int, width: int) -> bytes:
-    """Return a mask as PNG of 0 and 255 at the size of the stored image (nearest); raises Reject."""
+    """Return a mask as PNG of 0 and 255 at the size of the stored image (nearest); raises ImageError."""
     try:
         inside = np.where(decode_mask(mask), np.uint8(255), np.uint8(0))
     except ImageError as error:
-        raise Reject("mask_unreadable", str(error)) from None
+        raise ImageError(str(error), "mask_unreadable") from None
     if inside.shape != (height, width):
         inside = cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST)
     return encode(inside, "png")
 
 
 def mask_size(mask: bytes) -> tuple[int, int]:
-    """Return (height, width) of an encoded mask from its header; raises Reject."""
+    """Return (height, width) of an encoded mask from its header; raises ImageError."""
     try:
         return size_of(mask)
     except ImageError as error:
-        raise Reject("mask_unreadable", str(error)) from None
+        raise ImageError(str(error), "mask_unreadable") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -29,7 +29,7 @@ from vlp.sample import Sample
 from ..privacy.identifiers import IdHasher, read_key
 from ..privacy.phi_scan import VARIABLE
 from ..reports.languages.detect import UNREAD
-from ..sources.base import Reject, find_source
+from ..sources.base import Reject, sources
 from ..splits.split import parse_shares
 from .claim import MADE_BY, Claim
 from .data_card import render_card
@@ -53,7 +53,7 @@ class Build:
 
     def __init__(self, options: BuildOptions) -> None:
         self.name = options.source["kind"]
-        cls = find_source(self.name)
+        cls = sources.get(self.name)
         self.options = replace(options, text=replace(options.text, no_text=options.text.no_text or cls.no_text))
         if cls.needs_raw and (options.raw is None or not options.raw.is_dir()):
             raise ConfigError(f"source {self.name!r} needs --raw, the folder as published; found {options.raw}")

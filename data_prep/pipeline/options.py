@@ -16,7 +16,7 @@ from vlp.core.config import ConfigError, config, merge, parse_override, validate
 from vlp.core.declared import Kinds, bare, choices, docs_of
 
 from ..images.store import ImageOptions
-from ..sources.base import find_source
+from ..sources.base import sources
 from .prepare import TextOptions
 
 
@@ -73,7 +73,7 @@ def add_flags(parser: argparse.ArgumentParser, source: str | None) -> None:
     for path, item in own:
         _add_flag(group, path, *item)
     if source is not None:
-        kind = find_source(source).Config
+        kind = sources.get(source).Config
         group = parser.add_argument_group(f"options of {source}", (kind.__doc__ or "").strip())
         seen = {path[-1] for path, _ in own}
         for path, item in _leaves(kind, ("source",)):
@@ -83,7 +83,7 @@ def add_flags(parser: argparse.ArgumentParser, source: str | None) -> None:
 
 def read_options(source: str, flags: Mapping[str, Any], overrides: Sequence[str]) -> BuildOptions:
     """Return the options that flags (by full name) and overrides set; raises ConfigError, a near name with it."""
-    cls = find_source(source)
+    cls = sources.get(source)
     tree: dict[str, Any] = {"source": {"kind": source}}
     for name, value in flags.items():
         for part in reversed(name.split(".")):

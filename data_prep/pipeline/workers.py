@@ -28,7 +28,7 @@ from vlp.sample import Sample
 
 from ..images.store import ImageOptions
 from ..privacy.identifiers import IdHasher
-from ..sources.base import Record, Reject, find_source
+from ..sources.base import Record, Reject, sources
 from .killed import ENOUGH, KILLED, Trail, collect
 from .prepare import ConceptExtractor, SampleProcessor, TextOptions
 
@@ -71,7 +71,7 @@ class Worker:
     """A source and the per-sample work, applied to chunks of records."""
 
     def __init__(self, job: Job) -> None:
-        self._source = find_source(job.source)(job.raw, job.config, job.follow_links)
+        self._source = sources.get(job.source)(job.raw, job.config, job.follow_links)
         self._source.max_pixels = job.image.max_pixels
         self._hasher = IdHasher(job.key) if job.key else None
         self._left_out = job.left_out
@@ -110,7 +110,7 @@ class Worker:
         private = {"key": record.key, "place": self._source.place(record), "detail": reject.detail}
         if self._hasher is None:
             return Rejected(index, record.key, reject.reason, reject.detail, reject.counted, private)
-        return Rejected(index, self._hasher.record(record), reject.reason, "", reject.counted, private)
+        return Rejected(index, self._hasher("key", record.key), reject.reason, "", reject.counted, private)
 
 
 def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:

@@ -17,7 +17,6 @@ from vlp.core.config import ConfigError
 from vlp.core.untrusted import open_regular
 from vlp.sample import Sample
 
-from ..sources.base import Record
 from .phi_scan import VARIABLE
 
 SHORTEST = 16
@@ -75,10 +74,6 @@ class IdHasher:
 
     def __call__(self, kind: str, identity: str) -> str:
         return hmac.new(self._key, f"{kind}\0{identity}".encode(), hashlib.sha256).hexdigest()[:16]
-
-    def record(self, record: Record) -> str:
-        """Return the hashed key of a record, for messages."""
-        return self("key", record.key)
 
     def sample(self, sample: Sample) -> Sample:
         """Return the sample with its key, study and patient replaced."""

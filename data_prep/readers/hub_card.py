@@ -11,8 +11,6 @@ from typing import Any
 from vlp.core.config import ConfigError, parse_yaml
 from vlp.core.untrusted import is_relative_name, read_regular, shown
 
-from ..sources.base import SourceError
-
 CARD = "README.md"
 MAX_CARD = 16 << 20
 DEEPEST = 16
@@ -25,7 +23,7 @@ Files = list[tuple[str | None, list[str]]]
 def stated_files(place: Path, subset: str | None) -> Files | None:
     """Return the files of a configuration, by split, as the card of a folder states them; None where it states none.
 
-    `subset` names the configuration; without one it is the only one, or the default. Raises SourceError.
+    `subset` names the configuration; without one it is the only one, or the default. Raises ConfigError.
     """
     card = place / CARD
     if not card.is_file():
@@ -36,9 +34,9 @@ def stated_files(place: Path, subset: str | None) -> Files | None:
             return None
         configurations = parse_yaml(header.group(1), str(card)).get("configs") or []
     except (ConfigError, OSError) as error:
-        raise SourceError(f"hf: the card says where the files of its splits are, and cannot be read: {error}") from None
+        raise ConfigError(f"hf: the card says where the files of its splits are, and cannot be read: {error}") from None
     if not isinstance(configurations, list) or not all(isinstance(entry, Mapping) for entry in configurations):
-        raise SourceError(f"hf: {card}: configs: expected a list of mappings")
+        raise ConfigError(f"hf: {card}: configs: expected a list of mappings")
     entry = _chosen(card, configurations, subset)
     if entry is None or not (entry.get("data_files") or entry.get("data_dir")):
         return None
@@ -81,7 +79,7 @@ def _chosen(card: Path, configurations: list[Mapping[str, Any]], subset: str | N
     default = [entry for name, entry in named.items() if entry.get("default") is True or name == "default"]
     if len(default) != 1:
         names = ", ".join(shown(name) for name in sorted(named)[:20])
-        raise SourceError(f"hf: {card} names several configurations: give --subset, one of {names}")
+        raise ConfigError(f"hf: {card} names several configurations: give --subset, one of {names}")
     return default[0]
 
 
@@ -99,11 +97,11 @@ def _splits(card: Path, stated: Any) -> Files:
 def _patterns(card: Path, stated: Any) -> list[str]:
     patterns = stated if isinstance(stated, list) else [stated]
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
-        raise SourceError(f"hf: {card}: data_files: expected paths, or a list of split and path")
+        raise ConfigError(f"hf: {card}: data_files: expected paths, or a list of split and path")
     return patterns
 
 
 def _path(card: Path, pattern: str) -> str:
     if not is_relative_name(pattern) or pattern.count("/") >= DEEPEST:
-        raise SourceError(f"hf: {card}: {shown(pattern)} is refused: expected a path below the card's folder")
+        raise ConfigError(f"hf: {card}: {shown(pattern)} is refused: expected a path below the card's folder")
     return pattern

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 from vlp.core.untrusted import shown, stays_inside
 from vlp.data.tables.read import Row, columns_of
 
-from ..sources.base import SourceError
+from .file_table import FileTable, Table
 from .hub_card import Files, is_named, stated_files
-from .tables import FileTable, Table
 
 IMAGES = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".gif"))
 SAVED = ("state.json", "dataset_dict.json")
@@ -41,7 +41,7 @@ def split_of(place: str) -> str | None:
 
 
 def tables_of(place: Path, subset: str | None, encoding: str, separator: str | None) -> list[Table]:
-    """Return the tables of a file or folder, in the order of their names; raises SourceError.
+    """Return the tables of a file or folder, in the order of their names; raises ConfigError.
 
     The card of a clone may say which files are of which split. Else a folder is an imagefolder where it holds
     `metadata.csv`, `.jsonl` or `.parquet`; a clone of a Hub repository where it holds Parquet files (or CSV, JSON lines);
@@ -62,11 +62,11 @@ def tables_of(place: Path, subset: str | None, encoding: str, separator: str | N
     if images:
         return _class_folders(place, images, _classes(place, images))
     shown = f" for --subset {subset!r}" if subset else ""
-    raise SourceError(f"hf: {place} holds no tables and no images{shown}")
+    raise ConfigError(f"hf: {place} holds no tables and no images{shown}")
 
 
 def _stated_tables(place: Path, stated: Files, encoding: str, separator: str | None) -> list[Table]:
-    """Return the tables of the files that a card names, in the splits that it names; raises SourceError."""
+    """Return the tables of the files that a card names, in the splits that it names; raises ConfigError."""
     files = {path.relative_to(place).as_posix(): path for path in sorted(_walk(place))}
     taken: dict[str, str | None] = {}
     found: list[Table] = []
@@ -74,10 +74,10 @@ def _stated_tables(place: Path, stated: Files, encoding: str, separator: str | N
         chosen = {name for pattern in patterns for name in files if is_named(name, pattern)}
         missing = next((pattern for pattern in patterns if not any(is_named(name, pattern) for name in chosen)), None)
         if missing is not None:
-            raise SourceError(f"hf: the card of {place} names {shown(missing)}: no such file is there")
+            raise ConfigError(f"hf: the card of {place} names {shown(missing)}: no such file is there")
         twice = next((name for name in sorted(chosen) if taken.get(name, split) != split), None)
         if twice is not None:
-            raise SourceError(f"hf: the card of {place} names {shown(twice)} in two splits: each file is of one")
+            raise ConfigError(f"hf: the card of {place} names {shown(twice)} in two splits: each file is of one")
         taken.update(dict.fromkeys(chosen, split))
         paths = [files[name] for name in sorted(chosen)]
         tables = _table_files(paths)
@@ -87,7 +87,7 @@ def _stated_tables(place: Path, stated: Files, encoding: str, separator: str | N
             found.append(_table(path, path.parent, name, encoding, separator, named))
         images = [path for path in paths if path.suffix.lower() in IMAGES]
         if not tables and not images:
-            raise SourceError(
+            raise ConfigError(
                 f"hf: what the card of {place} names for split {shown(split or 'all')} is no table or image"
             )
         if not tables:
@@ -122,12 +122,12 @@ def _chosen(place: str, subset: str | None) -> bool:
 
 
 def _one_configuration(place: Path, found: Sequence[Path]) -> None:
-    """Raise SourceError where tables of several data sets lie side by side: which is meant?"""
+    """Raise ConfigError where tables of several data sets lie side by side: which is meant?"""
     tops = {path.relative_to(place).parts[0] for path in found if path.parent != place}
     named = sorted(top for top in tops if top != "data" and split_of(top) is None)
     kinds = {tuple(sorted(columns_of(path))) for path in (sorted(found) if len(named) > 1 else [])}
     if len(named) > 1 and len(kinds) > 1:
-        raise SourceError(f"hf: {place} holds {', '.join(named)}, which differ in their columns: give --subset")
+        raise ConfigError(f"hf: {place} holds {', '.join(named)}, which differ in their columns: give --subset")
 
 
 def _table(
@@ -173,12 +173,12 @@ def _class_folders(place: Path, images: list[Path], classes: list[str], named: s
 
 
 def only_split(tables: list[Table], name: str | None) -> list[Table]:
-    """Return the tables of one split, all of them for None; raises SourceError for a split that there is not."""
+    """Return the tables of one split, all of them for None; raises ConfigError for a split that there is not."""
     if name is None:
         return tables
     wanted = split_of(name) or name
     found = [table for table in tables if table.split in (name, wanted)]
     if not found:
         known = sorted({table.split or "all" for table in tables})
-        raise SourceError(f"hf: no split {name!r}{did_you_mean(name, known)} (has: {', '.join(known)})")
+        raise ConfigError(f"hf: no split {name!r}{did_you_mean(name, known)} (has: {', '.join(known)})")
     return found

@@ -1,1 +1,34 @@
-"""One file per data set layout, each yielding `Sample`s."""
+"""Sources: one file per data set layout, entered into `base.sources` on import. Add yours to the imports below."""
+
+# ruff: noqa: F401
+from . import (
+    chestx_det10,
+    chexpert,
+    chexpert5x200,
+    chexpert8x200,
+    coco,
+    covid_chestxray,
+    dicom_folder,
+    hf,
+    label_captions,
+    linked_concepts,
+    mimic_cxr,
+    ms_cxr,
+    nih_cxr14,
+    openi,
+    padchest,
+    pairs,
+    pmc_oa,
+    quilt1m,
+    roco,
+    rsna_pneumonia,
+    siim_acr,
+    synthetic,
+    vindr_cxr,
+    voc,
+    vqa_rad,
+    yolo,
+)
+from .base import Source, sources
+
+__all__ = ["Source", "sources"]

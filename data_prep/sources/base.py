@@ -1,31 +1,32 @@
-"""What a source is: one class in one file of this folder, named like the file, that turns a raw layout into samples.
+"""What a source is: a class in a file of this folder, registered by its name, that turns a raw layout into samples.
 
-Adding a data set is one file here and one test. A source does two things. `records` lists what there is: cheaply, in a
-stable order, reading tables and file names but no pixels; it runs once, in the main process. `sample` turns one record
-into a `Sample`; it runs in the workers, may read and decode, and raises `Reject` for what cannot be used. Splitting,
-writing shards, cleaning reports, finding concepts, hashing ids and encoding images are not a source's business.
+Adding a data set is one file here, one line in `__init__.py` and one test. A source does two things. `records` lists
+what there is: cheaply, in a stable order, reading tables and file names but no pixels; it runs once, in the main process.
+`sample` turns one record into a `Sample`; it runs in the workers, may read and decode, and raises `Reject` for what
+cannot be used. Splitting, writing shards, cleaning reports, finding concepts, hashing ids and encoding images are not a
+source's business.
 """
 
 from __future__ import annotations
 
-import ast
-import importlib
-import re
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from vlp.core.config import ConfigError, config
-from vlp.core.registry import Registry, did_you_mean
+from vlp.core.registry import Registry
 from vlp.core.untrusted import MAX_FILE, MAX_TEXT, open_regular, read_regular, shown, stays_inside
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.keys import safe_key as safe_key
+from vlp.data.tables.read import Row, rows
 from vlp.modalities.image.decode import MAX_PIXELS
-from vlp.sample import Sample
+from vlp.sample import Report, Sample
+
+from ..images.modality_codes import RADIOGRAPH
 
 NoText = Literal["reject", "drop", "keep", "test"]
 """What happens to a sample without any text: rejected and counted against `--max-rejected`; left out, not counted; kept
@@ -47,10 +48,6 @@ class Reject(CellError):
         self.counted = counted
 
 
-class SourceError(ConfigError):
-    """The raw data as a whole cannot be read (a missing table, a missing column): one line, and the build stops."""
-
-
 @dataclass(frozen=True, slots=True)
 class Record:
     """One image to be: its key, whom it belongs to, and whatever `sample` needs, small and picklable.
@@ -67,7 +64,7 @@ class Record:
 
 
 class Source(ABC):
-    """A raw layout. Subclasses set the class attributes, declare a `Config`, and register under their file's name.
+    """A raw layout. Subclasses set the class attributes, declare a `Config`, and register under their name.
 
     `raw` is the folder that the user downloaded; it is None for a source that makes its own data (`needs_raw = False`).
     """
@@ -82,6 +79,8 @@ class Source(ABC):
     homepage: ClassVar[str] = ""
     needs_raw: ClassVar[bool] = True
     no_text: ClassVar[NoText] = "reject"
+    modality: ClassVar[str | None] = None
+    """Of all images, where the layout has one."""
     identifying: ClassVar[bool] = False
     """True where ids come from a hospital and must not be written without being hashed."""
     max_pixels: int = MAX_PIXELS
@@ -97,11 +96,34 @@ class Source(ABC):
 
     @abstractmethod
     def records(self) -> Iterator[Record]:
-        """Yield what there is, in the same order each time; raises SourceError when the layout is not as expected."""
+        """Yield what there is, in the same order each time; raises ConfigError when the layout is not as expected."""
 
     @abstractmethod
     def sample(self, record: Record) -> Sample:
         """Return the sample of a record; raises Reject."""
+
+    def sample_of(
+        self,
+        record: Record,
+        image: Any,
+        report: Report | str | None = None,
+        groups: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> Sample:
+        """Return a record's sample: with the record's ids, and the source, licence and modality of this class.
+
+        An empty report is none, and groups without a value are left out; `fields` are the sample's others.
+        """
+        fields = {"modality": self.modality, "source": self.name, "licence": self.licence, **fields}
+        return Sample(
+            key=record.key,
+            image=image,
+            report=(Report(report) if isinstance(report, str) else report) if report else None,
+            patient=record.patient,
+            study=record.study,
+            groups={name: value for name, value in (groups or {}).items() if value},
+            **fields,
+        )
 
     def place(self, record: Record) -> str:
         """Return what a record was made of (a file, a row), for the owner of the data to find it again."""
@@ -164,11 +186,22 @@ class Source(ABC):
             raise Reject("report_unreadable", f"{path.name}: {error.strerror}") from None
 
     def require(self, *names: str) -> Path:
-        """Return the first of the files or folders that exists below `raw`; raises SourceError naming all of them."""
+        """Return the first of the files or folders that exists below `raw`; raises ConfigError naming all of them."""
         for name in names:
             if (self.raw / name).exists():
                 return self.raw / name
-        raise SourceError(f"{self.name}: {self.raw} has no {' or '.join(names)}: is this the folder as published?")
+        raise ConfigError(f"{self.name}: {self.raw} has no {' or '.join(names)}: is this the folder as published?")
+
+    def rows(self, name: str, columns: Iterable[str] = ()) -> Iterator[Row]:
+        """Return the rows of a table below `raw`, none where the file is not there: for what a layout may lack."""
+        return rows(self.raw / name, columns) if (self.raw / name).is_file() else iter(())
+
+
+class Radiographs(Source):
+    """A set of radiographs with labels or regions: images without a text are kept."""
+
+    no_text = "keep"
+    modality = RADIOGRAPH
 
 
 def _normal(path: Path) -> Path:
@@ -189,23 +222,12 @@ def decode_text(data: bytes, encoding: str = "utf-8") -> str:
         raise Reject("text_encoding", f"not {encoding} at byte {error.start}: give --encoding") from None
 
 
-sources: Registry[type[Source]] = Registry("source")
-
-
-def source_names() -> dict[str, str]:
-    """Return the sources that come with the package and the first line of what each says of itself; imports none."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in ("__init__", "base"):
-            text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            found[path.stem] = text.split("\n")[0]
+def grouped(table: Iterable[Row], column: str) -> dict[str, list[Row]]:
+    """Return the rows of a table by what they say in a column, such as those of one image."""
+    found: dict[str, list[Row]] = {}
+    for row in table:
+        found.setdefault(str(row[column]), []).append(row)
     return found
 
 
-def find_source(name: str) -> type[Source]:
-    """Return a source by the name of its file, or by `package.module:Class`; raises ConfigError with the nearest name."""
-    if name not in sources and re.fullmatch(r"[a-z0-9_]+", name) and (Path(__file__).parent / f"{name}.py").is_file():
-        importlib.import_module(f"{__package__}.{name}")
-    if name not in sources and ":" not in name:
-        raise ConfigError(f"unknown source {name!r}{did_you_mean(name, source_names())}")
-    return sources.get(name)
+sources: Registry[type[Source]] = Registry("source")

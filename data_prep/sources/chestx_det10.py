@@ -11,11 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from vlp.data.tables.boxes import corners
-from vlp.data.tables.read import rows
 from vlp.sample import Box, Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from .base import LEARN, Record, Reject, Source, SourceError, sources
+from .base import LEARN, Radiographs, Record, Reject, sources
 
 LABELS = (
     "Atelectasis",
@@ -32,28 +30,19 @@ LABELS = (
 
 
 @sources.register("chestx_det10")
-class ChestxDet10(Source):
+class ChestxDet10(Radiographs):
     name = "chestx_det10"
     version = "2020"
     licence = "annotations: see the publisher's page; images: no restrictions, credit the NIH Clinical Center"
     homepage = "https://github.com/Deepwise-AILab/ChestX-Det10-Dataset"
-    no_text = "keep"
 
     def records(self) -> Iterator[Record]:
-        found = [name for name in ("train", "test") if (self.raw / f"{name}.json").is_file()]
-        if not found:
-            raise SourceError(
-                f"{self.name}: {self.raw} has no train.json or test.json: is this the folder as published?"
-            )
-        for part in found:
-            for row in rows(self.raw / f"{part}.json", ("file_name", "syms", "boxes")):
+        self.require("train.json", "test.json")
+        for part, split in (("train", LEARN), ("test", "test")):
+            for row in self.rows(f"{part}.json", ("file_name", "syms", "boxes")):
                 name = str(row["file_name"])
-                yield Record(
-                    key=name.removesuffix(".png"),
-                    patient=name.partition("_")[0],
-                    split="test" if part == "test" else LEARN,
-                    data={"row": row, "part": part},
-                )
+                data = {"row": row, "part": part}
+                yield Record(name.removesuffix(".png"), data, patient=name.partition("_")[0], split=split)
 
     def sample(self, record: Record) -> Sample:
         row = record.data["row"]
@@ -63,15 +52,10 @@ class ChestxDet10(Source):
             raise Reject("bad_label", f"unknown findings: {', '.join(map(str, unknown))}")
         if len(names) != len(places):
             raise Reject("bad_box", f"{len(names)} names for {len(places)} boxes")
-        boxes = [Box(name.lower(), corners(place), label=name) for name, place in zip(names, places, strict=True)]
-        file = row["file_name"]
-        return Sample(
-            key=record.key,
-            image=self.image(f"{record.data['part']}_data/{file}", f"images/{file}", f"{record.data['part']}/{file}"),
-            patient=record.patient,
-            modality=RADIOGRAPH,
+        file, part = row["file_name"], record.data["part"]
+        return self.sample_of(
+            record,
+            self.image(f"{part}_data/{file}", f"images/{file}", f"{part}/{file}"),
             labels={name: int(name in names) for name in LABELS},
-            boxes=tuple(boxes),
-            source=self.name,
-            licence=self.licence,
+            boxes=tuple(Box(name.lower(), corners(place), name) for name, place in zip(names, places, strict=True)),
         )

@@ -16,15 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.core.untrusted import open_regular, parse_json
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from ..readers.labels import CHEXPERT
-from .base import LEARN, Record, Reject, Source, SourceError, sources
+from ..readers.chexpert import CHEXPERT, ids_of, places_of
+from .base import LEARN, Radiographs, Record, Reject, sources
 
 PLUS = "df_chexpert_plus_240401.csv"
 LABELS = ("chexbert_labels/report_fixed.json", "chexbert_labels/impression_fixed.json", "report_fixed.json")
@@ -33,11 +32,10 @@ SECTIONS = ("history", "clinical_history", "comparison", "technique", "findings"
 
 
 @sources.register("chexpert")
-class Chexpert(Source):
+class Chexpert(Radiographs):
     name = "chexpert"
     version = "1.0"
     licence = "Stanford University Dataset Research Use Agreement"
-    no_text = "keep"
     homepage = "https://stanfordmlgroup.github.io/competitions/chexpert"
 
     @config
@@ -61,40 +59,32 @@ class Chexpert(Source):
 
     def _plain_records(self) -> Iterator[Record]:
         self.require("train.csv", "valid.csv", *TEST)
-        for split, table in (("train", "train.csv"), ("valid", "valid.csv"), ("test", self._test)):
-            if table and (self.raw / table).is_file():
-                about = () if split == "test" else ("Sex", "Age", "Frontal/Lateral", "AP/PA")
-                for row in rows(self.raw / table, ("Path", *about, *CHEXPERT)):
-                    yield self._record(row["Path"], split, {"row": row, "labels": row})
+        about = ("Sex", "Age", "Frontal/Lateral", "AP/PA")
+        for split, table, columns in (
+            ("train", "train.csv", about),
+            ("valid", "valid.csv", about),
+            ("test", self._test, ()),
+        ):
+            for row in self.rows(table, ("Path", *columns, *CHEXPERT)) if table else ():
+                yield self._record(row["Path"], split, {"row": row, "labels": row})
 
     def _plus_records(self) -> Iterator[Record]:
-        labels: dict[str, dict[str, Any]] = {}
-        for name in LABELS:
-            if (self.raw / name).is_file():
-                for line in _lines(self.raw / name):
-                    labels[line["path_to_image"]] = {
-                        name: line[name] for name in CHEXPERT if line.get(name) not in ("", None)
-                    }
-                break
+        named = next((self.raw / name for name in LABELS if (self.raw / name).is_file()), None)
+        labels = {
+            line["path_to_image"]: {name: line[name] for name in CHEXPERT if line.get(name) not in ("", None)}
+            for line in (_lines(named) if named else ())
+        }
         columns = ("path_to_image", "frontal_lateral", "ap_pa", "sex", "age", "section_findings", "section_impression")
+        wanted = (*columns, *(f"section_{section}" for section in SECTIONS))
         for row in rows(self.raw / PLUS, columns):
-            split = row.get("split") or PurePosixPath(row["path_to_image"]).parts[0]
-            kept = {
-                name: row[name] for name in (*columns, *(f"section_{section}" for section in SECTIONS)) if name in row
-            }
-            yield self._record(
-                row["path_to_image"], split, {"row": kept, "labels": labels.get(row["path_to_image"], {})}
-            )
+            path = row["path_to_image"]
+            kept = {name: row[name] for name in wanted if name in row}
+            split = row.get("split") or PurePosixPath(path).parts[0]
+            yield self._record(path, split, {"row": kept, "labels": labels.get(path, {})})
 
     def _record(self, path: str, split: str, data: dict[str, Any]) -> Record:
-        *_, patient, study, view = PurePosixPath(path).with_suffix("").parts
-        return Record(
-            key=f"{patient}_{study}_{view}",
-            patient=patient,
-            study=f"{patient}_{study}",
-            split=LEARN if split == "train" else self._valid_as if split == "valid" else split,
-            data={"path": path, **data},
-        )
+        split = LEARN if split == "train" else self._valid_as if split == "valid" else split
+        return Record(**ids_of(path), split=split, data={"path": path, **data})
 
     def sample(self, record: Record) -> Sample:
         row = record.data["row"]
@@ -104,26 +94,17 @@ class Chexpert(Source):
             raise Reject("other_view", side, counted=False)
         sex, age = row.get("Sex") or row.get("sex"), row.get("Age") or row.get("age")
         groups = {"sex": str(sex or "")[:1], "age": str(age or "").removesuffix(".0")}
-        return Sample(
-            key=record.key,
-            image=self._file(record.data["path"]),
+        inner, below = places_of(record.data["path"])
+        png = PurePosixPath(below).with_suffix(".png")
+        return self.sample_of(
+            record,
+            self.image(inner, below, f"PNG/{png}", str(png)),
             report=_report(row),
-            study=record.study,
-            patient=record.patient,
-            modality=RADIOGRAPH,
             view=row.get("AP/PA") or row.get("ap_pa") or (side.upper() or None),
             labels=from_columns(record.data["labels"], CHEXPERT),
-            groups={name: value for name, value in groups.items() if value and value != "U"},
+            groups={name: value for name, value in groups.items() if value != "U"},
             source="chexpert_plus" if self._plus else self.name,
-            licence=self.licence,
         )
-
-    def _file(self, path: str) -> Path:
-        """Return the image: paths begin with the name of the folder that was unpacked, which is `raw` or lies in it."""
-        inner = PurePosixPath(path)
-        below = PurePosixPath(*inner.parts[1:]) if inner.parts[0].startswith("CheXpert") else inner
-        png = below.with_suffix(".png")
-        return self.image(str(inner), str(below), f"PNG/{png}", str(png))
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -134,16 +115,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                 try:
                     row = parse_json(line)
                 except ValueError as error:
-                    raise SourceError(f"{path}, line {number}: not JSON: {error}") from None
+                    raise ConfigError(f"{path}, line {number}: not JSON: {error}") from None
                 if not isinstance(row, dict):
-                    raise SourceError(f"{path}, line {number}: expected a JSON object")
+                    raise ConfigError(f"{path}, line {number}: expected a JSON object")
                 yield row
 
 
-def _report(row: dict[str, Any]) -> Report | None:
-    parts = [
-        f"{name.replace('_', ' ').upper()}: {row[f'section_{name}']}" for name in SECTIONS if row.get(f"section_{name}")
-    ]
-    if not (row.get("section_findings") or row.get("section_impression") or row.get("section_summary")):
-        return None
-    return Report("\n".join(parts))
+def _report(row: dict[str, Any]) -> str:
+    texts = {name: row.get(f"section_{name}") for name in SECTIONS}
+    if not (texts["findings"] or texts["impression"] or texts["summary"]):
+        return ""
+    return "\n".join(f"{name.replace('_', ' ').upper()}: {text}" for name, text in texts.items() if text)

@@ -8,27 +8,26 @@ MedCLIP's): scores on different lists are not comparable, so say which.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from vlp.core.config import config
 from vlp.data.tables.labels import label_value
 from vlp.data.tables.read import rows
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from .base import Record, Reject, Source, sources
+from ..readers.chexpert import ids_of, places_of
+from .base import Radiographs, Record, Reject, sources
 
 LABELS = ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion")
 TABLES = ("chexpert_5x200.csv", "chexpert-5x200.csv")
 
 
 @sources.register("chexpert5x200")
-class Chexpert5x200(Source):
+class Chexpert5x200(Radiographs):
     name = "chexpert5x200"
     version = "official list"
     licence = "Stanford University Dataset Research Use Agreement"
     homepage = "https://github.com/marshuang80/gloria"
-    no_text = "keep"
 
     @config
     class Config:
@@ -38,26 +37,17 @@ class Chexpert5x200(Source):
 
     def records(self) -> Iterator[Record]:
         for row in rows(self.require(*TABLES), ("Path", *LABELS)):
-            *_, patient, study, view = PurePosixPath(row["Path"]).with_suffix("").parts
-            key = f"{patient}_{study}_{view}"
-            yield Record(key=key, patient=patient, study=f"{patient}_{study}", split="test", data={"row": row})
+            yield Record(**ids_of(row["Path"]), split="test", data={"row": row})
 
     def sample(self, record: Record) -> Sample:
         row = record.data["row"]
         labels = {name: label_value(row[name]) or 0 for name in LABELS}
         if sorted(labels.values()) != [0, 0, 0, 0, 1]:
             raise Reject("bad_label", f"expected exactly one of the five findings, found {labels}")
-        inner = PurePosixPath(row["Path"])
-        below = PurePosixPath(*inner.parts[1:]) if inner.parts[0].startswith("CheXpert") else inner
         text = row.get("Report Impression") or ""
-        return Sample(
-            key=record.key,
-            image=self.image(str(inner), str(below), root=self.config.chexpert),
-            report=Report(f"IMPRESSION: {text}") if text else None,
-            study=record.study,
-            patient=record.patient,
-            modality=RADIOGRAPH,
+        return self.sample_of(
+            record,
+            self.image(*places_of(row["Path"]), root=self.config.chexpert),
+            report=f"IMPRESSION: {text}" if text else None,
             labels=labels,
-            source=self.name,
-            licence=self.licence,
         )

@@ -14,15 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.core.untrusted import read_json
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError, absent, describe, identity, unicode_text
 from vlp.sample import Box
 
-from ..readers.detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
 from ..readers.regions import polygon_mask, run_length_mask
-from .base import SourceError, sources
+from .base import sources
+from .detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
 
 MAX_BYTES = 1 << 30
 
@@ -55,7 +55,7 @@ class Coco(DetectionSource):
             paths = sorted(path for path in self.raw.rglob("*.json") if path.is_file())
         found = {path: tree for path in paths if (tree := self._tree(path)) is not None}
         if not found:
-            raise SourceError(
+            raise ConfigError(
                 f"coco: no JSON file with images and annotations below {self.raw} (--annotations names one)"
             )
         return found
@@ -65,28 +65,28 @@ class Coco(DetectionSource):
         try:
             tree = read_json(path, MAX_BYTES)
         except OSError as error:
-            raise SourceError(f"cannot read {path}: {error.strerror}") from None
+            raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         except ValueError as error:
-            raise SourceError(f"{path}: not JSON: {error}") from None
+            raise ConfigError(f"{path}: not JSON: {error}") from None
         if not isinstance(tree, dict) or not {"images", "annotations"} <= set(tree):
             if self.config.annotations:
-                raise SourceError(f"{path}: expected COCO's images and annotations, found {describe(tree)}")
+                raise ConfigError(f"{path}: expected COCO's images and annotations, found {describe(tree)}")
             return None
         images = {_id(image, "id", f"{path}: image"): image for image in _objects(tree["images"], path, "images")}
         names: dict[Any, str] = {}
         for category in _objects(tree.get("categories", []), path, "categories"):
             name = category.get("name")
             if not isinstance(name, str):
-                raise SourceError(f"{path}: a category without a name")
+                raise ConfigError(f"{path}: a category without a name")
             names[_id(category, "id", f"{path}: category")] = name
         by_image: dict[Any, list[dict[str, Any]]] = {}
         for annotation in _objects(tree["annotations"], path, "annotations"):
             image = _id(annotation, "image_id", f"{path}: annotation")
             if image not in images:
-                raise SourceError(f"{path}: an annotation of an image that is not listed (image_id)")
+                raise ConfigError(f"{path}: an annotation of an image that is not listed (image_id)")
             by_image.setdefault(image, []).append(annotation)
         if len(images) != len(tree["images"]):
-            raise SourceError(f"{path}: two images have one id")
+            raise ConfigError(f"{path}: two images have one id")
         return {"images": images, "names": names, "annotations": by_image}
 
     def images(self) -> Iterable[Marked]:
@@ -96,7 +96,7 @@ class Coco(DetectionSource):
             for number, image in tree["images"].items():
                 name = image.get("file_name")
                 if not isinstance(name, str) or not name:
-                    raise SourceError(f"{path}: an image without a file_name")
+                    raise ConfigError(f"{path}: an image without a file_name")
                 file = self._place(path, name)
                 marks = [
                     self._mark(annotation, tree["names"], path) for annotation in tree["annotations"].get(number, ())
@@ -105,7 +105,7 @@ class Coco(DetectionSource):
                     file, Marked(file, {"marks": [], "captions": [], "size": (None, None)}, split)
                 )
                 if marked.split != split:
-                    raise SourceError(f"{path}: an image of this file is in another split's file too")
+                    raise ConfigError(f"{path}: an image of this file is in another split's file too")
                 marked.data["size"] = (image.get("height"), image.get("width"))
                 marked.data["marks"] += [mark for mark in marks if mark not in marked.data["marks"]]
                 captions = [mark["caption"] for mark in marks if isinstance(mark.get("caption"), str)]
@@ -114,7 +114,7 @@ class Coco(DetectionSource):
                     marked.patient = marked.patient or _first_id(image, "patient", "patient_id")
                     marked.study = marked.study or _first_id(image, "study", "study_id")
                 except CellError as error:
-                    raise SourceError(f"{path}: {error.detail}") from None
+                    raise ConfigError(f"{path}: {error.detail}") from None
         return found.values()
 
     def _place(self, path: Path, name: str) -> str:
@@ -136,7 +136,7 @@ class Coco(DetectionSource):
         if "bbox" in kept or "segmentation" in kept:
             category = annotation.get("category_id")
             if not isinstance(category, (int, str)) or category not in names:
-                raise SourceError(f"{path}: an annotation of a category that is not listed (category_id)")
+                raise ConfigError(f"{path}: an annotation of a category that is not listed (category_id)")
             kept["name"] = names[category]
         if isinstance(kept.get("caption"), str):
             unicode_text(kept["caption"], "caption")
@@ -165,14 +165,14 @@ class Coco(DetectionSource):
 
 def _objects(value: Any, path: Path, what: str) -> list[dict[str, Any]]:
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise SourceError(f"{path}: {what} is not a list of objects")
+        raise ConfigError(f"{path}: {what} is not a list of objects")
     return value
 
 
 def _id(entry: Mapping[str, Any], name: str, what: str) -> int | str:
     value = entry.get(name)
     if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise SourceError(f"{what} without {name}")
+        raise ConfigError(f"{what} without {name}")
     return value
 
 

@@ -12,16 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.core.untrusted import read_json, read_regular
 from vlp.data.tables.boxes import corners, parse_boxes
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
-from vlp.sample import Box, Report, Sample
+from vlp.sample import Box, Sample
 
 from ..images.modality_codes import modality_of
 from ..images.store import image_size
-from .base import Record, Reject, Source, SourceError, safe_key, sources
+from .base import Record, Reject, Source, safe_key, sources
 
 BOXES = "annotations/imageannotation_ai_lung_bounding_boxes.json"
 UNKNOWN = {"", "todo", "Unknown"}
@@ -73,7 +73,7 @@ class CovidChestXray(Source):
                     xyxy, size = corners(annotation["bbox"], "xywh"), (image["height"], image["width"])
                     boxes.setdefault(image["file_name"], []).append((names[annotation["category_id"]], xyxy, size))
             except (ValueError, KeyError, TypeError, CellError) as error:
-                raise SourceError(f"{self.raw / BOXES}: not the COCO-like file as published ({error!r})") from None
+                raise ConfigError(f"{self.raw / BOXES}: not the COCO-like file as published ({error!r})") from None
         if (self.raw / "pairs.jsonl").is_file():
             for row in rows(self.raw / "pairs.jsonl", ("image",)):
                 name = PurePosixPath(row["image"]).name
@@ -94,20 +94,16 @@ class CovidChestXray(Source):
         if row.get("folder") == "volumes":
             raise Reject("volume", f"{row['filename']} is a 3-D volume, not an image", counted=False)
         image = self.image(Path(row.get("folder") or "images") / row["filename"])
-        groups = {"sex": row.get("sex"), "age": row.get("age"), "site": row.get("location")}
-        return Sample(
-            key=record.key,
-            image=image,
-            report=Report(row["clinical_notes"]) if row["clinical_notes"] else None,
-            study=record.study,
-            patient=record.patient,
+        return self.sample_of(
+            record,
+            image,
+            report=row["clinical_notes"],
             modality=modality,
             view=view,
             labels=_labels(_findings(row["finding"]), record.data["findings"]),
             boxes=tuple(_boxes(record.data["boxes"], image)),
             masks=self._masks(Path(row["filename"]).stem),
-            groups={name: value for name, value in groups.items() if value},
-            source=self.name,
+            groups={"sex": row.get("sex"), "age": row.get("age"), "site": row.get("location")},
             licence=row.get("license") or "",
         )
 

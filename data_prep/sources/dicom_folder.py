@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
 from vlp.data.tables.cells import CellError, identity, text
 from vlp.data.tables.read import numbered_rows
@@ -34,11 +34,11 @@ from vlp.modalities.image.dicom import (
 )
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.grey_scale import DicomOptions, numbers
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
 from ..images.dicom import header, ids
 from ..images.modality_codes import modality_of
-from .base import Record, Reject, Source, SourceError, safe_key, sources
+from .base import Record, Reject, Source, safe_key, sources
 
 LINKS = ("study", "accession", "patient", "image")
 PARALLEL = 0.99
@@ -137,16 +137,16 @@ class DicomFolder(Source):
         )
 
     def _reports(self) -> tuple[dict[str, dict[str, str]], str]:
-        """Return reports by id, and which id the mapping names; raises SourceError."""
+        """Return reports by id, and which id the mapping names; raises ConfigError."""
         if self.config.table is None:
             return {}, "study"
         fields = (*LINKS, "report", "findings", "impression")
         for name in self.config.map:
             if name not in fields:
-                raise SourceError(f"--map {name}=...: no field {name!r}{did_you_mean(name, fields)}")
+                raise ConfigError(f"--map {name}=...: no field {name!r}{did_you_mean(name, fields)}")
         links = [name for name in LINKS if name in self.config.map]
         if len(links) != 1 or not {"report", "findings", "impression"} & set(self.config.map):
-            raise SourceError(
+            raise ConfigError(
                 "dicom_folder: --map must name one of study, accession, patient, image (how a row finds its images) and "
                 "report, findings or impression"
             )
@@ -159,7 +159,7 @@ class DicomFolder(Source):
                 known = identity(row[column], column)
                 texts = {name: text(row[other], other) for name, other in self.config.map.items() if name not in LINKS}
             except CellError as error:
-                raise SourceError(f"{table}, line {number}: {error.detail}") from None
+                raise ConfigError(f"{table}, line {number}: {error.detail}") from None
             if known is not None:
                 _join(found.setdefault(known, {}), texts)
         return found, links[0]
@@ -181,16 +181,14 @@ class DicomFolder(Source):
         if self.config.modalities and not self._asked_for(known.get("modality", "")):
             raise Reject("other_modality", known.get("modality", ""), counted=False)
         pixels, steps = self._pixels(data)
-        return Sample(
-            key=record.key,
-            image=pixels,
+        return self.sample_of(
+            record,
+            pixels,
             report=self._text(data["report"]),
-            study=record.study,
-            patient=record.patient,
             modality=known.get("modality"),
             view=known.get("view"),
             groups={name: known[name] for name in ("sex", "age") if name in known},
-            source=self.name,
+            licence="",
             steps=steps,
         )
 
@@ -230,15 +228,14 @@ class DicomFolder(Source):
         pixels, steps = read_volume(slices, count, DicomOptions(window=self.config.window), self.max_pixels)
         return np.concatenate(list(pixels)), (*steps, f"volume: {count} {kind} stacked downwards")
 
-    def _text(self, texts: dict[str, str] | None) -> Report | None:
+    def _text(self, texts: dict[str, str] | None) -> str:
         if not texts:
-            return None
+            return ""
         if "sidecar" in texts:
-            return Report(self.text(self.path(texts["sidecar"]), self.config.encoding))
+            return self.text(self.path(texts["sidecar"]), self.config.encoding)
         parts = [texts.get("report", "")]
         parts += [f"{name.upper()}: {texts[name]}" for name in ("findings", "impression") if texts.get(name)]
-        whole = "\n".join(part for part in parts if part)
-        return Report(whole) if whole else None
+        return "\n".join(part for part in parts if part)
 
 
 def _join(report: dict[str, str], more: dict[str, str]) -> None:

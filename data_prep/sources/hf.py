@@ -14,14 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.data.tables.cells import absent
 from vlp.data.tables.read import Row
 from vlp.sample import Sample
 
+from ..readers.file_table import Table
 from ..readers.hub_folder import SAVED, only_split, tables_of
-from ..readers.tables import Table, TableConfig, TableSource
-from .base import Record, SourceError, sources
+from .base import Record, sources
+from .table import TableConfig, TableSource
 
 
 @sources.register("hf")
@@ -60,7 +61,7 @@ class HuggingFace(TableSource):
             else:
                 found = datasets.load_dataset(self.config.dataset, self.config.subset)
         except (FileNotFoundError, ValueError, ConnectionError, OSError) as error:
-            raise SourceError(f"hf: cannot load {self.config.dataset!r}: {error}") from None
+            raise ConfigError(f"hf: cannot load {self.config.dataset!r}: {error}") from None
         return dict(found) if isinstance(found, dict) else {"all": found}
 
     def sample(self, record: Record) -> Sample:

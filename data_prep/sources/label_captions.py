@@ -17,13 +17,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from vlp.core.config import config, read_yaml, validate
+from vlp.core.config import ConfigError, config, read_yaml, validate
 from vlp.core.registry import did_you_mean
 from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
 from vlp.sample import Sample
 
-from .base import Record, Source, SourceError, safe_key, sources
+from .base import Record, Source, safe_key, sources
 
 IMAGES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".dcm"}
 SPLITS = {"train", "val", "valid", "validation", "test"}
@@ -60,7 +60,7 @@ class LabelCaptions(Source):
             for label in labels:
                 if label not in captions.labels:
                     known = did_you_mean(label, captions.labels)
-                    raise SourceError(f"{self.config.captions}: no sentences for label {label!r} of {name}{known}")
+                    raise ConfigError(f"{self.config.captions}: no sentences for label {label!r} of {name}{known}")
             texts = [sentence for label in labels for sentence in _sentences(captions, label)]
             yield Record(
                 key=safe_key(str(PurePosixPath(name).with_suffix("")).replace("/", "_")),
@@ -72,7 +72,7 @@ class LabelCaptions(Source):
         captions = validate(Captions, read_yaml(self.config.captions), str(self.config.captions))
         for template in captions.templates:
             if template.count("{}") != 1:
-                raise SourceError(f"{self.config.captions}: template {template!r} must hold {{}} once")
+                raise ConfigError(f"{self.config.captions}: template {template!r} must hold {{}} once")
         return captions
 
     def _rows(self) -> Iterator[tuple[str, list[str], str | None]]:
@@ -90,13 +90,12 @@ class LabelCaptions(Source):
 
     def sample(self, record: Record) -> Sample:
         data = record.data
-        return Sample(
-            key=record.key,
-            image=self.image(data["file"]),
+        return self.sample_of(
+            record,
+            self.image(data["file"]),
             captions=tuple(dict.fromkeys(data["captions"])),
             modality=self.config.modality,
             labels={name: int(name in data["labels"]) for name in data["known"]},
-            source=self.name,
             licence=self.config.licence,
         )
 

@@ -39,11 +39,11 @@ class LinkedConcepts(Source):
     def sample(self, record: Record) -> Sample:
         linked = record.data["linked"]
         report = Report(linked.caption, tuple(split_sentences(linked.caption))) if linked.caption.strip() else None
-        return Sample(
-            key=record.key,
-            image=self.image(linked.image),
+        return self.sample_of(
+            record,
+            self.image(linked.image),
             report=report,
             concepts=linked.mentions,
             modality=self.config.modality,
-            source=self.name,
+            licence="",
         )

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
 from ..images.modality_codes import RADIOGRAPH
-from ..readers.labels import CHEXPERT
-from .base import Record, Reject, Source, SourceError, decode_text, sources
+from ..readers.chexpert import CHEXPERT
+from .base import Record, Reject, Source, decode_text, sources
 
 REPORTS = ("mimic-cxr-reports.zip", "mimic-cxr-reports", "reports", ".")
 
@@ -29,6 +29,7 @@ class MimicCxr(Source):
     version = "2.1.0"
     licence = "PhysioNet Credentialed Health Data License 1.5.0"
     homepage = "https://physionet.org/content/mimic-cxr-jpg"
+    modality = RADIOGRAPH
 
     @config
     class Config:
@@ -58,13 +59,11 @@ class MimicCxr(Source):
     def _images(self) -> Iterator[dict[str, Any]]:
         metadata = self._table("metadata", ("dicom_id", "subject_id", "study_id", "ViewPosition"))
         if metadata is not None:
-            yield from rows(metadata)
-            return
+            return rows(metadata)
         for name in ("cxr-record-list.csv.gz", "cxr-record-list.csv"):
             if (self.raw / name).is_file():
-                yield from rows(self.raw / name, ("dicom_id", "subject_id", "study_id", "path"))
-                return
-        raise SourceError(
+                return rows(self.raw / name, ("dicom_id", "subject_id", "study_id", "path"))
+        raise ConfigError(
             f"mimic_cxr: {self.raw} has neither mimic-cxr-2.*-metadata.csv.gz nor cxr-record-list.csv.gz: is this the "
             "folder as published?"
         )
@@ -78,34 +77,24 @@ class MimicCxr(Source):
 
     def _labels(self) -> dict[str, tuple[tuple[str, str], ...]]:
         """Return the label cells that are not empty, by study."""
-        if self.config.labels == "none":
-            return {}
-        table = self._table(self.config.labels, ("study_id", *CHEXPERT))
-        if table is None:
-            return {}
+        table = None if self.config.labels == "none" else self._table(self.config.labels, ("study_id", *CHEXPERT))
         return {
             str(row["study_id"]): tuple((name, row[name]) for name in CHEXPERT if row[name] != "")
-            for row in rows(table)
+            for row in (rows(table) if table else ())
         }
 
     def sample(self, record: Record) -> Sample:
         view = record.data["view"]
         if self.config.views and view not in self.config.views:
             raise Reject("other_view", str(view), counted=False)
-        patient, study = str(record.patient), str(record.study)
-        place = f"files/{patient[:3]}/{patient}/{study}"
-        text = self._report(f"files/{patient[:3]}/{patient}/{study}.txt")
-        return Sample(
-            key=record.key,
-            image=self.image(f"{place}/{record.key}.jpg", f"{place}/{record.key}.dcm"),
-            report=Report(text) if text else None,
-            study=study,
-            patient=patient,
-            modality=RADIOGRAPH,
+        patient = str(record.patient)
+        place = f"files/{patient[:3]}/{patient}/{record.study}"
+        return self.sample_of(
+            record,
+            self.image(f"{place}/{record.key}.jpg", f"{place}/{record.key}.dcm"),
+            report=self._report(f"{place}.txt"),
             view=view,
             labels=from_columns(dict(record.data["labels"]), CHEXPERT),
-            source=self.name,
-            licence=self.licence,
         )
 
     def _report(self, name: str) -> str:

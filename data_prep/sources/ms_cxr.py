@@ -10,26 +10,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.data.tables.read import rows
 from vlp.sample import Box, Sample
 
-from ..images.modality_codes import RADIOGRAPH
 from ..images.store import image_size
-from .base import Record, Source, SourceError, sources
+from .base import Radiographs, Record, grouped, sources
 
 COLUMNS = ("category_name", "label_text", "path", "x", "y", "w", "h", "image_width", "image_height", "dicom_id")
 
 
 @sources.register("ms_cxr")
-class MsCxr(Source):
+class MsCxr(Radiographs):
     name = "ms_cxr"
     version = "1.1.0"
     licence = "PhysioNet Credentialed Health Data License 1.5.0"
     homepage = "https://physionet.org/content/ms-cxr"
-    no_text = "keep"
 
     @config
     class Config:
@@ -40,13 +37,10 @@ class MsCxr(Source):
     def records(self) -> Iterator[Record]:
         tables = sorted(self.raw.glob("MS_CXR_Local_Alignment_v*.csv"))
         if not tables:
-            raise SourceError(
+            raise ConfigError(
                 f"ms_cxr: {self.raw} has no MS_CXR_Local_Alignment_v*.csv: is this the folder as published?"
             )
-        images: dict[str, list[dict[str, Any]]] = {}
-        for row in rows(tables[-1], COLUMNS):
-            images.setdefault(row["dicom_id"], []).append(row)
-        for key, found in images.items():
+        for key, found in grouped(rows(tables[-1], COLUMNS), "dicom_id").items():
             parts = Path(found[0]["path"]).parts
             yield Record(
                 key=key,
@@ -66,14 +60,5 @@ class MsCxr(Source):
             x, y, w, h = (float(row[name]) for name in ("x", "y", "w", "h"))
             place = (x * across, y * down, (x + w) * across, (y + h) * down)
             boxes.append(Box(row["label_text"], place, label=row["category_name"]))
-        return Sample(
-            key=record.key,
-            image=image,
-            study=record.study,
-            patient=record.patient,
-            modality=RADIOGRAPH,
-            labels=dict.fromkeys(sorted({row["category_name"] for row in found}), 1),
-            boxes=tuple(boxes),
-            source=self.name,
-            licence=self.licence,
-        )
+        labels = dict.fromkeys(sorted({row["category_name"] for row in found}), 1)
+        return self.sample_of(record, image, labels=labels, boxes=tuple(boxes))

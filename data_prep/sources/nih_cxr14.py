@@ -7,15 +7,13 @@ Layout: `Data_Entry_2017_v2020.csv` (or `Data_Entry_2017.csv`), `train_val_list.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from vlp.core.untrusted import read_text
 from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
 from vlp.sample import Box, Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from .base import LEARN, Record, Reject, Source, sources
+from .base import LEARN, Radiographs, Record, Reject, grouped, sources
 
 LABELS = (
     "Atelectasis",
@@ -37,31 +35,26 @@ BOX_NAMES = {"Infiltrate": "Infiltration"}
 
 
 @sources.register("nih_cxr14")
-class NihCxr14(Source):
+class NihCxr14(Radiographs):
     name = "nih_cxr14"
     version = "2020"
     licence = "no restrictions; credit the NIH Clinical Center"
     homepage = "https://nihcc.app.box.com/v/ChestXray-NIHCC"
-    no_text = "keep"
 
     def records(self) -> Iterator[Record]:
         table = self.require("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
         test = self._list("test_list.txt")
         listed = test | self._list("train_val_list.txt")
-        boxes: dict[str, list[tuple[str, list[str]]]] = {}
-        if (self.raw / "BBox_List_2017.csv").is_file():
-            for row in rows(
-                self.raw / "BBox_List_2017.csv", ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]")
-            ):
-                place = [row[name] for name in ("Bbox [x", "y", "w", "h]")]
-                boxes.setdefault(row["Image Index"], []).append((row["Finding Label"], place))
+        place = ("Bbox [x", "y", "w", "h]")
+        boxes = grouped(self.rows("BBox_List_2017.csv", ("Image Index", "Finding Label", *place)), "Image Index")
         for row in rows(table, ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "View Position")):
             name = row["Image Index"]
+            found = [(box["Finding Label"], [box[edge] for edge in place]) for box in boxes.get(name, ())]
             yield Record(
                 key=name.removesuffix(".png"),
                 patient=row["Patient ID"],
                 split=self._side(name, test, listed),
-                data={"row": row, "boxes": boxes.get(name, [])},
+                data={"row": row, "boxes": found},
             )
 
     def _side(self, name: str, test: set[str], listed: set[str]) -> str | None:
@@ -80,23 +73,15 @@ class NihCxr14(Source):
         unknown = set(stated) - {*LABELS, "No Finding"}
         if unknown or not stated:
             raise Reject("bad_label", f"unknown labels: {row['Finding Labels']!r}")
-        groups = {"sex": row.get("Patient Gender") or row.get("Patient Sex"), "age": row["Patient Age"]}
-        return Sample(
-            key=record.key,
-            image=self._file(row["Image Index"]),
-            patient=record.patient,
-            modality=RADIOGRAPH,
+        folders = ["images", *(f"images_{number:03d}/images" for number in range(1, 13))]
+        return self.sample_of(
+            record,
+            self.image(*(f"{folder}/{row['Image Index']}" for folder in folders)),
             view=row["View Position"] or None,
             labels={name: int(name in stated) for name in ("No Finding", *LABELS)},
             boxes=tuple(_box(name, place) for name, place in record.data["boxes"]),
-            groups={name: value for name, value in groups.items() if value},
-            source=self.name,
-            licence=self.licence,
+            groups={"sex": row.get("Patient Gender") or row.get("Patient Sex"), "age": row["Patient Age"]},
         )
-
-    def _file(self, name: str) -> Path:
-        folders = ["images", *(f"images_{number:03d}/images" for number in range(1, 13))]
-        return self.image(*(f"{folder}/{name}" for folder in folders))
 
 
 def _box(name: str, place: list[str]) -> Box:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from vlp.core.untrusted import read_regular
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.read import rows
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
 from ..images.modality_codes import RADIOGRAPH
 from ..readers.regions import MAX_XML, parse_xml
@@ -31,6 +30,7 @@ class OpenI(Source):
     version = "2013"
     licence = "CC BY-NC-ND 4.0"
     homepage = "https://openi.nlm.nih.gov"
+    modality = RADIOGRAPH
 
     def records(self) -> Iterator[Record]:
         if (self.raw / "indiana_reports.csv").is_file():
@@ -84,28 +84,20 @@ class OpenI(Source):
         if "broken" in data:
             raise Reject("bad_row", f"not XML: {data['broken']}")
         problems = dict.fromkeys(_name(problem) for problem in data["problems"])
-        return Sample(
-            key=record.key,
-            image=self._file(data["file"]),
+        return self.sample_of(
+            record,
+            self.image(*(f"{folder}/{data['file']}" for folder in FOLDERS)),
             report=_report(data["sections"]),
-            study=record.study,
-            patient=record.patient,
-            modality=RADIOGRAPH,
             view=data["view"].upper() or None,
             labels=dict.fromkeys(sorted(problems), 1),
-            source=self.name,
-            licence=self.licence,
         )
-
-    def _file(self, name: str) -> Path:
-        return self.image(*(f"{folder}/{name}" for folder in FOLDERS))
 
 
 def _name(problem: str) -> str:
     return "No Finding" if problem.lower() == "normal" else problem
 
 
-def _report(sections: dict[str, Any]) -> Report | None:
+def _report(sections: dict[str, Any]) -> str:
     if not (sections.get("findings") or sections.get("impression")):
-        return None
-    return Report("\n".join(f"{name.upper()}: {sections[name]}" for name in SECTIONS if sections.get(name)))
+        return ""
+    return "\n".join(f"{name.upper()}: {sections[name]}" for name in SECTIONS if sections.get(name))

@@ -16,22 +16,20 @@ from vlp.core.config import config
 from vlp.data.tables.cells import CellError
 from vlp.data.tables.labels import names_in
 from vlp.data.tables.read import rows
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from .base import Record, Reject, Source, safe_key, sources
+from .base import Radiographs, Record, Reject, safe_key, sources
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 COLUMNS = ("ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "MethodLabel", "Report", "Labels")
 
 
 @sources.register("padchest")
-class PadChest(Source):
+class PadChest(Radiographs):
     name = "padchest"
     version = "2019-02-01"
     licence = "PadChest dataset research use agreement"
     homepage = "https://bimcv.cipf.es/bimcv-projects/padchest"
-    no_text = "keep"
     language = "es"
 
     @config
@@ -48,10 +46,7 @@ class PadChest(Source):
 
     def records(self) -> Iterator[Record]:
         table = self.require(f"{TABLE}.gz", TABLE)
-        known: dict[str, None] = {}
-        for row in rows(table, COLUMNS):
-            known.update(dict.fromkeys(_labels(row)))
-        names = sorted(known)
+        names = sorted({name for row in rows(table, COLUMNS) for name in _labels(row)})
         for row in rows(table, COLUMNS):
             yield Record(
                 key=safe_key(row["ImageID"].removesuffix(".png")),
@@ -69,19 +64,13 @@ class PadChest(Source):
         stated = _labels(row)
         if not stated:
             raise Reject("bad_label", f"no labels: {row['Labels']!r}")
-        groups = {"sex": row["PatientSex_DICOM"], "age": _age(row), "labelled_by": row["MethodLabel"].lower()}
-        return Sample(
-            key=record.key,
-            image=self._image(row),
-            report=Report(row["Report"]) if self.config.report and row["Report"] else None,
-            study=record.study,
-            patient=record.patient,
-            modality=RADIOGRAPH,
+        return self.sample_of(
+            record,
+            self._image(row),
+            report=row["Report"] if self.config.report else None,
             view=row["Projection"] or None,
             labels={name: int(name in stated) for name in record.data["names"]},
-            groups={name: value for name, value in groups.items() if value},
-            source=self.name,
-            licence=self.licence,
+            groups={"sex": row["PatientSex_DICOM"], "age": _age(row), "labelled_by": row["MethodLabel"].lower()},
         )
 
     def _image(self, row: dict[str, Any]) -> Path | bytes:

@@ -9,10 +9,11 @@ sample with all their texts.
 
 from __future__ import annotations
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 
-from ..readers.tables import FileTable, Table, TableConfig, TableSource
-from .base import SourceError, sources
+from ..readers.file_table import FileTable, Table
+from .base import sources
+from .table import TableConfig, TableSource
 
 TABLES = ("pairs", "metadata", "data", "train")
 
@@ -34,7 +35,7 @@ class Pairs(TableSource):
         else:
             found = [path for stem in TABLES for path in sorted(self.raw.glob(f"{stem}.*")) if path.is_file()]
             if not found:
-                raise SourceError(
+                raise ConfigError(
                     f"pairs: no table in {self.raw}: give --table, the name of a CSV, JSONL or Parquet in it"
                 )
             path = found[0]

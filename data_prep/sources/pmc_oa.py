@@ -2,12 +2,14 @@
 
 Layout: `pmc_oa.jsonl` (`image`, `caption`, ...; one line per sub-figure) or `pmc_oa_beta.jsonl`, and the images,
 `caption_T060_filtered_top4_sep_v0_subfigures/<image>`, unpacked or still in `images.zip`. Lines that speak of one image become
-one sample with several captions; figures of one article stay on one side of a split.
+one sample with several captions; figures of one article stay on one side of a split (the
+first part of an image's name).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +30,14 @@ class PmcOa(Source):
 
     def records(self) -> Iterator[Record]:
         table = self.require("pmc_oa.jsonl", "pmc_oa_beta.jsonl")
-        name, captions = "", list[str]()
-        for row in rows(table, ("image", "caption")):
-            if row["image"] != name and captions:
-                yield _record(name, captions)
-                captions = []
-            name = row["image"]
-            captions.append(str(row["caption"]))
-        if captions:
-            yield _record(name, captions)
+        for name, lines in groupby(rows(table, ("image", "caption")), key=lambda row: row["image"]):
+            stem = Path(name).stem
+            captions = [str(row["caption"]) for row in lines]
+            yield Record(safe_key(stem), {"file": name, "captions": captions}, study=stem.partition("_")[0])
 
     def sample(self, record: Record) -> Sample:
-        return Sample(
-            key=record.key,
-            image=self._image(record.data["file"]),
-            captions=tuple(dict.fromkeys(caption.strip() for caption in record.data["captions"])),
-            study=record.study,
-            source=self.name,
-            licence=self.licence,
-        )
+        captions = dict.fromkeys(caption.strip() for caption in record.data["captions"])
+        return self.sample_of(record, self._image(record.data["file"]), captions=tuple(captions))
 
     def _image(self, name: str) -> Any:
         archive = self.raw / "images.zip"
@@ -54,9 +45,3 @@ class PmcOa(Source):
         if archive.is_file():
             return self.member(archive, f"{FOLDER}/{name}")
         return self.image(f"{FOLDER}/{name}", f"images/{FOLDER}/{name}", f"images/{name}", name)
-
-
-def _record(name: str, captions: list[str]) -> Record:
-    """Return the record of lines that follow each other and speak of one image; the article is the image's first part."""
-    stem = Path(name).stem
-    return Record(key=safe_key(stem), study=stem.partition("_")[0], data={"file": name, "captions": captions})

@@ -24,6 +24,7 @@ class Quilt1M(Source):
     version = "1"
     licence = "research only, see the publisher's agreement"
     homepage = "https://github.com/wisdomikezogwo/quilt1m"
+    modality = "SM"
 
     def records(self) -> Iterator[Record]:
         # one row per caption, not sorted by image: texts are kept until the table has been read to its end
@@ -43,12 +44,6 @@ class Quilt1M(Source):
 
     def sample(self, record: Record) -> Sample:
         name = record.data["file"]
-        return Sample(
-            key=record.key,
-            image=self.image(*(f"{folder}/{name}" for folder in FOLDERS)),
-            captions=tuple(dict.fromkeys(caption.strip() for caption in record.data["captions"] if caption.strip())),
-            study=record.study,
-            modality="SM",
-            source=self.name,
-            licence=self.licence,
-        )
+        captions = dict.fromkeys(caption.strip() for caption in record.data["captions"] if caption.strip())
+        image = self.image(*(f"{folder}/{name}" for folder in FOLDERS))
+        return self.sample_of(record, image, captions=tuple(captions))

@@ -12,48 +12,35 @@ from collections.abc import Iterator
 from vlp.data.tables.read import rows
 from vlp.sample import Box, Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from .base import Record, Source, sources
+from .base import Radiographs, Record, grouped, sources
 
+PLACE = ("x", "y", "width", "height")
 CLASSES = ("Lung Opacity", "No Lung Opacity / Not Normal", "Normal")
 
 
 @sources.register("rsna_pneumonia")
-class RsnaPneumonia(Source):
+class RsnaPneumonia(Radiographs):
     name = "rsna_pneumonia"
     version = "stage 2"
     licence = "Kaggle competition rules; images from NIH ChestX-ray14"
     homepage = "https://www.kaggle.com/c/rsna-pneumonia-detection-challenge"
-    no_text = "keep"
 
     def records(self) -> Iterator[Record]:
-        images: dict[str, list[tuple[str, ...]]] = {}
-        table = self.require("stage_2_train_labels.csv")
-        for row in rows(table, ("patientId", "x", "y", "width", "height", "Target")):
-            box = tuple(row[name] for name in ("x", "y", "width", "height"))
-            images.setdefault(row["patientId"], []).append((row["Target"], *box))
-        detail = self.raw / "stage_2_detailed_class_info.csv"
-        classes = {row["patientId"]: row["class"] for row in rows(detail, ("class",))} if detail.is_file() else {}
-        for key, found in images.items():
-            yield Record(key=key, patient=key, data={"rows": found, "class": classes.get(key, "")})
+        table = rows(self.require("stage_2_train_labels.csv"), ("patientId", *PLACE, "Target"))
+        detail = self.rows("stage_2_detailed_class_info.csv", ("class",))
+        classes = {row["patientId"]: row["class"] for row in detail}
+        for key, found in grouped(table, "patientId").items():
+            boxes = [[row[edge] for edge in PLACE] for row in found if row["Target"] == "1"]
+            yield Record(key=key, patient=key, data={"boxes": boxes, "class": classes.get(key, "")})
 
     def sample(self, record: Record) -> Sample:
-        found = record.data["rows"]
-        labels = {"Pneumonia": int(any(target == "1" for target, *_ in found))}
-        if record.data["class"]:
-            labels |= {name: int(name == record.data["class"]) for name in CLASSES}
+        places, stated = record.data["boxes"], record.data["class"]
+        labels = {"Pneumonia": int(bool(places))}
+        if stated:
+            labels |= {name: int(name == stated) for name in CLASSES}
         boxes = []
-        for target, *place in found:
-            if target == "1":
-                x, y, width, height = (float(value) for value in place)
-                boxes.append(Box("pneumonia", (x, y, x + width, y + height), label="Pneumonia"))
-        return Sample(
-            key=record.key,
-            image=self.image(f"stage_2_train_images/{record.key}.dcm"),
-            patient=record.patient,
-            modality=RADIOGRAPH,
-            labels=labels,
-            boxes=tuple(boxes),
-            source=self.name,
-            licence=self.licence,
-        )
+        for place in places:
+            x, y, width, height = (float(value) for value in place)
+            boxes.append(Box("pneumonia", (x, y, x + width, y + height), label="Pneumonia"))
+        image = self.image(f"stage_2_train_images/{record.key}.dcm")
+        return self.sample_of(record, image, labels=labels, boxes=tuple(boxes))

@@ -8,7 +8,6 @@ all of them make one mask, so that no image is on two sides of a split.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,18 @@ import numpy as np
 from vlp.data.tables.read import rows
 from vlp.sample import Sample
 
-from ..images.modality_codes import RADIOGRAPH
 from ..images.store import encode
-from .base import Record, Reject, Source, sources
+from .base import Radiographs, Record, Reject, sources
 
 SIDE = 1024
 
 
 @sources.register("siim_acr")
-class SiimAcr(Source):
+class SiimAcr(Radiographs):
     name = "siim_acr"
     version = "stage 1"
     licence = "Kaggle competition rules; images from NIH ChestX-ray14"
     homepage = "https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation"
-    no_text = "keep"
 
     def records(self) -> Iterator[Record]:
         table = self.require("train-rle.csv", "stage_2_train.csv")
@@ -52,16 +49,8 @@ class SiimAcr(Source):
             for run in runs:
                 inside |= decode_rle(run, SIDE, SIDE)
             masks["pneumothorax"] = encode(inside.astype(np.uint8) * 255, "png")
-        return Sample(
-            key=record.key,
-            image=self.image(Path(record.data["file"])),
-            patient=record.patient,
-            modality=RADIOGRAPH,
-            labels={"Pneumothorax": int(bool(runs))},
-            masks=masks,
-            source=self.name,
-            licence=self.licence,
-        )
+        labels = {"Pneumothorax": int(bool(runs))}
+        return self.sample_of(record, self.image(record.data["file"]), labels=labels, masks=masks)
 
 
 def decode_rle(text: str, height: int, width: int) -> np.ndarray[Any, Any]:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.sample import Sample
 
-from .base import Record, Source, SourceError, sources
+from .base import Record, Source, sources
 
 
 @sources.register("synthetic")
@@ -36,7 +36,7 @@ class Synthetic(Source):
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
         if config.n < 1 or config.size < 32 or config.seed < 0 or config.start < 0:
-            raise SourceError(
+            raise ConfigError(
                 f"synthetic: n >= 1, size >= 32, seed >= 0 and start >= 0 are needed, found n={config.n}, "
                 f"size={config.size}, seed={config.seed}, start={config.start}"
             )

@@ -12,23 +12,20 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlp.core.config import config
-from vlp.data.tables.read import rows
 from vlp.sample import Box, Sample
 
-from ..images.modality_codes import RADIOGRAPH
-from .base import LEARN, Record, Source, sources
+from .base import LEARN, Radiographs, Record, grouped, sources
 
 OVERLAP = 0.5
 XYXY = ("x_min", "y_min", "x_max", "y_max")
 
 
 @sources.register("vindr_cxr")
-class VindrCxr(Source):
+class VindrCxr(Radiographs):
     name = "vindr_cxr"
     version = "1.0.0"
     licence = "PhysioNet Credentialed Health Data License 1.5.0"
     homepage = "https://physionet.org/content/vindr-cxr"
-    no_text = "keep"
 
     @config
     class Config:
@@ -39,25 +36,24 @@ class VindrCxr(Source):
     def records(self) -> Iterator[Record]:
         self.require("annotations")
         for split in ("train", "test"):
-            labels_table = self.raw / "annotations" / f"image_labels_{split}.csv"
-            if not labels_table.is_file():
-                continue
-            votes: dict[str, list[dict[str, str]]] = {}
-            for row in rows(labels_table, ("image_id",)):
-                stated = {name: value for name, value in row.items() if name not in ("image_id", "rad_id", "rad_ID")}
-                votes.setdefault(row["image_id"], []).append(stated)
-            boxes: dict[str, list[tuple[str, ...]]] = {}
-            table = self.raw / "annotations" / f"annotations_{split}.csv"
-            for row in rows(table, ("image_id", "class_name", *XYXY)) if table.is_file() else ():
-                if row["x_min"] != "":
-                    place = (row["class_name"], *(row[name] for name in XYXY))
-                    boxes.setdefault(row["image_id"], []).append(place)
-            for key, said in votes.items():
+            table = self.rows(f"annotations/image_labels_{split}.csv", ("image_id",))
+            boxes = grouped(
+                self.rows(f"annotations/annotations_{split}.csv", ("image_id", "class_name", *XYXY)), "image_id"
+            )
+            for key, found in grouped(table, "image_id").items():
+                votes = [
+                    {name: row[name] for name in row if name not in ("image_id", "rad_id", "rad_ID")} for row in found
+                ]
+                places = [
+                    (row["class_name"], *(row[edge] for edge in XYXY))
+                    for row in boxes.get(key, ())
+                    if row["x_min"] != ""
+                ]
                 yield Record(
                     key=key,
                     patient=key,
                     split="test" if split == "test" else LEARN,
-                    data={"split": split, "votes": said, "boxes": boxes.get(key, [])},
+                    data={"split": split, "votes": votes, "boxes": places},
                 )
 
     def sample(self, record: Record) -> Sample:
@@ -69,15 +65,11 @@ class VindrCxr(Source):
             for name, *place in record.data["boxes"]
         ]
         merged = [(name, mean) for name, mean, members in merge_boxes(found) if members >= least]
-        return Sample(
-            key=record.key,
-            image=self.image(f"{split}/{record.key}.dicom", f"{split}/{record.key}.dcm"),
-            patient=record.patient,
-            modality=RADIOGRAPH,
+        return self.sample_of(
+            record,
+            self.image(f"{split}/{record.key}.dicom", f"{split}/{record.key}.dcm"),
             labels=labels,
             boxes=tuple(Box(name.lower(), place, label=name) for name, place in merged),
-            source=self.name,
-            licence=self.licence,
         )
 
 

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.core.untrusted import read_regular, read_text
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError
 from vlp.modalities.image.decode import open_picture
 from vlp.sample import Box
 
-from ..readers.detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
 from ..readers.hub_folder import IMAGES
 from ..readers.regions import MAX_XML, parse_xml
-from .base import Reject, SourceError, sources
+from .base import Reject, sources
+from .detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
 
 BORDER = 255
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -66,9 +66,9 @@ class PascalVoc(DetectionSource):
     def _files(self) -> list[Path]:
         found = sorted(path for path in self.raw.rglob("*.xml") if path.is_file())
         if not found:
-            raise SourceError(f"voc: no XML below {self.raw}: expected Annotations/*.xml")
+            raise ConfigError(f"voc: no XML below {self.raw}: expected Annotations/*.xml")
         if self.config.masks and not self.config.classes and (self.raw / "SegmentationClass").is_dir():
-            raise SourceError("voc: SegmentationClass holds numbers: name them (--classes A B ...), or give --no-masks")
+            raise ConfigError("voc: SegmentationClass holds numbers: name them (--classes A B ...), or give --no-masks")
         return found
 
     def images(self) -> Iterable[Marked]:
@@ -96,7 +96,7 @@ class PascalVoc(DetectionSource):
             for line in read_text(place).splitlines() if place.is_file() else ():
                 stem = line.split()[0] if line.split() else ""
                 if stem and found.setdefault(stem, split) != split:
-                    raise SourceError(f"{place}: an image of it is in {found[stem]}.txt too")
+                    raise ConfigError(f"{place}: an image of it is in {found[stem]}.txt too")
         return found
 
     def _read(self, path: Path) -> Any:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 
 from vlp.core.config import config
 from vlp.data.tables.read import rows
-from vlp.sample import Report, Sample
+from vlp.sample import Sample
 
-from .base import Record, Source, safe_key, sources
+from .base import Record, Source, grouped, safe_key, sources
 
 TABLES = ("VQA_RAD Dataset Public.json", "VQA_RAD_Dataset_Public.json")
 FOLDERS = ("VQA_RAD Image Folder", "VQA_RAD_Image_Folder", "images")
@@ -37,10 +37,8 @@ class VqaRad(Source):
 
     def records(self) -> Iterator[Record]:
         table = self.require(*TABLES)
-        images: dict[str, list[dict[str, Any]]] = {}
-        for row in rows(table, ("image_name", "image_organ", "question", "answer", "phrase_type")):
-            images.setdefault(str(row["image_name"]), []).append(row)
-        for name, asked in images.items():
+        found = rows(table, ("image_name", "image_organ", "question", "answer", "phrase_type"))
+        for name, asked in grouped(found, "image_name").items():
             case = str(asked[0].get("image_case_url") or "")
             patient = case.rpartition("id=")[2] or case
             yield Record(key=safe_key(PurePosixPath(name).stem), patient=patient or None, data={"rows": asked})
@@ -49,16 +47,12 @@ class VqaRad(Source):
         asked = record.data["rows"]
         folder = next((name for name in FOLDERS if (self.raw / name).is_dir()), FOLDERS[0])
         wanted = [row for row in asked if self.config.questions in ("all", _split(row))]
-        text = " ".join(_sentence(row) for row in wanted)
         organ = ORGANS.get(str(asked[0]["image_organ"]).strip().upper(), "")
-        return Sample(
-            key=record.key,
-            image=self.image(f"{folder}/{asked[0]['image_name']}"),
-            report=Report(text) if text else None,
-            patient=record.patient,
+        return self.sample_of(
+            record,
+            self.image(f"{folder}/{asked[0]['image_name']}"),
+            report=" ".join(_sentence(row) for row in wanted),
             labels={name: int(name == organ) for name in sorted(ORGANS.values())} if organ else {},
-            source=self.name,
-            licence=self.licence,
         )
 
 

@@ -14,15 +14,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import config, read_yaml
+from vlp.core.config import ConfigError, config, read_yaml
 from vlp.core.untrusted import read_text
 from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError
 from vlp.sample import Box
 
-from ..readers.detection import DetectionConfig, DetectionSource, Marked, Regions
 from ..readers.regions import polygon_mask
-from .base import SourceError, sources
+from .base import sources
+from .detection import DetectionConfig, DetectionSource, Marked, Regions
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "labels/classes.txt")
 FAR = 1.5
@@ -54,21 +54,21 @@ class Yolo(DetectionSource):
             place = next((self.raw / name for name in NAMES if (self.raw / name).is_file()), None)
         if place is None:
             listed = ", ".join(NAMES)
-            raise SourceError(f"yolo: {self.raw} names no classes: expected one of {listed}, or --names FILE")
+            raise ConfigError(f"yolo: {self.raw} names no classes: expected one of {listed}, or --names FILE")
         if place.suffix in (".yaml", ".yml"):
             found = read_yaml(place).get("names")
             pairs = list(found.items()) if isinstance(found, dict) else list(enumerate(found or []))
         else:
             pairs = list(enumerate(line.strip() for line in read_text(place).splitlines() if line.strip()))
         if not pairs or not all(str(key).isdigit() and isinstance(name, str) for key, name in pairs):
-            raise SourceError(f"{place}: expected the names of the classes, by their numbers or in order")
+            raise ConfigError(f"{place}: expected the names of the classes, by their numbers or in order")
         return {int(key): name for key, name in pairs}
 
     def images(self) -> Iterable[Marked]:
         pictures = list(self.pictures()) if self._names else []
         labels = [self._labels(path) for path in pictures]
         if not any(labels):
-            raise SourceError(f"yolo: no image below {self.raw} has its text file: expected labels/ beside images/")
+            raise ConfigError(f"yolo: no image below {self.raw} has its text file: expected labels/ beside images/")
         for path, label in zip(pictures, labels, strict=True):
             yield Marked(path.relative_to(self.raw).as_posix(), {"label": label}, self.split_of(path))
 

@@ -5,57 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from . import load as data_files
-from .dataset import Data, Findings, ids_digest
+from .dataset import Data, Findings
 from .labels import label_of
 from .spec import DataSpec
-
-if TYPE_CHECKING:
-    from ..tasks.base import Task
-
-
-def check_task(
-    task: Task[Any], root: Path, train: Path | None, train_split: str, decode: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """Return facts about a task's data and the problems found. Raises DataError when it cannot be read at all."""
-    data = data_files.read(task.spec.data, root)
-    facts: dict[str, Any] = {
-        "task": task.spec.id,
-        "data": data.name,
-        "split": data.split,
-        "images": len(data),
-        "patients": len({data.patient(index) for index in range(len(data))}),
-        "data_digest": data.digest,
-    }
-    problems = [f"damaged record: {why}" for why in data.rejected.values()]
-    try:
-        facts |= scored(task, data)
-    except ValueError as error:
-        problems.append(f"{error}")
-    found, faults = task.check(data)
-    facts |= found
-    problems += faults
-    if train is not None:
-        facts["training"] = overlap(data, train, train_split)
-        shared = [(key.split("_")[0], facts["training"][key]) for key in ("patients_shared", "images_shared")]
-        problems += [f"{count} {what} are in the training data too" for what, count in shared if count]
-    if decode:
-        problems += unreadable(data)
-    return facts, problems
-
-
-def scored(task: Task[Any], data: Data) -> dict[str, Any]:
-    """Return how many images the results will list, and the hash of their ids. Raises DataError when there are none."""
-    from ..tasks.base import Context
-
-    nothing: Any = None  # a plan is made before anything is encoded
-    plan = task.plan(Context(data=data, store=nothing, split=nothing, read=nothing))
-    return {
-        "n": len(plan.scored_records),
-        "ids_sha256": ids_digest([data.records[index].key for index in plan.scored_records]),
-    }
 
 
 def check_labels(data: Data, called: Mapping[str, tuple[str, ...]], truth: str) -> Findings:

@@ -107,6 +107,16 @@ class Data:
         return all(record.source == "synthetic" for record in self.records)
 
 
+class UnreadableError(DataError):
+    """Images of `data` that do not decode, by sample key: the task fails, or leaves them out under `--allow-missing`."""
+
+    def __init__(self, reasons: dict[str, str], data: Data) -> None:
+        first = next(iter(reasons))
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        super().__init__(f"unreadable image {first!r}{more}: {reasons[first]} (--allow-missing leaves such images out)")
+        self.reasons, self.data = reasons, data
+
+
 def ids_digest(keys: Sequence[str]) -> str:
     """Return the sha256 of the sorted ids, one a line: what "the same test set" means."""
     return hashlib.sha256("\n".join(sorted(keys)).encode()).hexdigest()

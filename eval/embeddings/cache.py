@@ -12,9 +12,7 @@ import hashlib
 import io
 import json
 import os
-import re
 import threading
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,14 +26,14 @@ from numpy.typing import NDArray
 
 from vlp.batch import Grid
 from vlp.core.config import ConfigError
-from vlp.core.registry import UnknownNameError
-from vlp.core.untrusted import replacing
+from vlp.core.output import write_whole
 from vlp.data.shards.remote.cache import locked
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.decode import VERSION
 
-from ..data.dataset import Data
+from ..data.dataset import Data, UnreadableError
 from ..data.spec import DataError
+from ..failures import stable_message
 from ..models.base import Card, Embedder
 
 if TYPE_CHECKING:
@@ -47,44 +45,6 @@ ROWS = 32
 PART = 8 * ROWS
 AHEAD = 4 * ROWS
 """The model works on `ROWS` images while the next `AHEAD` are decoded; `PART` of them are one file."""
-
-ADDRESS = re.compile(r"\s<[^<>]* at 0x[0-9a-f]+>")
-"""What Python calls an object without a name: it differs from run to run, and results do not."""
-
-
-def stable_message(error: BaseException) -> str:
-    """Return what an error says, the same in each run."""
-    return ADDRESS.sub("", f"{error}")
-
-
-FAULTS = (ValueError, OSError, UnknownNameError)
-"""What is wrong with data or settings, and says so in words that were written for it."""
-RESOURCES = (MemoryError, RuntimeError)
-"""What a machine or a library ran out of or refused; its words name no patient."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why something failed: one line, the same in each run; of an unforeseen error its kind and its place.
-
-    The words of an unforeseen one (a KeyError) may be a value of the data, so they are left out.
-    """
-    kind = type(error).__name__
-    words = " ".join(stable_message(error).split())[:500] if isinstance(error, (*FAULTS, *RESOURCES)) else ""
-    if isinstance(error, FAULTS) and words:
-        return words
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    return f"{kind}{f': {words}' if words else ''}{place}"
-
-
-class UnreadableError(DataError):
-    """Images of `data` that do not decode, by sample key: the task fails, or leaves them out under `--allow-missing`."""
-
-    def __init__(self, reasons: dict[str, str], data: Data) -> None:
-        first = next(iter(reasons))
-        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
-        super().__init__(f"unreadable image {first!r}{more}: {reasons[first]} (--allow-missing leaves such images out)")
-        self.reasons, self.data = reasons, data
 
 
 class _Shelf:
@@ -117,19 +77,11 @@ class _Shelf:
         with locked(self.folder / ".lock"):
             part = max((int(file.stem) for file in self.folder.glob("*.json")), default=-1) + 1
             for name, rows in arrays.items():
-                partial = self.folder / f".{part:05d}.{name}.partial"
-                partial.unlink(missing_ok=True)  # of a killed process: the lock is ours
                 content = io.BytesIO()
                 np.save(content, rows)  # numpy's own writing to a file does not say why it could not
-                try:
-                    with partial.open("xb") as file:  # exclusive: follows no link
-                        file.write(content.getbuffer())
-                except OSError:
-                    partial.unlink(missing_ok=True)
-                    raise
-                partial.replace(self.folder / f"{part:05d}.{name}.npy")
+                write_whole(self.folder / f"{part:05d}.{name}.npy", content.getvalue())
             entry = {"arrays": sorted(arrays), "keys": list(keys), "facts": list(facts)}
-            write_text(self.folder / f"{part:05d}.json", json.dumps(entry))
+            write_whole(self.folder / f"{part:05d}.json", json.dumps(entry))
         self._enter(part, entry)
 
     def rows(self, keys: Sequence[str], name: str) -> NDArray[Any]:
@@ -147,13 +99,6 @@ class _Shelf:
         return result
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as file:
-        file.write(text.encode())
-
-
 class Store:
     """Embeddings in `folder`, made by `embedder` when missing; without one (`vlp-eval score`) a missing entry is an error."""
 
@@ -167,7 +112,7 @@ class Store:
                     raise ConfigError(
                         f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
                     )
-                write_text(path, json.dumps(asdict(self.card), indent=1) + "\n")
+                write_whole(path, json.dumps(asdict(self.card), indent=1) + "\n")
         else:
             if not path.is_file():
                 raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
@@ -194,7 +139,7 @@ class Store:
         self._reasons(shelf).update(reasons)
         path = self._reasons_file(shelf)
         with locked(self.folder / ".lock"):
-            write_text(path, json.dumps(read_reasons(path) | reasons, indent=1, sort_keys=True) + "\n")
+            write_whole(path, json.dumps(read_reasons(path) | reasons, indent=1, sort_keys=True) + "\n")
 
     def _reasons_file(self, shelf: str) -> Path:
         return self.folder / f"{shelf}.unreadable.json"

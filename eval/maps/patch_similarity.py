@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlp.modalities.geometry import Geometry, resample_grid
 
-from ..zero_shot.scoring import unit
+from ..metrics.arithmetic import unit
 
 if TYPE_CHECKING:
     from vlp.batch import Grid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,37 +11,41 @@ from numpy.typing import NDArray
 from vlp.batch import Grid
 
 from ..data.spec import DataError
+from ..models.base import Tower
 from .patch_similarity import cell_similarity, smooth, to_image
-from .saliency import Layer, Tower, find_layer
+from .saliency import Layer, find_layer
 from .saliency import cells as saliency_cells
 
 if TYPE_CHECKING:
-    from ..tasks.base import Context
-    from ..tasks.grounding.query import Settings
+    from ..data.dataset import Data
+    from ..embeddings.cache import Store
 
 Map = NDArray[np.float32]
+Source = Literal["patches", "gradcam", "gscorecam", "m2ib"]
 
 
 class Maps:
     """Maps of phrases on the images of a task: cosines of patch features read once, or a saliency method on demand."""
 
-    def __init__(self, context: Context, indices: Sequence[int], settings: Settings) -> None:
-        context.store.ensure(context.data, indices, patches=settings.source == "patches")  # says which do not decode
-        self._geometry = [context.store.geometry(context.data, index) for index in indices]
-        self._settings = settings
-        if settings.source == "patches":
-            self._cells = context.store.patches(context.data, indices)
-            grid = context.store.grid
-            assert grid is not None
-            self._grid = grid
+    def __init__(
+        self, store: Store, data: Data, indices: Sequence[int], source: Source, sigma: float, layer: str | None
+    ) -> None:
+        """Take where maps come from, their smoothing in cells, and the layer of a saliency method (None: the last)."""
+        store.ensure(data, indices, patches=source == "patches")  # says which do not decode
+        self._geometry = [store.geometry(data, index) for index in indices]
+        self._source, self._sigma = source, sigma
+        if source == "patches":
+            self._cells = store.patches(data, indices)
+            assert store.grid is not None
+            self._grid = store.grid
             return
-        embedder = context.store.embedder
+        embedder = store.embedder
         if embedder is None or not hasattr(embedder, "tower"):
-            raise DataError(f"{settings.source} needs the model itself, and one that gives its tower (`tower()`)")
+            raise DataError(f"{source} needs the model itself, and one that gives its tower (`tower()`)")
         self._tower: Tower = embedder.tower()
-        self._images = [lambda at=index: embedder.prepare(context.data.image(at))[0] for index in indices]
+        self._images = [lambda at=index: embedder.prepare(data.image(at))[0] for index in indices]
         first = self._input(0)
-        self._layer = find_layer(self._tower, self._tower.normalise(first), settings.layer)
+        self._layer = find_layer(self._tower, self._tower.normalise(first), layer)
         self._grid = grid_of_layer(self._tower, self._tower.normalise(first), self._layer)
 
     def _input(self, place: int) -> Any:
@@ -55,11 +59,11 @@ class Maps:
 
     def of(self, place: int, text: NDArray[np.float32]) -> Map:
         """Return the map [H, W] of a text embedding on an image."""
-        if self._settings.source == "patches":
-            cells = cell_similarity(self._cells[place], text, self._grid, self._settings.sigma)
+        if self._source == "patches":
+            cells = cell_similarity(self._cells[place], text, self._grid, self._sigma)
         else:
-            found = saliency_cells(self._tower, self._input(place), text, self._settings.source, self._layer)
-            cells = smooth(found, self._settings.sigma)
+            found = saliency_cells(self._tower, self._input(place), text, self._source, self._layer)
+            cells = smooth(found, self._sigma)
         return to_image(cells, self._grid, self._geometry[place])
 
 

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
+from ..models.base import Tower
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -24,16 +26,6 @@ Method = Literal["gradcam", "gscorecam", "m2ib"]
 Floats = NDArray[np.float64]
 PREFIXES = (0, 1, 5, 2, 3, 4)
 """Tokens that stand before the patches: none, a class token, one with four registers, ..."""
-
-
-@dataclass(frozen=True)
-class Tower:
-    """An image tower with gradients: `encode` maps normalised images [n, C, S, S] to embeddings [n, D]; `module` holds it."""
-
-    module: torch.nn.Module
-    encode: Callable[[Tensor], Tensor]
-    normalise: Callable[[Tensor], Tensor]
-    device: str = "cpu"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .ratio import ratio
+from .arithmetic import ratio
 
 Floats = NDArray[np.float64]
 Scores = dict[str, Floats]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .ratio import ratio
+from .arithmetic import ratio
 
 Floats = NDArray[np.float64]
 

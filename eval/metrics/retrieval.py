@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .ratio import ratio
+from .arithmetic import ratio
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

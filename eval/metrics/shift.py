@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .arithmetic import unit
 from .ranking import auroc, average_precision, roc_curve
 
 Floats = NDArray[np.float64]
@@ -89,9 +90,8 @@ def neighbour_counts(
 
     Rows of its own `group`, the patient or slide, are left out. Ties go to the lower row. Source: PathoROB.
     """
-    rows = np.asarray(embeddings, dtype=np.float64)
+    rows = unit(embeddings)
     kind, place, own = np.asarray(biology), np.asarray(centre), np.asarray(group)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     counts = np.zeros((len(rows), 4), dtype=np.int64)
     for index in range(len(rows)):
         distance = np.where(own == own[index], np.inf, -(rows @ rows[index]))

@@ -18,6 +18,7 @@ from vlp.core.config import ConfigError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from vlp.batch import Grid
 
@@ -46,6 +47,16 @@ class Card:
     dtype: str = "float32"
     trained_on: tuple[dict[str, Any], ...] | None = None
     """What is known of the training data (`overlap.training_of`); None: nothing."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """An image tower with gradients: `encode` maps normalised images [n, C, S, S] to embeddings [n, D]; `module` holds it."""
+
+    module: torch.nn.Module
+    encode: Callable[[Tensor], Tensor]
+    normalise: Callable[[Tensor], Tensor]
+    device: str = "cpu"
 
 
 class Embedder(Protocol):

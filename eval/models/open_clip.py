@@ -20,8 +20,7 @@ from vlp.core.registry import did_you_mean
 from vlp.core.trust import check_model_folder, never_asking, read_small_json, refuse_loaders, refuse_paths
 from vlp.modalities.image.decode import decode_native
 
-from ..maps.saliency import Tower
-from .base import Floats, card_of, encode_in_blocks, to_rows
+from .base import Floats, Tower, card_of, encode_in_blocks, to_rows
 from .patch_tokens import TokenHook
 from .transformers import tokenizer_digest
 

@@ -17,8 +17,7 @@ from vlp.core.errors import first_line
 from vlp.core.trust import check_model_folder
 from vlp.modalities.image.decode import decode
 
-from ..maps.saliency import Tower
-from .base import Floats, card_of, encode_in_blocks, to_rows
+from .base import Floats, Tower, card_of, encode_in_blocks, to_rows
 from .patch_tokens import HiddenPatches
 
 

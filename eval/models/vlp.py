@@ -14,8 +14,7 @@ from vlp.core.config import to_tree
 
 from ..data.spec import DataError
 from ..data.training_overlap import training_of
-from ..maps.saliency import Tower
-from .base import TEXT_ROWS, Floats, card_of, to_rows
+from .base import TEXT_ROWS, Floats, Tower, card_of, to_rows
 
 if TYPE_CHECKING:
     import torch

@@ -9,14 +9,14 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from vlp.core.output import write_whole
 from vlp.core.untrusted import read_json
 
 from .. import results as result_files
-from ..embeddings.cache import write_text
+from ..drawing import charts
+from ..drawing.rows import mark_kinds, references_of, row, scale_of
+from ..drawing.wording import SIDE, cut, interval_words
 from ..tasks.base import family_of, is_unbounded, worded
-from . import charts
-from .rows import mark_kinds, references_of, row, scale_of
-from .shown import SIDE, cut, interval_words
 
 FOLDER = Path(__file__).parent
 FILE = "report.html"
@@ -56,7 +56,7 @@ def write(out: Path) -> Path:
         shown=2 * SIDE,
     )
     path = out / FILE
-    write_text(path, page)
+    write_whole(path, page)
     return path
 
 

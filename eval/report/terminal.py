@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..drawing.wording import chance_words, interval_words, value_words
 from ..tasks.base import family_of
-from .shown import chance_words, interval_words, value_words
 
 LINES = 10
 CLASSES = 20

@@ -17,9 +17,9 @@ from vlp.core.registry import Registry
 from ..bootstrap import Resamples, draw
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError, DataSpec
-from ..report.cards import Card, Forest, Published, Section
-from ..report.rows import Row, references_of, row, scale_of
-from ..report.shown import ends
+from ..drawing.cards import Card, Forest, Published, Section
+from ..drawing.rows import Row, references_of, row, scale_of
+from ..drawing.wording import ends
 from ..results import TaskResult
 
 if TYPE_CHECKING:

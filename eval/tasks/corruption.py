@@ -16,11 +16,11 @@ from ..bootstrap import Resamples, draw
 from ..data.corruptions import CORRUPTIONS
 from ..data.dataset import Data
 from ..data.spec import DataError, DataSpec
+from ..drawing.cards import Section
 from ..embeddings.cache import Transform
 from ..intervals import Part, auroc_part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
-from ..report.cards import Section
 from ..results import TaskResult, metric
 from ..zero_shot import prompts as prompt_files
 from ..zero_shot.classifier import UNKNOWN, Scores, score

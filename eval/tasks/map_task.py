@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from vlp.core.config import to_tree
 
-from ..report.cards import Card, Forest, Note, Piece, Section, Table
-from ..report.rows import row, scale_of
-from ..report.shown import hidden
+from ..drawing.cards import Card, Forest, Note, Piece, Section, Table
+from ..drawing.rows import row, scale_of
+from ..drawing.wording import hidden
 from ..results import TaskResult
 from .base import Selection, Task, class_rows, is_unbounded, published
 from .controls import CONTROLS, SHORT

@@ -18,8 +18,8 @@ from vlp.core.config import config
 from ..data.checks import check_reports
 from ..data.dataset import Data, Findings
 from ..intervals import of_mean
+from ..metrics.arithmetic import unit
 from ..results import TaskResult, metric
-from ..zero_shot.scoring import unit
 from .base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .controls import partners
 from .retrieval.pairs import texts_of

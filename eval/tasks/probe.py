@@ -16,11 +16,10 @@ from ..data.checks import check_labels
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import Part, auroc_part, of_draws, of_macro
-from ..metrics.ratio import ratio
+from ..metrics.arithmetic import ratio, unit
 from ..metrics.shift import Robustness, neighbour_counts
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
-from ..zero_shot.scoring import unit
 from .base import Context, Outcome, Plan, Task, at_least, families, require_any
 from .classification.labels import Settings as ClassSettings
 from .classification.labels import truth_of

@@ -17,14 +17,13 @@ from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import of_mean
 from ..maps import masks as segment
-from ..maps.phrase_maps import Maps
+from ..maps.phrase_maps import Maps, Source
 from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from ..results import TaskResult, metric
 from .base import Comparable, Context, Outcome, Plan, at_least, families, require_any, sample_means
 from .controls import centre_map, control_of, partners
 from .grounding.location_prior import MeanMask, Truth, mask_of
-from .grounding.query import Settings as MapSettings
 from .map_task import MapTask
 
 Mask = NDArray[np.bool_]
@@ -52,7 +51,7 @@ class Settings:
     sam: str | None = None
     tolerance: float = 2.0
     sigma: float = 0.0
-    source: Literal["patches", "gradcam", "gscorecam", "m2ib"] = "patches"
+    source: Source = "patches"
     layer: str | None = None
     limit: int | None = None
     prior_split: str | None = "train"
@@ -140,7 +139,7 @@ class Segmentation(MapTask[Masks]):
     def run(self, context: Context, plan: Masks) -> Outcome:
         found, indices = plan.truths, plan.images
         settings, phrases = self.settings, self._phrases()
-        maps = Maps(context, indices, MapSettings(sigma=settings.sigma, source=settings.source, layer=settings.layer))
+        maps = Maps(context.store, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(phrases, context.store.texts(list(phrases.values())), strict=True))
         sam = segment.Sam.load(settings.sam, context.store.card.device) if settings.sam else None
         prior = MeanMask.learn(context, settings.prior_split, found)

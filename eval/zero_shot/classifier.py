@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..data.dataset import Data
 from ..data.spec import DataError
 from ..embeddings.cache import Store, Transform
+from ..metrics.arithmetic import unit
 from .prompts import PromptSet
 from .scoring import (
     Scoring,
@@ -21,7 +22,6 @@ from .scoring import (
     sigmoid,
     similarity,
     softmax,
-    unit,
     xplainer,
     zscore,
 )

@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlp.core.config import config, to_tree
 
+from ..metrics.arithmetic import unit
+
 Floats = NDArray[np.float64]
 Pooling = Literal["norm-mean-norm", "mean-raw", "mean-of-scores", "max-of-scores"]
 
@@ -73,13 +75,6 @@ USED = {
     "score-logit": EVERY | {"pooling", "normalise"},
 }
 """The settings that each rule makes use of; those of `LOCAL` only with a share for the local branch."""
-
-
-def unit(rows: ArrayLike) -> Floats:
-    """Return rows [..., D] at length 1; a zero row stays zero."""
-    values = np.asarray(rows, dtype=np.float64)
-    result: Floats = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
-    return result
 
 
 def similarity(images: ArrayLike, prompts: ArrayLike, pooling: Pooling) -> Floats:

@@ -19,10 +19,10 @@ import torch
 from tests.data.toys import FINDINGS, write_set
 from vlp.batch import Batch
 from vlp.core.config import ConfigError, validate
+from vlp.data.config import TextView
 from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
-from vlp.data.text_view import TextView
 from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer

@@ -13,8 +13,8 @@ import pytest
 from tests.data.toys import FINDINGS, make_sample
 from vlp.batch import PromptSpec
 from vlp.core.config import ConfigError
+from vlp.data.config import TextView
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.text_view import TextView
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp_prep.pipeline.shard_writer import ShardWriter

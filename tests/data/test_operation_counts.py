@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.data.toys import FINDINGS, make_sample
 from vlp.batch import PromptSpec
+from vlp.data.config import TextView
 from vlp.data.loader import DataConfig, Loader
-from vlp.data.text_view import TextView
 from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec

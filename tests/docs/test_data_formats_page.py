@@ -60,7 +60,7 @@ def test_the_page_names_every_field_of_a_table_and_of_a_record() -> None:
     from dataclasses import fields
 
     from vlp_eval.data.spec import Columns
-    from vlp_prep.readers.tables import ALIASES, FIELDS
+    from vlp_prep.sources.table import ALIASES, FIELDS
 
     text = PAGE.read_text(encoding="utf-8")
     named = set(re.findall(r"`([\w.]+)`", text))

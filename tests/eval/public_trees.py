@@ -10,7 +10,7 @@ from typing import Any
 from tests.data_prep.sources import trees
 from vlp_eval.suite import Suite
 from vlp_prep.cli import main
-from vlp_prep.readers.labels import CHEXPERT
+from vlp_prep.readers.chexpert import CHEXPERT
 from vlp_prep.sources import chestx_det10, chexpert5x200, chexpert8x200
 
 FIVE = chexpert5x200.LABELS

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -18,11 +20,13 @@ from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.processor import Decode, ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
-from vlp.needs.base import DataSetup, Rows, find_needs, put
-from vlp.sample import Sample
+from vlp.needs.base import DataSetup, Rows, SelectedText, find_needs, put
+from vlp.sample import Sample, code_of, sentences, split_sentences
 
+from .config import TextView
 from .shards.sample_io import SampleError
-from .text_view import Shown, TextView, group_of, show
+
+_FOLD = re.compile(r"[\W_]+")
 
 
 class LoaderError(RuntimeError):
@@ -52,7 +56,7 @@ class DecodedSample:
     sample: Sample
     image: Tensor
     geometry: Geometry
-    shown: Shown
+    shown: SelectedText
     needs: Sequence[Any] = ()
 
 
@@ -81,16 +85,12 @@ class Collator:
             labels=self.labels,
             prompts=prompts,
             encode=lambda texts: tokenizer(list(texts)).tokens,
-            select_text=self.select_text,
+            select_text=partial(select_text, view=view),
             is_random=bool(view.subset or view.sentence or view.field == "captions"),
         )
         self.needs = find_needs(needs | {"labels"} if labels else needs)  # columns that are named are read
         for need in self.needs:
             need.open(setup)
-
-    def select_text(self, sample: Sample, rng: np.random.Generator | None) -> Shown:
-        """Return the part of a sample's text that is shown."""
-        return show(sample, self.view, rng)
 
     def decode(self, sample: Sample, seed: int | None) -> DecodedSample:
         """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
@@ -115,7 +115,7 @@ class Collator:
         draws = self.view.subset or self.view.sentence or sample.captions
         # a stream of its own, so that another augmentation does not change the text that is shown
         text_rng = None if seed is None or not draws else _generator(seed, 1)
-        shown = self.select_text(sample, text_rng)
+        shown = select_text(sample, text_rng, self.view)
         if not (self.texts_missing or shown.text.strip()):
             raise SampleError(f"key {sample.key!r} has no text, though its manifest says that all have: index it again")
         prepared = []
@@ -151,3 +151,59 @@ class Collator:
 
 def _generator(seed: int, stream: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, stream]))
+
+
+def select_text(sample: Sample, rng: np.random.Generator | None, view: TextView) -> SelectedText:
+    """Return the text of a sample that `view` asks for; random choices are drawn from `rng`, and None makes none."""
+    report = sample.report
+    if sample.captions and (view.field == "captions" or report is None or not report.text.strip()):
+        caption = sample.captions[0 if rng is None else int(rng.integers(len(sample.captions)))]
+        return _choose_sentences(caption, split_sentences(caption), view, rng, offset=None)
+    if report is None:
+        return SelectedText("", ())
+    start, end = 0, len(report.text)
+    if view.field in ("findings", "impression") and report.section(view.field).strip():
+        start, end = report.sections[view.field]
+    text = report.text[start:end]
+    inside = [(first - start, last - start) for first, last in sentences(report) if start <= first and last <= end]
+    return _choose_sentences(text, inside or split_sentences(text), view, rng, offset=start)
+
+
+def _choose_sentences(
+    text: str,
+    spans: Sequence[tuple[int, int]],
+    view: TextView,
+    rng: np.random.Generator | None,
+    offset: int | None,
+) -> SelectedText:
+    chosen: Sequence[int] | None = None
+    if rng is not None and spans:
+        if view.sentence:
+            chosen = [int(rng.integers(len(spans)))]
+        elif view.subset and rng.random() < view.subset:
+            size = int(rng.integers(1, len(spans) + 1))
+            chosen = sorted(int(place) for place in rng.choice(len(spans), size, replace=False))
+    if chosen is None:
+        return SelectedText(text, tuple(spans), () if offset is None else ((offset, offset + len(text), 0),))
+    parts, shown, segments, at = [], [], [], 0
+    for index in chosen:
+        first, last = spans[index]
+        parts.append(text[first:last])
+        shown.append((at, at + last - first))
+        if offset is not None:
+            segments.append((first + offset, last + offset, at))
+        at += last - first + 1
+    return SelectedText(" ".join(parts), tuple(shown), tuple(segments))
+
+
+def group_of(sample: Sample) -> tuple[int, int]:
+    """Return the two hashes by which samples are told to be equal: of the study, and of what is said.
+
+    The study's falls back to the key. What is said is the report (or the captions) in lower case with white space and
+    punctuation folded, so that two normal reports that differ by a comma are equal; where nothing is said, the key.
+    """
+    key = f"key\0{sample.source}\0{sample.key}"
+    study = code_of(f"study\0{sample.source}\0{sample.study}" if sample.study else key)
+    text = sample.report.text if sample.report else " ".join(sample.captions)
+    folded = _FOLD.sub(" ", text.casefold()).strip()
+    return study, code_of(f"text\0{folded}" if folded else key)

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from vlp.core.config import config
 from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.processor import Decode
 
-from .text_view import TextView
-
 VALIDATION_SPLITS = ("val", "valid", "validation", "dev")
+
+
+@config
+class TextView:
+    """Which part of a report is shown beside the image.
+
+    `field`: the whole report, one of its sections, or a caption (a random one in training, the first otherwise); where
+    a sample lacks that field the report is shown, then a caption. In training, `sentence` shows one random sentence,
+    and `subset` is the share of texts that are replaced by a random non-empty subset of their sentences, in order.
+    """
+
+    field: Literal["report", "findings", "impression", "captions"] = "report"
+    subset: float = 0.0
+    sentence: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.subset <= 1:
+            raise ValueError(f"subset is a share of the texts, expected 0 to 1, found {self.subset}")
 
 
 @config

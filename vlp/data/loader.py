@@ -35,13 +35,12 @@ from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .collate import Collator, DecodedSample, LoaderError, WorkerResult
-from .config import DataConfig, SourceConfig, is_pipe
+from .config import DataConfig, SourceConfig, TextView, is_pipe
 from .pipe_stream import PipeDataset, PipeStream
 from .requirements import check_content
 from .sampling import SampleRef, rows, seed_of
 from .shards.sample_io import SampleError
 from .stream import Stream, too_many_rejected
-from .text_view import TextView
 
 __all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView"]
 

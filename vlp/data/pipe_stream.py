@@ -23,12 +23,11 @@ from vlp.modalities.image.errors import ImageError
 from vlp.modalities.text.shared_words import PatientText
 from vlp.sample import Sample
 
-from .collate import Collator, DecodedSample, LoaderError, WorkerResult
+from .collate import Collator, DecodedSample, LoaderError, WorkerResult, select_text
 from .config import DataConfig
 from .sampling import permutation, seed_of
 from .shards.sample_io import SampleError, decode_sample
 from .shards.tar_index import is_safe_name
-from .text_view import show
 
 BUFFER = 1000
 ADJACENT = "In a stream the members of a sample must follow one another: sort the members of the tar by name"
@@ -72,7 +71,7 @@ class PipeStream:
     def texts(self, limit: int = 100_000) -> Iterator[str]:
         """Yield up to `limit` texts in the order of the stream."""
         found = (
-            PatientText(show(sample, self.config.text, None).text, sample.patient or sample.study or sample.key)
+            PatientText(select_text(sample, None, self.config.text).text, sample.patient or sample.study or sample.key)
             for sample in samples(self.shards)
         )
         return itertools.islice((text for text in found if text), limit)
@@ -80,7 +79,7 @@ class PipeStream:
     def has_texts(self, asked: int) -> bool:
         """Return whether any of the first `asked` samples has a text."""
         first = itertools.islice(samples(self.shards), asked)
-        return any(show(sample, self.config.text, None).text.strip() for sample in first)
+        return any(select_text(sample, None, self.config.text).text.strip() for sample in first)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
         """Return which shards are read by which rank, as text; `n` and `cursor` mean nothing to a stream."""

@@ -1,4 +1,4 @@
-"""What a run reads: its sources, opened and put in order. The recipe's `data:` section is declared here. No torch."""
+"""What a run reads: its sources, opened and put in order. The recipe's `data:` section is declared here."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 from vlp.core.config import ConfigError
 from vlp.modalities.text.shared_words import PatientText
 
+from .collate import select_text
 from .config import VALIDATION_SPLITS, DataConfig, is_pipe
 from .sampling import Mixture, Order, Plan, rows, seed_of
 from .shards.manifest import Manifest
 from .shards.remote.cache import Cache
 from .shards.sample_io import SampleError
 from .shards.shard_set import ShardSet
-from .text_view import show
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ class Stream:
             shards = self.sources[draw.source].shards
             try:
                 sample = shards.record(draw.index)
-                text = show(sample, self.config.text, None).text
+                text = select_text(sample, None, self.config.text).text
             except SampleError as error:
                 rejected[shards.key(draw.index)] = str(error)
                 log.warning("rejected the text of sample %s: %s", shards.key(draw.index), error)

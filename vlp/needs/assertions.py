@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from vlp.sample import ABSENT, PRESENT, UNCERTAIN, UNKNOWN, Mention
 
 
-def asserted(mentions: Iterable[Mention], findings: Sequence[str]) -> list[int]:
+def finding_assertions(mentions: Iterable[Mention], findings: Sequence[str]) -> list[int]:
     """Return what a report says of each finding: 1 present, 0 absent, -1 uncertain, -2 not mentioned.
 
     Present outweighs uncertain. Present and absent together are uncertain, unless every denial is of another place

@@ -26,15 +26,27 @@ Part = Literal["patch_head", "patches", "word_head", "token_states", "attention"
 for single tokens, not for words; `attention`: the towers record the pooling token's."""
 
 
-class SelectedText(Protocol):
-    """The text of a sample that is shown, see `vlp.data.text_view`."""
+@dataclass(frozen=True, slots=True)
+class SelectedText:
+    """A text as shown: its sentences as spans into it, and which stretches of the report, its segments, it is made of.
 
-    @property
-    def text(self) -> str: ...
+    `segments`: (start, end) in `Report.text` and where that stretch begins in `text`; none for a caption.
+    """
 
-    def place(self, start: int, end: int) -> tuple[int, int] | None: ...
+    text: str
+    sentences: tuple[tuple[int, int], ...]
+    segments: tuple[tuple[int, int, int], ...] = ()
 
-    def mentions(self, sample: Sample) -> list[Mention]: ...
+    def to_shown_span(self, start: int, end: int) -> tuple[int, int] | None:
+        """Return where characters `[start, end)` of the report are in the text, None where they are not shown."""
+        for first, last, begin in self.segments:
+            if first <= start and end <= last:
+                return start - first + begin, end - first + begin
+        return None
+
+    def mentions(self, sample: Sample) -> list[Mention]:
+        """Return the mentions of the sample's report that are shown."""
+        return [mention for mention in sample.concepts if self.to_shown_span(mention.start, mention.end) is not None]
 
 
 class Encoded(Protocol):

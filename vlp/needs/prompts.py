@@ -9,7 +9,7 @@ from vlp.batch import Batch, ModelOutput, Prompts, Tokens
 from vlp.core.config import ConfigError
 from vlp.sample import Sample
 
-from .assertions import asserted
+from .assertions import finding_assertions
 from .base import BUILD, DataSetup, Need, Rows, needs
 
 
@@ -42,7 +42,7 @@ class PromptPairs(Need):
         return any(mention.code in self.findings for mention in sample.concepts)
 
     def collate(self, rows: Rows) -> Prompts:
-        table = [asserted(sample.concepts, self.distinct) for sample in rows.samples]
+        table = [finding_assertions(sample.concepts, self.distinct) for sample in rows.samples]
         said = torch.tensor(table, dtype=torch.int8).reshape(len(table), len(self.distinct))[:, self.column]
         return Prompts(tokens=self.tokens, rows=self.rows, findings=list(self.findings), asserted=said)
 

@@ -32,7 +32,7 @@ class MentionSpans(Need):
             starts, ends = rows.encoded.offsets[owner, :, 0], rows.encoded.offsets[owner, :, 1]
             reach = int(ends.max(initial=-1))
             for mention in sample.concepts:
-                place = shown.place(mention.start, mention.end)
+                place = shown.to_shown_span(mention.start, mention.end)
                 if place is None:
                     continue
                 touched = np.flatnonzero((starts < place[1]) & (ends > place[0]) & (ends > starts))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vlp.sample import Sample
 
-from .assertions import asserted
+from .assertions import finding_assertions
 from .base import DataSetup, Need, Rows, check_labels, needs
 
 
@@ -33,7 +33,7 @@ class TextLabels(Need):
 
     def collate(self, rows: Rows) -> Tensor:
         table = [
-            asserted(shown.mentions(sample), self.labels)
+            finding_assertions(shown.mentions(sample), self.labels)
             for sample, shown in zip(rows.samples, rows.shown, strict=True)
         ]
         return torch.tensor(table, dtype=torch.int8).reshape(len(table), len(self.labels))

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...drawing import charts
+from ...drawing.cards import Card, Chart, Forest, Heading, Matrix, Multiples, Note, Piece, Published, Section, Table
+from ...drawing.rows import references_of, row
+from ...drawing.wording import SIDE, confusion_figure, ends, hidden
 from ...metrics.calibration import calibration_error, fit_temperature, reliability
 from ...metrics.ranking import Ranking, auroc, precision_recall_curve, roc_curve
-from ...report import charts
-from ...report.cards import Card, Chart, Forest, Heading, Matrix, Multiples, Note, Piece, Published, Section, Table
-from ...report.rows import references_of, row
-from ...report.shown import SIDE, confusion_figure, ends, hidden
 from ...results import TaskResult
 from ...zero_shot.classifier import UNKNOWN, Scores
 from ...zero_shot.scoring import sigmoid

@@ -17,12 +17,12 @@ from ...data.checks import check_labels
 from ...data.dataset import Data, Findings
 from ...data.labels import group_of
 from ...data.spec import DataError
+from ...drawing.cards import Section
+from ...drawing.wording import confusion_figure
 from ...intervals import Part, auroc_part, of_average_precision, of_draws, of_macro, of_mean
 from ...metrics.calibration import calibration_error
 from ...metrics.decisions import class_decisions
 from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
-from ...report.cards import Section
-from ...report.shown import confusion_figure
 from ...results import TaskResult, metric
 from ...zero_shot import prompts as prompt_files
 from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...drawing import images
+from ...drawing.cards import Card, ColourScale, Note, Section, Triptych
 from ...maps.phrase_maps import Maps
-from ...report import images
-from ...report.cards import Card, ColourScale, Note, Section, Triptych
 from ..base import Context
 from .query import UNLABELLED, Query
 
@@ -87,7 +87,7 @@ def _panel(
     height, width = heat.shape
     row, column = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
     return {
-        "image": images.thumbnail(context, index),
+        "image": images.thumbnail(context.data.image(index)),
         "heat": images.heat(heat, scale),
         "width": width,
         "height": height,

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from vlp.modalities.image.decode import decode_mask, image_size
 
+from ...data.dataset import UnreadableError
 from ...data.spec import DataError
-from ...embeddings.cache import UnreadableError, stable_message
+from ...failures import stable_message
 from ..controls import Rectangle, box_map
 
 if TYPE_CHECKING:

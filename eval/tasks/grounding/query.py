@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from vlp.core.config import config
 
+from ...maps.phrase_maps import Source
 from ...metrics.grounding import THRESHOLDS
 from ..base import at_least
 from ..controls import Rectangle
@@ -28,7 +28,7 @@ class Settings:
     cut: float = 0.5
     prior_split: str | None = "train"
     bare: dict[str, str] | None = None
-    source: Literal["patches", "gradcam", "gscorecam", "m2ib"] = "patches"
+    source: Source = "patches"
     layer: str | None = None
 
     def __post_init__(self) -> None:

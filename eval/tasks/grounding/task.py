@@ -17,9 +17,9 @@ from vlp.sample import Box
 
 from ...data.checks import check_boxes
 from ...data.dataset import Data, Findings
+from ...drawing.cards import Section
 from ...maps.phrase_maps import Maps
 from ...metrics.grounding import box_mask
-from ...report.cards import Section
 from ...results import TaskResult
 from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any
 from ..controls import CONTROLS, Rectangle, centre_map, partners
@@ -101,7 +101,8 @@ class Grounding(MapTask[Queries]):
     def run(self, context: Context, plan: Queries) -> Outcome:
         indices, queries = plan.images, plan.queries
         excluded: dict[str, int] = {}
-        maps = Maps(context, indices, self.settings)
+        settings = self.settings
+        maps = Maps(context.store, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(plan.texts, context.store.texts(plan.texts), strict=True))
         prior = Prior.learn(context, self.settings.prior_split, indices)
         others = partners(context.data, indices, context.seed)

@@ -17,11 +17,10 @@ from ...data.dataset import Data, Findings
 from ...data.spec import DataError
 from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
-from ...metrics.ratio import ratio
+from ...metrics.arithmetic import ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
 from ...results import TaskResult, metric
 from ...zero_shot import prompts as prompt_files
-from ...zero_shot.scoring import unit
 from ..base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
 from .pairs import codes
 

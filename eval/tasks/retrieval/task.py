@@ -13,14 +13,14 @@ from vlp.core.config import config, to_tree
 from ...bootstrap import Resamples
 from ...data.checks import check_reports
 from ...data.dataset import Data, Findings
+from ...drawing import charts
+from ...drawing.cards import Card, Chart, Note, Piece, Query, Section
+from ...drawing.images import thumbnail
 from ...embeddings import search
 from ...intervals import of_mean
+from ...metrics.arithmetic import unit
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
-from ...report import charts
-from ...report import images as pictures
-from ...report.cards import Card, Chart, Note, Piece, Query, Section
 from ...results import TaskResult, metric
-from ...zero_shot.scoring import unit
 from ..base import (
     Comparable,
     Context,
@@ -296,4 +296,4 @@ class Retrieval(Task[Pairs]):
         """Return what a figure shows of an image with its first text, or of a text with its image."""
         text = int(pool.starts[at]) if is_image else at
         shown = pool.texts[text] if context.show_text else None
-        return {"image": pictures.thumbnail(context, pool.indices[text]), "text": shown}
+        return {"image": thumbnail(context.data.image(pool.indices[text])), "text": shown}

@@ -260,12 +260,12 @@ def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_the_sources_are_listed_and_each_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    from vlp_prep.sources.base import find_source, source_names
+    from vlp_prep.sources.base import sources
 
     assert main(["sources"]) == 0
     said = capsys.readouterr().out
-    for name in source_names():
-        assert name in said and find_source(name).name == name and find_source(name).licence
+    for name in sources:
+        assert name in said and sources.get(name).name == name and sources.get(name).licence
         with pytest.raises(SystemExit):
             main(["build", name, "--help"])
         capsys.readouterr()

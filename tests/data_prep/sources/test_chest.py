@@ -12,7 +12,7 @@ from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
 from vlp.sample import Sample
 from vlp_prep.cli import main
-from vlp_prep.readers.labels import CHEXPERT
+from vlp_prep.readers.chexpert import CHEXPERT
 from vlp_prep.sources.siim_acr import decode_rle
 from vlp_prep.sources.vindr_cxr import merge_boxes, overlap
 

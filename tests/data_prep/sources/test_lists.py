@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.data_prep.sources import trees
 from tests.data_prep.sources.test_chest import blank, reasons, run
 from vlp_prep.cli import main
-from vlp_prep.readers.labels import CHEXPERT
+from vlp_prep.readers.chexpert import CHEXPERT
 
 
 def test_chexpert5x200(tmp_path: Path) -> None:

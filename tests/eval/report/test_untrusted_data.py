@@ -13,7 +13,7 @@ import pytest
 
 from tests.eval.conftest import Run
 from vlp_eval import results
-from vlp_eval.report.shown import SIDE, ends, hidden
+from vlp_eval.drawing.wording import SIDE, ends, hidden
 from vlp_eval.report.terminal import plain
 
 EVIL = [

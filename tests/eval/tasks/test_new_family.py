@@ -15,11 +15,11 @@ from tests.eval.conftest import Run
 from vlp.core.config import config
 from vlp_eval import results
 from vlp_eval.data.dataset import Data, Findings
+from vlp_eval.drawing.cards import Card, Note, Section, Table
 from vlp_eval.intervals import of_mean
-from vlp_eval.report.cards import Card, Note, Section, Table
+from vlp_eval.metrics.arithmetic import unit
 from vlp_eval.results import TaskResult, metric
 from vlp_eval.tasks.base import Comparable, Context, Outcome, Plan, Task, families, family_of, sample_means
-from vlp_eval.zero_shot.scoring import unit
 
 planned = []
 

@@ -12,7 +12,7 @@ import pytest
 from tests.eval.conftest import Run
 from vlp_eval import intervals, results
 from vlp_eval.bootstrap import draw
-from vlp_eval.zero_shot.scoring import unit
+from vlp_eval.metrics.arithmetic import unit
 
 TWO = ["cardiomegaly", "effusion"]
 pytestmark = pytest.mark.usefixtures("planted")

@@ -14,7 +14,7 @@ import pytest
 
 from tests.eval.conftest import Run, score
 from vlp_eval import results
-from vlp_eval.zero_shot.scoring import unit
+from vlp_eval.metrics.arithmetic import unit
 
 TEXTS = ["No nodule.", "A nodule.", "Large heart.", "Small effusion.", "Clear lungs.", "a NODULE", "Edema.", "A line."]
 SAID = [0, 1, 2, 0, 3, 5, 4, 4, 6, 0, 7, 3]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.eval.conftest import Run
 from vlp_eval import results
-from vlp_eval.zero_shot.scoring import unit
+from vlp_eval.metrics.arithmetic import unit
 
 CLASSES = ["a", "b", "clear"]
 PROMPTS = """

@@ -13,9 +13,9 @@ from vlp.data.tables.keys import Names, path_name
 from vlp.sample import Box, Sample
 
 from ..images.store import image_size
-from ..sources.base import Record, Reject, Source
-from .hub_folder import IMAGES, split_of
-from .regions import Mask, join
+from ..readers.hub_folder import IMAGES, split_of
+from ..readers.regions import Mask, join
+from .base import Record, Reject, Source
 
 
 @config
@@ -56,7 +56,7 @@ class DetectionSource(Source):
 
     @abstractmethod
     def images(self) -> Iterable[Marked]:
-        """Return the images, in a stable order; raises SourceError."""
+        """Return the images, in a stable order; raises ConfigError."""
 
     @abstractmethod
     def regions(self, data: Any, height: int, width: int) -> Regions:
@@ -87,20 +87,14 @@ class DetectionSource(Source):
         height, width = image_size(path)
         regions = self.regions(record.data, height, width)
         present = dict.fromkeys(box.label or box.phrase for box in regions.boxes)
-        return Sample(
-            key=record.key,
-            image=path,
+        return self.sample_of(
+            record,
+            path,
             captions=tuple(record.data.get("captions", ())),
-            patient=record.patient,
-            study=record.study,
             modality=self.config.modality,
-            labels={
-                **dict.fromkeys(record.data["categories"], 0),
-                **dict.fromkeys(present, 1),
-            },
+            labels={**dict.fromkeys(record.data["categories"], 0), **dict.fromkeys(present, 1)},
             boxes=tuple(regions.boxes),
             masks={name: join(masks) for name, masks in regions.masks.items()} if self.config.masks else {},
-            source=self.name,
             licence=self.config.licence,
         )
 

@@ -1,4 +1,4 @@
-"""Division where the denominator may be zero: the answer is NaN there, which the caller turns into None."""
+"""Arithmetic that metrics and scores share. Where a denominator is zero the answer is NaN, which the caller turns into None."""
 
 from __future__ import annotations
 
@@ -11,4 +11,11 @@ def ratio(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
     top, bottom = np.broadcast_arrays(np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64))
     result = np.full(top.shape, np.nan)
     np.divide(top, bottom, out=result, where=bottom > 0)
+    return result
+
+
+def unit(rows: ArrayLike) -> NDArray[np.float64]:
+    """Return rows [..., D] at length 1; a zero row stays zero."""
+    values = np.asarray(rows, dtype=np.float64)
+    result: NDArray[np.float64] = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
     return result

@@ -12,20 +12,20 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
-from vlp.core.config import config
+from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
 from vlp.core.untrusted import read_regular
 from vlp.data.tables.boxes import parse_boxes
 from vlp.data.tables.cells import CellError, absent, describe, identity, structure, text, texts, word
 from vlp.data.tables.keys import Names, path_name
 from vlp.data.tables.labels import cell_labels, is_value, names_in
-from vlp.data.tables.parquet import class_names, row_at
-from vlp.data.tables.read import Row, columns_of, rows, table_kind
-from vlp.sample import Report, Sample
+from vlp.data.tables.read import Row
+from vlp.sample import Sample
 
-from ..sources.base import Record, Reject, Source, SourceError
+from ..readers.file_table import Table
+from .base import Record, Reject, Source
 
 FIELDS = (
     *("key", "image", "bytes", "report", "findings", "impression", "captions", "patient", "study", "view", "modality"),
@@ -42,59 +42,6 @@ ALIASES = {
 """Columns that are taken for a field that is neither mapped nor there under its own name."""
 WORDS = ("modality", "view", "licence")
 GROUPS = ("sex", "age", "site")
-
-
-class Table(Protocol):
-    """A table of a set: rows without their heavy cells (images), which `cell` reads one at a time.
-
-    `folder` is where the paths in it begin, `inside` its path below that of the whole set, `classes` names the numbers of
-    a column, `prefix` begins the keys of rows
-    without a name.
-    """
-
-    name: str
-    folder: Path
-    inside: str
-    split: str | None
-    prefix: str
-
-    @property
-    def columns(self) -> Sequence[str]: ...
-    @property
-    def classes(self) -> Mapping[str, Sequence[str]]: ...
-    def rows(self) -> Iterator[Row]: ...
-    def cell(self, number: int, column: str) -> Any: ...
-
-
-class FileTable:
-    """A table in a file."""
-
-    def __init__(
-        self,
-        path: Path,
-        folder: Path,
-        split: str | None = None,
-        prefix: str = "row",
-        encoding: str = "utf-8",
-        separator: str | None = None,
-        inside: str = "",
-    ) -> None:
-        self.name, self.folder, self.inside, self.split, self.prefix = str(path), folder, inside, split, prefix
-        self._path, self._encoding, self._separator = path, encoding, separator
-
-    @cached_property
-    def columns(self) -> Sequence[str]:
-        return columns_of(self._path, self._encoding, self._separator)
-
-    @cached_property
-    def classes(self) -> Mapping[str, Sequence[str]]:
-        return class_names(self._path) if table_kind(self._path) == "parquet" else {}
-
-    def rows(self) -> Iterator[Row]:
-        return rows(self._path, (), self._encoding, skip_bytes=True, separator=self._separator)
-
-    def cell(self, number: int, column: str) -> Any:
-        return row_at(self._path, number, column) if table_kind(self._path) == "parquet" else ""
 
 
 @config
@@ -119,22 +66,22 @@ class TableSource(Source):
 
     @abstractmethod
     def find_tables(self) -> list[Table]:
-        """Return the tables of the set, in a stable order; raises SourceError."""
+        """Return the tables of the set, in a stable order; raises ConfigError."""
 
     @cached_property
     def _tables(self) -> list[Table]:
         return self.find_tables()
 
     def columns(self, table: Table) -> dict[str, str]:
-        """Return field to column for a table; raises SourceError for an unknown field or column."""
+        """Return field to column for a table; raises ConfigError for an unknown field or column."""
         there = table.columns
         for name, column in self.config.map.items():
             if name not in FIELDS:
-                raise SourceError(f"--map {name}={column}: no field {name!r}{did_you_mean(name, FIELDS)}")
+                raise ConfigError(f"--map {name}={column}: no field {name!r}{did_you_mean(name, FIELDS)}")
             for part in column.split(",") if name == "labels" else [column]:
                 if part not in there:
                     near = did_you_mean(part, there)
-                    raise SourceError(f"--map {name}={column}: {table.name} has no column {part!r}{near}")
+                    raise ConfigError(f"--map {name}={column}: {table.name} has no column {part!r}{near}")
         found = {name: name for name in FIELDS if name in there} | dict(self.config.map)
         for name, others in ALIASES.items():
             other = next((other for other in others if other in there and other not in found.values()), None)
@@ -142,7 +89,7 @@ class TableSource(Source):
                 found[name] = other
         if "image" not in found and "bytes" not in found:
             listed = ", ".join(there)[:400]
-            raise SourceError(f"{table.name}: which column holds the image? give --map image=COLUMN (has: {listed})")
+            raise ConfigError(f"{table.name}: which column holds the image? give --map image=COLUMN (has: {listed})")
         return found
 
     def records(self) -> Iterator[Record]:
@@ -234,20 +181,17 @@ class TableSource(Source):
             for row in group
             for box in parse_boxes(row.get("boxes", ""), self.config.box_format, column=columns.get("boxes", "boxes"))
         )
-        return Sample(
-            key=record.key,
-            image=self._image(record),
-            report=Report("\n".join(reports)) if reports else None,
+        return self.sample_of(
+            record,
+            self._image(record),
+            report="\n".join(reports),
             captions=tuple(captions),
-            study=record.study,
-            patient=record.patient,
             modality=words["modality"] or self.config.modality,
             view=words["view"],
             labels=self._labels(data),
             boxes=tuple(boxes),
             masks=self._masks(record),
-            groups={name: found for name in GROUPS if (found := words[name])},
-            source=self.name,
+            groups={name: words[name] for name in GROUPS},
             licence=words["licence"] or self.config.licence or "",
         )
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlp.batch import Batch, PromptSpec
-from vlp.data.collate import Collator, DecodedSample
-from vlp.data.text_view import TextView, group_of, show
+from vlp.data.collate import Collator, DecodedSample, group_of, select_text
+from vlp.data.config import TextView
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.processor import ImageProcessor
@@ -21,7 +21,7 @@ from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer
-from vlp.needs.assertions import asserted
+from vlp.needs.assertions import finding_assertions
 from vlp.needs.phrases import phrases_of as phrases
 from vlp.sample import Mention, Report, Sample, concept_code, split_sentences
 
@@ -57,32 +57,32 @@ def pieces_of(text: str) -> list[str]:
 
 
 def test_the_whole_a_section_a_caption() -> None:
-    assert show(SAMPLE, TextView(), None).text == TEXT
-    shown = show(SAMPLE, TextView(field="findings"), None)
+    assert select_text(SAMPLE, None, TextView()).text == TEXT
+    shown = select_text(SAMPLE, None, TextView(field="findings"))
     assert shown.text == TEXT[:67] and shown.sentences == SPANS[:3]
-    shown = show(SAMPLE, TextView(field="impression"), None)
+    shown = select_text(SAMPLE, None, TextView(field="impression"))
     assert shown.text == "Nodule, edema." and shown.sentences == ((0, 14),)
-    assert show(SAMPLE, TextView(field="captions"), None).text == "one. two."
-    drawn = {show(SAMPLE, TextView(field="captions"), np.random.default_rng(i)).text for i in range(20)}
+    assert select_text(SAMPLE, None, TextView(field="captions")).text == "one. two."
+    drawn = {select_text(SAMPLE, np.random.default_rng(i), TextView(field="captions")).text for i in range(20)}
     assert drawn == {"one. two.", "three"}
 
 
 def test_where_a_field_is_missing_the_next_best_is_shown() -> None:
     plain = Sample(key="k", image=b"", report=Report("Only this."))
-    assert show(plain, TextView(field="impression"), None).text == "Only this."
-    assert show(plain, TextView(field="captions"), None).text == "Only this."
-    assert show(Sample(key="k", image=b"", captions=("c",)), TextView(field="findings"), None).text == "c"
-    assert show(Sample(key="k", image=b"", report=Report(" "), captions=("c",)), TextView(), None).text == "c"
-    assert show(Sample(key="k", image=b""), TextView(), np.random.default_rng(0)).text == ""
+    assert select_text(plain, None, TextView(field="impression")).text == "Only this."
+    assert select_text(plain, None, TextView(field="captions")).text == "Only this."
+    assert select_text(Sample(key="k", image=b"", captions=("c",)), None, TextView(field="findings")).text == "c"
+    assert select_text(Sample(key="k", image=b"", report=Report(" "), captions=("c",)), None, TextView()).text == "c"
+    assert select_text(Sample(key="k", image=b""), np.random.default_rng(0), TextView()).text == ""
 
 
 @given(st.integers(0, 10_000))
 def test_a_subset_is_sentences_in_order_and_mentions_move_along(seed: int) -> None:
-    shown = show(SAMPLE, TextView(subset=1.0), np.random.default_rng(seed))
+    shown = select_text(SAMPLE, np.random.default_rng(seed), TextView(subset=1.0))
     kept = [one for one in pieces_of(TEXT) if one in [shown.text[start:end] for start, end in shown.sentences]]
     assert kept and shown.text == " ".join(kept)
     for one in CONCEPTS:
-        place = shown.place(one.start, one.end)
+        place = shown.to_shown_span(one.start, one.end)
         inside = any(start <= one.start < end and TEXT[start:end] in kept for start, end in SPANS)
         assert (place is not None) == inside
         if place:
@@ -90,9 +90,9 @@ def test_a_subset_is_sentences_in_order_and_mentions_move_along(seed: int) -> No
 
 
 def test_shares_of_subsets_and_single_sentences() -> None:
-    whole = sum(show(SAMPLE, TextView(subset=0.5), np.random.default_rng(i)).text == TEXT for i in range(1000))
+    whole = sum(select_text(SAMPLE, np.random.default_rng(i), TextView(subset=0.5)).text == TEXT for i in range(1000))
     assert abs(whole / 1000 - (0.5 + 0.5 / 4)) < 0.05  # a quarter of the subsets is everything
-    drawn = {show(SAMPLE, TextView(sentence=True), np.random.default_rng(i)).text for i in range(100)}
+    drawn = {select_text(SAMPLE, np.random.default_rng(i), TextView(sentence=True)).text for i in range(100)}
     assert drawn == set(pieces_of(TEXT))
 
 
@@ -159,7 +159,7 @@ def test_phrases_assert_something() -> None:
 )
 def test_what_a_report_asserts(said: list[tuple[str, str | None]], expected: int) -> None:
     mentions = [Mention("x", "effusion", 0, 1, how, side) for how, side in said]  # type: ignore[arg-type]
-    assert asserted([*mentions, Mention("y", "other", 0, 1)], ["edema", "effusion"]) == [-2, expected]
+    assert finding_assertions([*mentions, Mention("y", "other", 0, 1)], ["edema", "effusion"]) == [-2, expected]
 
 
 def test_groups() -> None:
@@ -197,7 +197,7 @@ def decoded(view: TextView = TextView(), seed: int | None = None, sample: Sample
 
     rng = None if seed is None else np.random.default_rng(seed)
     geometry = Geometry((8, 8), (8, 8), (1.0, 1.0), (0.0, 0.0))
-    return DecodedSample(sample, torch.zeros((1, 8, 8), dtype=torch.uint8), geometry, show(sample, view, rng))
+    return DecodedSample(sample, torch.zeros((1, 8, 8), dtype=torch.uint8), geometry, select_text(sample, rng, view))
 
 
 def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> None:
@@ -209,7 +209,7 @@ def test_spans_are_the_tokens_of_their_mentions(any_tokenizer: Tokenizer) -> Non
     count = 0
     for row, one in enumerate(rows):
         for concept in CONCEPTS:
-            place = one.shown.place(concept.start, concept.end)
+            place = one.shown.to_shown_span(concept.start, concept.end)
             if place is None:
                 continue
             start, end = int(spans.start[count]), int(spans.end[count])

@@ -55,7 +55,7 @@ def row(
         title=title,
         value=entry["value"],
         text=f"{entry['value']:.3f}",
-        bounds=f"{bounds[0]:.3f} – {bounds[1]:.3f}{' ?' if 'unreliable' in entry else ''}" if bounds else "",
+        bounds=f"{bounds[0]:.3f} to {bounds[1]:.3f}{' ?' if 'unreliable' in entry else ''}" if bounds else "",
         place=place(entry["value"]),
         fill=(min(place(0.0), place(entry["value"])), round(abs(place(entry["value"]) - place(0.0)), 2)),
         low=place(bounds[0]) if bounds else None,

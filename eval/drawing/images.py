@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-
-if TYPE_CHECKING:
-    from ..tasks.base import Context
 
 SIDE = 192
 STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
@@ -49,9 +46,9 @@ def png(pixels: NDArray[np.uint8]) -> str:
     return "data:image/png;base64," + base64.b64encode(content.tobytes()).decode()
 
 
-def thumbnail(context: Context, index: int, side: int = SIDE) -> str:
-    """Return a record's image as a small data URI."""
-    return jpeg(pixels_of(context.data.image(index), side)[0])
+def thumbnail(image: bytes, side: int = SIDE) -> str:
+    """Return an encoded image as a small data URI."""
+    return jpeg(pixels_of(image, side)[0])
 
 
 def heat(values: ArrayLike, scale: float, side: int = 96) -> str:
