@@ -257,6 +257,8 @@ def _become(words: list[str], cwd: str, environment: dict[str, str]) -> None:
     code = 0
     try:
         if kind == "-m":
+            if not hasattr(sys.modules.get(what), "__path__"):  # a module is read anew, as `__main__`
+                sys.modules.pop(what, None)
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
             sys.modules["__main__"] = types.ModuleType("__main__")
