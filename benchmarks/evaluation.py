@@ -19,7 +19,7 @@ import numpy as np
 
 
 def rates(model: str, images: int, side: int, rounds: int) -> tuple[list[float], list[float]]:
-    """Return images a second of the tower's bare forward, and through the store (decode, preprocess, forward, write).
+    """Return images a second of the tower's bare forward, and through the cache (decode, preprocess, forward, write).
 
     Bare is the tower under `inference_mode` on one batch that is there already, again and again. The two alternate, so
     that a neighbour on the machine slows both.
@@ -29,7 +29,7 @@ def rates(model: str, images: int, side: int, rounds: int) -> tuple[list[float],
 
     from vlp_eval.data.load import read
     from vlp_eval.data.spec import Columns, DataSpec
-    from vlp_eval.embeddings.cache import ROWS, Store
+    from vlp_eval.embeddings.cache import ROWS, EmbeddingCache
     from vlp_eval.models.load import load
 
     with tempfile.TemporaryDirectory() as name:
@@ -54,9 +54,9 @@ def rates(model: str, images: int, side: int, rounds: int) -> tuple[list[float],
                     rows = tower.encode(batch)
                 rows.cpu()  # a GPU's forward has ended only now
                 bare.append(blocks * ROWS / (time.perf_counter() - started))
-                store = Store(folder / f"cache-{attempt}", embedder)
+                cache = EmbeddingCache(folder / f"cache-{attempt}", embedder)
                 started = time.perf_counter()
-                store.images(data, range(blocks * ROWS))
+                cache.images(data, range(blocks * ROWS))
                 whole.append(blocks * ROWS / (time.perf_counter() - started))
     return bare, whole
 
@@ -66,7 +66,7 @@ def embedding(model: str, images: int, side: int, rounds: int) -> None:
     bare, whole = rates(model, images, side, rounds)
     shares = np.array(whole) / np.array(bare)
     print(
-        f"embedding {model}, JPEG of {side}: store {np.median(whole):.1f} images/s, bare forward {np.median(bare):.1f}, "
+        f"embedding {model}, JPEG of {side}: cache {np.median(whole):.1f} images/s, bare forward {np.median(bare):.1f}, "
         f"share {np.median(shares):.3f} (of {rounds} rounds {shares.min():.3f} to {shares.max():.3f})"
     )
 

@@ -94,7 +94,7 @@ def check(options: argparse.Namespace) -> int:
 def _scored(task: Task[Any], data: Data) -> dict[str, Any]:
     """Return how many images the results will list, and the hash of their ids. Raises DataError when there are none."""
     nothing: Any = None  # a plan is made before anything is encoded
-    plan = task.plan(Context(data=data, store=nothing, split=nothing, read=nothing))
+    plan = task.plan(Context(data=data, cache=nothing, split=nothing, read=nothing))
     keys = [data.records[index].key for index in plan.scored_records]
     return {"n": len(keys), "ids_sha256": ids_digest(keys)}
 
@@ -107,7 +107,7 @@ def _progress() -> Progress:
 def run(options: argparse.Namespace) -> int:
     """Score a model on a suite."""
     from . import runner
-    from .embeddings.cache import Store
+    from .embeddings.cache import EmbeddingCache
     from .models import load as embedder
 
     suite = suites.read(options.suite)
@@ -120,8 +120,8 @@ def run(options: argparse.Namespace) -> int:
     if not options.resume and own.is_dir():
         runner.discard(own)
     with _progress() as progress:
-        store = Store(options.cache or own, model, options.workers, progress)
-        code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, say)
+        cache = EmbeddingCache(options.cache or own, model, options.workers, progress)
+        code = runner.run(suite, cache, options.data, options.out, _settings(options), options.resume, say)
     runner.training_curve(options.model, options.out)
     runner.discard(own)
     return _finish(options, code)
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
 def embed(options: argparse.Namespace) -> int:
     """Encode what a suite needs into a folder."""
     from . import runner
-    from .embeddings.cache import Store
+    from .embeddings.cache import EmbeddingCache
     from .models import load as embedder
 
     suite = suites.read(options.suite)
@@ -138,8 +138,8 @@ def embed(options: argparse.Namespace) -> int:
     model = embedder.load(options.model, options.device, options.trust)
     settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
     with _progress() as progress:
-        store = Store(options.out, model, options.workers, progress)
-        code = runner.embed(suite, store, options.data, settings, say)
+        cache = EmbeddingCache(options.out, model, options.workers, progress)
+        code = runner.embed(suite, cache, options.data, settings, say)
     say(f"embeddings of {model.card.name} in {options.out}")
     return code
 
@@ -147,13 +147,13 @@ def embed(options: argparse.Namespace) -> int:
 def score(options: argparse.Namespace) -> int:
     """Score cached embeddings."""
     from . import runner
-    from .embeddings.cache import Store
+    from .embeddings.cache import EmbeddingCache
 
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
-    store = Store(options.embeddings, None)
-    result_files.require_same(options.out, store.card, suite.to_tree(), options.resume)
-    code = runner.run(suite, store, options.data, options.out, _settings(options), options.resume, say)
+    cache = EmbeddingCache(options.embeddings, None)
+    result_files.require_same(options.out, cache.card, suite.to_tree(), options.resume)
+    code = runner.run(suite, cache, options.data, options.out, _settings(options), options.resume, say)
     return _finish(options, code)
 
 

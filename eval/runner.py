@@ -23,7 +23,7 @@ from .data.dataset import Data, UnreadableError, ids_digest
 from .data.load import read
 from .data.spec import DataError, DataSpec
 from .data.training_overlap import Training, doubt_words, overlap_words
-from .embeddings.cache import Store
+from .embeddings.cache import EmbeddingCache
 from .failures import reason_of
 from .report.terminal import headline, warnings_of
 from .results import Results, clean
@@ -104,22 +104,28 @@ class Datasets:
 
 
 def run(
-    suite: Suite, store: Store, data_root: Path, out: Path, settings: Settings, resume: bool, say: Callable[[str], None]
+    suite: Suite,
+    cache: EmbeddingCache,
+    data_root: Path,
+    out: Path,
+    settings: Settings,
+    resume: bool,
+    say: Callable[[str], None],
 ) -> int:
     """Score a suite and write `out`; return the exit code."""
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
     kept = {"seed": settings.seed, "resamples": settings.resamples, "limit": settings.limit}
-    results = Results(out, store.card, suite.to_tree(), kept, resume)
+    results = Results(out, cache.card, suite.to_tree(), kept, resume)
     if not resume:  # that of an earlier checkpoint, maybe; `training_curve` copies this one's
         (out / CURVE).unlink(missing_ok=True)
     datasets = Datasets(data_root, settings.limit, settings.allow_missing)
     todo = [task for task in suite.tasks if not results.finished(task.spec.id)]
-    plans = encode(todo, store, datasets, settings)
-    training = Training(store.card.trained_on)
+    plans = encode(todo, cache, datasets, settings)
+    training = Training(cache.card.trained_on)
     for task in todo:
         try:
-            entry = score(task, plans.pop(task.spec.id, None), store, datasets, settings, out, training)
+            entry = score(task, plans.pop(task.spec.id, None), cache, datasets, settings, out, training)
             results.add(entry, suite.order)
             say(f"{task.spec.id}: {headline(entry)}")
             for line in warnings_of(entry):
@@ -137,19 +143,19 @@ def run(
     return exit_code([task["status"] == "ok" for task in results.tree["tasks"]])
 
 
-def embed(suite: Suite, store: Store, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
+def embed(suite: Suite, cache: EmbeddingCache, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
     """Encode all that scoring a suite from the cache needs, whatever can be; return the exit code."""
     datasets = Datasets(data_root, settings.limit, settings.allow_missing)
-    plans = encode(suite.tasks, store, datasets, settings)
+    plans = encode(suite.tasks, cache, datasets, settings)
     done = []
     for task in suite.tasks:
         try:
             plan = plans.pop(task.spec.id, None)
             if task.needs_model():
-                plan or task.plan(make_context(task, store, datasets, settings))
+                plan or task.plan(make_context(task, cache, datasets, settings))
                 say(f"{task.spec.id} needs the model itself: `run` scores it, `score` cannot")
             else:  # for what it encodes on the way: other splits, damaged images, others in place of unreadable ones
-                attempt(task, plan, store, datasets, settings)
+                attempt(task, plan, cache, datasets, settings)
             done.append(True)
         except Exception as error:
             if cannot_write(error):
@@ -173,7 +179,7 @@ def verdict(error: Exception) -> tuple[str, str]:
     return "skipped" if absent else "failed", reason
 
 
-def encode(todo: Sequence[Task[Any]], store: Store, datasets: Datasets, settings: Settings) -> dict[str, Plan]:
+def encode(todo: Sequence[Task[Any]], cache: EmbeddingCache, datasets: Datasets, settings: Settings) -> dict[str, Plan]:
     """Encode each image and text that the tasks need, once, as far as possible; return the plans by task id.
 
     Errors in the data of a task, or in an image, are reported when the task runs.
@@ -183,7 +189,7 @@ def encode(todo: Sequence[Task[Any]], store: Store, datasets: Datasets, settings
     texts: set[str] = set()
     for task in todo:
         try:
-            context = make_context(task, store, datasets, settings)
+            context = make_context(task, cache, datasets, settings)
             plan = plans[task.spec.id] = task.plan(context)
         except Exception:
             continue
@@ -192,21 +198,21 @@ def encode(todo: Sequence[Task[Any]], store: Store, datasets: Datasets, settings
         images.update(plan.images)
         texts.update(plan.texts)
     for local in (True, False):  # patches bring the embedding with them: first, so that no image is encoded twice
-        if local and store.grid is None:
+        if local and cache.grid is None:
             continue
         for data, images, patches in wanted.values():
             with contextlib.suppress(Exception):
-                store.ensure(data, sorted(patches if local else images), patches=local)
+                cache.encode_images(data, sorted(patches if local else images), patches=local)
     with contextlib.suppress(Exception):
-        store.texts(sorted(texts))
+        cache.texts(sorted(texts))
     return plans
 
 
-def make_context(task: Task[Any], store: Store, datasets: Datasets, settings: Settings) -> Context:
+def make_context(task: Task[Any], cache: EmbeddingCache, datasets: Datasets, settings: Settings) -> Context:
     data = datasets.get(task.spec.data)
     return Context(
         data=data,
-        store=store,
+        cache=cache,
         split=datasets.other(task.spec.data),
         read=datasets.get,
         seed=settings.seed,
@@ -217,7 +223,7 @@ def make_context(task: Task[Any], store: Store, datasets: Datasets, settings: Se
 
 
 def attempt(
-    task: Task[Any], plan: Plan | None, store: Store, datasets: Datasets, settings: Settings
+    task: Task[Any], plan: Plan | None, cache: EmbeddingCache, datasets: Datasets, settings: Settings
 ) -> tuple[Context, Outcome]:
     """Run one task by the plan that `encode` made, or by its own.
 
@@ -227,12 +233,12 @@ def attempt(
     """
     datasets.forget_unreadable()
     while True:
-        context = make_context(task, store, datasets, settings)
+        context = make_context(task, cache, datasets, settings)
         try:
             plan = plan or task.plan(context)
-            if plan.patches and store.grid is None:
+            if plan.patches and cache.grid is None:
                 hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
-                raise DataError(f"{store.card.name} has no patch features, which {task.spec.family} needs; {hint}")
+                raise DataError(f"{cache.card.name} has no patch features, which {task.spec.family} needs; {hint}")
             return context, task.run(context, plan)
         except UnreadableError as error:
             if not settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
@@ -248,14 +254,14 @@ def _failed(name: str, version: str, family: str, status: str, reason: str) -> d
 def score(
     task: Task[Any],
     plan: Plan | None,
-    store: Store,
+    cache: EmbeddingCache,
     datasets: Datasets,
     settings: Settings,
     out: Path,
     training: Training,
 ) -> dict[str, Any]:
     """Run one task; write its samples and figures; return its entry in the results."""
-    context, outcome = attempt(task, plan, store, datasets, settings)
+    context, outcome = attempt(task, plan, cache, datasets, settings)
     name = task.spec.id
     samples, figures = f"samples/{name}.jsonl", f"figures/{name}.json"
     for path in (samples, figures) if outcome.figures else (samples,):

@@ -66,7 +66,7 @@ def prompts(options: Options) -> Result:
     found: dict[str, np.ndarray] = {}
 
     def ours() -> None:
-        rows = embedder.texts([template.format(name) for name in FINDINGS for template in TEMPLATES])
+        rows = embedder.encode("text", [template.format(name) for name in FINDINGS for template in TEMPLATES])["text"]
         rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).reshape(len(FINDINGS), len(TEMPLATES), -1).mean(1)
         found["ours"] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
 

@@ -8,6 +8,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..pipeline.build import Build
 from ..pipeline.killed import KILLED
 from ..pipeline.options import add_flags, read_options
 from ..sources.base import sources
@@ -26,8 +30,6 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build, with a progress bar on stderr, and print what became of every record."""
-    from ..pipeline.build import Build
-
     flags = {name: value for name, value in vars(args).items() if name not in ("source_", "overrides")}
     options = read_options(args.source_, flags, args.overrides)
     with Build(options) as build:
@@ -86,9 +88,6 @@ class Bar:
     """A progress bar with samples/s and time to go; called with the events of `Build.run`."""
 
     def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -113,11 +112,6 @@ class Bar:
         self._progress.start()  # not before: a complaint about the options stays one line
         if event == "total":
             self._progress.reset(self._task, total=number)
-            return
-        if event == "listed":
-            self._progress.update(
-                self._task, advance=number, rate=(task.completed + number) / max(task.elapsed or 0.0, 1e-3)
-            )
             return
         if event == "rejected":
             self._rejected += number

@@ -17,6 +17,7 @@ from vlp.core.declared import Kinds, bare, choices, docs_of
 
 from ..images.store import ImageOptions
 from ..sources.base import sources
+from ..splits.split import SHARES
 from .prepare import TextOptions
 
 
@@ -42,7 +43,7 @@ class BuildOptions:
     """Records per shard."""
     shard_of: str = "0/1"
     """I/N: make every N-th shard only, from the I-th."""
-    split: str = "0.8,0.1,0.1"
+    split: str = SHARES
     """Shares of train,val,test by patient, or none."""
     seed: int = 0
     """Of the split, and of a source that has a seed."""

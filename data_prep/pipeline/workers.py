@@ -13,12 +13,12 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vlp.core.config import ConfigError
 from vlp.core.process import end_with_parent
@@ -94,23 +94,25 @@ class Worker:
             return self.rejected(index, record, Reject(KILLED, detail))
         try:
             return self._prepare(self._source.sample(record), split)
-        except Reject as reject:
-            return self.rejected(index, record, reject)
+        except Reject as error:
+            reject = error
         except ImageError as error:
-            return self.rejected(index, record, Reject(error.reason, str(error), counted=error.counted))
+            reject = Reject(error.reason, str(error), counted=error.counted)
         except CellError as error:
-            return self.rejected(index, record, Reject(error.reason, error.detail))
+            reject = Reject(error.reason, error.detail)
         except MemoryError:
-            return self.rejected(index, record, Reject("out_of_memory", "it needs more memory than there is"))
+            reject = Reject("out_of_memory", "it needs more memory than there is")
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
-            return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
+            reject = Reject("error", f"{type(error).__name__}: {error}")
+        return self.rejected(index, record, reject)
 
     def rejected(self, index: int, record: Record, reject: Reject) -> Rejected:
         """Return the line for rejected.jsonl: where ids are hashed, no detail, which may quote a cell, a name or an id."""
         private = {"key": record.key, "place": self._source.place(record), "detail": reject.detail}
-        if self._hasher is None:
-            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted, private)
-        return Rejected(index, self._hasher("key", record.key), reject.reason, "", reject.counted, private)
+        key, detail = record.key, reject.detail
+        if self._hasher is not None:
+            key, detail = self._hasher("key", key), ""
+        return Rejected(index, key, reject.reason, detail, reject.counted, private)
 
 
 def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
@@ -133,17 +135,7 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
 
 
-class Submits(Protocol):
-    """What an engine must do: `concurrent.futures`, Dask's `client.get_executor()` and `RayTasks` all do."""
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        """Return a future of the call."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let go of what was not started."""
-
-
-def open_engine(engine: str, workers: int) -> tuple[Submits | None, int]:
+def open_engine(engine: str, workers: int) -> tuple[Executor | None, int]:
     """Return what runs chunks, and how many to have under way; None is this process alone.
 
     "processes" starts `workers` of them here; "ray" or "ray:ADDRESS" sends chunks to a Ray cluster, whose machines must see
@@ -160,8 +152,8 @@ def open_engine(engine: str, workers: int) -> tuple[Submits | None, int]:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start), 3 * workers
 
 
-class RayTasks:
-    """The part of a `concurrent.futures` executor that a build needs, on a Ray cluster or, without an address, started here."""
+class RayTasks(Executor):
+    """An executor on a Ray cluster or, without an address, on one that is started here."""
 
     def __init__(self, address: str = "") -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine sends no usage reports
@@ -175,10 +167,13 @@ class RayTasks:
             ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
         self.cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        return self._ray.remote(function).remote(*arguments).future()
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """Return a future of the call."""
+        task: Future[Any] = self._ray.remote(function).remote(*arguments, **named).future()
+        return task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of a cluster that was started here."""
         if self._mine:
             self._ray.shutdown()
 
@@ -194,7 +189,7 @@ class Pool:
         self._state = job.state
         self._job = pickle.dumps(job)
         self._engine = engine
-        self._executor: Submits | None = None
+        self._executor: Executor | None = None
         self._ahead = 0
 
     def start(self, workers: int) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from vlp.core.config import ConfigError
 
 NAMES = ("train", "val", "test")
+SHARES = "0.8,0.1,0.1"
+"""Of train, val and test, where nothing else is said."""
 
 
 def parse_shares(text: str) -> dict[str, float]:

@@ -10,16 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FINDINGS = (
-    "consolidation",
-    "nodule",
-    "effusion",
-    "pneumothorax",
-    "cardiomegaly",
-    "edema",
-    "atelectasis",
-    "device",
-)
+FINDINGS = ("consolidation", "nodule", "effusion", "pneumothorax", "cardiomegaly", "edema", "atelectasis", "device")
 
 PREVALENCE = {
     "consolidation": 0.24,

@@ -18,7 +18,7 @@ from .saliency import cells as saliency_cells
 
 if TYPE_CHECKING:
     from ..data.dataset import Data
-    from ..embeddings.cache import Store
+    from ..embeddings.cache import EmbeddingCache
 
 Map = NDArray[np.float32]
 Source = Literal["patches", "gradcam", "gscorecam", "m2ib"]
@@ -28,18 +28,18 @@ class Maps:
     """Maps of phrases on the images of a task: cosines of patch features read once, or a saliency method on demand."""
 
     def __init__(
-        self, store: Store, data: Data, indices: Sequence[int], source: Source, sigma: float, layer: str | None
+        self, cache: EmbeddingCache, data: Data, indices: Sequence[int], source: Source, sigma: float, layer: str | None
     ) -> None:
         """Take where maps come from, their smoothing in cells, and the layer of a saliency method (None: the last)."""
-        store.ensure(data, indices, patches=source == "patches")  # says which do not decode
-        self._geometry = [store.geometry(data, index) for index in indices]
+        cache.encode_images(data, indices, patches=source == "patches")  # says which do not decode
+        self._geometry = [cache.geometry(data, index) for index in indices]
         self._source, self._sigma = source, sigma
         if source == "patches":
-            self._cells = store.patches(data, indices)
-            assert store.grid is not None
-            self._grid = store.grid
+            self._cells = cache.patches(data, indices)
+            assert cache.grid is not None
+            self._grid = cache.grid
             return
-        embedder = store.embedder
+        embedder = cache.embedder
         if embedder is None or not hasattr(embedder, "tower"):
             raise DataError(f"{source} needs the model itself, and one that gives its tower (`tower()`)")
         self._tower: Tower = embedder.tower()

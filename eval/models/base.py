@@ -7,6 +7,7 @@ depend on how many came with it: arithmetic in another shape may take another or
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -15,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.core.config import ConfigError
+from vlp.core.registry import Registry
+
+from ..data.spec import DataError
 
 if TYPE_CHECKING:
     import torch
@@ -60,10 +64,9 @@ class Tower:
 
 
 class Embedder(Protocol):
-    """The seam: implement this, and `--model your_module:factory` scores your model.
+    """All that the harness knows of a model: implement this, and `--model your_module:factory` scores your own.
 
-    A model may have two methods more: `tower()`, for saliency maps (see `saliency.Tower`), and `parts(texts, spans)`, the
-    mean [n, D] of the word features of characters `[start, end)` of each text, in the space of the patches.
+    A model may have a method more: `tower()`, for saliency maps (see `Tower`).
     """
 
     card: Card
@@ -71,11 +74,103 @@ class Embedder(Protocol):
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         """Return the model's input [C, S, S] of an encoded image, and the image's height and width."""
 
-    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
-        """Return embeddings [n, D] of inputs [n, C, S, S] and, when asked and able, patch features [n, P, D]."""
+    def encode(self, modality: str, items: Sequence[Any]) -> dict[str, Floats]:
+        """Return arrays by name, a row for each item; none is normalised. Raises DataError for what the model cannot do.
 
-    def texts(self, texts: Sequence[str]) -> Floats:
-        """Return embeddings [n, D], not normalised."""
+        `image`: inputs that `prepare` made -> `image` [n, D]. `patches`: the same -> `image`, and `patches` [n, P, D].
+        `text`: texts -> `text` [n, D]. `words`: pairs of a text and characters `(start, end)` of it -> `words` [n, D], the
+        mean of the features of these words, in the space of the patches.
+        """
+
+
+class DualEncoder(ABC):
+    """The embedder of a torch model: a library says how it is loaded and how images and texts go in."""
+
+    card: Card
+
+    def __init__(self, model: Any, image_tower: Any, device: str) -> None:
+        self._model, self._image_tower, self._device = model.to(device).eval(), image_tower, device
+
+    @classmethod
+    @abstractmethod
+    def load(cls, name: str, device: str, trust: Sequence[str]) -> Embedder:
+        """Load what follows the library's name in `--model`; `trust` are modules that it may name. Raises ConfigError."""
+
+    @abstractmethod
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+        """Return the model's input of an encoded image, and the image's height and width."""
+
+    @abstractmethod
+    def _images(self, pixels: Tensor) -> Tensor:
+        """Return embeddings [n, D] of normalised images [n, C, S, S]."""
+
+    def _texts(self, texts: list[str]) -> Tensor:
+        """Return embeddings [n, D] of `TEXT_ROWS` texts."""
+        raise NotImplementedError
+
+    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return embeddings [n, D] and patch features [n, P, D] of normalised images, of a model with a grid."""
+        raise NotImplementedError
+
+    def _normalise(self, inputs: Tensor) -> Tensor:
+        """Return prepared images on the device as the image tower takes them."""
+        return inputs
+
+    def encode(self, modality: str, items: Sequence[Any]) -> dict[str, Floats]:
+        import torch
+
+        with torch.inference_mode():
+            if modality == "text":
+                return {"text": self._encode_texts(items)}
+            if modality not in ("image", "patches") or (modality == "patches" and self.card.grid is None):
+                raise DataError(f"{self.card.name} gives no {'patch' if modality == 'patches' else 'word'} features")
+            pixels = self._normalise(torch.from_numpy(np.stack(items)).to(self._device))
+            if modality == "image":
+                return {"image": to_rows(self._images(pixels))}
+            rows, cells = self._patches(pixels)
+            return {"image": to_rows(rows), "patches": to_rows(cells)}
+
+    def _encode_texts(self, texts: Sequence[str]) -> Floats:
+        """Return embeddings [n, D], `TEXT_ROWS` texts at a time; a short block is filled with its first text."""
+        blocks = []
+        for start in range(0, len(texts), TEXT_ROWS):
+            part = list(texts[start : start + TEXT_ROWS])
+            blocks.append(to_rows(self._texts(part + part[:1] * (TEXT_ROWS - len(part))))[: len(part)])
+        return np.concatenate(blocks)
+
+    def tower(self) -> Tower:
+        """Return the image tower with gradients, for saliency maps."""
+        return Tower(self._image_tower, self._images, self._normalise, self._device)
+
+    def _describe(
+        self,
+        kind: str,
+        name: str,
+        reads: Sequence[str],
+        image_spec: dict[str, Any],
+        grid: Grid | None,
+        step: int | None = None,
+    ) -> Card:
+        """Return the card; `reads` stands for how the model is given images and texts (transform, tokenizer)."""
+        weights, own = state_digest(self._model), dict(self._model.named_parameters())
+        scale, bias = own.get("logit_scale"), own.get("logit_bias")
+        return Card(
+            name=name,
+            kind=kind,
+            weights_sha256=weights,
+            fingerprint=hashlib.sha256("|".join((weights, *reads)).encode()).hexdigest()[:24],
+            dim=self.encode("text", ["a"])["text"].shape[1],
+            image_spec=image_spec,
+            grid=(*grid.shape, grid.stride, grid.offset) if grid else None,
+            params=sum(tensor.numel() for tensor in own.values()),
+            step=step,
+            logit_scale=float(scale.detach().exp()) if scale is not None else None,
+            logit_bias=float(bias.detach()) if bias is not None else None,
+            device=self._device,
+        )
+
+
+libraries: Registry[Any] = Registry("model library", package="vlp_eval.models")
 
 
 def state_digest(module: torch.nn.Module) -> str:
@@ -89,39 +184,10 @@ def state_digest(module: torch.nn.Module) -> str:
     return stamp.hexdigest()
 
 
-def card_of(
-    model: torch.nn.Module,
-    *,
-    name: str,
-    kind: str,
-    reads: Sequence[str],
-    dim: int,
-    image_spec: dict[str, Any],
-    grid: Grid | None,
-    device: str,
-    step: int | None = None,
-) -> Card:
-    """Return the card of a dual encoder; `reads` stands for how it is given images and texts (transform, tokenizer)."""
-    weights, own = state_digest(model), dict(model.named_parameters())
-    scale, bias = own.get("logit_scale"), own.get("logit_bias")
-    return Card(
-        name=name,
-        kind=kind,
-        weights_sha256=weights,
-        fingerprint=fingerprint(weights, *reads),
-        dim=dim,
-        image_spec=image_spec,
-        grid=(*grid.shape, grid.stride, grid.offset) if grid else None,
-        params=sum(tensor.numel() for tensor in own.values()),
-        step=step,
-        logit_scale=float(scale.detach().exp()) if scale is not None else None,
-        logit_bias=float(bias.detach()) if bias is not None else None,
-        device=device,
-    )
-
-
-def fingerprint(*parts: str) -> str:
-    return hashlib.sha256("|".join(parts).encode()).hexdigest()[:24]
+def square_spec(side: int, resize: str, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """Return the image specification of other libraries' square inputs."""
+    numbers = {"mean": [float(value) for value in mean], "std": [float(value) for value in std]}
+    return {"size": side, "channels": 3, "resize": resize, "interpolation": "bicubic", **numbers}
 
 
 def to_rows(tensor: torch.Tensor) -> Floats:
@@ -130,12 +196,3 @@ def to_rows(tensor: torch.Tensor) -> Floats:
     if not np.isfinite(rows).all():
         raise ConfigError(f"the model returns NaN or infinite embeddings ({int((~np.isfinite(rows)).sum())} values)")
     return rows
-
-
-def encode_in_blocks(encode: Callable[[list[str]], Floats], texts: Sequence[str], dim: int) -> Floats:
-    """Return `encode` of texts [n, dim], which is given TEXT_ROWS at a time; a short block is filled with its first text."""
-    blocks = []
-    for start in range(0, len(texts), TEXT_ROWS):
-        part = list(texts[start : start + TEXT_ROWS])
-        blocks.append(encode(part + part[:1] * (TEXT_ROWS - len(part)))[: len(part)])
-    return np.concatenate(blocks) if blocks else np.zeros((0, dim), np.float32)

@@ -1,20 +1,19 @@
-"""The embedder for a path: a vlp folder, an open_clip or a transformers model."""
+"""The embedder that `--model` names."""
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlp.core.config import ConfigError
 from vlp.core.errors import first_line
+from vlp.core.registry import UnknownNameError
 
-from .base import Embedder
-from .vlp import FolderEmbedder
+from .base import Embedder, libraries
 
 
 def load(name: str, device: str | None = None, trust: Sequence[str] = ()) -> Embedder:
-    """Return the embedder that `--model` names: a folder of ours, `open_clip:`, `hf:`, or `module:factory`.
+    """Return the embedder that `--model` names: a folder of ours, `LIBRARY:NAME`, or `module:factory` of your own.
 
     `trust`: modules whose towers a folder of ours may name. Raises ConfigError saying what was tried.
     """
@@ -25,25 +24,19 @@ def load(name: str, device: str | None = None, trust: Sequence[str] = ()) -> Emb
         torch.empty(0, device=where)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {where}: {first_line(error)}") from None
-    if name.startswith("open_clip:"):
-        from .open_clip import OpenClipEmbedder
-
-        opened: Embedder = OpenClipEmbedder.load(name.removeprefix("open_clip:"), where)
-        return opened
-    if name.startswith("hf:"):
-        from .transformers import TransformersEmbedder
-
-        found: Embedder = TransformersEmbedder.load(name.removeprefix("hf:"), where)
+    library, colon, rest = name.partition(":")
+    if colon and library in libraries:
+        found: Embedder = libraries.get(library).load(rest, where, trust)
         return found
     if Path(name).exists():
-        return FolderEmbedder.load(Path(name), where, trust)
-    if ":" in name and not name.startswith((".", "/")):
-        module, _, factory = name.partition(":")
+        ours: Embedder = libraries.get("vlp").load(name, where, trust)
+        return ours
+    if colon and not name.startswith((".", "/")):
         try:
-            made: Embedder = getattr(importlib.import_module(module), factory)()
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"--model {name}: cannot import it: {error}") from None
-        return made
+            factory: Callable[[], Embedder] = libraries.get(name)  # of another package: made without arguments
+        except UnknownNameError as error:
+            raise ConfigError(f"--model {name}: {error}") from None
+        return factory()
     raise ConfigError(
         f"--model {name}: no such folder; expected a run's checkpoint or export, open_clip:NAME[,PRETRAINED], hf:PATH "
         "or module:factory"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,65 +20,51 @@ from vlp.core.registry import did_you_mean
 from vlp.core.trust import check_model_folder, never_asking, read_small_json, refuse_loaders, refuse_paths
 from vlp.modalities.image.decode import decode_native
 
-from .base import Floats, Tower, card_of, encode_in_blocks, to_rows
+from .base import DualEncoder, libraries, square_spec
 from .patch_tokens import TokenHook
 from .transformers import tokenizer_digest
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class OpenClipEmbedder:
+
+@libraries.register("open_clip")
+class OpenClipEmbedder(DualEncoder):
     """An open_clip model with its own transform and tokenizer; patch features where its image tower is a ViT."""
 
     def __init__(self, model: Any, transform: Any, tokenizer: Any, name: str, device: str = "cpu") -> None:
-        self._model, self._transform, self._tokenizer, self._device = (
-            model.to(device).eval(),
-            transform,
-            tokenizer,
-            device,
-        )
+        super().__init__(model, model.visual, device)
+        self._tokenizer = tokenizer
         config = getattr(model.visual, "preprocess_cfg", {})
         size = model.visual.image_size
         side = int(size[0] if isinstance(size, (tuple, list)) else size)
         mode = {"shortest": "crop", "longest": "pad", "squash": "squash"}[config.get("resize_mode", "shortest")]
         self._hook = TokenHook.of(model.visual, side)
         self._pixels, self._floats = split(transform)
-        self.card = card_of(
-            model,
-            name=name,
-            kind="open_clip",
-            reads=(repr(transform), name, *_reading(tokenizer)),
-            dim=int(self._encode_texts(["a"]).shape[1]),
-            image_spec={
-                "size": side,
-                "channels": 3,
-                "resize": mode,
-                "interpolation": "bicubic",
-                "mean": list(config.get("mean", (0.5,))),
-                "std": list(config.get("std", (0.5,))),
-            },
-            grid=self._hook.grid if self._hook else None,
-            device=device,
-        )
+        image_spec = square_spec(side, mode, config.get("mean", (0.5,)), config.get("std", (0.5,)))
+        reads = repr(transform), name, *_reading(tokenizer)
+        self.card = self._describe("open_clip", name, reads, image_spec, self._hook.grid if self._hook else None)
 
     @classmethod
-    def load(cls, spec: str, device: str) -> OpenClipEmbedder:
+    def load(cls, name: str, device: str, trust: Sequence[str] = ()) -> OpenClipEmbedder:
         """Create the model that `NAME[,PRETRAINED]` names. Raises ConfigError for an unknown name or missing weights."""
         import open_clip
 
-        name, _, pretrained = spec.partition(",")
-        if ":" not in name and name not in open_clip.list_models():
-            raise ConfigError(f"open_clip has no model {name!r}{did_you_mean(name, open_clip.list_models())}")
-        if ":" in name:
-            check_folder(name)
+        title, _, pretrained = name.partition(",")
+        if ":" not in title and title not in open_clip.list_models():
+            raise ConfigError(f"open_clip has no model {title!r}{did_you_mean(title, open_clip.list_models())}")
+        if ":" in title:
+            check_folder(title)
         try:
             with never_asking():
-                if ":" in name:  # a folder or a repository: without its weights the model would be random
-                    model, transform = open_clip.create_model_from_pretrained(name)
+                if ":" in title:  # a folder or a repository: without its weights the model would be random
+                    model, transform = open_clip.create_model_from_pretrained(title)
                 else:
-                    model, _, transform = open_clip.create_model_and_transforms(name, pretrained=pretrained or None)
-                tokenizer = open_clip.get_tokenizer(name)
+                    model, _, transform = open_clip.create_model_and_transforms(title, pretrained=pretrained or None)
+                tokenizer = open_clip.get_tokenizer(title)
         except Exception as error:  # a wrong type in a configuration ends in any of them
-            raise ConfigError(f"open_clip cannot make {spec!r}: {first_line(error)}") from None
-        return cls(model, transform, tokenizer, spec, device)
+            raise ConfigError(f"open_clip cannot make {name!r}: {first_line(error)}") from None
+        return cls(model, transform, tokenizer, name, device)
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         from PIL import Image
@@ -96,8 +82,7 @@ class OpenClipEmbedder:
             return np.broadcast_to(plane, (channels.shape[2], *plane.shape)), size
         return np.ascontiguousarray(channels.transpose(2, 0, 1)), size
 
-    def _normalise(self, inputs: Any) -> Any:
-        """Return what the model takes [n, 3, S, S] of inputs on its device."""
+    def _normalise(self, inputs: Tensor) -> Tensor:
         if not self._floats:
             return inputs
         batch = inputs.float().div(255)
@@ -105,29 +90,17 @@ class OpenClipEmbedder:
             batch = step(batch)
         return batch
 
-    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
-        import torch
+    def _images(self, pixels: Tensor) -> Tensor:
+        rows: Tensor = self._model.encode_image(pixels)
+        return rows
 
-        with torch.inference_mode():
-            batch = self._normalise(torch.from_numpy(inputs).to(self._device))
-            if not patches or self._hook is None:
-                return to_rows(self._model.encode_image(batch)), None
-            rows, cells = self._hook.run(lambda: self._model.encode_image(batch))
-            return to_rows(rows), to_rows(cells)
+    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._hook is not None
+        return self._hook.run(lambda: self._images(pixels))
 
-    def tower(self) -> Tower:
-        """Return the image tower with gradients, for saliency maps."""
-        model = self._model
-        return Tower(model.visual, lambda pixels: model.encode_image(pixels), self._normalise, self._device)
-
-    def texts(self, texts: Sequence[str]) -> Floats:
-        return encode_in_blocks(self._encode_texts, texts, self.card.dim)
-
-    def _encode_texts(self, texts: list[str]) -> Floats:
-        import torch
-
-        with torch.inference_mode():
-            return to_rows(self._model.encode_text(self._tokenizer(texts).to(self._device)))
+    def _texts(self, texts: list[str]) -> Tensor:
+        rows: Tensor = self._model.encode_text(self._tokenizer(texts).to(self._device))
+        return rows
 
 
 def check_folder(name: str) -> None:

@@ -7,7 +7,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,73 +17,57 @@ from vlp.core.errors import first_line
 from vlp.core.trust import check_model_folder
 from vlp.modalities.image.decode import decode
 
-from .base import Floats, Tower, card_of, encode_in_blocks, to_rows
+from .base import DualEncoder, libraries, square_spec
 from .patch_tokens import HiddenPatches
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-class TransformersEmbedder:
+
+@libraries.register("hf")
+class TransformersEmbedder(DualEncoder):
     """A dual encoder of transformers with `get_image_features` and `get_text_features`."""
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any, name: str, device: str = "cpu") -> None:
-        self._model, self._processor, self._tokenizer, self._device = (
-            model.to(device).eval(),
-            processor,
-            tokenizer,
-            device,
-        )
-        self._length = self._text_length()
+        super().__init__(model, getattr(model, "vision_model", None), device)
+        self._processor, self._tokenizer = processor, tokenizer
+        positions = model.config.get_text_config().max_position_embeddings
+        self._length = int(min(positions, tokenizer.model_max_length, 512))
         self._late = hasattr(processor, "rescale_and_normalize") and processor.do_rescale and processor.do_normalize
         side, resize = _geometry(processor)
-        self._patches = HiddenPatches.of(model, side)
-        self.card = card_of(
-            model,
-            name=name,
-            kind="transformers",
-            reads=(processor.to_json_string(), str(self._length), tokenizer_digest(tokenizer)),
-            dim=int(self._encode_texts(["a"]).shape[1]),
-            image_spec={
-                "size": side,
-                "channels": 3,
-                "resize": resize,
-                "interpolation": "bicubic",
-                "mean": [float(value) for value in processor.image_mean],
-                "std": [float(value) for value in processor.image_std],
-            },
-            grid=self._patches.grid if self._patches else None,
-            device=device,
-        )
+        self._hidden = HiddenPatches.of(model, side)
+        image_spec = square_spec(side, resize, processor.image_mean, processor.image_std)
+        reads = processor.to_json_string(), str(self._length), tokenizer_digest(tokenizer)
+        grid = self._hidden.grid if self._hidden else None
+        self.card = self._describe("transformers", name, reads, image_spec, grid)
 
     @classmethod
-    def load(cls, path: str, device: str) -> TransformersEmbedder:
+    def load(cls, name: str, device: str, trust: Sequence[str] = ()) -> TransformersEmbedder:
         """Load a folder, safetensors only, nothing fetched. Raises ConfigError naming what is missing."""
         import torch
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-        if not (Path(path) / "config.json").exists():
+        if not (Path(name) / "config.json").exists():
             raise ConfigError(
-                f"hf:{path}: no config.json there; expected a folder that transformers' save_pretrained wrote"
+                f"hf:{name}: no config.json there; expected a folder that transformers' save_pretrained wrote"
             )
-        check_model_folder(Path(path), f"hf:{path}")
+        check_model_folder(Path(name), f"hf:{name}")
         safe = {"local_files_only": True, "trust_remote_code": False}
         try:
             # in fp32 whatever the file holds: a model in fp16 would be scored as another than the card says
-            model = AutoModel.from_pretrained(path, use_safetensors=True, dtype=torch.float32, **safe)
-            processor = AutoImageProcessor.from_pretrained(path, **safe)
+            model = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32, **safe)
+            processor = AutoImageProcessor.from_pretrained(name, **safe)
         except Exception as error:  # a wrong type in a configuration ends in any of them
-            raise ConfigError(f"hf:{path}: {first_line(error)}") from None
+            raise ConfigError(f"hf:{name}: {first_line(error)}") from None
         try:
-            tokenizer = AutoTokenizer.from_pretrained(path, **safe)
+            tokenizer = AutoTokenizer.from_pretrained(name, **safe)
         except Exception as error:
-            raise ConfigError(f"hf:{path}: no tokenizer that loads: {first_line(error)}") from None
+            raise ConfigError(f"hf:{name}: no tokenizer that loads: {first_line(error)}") from None
         if tokenizer.pad_token is None:
-            raise ConfigError(f"hf:{path}: the tokenizer has no padding token; is its tokenizer_config.json there?")
+            raise ConfigError(f"hf:{name}: the tokenizer has no padding token; is its tokenizer_config.json there?")
         if not hasattr(model, "get_image_features") or not hasattr(model, "get_text_features"):
-            raise ConfigError(f"hf:{path} is a {type(model).__name__}, not a dual encoder of images and texts")
-        return cls(model, processor, tokenizer, Path(path).name, device)
-
-    def _text_length(self) -> int:
-        positions = self._model.config.get_text_config().max_position_embeddings
-        return int(min(positions, self._tokenizer.model_max_length, 512))
+            raise ConfigError(f"hf:{name} is a {type(model).__name__}, not a dual encoder of images and texts")
+        return cls(model, processor, tokenizer, Path(name).name, device)
 
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         from PIL import Image
@@ -94,47 +78,32 @@ class TransformersEmbedder:
         inputs = self._processor(images=picture, return_tensors="np", **late)["pixel_values"][0]
         return np.asarray(inputs, np.uint8 if self._late else np.float32), (pixels.shape[0], pixels.shape[1])
 
-    def _normalise(self, inputs: Any) -> Any:
+    def _normalise(self, inputs: Tensor) -> Tensor:
         """Return the model's input [n, 3, S, S]: the processor's own arithmetic on floats, for a whole batch at once."""
         if not self._late:
             return inputs
         own = self._processor
-        return own.rescale_and_normalize(inputs, True, own.rescale_factor, True, own.image_mean, own.image_std)
+        pixels: Tensor = own.rescale_and_normalize(
+            inputs, True, own.rescale_factor, True, own.image_mean, own.image_std
+        )
+        return pixels
 
-    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[Floats, Floats | None]:
-        import torch
+    def _images(self, pixels: Tensor) -> Tensor:
+        return _pooled(self._model.get_image_features(pixel_values=pixels))
 
-        with torch.inference_mode():
-            batch = self._normalise(torch.from_numpy(inputs).to(self._device))
-            rows = to_rows(_pooled(self._model.get_image_features(pixel_values=batch)))
-            if not patches or self._patches is None:
-                return rows, None
-            return rows, to_rows(self._patches.run(batch))
+    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._hidden is not None
+        return self._images(pixels), self._hidden.run(pixels)
 
-    def tower(self) -> Tower:
-        """Return the image tower with gradients, for saliency maps."""
-        model = self._model
-
-        def encode(pixels: Any) -> Any:
-            return _pooled(model.get_image_features(pixel_values=pixels))
-
-        return Tower(model.vision_model, encode, self._normalise, self._device)
-
-    def texts(self, texts: Sequence[str]) -> Floats:
-        return encode_in_blocks(self._encode_texts, texts, self.card.dim)
-
-    def _encode_texts(self, texts: list[str]) -> Floats:
+    def _texts(self, texts: list[str]) -> Tensor:
         """Encode texts at full length: SigLIP is trained on padding, CLIP does not mind it."""
-        import torch
-
         tokens = self._tokenizer(
             texts, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
         )
         siglip = self._model.config.model_type.startswith("siglip")
         names = ("input_ids",) if siglip else ("input_ids", "attention_mask")
         inputs = {name: tokens[name].to(self._device) for name in names if name in tokens}
-        with torch.inference_mode():
-            return to_rows(_pooled(self._model.get_text_features(**inputs)))
+        return _pooled(self._model.get_text_features(**inputs))
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -151,9 +120,10 @@ def tokenizer_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def _pooled(output: Any) -> Any:
+def _pooled(output: Any) -> Tensor:
     """Return the embedding of `get_*_features`: a tensor up to transformers 4, an output with `pooler_output` from 5 on."""
-    return output if hasattr(output, "detach") else output.pooler_output
+    rows: Tensor = output if hasattr(output, "detach") else output.pooler_output
+    return rows
 
 
 def _geometry(processor: Any) -> tuple[int, str]:

@@ -23,7 +23,7 @@ from ..drawing.wording import ends
 from ..results import TaskResult
 
 if TYPE_CHECKING:
-    from ..embeddings.cache import Store
+    from ..embeddings.cache import EmbeddingCache
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -103,7 +103,7 @@ class Context:
     """What a task runs on: its data, the embeddings, other splits on demand, and the settings of the run."""
 
     data: Data
-    store: Store
+    cache: EmbeddingCache
     split: Callable[[str], Data | None]
     read: Callable[[DataSpec], Data]
     seed: int = 0
@@ -175,7 +175,7 @@ class Task(ABC, Generic[Selection]):
 
     @abstractmethod
     def run(self, context: Context, plan: Selection) -> Outcome:
-        """Score; everything in the plan is in the store."""
+        """Score; everything in the plan is in the cache of embeddings."""
 
     def check(self, data: Data) -> Findings:
         """Return facts about the data, and problems with it, for `vlp-eval check`."""

@@ -17,7 +17,7 @@ from ..data.corruptions import CORRUPTIONS
 from ..data.dataset import Data
 from ..data.spec import DataError, DataSpec
 from ..drawing.cards import Section
-from ..embeddings.cache import Transform
+from ..embeddings.decode_ahead import Transform
 from ..intervals import Part, auroc_part, of_auroc, of_draws, of_macro
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
@@ -85,7 +85,7 @@ class Corruption(Classification):
     def run(self, context: Context, plan: Labelled) -> Outcome:
         indices, truth = plan.images, plan.truth
         resamples = context.draw(indices)
-        clean = self._parts(truth, score(context.store, context.data, indices, self.sets[0], self.scoring), resamples)
+        clean = self._parts(truth, score(context.cache, context.data, indices, self.sets[0], self.scoring), resamples)
         if not clean:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
         ones, drawn = _mean(clean)
@@ -102,7 +102,7 @@ class Corruption(Classification):
             for severity in self.settings.severities:
                 view: Transform = partial(_apply, name, severity)
                 scores = score(
-                    context.store, context.data, indices, self.sets[0], self.scoring, f"{name}-{severity}", view
+                    context.cache, context.data, indices, self.sets[0], self.scoring, f"{name}-{severity}", view
                 )
                 found = self._parts(truth, scores, resamples)
                 values.append(_mean(found)[0])
@@ -210,8 +210,8 @@ class OutOfDistribution(Task[Plan]):
     def run(self, context: Context, plan: Plan) -> Outcome:
         inside = plan.images
         data, outside, name, view = self._outside(context)
-        home = score(context.store, context.data, inside, self.prompts, self.scoring)
-        away = score(context.store, data, outside, self.prompts, self.scoring, name, view)
+        home = score(context.cache, context.data, inside, self.prompts, self.scoring)
+        away = score(context.cache, data, outside, self.prompts, self.scoring, name, view)
         outcome = Outcome(inside, {}, prompts=[self.prompts.to_tree()])
         outcome.scoring = {"inside": len(inside), "outside": len(outside), "temperature": home.temperature}
         for key, function in {"msp": max_softmax, "max_logit": _largest, "energy": energy}.items():

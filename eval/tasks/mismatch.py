@@ -132,8 +132,8 @@ class Mismatch(Task[Pairs]):
         return Pairs(images=[index for index, _ in pairs], texts=texts, own=own, wrong=wrong)
 
     def run(self, context: Context, plan: Pairs) -> Outcome:
-        images = unit(context.store.images(context.data, plan.images))
-        own = (images * unit(context.store.texts(plan.own))).sum(1)
+        images = unit(context.cache.images(context.data, plan.images))
+        own = (images * unit(context.cache.texts(plan.own))).sum(1)
         drawn = context.draw(plan.images)
         outcome = Outcome(plan.images, {}, scoring={"text": self.settings.text, "ties": "half"})
         columns: dict[str, NDArray[np.float64]] = {}
@@ -141,7 +141,7 @@ class Mismatch(Task[Pairs]):
             known = np.array([text is not None for text in texts])
             noticed = np.full(len(images), np.nan)
             if known.any():
-                other = unit(context.store.texts([text for text in texts if text is not None]))
+                other = unit(context.cache.texts([text for text in texts if text is not None]))
                 scores = (images[known] * other).sum(1)
                 noticed[known] = (own[known] > scores) + 0.5 * (own[known] == scores)
             value = float(np.nanmean(noticed)) if known.any() else None

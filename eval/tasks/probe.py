@@ -94,7 +94,7 @@ class Probe(Task[Plan]):
         return outcome
 
     def _table(self, context: Context, data: Data, indices: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
-        return unit(context.store.images(data, indices)), truth_of(data, indices, self._settings())
+        return unit(context.cache.images(data, indices)), truth_of(data, indices, self._settings())
 
     def _metric(self, found: list[dict[str, Part]], main: bool, sizes: list[int]) -> dict[str, Any]:
         """Return the mean over seeds; its interval resamples the test patients, `std` is the spread over seeds."""
@@ -215,7 +215,7 @@ class RobustnessIndex(Task[Members]):
             raise DataError(
                 f"{context.data.name}: the robustness index needs two findings and two of {self.settings.centre}"
             )
-        rows = context.store.images(context.data, indices)
+        rows = context.cache.images(context.data, indices)
         owners = [context.data.patient(index) for index in indices]
         resamples = context.draw(indices)
         outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})

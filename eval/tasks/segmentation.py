@@ -139,9 +139,9 @@ class Segmentation(MapTask[Masks]):
     def run(self, context: Context, plan: Masks) -> Outcome:
         found, indices = plan.truths, plan.images
         settings, phrases = self.settings, self._phrases()
-        maps = Maps(context.store, context.data, indices, settings.source, settings.sigma, settings.layer)
-        texts = dict(zip(phrases, context.store.texts(list(phrases.values())), strict=True))
-        sam = segment.Sam.load(settings.sam, context.store.card.device) if settings.sam else None
+        maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
+        texts = dict(zip(phrases, context.cache.texts(list(phrases.values())), strict=True))
+        sam = segment.Sam.load(settings.sam, context.cache.card.device) if settings.sam else None
         prior = MeanMask.learn(context, settings.prior_split, found)
         place_of = {index: place for place, index in enumerate(indices)}
         others, wrong = partners(context.data, indices, context.seed), self._wrong(found)

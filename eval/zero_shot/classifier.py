@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from ..data.dataset import Data
 from ..data.spec import DataError
-from ..embeddings.cache import Store, Transform
+from ..embeddings.cache import EmbeddingCache
+from ..embeddings.decode_ahead import Transform
 from ..metrics.arithmetic import unit
 from .prompts import PromptSet
 from .scoring import (
@@ -45,7 +46,7 @@ class Scores:
 
 
 def score(
-    store: Store,
+    cache: EmbeddingCache,
     data: Data,
     indices: Sequence[int],
     prompts: PromptSet,
@@ -58,10 +59,10 @@ def score(
     With `views: mean` the result has a row for each study, in order of first occurrence: what is averaged over its images
     is each descriptor's probability under `xplainer`, before the geometric mean, and each class's score otherwise.
     """
-    rows = unit(store.images(data, indices, view, transform))
-    positive = {name: store.texts(text.pos) for name, text in prompts.texts.items()}
-    negative = {name: store.texts(text.neg) for name, text in prompts.texts.items() if text.neg}
-    temperature = rule.temperature or (1 / store.card.logit_scale if store.card.logit_scale else 1.0)
+    rows = unit(cache.images(data, indices, view, transform))
+    positive = {name: cache.texts(text.pos) for name, text in prompts.texts.items()}
+    negative = {name: cache.texts(text.neg) for name, text in prompts.texts.items() if text.neg}
+    temperature = rule.temperature or (1 / cache.card.logit_scale if cache.card.logit_scale else 1.0)
     together = Views([data.records[index].study or data.records[index].key for index in indices], rule.views == "mean")
     if rule.rule == "xplainer":
         return _xplainer(rows, positive, negative, rule.temperature or 0.5, together)
@@ -74,14 +75,14 @@ def score(
     if rule.normalise == "zscore":
         affirming = zscore(affirming)
     if rule.rule == "score-logit":
-        logits = affirming / temperature + (store.card.logit_bias or 0.0)
+        logits = affirming / temperature + (cache.card.logit_bias or 0.0)
         chance = together(sigmoid(logits))
         return Scores(together(affirming), chance, chance > 0.5, together(logits), temperature)
     logits = affirming / temperature
     probability, ranking = softmax(logits), affirming
     if rule.local:
-        concepts = np.stack([unit(texts).mean(0) for texts in concepts_of(store, prompts, rule).values()])
-        local = local_scores(store.patches(data, indices), concepts, rule.top_patches)
+        concepts = np.stack([unit(texts).mean(0) for texts in concepts_of(cache, prompts, rule).values()])
+        local = local_scores(cache.patches(data, indices), concepts, rule.top_patches)
         local /= rule.local_temperature or temperature
         probability = ranking = mix(softmax(local), probability, rule.local)
     ranking = together(ranking)
@@ -89,13 +90,13 @@ def score(
     return Scores(ranking, together(probability), decision, together(logits), temperature)
 
 
-def concepts_of(store: Store, prompts: PromptSet, rule: Scoring) -> dict[str, NDArray[np.float32]]:
+def concepts_of(cache: EmbeddingCache, prompts: PromptSet, rule: Scoring) -> dict[str, NDArray[np.float32]]:
     """Return what stands for each class among patches, raw rows [K, D] of its K prompts. Raises DataError."""
     if rule.local_text == "prompts":
-        return {name: store.texts(text.pos) for name, text in prompts.texts.items()}
+        return {name: cache.texts(text.pos) for name, text in prompts.texts.items()}
     try:
         return {
-            name: store.parts(list(zip(text.pos, prompts.spans[name], strict=True)))
+            name: cache.words(list(zip(text.pos, prompts.spans[name], strict=True)))
             for name, text in prompts.texts.items()
         }
     except DataError as error:

@@ -15,8 +15,7 @@ from vlp.batch import Batch, PromptSpec
 from vlp.data.collate import Collator, DecodedSample, group_of, select_text
 from vlp.data.config import TextView
 from vlp.modalities.geometry import Geometry
-from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.processor import Augment, ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer

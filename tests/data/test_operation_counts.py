@@ -21,8 +21,7 @@ from tests.data.toys import FINDINGS, make_sample
 from vlp.batch import PromptSpec
 from vlp.data.config import TextView
 from vlp.data.loader import DataConfig, Loader
-from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.processor import Augment, ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.tokenizers.base import Encoded, Tokenizer
 from vlp_prep.pipeline.shard_writer import ShardWriter

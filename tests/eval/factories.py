@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from tests.eval.planted import Planted
@@ -40,9 +42,9 @@ class Slow(Planted):
     def __init__(self, shards: Path) -> None:
         super().__init__(shards, noise=2.0)
 
-    def images(self, inputs: NDArray[Any], patches: bool) -> Any:
-        time.sleep(0.05)
-        return super().images(inputs, patches)
+    def encode(self, modality: str, items: Sequence[Any]) -> dict[str, NDArray[np.float32]]:
+        time.sleep(0.05 if modality != "text" else 0)
+        return super().encode(modality, items)
 
 
 def slow() -> Slow:

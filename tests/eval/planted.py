@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
 from vlp.sample import Sample
+from vlp_eval.data.spec import DataError
 from vlp_eval.models.base import Card
 from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
 
@@ -71,12 +72,17 @@ class Planted:
         assert isinstance(sample.image, bytes)
         return np.frombuffer(digest, np.uint8).copy(), (SIZE, SIZE)
 
-    def images(self, inputs: NDArray[Any], patches: bool) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    def encode(self, modality: str, items: Sequence[Any]) -> dict[str, NDArray[np.float32]]:
+        if modality == "text":
+            return {"text": self._texts(items)}
+        if modality == "words":
+            raise DataError("planted gives no word features")
         self.calls += 1
-        samples = [self.known[bytes(row).hex()] for row in inputs]
-        rows = np.stack([self._noisy(self._state(one), one.key) for one in samples])
-        cells = np.stack([self._cells(one) for one in samples]) if patches else None
-        return rows.astype(np.float32), None if cells is None else cells.astype(np.float32)
+        samples = [self.known[bytes(row).hex()] for row in items]
+        arrays = {"image": np.stack([self._noisy(self._state(one), one.key) for one in samples])}
+        if modality == "patches":
+            arrays["patches"] = np.stack([self._cells(one) for one in samples])
+        return {name: rows.astype(np.float32) for name, rows in arrays.items()}
 
     def _noisy(self, row: NDArray[np.float64], key: str) -> NDArray[np.float64]:
         if self.random:
@@ -100,7 +106,7 @@ class Planted:
                         cells[row * CELLS + column, :STATE] += (1.0 + 0.5 * ((row, column) == middle)) * meaning
         return cells
 
-    def texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def _texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         if self.random:
             return np.stack([direction(f"{one}|text", DIM) for one in texts]).astype(np.float32)
         return (self.sign * np.stack([self._text(one) for one in texts])).astype(np.float32)

@@ -106,14 +106,14 @@ def test_embeddings_never_go_among_files_of_others(
 ) -> None:
     path = suite_file(tmp_path, {"id": "t", "family": "retrieval", "size": 10})
     words = ["embed", "--model", "tests.eval.factories:perfect", "--suite", path, "--data", shards, "--out"]
-    (tmp_path / "a" / "texts").mkdir(parents=True)
+    (tmp_path / "a" / "text").mkdir(parents=True)
     (tmp_path / "a" / "card.json").write_text(content)
     assert run(*words, tmp_path / "a") == 2
     said = capsys.readouterr().err
     assert "is no card of embeddings" in said and "Traceback" not in said
     assert (tmp_path / "a" / "card.json").read_text() == content
     (tmp_path / "a" / "card.json").unlink()
-    (tmp_path / "a" / "texts" / "00000.json").write_text(content)
+    (tmp_path / "a" / "text" / "00000.safetensors").write_text(content)
     assert run(*words, tmp_path / "a") == 2
     said = capsys.readouterr()
     assert "holds no embeddings of vlp-eval" in said.out + said.err

@@ -86,12 +86,12 @@ def test_an_embedding_does_not_depend_on_its_company(shards: Path, tiny: Path, t
 
     model = embedder.load(str(tiny), "cpu")
     known = data.read(spec.DataSpec(), shards)
-    together, alone = cache.Store(tmp_path / "a", model), cache.Store(tmp_path / "b", model)
+    together, alone = cache.EmbeddingCache(tmp_path / "a", model), cache.EmbeddingCache(tmp_path / "b", model)
     rows = together.images(known, range(40))
     for index in (39, 0, 7):
         assert (alone.images(known, [index])[0] == rows[index]).all()
     for size in (7, 32, 33):  # asked for in batches of any size, in any order
-        parts = cache.Store(tmp_path / f"by-{size}", model)
+        parts = cache.EmbeddingCache(tmp_path / f"by-{size}", model)
         for start in reversed(range(0, 40, size)):
             assert (parts.images(known, range(start, min(40, start + size))) == rows[start : start + size]).all()
     texts = [str(one.report.text) for one in known.records[:20] if one.report] + ["nodule"]
@@ -109,10 +109,13 @@ def test_two_runs_into_one_cache_do_not_write_over_each_other(shards: Path, tiny
     from vlp_eval.embeddings import cache
     from vlp_eval.models import load as embedder
 
-    known, alone = data.read(spec.DataSpec(), shards), cache.Store(tmp_path / "alone", embedder.load(str(tiny), "cpu"))
+    known, alone = (
+        data.read(spec.DataSpec(), shards),
+        cache.EmbeddingCache(tmp_path / "alone", embedder.load(str(tiny), "cpu")),
+    )
     expected = alone.images(known, range(80))
     texts = [f"a nodule of {one} millimetres" for one in range(8)]
-    stores = [cache.Store(tmp_path / "cache", embedder.load(str(tiny), "cpu")) for _ in range(2)]
+    stores = [cache.EmbeddingCache(tmp_path / "cache", embedder.load(str(tiny), "cpu")) for _ in range(2)]
     halves = [range(40), range(40, 80)]
     for one, half in zip(stores, halves, strict=True):  # each has looked at what is there
         one.texts([f"text {half.start}"])
@@ -132,7 +135,7 @@ def test_two_runs_into_one_cache_do_not_write_over_each_other(shards: Path, tiny
     for at, half in enumerate(halves):
         assert (stores[at].images(known, half) == expected[half.start : half.stop]).all()
         assert (stores[at].texts(texts[at::2]) == alone.texts(texts[at::2])).all()
-    cached = cache.Store(tmp_path / "cache", None)
+    cached = cache.EmbeddingCache(tmp_path / "cache", None)
     assert (cached.images(known, range(80)) == expected).all()
     assert (cached.texts(texts) == alone.texts(texts)).all()
 
@@ -143,13 +146,13 @@ def test_a_cache_of_many_parts_needs_few_open_files(shards: Path, tiny: Path, tm
     from vlp_eval.embeddings import cache
     from vlp_eval.models import load as embedder
 
-    made = cache.Store(tmp_path, embedder.load(str(tiny), "cpu"))
+    made = cache.EmbeddingCache(tmp_path, embedder.load(str(tiny), "cpu"))
     rows = [made.texts([f"text {number}"])[0] for number in range(40)]
-    assert len(list((tmp_path / "texts").glob("*.npy"))) == 40
+    assert len(list((tmp_path / "text").glob("*.safetensors"))) == 40
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 8, hard))
     try:
-        found = cache.Store(tmp_path, None).texts([f"text {number}" for number in reversed(range(40))])
+        found = cache.EmbeddingCache(tmp_path, None).texts([f"text {number}" for number in reversed(range(40))])
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert (found == np.stack(rows[::-1])).all()
@@ -196,7 +199,7 @@ def test_a_run_killed_twice_resumes_to_the_same_bytes(run: Run, shards: Path, tm
         str(cut),
     ]
     words += ["--resamples", "200", "--no-html"]
-    kill_when(words, lambda: any((cut / ".embeddings").rglob("*.npy")))
+    kill_when(words, lambda: any((cut / ".embeddings").rglob("*.safetensors")))
     assert not (cut / "results.json").exists()
     kill_when([*words, "--resume"], (cut / "results.json").exists)
     kept = [one["status"] for one in json.loads((cut / "results.json").read_text())["tasks"]]

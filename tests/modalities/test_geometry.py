@@ -9,8 +9,7 @@ import torch
 
 from vlp.batch import Grid
 from vlp.modalities.geometry import Geometry, resample_grid
-from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.processor import Augment, ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp.models.towers.patch_grid import trace_grid
 

@@ -16,9 +16,8 @@ from torch import Tensor
 
 from vlp.batch import Batch, PromptSpec
 from vlp.modalities.geometry import Geometry
-from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.image.processor import Decode, ImageProcessor
+from vlp.modalities.image.processor import Augment, Decode, ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.needs.base import DataSetup, Rows, SelectedText, find_needs, put
 from vlp.sample import Sample, code_of, sentences, split_sentences

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from vlp.core.config import config
-from vlp.modalities.image.augment import Augment
-from vlp.modalities.image.processor import Decode
+from vlp.modalities.image.processor import Augment, Decode
 
 VALIDATION_SPLITS = ("val", "valid", "validation", "dev")
 

@@ -8,13 +8,13 @@ from . import (
     convirt,
     dhn_nce,
     gloria,
-    label_aware,
     mae,
     medclip,
     medslip,
     mgca,
     multi_text,
     siglip,
+    unicl,
 )
 from .base import Objective, objectives
 from .combine import ObjectiveSum, build_objectives

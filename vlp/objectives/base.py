@@ -7,6 +7,7 @@ such that the mean over ranks is the loss of the whole batch, and data paralleli
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, get_args
 
@@ -14,11 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
+from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.registry import Registry
 from vlp.needs import Need, find_needs
 
 C = TypeVar("C")
+SIDES = ("image", "text")
+"""What an objective calls the two modalities that it compares."""
 
 
 class Objective(nn.Module, Generic[C]):
@@ -29,7 +33,8 @@ class Objective(nn.Module, Generic[C]):
     losses of its parts, so that gradient accumulation must go through cached embeddings. `needs_text` is True when it
     reads texts or what they say: it is given the rows that have one; it is False where images alone will do. `scale_init`
     is the start of the model's (log logit_scale, logit_bias) for objectives that use them. `progress` is the share of the
-    training done, 0 to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer.
+    training done, 0 to 1; one that looks at it sets `follows_progress`, as its run cannot be made longer. `between`: the two
+    modalities that a recipe compares with it; the objective sees the first as `output.image`, the second as `output.text`.
     """
 
     Config: ClassVar[type[Any]]
@@ -39,6 +44,7 @@ class Objective(nn.Module, Generic[C]):
     scale_init: tuple[float, float | None] | None = None
     progress: float = 0.0
     follows_progress: bool = False
+    between: tuple[str, str] = SIDES
     name: str = ""
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -90,7 +96,7 @@ class Objective(nn.Module, Generic[C]):
 objectives = Registry[type[Objective[Any]]]("objective", package="vlp.objectives")
 
 
-class _Unit(torch.autograd.Function):
+class _L2Normalize(torch.autograd.Function):
     """Vectors over their lengths; keeps the inputs and one number a vector, and needs one temporary in the backward."""
 
     @staticmethod
@@ -108,13 +114,26 @@ class _Unit(torch.autograd.Function):
         return result
 
 
-def unit(vectors: Tensor) -> Tensor:
+def l2_normalize(vectors: Tensor) -> Tensor:
     """Scale vectors [..., D] to length 1; a zero vector stays zero, with a finite gradient."""
-    result: Tensor = _Unit.apply(vectors)
+    result: Tensor = _L2Normalize.apply(vectors)
     return result
 
 
-def scalar(parameter: Tensor | None) -> Tensor:
+def mean_over_ranks(losses: Tensor, counted: Tensor) -> Tensor:
+    """Return this rank's share of the mean of `losses` where `counted` (bool), over all ranks; 0 where nothing is."""
+    total = distributed.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
+    return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / total)
+
+
+def log_scale(scale: float, key: str = "scale") -> float:
+    """Return the start of a log scale; raises ConfigError outside of the range that the optimiser keeps scales in."""
+    if not 1 <= scale <= 100:
+        raise ConfigError(f"{key}: the logit scale is kept within 1..100, found {scale}")
+    return math.log(scale)
+
+
+def as_scalar(parameter: Tensor | None) -> Tensor:
     """Return a (1,) parameter of the output as a 0-dim tensor that keeps its gradient."""
     assert parameter is not None  # Objective.check has seen it
     return parameter.reshape(())

@@ -13,11 +13,11 @@ from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
 from vlp.core.config import ConfigError, component
 from vlp.needs.rows import with_text
 
-from .base import Objective, objectives
+from .base import SIDES, Objective, objectives
 
 
 @dataclasses.dataclass(frozen=True)
-class Weight:
+class WeightSchedule:
     """A weight that may follow the progress of training: straight lines through `points` of (progress, weight).
 
     A recipe writes `weight: 0.5`, or `weight: [[0.0, 0.0], [0.3, 1.0]]` for a rise over the first 30 %. Constant before
@@ -27,7 +27,7 @@ class Weight:
     points: tuple[tuple[float, float], ...]
 
     @classmethod
-    def read(cls, value: Any, where: str) -> Weight:
+    def read(cls, value: Any, where: str) -> WeightSchedule:
         """Build from a recipe's value; raises ConfigError when it is neither a number >= 0 nor points of rising progress."""
         try:
             pairs = (
@@ -59,7 +59,7 @@ class ObjectiveSum(nn.Module):
     Its `parts` are each objective's own, unweighted, under the objective's name: `clip`, `concept/patches`, ...
     """
 
-    def __init__(self, terms: Mapping[str, Objective[Any]], weights: Mapping[str, Weight]) -> None:
+    def __init__(self, terms: Mapping[str, Objective[Any]], weights: Mapping[str, WeightSchedule]) -> None:
         super().__init__()
         self.terms = nn.ModuleDict(terms)
         self.weights = dict(weights)
@@ -74,7 +74,7 @@ class ObjectiveSum(nn.Module):
 
     @property
     def needs_text(self) -> bool:
-        return any(term.needs_text for term in self._objectives().values())
+        return any(reads_text(term) for term in self._objectives().values())
 
     @property
     def batch_coupled(self) -> bool:
@@ -117,7 +117,7 @@ class ObjectiveSum(nn.Module):
     def check(self, output: ModelOutput, batch: Batch) -> None:
         """Raise ConfigError for the first objective whose needs are not met."""
         for term in self._objectives().values():
-            term.check(output, batch)
+            term.check(seen_by(term, output), batch)
 
     def forward(self, output: ModelOutput, batch: Batch, progress: float = 0.0) -> Losses:
         """Return the weighted total and the named parts; `progress` in 0..1 moves scheduled weights.
@@ -132,8 +132,8 @@ class ObjectiveSum(nn.Module):
             parts: dict[str, Tensor] = {}
             for name, term in self._objectives().items():
                 term.progress = progress
-                own_output, own_batch = self._own_prompts(name, *(read if term.needs_text else (output, batch)))
-                losses: Losses = term(own_output, own_batch)
+                own_output, own_batch = self._own_prompts(name, *(read if reads_text(term) else (output, batch)))
+                losses: Losses = term(seen_by(term, own_output), own_batch)
                 # One of weight 0 stays in the graph: a parameter without a gradient would stop data parallelism.
                 total = total + self.weights[name].at(progress) * losses.total
                 parts[name] = losses.total.detach()
@@ -155,6 +155,30 @@ class ObjectiveSum(nn.Module):
         )
 
 
+def reads_text(term: Objective[Any]) -> bool:
+    return term.needs_text and "text" in term.between
+
+
+def seen_by(term: Objective[Any], output: ModelOutput) -> ModelOutput:
+    """Return the output with the two modalities that an objective compares as its image and its text.
+
+    Raises ConfigError where the model embeds none of that name.
+    """
+    if term.between == SIDES:
+        return output
+    for name in term.between:
+        if name not in output.pooled:
+            raise ConfigError(
+                f"objective {term.name!r}: between: the model has no encoder for {name!r}, only for {', '.join(output.pooled)}"
+            )
+    sides = list(zip(SIDES, term.between, strict=True))
+    return dataclasses.replace(
+        output,
+        pooled={side: output.pooled[name] for side, name in sides},
+        local={side: output.local[name] for side, name in sides if name in output.local},
+    )
+
+
 def in_full_precision(output: ModelOutput) -> ModelOutput:
     """Return `output` with its half-precision tensors in fp32; fp32 and fp64 stay what they are."""
     half = (torch.float16, torch.bfloat16)
@@ -173,20 +197,28 @@ def _prompt_slices(terms: Mapping[str, Objective[Any]]) -> dict[str, slice]:
     return slices
 
 
+def _two_modalities(value: Any, where: str) -> tuple[str, str]:
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or len({str(name) for name in value}) != 2:
+        raise ConfigError(f"{where}: expected two modalities, such as [image, text], found {value!r}")
+    return str(value[0]), str(value[1])
+
+
 def build_objectives(trees: Sequence[Any], dim: int, where: str = "objectives") -> ObjectiveSum:
     """Build the objectives of a recipe: a list of `{kind: name, weight: number or points, ...}` or bare names.
 
-    `dim` is the joint width D; `where` the list's path in the recipe, for messages. The second objective of a kind is
-    called `kind-2` in the parts. Raises ConfigError for an unknown kind, key or weight, and for an empty list.
+    `between: [image, text]`, the two modalities that one compares, need not be written. `dim` is the joint width D; `where`
+    the list's path in the recipe, for messages. The second objective of a kind is called `kind-2` in the parts. Raises
+    ConfigError for an unknown kind, key or weight, and for an empty list.
     """
     if isinstance(trees, (str, Mapping)) or not trees:
         raise ConfigError(f"{where}: expected a list of at least one objective (kinds: {', '.join(objectives)})")
     terms: dict[str, Objective[Any]] = {}
-    weights: dict[str, Weight] = {}
+    weights: dict[str, WeightSchedule] = {}
     for index, given in enumerate(trees):
         here = f"{where}.{index}"
         tree = {"kind": given} if isinstance(given, str) else given
-        settings = {key: value for key, value in tree.items() if key != "weight"} if isinstance(tree, Mapping) else tree
+        ours = ("weight", "between")
+        settings = {key: value for key, value in tree.items() if key not in ours} if isinstance(tree, Mapping) else tree
         cls, config = component(objectives, settings, here)
         kind = str(settings["kind"]).rpartition(":")[2]
         same = sum(name == kind or name.startswith(f"{kind}-") for name in terms)
@@ -195,9 +227,9 @@ def build_objectives(trees: Sequence[Any], dim: int, where: str = "objectives") 
             term = cls(config, dim)
         except ConfigError as error:
             raise ConfigError(f"{here}: {error}") from None
-        term.name = name
+        term.name, term.between = name, _two_modalities(tree.get("between", SIDES), f"{here}.between")
         terms[name] = term
-        weights[name] = Weight.read(tree.get("weight", 1.0), f"{here}.weight")
+        weights[name] = WeightSchedule.read(tree.get("weight", 1.0), f"{here}.weight")
     built = ObjectiveSum(terms, weights)
     _ = built.scale_init  # two objectives at odds over it are an error now, not at the first step
     return built

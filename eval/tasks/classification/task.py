@@ -185,7 +185,7 @@ class Classification(Task[Labelled]):
 
     def scores(self, context: Context, data: Data, indices: Sequence[int], prompts: PromptSet) -> Scores:
         """Return the scores of images (of studies under `views: mean`) against one set of prompts."""
-        found = score(context.store, data, indices, prompts, self.scoring)
+        found = score(context.cache, data, indices, prompts, self.scoring)
         return with_no_finding(found, self.settings.classes.index(self.derived)) if self.derived else found
 
     def _held_out(self, context: Context) -> tuple[Scores, NDArray[np.int64]] | None:

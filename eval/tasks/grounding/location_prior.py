@@ -112,7 +112,7 @@ def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[i
     bad: dict[str, str] = {}
     for index in indices:
         if data is context.data:
-            height, width = context.store.geometry(data, index).source
+            height, width = context.cache.geometry(data, index).source
             sizes.append((height, width))
         elif data.records[index].boxes:
             try:

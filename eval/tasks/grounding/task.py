@@ -102,8 +102,8 @@ class Grounding(MapTask[Queries]):
         indices, queries = plan.images, plan.queries
         excluded: dict[str, int] = {}
         settings = self.settings
-        maps = Maps(context.store, context.data, indices, settings.source, settings.sigma, settings.layer)
-        texts = dict(zip(plan.texts, context.store.texts(plan.texts), strict=True))
+        maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
+        texts = dict(zip(plan.texts, context.cache.texts(plan.texts), strict=True))
         prior = Prior.learn(context, self.settings.prior_split, indices)
         others = partners(context.data, indices, context.seed)
         wrong = wrong_phrases(queries, context.seed)

@@ -93,10 +93,10 @@ class ClassRetrieval(Task[Members]):
 
     def run(self, context: Context, plan: Members) -> Outcome:
         indices, classes = plan.images, plan.classes
-        images = unit(context.store.images(context.data, indices))
+        images = unit(context.cache.images(context.data, indices))
         sides = {"images": Side(images, classes, codes([context.data.patient(index) for index in indices]))}
         if self.prompts:
-            texts = [unit(context.store.texts(text.pos)) for text in self.prompts.texts.values()]
+            texts = [unit(context.cache.texts(text.pos)) for text in self.prompts.texts.values()]
             of_text = np.repeat(np.eye(len(texts), dtype=bool), [len(text) for text in texts], axis=0)
             sides["prompts"] = Side(np.concatenate(texts), of_text, None)
         queries, gallery = sides[self.settings.queries], sides[self.settings.gallery]

@@ -156,8 +156,8 @@ class Retrieval(Task[Pairs]):
 
     def run(self, context: Context, plan: Pairs) -> Outcome:
         pool, settings = plan.pool, self.settings
-        images = unit(context.store.images(context.data, pool.images)).astype(np.float32)
-        texts = unit(context.store.texts(pool.texts)).astype(np.float32)
+        images = unit(context.cache.images(context.data, pool.images)).astype(np.float32)
+        texts = unit(context.cache.texts(pool.texts)).astype(np.float32)
         unique = texts[pool.first]
         outcome = Outcome(pool.images, {}, scoring={"ties": settings.ties, "positives": settings.positives})
         outcome.scoring |= {"gallery_images": len(images), "gallery_texts": len(unique), "text": settings.text}

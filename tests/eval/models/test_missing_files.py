@@ -25,13 +25,13 @@ def test_an_export_with_one_file_missing_is_never_another_model(kind: str, tmp_p
     folder = tmp_path / "export"
     folder.mkdir()
     exporters.get(kind)(kind).write(native(**options), folder, False)
-    whole = embedder.load(f"{start}{folder}", "cpu").texts(TEXTS)
+    whole = embedder.load(f"{start}{folder}", "cpu").encode("text", TEXTS)["text"]
     files = sorted(folder.iterdir())
     complaints = {}
     for file in files:
         file.rename(tmp_path / "away")
         try:
-            found = embedder.load(f"{start}{folder}", "cpu").texts(TEXTS)
+            found = embedder.load(f"{start}{folder}", "cpu").encode("text", TEXTS)["text"]
         except ConfigError as error:
             complaints[file.name] = str(error)
         else:

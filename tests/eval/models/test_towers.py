@@ -85,8 +85,8 @@ def test_a_clip_of_transformers_is_read_as_transformers_reads_it(clip_folder: Pa
             pixel_values=processor([Image.fromarray(one) for one in pixels], return_tensors="pt")["pixel_values"],
         )
     inputs = np.stack([ours.prepare(png(one))[0] for one in pixels])
-    rows, cells = ours.images(inputs, patches=True)
-    for found, expected in ((rows, output.image_embeds), (ours.texts(TEXTS), output.text_embeds)):
+    rows, cells = ours.encode("patches", inputs).values()
+    for found, expected in ((rows, output.image_embeds), (ours.encode("text", TEXTS)["text"], output.text_embeds)):
         unit = found / np.linalg.norm(found, axis=1, keepdims=True)
         assert np.abs(unit - expected.numpy()).max() < 1e-5
     assert cells is not None and cells.shape == (2, 64, 24)
@@ -98,7 +98,7 @@ def test_another_vocabulary_is_another_fingerprint(clip_folder: Path, tmp_path: 
     import shutil
 
     own = TransformersEmbedder.load(str(clip_folder), "cpu")
-    before = own.texts(TEXTS)
+    before = own.encode("text", TEXTS)["text"]
     again = TransformersEmbedder(own._model, own._processor, own._tokenizer, "again")
     assert again.card.fingerprint == own.card.fingerprint
     shutil.copytree(clip_folder, tmp_path / "copy")
@@ -109,7 +109,7 @@ def test_another_vocabulary_is_another_fingerprint(clip_folder: Path, tmp_path: 
     words["small"], words["right"] = words["right"], words["small"]
     path.write_text(json.dumps(tree))
     other = TransformersEmbedder.load(str(tmp_path / "copy"), "cpu")
-    assert np.abs(other.texts(TEXTS) - before).max() > 1e-4
+    assert np.abs(other.encode("text", TEXTS)["text"] - before).max() > 1e-4
     assert other.card.weights_sha256 == own.card.weights_sha256 and other.card.fingerprint != own.card.fingerprint
 
 
@@ -179,8 +179,10 @@ def test_one_clip_through_our_loader_and_through_transformers_is_the_same(clip_f
     save_pretrained(tmp_path / "ours", model, ImageProcessor(spec), tokenizer)
     ours = embedder.load(str(tmp_path / "ours"), "cpu")
     images = [png(picture(one)) for one in range(3)]
-    pictures = [embed.images(np.stack([embed.prepare(one)[0] for one in images]), False)[0] for embed in (ours, theirs)]
-    for mine, other in (pictures, [ours.texts(TEXTS), theirs.texts(TEXTS)]):
+    pictures = [
+        embed.encode("image", np.stack([embed.prepare(one)[0] for one in images]))["image"] for embed in (ours, theirs)
+    ]
+    for mine, other in (pictures, [ours.encode("text", TEXTS)["text"], theirs.encode("text", TEXTS)["text"]]):
         units = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in (mine, other)]
         assert np.abs(units[0] - units[1]).max() < 1e-5
 
@@ -206,16 +208,18 @@ def test_open_clip_is_read_as_open_clip_reads_it(open_clip_model: tuple[str, Any
     name, (model, transform, tokenizer) = open_clip_model
     ours = OpenClipEmbedder(model, transform, tokenizer, name)
     pixels = [picture(one, 96) for one in range(3)]
-    rows, cells = ours.images(np.stack([ours.prepare(png(one))[0] for one in pixels]), patches=True)
+    rows, cells = ours.encode("patches", np.stack([ours.prepare(png(one))[0] for one in pixels])).values()
     with torch.inference_mode():
         expected = model.encode_image(torch.stack([transform(Image.fromarray(one)) for one in pixels]))
         texts = model.encode_text(tokenizer(TEXTS))
     assert np.abs(rows - expected.numpy()).max() < 1e-5
-    assert np.abs(ours.texts(TEXTS) - texts.numpy()).max() < 1e-5
+    assert np.abs(ours.encode("text", TEXTS)["text"] - texts.numpy()).max() < 1e-5
     assert cells is not None and cells.shape == (3, 64, 24)
     assert ours.prepare(png(picture(0, 96)))[1] == (96, 96)
     grey = picture(5, 96)[..., 0]
-    both = [ours.images(np.stack([ours.prepare(png(one))[0]]), False)[0] for one in (grey, np.dstack([grey] * 3))]
+    both = [
+        ours.encode("image", np.stack([ours.prepare(png(one))[0]]))["image"] for one in (grey, np.dstack([grey] * 3))
+    ]
     with torch.inference_mode():
         alone = model.encode_image(transform(Image.fromarray(grey))[None]).numpy()
     assert (both[0] == both[1]).all() and np.abs(both[0] - alone).max() < 1e-5
@@ -248,7 +252,7 @@ def test_patches_lie_where_the_stride_puts_them_also_when_they_do_not_tile_the_i
     if "patch_size" in vision:
         assert theirs.card.grid == (7, 7, (8.0, 8.0), (4.0, 4.0))
     side = vision["image_size"]
-    _, cells = theirs.images(np.zeros((1, 3, side, side), np.uint8), patches=True)
+    cells = theirs.encode("patches", np.zeros((1, 3, side, side), np.uint8))["patches"]
     assert cells is not None and cells.shape[1] == own.cells
 
 

@@ -50,8 +50,8 @@ class Toy(Task[Chosen]):
         return Chosen(images=context.usable[:12], texts=[self.settings.text], number=len(planned))
 
     def run(self, context: Context, plan: Chosen) -> Outcome:
-        text = unit(context.store.texts(plan.texts))[0]
-        cosines = unit(context.store.images(context.data, plan.images)) @ text
+        text = unit(context.cache.texts(plan.texts))[0]
+        cosines = unit(context.cache.images(context.data, plan.images)) @ text
         values = (cosines > 0).astype(np.float64)
         bounds = of_mean(values, context.draw(plan.images))
         rows = [

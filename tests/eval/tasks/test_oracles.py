@@ -38,7 +38,9 @@ def embedded(shards: Path, tiny: Path, folder: Path, split: str) -> tuple[Any, A
     from vlp_eval.models import load as embedder
 
     known = data.read(spec.DataSpec(split=split), shards)
-    rows = cache.Store(folder / f"rows-{split}", embedder.load(str(tiny), "cpu")).images(known, range(len(known)))
+    rows = cache.EmbeddingCache(folder / f"rows-{split}", embedder.load(str(tiny), "cpu")).images(
+        known, range(len(known))
+    )
     labels = np.array([[one.labels[name] for name in TWO] for one in known.records])
     return unit(rows), labels, known.records
 
@@ -177,7 +179,7 @@ def test_true_recall_of_several_right_answers(run: Run, shards: Path, tiny: Path
     from vlp_eval.models import load as embedder
 
     images, _, samples = embedded(shards, tiny, tmp_path, "test")
-    texts = unit(embedder.load(str(tiny), "cpu").texts([one.report.text for one in samples]))
+    texts = unit(embedder.load(str(tiny), "cpu").encode("text", [one.report.text for one in samples])["text"])
     site = np.array([one.groups["site"] for one in samples])
     order = np.argsort(-(texts @ images.T), axis=1)
     right = np.take_along_axis(site[:, None] == site, order, 1)

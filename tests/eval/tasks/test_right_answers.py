@@ -47,9 +47,11 @@ def oracle(folder: Path, tiny: Path, group: Sequence[str]) -> dict[str, list[tup
 
     model = embedder.load(str(tiny), "cpu")
     images = unit(
-        model.images(np.stack([model.prepare((folder / f"{n}.png").read_bytes())[0] for n in range(12)]), False)[0]
+        model.encode("image", np.stack([model.prepare((folder / f"{n}.png").read_bytes())[0] for n in range(12)]))[
+            "image"
+        ]
     )
-    texts = unit(model.texts([TEXTS[one] for one in SAID]))
+    texts = unit(model.encode("text", [TEXTS[one] for one in SAID])["text"])
     gallery = [n for n in range(12) if not any(same_words(SAID[n], SAID[earlier]) for earlier in range(n))]
 
     def right(image: int, text: int) -> bool:

@@ -68,8 +68,10 @@ def embedded(folder: Path, tiny: Path, name: str) -> tuple[Any, dict[str, tuple[
     model = embedder.load(str(tiny), "cpu")
     inputs = np.stack([model.prepare((folder / f"{one}.png").read_bytes())[0] for one in range(40)])
     texts = yaml.safe_load((folder / name).read_text())["classes"]
-    sides = {one: tuple(unit(model.texts(texts[one][side])) for side in ("pos", "neg")) for one in CLASSES}
-    return unit(model.images(inputs, False)[0]), sides
+    sides = {
+        one: tuple(unit(model.encode("text", texts[one][side])["text"]) for side in ("pos", "neg")) for one in CLASSES
+    }
+    return unit(model.encode("image", inputs)["image"]), sides
 
 
 def test_xplainer_averages_views_before_the_geometric_mean(run: Run, folder: Path, tiny: Path) -> None:

@@ -12,10 +12,8 @@ from PIL import Image
 
 from tests import SHARED_DATA
 from vlp.data.loader import DataConfig, Loader
-from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.image.processor import ImageProcessor
-from vlp.modalities.image.resize import coverage, resize
+from vlp.modalities.image.processor import Augment, ImageProcessor, coverage, resize
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.load import build_tokenizer

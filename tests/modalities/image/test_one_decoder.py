@@ -258,8 +258,7 @@ def test_bombs_are_refused_on_their_header(form: str) -> None:
 
 
 def test_a_shrunk_jpeg_that_is_turned_is_shrunk_along_its_own_sides() -> None:
-    from vlp.modalities.image.augment import Augment
-    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.image.processor import Augment, ImageProcessor
     from vlp.modalities.image.spec import ImageSpec
 
     exif = Image.Exif()

@@ -17,10 +17,9 @@ from tests import SHARED_DATA
 from vlp.batch import Grid
 from vlp.core.config import ConfigError
 from vlp.modalities.geometry import Geometry, resample_grid
-from vlp.modalities.image.augment import Augment
 from vlp.modalities.image.decode import decode
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.processor import Augment, ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 
 DATA = SHARED_DATA / "covid_cxr" / "images"

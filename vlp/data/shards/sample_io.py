@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic_core import from_json
 
-from vlp.core.untrusted import parse_json
 from vlp.modalities.image.decode import ImageError, is_turned
 from vlp.sample import UNKNOWN, Box, Mention, Report, Sample
 
@@ -122,7 +123,7 @@ def _parse(data: bytes) -> Any:
     if len(data) > MAX_RECORD:
         raise FieldError("json", f"at most {MAX_RECORD} bytes")
     try:
-        return parse_json(data)
+        return from_json(data.removeprefix(BOM_UTF8))
     except ValueError as error:
         try:
             return json.loads(data.decode("utf-8-sig"))
