@@ -22,7 +22,7 @@ from vlp.train import checkpoint
 from vlp.train.dry_run import memory_table
 from vlp.train.engines.state import read_state, write_state
 from vlp.train.logging import forget, rounded
-from vlp.train.optimizer import OptimConfig, factor, parameter_groups
+from vlp.train.optimizer import OptimConfig, lr_scale, parameter_groups
 from vlp.train.recipe import differences
 
 
@@ -121,10 +121,10 @@ def test_channels_last_and_integers_come_back(tmp_path: Path) -> None:
 
 def test_the_schedule_counts_samples() -> None:
     cosine = OptimConfig(warmup_samples=100, final=0.1)
-    assert [factor(cosine, seen, 1100) for seen in (50, 100, 1100)] == pytest.approx([0.5, 1.0, 0.1])
-    assert factor(cosine, 600, 1100) == pytest.approx(0.55)
-    assert factor(OptimConfig(schedule="constant", warmup_samples=10), 500, 1000) == 1.0
-    assert factor(OptimConfig(warmup_samples=10_000), 1000, 1000) == 1.0, "a run shorter than its warm-up"
+    assert [lr_scale(cosine, seen, 1100) for seen in (50, 100, 1100)] == pytest.approx([0.5, 1.0, 0.1])
+    assert lr_scale(cosine, 600, 1100) == pytest.approx(0.55)
+    assert lr_scale(OptimConfig(schedule="constant", warmup_samples=10), 500, 1000) == 1.0
+    assert lr_scale(OptimConfig(warmup_samples=10_000), 1000, 1000) == 1.0, "a run shorter than its warm-up"
 
 
 def test_parameter_groups() -> None:

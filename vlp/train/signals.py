@@ -43,7 +43,7 @@ class StopRequest:
         return self.signal is not None
 
 
-def follow_parent() -> None:
+def exit_with_launcher() -> None:
     """Have a launched process told to stop when its launcher is gone, as an orphan would train on without a use.
 
     Linux sends SIGTERM at the parent's death; a thread watches the launchers further up as well (deepspeed's front
@@ -65,7 +65,7 @@ def _watch(watched: list[psutil.Process]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sign_in(run: Path, rank: int) -> None:
+def register_rank(run: Path, rank: int) -> None:
     """Leave word of where this rank runs, so that the others can name it if it disappears."""
     folder = run / "ranks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def sign_in(run: Path, rank: int) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(entry) + "\n", encoding="utf-8")
 
 
-def missing_ranks(run: Path, world: int) -> list[str]:
+def find_dead_ranks(run: Path, world: int) -> list[str]:
     """Return a line for each rank of this host that signed in and is not running any more."""
     gone = []
     for rank in range(world):
