@@ -17,7 +17,7 @@ import torch
 
 from tests.train.toys import step_of
 from vlp.core.config import ConfigError
-from vlp.core.process import is_alive, is_launcher
+from vlp.core.process import is_alive, is_launcher, start_time
 from vlp.train import checkpoint
 from vlp.train.dry_run import memory_table
 from vlp.train.engines.state import read_state, write_state
@@ -188,9 +188,9 @@ def test_what_a_launcher_looks_like(command: list[str], expected: bool) -> None:
 
 def test_a_process_that_is_gone_is_not_alive() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    started = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    started = start_time(process.pid)
     assert is_alive(process.pid, started)
-    assert not is_alive(process.pid, "1"), "another process with the same number"
+    assert not is_alive(process.pid, 1.0), "another process with the same number"
     process.kill()
     process.wait()
     assert not is_alive(process.pid, started)

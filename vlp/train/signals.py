@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from vlp.core.process import PR_SET_PDEATHSIG, is_alive, launchers, start_time
+import psutil
+
+from vlp.core.process import PR_SET_PDEATHSIG, is_alive, is_running, launchers, start_time
 
 GRACE_SECONDS = 60.0
 
@@ -54,8 +56,8 @@ def exit_with_launcher() -> None:
         threading.Thread(target=_watch, args=(watched,), daemon=True).start()
 
 
-def _watch(watched: dict[int, str]) -> None:
-    while all(is_alive(pid, started) for pid, started in watched.items()):
+def _watch(watched: list[psutil.Process]) -> None:
+    while all(map(is_running, watched)):
         time.sleep(1.0)
     print("vlp-train: the launcher is gone, stopping", file=sys.stderr, flush=True)  # noqa: T201
     os.kill(os.getpid(), signal.SIGTERM)

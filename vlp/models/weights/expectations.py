@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vlp.core.config import ConfigError
-from vlp.core.trust import read_small_json
+from vlp.core.untrusted import read_object
 from vlp.modalities.image.spec import ImageSpec
 
 from .files import IN_FOLDER
@@ -134,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_small_json(path)
+        return read_object(path)
     except ConfigError as error:
         log.info("%s: what the weights expect is not known", str(error)[:300])
         return {}
