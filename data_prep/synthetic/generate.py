@@ -59,7 +59,10 @@ def generate(index: int, seed: int, size: int = 128) -> Sample:
         view="PA",
         labels={finding: int(state.has(finding)) for finding in FINDINGS},
         concepts=mentions,
-        boxes=tuple(Box(describe(one), span, one.finding) for one, span in zip(state.instances, spans, strict=True)),
+        boxes=tuple(
+            Box(describe(instance), span, instance.finding)
+            for instance, span in zip(state.instances, spans, strict=True)
+        ),
         groups={"site": patient.site, "sex": patient.sex, "age": patient.age, "state": str(state)},
         source="synthetic",
         licence="CC0-1.0",
