@@ -20,10 +20,10 @@ EPILOG = """Any option can be set by its full name too: image.max_side=512, text
 source.KEY=VALUE (an option of the source); such words stand right after SOURCE."""
 
 WARNINGS = {
-    "unread": "{0} of {1} samples have a report in a language that the vocabulary does not know (the package's knows English, Spanish "
-    "and German): no mentions were taken from them",
-    "without patient": "{0} of {1} images state no patient: splits and intervals take each study, or image, for a patient of its own "
-    "(--map patient=COLUMN, if one says whose they are)",
+    "unread": "{0} of {1} samples have a report in a language that the vocabulary does not know (the package's knows "
+    "English, Spanish and German): no mentions were taken from them",
+    "without patient": "{0} of {1} images state no patient: splits and intervals take each study, or image, for a patient of "
+    "its own (--map patient=COLUMN, if one says whose they are)",
     "boxes cut": "{0} images have boxes that reach beyond the edge; they are cut there",
 }
 """What is said of the samples that a build counts under these names: how many there are, of how many written ones."""
