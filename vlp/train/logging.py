@@ -1,4 +1,4 @@
-"""What a run says of itself: log.jsonl always, the console, and wandb when asked. Rank 0 only; keys and numbers, no texts."""
+"""The log of a run: log.jsonl always, the console, and wandb when asked. Rank 0 only; keys and numbers, no texts."""
 
 from __future__ import annotations
 
