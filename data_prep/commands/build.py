@@ -109,7 +109,7 @@ class Bar:
 
     def __call__(self, event: str, number: int) -> None:
         task = self._progress.tasks[0]
-        self._progress.start()  # not before: a complaint about the options stays one line
+        self._progress.start()  # not before: an error in the options stays one line
         if event == "total":
             self._progress.reset(self._task, total=number)
             return

@@ -35,14 +35,13 @@ from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .collate import Collator, DecodedSample, LoaderError, WorkerResult
-from .config import DataConfig, SourceConfig, TextView, is_pipe
+from .config import DataConfig, SourceConfig, TextView
 from .pipe_stream import PipeDataset, PipeStream
-from .requirements import check_content
 from .sampling import SampleRef, rows, seed_of
 from .shards.sample_io import SampleError
-from .stream import Stream, too_many_rejected
+from .stream import Stream, check_content, open_stream, too_many_rejected
 
-__all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView"]
+__all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView", "open_stream"]
 
 log = logging.getLogger(__name__)
 
@@ -327,10 +326,3 @@ class Loader:
         self.cursor = int(state["cursor"])
         if isinstance(self.stream, PipeStream):
             log.warning("resuming a stream that cannot seek: its shards start anew, so samples may be repeated")
-
-
-def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:
-    """Open what a split is read from. Raises ConfigError."""
-    if split == "train" and any(is_pipe(source.path) for source in config.sources):
-        return PipeStream(config, seed, ranks)
-    return Stream(config, seed, split)

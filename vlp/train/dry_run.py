@@ -19,7 +19,7 @@ PLANNED_STEPS = 3
 
 def print_plan(recipe: Recipe) -> None:
     """Print the shards, passes and the first batches of a recipe, by process."""
-    from ..data.loader import open_stream
+    from ..data.stream import open_stream
     from .recipe import check_world
 
     # A plan needs no process group: under a launcher rank 0 prints it for all.

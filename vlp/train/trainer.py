@@ -18,9 +18,17 @@ from . import checkpoint
 from .grad_cache import accumulate_gradients
 from .logging import Meter, RunLog, StepRecord
 from .optimizer import lr_scale
-from .setup import Components, build, hold_run, load_checkpoint, open_data, remove_failed_start, write_checkpoint
+from .setup import (
+    Components,
+    build,
+    check_vectors,
+    hold_run,
+    load_checkpoint,
+    open_data,
+    remove_failed_start,
+    write_checkpoint,
+)
 from .signals import StopRequest, register_rank
-from .start_check import check_vectors
 
 if TYPE_CHECKING:
     from vlp.batch import Batch
