@@ -9,23 +9,9 @@ from __future__ import annotations
 
 from vlp.sample import Box, Sample
 
-from .patient import FINDINGS, PREVALENCE, SITES, State, draw_patient, draw_state, stream
+from .patient import FINDINGS, draw_patient, draw_state, stream
 from .render import render
-from .report import EVAL_PHRASES, EVAL_PROMPTS, NEGATIVE, POSITIVE, describe, write
-
-__all__ = [
-    "EVAL_PHRASES",
-    "EVAL_PROMPTS",
-    "FINDINGS",
-    "NEGATIVE",
-    "POSITIVE",
-    "PREVALENCE",
-    "SITES",
-    "State",
-    "draw_state",
-    "generate",
-    "identify",
-]
+from .report import describe, write
 
 _IMAGE, _TEXT = 3, 4
 
