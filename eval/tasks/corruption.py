@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
@@ -25,9 +26,11 @@ from ..results import TaskResult, metric
 from ..zero_shot import prompts as prompt_files
 from ..zero_shot.classifier import UNKNOWN, Scores, score
 from ..zero_shot.scoring import Scoring
-from .base import Comparable, Context, Outcome, Plan, Task, Words, at_least, families, scores_card
+from .base import Comparable, Context, Outcome, Plan, Task, Words, families, scores_card
 from .classification.labels import Settings as ClassSettings
 from .classification.task import Classification, Labelled
+
+Severity = Annotated[int, Field(ge=1, le=5)]
 
 
 @config
@@ -35,12 +38,8 @@ class Settings(ClassSettings):
     """A classification, repeated on images with each of `corruptions` at each of `severities` (1 to 5)."""
 
     corruptions: tuple[str, ...] = ("noise", "blur", "contrast", "occlusion")
-    severities: tuple[int, ...] = (1, 3, 5)
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "limit")
+    severities: tuple[Severity, ...] = (1, 3, 5)
+    limit: PositiveInt | None = None
 
 
 @families.register("corruption")
@@ -67,7 +66,7 @@ class Corruption(Classification):
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         for name in settings.corruptions:
-            _check(spec.id, name, settings.severities)
+            _check(spec.id, name)
         if settings.kind != "multilabel":
             raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks")
         for name in ("subgroups", "calibrate"):
@@ -131,12 +130,9 @@ def _mean(parts: Sequence[Part]) -> tuple[float, NDArray[np.float64]]:
     return float(np.mean([part.value for part in parts])), np.mean([part.draws for part in parts], axis=0)
 
 
-def _check(task: str, name: str, severities: Sequence[int]) -> None:
-    """Raise ConfigError for a corruption that there is none of, and for severities that it does not have."""
+def _check(task: str, name: str) -> None:
     if name not in CORRUPTIONS:
         raise ConfigError(f"task {task}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
-    if not all(1 <= severity <= 5 for severity in severities):
-        raise ConfigError(f"task {task}: severities are 1 to 5, found {', '.join(map(str, severities))}")
 
 
 def _apply(name: str, severity: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -154,12 +150,9 @@ class OutSettings:
     out_where: dict[str, str] | None = None
     out_folder: str | None = None
     corruption: str | None = None
-    severity: int = 1
+    severity: Severity = 1
     score: Literal["msp", "max_logit", "energy"] = "msp"
-    limit: int = 500
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "limit")
+    limit: PositiveInt = 500
 
 
 @families.register("ood")
@@ -183,7 +176,7 @@ class OutOfDistribution(Task[Plan]):
         if (settings.corruption is None) == (settings.out_where is None and settings.out_folder is None):
             raise ConfigError(f"task {spec.id}: give either `corruption` or `out_where` / `out_folder`")
         if settings.corruption is not None:
-            _check(spec.id, settings.corruption, [settings.severity])
+            _check(spec.id, settings.corruption)
 
     def describe(self) -> dict[str, Any]:
         return {"scoring": self.scoring.stated(), "prompts": [self.prompts.to_tree()]}
@@ -214,7 +207,7 @@ class OutOfDistribution(Task[Plan]):
         away = score(context.cache, data, outside, self.prompts, self.scoring, name, view)
         outcome = Outcome(inside, {}, prompts=[self.prompts.to_tree()])
         outcome.scoring = {"inside": len(inside), "outside": len(outside), "temperature": home.temperature}
-        for key, function in {"msp": max_softmax, "max_logit": _largest, "energy": energy}.items():
+        for key, function in {"msp": max_softmax, "max_logit": partial(np.max, axis=-1), "energy": energy}.items():
             values = function(home.logits), function(away.logits)
             found = out_of_distribution(*values)
             assert found is not None
@@ -234,8 +227,3 @@ class OutOfDistribution(Task[Plan]):
             for index, value in zip(inside, max_softmax(home.logits), strict=True)
         ]
         return outcome
-
-
-def _largest(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = logits.max(-1)
-    return result

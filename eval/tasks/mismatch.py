@@ -12,15 +12,14 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from vlp.core.config import config
 
 from ..data.checks import check_reports
 from ..data.dataset import Data, Findings
-from ..intervals import of_mean
 from ..metrics.arithmetic import unit
-from ..results import TaskResult, metric
-from .base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
+from .base import Context, Outcome, Plan, Task, families, mean_metric, require_any
 from .controls import partners
 from .retrieval.pairs import texts_of
 
@@ -43,10 +42,7 @@ class Settings:
 
     text: Literal["report", "findings", "impression", "caption", "phrases"] = "report"
     edits: tuple[Edit, ...] = ("report", "side", "negation")
-    size: int | None = 500
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "size")
+    size: PositiveInt | None = 500
 
 
 def other_side(text: str) -> str | None:
@@ -87,16 +83,13 @@ class Mismatch(Task[Pairs]):
 
     Config = Settings
     needs = frozenset({"report"})
+    compares_samples = True
     titles = (
         ("notices_wrong_report", "Report mismatch accuracy: another patient's report"),
         ("notices_wrong_side", "Report mismatch accuracy: left and right exchanged"),
         ("notices_negation", "Report mismatch accuracy: findings negated"),
     )
     meanings = ((r"notices_.+", "share of images that score higher with their own text than with the wrong one"),)
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     def check(self, data: Data) -> Findings:
         return check_reports(data)
@@ -144,13 +137,9 @@ class Mismatch(Task[Pairs]):
                 other = unit(context.cache.texts([text for text in texts if text is not None]))
                 scores = (images[known] * other).sum(1)
                 noticed[known] = (own[known] > scores) + 0.5 * (own[known] == scores)
-            value = float(np.nanmean(noticed)) if known.any() else None
-            bounds = of_mean(noticed, drawn) if known.any() else None
-            name = f"notices_{'wrong_report' if edit == 'report' else f'wrong_{edit}' if edit == 'side' else edit}"
+            name = f"notices_{edit if edit == 'negation' else f'wrong_{edit}'}"
             reason = "the edit applies to no text"
-            outcome.metrics[name] = metric(
-                value, bounds, chance=0.5, primary=edit == "side", reason=reason, n=int(known.sum())
-            )
+            outcome.metrics[name] = mean_metric(noticed, drawn, chance=0.5, primary=edit == "side", reason=reason)
             columns[name] = noticed
         for at, index in enumerate(plan.images):
             values: dict[str, Any] = {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from vlp.core.config import config
 
@@ -16,11 +17,11 @@ from ..data.checks import check_labels
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import Part, auroc_part, of_draws, of_macro
-from ..metrics.arithmetic import ratio, unit
-from ..metrics.shift import Robustness, neighbour_counts
+from ..metrics.arithmetic import unit
+from ..metrics.shift import neighbour_counts, robustness
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
-from .base import Context, Outcome, Plan, Task, at_least, families, require_any
+from .base import Context, Outcome, Plan, Task, families, require_any
 from .classification.labels import Settings as ClassSettings
 from .classification.labels import truth_of
 
@@ -37,16 +38,11 @@ class Settings:
     classes: tuple[str, ...]
     truth: str = "labels"
     train: str = "train"
-    shares: tuple[float, ...] = (0.01, 0.1, 1.0)
-    shots: tuple[int, ...] = ()
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1, 1.0)
+    shots: tuple[PositiveInt, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
-    strength: float = 0.316
+    strength: PositiveFloat = 0.316
     primary_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "shots")
-        if self.strength <= 0 or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError("shares are above 0 and at most 1, and strength is positive")
 
 
 @families.register("probe")
@@ -160,12 +156,9 @@ class RobustSettings:
 
     biology: tuple[str, ...]
     centre: str = "site"
-    k: tuple[int, ...] = (5, 10, 20)
+    k: tuple[PositiveInt, ...] = (5, 10, 20)
     primary_k: int = 10
     truth: str = "labels"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k")
 
 
 @dataclass(kw_only=True)
@@ -221,19 +214,14 @@ class RobustnessIndex(Task[Members]):
         outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})
         for k in self.settings.k:
             each = neighbour_counts(rows, kind, centre, k, owners)
-            found = Robustness.of(each)
-            drawn = (resamples.weights @ each).astype(np.float64)  # whose neighbours count; who they are stays as it is
-            ss, so, os, _ = drawn.T
-            counts = {"ss": found.same_same, "so": found.same_other, "os": found.other_same, "oo": found.other_other}
-            reason = "no neighbour differs in one of the two alone"
-            main = k == self.settings.primary_k
-            bounds = [
-                of_draws(values, resamples, resamples.patients)
-                for values in (ratio(so, so + os), ratio(ss + so, ss + os))
-            ]
-            entry = metric(found.index, bounds[0], chance=_chance(kind, centre), primary=main, reason=reason)
+            drawn = robustness(resamples.weights @ each)  # whose neighbours count; who they are stays as it is
+            values = [float(value) if np.isfinite(value) else None for value in robustness(each.sum(0))]
+            index, share = (of_draws(draws, resamples, resamples.patients) for draws in drawn)
+            counts = dict(zip(("ss", "so", "os", "oo"), each.sum(0).tolist(), strict=True))
+            reason, main = "no neighbour differs in one of the two alone", k == self.settings.primary_k
+            entry = metric(values[0], index, chance=_chance(kind, centre), primary=main, reason=reason)
             outcome.metrics[f"robustness_index@{k}"] = entry | counts
-            outcome.metrics[f"robustness_ratio@{k}"] = metric(found.ratio, bounds[1], reason=reason)
+            outcome.metrics[f"robustness_ratio@{k}"] = metric(values[1], share, reason=reason)
         outcome.rows = [context.row(index) for index in indices]
         return outcome
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.modalities.image.decode import decode
@@ -15,13 +16,11 @@ from vlp.modalities.image.decode import decode
 from ..data.checks import check_masks
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
-from ..intervals import of_mean
 from ..maps import masks as segment
 from ..maps.phrase_maps import Maps, Source
 from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
-from ..results import TaskResult, metric
-from .base import Comparable, Context, Outcome, Plan, at_least, families, require_any, sample_means
+from .base import Context, Outcome, Plan, families, mean_metric, require_any
 from .controls import centre_map, control_of, partners
 from .grounding.location_prior import MeanMask, Truth, mask_of
 from .map_task import MapTask
@@ -46,20 +45,16 @@ class Settings:
     masks: dict[str, str]
     rule: segment.Rule = "kmeans"
     threshold: float = 0.5
-    parts: int = 1
+    parts: PositiveInt = 1
     prompt: Literal["box", "points"] = "box"
     sam: str | None = None
-    tolerance: float = 2.0
-    sigma: float = 0.0
+    tolerance: NonNegativeFloat = 2.0
+    sigma: NonNegativeFloat = 0.0
     source: Source = "patches"
     layer: str | None = None
-    limit: int | None = None
+    limit: PositiveInt | None = None
     prior_split: str | None = "train"
     unrelated: str = "a photo of a cat"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "parts", "limit")
-        at_least(self, 0, "tolerance", "sigma")
 
 
 def stretched(heat: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
@@ -83,6 +78,7 @@ class Masks(Plan):
 class Segmentation(MapTask[Masks]):
     Config = Settings
     needs = frozenset({"masks"})
+    compares_samples = True
     titles = (
         ("dice", "Dice"),
         ("iou", "IoU"),
@@ -97,10 +93,6 @@ class Segmentation(MapTask[Masks]):
         super().__init__(spec, settings, folder)
         if not settings.masks:
             raise ConfigError(f"task {spec.id}: `masks` names no mask")
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     def check(self, data: Data) -> Findings:
         return check_masks(data, tuple(self.settings.masks))
@@ -207,14 +199,13 @@ class Segmentation(MapTask[Masks]):
         result = {}
         for name in table[0]:
             values = np.array([np.nan if row[name] is None else row[name] for row in table], dtype=np.float64)
-            known = np.isfinite(values)
-            result[name] = metric(
-                float(values[known].mean()) if known.any() else None,
-                of_mean(values, drawn, bounded=not name.startswith("hd95")) if known.any() else None,
+            result[name] = mean_metric(
+                values,
+                drawn,
+                bounded=not name.startswith("hd95"),
                 primary=name == "dice",
                 higher_is_better=not name.startswith("hd95"),
                 reason="undefined for every mask",
-                n=int(known.sum()),
                 chance=0.5 if name == "pixel_auroc" else None,
                 **control_of(name, SCORES),
             )

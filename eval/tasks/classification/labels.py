@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from vlp.core.config import config
 
@@ -14,9 +15,6 @@ from ...data.dataset import Data
 from ...data.labels import label_of
 from ...zero_shot.classifier import UNKNOWN
 from ...zero_shot.scoring import Scoring
-from ..base import (
-    at_least,
-)
 
 
 @config
@@ -42,16 +40,13 @@ class Settings:
     unstated: Literal["exclude", "negative"] = "exclude"
     no_finding: str | None = None
     subgroups: tuple[str, ...] = ()
-    min_group: int = 20
-    specificity: float = 0.9
-    per_class: int | None = None
+    min_group: PositiveInt = 20
+    specificity: Annotated[float, Field(ge=0, le=1)] = 0.9
+    per_class: PositiveInt | None = None
     calibrate: str | None = None
     aliases: dict[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "min_group", "per_class")
-        if not 0 <= self.specificity <= 1:
-            raise ValueError(f"specificity: expected 0 to 1, found {self.specificity:g}")
         for name in ("classes", "prompts", "subgroups"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}: a name is given twice")

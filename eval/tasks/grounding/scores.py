@@ -22,6 +22,7 @@ from ...metrics.grounding import (
     pointing_hit,
 )
 from ...results import metric
+from ..base import mean_metric
 from ..controls import CONTROLS, Rectangle, control_of
 
 NOTHING = float("nan")
@@ -90,7 +91,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
     known = np.isfinite(values)
-    extra: dict[str, Any] = {"n": int(known.sum())} | control_of(f"{prefix}{name}", SCORES)
+    extra: dict[str, Any] = control_of(f"{prefix}{name}", SCORES)
     if not known.all():
         extra["undefined"] = int((~known).sum())
     if name in HITS and known.any():
@@ -98,9 +99,8 @@ def summary(
     chance = CHANCE.get(name)
     if name in ("pointing", "pixel_ap") and areas:
         chance = float(np.mean(areas))
-    value = float(values[known].mean()) if known.any() else None
-    bounds = of_mean(values, drawn, bounded=not name.startswith(UNBOUNDED)) if known.any() else None
-    return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
+    reason, bounded = "undefined for every phrase", not name.startswith(UNBOUNDED)
+    return mean_metric(values, drawn, bounded=bounded, chance=chance, primary=primary, reason=reason, **extra)
 
 
 def macro(

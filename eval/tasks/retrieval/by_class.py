@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from vlp.core.config import ConfigError, config, to_tree
 
@@ -19,9 +20,9 @@ from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
 from ...metrics.arithmetic import ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
-from ...results import TaskResult, metric
+from ...results import metric
 from ...zero_shot import prompts as prompt_files
-from ..base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
+from ..base import Context, Outcome, Plan, Task, families, require_any
 from .pairs import codes
 
 
@@ -37,11 +38,8 @@ class Settings:
     gallery: Literal["images", "prompts"] = "images"
     prompts: str | None = None
     truth: str = "labels"
-    k: tuple[int, ...] = (1, 5, 10, 50)
+    k: tuple[PositiveInt, ...] = (1, 5, 10, 50)
     primary_k: int = 5
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k")
 
 
 @dataclass(kw_only=True)
@@ -55,6 +53,7 @@ class Members(Plan):
 class ClassRetrieval(Task[Members]):
     Config = Settings
     needs = frozenset({"labels"})
+    compares_samples = True
     titles = ((r"p@(\d+)", "Precision@{0}"), ("map", "Mean average precision"))
     meanings = ((r"p@(\d+)", "share of the top {0} results that have the query's class"),)
 
@@ -67,10 +66,6 @@ class ClassRetrieval(Task[Members]):
 
     def describe(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings), "prompts": [self.prompts.to_tree()] if self.prompts else []}
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from vlp.core.config import config, to_tree
 
@@ -21,19 +22,7 @@ from ...intervals import of_mean
 from ...metrics.arithmetic import unit
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
 from ...results import TaskResult, metric
-from ..base import (
-    Comparable,
-    Context,
-    Outcome,
-    Plan,
-    Task,
-    at_least,
-    families,
-    require_any,
-    sample_means,
-    scores_card,
-    worded,
-)
+from ..base import Context, Outcome, Plan, Task, families, require_any, scores_card, worded
 from .pairs import Pool, Which, codes, texts_of, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
@@ -56,17 +45,14 @@ class Settings:
 
     text: Which = "report"
     directions: tuple[Direction, ...] = ("image-to-text", "text-to-image")
-    k: tuple[int, ...] = (1, 5, 10)
+    k: tuple[PositiveInt, ...] = (1, 5, 10)
     primary_k: int = 10
     distinct: str | None = None
-    size: int | None = None
+    size: PositiveInt | None = None
     positives: str = "text"
     ties: Ties = "expected"
-    pools: tuple[int, ...] = ()
+    pools: tuple[PositiveInt, ...] = ()
     oracle: str | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k", "size", "pools")
 
 
 @dataclass(kw_only=True)
@@ -80,6 +66,7 @@ class Pairs(Plan):
 class Retrieval(Task[Pairs]):
     Config = Settings
     needs = frozenset({"report"})
+    compares_samples = True
     titles = (
         (r"r@(\d+)_pool_(\d+)", "R@{0} in pools of {1}"),
         (r"r@(\d+)", "R@{0}"),
@@ -96,10 +83,6 @@ class Retrieval(Task[Pairs]):
         return (
             f"{TITLES[direction]}, {worded(cls.titles, rest) or rest}" if direction in TITLES else super().title(name)
         )
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     @classmethod
     def section(cls, result: TaskResult) -> Section:
