@@ -21,8 +21,7 @@ from .data import load as data_files
 from .data.dataset import Data, ids_digest
 from .drawing.wording import value_words
 from .report.tables import beside_published, published_words
-from .report.terminal import add_row, console, new_table, say, summary_table
-from .report.terminal import show as print_text
+from .report.terminal import add_row, console, new_table, print_text, say, summary_table
 from .tasks.base import Context, Task
 
 
@@ -31,18 +30,10 @@ def ls(options: argparse.Namespace) -> int:
     table = new_table("suite", "task", "family", "needs", "data", "references")
     last = ""
     for suite, task in suites.every_task(options.suite):
-        there = "" if options.data is None else "yes" if data_files.present(task.spec.data, options.data) else "no"
-        where = task.spec.data.folder or "."
-        needs = ", ".join(sorted(task.needs))
-        add_row(
-            table,
-            suite.name if suite.name != last else "",
-            task.spec.id,
-            task.spec.family,
-            needs,
-            f"{where} {there}".strip(),
-            str(len(task.spec.references) or ""),
-        )
+        spec, needs = task.spec, ", ".join(sorted(task.needs))
+        there = "" if options.data is None else " yes" if data_files.present(spec.data, options.data) else " no"
+        name = suite.name if suite.name != last else ""
+        add_row(table, name, spec.id, spec.family, needs, (spec.data.folder or ".") + there, len(spec.references) or "")
         last = suite.name
     console.print(table)
     return 0
@@ -121,7 +112,8 @@ def run(options: argparse.Namespace) -> int:
         runner.discard(own)
     with _progress() as progress:
         cache = EmbeddingCache(options.cache or own, model, options.workers, progress)
-        code = runner.run(suite, cache, options.data, options.out, _settings(options), options.resume, say)
+        session = runner.Session(cache, options.data, _settings(options))
+        code = runner.run(suite, session, options.out, options.resume, say)
     runner.training_curve(options.model, options.out)
     runner.discard(own)
     return _finish(options, code)
@@ -136,10 +128,10 @@ def embed(options: argparse.Namespace) -> int:
     suite = suites.read(options.suite)
     runner.require_place(options.out)
     model = embedder.load(options.model, options.device, options.trust)
-    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
+    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, draw_images=False)
     with _progress() as progress:
         cache = EmbeddingCache(options.out, model, options.workers, progress)
-        code = runner.embed(suite, cache, options.data, settings, say)
+        code = runner.embed(suite, runner.Session(cache, options.data, settings), say)
     say(f"embeddings of {model.card.name} in {options.out}")
     return code
 
@@ -153,21 +145,16 @@ def score(options: argparse.Namespace) -> int:
     runner.require_empty(options.out)
     cache = EmbeddingCache(options.embeddings, None)
     result_files.require_same(options.out, cache.card, suite.to_tree(), options.resume)
-    code = runner.run(suite, cache, options.data, options.out, _settings(options), options.resume, say)
+    session = runner.Session(cache, options.data, _settings(options))
+    code = runner.run(suite, session, options.out, options.resume, say)
     return _finish(options, code)
 
 
 def _settings(options: argparse.Namespace) -> Any:
     from .runner import Settings
 
-    return Settings(
-        seed=options.seed,
-        resamples=options.resamples,
-        limit=options.limit,
-        allow_missing=options.allow_missing,
-        show_text=options.show_text,
-        pictures=not options.no_html,
-    )
+    given = {name: getattr(options, name) for name in ("seed", "resamples", "limit", "allow_missing", "show_text")}
+    return Settings(**given, draw_images=not options.no_html)
 
 
 def _finish(options: argparse.Namespace, code: int) -> int:
@@ -194,17 +181,9 @@ def compare(options: argparse.Namespace) -> int:
     table = new_table("task", "metric", "first", "other", "value", "difference", "95 % interval", "p")
     for row in rows:
         doubt = f" (unreliable: {row['unreliable']})" if "unreliable" in row else ""
-        add_row(
-            table,
-            row["task"],
-            row["metric"],
-            f"{row['first']:.3f}",
-            row["run"],
-            f"{row['second']:.3f}",
-            f"{row['difference']:+.3f}",
-            f"{row['ci'][0]:+.3f} to {row['ci'][1]:+.3f}{doubt}",
-            f"{row['p']:.3g} ({row['test']})",
-        )
+        bounds, p = f"{row['ci'][0]:+.3f} to {row['ci'][1]:+.3f}{doubt}", f"{row['p']:.3g} ({row['test']})"
+        values = f"{row['first']:.3f}", row["run"], f"{row['second']:.3f}", f"{row['difference']:+.3f}"
+        add_row(table, row["task"], row["metric"], *values, bounds, p)
     console.print(table)
     for note in notes:
         say(note)

@@ -24,6 +24,7 @@ from vlp.core.output import write_whole
 from vlp.core.untrusted import inside, open_regular, parse_json, read_json
 
 from .bootstrap import Interval
+from .intervals import Part, of_macro
 from .models.base import Card
 
 SCHEMA = "vlp-eval/1"
@@ -63,6 +64,12 @@ def metric(
         result["primary"] = True
     result["higher_is_better"] = higher_is_better
     return result | {name: clean(item) for name, item in extra.items()}
+
+
+def macro_metric(parts: Sequence[Part], weights: Sequence[float] | None = None, **facts: Any) -> dict[str, Any]:
+    """Return the mean over classes of a score, with its interval, as it stands in the results."""
+    value = float(np.mean([part.value for part in parts])) if parts else None
+    return metric(value, of_macro(parts, weights), **facts)
 
 
 def clean(value: Any) -> Any:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from vlp.core.config import ConfigError, config
-from vlp.sample import Sample
 
 
 class DataError(ConfigError):
@@ -58,13 +56,6 @@ class DataSpec:
         for name, value in (("folder", self.folder), ("table", self.table or "")):
             if Path(value).is_absolute() or ".." in Path(value).parts:
                 raise ValueError(f"{name}: expected a place below --data, found {value!r}")
-
-
-class Source(Protocol):
-    """What `vlp.data.shards.shard_set.ShardSet` offers."""
-
-    def __len__(self) -> int: ...
-    def sample(self, index: int) -> Sample: ...
 
 
 def _named(columns: Columns) -> list[str]:

@@ -27,17 +27,6 @@ def _is_whole(spec: DataSpec, split: str | None) -> bool:
     return split == "test" and spec.whole_if_unsplit
 
 
-class _Table:
-    def __init__(self, samples: list[Sample]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def sample(self, index: int) -> Sample:
-        return self._samples[index]
-
-
 def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     columns, folder = spec.columns, root / spec.folder
     try:
@@ -57,12 +46,12 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     samples: dict[str, Sample] = {}
     images: dict[str, str] = {}
     for line, row in found:
-        one = _row(columns, row, path, line)
+        sample = _row(columns, row, path, line)
         name = str(row[columns.image])
-        if images.setdefault(one.key, name) != name:  # one of them would get the other's embedding
-            raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {name}")
-        before = samples.get(one.key)
-        samples[one.key] = one if before is None else _joined(before, one, f"{path}, line {line}")
+        if images.setdefault(sample.key, name) != name:  # one of them would get the other's embedding
+            raise DataError(f"{path}: two images have the key {sample.key!r}, {images[sample.key]} and {name}")
+        before = samples.get(sample.key)
+        samples[sample.key] = sample if before is None else _joined(before, sample, f"{path}, line {line}")
     records = [
         sample
         for sample in samples.values()
@@ -74,15 +63,8 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         if isinstance(record.image, Path) and record.image.is_file():
             status = record.image.stat()
             stamp.update(f"{status.st_size}|{status.st_mtime_ns}\n".encode())
-    return Data(
-        path.name,
-        split,
-        [replace(record, image=b"") for record in records],
-        _Table(records),
-        range(len(records)),
-        stamp.hexdigest(),
-        is_whole,
-    )
+    without_pixels = [replace(record, image=b"") for record in records]
+    return Data(path.name, split, without_pixels, records.__getitem__, range(len(records)), stamp.hexdigest(), is_whole)
 
 
 def _row(columns: Columns, row: Mapping[str, Any], path: Path, line: int) -> Sample:

@@ -1,4 +1,4 @@
-"""Pictures for the report as data URIs: small images, and heat maps with a fixed colour scale. JPEG and PNG, in memory."""
+"""Images for the report as data URIs: small images, and heat maps with a fixed colour scale. JPEG and PNG, in memory."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp, softmax
 
 from .arithmetic import ratio, unit
 from .ranking import auroc, average_precision, roc_curve
@@ -15,15 +16,11 @@ Floats = NDArray[np.float64]
 
 def max_softmax(logits: ArrayLike) -> Floats:
     """Return the largest softmax probability [n] of logits [n, C]: high in distribution (MSP)."""
-    from scipy.special import softmax
-
     return np.asarray(softmax(np.asarray(logits, dtype=np.float64), axis=-1).max(-1))
 
 
 def energy(logits: ArrayLike) -> Floats:
     """Return logsumexp(logits) [n], the negated free energy: high in distribution."""
-    from scipy.special import logsumexp
-
     return np.asarray(logsumexp(np.asarray(logits, dtype=np.float64), axis=-1), dtype=np.float64)
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from vlp.batch import Grid
 
+from .base import caught
+
 
 def patch_grid(side: int, patch: int) -> Grid:
     """Return the grid of whole patches on an input of `side` pixels; what is left over at the right and bottom is not seen."""
@@ -52,22 +54,16 @@ class TokenHook:
 
     def run(self, forward: Callable[[], Any]) -> tuple[Any, Any]:
         """Return what `forward` returns and the projected patch tokens [n, P, D]."""
-        caught: list[Any] = []
-        module = self._visual.transformer if self._kind == "native" else self._visual.trunk.blocks
-        handle = module.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-        try:
+        with caught([self._visual.transformer if self._kind == "native" else self._visual.trunk.blocks]) as found:
             rows = forward()
-        finally:
-            handle.remove()
-        tokens = caught[0]
-        count = self.grid.cells
+        tokens, count = found[0][1], self.grid.cells
         if self._kind == "native":
             visual = self._visual
             cells = visual.ln_post(tokens[:, -count:])
             return rows, cells @ visual.proj if visual.proj is not None else cells
         trunk = self._visual.trunk
         cells = trunk.norm(tokens)[:, -count:]
-        cells = getattr(trunk, "fc_norm", lambda one: one)(cells)
+        cells = getattr(trunk, "fc_norm", lambda tokens: tokens)(cells)
         return rows, self._visual.head(cells)
 
 

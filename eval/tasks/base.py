@@ -20,8 +20,7 @@ from vlp.core.registry import Registry
 from ..bootstrap import Resamples, draw
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError, DataSpec
-from ..drawing.cards import Card, Forest, Published, Section
-from ..drawing.rows import Row, references_of, row, scale_of
+from ..drawing.cards import Card, Forest, Published, Row, Section, references_of, row, scale_of
 from ..drawing.wording import ends
 from ..intervals import of_mean
 from ..results import TaskResult, metric
@@ -113,7 +112,7 @@ class Context:
     seed: int = 0
     resamples: int = 1000
     show_text: bool = False
-    pictures: bool = True
+    draw_images: bool = True
 
     @cached_property
     def usable(self) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,10 +19,10 @@ from ..data.dataset import Data
 from ..data.spec import DataError, DataSpec
 from ..drawing.cards import Section
 from ..embeddings.decode_ahead import Transform
-from ..intervals import Part, auroc_part, of_auroc, of_draws, of_macro
+from ..intervals import Part, auroc_part, of_auroc, of_draws
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
-from ..results import TaskResult, metric
+from ..results import TaskResult, macro_metric, metric
 from ..zero_shot import prompts as prompt_files
 from ..zero_shot.classifier import UNKNOWN, Scores, score
 from ..zero_shot.scoring import Scoring
@@ -87,14 +87,14 @@ class Corruption(Classification):
         clean = self._parts(truth, score(context.cache, context.data, indices, self.sets[0], self.scoring), resamples)
         if not clean:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
-        ones, drawn = _mean(clean)
+        of_clean, drawn = _mean(clean)
         few = min(
             min(resamples[truth[:, column] == side].patients for side in (0, 1))
             for column in range(truth.shape[1])
             if {0, 1} <= set(truth[:, column].tolist())
         )
         outcome = Outcome(indices, {}, prompts=[self.sets[0].to_tree()])
-        outcome.metrics["auroc_macro"] = metric(ones, of_macro(clean), chance=0.5)
+        outcome.metrics["auroc_macro"] = macro_metric(clean, chance=0.5)
         every: list[Part] = []
         for name in self.settings.corruptions:
             values, parts = [], []
@@ -109,10 +109,10 @@ class Corruption(Classification):
             every += parts
             value, mean = _mean(parts)
             by = {str(severity): value for severity, value in zip(self.settings.severities, values, strict=True)}
-            outcome.metrics[f"auroc_{name}"] = metric(value, of_macro(parts), chance=0.5, by_severity=by)
+            outcome.metrics[f"auroc_{name}"] = macro_metric(parts, chance=0.5, by_severity=by)
             change = of_draws(mean - drawn, resamples, few)
-            outcome.metrics[f"change_{name}"] = metric(value - ones, change)
-        outcome.metrics["auroc_corrupted"] = metric(_mean(every)[0], of_macro(every), chance=0.5, primary=True)
+            outcome.metrics[f"change_{name}"] = metric(value - of_clean, change)
+        outcome.metrics["auroc_corrupted"] = macro_metric(every, chance=0.5, primary=True)
         outcome.rows = [context.row(index) for index in indices]
         return outcome
 
@@ -137,6 +137,13 @@ def _check(task: str, name: str) -> None:
 
 def _apply(name: str, severity: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return CORRUPTIONS[name](pixels, severity)
+
+
+SCORES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "msp": max_softmax,
+    "max_logit": partial(np.max, axis=-1),
+    "energy": energy,
+}
 
 
 @config
@@ -207,7 +214,7 @@ class OutOfDistribution(Task[Plan]):
         away = score(context.cache, data, outside, self.prompts, self.scoring, name, view)
         outcome = Outcome(inside, {}, prompts=[self.prompts.to_tree()])
         outcome.scoring = {"inside": len(inside), "outside": len(outside), "temperature": home.temperature}
-        for key, function in {"msp": max_softmax, "max_logit": partial(np.max, axis=-1), "energy": energy}.items():
+        for key, function in SCORES.items():
             values = function(home.logits), function(away.logits)
             found = out_of_distribution(*values)
             assert found is not None

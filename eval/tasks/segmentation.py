@@ -16,13 +16,13 @@ from vlp.modalities.image.decode import decode
 from ..data.checks import check_masks
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
-from ..maps import masks as segment
+from ..maps.masks import Rule, Sam, by_crf, by_kmeans, by_threshold, largest_parts
 from ..maps.phrase_maps import Maps, Source
 from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from .base import Context, Outcome, Plan, families, mean_metric, require_any
 from .controls import centre_map, control_of, partners
-from .grounding.location_prior import MeanMask, Truth, mask_of
+from .grounding.location_prior import Truth, learn_masks, map_of_masks, mask_of
 from .map_task import MapTask
 
 Mask = NDArray[np.bool_]
@@ -43,7 +43,7 @@ class Settings:
     """
 
     masks: dict[str, str]
-    rule: segment.Rule = "kmeans"
+    rule: Rule = "kmeans"
     threshold: float = 0.5
     parts: PositiveInt = 1
     prompt: Literal["box", "points"] = "box"
@@ -112,8 +112,8 @@ class Segmentation(MapTask[Masks]):
 
     def _phrases(self) -> dict[str, str]:
         """Return the phrase of each mask, and the wrong one of a task that asks for a single mask."""
-        masks = self.settings.masks
-        return dict(masks) | ({UNRELATED: self.settings.unrelated} if len(masks) == 1 else {})
+        asked = self.settings.masks
+        return dict(asked) | ({UNRELATED: self.settings.unrelated} if len(asked) == 1 else {})
 
     def _wrong(self, found: Sequence[Truth]) -> list[str]:
         """Return for each mask the name of another, one that its image does not have where there is such a one."""
@@ -133,8 +133,8 @@ class Segmentation(MapTask[Masks]):
         settings, phrases = self.settings, self._phrases()
         maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(phrases, context.cache.texts(list(phrases.values())), strict=True))
-        sam = segment.Sam.load(settings.sam, context.cache.card.device) if settings.sam else None
-        prior = MeanMask.learn(context, settings.prior_split, found)
+        sam = Sam.load(settings.sam, context.cache.card.device) if settings.sam else None
+        prior = learn_masks(context, settings.prior_split, found)
         place_of = {index: place for place, index in enumerate(indices)}
         others, wrong = partners(context.data, indices, context.seed), self._wrong(found)
         outcome = Outcome(indices, {}, scoring=to_tree(settings) | {"prior": prior.source})
@@ -154,7 +154,7 @@ class Segmentation(MapTask[Masks]):
                 "": maps.of(place, texts[name]),
                 "shuffled": None if shuffled is None else stretched(shuffled, truth.shape),
                 "wrong_phrase": maps.of(place, texts[other]) if other else None,
-                "prior": prior.map(name, index, truth.shape),
+                "prior": map_of_masks(prior, name, index, truth.shape),
                 "centre": centre_map(truth.shape),
             }
             values: dict[str, float | None] = {}
@@ -175,7 +175,7 @@ class Segmentation(MapTask[Masks]):
         heat: NDArray[np.float32] | None,
         truth: Mask,
         pixels: NDArray[np.uint8],
-        sam: segment.Sam | None,
+        sam: Sam | None,
         control: str,
     ) -> dict[str, float | None]:
         """Return the scores of a map's mask, or of a control's (`control` ends their names), None where undefined."""
@@ -211,14 +211,14 @@ class Segmentation(MapTask[Masks]):
             )
         return result
 
-    def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: segment.Sam | None) -> Mask:
+    def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: Sam | None) -> Mask:
         """Return the mask that a map stands for."""
         rule = self.settings.rule
         if rule == "threshold":
-            first = segment.by_threshold(heat, self.settings.threshold)
+            first = by_threshold(heat, self.settings.threshold)
         else:
-            first = segment.by_kmeans(heat) if rule == "kmeans" else segment.by_crf(heat, pixels)
-        parts = segment.largest_parts(first, self.settings.parts)
+            first = by_kmeans(heat) if rule == "kmeans" else by_crf(heat, pixels)
+        parts = largest_parts(first, self.settings.parts)
         if sam is not None and parts:
             return sam(pixels, parts, self.settings.prompt)
         return np.any(parts, axis=0) if parts else first

@@ -10,16 +10,29 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 from ...drawing import charts
-from ...drawing.cards import Card, Chart, Forest, Heading, Matrix, Multiples, Note, Piece, Published, Section, Table
-from ...drawing.rows import references_of, row
+from ...drawing.cards import (
+    Card,
+    Chart,
+    Forest,
+    Heading,
+    Matrix,
+    Multiples,
+    Note,
+    Piece,
+    Published,
+    Section,
+    Table,
+    references_of,
+    row,
+)
 from ...drawing.wording import SIDE, confusion_figure, ends, hidden
 from ...metrics.calibration import calibration_error, fit_temperature, reliability
 from ...metrics.ranking import Ranking, auroc, precision_recall_curve, roc_curve
 from ...results import TaskResult
 from ...zero_shot.classifier import UNKNOWN, Scores
-from ...zero_shot.scoring import sigmoid
 from ..base import Task, class_rows, scores_card
 
 Floats = NDArray[np.float64]
@@ -103,7 +116,7 @@ def calibration_figure(
     scale = fit_temperature(scores.logits[known], labels[known])
     if scale is not None:
         title = f"temperature fitted on {split}"
-        entries.append(_findings(title, sigmoid(main.logits / scale), truth, main.temperature * scale, counted))
+        entries.append(_findings(title, expit(main.logits / scale), truth, main.temperature * scale, counted))
     return entries
 
 

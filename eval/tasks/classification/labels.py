@@ -1,7 +1,8 @@
-"""The settings of a classification, and the truth of its classes."""
+"""The settings of a classification, the truth of its classes, and which records make up a list of single findings."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -15,6 +16,7 @@ from ...data.dataset import Data
 from ...data.labels import label_of
 from ...zero_shot.classifier import UNKNOWN
 from ...zero_shot.scoring import Scoring
+from ..base import Context
 
 
 @config
@@ -68,3 +70,18 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
             value = unstated if stated is None else stated
             table[row, column] = stands if value == -1 else value
     return table
+
+
+def uncertain(context: Context, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which usable records [n] leave one of the classes uncertain: they show no single one."""
+    records = (context.data.records[index] for index in context.usable)
+    return np.array([any(record.labels.get(name) == -1 for name in names) for record in records], dtype=bool)
+
+
+def fewest(context: Context, classes: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Return which usable records [n] are among the `count` of their class (-1: of none) with the smallest hashes."""
+    codes = [hashlib.sha256(context.data.records[index].key.encode()).hexdigest() for index in context.usable]
+    keep = np.zeros(len(classes), dtype=bool)
+    for label in set(classes.tolist()) - {-1}:
+        keep[sorted(np.flatnonzero(classes == label), key=lambda row: codes[row])[:count]] = True
+    return keep

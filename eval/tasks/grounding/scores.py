@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bootstrap import Resamples
-from ...intervals import Part, of_macro, of_mean
+from ...intervals import Part, of_mean
 from ...maps.masks import scaled
 from ...maps.phrase_maps import Map
 from ...metrics.grounding import (
@@ -21,7 +21,7 @@ from ...metrics.grounding import (
     pixel_ranking,
     pointing_hit,
 )
-from ...results import metric
+from ...results import macro_metric
 from ..base import mean_metric
 from ..controls import CONTROLS, Rectangle, control_of
 
@@ -127,11 +127,5 @@ def macro(
         parts.append(Part(float(np.nanmean(own)), drawn.means(own), bounds))
         shares.append(float(areas[inside].mean()))
     chance = float(np.mean(shares)) if name == "pointing" and shares else CHANCE.get(name)
-    return metric(
-        float(np.mean([part.value for part in parts])) if parts else None,
-        of_macro(parts),
-        chance=chance,
-        reason="undefined for every phrase",
-        n_classes=len(parts),
-        undefined=undefined,
-    )
+    reason = "undefined for every phrase"
+    return macro_metric(parts, chance=chance, reason=reason, n_classes=len(parts), undefined=undefined)

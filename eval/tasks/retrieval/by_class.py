@@ -12,18 +12,16 @@ from pydantic import PositiveInt
 
 from vlp.core.config import ConfigError, config, to_tree
 
-from ...bootstrap import Interval
 from ...data.checks import check_labels
 from ...data.dataset import Data, Findings
 from ...data.spec import DataError
 from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
-from ...metrics.arithmetic import ratio, unit
+from ...metrics.arithmetic import codes, ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
 from ...results import metric
 from ...zero_shot import prompts as prompt_files
 from ..base import Context, Outcome, Plan, Task, families, require_any
-from .pairs import codes
 
 
 @config
@@ -99,22 +97,12 @@ class ClassRetrieval(Task[Members]):
         by_image = self.settings.queries == "images"
         found = search(queries, gallery, self.settings.k, None if by_image else drawn.weights)
         outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
-        asked = drawn[found.keep] if by_image else drawn
-
-        def bounds(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Interval | None:
-            """Return the interval over the patients of the queries, or of the gallery that fixed texts search."""
-            return of_mean(values, asked) if by_image else of_draws(draws, drawn, drawn.patients)
-
-        for at, k in enumerate(found.ks):
-            column = found.precision[:, at]
-            outcome.metrics[f"p@{k}"] = metric(
-                float(column.mean()),
-                bounds(column, found.drawn_precision[:, at]),
-                chance=found.chance,
-                primary=k == self.settings.primary_k,
-            )
-        values = found.average_precision
-        outcome.metrics["map"] = metric(float(values.mean()), bounds(values, found.drawn_average), chance=found.chance)
+        names = [*(f"p@{k}" for k in found.ks), "map"]
+        for name, values, draws in zip(names, found.values.T, found.drawn.T, strict=True):
+            # over the patients of the queries, or of the gallery that fixed texts search
+            bounds = of_mean(values, drawn[found.keep]) if by_image else of_draws(draws, drawn, drawn.patients)
+            main = name == f"p@{self.settings.primary_k}"
+            outcome.metrics[name] = metric(float(values.mean()), bounds, chance=found.chance, primary=main)
         outcome.scoring = {
             "queries": self.settings.queries,
             "n_queries": len(found.keep),
@@ -123,9 +111,8 @@ class ClassRetrieval(Task[Members]):
         }
         outcome.rows = [context.row(index) for index in indices]
         if by_image:
-            for row, value, shares in zip(found.keep, values, found.precision, strict=True):
-                each = {f"p@{k}": float(share) for k, share in zip(found.ks, shares, strict=True)}
-                outcome.rows[row] |= each | {"map": float(value)}
+            for row, shares in zip(found.keep, found.values.tolist(), strict=True):
+                outcome.rows[row] |= dict(zip(names, shares, strict=True))
         return outcome
 
 
@@ -140,17 +127,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Found:
-    """Of the queries that have an answer [Q]: precision at each of `ks` [Q, K] and average precision [Q]; `chance` of an
-    answer. `drawn_precision` [R, K] and `drawn_average` [R] are their means where the gallery's patients are resampled.
+    """Of the queries that have an answer [Q]: precision at each of `ks` and average precision, `values` [Q, K + 1].
+
+    `chance` of an answer. `drawn` [R, K + 1] are their means where the gallery's patients are resampled.
     """
 
     keep: NDArray[np.int64]
     chance: float
     ks: list[int]
-    precision: NDArray[np.float64]
-    average_precision: NDArray[np.float64]
-    drawn_precision: NDArray[np.float64]
-    drawn_average: NDArray[np.float64]
+    values: NDArray[np.float64]
+    drawn: NDArray[np.float64]
 
 
 def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.int32] | None = None) -> Found:
@@ -160,8 +146,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
     gallery is left out. Raises DataError when no query has an answer.
     """
     kept: list[int] = []
-    precision: list[NDArray[np.float64]] = []
-    average: list[NDArray[np.float64]] = []
+    found: list[NDArray[np.float64]] = []
     right = candidates = 0
     ks = [k for k in ks if k <= len(gallery.rows)]
     drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
@@ -178,8 +163,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
         order = np.argsort(-np.where(allowed, scores, -np.inf)[some_right], axis=1, kind="stable")
         ranked = np.take_along_axis(relevant[some_right], order, axis=1)
         kept += (some_right + block.start).tolist()
-        precision.append(np.array([precision_at(ranked, k) for k in ks]).reshape(len(ks), -1).T)
-        average.append(average_precisions(ranked))
+        found.append(np.stack([*(precision_at(ranked, k) for k in ks), average_precisions(ranked)], axis=1))
         for row, places in zip(ranked, order, strict=True) if len(drawn) else ():
             values = drawn_precisions(row, drawn[:, places], ks)
             known = np.isfinite(values)
@@ -187,16 +171,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
             defined += known
     if not kept:
         raise DataError("no query has an answer of its class in the gallery")
-    means = ratio(sums, defined)
-    return Found(
-        keep=np.array(kept),
-        chance=right / candidates,
-        ks=ks,
-        precision=np.concatenate(precision),
-        average_precision=np.concatenate(average),
-        drawn_precision=means[:, :-1],
-        drawn_average=means[:, -1],
-    )
+    return Found(np.array(kept), right / candidates, ks, np.concatenate(found), ratio(sums, defined))
 
 
 def drawn_precisions(ranked: NDArray[np.bool_], weights: NDArray[np.int32], ks: Sequence[int]) -> NDArray[np.float64]:

@@ -19,11 +19,11 @@ from ...drawing.cards import Card, Chart, Note, Piece, Query, Section
 from ...drawing.images import thumbnail
 from ...embeddings import search
 from ...intervals import of_mean
-from ...metrics.arithmetic import unit
+from ...metrics.arithmetic import codes, unit
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
 from ...results import TaskResult, metric
 from ..base import Context, Outcome, Plan, Task, families, require_any, scores_card, worded
-from .pairs import Pool, Which, codes, texts_of, values_of
+from .pairs import Pool, Which, texts_of, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
 SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
@@ -173,7 +173,7 @@ class Retrieval(Task[Pairs]):
                     outcome.metrics[f"{short}_r@1_pool_{size}"] = pooled
         outcome.rows = rows
         self._oracle(context, outcome, pool)
-        if context.pictures:
+        if context.draw_images:
             outcome.figures = self._figures(context, pool, images, texts)
         if len(unique) < len(texts):
             outcome.warnings.append(f"{len(texts) - len(unique)} texts repeat another one; equal texts count as right")
@@ -251,11 +251,11 @@ class Retrieval(Task[Pairs]):
                 outcome.metrics[f"{SHORT[direction]}_r@{k}"]["oracle"] = float(ranks.hits(k, self.settings.ties).mean())
 
     def _figures(
-        self, context: Context, pool: Pool, images: Floats, texts: Floats, show: int = 3, k: int = 5
+        self, context: Context, pool: Pool, images: Floats, texts: Floats, count: int = 3, k: int = 5
     ) -> dict[str, Any]:
         """Return a few queries of each direction with their first k answers; which ones depends on the pool alone."""
         rng = np.random.default_rng(context.seed)
-        chosen = np.sort(rng.choice(len(images), min(show, len(images)), replace=False))
+        chosen = np.sort(rng.choice(len(images), min(count, len(images)), replace=False))
         figures: dict[str, Any] = {"grid": []}
         for direction in self.settings.directions:
             forward = direction == "image-to-text"

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
 from vlp_eval import bootstrap
 from vlp_eval.metrics import calibration, decisions, fairness, grounding, ranking, retrieval, segmentation, shift
@@ -56,8 +57,8 @@ def test_conceptclip_mix() -> None:
     patches = np.c_[table, np.sqrt(1 - (table**2).sum(1))][None]
     local = 10 * scoring.local_scores(patches, np.eye(3)[:2], top=2)
     assert close(local, [[4.0, 3.5]])
-    mixed = scoring.mix(scoring.softmax(local), scoring.softmax([[2.5, 3.0]]), 0.5)
-    assert close(scoring.softmax(local), [[0.6224593312, 0.3775406688]])
+    mixed = scoring.mix(softmax(local, axis=-1), softmax([[2.5, 3.0]], axis=-1), 0.5)
+    assert close(softmax(local, axis=-1), [[0.6224593312, 0.3775406688]])
     assert close(mixed, [[0.5, 0.5]])
 
 
@@ -303,7 +304,7 @@ def test_box_overlap() -> None:
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
     from vlp.batch import Grid
     from vlp.modalities.geometry import resample_grid
-    from vlp_eval.maps.patch_similarity import smooth
+    from vlp_eval.maps.phrase_maps import smooth
 
     delta = np.zeros((7, 7))
     delta[3, 3] = 1
