@@ -16,7 +16,7 @@ from typing import Any
 
 from vlp.core.config import ConfigError, to_tree
 from vlp.core.errors import cannot_write
-from vlp.core.output import LOCK, remove, write_whole
+from vlp.core.output import LOCK, write_whole
 from vlp.core.untrusted import MAX_FILE, parse_json, read_text
 
 from .data.dataset import Data, UnreadableError, ids_digest
@@ -176,8 +176,9 @@ class Session:
     def score(self, task: Task[Any], out: Path, training: Training) -> dict[str, Any]:
         """Run one task; write its samples and figures; return its entry in the results."""
         context, outcome = self.attempt(task)
+        rows = outcome.rows or [context.row(index) for index in outcome.indices]
         files = {"samples": f"samples/{task.spec.id}.jsonl", "figures": f"figures/{task.spec.id}.json"}
-        content = {"samples": "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows)}
+        content = {"samples": "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in rows)}
         if outcome.figures:
             content["figures"] = json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n"
         for name, text in content.items():
@@ -317,18 +318,10 @@ def training_curve(model: str, out: Path) -> None:
     if not folder.exists():
         return
     resolved = folder.resolve()
-    for path in (
-        resolved / "log.jsonl",
-        resolved.parent / "log.jsonl",
-        resolved.parent.parent / "log.jsonl",
-        folder.parent / "log.jsonl",
-    ):
-        if path.is_file():
-            break
-    else:
-        return
+    places = [place / "log.jsonl" for place in (resolved, resolved.parent, resolved.parent.parent, folder.parent)]
+    path = next((place for place in places if place.is_file()), None)
     rows = []
-    for line in read_text(path, MAX_FILE).splitlines():
+    for line in read_text(path, MAX_FILE).splitlines() if path else ():
         try:
             row = parse_json(line)
         except ValueError:
@@ -340,11 +333,6 @@ def training_curve(model: str, out: Path) -> None:
             rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
         write_whole(out / CURVE, json.dumps(rows) + "\n")
-
-
-def discard(folder: Path) -> None:
-    """Remove the embeddings that a run made for itself, once it is whole."""
-    remove(folder, MADE_BY)
 
 
 def require_place(out: Path, what: str = "--out") -> None:

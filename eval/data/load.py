@@ -14,7 +14,7 @@ from vlp.sample import Sample
 
 from .dataset import Data
 from .spec import DataError, DataSpec
-from .table import _is_whole, _read_table
+from .table import _read_table
 
 
 def present(spec: DataSpec, root: Path) -> bool:
@@ -68,7 +68,7 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
     try:
         manifest = Manifest.read(folder)
         build = frozenset(shard.sha256 for shard in manifest.shards)
-        is_whole = _is_whole(spec, split) and not manifest.splits
+        is_whole = spec.takes_whole(split) and not manifest.splits
         manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)
         records, rejected = {}, {}

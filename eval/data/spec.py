@@ -57,6 +57,10 @@ class DataSpec:
             if Path(value).is_absolute() or ".." in Path(value).parts:
                 raise ValueError(f"{name}: expected a place below --data, found {value!r}")
 
+    def takes_whole(self, split: str | None) -> bool:
+        """Return whether all of a set that is not split stands for the split."""
+        return split == "test" and self.whole_if_unsplit
+
 
 def _named(columns: Columns) -> list[str]:
     """Return the columns that must be there."""

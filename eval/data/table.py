@@ -22,11 +22,6 @@ from .dataset import Data
 from .spec import Columns, DataError, DataSpec, _named
 
 
-def _is_whole(spec: DataSpec, split: str | None) -> bool:
-    """Return whether all of a set that is not split stands for the split."""
-    return split == "test" and spec.whole_if_unsplit
-
-
 def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     columns, folder = spec.columns, root / spec.folder
     try:
@@ -38,7 +33,7 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     if not found:
         raise DataError(f"{path} has no rows")
     is_whole = columns.split is None and split is not None
-    if is_whole and not _is_whole(spec, split):
+    if is_whole and not spec.takes_whole(split):
         raise DataError(
             f"{path}: no split {split!r}: name the column of the splits in columns.split (split: null reads all rows)"
         )
@@ -92,10 +87,8 @@ def _row(columns: Columns, row: Mapping[str, Any], path: Path, line: int) -> Sam
             boxes=parse_boxes(row[columns.boxes], column=columns.boxes, keep_flat=True) if columns.boxes else (),
             source=path.stem,
         )
-    except CellError as error:
-        raise DataError(f"{path}, line {line}: {error.detail}") from None
-    except ConfigError as error:
-        raise DataError(f"{path}, line {line}: {error}") from None
+    except (CellError, ConfigError) as error:
+        raise DataError(f"{path}, line {line}: {getattr(error, 'detail', error)}") from None
 
 
 def _joined(first: Sample, more: Sample, where: str) -> Sample:

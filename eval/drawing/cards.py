@@ -82,14 +82,23 @@ class Matrix:
 class Note:
     """A line of explanation."""
 
-    words: str
+    content: Any
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(Note):
     """A heading within a card."""
 
-    words: str
+
+class Query(Note):
+    """A query of a retrieval with its first results: an image or a text, and `answers` with score and correctness."""
+
+
+class Triptych(Note):
+    """An image with its boxes, the map of a phrase on it, and the same phrase's map on another image."""
+
+
+class ColourScale(Note):
+    """The colours of maps, from minus to plus this bound."""
 
 
 @dataclass(frozen=True)
@@ -101,28 +110,7 @@ class Published:
     sources: str
 
 
-@dataclass(frozen=True)
-class Query:
-    """A query of a retrieval with its first results: an image or a text, and `answers` with score and correctness."""
-
-    content: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Triptych:
-    """An image with its boxes, the map of a phrase on it, and the same phrase's map on another image."""
-
-    content: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ColourScale:
-    """The colours of maps, from -bound to +bound."""
-
-    bound: float
-
-
-Piece = Forest | Chart | Multiples | Table | Matrix | Note | Heading | Published | Query | Triptych | ColourScale
+Piece = Forest | Chart | Multiples | Table | Matrix | Published | Note
 
 
 @dataclass(frozen=True)

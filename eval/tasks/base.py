@@ -86,7 +86,8 @@ Selection = TypeVar("Selection", bound=Plan)
 
 @dataclass
 class Outcome:
-    """A task's result: see the schema. `figures` is what the report draws, plain JSON; `rows` go to the per-sample file."""
+    """A task's result: see the schema. `figures` is what the report draws, plain JSON; `rows` go to the per-sample file, by
+    default one for each of `indices` that says whose it is."""
 
     indices: Sequence[int]
     metrics: dict[str, dict[str, Any]]

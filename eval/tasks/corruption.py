@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,7 +17,7 @@ from vlp.core.registry import did_you_mean
 from ..bootstrap import Resamples, draw
 from ..data.corruptions import CORRUPTIONS
 from ..data.dataset import Data
-from ..data.spec import DataError, DataSpec
+from ..data.spec import DataError
 from ..drawing.cards import Section
 from ..embeddings.decode_ahead import Transform
 from ..intervals import Part, auroc_part, of_auroc, of_draws
@@ -28,6 +29,7 @@ from ..zero_shot.classifier import UNKNOWN, Scores, score
 from ..zero_shot.scoring import Scoring
 from .base import Comparable, Context, Outcome, Plan, Task, Words, families, scores_card
 from .classification.labels import Settings as ClassSettings
+from .classification.subgroups import mean_part
 from .classification.task import Classification, Labelled
 
 Severity = Annotated[int, Field(ge=1, le=5)]
@@ -84,36 +86,33 @@ class Corruption(Classification):
     def run(self, context: Context, plan: Labelled) -> Outcome:
         indices, truth = plan.images, plan.truth
         resamples = context.draw(indices)
-        clean = self._parts(truth, score(context.cache, context.data, indices, self.sets[0], self.scoring), resamples)
-        if not clean:
+        parts = self._parts(truth, score(context.cache, context.data, indices, self.sets[0], self.scoring), resamples)
+        if not parts:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
-        of_clean, drawn = _mean(clean)
+        clean = mean_part(parts)
         few = min(
             min(resamples[truth[:, column] == side].patients for side in (0, 1))
             for column in range(truth.shape[1])
             if {0, 1} <= set(truth[:, column].tolist())
         )
         outcome = Outcome(indices, {}, prompts=[self.sets[0].to_tree()])
-        outcome.metrics["auroc_macro"] = macro_metric(clean, chance=0.5)
+        outcome.metrics["auroc_macro"] = metric(clean.value, clean.interval, chance=0.5)
         every: list[Part] = []
         for name in self.settings.corruptions:
-            values, parts = [], []
+            by, parts = {}, []
             for severity in self.settings.severities:
                 view: Transform = partial(_apply, name, severity)
-                scores = score(
-                    context.cache, context.data, indices, self.sets[0], self.scoring, f"{name}-{severity}", view
-                )
+                title = f"{name}-{severity}"
+                scores = score(context.cache, context.data, indices, self.sets[0], self.scoring, title, view)
                 found = self._parts(truth, scores, resamples)
-                values.append(_mean(found)[0])
+                by[str(severity)] = float(np.mean([part.value for part in found]))
                 parts += found
             every += parts
-            value, mean = _mean(parts)
-            by = {str(severity): value for severity, value in zip(self.settings.severities, values, strict=True)}
-            outcome.metrics[f"auroc_{name}"] = macro_metric(parts, chance=0.5, by_severity=by)
-            change = of_draws(mean - drawn, resamples, few)
-            outcome.metrics[f"change_{name}"] = metric(value - of_clean, change)
+            mean = mean_part(parts)
+            outcome.metrics[f"auroc_{name}"] = metric(mean.value, mean.interval, chance=0.5, by_severity=by)
+            change = of_draws(mean.draws - clean.draws, resamples, few)
+            outcome.metrics[f"change_{name}"] = metric(mean.value - clean.value, change)
         outcome.metrics["auroc_corrupted"] = macro_metric(every, chance=0.5, primary=True)
-        outcome.rows = [context.row(index) for index in indices]
         return outcome
 
     def _parts(self, truth: NDArray[np.int64], scores: Scores, drawn: Resamples) -> list[Part]:
@@ -123,11 +122,6 @@ class Corruption(Classification):
             known = truth[:, column] != UNKNOWN
             parts.append(auroc_part(truth[known, column], scores.ranking[known, column], drawn[known]))
         return [part for part in parts if part is not None]
-
-
-def _mean(parts: Sequence[Part]) -> tuple[float, NDArray[np.float64]]:
-    """Return the mean of AUROCs and of their resamples [R]."""
-    return float(np.mean([part.value for part in parts])), np.mean([part.draws for part in parts], axis=0)
 
 
 def _check(task: str, name: str) -> None:
@@ -196,15 +190,8 @@ class OutOfDistribution(Task[Plan]):
         if settings.corruption:
             view: Transform = partial(_apply, settings.corruption, settings.severity)
             return context.data, context.usable[: settings.limit], f"{settings.corruption}-{settings.severity}", view
-        base = self.spec.data
-        spec = DataSpec(
-            folder=settings.out_folder if settings.out_folder is not None else base.folder,
-            table=base.table,
-            columns=base.columns,
-            split=base.split,
-            where=settings.out_where,
-        )
-        data = context.read(spec)
+        folder = settings.out_folder if settings.out_folder is not None else self.spec.data.folder
+        data = context.read(replace(self.spec.data, folder=folder, where=settings.out_where))
         return data, data.usable()[: settings.limit], "", None
 
     def run(self, context: Context, plan: Plan) -> Outcome:

@@ -6,7 +6,6 @@ Wrong texts: another patient's, left and right exchanged, findings negated or af
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -94,35 +93,24 @@ class Mismatch(Task[Pairs]):
     def check(self, data: Data) -> Findings:
         return check_reports(data)
 
-    def pairs(self, context: Context) -> list[tuple[int, str]]:
-        found: list[tuple[int, str]] = []
+    def plan(self, context: Context) -> Pairs:
+        pairs: list[tuple[int, str]] = []
         for index in context.usable:
             record = context.data.records[index]
-            if self.settings.text == "phrases":
-                found += [(index, phrase) for phrase in dict.fromkeys(box.phrase for box in record.boxes)]
-            else:
-                found += [(index, text) for text in texts_of(record, self.settings.text)]
-        require_any([index for index, _ in found], f"a text ({self.settings.text})", context.data)
-        return found[: self.settings.size]
-
-    def wrong(self, context: Context, pairs: Sequence[tuple[int, str]]) -> dict[Edit, list[str | None]]:
-        """Return the wrong text of each pair for each edit, None where an edit does not apply."""
-        others = partners(context.data, [index for index, _ in pairs], context.seed)
+            phrases = dict.fromkeys(box.phrase for box in record.boxes)
+            found = phrases if self.settings.text == "phrases" else texts_of(record, self.settings.text)
+            pairs += [(index, text) for text in found]
+        require_any([index for index, _ in pairs], f"a text ({self.settings.text})", context.data)
+        images, own = zip(*pairs[: self.settings.size], strict=True)
+        others = (own[other] for other in partners(context.data, images, context.seed))
         made: dict[Edit, list[str | None]] = {
-            "report": [
-                pairs[other][1] if pairs[other][1] != text else None
-                for other, (_, text) in zip(others, pairs, strict=True)
-            ],
-            "side": [other_side(text) for _, text in pairs],
-            "negation": [negated(text) for _, text in pairs],
+            "report": [other if other != text else None for other, text in zip(others, own, strict=True)],
+            "side": [other_side(text) for text in own],
+            "negation": [negated(text) for text in own],
         }
-        return {edit: made[edit] for edit in self.settings.edits}
-
-    def plan(self, context: Context) -> Pairs:
-        pairs = self.pairs(context)
-        own, wrong = [text for _, text in pairs], self.wrong(context, pairs)
-        texts = own + [text for values in wrong.values() for text in values if text is not None]
-        return Pairs(images=[index for index, _ in pairs], texts=texts, own=own, wrong=wrong)
+        wrong = {edit: made[edit] for edit in self.settings.edits}
+        texts = [*own, *(text for values in wrong.values() for text in values if text is not None)]
+        return Pairs(images=list(images), texts=texts, own=list(own), wrong=wrong)
 
     def run(self, context: Context, plan: Pairs) -> Outcome:
         images = unit(context.cache.images(context.data, plan.images))

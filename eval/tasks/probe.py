@@ -81,7 +81,6 @@ class Probe(Task[Plan]):
         for shots in settings.shots:
             found = [self._areas(seen, test, drawn, np.arange(count), shots, seed) for seed in settings.seeds]
             outcome.metrics[f"auroc_{shots}_shots"] = _over_seeds(found, False)
-        outcome.rows = [context.row(index) for index in plan.images]
         return outcome
 
     def _table(self, context: Context, data: Data, indices: Sequence[int]) -> Table:
@@ -208,7 +207,6 @@ class RobustnessIndex(Task[Members]):
             entry = metric(values[0], index, chance=_chance(kind, centre), primary=main, reason=reason)
             outcome.metrics[f"robustness_index@{k}"] = entry | counts
             outcome.metrics[f"robustness_ratio@{k}"] = metric(values[1], share, reason=reason)
-        outcome.rows = [context.row(index) for index in indices]
         return outcome
 
 

@@ -171,12 +171,7 @@ class Segmentation(MapTask[Masks]):
         return outcome
 
     def _scores(
-        self,
-        heat: NDArray[np.float32] | None,
-        truth: Mask,
-        pixels: NDArray[np.uint8],
-        sam: Sam | None,
-        control: str,
+        self, heat: NDArray[np.float32] | None, truth: Mask, pixels: NDArray[np.uint8], sam: Sam | None, control: str
     ) -> dict[str, float | None]:
         """Return the scores of a map's mask, or of a control's (`control` ends their names), None where undefined."""
         values: dict[str, float | None] = dict.fromkeys(SCORES)

@@ -16,16 +16,7 @@ from ..embeddings.cache import EmbeddingCache
 from ..embeddings.decode_ahead import Transform
 from ..metrics.arithmetic import codes, unit
 from .prompts import PromptSet
-from .scoring import (
-    Scoring,
-    average_views,
-    local_scores,
-    mix,
-    pair_softmax,
-    similarity,
-    xplainer,
-    zscore,
-)
+from .scoring import Scoring, average_views, local_scores, mix, pair_softmax, similarity, xplainer, zscore
 
 Floats = NDArray[np.float64]
 Together = Callable[[Floats], Floats]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +22,7 @@ from ...drawing.wording import confusion_figure
 from ...intervals import Part, auroc_part, of_average_precision, of_draws, of_macro, of_mean
 from ...metrics.calibration import calibration_error
 from ...metrics.decisions import class_decisions
-from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
+from ...metrics.ranking import Ranking, average_precision, best_f1, sensitivity_at_specificity, youden
 from ...results import TaskResult, macro_metric, metric
 from ...zero_shot import prompts as prompt_files
 from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding
@@ -30,7 +30,7 @@ from ...zero_shot.prompts import PromptSet
 from ...zero_shot.scoring import Scoring
 from ..base import Auroc, Comparable, Context, Mean, MeanAuroc, Outcome, Plan, Task, Words, families, require_any
 from .decisions import decided_class, decided_macro
-from .figures import calibration_figure, confidence_figure, curve_figure, section, single_finding_confusion
+from .figures import calibration_figure, class_areas, confidence_figure, curve_figure, section, single_finding_confusion
 from .labels import Settings, fewest, truth_of, uncertain
 from .subgroups import by_subgroup, left_out_words, mean_part
 
@@ -219,7 +219,7 @@ class Classification(Task[Labelled]):
         at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
         entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
         entry["f1_best"] = metric(best_f1(labels, values), note="threshold chosen on this data")
-        entry["youden"] = asdict(youden(labels, values))
+        entry["youden"] = youden(labels, values)
         return {"auroc": first, "ap": second}
 
     # multi-label
@@ -244,7 +244,9 @@ class Classification(Task[Labelled]):
             bounds = of_macro([parts[name][key] for name in counted])
             outcome.metrics[f"{key}_macro"] = metric(value, bounds, chance=chance, primary=key == "auroc", **facts)
         wording = {
-            prompt_set.name: {name: value for name, value in self._areas(truth, of_set).items() if name in counted}
+            prompt_set.name: {
+                name: area for name, area in class_areas(names, truth, of_set.ranking).items() if name in counted
+            }
             for prompt_set, of_set in zip(self.sets, scores, strict=True)
         }
         if len(scores) > 1:
@@ -262,12 +264,6 @@ class Classification(Task[Labelled]):
             "wording": wording,
         }
         return outcome
-
-    def _areas(self, truth: NDArray[np.int64], scores: Scores) -> dict[str, float]:
-        """Return the AUROC of each class that has one."""
-        known = (truth != UNKNOWN).T
-        areas = [auroc(truth[rows, at], scores.ranking[rows, at]) for at, rows in enumerate(known)]
-        return {name: area for name, area in zip(self.settings.classes, areas, strict=True) if area is not None}
 
     def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
         """Score the macro AUROC of each subgroup."""
@@ -313,11 +309,7 @@ class Classification(Task[Labelled]):
         if present < 2:
             raise DataError(f"{context.data.name}: only one of the classes {', '.join(names)} occurs")
         outcome.metrics["accuracy"] = metric(
-            float(right.mean()),
-            of_mean(right, resamples),
-            chance=float(share.max()),
-            primary=True,
-            n_classes=present,
+            float(right.mean()), of_mean(right, resamples), chance=float(share.max()), primary=True, n_classes=present
         )
         seen = class_decisions(answer, decided, len(names), np.ones(len(answer)))
         draws = class_decisions(answer, decided, len(names), resamples.weights[:300])

@@ -58,20 +58,19 @@ def scores_of(
             mean_iou(heat, truth, thresholds),
             pixel_ranking(heat, truth),
         )
-        assert overlap is not None
-        values["pointing"] = float(bool(pointing_hit(heat, truth)))
-        values["miou"] = overlap[1]
-        if cnr is not None:
-            values |= {"cnr": cnr, "cnr_absolute": abs(cnr)}
-        if ranking is not None:
-            values |= {"pixel_auroc": ranking[0], "pixel_ap": ranking[1]}
         field = np.where(seen, scaled(heat), np.nan)
-        dice = dice_at(field, truth, cut)
         box = box_of_map(field, cut)
         best = best_overlap(box, inside(boxes, truth.shape)) if box else (0.0, 0.0)
-        values["dice"] = NOTHING if dice is None else dice
-        if best is not None:
-            values |= {"box_iou": best[0], "iobb": best[1]}
+        found = {
+            "pointing": pointing_hit(heat, truth),
+            "cnr": cnr,
+            "cnr_absolute": None if cnr is None else abs(cnr),
+            "miou": overlap and overlap[1],
+            "dice": dice_at(field, truth, cut),
+        }
+        found |= dict(zip(("pixel_auroc", "pixel_ap"), ranking or (), strict=False))
+        found |= dict(zip(("box_iou", "iobb"), best or (), strict=False))
+        values |= {name: float(value) for name, value in found.items() if value is not None}
     return {f"{name}_{control}" if control else name: value for name, value in values.items()}
 
 
@@ -104,11 +103,7 @@ def summary(
 
 
 def macro(
-    values: NDArray[np.float64],
-    findings: Sequence[str],
-    drawn: Resamples,
-    name: str,
-    areas: NDArray[np.float64],
+    values: NDArray[np.float64], findings: Sequence[str], drawn: Resamples, name: str, areas: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Return the mean over findings of the means over their phrases (BioViL's protocol), with its interval.
 

@@ -109,8 +109,8 @@ class ClassRetrieval(Task[Members]):
             "gallery": len(gallery.rows),
             "ties": "index",
         }
-        outcome.rows = [context.row(index) for index in indices]
         if by_image:
+            outcome.rows = [context.row(index) for index in indices]
             for row, shares in zip(found.keep, found.values.tolist(), strict=True):
                 outcome.rows[row] |= dict(zip(names, shares, strict=True))
         return outcome

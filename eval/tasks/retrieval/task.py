@@ -23,7 +23,7 @@ from ...metrics.arithmetic import codes, unit
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
 from ...results import TaskResult, metric
 from ..base import Context, Outcome, Plan, Task, families, require_any, scores_card, worded
-from .pairs import Pool, Which, texts_of, values_of
+from .pairs import Ints, Pool, Which, texts_of, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
 SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
@@ -159,9 +159,7 @@ class Retrieval(Task[Pairs]):
             else:
                 queries, gallery, asked, (members, groups) = texts, images, pool.spelt, pool.texts_of_images()
                 asking, drawn = rows, context.draw(pool.indices)
-            ranks = search.rank(queries, gallery, asked, groups, rows_of_groups=members)
-            self._score(outcome, short, ranks, len(gallery), drawn)
-            self._recall(outcome, short, ranks, (queries, gallery, asked, groups, members), drawn)
+            ranks = self._score(outcome, short, (queries, gallery, asked, groups, members), drawn)
             for row, place in zip(asking, ranks.rank(settings.ties), strict=True):
                 row |= {f"rank_{short}": float(place), f"{short}_mrr": float(1 / place)}
             for k in settings.k:  # a rank among ties does not say them
@@ -179,47 +177,30 @@ class Retrieval(Task[Pairs]):
             outcome.warnings.append(f"{len(texts) - len(unique)} texts repeat another one; equal texts count as right")
         return outcome
 
-    def _score(self, outcome: Outcome, short: str, ranks: Ranks, gallery: int, drawn: Resamples) -> None:
-        ties = self.settings.ties
-        for k in self.settings.k:
-            hits = ranks.hits(k, ties)
-            outcome.metrics[f"{short}_r@{k}"] = metric(
-                float(hits.mean()),
-                of_mean(hits, drawn),
-                chance=chance_hit(gallery, ranks.positives, k),
-                primary=k == self.settings.primary_k,
-                n_queries=len(ranks),
-                gallery=gallery,
-            )
+    def _score(
+        self, outcome: Outcome, short: str, sides: tuple[Floats, Floats, Ints, Ints, Ints], drawn: Resamples
+    ) -> Ranks:
+        """Enter R@k, ranks, and true recall where a query has several positives; return the ranks of the queries."""
+        queries, gallery, asked, groups, members = sides
+        ties, ks, ranks = self.settings.ties, self.settings.k, search.rank(*sides)
+        facts: dict[str, Any] = {"n_queries": len(ranks)}
+        for k in ks:
+            hits, chance = ranks.hits(k, ties), chance_hit(len(gallery), ranks.positives, k)
+            facts_of_k = {"primary": k == self.settings.primary_k, **facts, "gallery": len(gallery)}
+            entry = metric(float(hits.mean()), of_mean(hits, drawn), chance=chance, **facts_of_k)
+            outcome.metrics[f"{short}_r@{k}"] = entry
         places = ranks.rank(ties)
         outcome.metrics[f"{short}_median_rank"] = metric(float(np.median(places)), higher_is_better=False)
         outcome.metrics[f"{short}_mrr"] = metric(float((1 / places).mean()), of_mean(1 / places, drawn))
-
-    def _recall(
-        self,
-        outcome: Outcome,
-        short: str,
-        ranks: Ranks,
-        pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-        drawn: Resamples,
-    ) -> None:
-        """Add true recall, the share of a query's positives among the first k, where any query has several."""
         several = ranks.positives > 1
-        if not several.any():
-            return
-        queries, gallery, asked, groups, members = pairs
-        count = search.found(
-            queries[several], gallery, asked[several], groups, self.settings.k, self.settings.ties, members
-        )
-        for at, k in enumerate(self.settings.k):
-            shares = ranks.hits(k, self.settings.ties)
-            shares[several] = count[:, at] / ranks.positives[several]
-            outcome.metrics[f"{short}_recall@{k}"] = metric(
-                float(shares.mean()),
-                of_mean(shares, drawn),
-                chance=min(1.0, k / len(gallery)),
-                n_queries=len(ranks),
-            )
+        if several.any():  # the share of a query's positives among the first k
+            counts = search.found(queries[several], gallery, asked[several], groups, ks, ties, members)
+            for at, k in enumerate(ks):
+                shares, chance = ranks.hits(k, ties), min(1.0, k / len(gallery))
+                shares[several] = counts[:, at] / ranks.positives[several]
+                entry = metric(float(shares.mean()), of_mean(shares, drawn), chance=chance, **facts)
+                outcome.metrics[f"{short}_recall@{k}"] = entry
+        return ranks
 
     def _pooled(
         self, images: Floats, texts: Floats, pool: Pool, direction: Direction, size: int, seed: int, draws: int = 100
