@@ -6,8 +6,8 @@
 
 A row is a module in `benchmarks/rows/` with `run(options) -> Iterator[Result]`, run in a process of its own. `large` (the
 contrastive loss at N = 65,536, minutes) and `gpu` run only when they are named; all but `gpu` measure the CPU. Beside these
-rows there are `python -m benchmarks.prep`, `.objectives`, `.compare_objectives`, `.evaluation` and `.communication`, which
-print for themselves.
+rows there are `python -m benchmarks.prep`, `.objectives`, `.compare_objectives`, `.evaluation`, `.mentions` and
+`.communication`, which print for themselves.
 """
 
 from __future__ import annotations

@@ -174,7 +174,9 @@ def concept(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     blank = torch.zeros((count, 97), dtype=torch.int64)
     owner = torch.arange(count).repeat_interleave(4)
     start = torch.arange(4).repeat(count) * 3
-    spans = Spans(start, start + 2, owner, torch.arange(4 * count), torch.ones_like(owner))
+    spans = Spans(
+        owner=owner, start=start, end=start + 2, code=torch.arange(4 * count), assertion=torch.ones_like(owner)
+    )
     batch = Batch(
         image=torch.zeros(count, 1),
         text=Tokens(blank, blank == 0, blank),
@@ -211,14 +213,14 @@ def concept(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
 
 def medslip(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
     """51 places and 75 findings, decoders of 4 layers of width 256; one sample after the other, or all together."""
-    from vlp.batch import Batch, ModelOutput, Tokens
+    from vlp.batch import Batch, ModelOutput, Spans, Tokens
     from vlp.objectives.medslip import MedSlip
 
     patches, words, _, _ = token_inputs(count)
     torch.manual_seed(0)
     findings = tuple(f"finding {index}" for index in range(75))
     places = {f"place {index}": (f"side {index}", None) for index in range(51)}
-    objective = MedSlip(MedSlip.Config(findings=findings, places=places, from_extras=True, dropout=0.0), 128)
+    objective = MedSlip(MedSlip.Config(findings=findings, places=places, dropout=0.0), 128)
     matrix = torch.where(torch.rand(count, 51, 75) < 0.02, torch.randint(0, 2, (count, 51, 75)), -1).to(torch.int8)
     matrix[:, 0, 0], matrix[:, 1, 0] = 1, 0
 
@@ -226,7 +228,9 @@ def medslip(name: str, count: int) -> tuple[Callable[[], Tensor], list[Tensor]]:
         blank = torch.zeros((len(patches[rows]), 1), dtype=torch.int64)
         keys = [str(row) for row in range(count)][rows]
         batch = Batch(torch.zeros(len(keys), 1), Tokens(blank, blank == 0, blank), group=blank.expand(-1, 2), keys=keys)
-        batch.extras["triplets"] = matrix[rows]
+        owner, place, finding = (matrix[rows] >= 0).nonzero().T
+        code, assertion = objective.codes[place, finding], matrix[rows][owner, place, finding].long()
+        batch.spans = Spans(owner=owner, start=owner * 0, end=owner * 0 + 1, code=code, assertion=assertion)
         output = ModelOutput(patches[rows, 0], words[rows, 0], patches=patches[rows])
         total: Tensor = objective(output, batch).total
         return total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .core.config import ConfigError
+from .core.errors import first_line
 from .core.untrusted import open_regular
 from .core.version import __version__
 from .modalities.base import Processor, processors
@@ -147,25 +148,28 @@ class Pretrained:
         DICOM is read as any other file, by `window`: "file", "range" or "center,width" (see `DicomOptions`). Raises
         ImageError.
         """
-        import torch
 
-        rows = []
-        with torch.no_grad():
-            for start in range(0, len(images), batch_size):
-                pixels = [self._pixels(image, window) for image in images[start : start + batch_size]]
-                rows.append(self.model.encode_image(self.preprocess.batch(pixels).to(self.device)))
-            found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
-            return torch.nn.functional.normalize(found.float(), dim=1)
+        def encode(part: Sequence[Any]) -> torch.Tensor:
+            pixels = [self._pixels(image, window) for image in part]
+            return self.model.encode_image(self.preprocess.batch(pixels).to(self.device))
+
+        return self._embed(images, batch_size, encode)
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = 64) -> torch.Tensor:
         """Embed texts -> [N, D], unit length."""
+
+        def encode(part: Sequence[str]) -> torch.Tensor:
+            return self.model.encode_text(self.tokenizer(list(part)).tokens.to(self.device))
+
+        return self._embed(texts, batch_size, encode)
+
+    def _embed(
+        self, items: Sequence[Any], batch_size: int, encode: Callable[[Sequence[Any]], torch.Tensor]
+    ) -> torch.Tensor:
         import torch
 
-        rows = []
         with torch.no_grad():
-            for start in range(0, len(texts), batch_size):
-                tokens = self.tokenizer(list(texts[start : start + batch_size])).tokens
-                rows.append(self.model.encode_text(tokens.to(self.device)))
+            rows = [encode(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
 
@@ -256,9 +260,8 @@ def rebuild(
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     except Exception as error:  # whatever the libraries say of an architecture that cannot be
-        said = str(error).splitlines()
         raise ConfigError(
-            f"{path}: model: no such architecture can be built ({type(error).__name__}{f': {said[0]}' if said else ''})"
+            f"{path}: model: no such architecture can be built ({type(error).__name__}: {first_line(error)})"
         ) from error
     return model, found, tree
 
@@ -284,11 +287,11 @@ def locate(source: Path | str) -> Path:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    from .core.trust import read_small_json
+    from .core.untrusted import read_object
 
     if not path.exists():
         raise ConfigError(f"no model in {path.parent}: {path.name} is missing")
-    tree = read_small_json(path)
+    tree = read_object(path)
     if tree.get("format") != FORMAT:
         raise ConfigError(f"{path} is not a model of vlp's (format {FORMAT!r}); load it with the library that wrote it")
     return tree

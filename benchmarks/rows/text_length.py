@@ -65,8 +65,7 @@ def run(options: Options) -> Iterator[Result]:
 
 def demo_reports(count: int = 1536) -> list[str]:
     """Return the reports of the synthetic world."""
-    from vlp_prep.synthetic.generate import draw_state
-    from vlp_prep.synthetic.patient import stream
+    from vlp_prep.synthetic.patient import draw_state, stream
     from vlp_prep.synthetic.report import write
 
     return [write(draw_state(index, 0), stream(0, 4, index))[0].text for index in range(count)]
@@ -80,12 +79,12 @@ def long_reports(count: int = 1536) -> list[str]:
 
 
 def tokenizer_of(shards: Path) -> Any:
-    from vlp.data.loader import DataConfig, Loader
+    from vlp.data.loader import DataConfig, open_stream
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     spec = TextSpec(kind="wordpiece", length=LENGTH, vocab_size=1000)
-    return build_tokenizer(spec, Loader.training_texts(DataConfig(train=str(shards), batch_size=BATCH)))
+    return build_tokenizer(spec, open_stream(DataConfig(train=str(shards), batch_size=BATCH), 0, "train", 1).texts())
 
 
 def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Tokens]:

@@ -9,9 +9,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import ConfigError
+import numpy as np
 
+from vlp.core.config import ConfigError
+from vlp.core.output import check_apart, write_whole
+from vlp.data.shards.sample_io import SampleError
+from vlp.modalities.image.decode import decode
+from vlp.modalities.image.errors import ImageError
+
+from ..pipeline.shard_writer import ShardWriter
 from ..readers.samples import Reading, max_rejected_option
+from ..splits import near_duplicates
 
 THIN_RULE = "of each group, the members whose blake2b(seed, key) is smallest are kept"
 
@@ -20,35 +28,32 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
     parser.add_argument("folder", type=Path, help="a folder of shards with a manifest")
     parser.add_argument("--by", choices=("image", "text", "embedding"), default="image")
-    parser.add_argument("--distance", type=int, help="bits that may differ (default: 20 of 256, texts 3 of 64)")
+    image, text = near_duplicates.IMAGE_DISTANCE, near_duplicates.TEXT_DISTANCE
+    words = f"bits that may differ (default: {image} of 256, texts {text} of 64)"
+    parser.add_argument("--distance", type=int, help=words)
     parser.add_argument("--model", type=Path, help="checkpoint for --by embedding")
     parser.add_argument(
         "--trust", action="append", default=[], metavar="MODULE", help="import this module where the model names it"
     )
     parser.add_argument("--similarity", type=float, default=0.98, help="least cosine for --by embedding")
     parser.add_argument("--out", type=Path, help="write the groups as JSON lines")
-    parser.add_argument("--thin", type=Path, metavar="DIR", help="write the set there without what is too many")
-    parser.add_argument("--keep", type=int, default=1, help="members of a group that stay (default: 1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice who stays")
+    parser.add_argument(
+        "--thin", type=Path, metavar="DIR", help="write the set there without the surplus members of its groups"
+    )
+    parser.add_argument("--keep", type=int, default=1, help="members to keep of each group (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of members to keep")
     max_rejected_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print how many groups there are; write groups and the thinned set where asked."""
-    from vlp.core.output import check_apart, write_whole
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.shard_set import ShardSet
-
-    from ..splits.near_duplicates import group, thin
-
     if args.thin:
         check_apart(args.thin, args.folder)
-    shards = ShardSet(Manifest.read(args.folder))
-    reading = Reading(shards, args.max_rejected)
+    reading = Reading(args.folder, args.max_rejected)
     rows: list[int] = []
     pairs = list(_pairs(args, reading, rows))
-    groups = [[rows[at] for at in members] for members in group(pairs, len(rows))]
-    keys = [shards.key(index) for index in range(len(shards))]
+    groups = [[rows[at] for at in members] for members in near_duplicates.group(pairs, len(rows))]
+    keys = [reading.shards.key(index) for index in range(len(reading.shards))]
     extra = sum(len(members) - 1 for members in groups)
     sys.stdout.write(f"{len(groups)} groups of near-identical {args.by}s hold {extra} beyond their first\n")
     if args.out:
@@ -58,20 +63,13 @@ def run(args: argparse.Namespace) -> int:
         ]
         write_whole(args.out, "".join(f"{line}\n" for line in lines))
     if args.thin:
-        dropped = thin(groups, keys, args.keep, args.seed)
-        _write(args, reading, dropped)
+        _write(args, reading, near_duplicates.thin(groups, keys, args.keep, args.seed))
     reading.finish()
     return 0
 
 
 def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Iterator[Any]:
     """Return blocks of near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
-    import numpy as np
-
-    from vlp.modalities.image.errors import ImageError
-
-    from ..splits import near_duplicates
-
     hashes = []
     if args.by == "text":
         known: dict[str, Any] = {}
@@ -107,9 +105,6 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
 
 def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
     """Yield the images that decode, and note in `rows` whose they are."""
-    from vlp.modalities.image.decode import decode
-    from vlp.modalities.image.errors import ImageError
-
     for index, sample in reading.samples():
         assert isinstance(sample.image, bytes)
         try:
@@ -122,11 +117,6 @@ def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
 
 
 def _write(args: argparse.Namespace, reading: Reading, dropped: set[int]) -> None:
-    from vlp.core.output import write_whole
-    from vlp.data.shards.sample_io import SampleError
-
-    from ..pipeline.shard_writer import ShardWriter
-
     shards, kept = reading.shards, 0
     with ShardWriter(args.thin, source=shards.manifest.shards[0].source) as writer:
         for index, sample in reading.samples(index for index in range(len(shards)) if index not in dropped):

@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vlp.core.config import ConfigError
+from vlp.core.output import hold
+from vlp.data.shards.foreign.index import Choices
+from vlp.data.shards.verify import index_folder
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -25,10 +30,6 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Index the folder, saying what became of each shard."""
-    from vlp.core.config import ConfigError
-    from vlp.core.output import hold
-    from vlp.data.shards.foreign.index import Choices
-    from vlp.data.shards.verify import index_folder
 
     def say(line: str) -> None:
         sys.stdout.write(f"{line}\n")

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..privacy.identifiers import make_key_file
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -15,8 +17,6 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Write the key; an existing file is left as it is, and an error."""
-    from ..privacy.identifiers import make_key_file
-
     make_key_file(args.file)
     sys.stdout.write(f"{args.file}: keep it where the raw data is kept; builds of one key can be joined\n")
     return 0

@@ -5,53 +5,46 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
+
+from vlp.core.config import ConfigError
+from vlp.core.output import write_whole
+
+from ..images.contact_sheet import render_html, render_png
 from ..readers.samples import Reading, max_rejected_option
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
     parser.add_argument("folder", help="a folder of shards with a manifest")
-    parser.add_argument("--n", type=int, default=16, help="how many samples (default: 16)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice which")
+    parser.add_argument("--n", type=int, default=16, help="how many samples (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
     parser.add_argument("--split", help="one split only")
     parser.add_argument("--boxes", action="store_true", help="only samples with boxes or masks")
     max_rejected_option(parser)
-    parser.add_argument(
-        "--out", type=Path, default=Path("preview.html"), help="a .html or .png (default: preview.html)"
-    )
+    sheet = Path("preview.html")
+    parser.add_argument("--out", type=Path, default=sheet, help="a .html or .png (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the contact sheet."""
-    import numpy as np
-
-    from vlp.core.config import ConfigError
-    from vlp.core.output import write_whole
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.shard_set import ShardSet
-
-    from ..images.contact_sheet import render_html, render_png
-
     if args.out.suffix not in (".html", ".png"):
         raise ConfigError(f"--out {args.out}: expected a name that ends in .html or .png")
-    shards = ShardSet(Manifest.read(args.folder).select(args.split))
-    order = np.random.default_rng(args.seed).permutation(len(shards))
-    reading = Reading(shards, args.max_rejected)
-    samples = []
-    for _, sample in reading.samples(map(int, order)):
-        if not args.boxes or sample.boxes or sample.masks:
-            samples.append(sample)
-        if len(samples) == args.n:
-            break
+    reading = Reading(args.folder, args.max_rejected, args.split)
+    size = len(reading.shards)
+    order = map(int, np.random.default_rng(args.seed).permutation(size))
+    wanted = (sample for _, sample in reading.samples(order) if not args.boxes or sample.boxes or sample.masks)
+    samples = list(islice(wanted, args.n))
     if not samples:
         reading.finish()
         raise ConfigError(f"{args.folder}: no samples with boxes or masks")
     if args.out.suffix == ".png":
         write_whole(args.out, render_png(samples))
     else:
-        write_whole(args.out, render_html(samples, f"{args.folder}: {len(samples)} of {len(shards)}"))
-    sys.stdout.write(f"{args.out}: {len(samples)} of {len(shards)} samples\n")
+        write_whole(args.out, render_html(samples, f"{args.folder}: {len(samples)} of {size}"))
+    sys.stdout.write(f"{args.out}: {len(samples)} of {size} samples\n")
     reading.finish()
     return 0

@@ -6,9 +6,15 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
+from vlp.core.output import write_whole
+from vlp.modalities.image.decode import besides_pixels
+from vlp.modalities.text.identifiers import scan
+from vlp.sample import Sample
+
+from ..privacy.burned_in_text import has_text
 from ..readers.samples import Reading, max_rejected_option
 
 
@@ -17,34 +23,22 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("folder", help="a folder of shards with a manifest")
     parser.add_argument("--images", action="store_true", help="look for burned-in text too")
     parser.add_argument("--out", type=Path, help="write keys and kinds (never the text) as JSON lines")
-    parser.add_argument("--limit", type=int, default=0, help="look at the first so many samples only")
+    parser.add_argument("--limit", type=int, default=0, help="look at the first N samples only (default: all)")
     max_rejected_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print counts by kind; exit code 1 when anything was found, so that a pipeline can stop there."""
-    from vlp.core.output import write_whole
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.image.decode import besides_pixels
-
-    from ..privacy.burned_in_text import has_text
-    from ..privacy.phi_scan import count, texts_of
-
-    shards = ShardSet(Manifest.read(args.folder))
-    size = min(len(shards), args.limit) if args.limit else len(shards)
-
-    reading = Reading(shards, args.max_rejected)
-
-    def texts() -> Iterator[tuple[str, str]]:
-        for _, sample in reading.samples(range(size), pixels=False):
-            for text in texts_of(sample):
-                yield sample.key, text
-
-    totals, hits = count(texts())
+    reading = Reading(args.folder, args.max_rejected)
+    size = len(reading.shards)
+    size = min(size, args.limit) if args.limit else size
+    totals: Counter[str] = Counter()
     found: dict[str, set[str]] = {}
-    for key, kinds in hits:
-        found.setdefault(key, set()).update(kinds)
+    for _, sample in reading.samples(range(size), pixels=False):
+        kinds = [finding.kind for text in _texts(sample) for finding in scan(text)]
+        totals.update(kinds)
+        if kinds:
+            found[sample.key] = set(kinds)
     for _, sample in reading.samples(range(size)):
         assert isinstance(sample.image, bytes)
         marks = {f"{name} (file)" for data in (sample.image, *sample.masks.values()) for name in besides_pixels(data)}
@@ -59,6 +53,12 @@ def run(args: argparse.Namespace) -> int:
         write_whole(args.out, "".join(f"{line}\n" for line in lines))
     reading.finish()
     return 1 if totals else 0
+
+
+def _texts(sample: Sample) -> list[str]:
+    """Return every text that a sample carries."""
+    written = [] if sample.report is None else [sample.report.text]
+    return [*written, *sample.captions, *(box.phrase for box in sample.boxes)]
 
 
 def _print(totals: Counter[str], samples: int, size: int) -> None:

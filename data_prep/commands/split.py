@@ -10,10 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import ConfigError
-from vlp.core.untrusted import read_regular, read_text
+import numpy as np
 
+from vlp.core.config import ConfigError
+from vlp.core.output import check_apart, write_whole
+from vlp.core.untrusted import read_regular, read_text
+from vlp.data.shards.sample_io import SampleError
+from vlp.data.tables.read import rows
+from vlp.modalities.image.errors import ImageError
+
+from ..pipeline.data_card import resplit_card
+from ..pipeline.shard_writer import ShardWriter
 from ..readers.samples import Reading, max_rejected_option
+from ..splits.near_duplicates import IMAGE_DISTANCE, group, image_hash, near_hashes
+from ..splits.split import SHARES, choose, leaks, parse_shares
 
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
@@ -23,8 +33,10 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     )
     parser.add_argument("--check", action="store_true", help="only look for leaks; exit code 1 when there is one")
     parser.add_argument("--images", action="store_true", help="with --check: near-identical images too")
-    parser.add_argument("--distance", type=int, default=20, help="bits of 256 that near-identical images may differ in")
-    parser.add_argument("--split", default="0.8,0.1,0.1", help="shares of train,val,test, or name=share,...")
+    words = "bits of 256 that near-identical images may differ in (default: %(default)s)"
+    parser.add_argument("--distance", type=int, default=IMAGE_DISTANCE, help=words)
+    words = "shares of train,val,test, or name=share,... (default: %(default)s)"
+    parser.add_argument("--split", default=SHARES, help=words)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--groups", type=Path, help="groups of `vlp-prep dedup`: kept on one side, with their patients")
     parser.add_argument("--out", type=Path, help="where the split set goes")
@@ -41,32 +53,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.image.errors import ImageError
-
-    from ..splits.near_duplicates import image_hash
-    from ..splits.split import leaks
-
-    people: list[tuple[str, str | None, str]] = []
+    patients: list[tuple[str, str | None, str]] = []
     images: list[tuple[str, str, Any]] = []
-    readings = [Reading(ShardSet(Manifest.read(folder)), args.max_rejected) for folder in args.folders]
+    readings = [Reading(folder, args.max_rejected) for folder in args.folders]
     for folder, reading in zip(args.folders, readings, strict=True):
         for index, sample in reading.samples(pixels=args.images):
             side = sample.split or "all"
             side = f"{folder}:{side}" if len(args.folders) > 1 else side
-            people.append((side, sample.patient, sample.key))
+            patients.append((side, sample.patient, sample.key))
             if args.images:
                 assert isinstance(sample.image, bytes)
                 try:
                     images.append((side, sample.key, image_hash(sample.image)))
                 except ImageError as error:
                     reading.reject(index, error)
-    found = leaks(people) + (_image_leaks(images, args.distance) if args.images else [])
+    found = leaks(patients) + (_image_leaks(images, args.distance) if args.images else [])
     for leak in found:
         sys.stdout.write(f"{leak}\n")
-    unknown = sum(patient is None for _, patient, _ in people)
-    sides = ", ".join(f"{name} {count}" for name, count in sorted(Counter(side for side, _, _ in people).items()))
+    unknown = sum(patient is None for _, patient, _ in patients)
+    sides = ", ".join(f"{name} {count}" for name, count in sorted(Counter(side for side, _, _ in patients).items()))
     sys.stdout.write(f"{len(found)} leaks between {sides}" + (f" ({unknown} without a patient)\n" if unknown else "\n"))
     for reading in readings:
         reading.finish()
@@ -74,11 +79,6 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]:
-    import numpy as np
-
-    from ..splits.near_duplicates import group, near_hashes
-    from ..splits.split import leaks
-
     if not images:
         return []
     groups = group(near_hashes(np.stack([image[2] for image in images]), distance), len(images))
@@ -87,24 +87,15 @@ def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]
 
 
 def _split(args: argparse.Namespace) -> int:
-    from vlp.core.output import check_apart
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.sample_io import SampleError
-    from vlp.data.shards.shard_set import ShardSet
-
-    from ..pipeline.shard_writer import ShardWriter
-    from ..splits.split import choose, parse_shares
-
     check_apart(args.out, args.folders[0])
     shares = parse_shares(args.split)
-    shards = ShardSet(Manifest.read(args.folders[0]))
-    reading = Reading(shards, args.max_rejected)
+    reading = Reading(args.folders[0], args.max_rejected)
     together = _together(args.groups, reading) if args.groups else {}
     counts: Counter[str] = Counter()
-    with ShardWriter(args.out, source=shards.manifest.shards[0].source) as writer:
+    with ShardWriter(args.out, source=reading.shards.manifest.shards[0].source) as writer:
         for index, sample in reading.samples():
-            who = sample.patient or sample.study or sample.key
-            split = choose(together.get(who, who), shares, args.seed)
+            owner = sample.patient or sample.study or sample.key
+            split = choose(together.get(owner, owner), shares, args.seed)
             try:
                 writer.write(replace(sample, split=split))
             except SampleError as error:
@@ -119,10 +110,6 @@ def _split(args: argparse.Namespace) -> int:
 
 def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
     """Write the data card of the set beside the new shards, with the new split behind it, and its list of rejects."""
-    from vlp.core.output import write_whole
-
-    from ..pipeline.data_card import resplit_card
-
     source, out = args.folders[0], args.out
     if (source / "README.md").is_file():
         card = resplit_card(read_text(source / "README.md"), counts, args.split, args.seed)
@@ -133,12 +120,6 @@ def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
 
 def _together(groups: Path, reading: Reading) -> dict[str, str]:
     """Return for each patient in a group of duplicates the name that all patients connected to them share."""
-    import numpy as np
-
-    from vlp.data.tables.read import rows
-
-    from ..splits.near_duplicates import group
-
     owner = {}
     for _, sample in reading.samples(pixels=False):
         owner[sample.key] = sample.patient or sample.study or sample.key

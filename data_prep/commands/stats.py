@@ -7,9 +7,16 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vlp.core.config import compose, validate
+from vlp.modalities.image.decode import image_size
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.text.spec import TextSpec
+
+from ..pipeline.stats import DatasetStats, quantiles
 from ..readers.samples import Reading, max_rejected_option
 
 LIMITS = (77, 128, 256, 512)
@@ -29,19 +36,13 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the tables."""
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.image.errors import ImageError
-
-    from ..pipeline.stats import DatasetStats, quantiles
-
-    shards = ShardSet(Manifest.read(args.folder).select(args.split))
     stats, texts = DatasetStats(), []
     sizes: Counter[int] = Counter()
-    reading = Reading(shards, args.max_rejected)
+    reading = Reading(args.folder, args.max_rejected, args.split)
     for index, sample in reading.samples():
         try:
-            side = _longer_side(sample.image)
+            assert isinstance(sample.image, bytes)
+            side = max(image_size(sample.image))
         except ImageError as error:
             reading.reject(index, error)
             continue
@@ -63,21 +64,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _longer_side(image: Any) -> int:
-    from vlp.modalities.image.decode import image_size
-
-    return max(image_size(image))
-
-
 def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Return quantiles of the number of tokens, and the share of texts longer than each usual limit."""
-    from dataclasses import replace
-
-    from vlp.core.config import compose, validate
-    from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
-
-    from ..pipeline.stats import quantiles
 
     tree = _saved(where) if where.is_dir() else compose(where).get("tokenizer") or {}
     spec = replace(validate(TextSpec, tree, f"{where}: tokenizer"), length=LONGEST, overflow="truncate")

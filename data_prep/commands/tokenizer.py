@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlp.core.config import ConfigError
+from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import LEFT_OUT
 
 OWN = ("vlp_tokenizer.json", "tokenizer.json", "tokenizer_config.json", "spiece.model")
@@ -16,16 +17,18 @@ OWN = ("vlp_tokenizer.json", "tokenizer.json", "tokenizer_config.json", "spiece.
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
+    usual = TextSpec()
     parser.add_argument("folder", help="a folder of shards with a manifest")
     parser.add_argument("--out", type=Path, required=True, help="where the tokenizer goes")
     parser.add_argument("--kind", choices=("sentencepiece", "wordpiece"), default="sentencepiece")
     parser.add_argument("--vocab-size", type=int, default=8000)
+    words = "patients that must share a word for it to be learnt (default: %(default)s)"
+    parser.add_argument("--min-patients", type=int, default=usual.shared_by, help=words)
     parser.add_argument(
-        "--min-patients", type=int, default=5, help="patients that must share a word for it to be learnt (default: 5)"
+        "--length", type=int, default=usual.length, help="longest text in tokens (default: %(default)s)"
     )
-    parser.add_argument("--length", type=int, default=256, help="longest text in tokens (default: 256)")
-    parser.add_argument("--split", default="train", help="which split's texts (default: train)")
-    parser.add_argument("--limit", type=int, default=0, help="train on the first so many samples (default: all)")
+    parser.add_argument("--split", default="train", help="which split's texts (default: %(default)s)")
+    parser.add_argument("--limit", type=int, default=0, help="train on the first N samples (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
     from vlp.core.output import hold
     from vlp.data.shards.manifest import Manifest
     from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))

@@ -6,6 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.verify import verify
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
@@ -16,9 +19,6 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the problems, one per line; exit code 1 when there are any."""
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.verify import verify
-
     manifest = Manifest.read(args.folder)
     problems = verify(args.folder, decode=not args.no_decode, limit=args.limit)
     for problem in problems:

@@ -13,12 +13,12 @@ import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from vlp.core.config import ConfigError
 from vlp.core.process import end_with_parent
@@ -26,11 +26,11 @@ from vlp.data.tables.cells import CellError
 from vlp.modalities.image.errors import ImageError
 from vlp.sample import Sample
 
-from ..images.store import ImageOptions
 from ..privacy.identifiers import IdHasher
 from ..sources.base import Record, Reject, sources
 from .killed import ENOUGH, KILLED, Trail, collect
-from .prepare import ConceptExtractor, SampleProcessor, TextOptions
+from .options import BuildOptions
+from .prepare import ConceptExtractor, SampleProcessor
 
 CHUNK = 16
 
@@ -54,14 +54,11 @@ class Rejected:
 class Job:
     """What a worker needs to know, once."""
 
-    source: str
-    raw: Path | None
+    options: BuildOptions
     config: Any
-    image: ImageOptions
-    text: TextOptions
+    """The source's own options."""
     extractor: ConceptExtractor | None
     key: bytes | None
-    follow_links: bool
     state: Path
     """Where processes leave which record they are at, see `killed`."""
     left_out: frozenset[int] = frozenset()
@@ -71,12 +68,13 @@ class Worker:
     """A source and the per-sample work, applied to chunks of records."""
 
     def __init__(self, job: Job) -> None:
-        self._source = sources.get(job.source)(job.raw, job.config, job.follow_links)
-        self._source.max_pixels = job.image.max_pixels
+        options = job.options
+        self._source = sources.get(options.source["kind"])(options.raw, job.config, options.follow_links)
+        self._source.max_pixels = options.image.max_pixels
         self._hasher = IdHasher(job.key) if job.key else None
         self._left_out = job.left_out
         self.trail: Trail | None = None
-        self._prepare = SampleProcessor(job.image, job.text, job.extractor, self._hasher)
+        self._prepare = SampleProcessor(options.image, options.text, job.extractor, self._hasher)
 
     def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
         done = []
@@ -94,23 +92,25 @@ class Worker:
             return self.rejected(index, record, Reject(KILLED, detail))
         try:
             return self._prepare(self._source.sample(record), split)
-        except Reject as reject:
-            return self.rejected(index, record, reject)
+        except Reject as error:
+            reject = error
         except ImageError as error:
-            return self.rejected(index, record, Reject(error.reason, str(error), counted=error.counted))
+            reject = Reject(error.reason, str(error), counted=error.counted)
         except CellError as error:
-            return self.rejected(index, record, Reject(error.reason, error.detail))
+            reject = Reject(error.reason, error.detail)
         except MemoryError:
-            return self.rejected(index, record, Reject("out_of_memory", "it needs more memory than there is"))
+            reject = Reject("out_of_memory", "it needs more memory than there is")
         except Exception as error:  # one bad file must not end a run of days; past --max-rejected it does
-            return self.rejected(index, record, Reject("error", f"{type(error).__name__}: {error}"))
+            reject = Reject("error", f"{type(error).__name__}: {error}")
+        return self.rejected(index, record, reject)
 
     def rejected(self, index: int, record: Record, reject: Reject) -> Rejected:
         """Return the line for rejected.jsonl: where ids are hashed, no detail, which may quote a cell, a name or an id."""
         private = {"key": record.key, "place": self._source.place(record), "detail": reject.detail}
-        if self._hasher is None:
-            return Rejected(index, record.key, reject.reason, reject.detail, reject.counted, private)
-        return Rejected(index, self._hasher("key", record.key), reject.reason, "", reject.counted, private)
+        key, detail = record.key, reject.detail
+        if self._hasher is not None:
+            key, detail = self._hasher("key", key), ""
+        return Rejected(index, key, reject.reason, detail, reject.counted, private)
 
 
 def run_chunk(job: bytes, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
@@ -133,17 +133,7 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
 
 
-class Submits(Protocol):
-    """What an engine must do: `concurrent.futures`, Dask's `client.get_executor()` and `RayTasks` all do."""
-
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        """Return a future of the call."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let go of what was not started."""
-
-
-def open_engine(engine: str, workers: int) -> tuple[Submits | None, int]:
+def open_engine(engine: str, workers: int) -> tuple[Executor | None, int]:
     """Return what runs chunks, and how many to have under way; None is this process alone.
 
     "processes" starts `workers` of them here; "ray" or "ray:ADDRESS" sends chunks to a Ray cluster, whose machines must see
@@ -160,8 +150,8 @@ def open_engine(engine: str, workers: int) -> tuple[Submits | None, int]:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_start), 3 * workers
 
 
-class RayTasks:
-    """The part of a `concurrent.futures` executor that a build needs, on a Ray cluster or, without an address, started here."""
+class RayTasks(Executor):
+    """An executor on a Ray cluster or, without an address, on one that is started here."""
 
     def __init__(self, address: str = "") -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a hospital's machine sends no usage reports
@@ -175,10 +165,13 @@ class RayTasks:
             ray.init(address=address or None, log_to_driver=False, include_dashboard=False)
         self.cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
 
-    def submit(self, function: Callable[..., Any], /, *arguments: Any) -> Any:
-        return self._ray.remote(function).remote(*arguments).future()
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **named: Any) -> Future[Any]:
+        """Return a future of the call."""
+        task: Future[Any] = self._ray.remote(function).remote(*arguments, **named).future()
+        return task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Let go of a cluster that was started here."""
         if self._mine:
             self._ray.shutdown()
 
@@ -189,12 +182,12 @@ class Pool:
     Everything is done in this process until `start` is called with the number of workers to have.
     """
 
-    def __init__(self, job: Job, engine: str = "processes") -> None:
+    def __init__(self, job: Job) -> None:
         self.local = Worker(job)
         self._state = job.state
         self._job = pickle.dumps(job)
-        self._engine = engine
-        self._executor: Submits | None = None
+        self._engine = job.options.engine
+        self._executor: Executor | None = None
         self._ahead = 0
 
     def start(self, workers: int) -> None:

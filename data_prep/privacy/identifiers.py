@@ -17,21 +17,17 @@ from vlp.core.config import ConfigError
 from vlp.core.untrusted import open_regular
 from vlp.sample import Sample
 
-from .phi_scan import VARIABLE
-
+VARIABLE = "VLP_PREP_KEY"
 SHORTEST = 16
 
 
 def read_key(file: Path | None) -> bytes | None:
     """Return the key from `file`, else from the environment variable VLP_PREP_KEY, else None; raises ConfigError."""
-    if file is not None:
-        key, where = _read_key_file(file), str(file)
-    else:
-        key, where = os.environ.get(VARIABLE, "").encode().strip(), VARIABLE
-        if not key:
-            return None
+    key = _read_key_file(file) if file is not None else os.environ.get(VARIABLE, "").encode().strip()
+    if file is None and not key:
+        return None
     if len(key) < SHORTEST:
-        raise ConfigError(f"the key in {where} has {len(key)} characters; at least {SHORTEST} are needed")
+        raise ConfigError(f"the key in {file or VARIABLE} has {len(key)} characters; at least {SHORTEST} are needed")
     return key
 
 

@@ -1,12 +1,14 @@
-"""The samples of a set, for the commands that read shards: a damaged one is left out, named and counted, in each of them."""
+"""A set of shards for the commands that read one: a damaged sample is left out, named and counted, in each of them."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from vlp.core.config import ConfigError
+from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.sample_io import SampleError
 from vlp.data.shards.shard_set import ShardSet
 from vlp.sample import Sample
@@ -17,16 +19,15 @@ SHOWN = 20
 
 def max_rejected_option(parser: argparse.ArgumentParser) -> None:
     """Declare the limit on damaged samples."""
-    parser.add_argument(
-        "--max-rejected", type=float, default=0.01, help="fail when more than this share is damaged (default: 0.01)"
-    )
+    words = "fail when more than this share is damaged (default: %(default)s)"
+    parser.add_argument("--max-rejected", type=float, default=0.01, help=words)
 
 
 class Reading:
-    """A pass over a set of shards; `rejected` maps the number of each sample that was left out to why."""
+    """A pass over a set of shards, or one split of it; `rejected` maps the number of each sample left out to why."""
 
-    def __init__(self, shards: ShardSet, max_rejected: float) -> None:
-        self.shards, self.max_rejected = shards, max_rejected
+    def __init__(self, folder: Path | str, max_rejected: float, split: str | None = None) -> None:
+        self.shards, self.max_rejected = ShardSet(Manifest.read(folder).select(split)), max_rejected
         self.rejected: dict[int, str] = {}
         self._read: set[int] = set()
 
@@ -46,7 +47,8 @@ class Reading:
                 continue
             except OSError as error:
                 shard = self.shards.manifest.shards[self.shards.manifest.locate(index)[0]].shard
-                raise ConfigError(f"{self.shards.manifest.base}: {shard} cannot be read: {_words(error)}") from None
+                words = error.strerror or str(error)
+                raise ConfigError(f"{self.shards.manifest.base}: {shard} cannot be read: {words}") from None
             yield index, sample
 
     def reject(self, index: int, error: Exception) -> None:
@@ -62,7 +64,3 @@ class Reading:
             sys.stderr.write(f"{count} of {read} samples rejected\n")
         if count > self.max_rejected * read:
             raise ConfigError(f"{count} of {read} samples rejected, more than --max-rejected {self.max_rejected:g}")
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or str(error)

@@ -1,25 +1,19 @@
 """Concepts of a report: which findings and devices it names, what it says of them, and where.
 
-`Extractor` puts together the vocabulary (`vocabulary.py`), the cues (`assertion.py`) and the places (`location.py`): rules
+`Extractor` puts together the vocabulary (`vocabulary.py`), the cues (`negation.py`) and the places (`location.py`): rules
 only, some milliseconds a report, in time linear in its length. It knows no grammar, so its scores on hand-written gold sets
-are part of the tests:
-
-    python -m vlp_prep.reports.concepts --score tests/data_prep/reports/gold_sentences.jsonl
+are part of the tests.
 """
 
 from __future__ import annotations
 
-import argparse
 import re
-import sys
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vlp.core.config import ConfigError, digest, to_tree
 from vlp.core.registry import did_you_mean
-from vlp.core.untrusted import parse_json, read_text
 from vlp.sample import Assertion, Mention, Report
 
 from .answers import is_answer, is_bare_label, ticked
@@ -214,101 +208,3 @@ def _labels(sentence: str, matches: list[Match], said: list[Assertion], cues: li
         elif opening and all(assertion == opening[0] for _, assertion in answers):
             judged[number] = opening[0]
     return judged
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Counts of mentions: found by us, in the gold, and right (code and place in the text; then also assertion, side)."""
-
-    sentences: int
-    found: int
-    gold: int
-    named: int
-    asserted: int
-    sided: int
-    misses: tuple[str, ...]
-
-    def rates(self) -> dict[str, float]:
-        """Return precision and recall of the code alone, with the assertion, and with assertion and side."""
-        rates = {}
-        for name, right in (
-            ("code", self.named),
-            ("code + assertion", self.asserted),
-            ("code + assertion + side", self.sided),
-        ):
-            rates[f"{name}: precision"] = right / max(self.found, 1)
-            rates[f"{name}: recall"] = right / max(self.gold, 1)
-        return rates
-
-
-def score(extractor: Extractor, path: Path) -> Score:
-    """Compare an extractor with a JSONL of sentences and their mentions; raises ConfigError for a file that is none.
-
-    Each line: `{"text": ..., "mentions": [{"code", "text", "start", "end", "assertion", "side"}]}`. A mention is found
-    when one of the same code overlaps it; each counts once.
-    """
-    sentences = found = gold = named = asserted = sided = 0
-    misses = []
-    try:
-        records = [parse_json(line) for line in read_text(path).splitlines() if line.strip()]
-        pairs = [(str(line["text"]), list(line["mentions"])) for line in records]
-    except FileNotFoundError:
-        raise ConfigError(f"no such file: {path}") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: expected lines of {{'text', 'mentions'}}: {error!r}") from None
-    for text, wanted in pairs:
-        ours = list(extractor(text, [(0, len(text))]))
-        sentences, found, gold = sentences + 1, found + len(ours), gold + len(wanted)
-        for expected in wanted:
-            hits = [
-                m
-                for m in ours
-                if m.code == expected["code"] and m.start < expected["end"] and expected["start"] < m.end
-            ]
-            if not hits:
-                misses.append(f"missed  {expected['code']} ({expected['text']!r}) in: {text}")
-                continue
-            hit = hits[0]
-            ours.remove(hit)
-            named += 1
-            asserted += hit.assertion == expected["assertion"]
-            sided += hit.assertion == expected["assertion"] and hit.side == expected["side"]
-            if (hit.assertion, hit.side) != (expected["assertion"], expected["side"]):
-                was = f"{hit.assertion} {hit.side}, gold says {expected['assertion']} {expected['side']}"
-                misses.append(f"differs {expected['code']}: {was} in: {text}")
-        misses += [f"extra   {mention.code} ({mention.text!r}) in: {text}" for mention in ours]
-    return Score(sentences, found, gold, named, asserted, sided, tuple(misses))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print precision and recall on a gold set, or the mentions of a text from standard input."""
-    parser = argparse.ArgumentParser(prog="python -m vlp_prep.reports.concepts", description=main.__doc__)
-    parser.add_argument("--score", type=Path, metavar="FILE", help="a JSONL of sentences with gold mentions")
-    parser.add_argument(
-        "--vocabulary", type=Path, metavar="FILE", help="a vocabulary of your own instead of the package's"
-    )
-    parser.add_argument("--misses", action="store_true", help="with --score: list every difference")
-    options = parser.parse_args(arguments)
-    try:
-        extractor = Extractor(Vocabulary.read(options.vocabulary) if options.vocabulary else None)
-        if options.score is None:
-            for mention in extractor.extract(sys.stdin.read()):
-                place = " ".join(word for word in (mention.side, mention.zone) if word)
-                sys.stdout.write(f"{mention.start}-{mention.end}\t{mention.code}\t{mention.assertion}\t{place}\n")
-            return 0
-        result = score(extractor, options.score)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return 2
-    for line in result.misses if options.misses else ():
-        sys.stdout.write(f"{line}\n")
-    sys.stdout.write(f"{result.sentences} sentences, {result.gold} gold mentions, {result.found} found\n")
-    for name, rate in result.rates().items():
-        sys.stdout.write(f"  {name:36s} {rate:.3f}\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

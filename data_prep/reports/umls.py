@@ -2,7 +2,7 @@
 
 One line a caption: `{"caption": ..., "image": ..., "umls_meta_info": [{"umls_cui", "umls_similarity", "start_char",
 "end_char", ...}]}`. `start_token` and `end_token` belong to another tokeniser and are not read: our loader finds tokens
-from characters. The linker does not tell assertions, so the cues of `assertion.py` do; a CUI is the code.
+from characters. The linker does not tell assertions, so the cues of `negation.py` do; a CUI is the code.
 
 The source `linked_concepts` reads images and captions from such a file; `--concepts FILE` of any other source takes from
 it the mentions of the texts that it holds.
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vlp.core.config import ConfigError
-from vlp.core.untrusted import open_regular, parse_json
+from vlp.core.untrusted import open_regular, parse_object
 from vlp.sample import Mention, Report
 
 from .location import place_mentions
@@ -66,11 +66,8 @@ def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _record(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = parse_json(line)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from None
-    if not isinstance(record, dict) or "caption" not in record:
+    record = parse_object(line, where)
+    if "caption" not in record:
         raise ConfigError(f"{where}: expected a mapping with 'caption' and 'umls_meta_info'")
     return record
 

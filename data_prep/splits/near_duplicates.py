@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -105,21 +106,11 @@ def embed(model: Path, images: Iterable[bytes], batch: int = 32, trust: Sequence
     from vlp.hub import from_pretrained
 
     loaded = from_pretrained(str(model), trust)
+    inputs = (loaded.preprocess.eval(decode(data, loaded.preprocess.spec.channels))[0] for data in images)
     rows: list[Array] = []
-    waiting: list[Any] = []
-
-    def flush() -> None:
-        if waiting:
-            with torch.no_grad():
-                rows.append(loaded.model.encode_image(torch.stack(waiting)).float().cpu().numpy())
-            waiting.clear()
-
-    for data in images:
-        pixels = decode(data, loaded.preprocess.spec.channels)
-        waiting.append(loaded.preprocess.eval(pixels)[0])
-        if len(waiting) == batch:
-            flush()
-    flush()
+    with torch.no_grad():
+        while waiting := list(islice(inputs, batch)):
+            rows.append(loaded.model.encode_image(torch.stack(waiting)).float().cpu().numpy())
     return np.concatenate(rows) if rows else np.zeros((0, 1), np.float32)
 
 

@@ -17,6 +17,7 @@ from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp.models.build import build_model
 from vlp.models.dual_encoder import ModelConfig
+from vlp.objectives import build_objectives
 
 SPEC = ImageSpec(size=32, channels=1)
 SIGNALS = [np.array(row, "<f4").tobytes() for row in ([1, 2, 3, 4], [5, 6, 7, 8])]
@@ -38,7 +39,8 @@ def test_a_signal_goes_all_the_way(tmp_path: Path) -> None:
         model.encoders["signal"].tower.layer(torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8]]))
     )
     assert torch.equal(output.pooled["signal"], expected) and list(output.pooled) == ["image", "text", "signal"]
-    output.pooled["signal"].sum().backward()
+    compared = build_objectives([{"kind": "clip", "between": ["image", "signal"]}], 24)(output, batch)
+    compared.total.backward()
     assert all(parameter.grad is not None for parameter in model.encoders.parameters())
 
     hub.save_pretrained(tmp_path, model, ImageProcessor(SPEC), tokenizer, others=others)

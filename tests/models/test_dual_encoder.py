@@ -255,7 +255,7 @@ def test_the_maximum_over_patches_can_join_the_global_embedding() -> None:
     image, patches = model.encode_image(pixels, patches=True)
     tower = model.image_tower(model.normalise(pixels), patches=True)
     assert model.patch_head is not None
-    assert torch.allclose(patches, model.patch_head(tower.cells))
+    assert torch.allclose(patches, model.patch_head(tower.patch_tokens))
     assert torch.allclose(image, model.image_head(tower.pooled) + patches.amax(1))
     assert torch.equal(image, model.encode_image(pixels))
 
@@ -267,7 +267,7 @@ def test_a_model_without_patches_maps_with_its_global_head() -> None:
     assert patches.shape == (4, 4, 24)
     model, _ = make(image=VIT, needs=frozenset())
     _, patches = model.encode_image(batch(tokenizer).image, patches=True)
-    cells = model.image_tower(model.normalise(batch(tokenizer).image), patches=True).cells
+    cells = model.image_tower(model.normalise(batch(tokenizer).image), patches=True).patch_tokens
     assert torch.allclose(patches, model.image_head(cells))
 
 

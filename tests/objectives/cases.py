@@ -145,10 +145,6 @@ CASES = [
         ("image", "prompts"), prompts=slice(0, 3),
     ),
     Case(
-        "assertion/patches", {"kind": "assertion", "findings": FINDINGS, "patch_weight": 0.5},
-        lambda x, b, p: o.assertion(x, b, 0.5), ("image", "prompts", "patches"), prompts=slice(0, 3),
-    ),
-    Case(
         "multi_text", {"kind": "multi_text", "texts": FACETS}, lambda x, b, p: o.multi_text(x, b),
         ("image", "prompts"), prompts=slice(3, 6),
     ),
@@ -158,10 +154,10 @@ CASES = [
     ),
     Case("medslip", MEDSLIP, lambda x, b, p: n.medslip(x, mentioned(b), p, heads=2, layers=1), ("patches",)),
     Case(
-        "medslip/extras", {**MEDSLIP, "from_extras": True, "layers": 2, "alpha": 0.5},
-        lambda x, b, p: n.medslip(x, b.extras["triplets"], p, heads=2, layers=2, alpha=0.5), ("patches",),
+        "medslip/deep", {**MEDSLIP, "layers": 2, "alpha": 0.5},
+        lambda x, b, p: n.medslip(x, mentioned(b), p, heads=2, layers=2, alpha=0.5), ("patches",),
     ),
-    Case("medslip/sampled", {**MEDSLIP, "from_extras": True, "negatives": 1}, None, ("patches",)),
+    Case("medslip/sampled", {**MEDSLIP, "negatives": 1}, None, ("patches",)),
     Case(  # its positions and pixels are fp32
         "mae", MAE, lambda x, b, p: n.mae(x, b, p, patch=4, heads=2, depth=1), ("masked_patches",), exact=1e-6,
     ),

@@ -104,13 +104,12 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
         extras={
             "text_labels": torch.tensor(rng.choice([1, 0, -1, -2], (rows, 2)), dtype=torch.int8),
             "category": ids(rng.integers(0, 4, rows)),
-            "triplets": torch.tensor(rng.choice([1, 0, -1], (rows, 3, 2)), dtype=torch.int8),
         },
         cursor=96,
     )
     if bare:
         assert batch.labels is not None and batch.prompts is not None
-        batch.labels[2:], batch.prompts.asserted[2:], batch.extras["triplets"][2:] = -2, -2, -1
+        batch.labels[2:], batch.prompts.asserted[2:] = -2, -2
         batch.extras["category"][2:] = 0
     return output, batch
 

@@ -212,20 +212,15 @@ def medclip(o: Any, image_labels: Array, text_labels: Array, texts: list[Array],
     return float(total / len(texts))
 
 
-def assertion(o: Any, b: Any, patch_weight: float = 0.0) -> float:
+def assertion(o: Any, b: Any) -> float:
     half = len(o.prompts) // 2
-    prompts = unit(o.prompts)
-    whole, pooled = unit(o.image) @ prompts.T, np.zeros((len(o.image), 2 * half))
-    for i, patches in enumerate(o.patches):
-        similarity = unit(patches) @ prompts.T
-        pooled[i] = (log_sum_exp(8 * similarity, 0) - np.log(len(patches))) / 8
+    similarity = unit(o.image) @ unit(o.prompts).T
     losses = []
     for i, row in enumerate(b.prompts.asserted):
         for f, said in enumerate(row):
             if said in (0, 1):
                 y = 1 if said == 1 else -1
-                one = [np.log1p(np.exp(-y * (s[i, f] - s[i, half + f]) / 0.1)) for s in (whole, pooled)]
-                losses.append(one[0] + patch_weight * one[1])
+                losses.append(np.log1p(np.exp(-y * (similarity[i, f] - similarity[i, half + f]) / 0.1)))
     return float(np.mean(losses)) if losses else 0.0
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.objectives.kit import DIM, FACETS, FINDINGS, make, part
 from vlp.core.config import ConfigError
 from vlp.objectives import build_objectives
-from vlp.objectives.combine import Weight
+from vlp.objectives.base import WeightSchedule
 
 
 def test_a_weighted_sum_with_named_parts() -> None:
@@ -123,10 +123,10 @@ def test_complaints_name_the_key(trees: Any, message: str) -> None:
 
 
 def test_weights_follow_straight_lines() -> None:
-    weight = Weight.read([[0.2, 1.0], [0.6, 3.0], [0.8, 0.0]], "weight")
+    weight = WeightSchedule.read([[0.2, 1.0], [0.6, 3.0], [0.8, 0.0]], "weight")
     points = {0.0: 1.0, 0.2: 1.0, 0.4: 2.0, 0.6: 3.0, 0.7: 1.5, 0.8: 0.0, 1.0: 0.0}
     assert {at: weight.at(at) for at in points} == pytest.approx(points)
-    assert Weight.read(0.5, "weight").at(0.9) == 0.5
+    assert WeightSchedule.read(0.5, "weight").at(0.9) == 0.5
 
 
 def test_a_weight_of_zero_keeps_the_parameters_in_the_graph() -> None:

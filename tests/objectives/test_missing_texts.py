@@ -16,7 +16,7 @@ from vlp.objectives import objectives
 
 BY_ROW = ("image", "text", "patches", "patch_attention", "words", "word_mask", "word_attention", "tokens", "text_view")
 IMAGES_ONLY = {"mae"}
-"""Kinds that read no text; `medslip` with triplets of a loader's own is the other."""
+"""Kinds that read no text."""
 
 
 def without(output: ModelOutput, batch: Batch, rows: list[int]) -> tuple[ModelOutput, Batch]:
@@ -65,7 +65,7 @@ def run(case: Case, missing: list[int], drop: bool) -> tuple[Tensor, dict[str, T
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_a_missing_text_is_a_missing_row(case: Case, missing: list[int]) -> None:
     reads_images_only = not case.build().needs_text
-    assert reads_images_only == (case.tree["kind"] in IMAGES_ONLY or bool(case.tree.get("from_extras")))
+    assert reads_images_only == (case.tree["kind"] in IMAGES_ONLY)
     value, slopes = run(case, missing, drop=False)
     expected, others = run(case, [] if reads_images_only else missing, drop=True)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)

@@ -104,7 +104,7 @@ def test_dhn_nce_slopes_by_similarity(detach: bool, expected: tuple[float, ...])
     cosines = cosines.detach().requires_grad_()
     objective = DhnNce(DhnNce.Config(detach_weights=detach), 3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("vlp.objectives.dhn_nce.unit", lambda vectors: vectors)
+        patch.setattr("vlp.objectives.dhn_nce.l2_normalize", lambda vectors: vectors)
         output = ModelOutput(image=cosines, text=torch.eye(3, dtype=torch.float64))
         objective(output, batch_of(3)).total.backward()
     assert cosines.grad is not None

@@ -22,7 +22,7 @@ LINES: dict[str, list[dict[str, Any]]] = {
     "medclip, two views of labelled sentences": [{"kind": "medclip", "views": 2, "text_labels": "mentions"}],
     "label_aware by category": [{"kind": "label_aware", "by": "category"}],
     "concept on phrases": [{"kind": "concept", "of": "phrases", "align": "clip", "loss": "softmax", "pool": "lse"}],
-    "assertion": [{"kind": "convirt"}, {"kind": "assertion", "findings": NAMES, "patch_weight": 0.5}],
+    "assertion": [{"kind": "convirt"}, {"kind": "assertion", "findings": NAMES}],
     "multi_text": [{"kind": "convirt"}, {"kind": "multi_text", "texts": {one: [one, f"{one} is seen"] for one in FINDINGS}}],
     "medslip": [{"kind": "clip"}, MEDSLIP],
     "mae": [{"kind": "clip"}, {**MAE, "weight": [[0.0, 0.0], [0.5, 0.5]]}],
@@ -69,11 +69,6 @@ def test_a_recipe_line_trains_in_chunks(kind: str, recipe: Path, tmp_path: Path)
 @pytest.mark.parametrize(
     ("line", "labels", "expected"),
     [
-        (
-            {"kind": "medslip", "findings": ["fracture"], "places": PLACES, "from_extras": True},
-            [],
-            "Batch.extras.triplets",
-        ),
         ({"kind": "label_aware"}, [], "needs labels"),
         ({"kind": "assertion", "findings": {"fracture": "a fracture"}}, [], "codes of concepts there: "),
         ({"kind": "medclip", "views": 2}, FINDINGS, "data.text.subset"),

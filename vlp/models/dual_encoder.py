@@ -9,20 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import field
-from typing import Annotated, Any, Literal, NamedTuple, cast, overload
+from typing import Annotated, Any, Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Grid, ModelOutput, Tokens
-from vlp.core.config import config, to_tree
+from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.declared import Kinds
 from vlp.modalities.image.spec import ImageSpec
 from vlp.needs.base import Features as Computed
 from vlp.needs.base import Part, find_needs
 from vlp.needs.words import by_word
 
-from .encoder import Encoder
 from .heads import HeadConfig, build_head, project
 from .towers.base import (
     Features,
@@ -59,12 +58,21 @@ class ModelConfig:
 LENGTH_PARTS = 3  # of more, the padding saved is little
 
 
-class ImageEmbeddings(NamedTuple):
-    """`image` [B, D]; `patches` [B, P, D] and `attention` [B, P] where they were asked for and the tower has them."""
+class Encoder(nn.Module):
+    """A further modality's tower and its head: a processor's batch to embeddings [B, D], unnormalised."""
 
-    image: Tensor
-    patches: Tensor | None
-    attention: Tensor | None
+    def __init__(self, tower: Tower, dim: int, where: str) -> None:
+        super().__init__()
+        if tower.config.pretrained:
+            raise ConfigError(f"{where}.pretrained: only image and text towers start from weights of their own")
+        self.tower = tower
+        self.head = build_head(HeadConfig(), tower.width, dim, where)
+
+    def forward(self, inputs: Any) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower.is_frozen):
+            features = self.tower(inputs)
+        embedded: Tensor = self.head(features.pooled)
+        return embedded
 
 
 class DualEncoder(nn.Module):
@@ -91,7 +99,7 @@ class DualEncoder(nn.Module):
         self.needs = frozenset(needs)
         self.provided = find_needs(self.needs)
         self.uses: frozenset[Part] = frozenset().union(*(need.uses for need in self.provided))
-        self.scale_init = scale_init
+        self.scale_init, self.mask_share = scale_init, config.mask_share
         local = "patch_head" in self.uses or config.image_head.add_patches is not None
         if not local:
             image_tower.drop_local_branch()
@@ -146,24 +154,19 @@ class DualEncoder(nn.Module):
         pooled = self._pooled(batch.text) if text is None else text.pooled
         # Normalisation counts the texts that are there.
         real = None if batch.has_text is None else torch.tensor(batch.has_text).to(pooled.device, non_blocking=True)
-        output = ModelOutput(image=image.image, text=project(self.text_head, pooled, real))
+        output = ModelOutput(image=image.pooled, text=project(self.text_head, pooled, real))
         for name, encoder in self.encoders.items():
             output.pooled[name] = encoder(batch.inputs[name])
         states, attention = (None, None) if text is None else (text.states, text.attention)
-        computed = Computed(image.patches, image.attention, states, attention, real)
+        computed = Computed(image.patch_tokens, image.attention, states, attention, real)
         for need in self.provided:
             need.compute(self, batch, computed, output)
         self._embed_short_texts(output, batch)
         return output
 
-    @property
-    def mask_share(self) -> float:
-        """The share of the patches that `masked_patches` blanks out."""
-        return self.config.mask_share
-
     def embed_patches(self, image: Tensor) -> Tensor:
         """Embed the patches of images -> [B, P, D]."""
-        found = self._image(image, True).patches
+        found = self._image(image, True).patch_tokens
         assert found is not None
         return found
 
@@ -176,7 +179,8 @@ class DualEncoder(nn.Module):
         assert self.word_head is not None
         return project(self.word_head, states, counted)
 
-    def _image(self, pixels: Tensor, patches: bool) -> ImageEmbeddings:
+    def _image(self, pixels: Tensor, patches: bool) -> Features:
+        """Embed images [B, D], and their patches [B, P, D] where they are asked for."""
         pooling = self.config.image_head.add_patches
         pixels = self.normalise(pixels)
         # A saliency map asks for the gradient of the pixels.
@@ -184,25 +188,23 @@ class DualEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and asked):
             features: Features = self.image_tower(pixels, patches=patches or pooling is not None)
         image: Tensor = self.image_head(features.pooled)
-        cells = None
-        if features.cells is not None:
-            cells = self._cells(features.cells)
-        if pooling is not None and cells is not None:
-            image = image + (cells.amax(1) if pooling == "max" else cells.mean(1))
-        return ImageEmbeddings(image, cells, features.attention)
+        if features.patch_tokens is None:
+            return Features(image)
+        embedded = self._patches(features.patch_tokens)
+        if pooling is not None:
+            image = image + (embedded.amax(1) if pooling == "max" else embedded.mean(1))
+        return Features(image, embedded, features.attention)
 
-    def _cells(self, cells: Tensor) -> Tensor:
-        if self.patch_head is not None:
-            embedded: Tensor = self.patch_head(cells)
-            return embedded
-        pooled = self.image_tower.pool_projection(cells)
+    def _patches(self, patch_tokens: Tensor) -> Tensor:
+        head: nn.Module = self.image_head if self.patch_head is None else self.patch_head
+        pooled = self.image_tower.pool_projection(patch_tokens) if self.patch_head is None else patch_tokens
         if pooled is None:
             raise ValueError(
                 "this model has no patch embeddings: it was trained without an objective that needs patches, and its "
                 "image head does not fit the tower's cells"
             )
-        projected: Tensor = self.image_head(pooled)
-        return projected
+        embedded: Tensor = head(pooled)
+        return embedded
 
     def _text(self, tokens: Tokens) -> TextFeatures:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_tower.is_frozen):
@@ -255,9 +257,9 @@ class DualEncoder(nn.Module):
         """
         found = self._image(image, patches)
         if not patches:
-            return found.image
-        assert found.patches is not None
-        return found.image, found.patches
+            return found.pooled
+        assert found.patch_tokens is not None
+        return found.pooled, found.patch_tokens
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Embed tokenised texts -> [B, D], unnormalised."""

@@ -2,8 +2,6 @@
 
 # ruff: noqa: F401
 from . import (
-    attention,
-    category,
     labels,
     logit_scale,
     masked_patches,
@@ -11,9 +9,7 @@ from . import (
     phrases,
     prompts,
     spans,
-    text_labels,
     text_view,
-    triplets,
     words,
 )
 from .base import Need, find_needs, needs

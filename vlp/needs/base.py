@@ -241,10 +241,3 @@ def put(holder: Batch | ModelOutput, key: str, value: Any) -> None:
         setattr(holder, key, value)
     elif value is not None:
         holder.extras[key] = value
-
-
-def check_labels(need: Need, setup: DataSetup) -> tuple[str, ...]:
-    """Return the label columns of a recipe; raises ConfigError where it names none."""
-    if not setup.labels:
-        raise ConfigError(f"an objective needs {need.name}, and there are no label columns: name them in data.labels")
-    return setup.labels

@@ -21,12 +21,10 @@ class LogitScale(Need):
 
 
 @needs.register("logit_bias")
-class LogitBias(Need):
+class LogitBias(LogitScale):
     """`ModelOutput.logit_bias` (1,)."""
 
-    hint = "build the model with the objectives' scale_init"
     uses = frozenset({"logit_bias"})
-    axis = None
 
     def compute(self, model: Model, batch: Batch, features: Features, output: ModelOutput) -> None:
         output.logit_bias = model.logit_bias

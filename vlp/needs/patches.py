@@ -1,4 +1,4 @@
-"""The embeddings of an image's patches."""
+"""The embeddings of an image's patches, and the attention of the pooling tokens."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ class Patches(Need):
 
     def compute(self, model: Model, batch: Batch, features: Features, output: ModelOutput) -> None:
         output.patches, output.patch_attention, output.grid = features.patches, features.patch_attention, model.grid
+
+
+@needs.register("attention")
+class Attention(Need):
+    """`ModelOutput.patch_attention`, `word_attention`: the towers record it, the needs `patches` and `words` return it."""
+
+    is_optional = True
+    uses = frozenset({"attention"})

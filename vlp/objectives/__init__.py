@@ -8,15 +8,14 @@ from . import (
     convirt,
     dhn_nce,
     gloria,
-    label_aware,
     mae,
     medclip,
     medslip,
     mgca,
     multi_text,
     siglip,
+    unicl,
 )
-from .base import Objective, objectives
-from .combine import ObjectiveSum, build_objectives
+from .base import Objective, ObjectiveSum, build_objectives, objectives
 
 __all__ = ["Objective", "ObjectiveSum", "build_objectives", "objectives"]

@@ -5,22 +5,19 @@ Radford et al., *Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
-import math
-
 from vlp.batch import Batch, Losses, ModelOutput
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 
-from .base import Objective, objectives, scalar, unit
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import info_nce
-from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.positives import Positives, RankRows, needs_of, relation
 
 
 def clip_loss(output: ModelOutput, batch: Batch, positives: Positives, *, even: bool) -> Losses:
     """Return `½ [CE_rows(s S) + CE_rows((s S)^T)]` over the batch of all ranks, S cosines, s the output's logit_scale."""
-    rows = Rows.of(batch, even=even)
-    to_text, to_image = info_nce(
-        unit(output.image), unit(output.text), scalar(output.logit_scale), rows, relation(positives, batch, rows)
-    )
+    rows = RankRows.of(batch, even=even)
+    image, text, scale = l2_normalize(output.image), l2_normalize(output.text), as_scalar(output.logit_scale)
+    to_text, to_image = info_nce(image, text, scale, rows, relation(positives, batch, rows))
     return Losses((to_text + to_image) / 2, {"image_to_text": to_text, "text_to_image": to_image})
 
 
@@ -40,10 +37,8 @@ class Clip(Objective[ClipConfig]):
 
     def __init__(self, config: ClipConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         self.needs = frozenset({"logit_scale"}) | needs_of(config.positives)
-        self.scale_init = (math.log(config.scale), None)
+        self.scale_init = (log_scale(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -18,11 +18,11 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, log_scale, objectives
 from .clip import clip_loss
 from .functional.info_nce import over_ranks
 from .functional.patch_pooling import Pool, pooled_similarity
-from .functional.positives import Positives, Rows, needs_of
+from .functional.positives import Positives, RankRows, needs_of
 from .functional.tiled import MASKED
 from .siglip import siglip_loss
 
@@ -37,7 +37,7 @@ class Concepts:
     own: slice
 
     @classmethod
-    def gathered(cls, vectors: Tensor, owner: Tensor, code: Tensor, rows: Rows) -> Concepts:
+    def gathered(cls, vectors: Tensor, owner: Tensor, code: Tensor, rows: RankRows) -> Concepts:
         everyone, counts = distributed.gather_uneven(vectors)
         start = sum(counts[: distributed.rank()])
         facts = distributed.gather_uneven(torch.stack([owner + rows.start, code], 1))[0]
@@ -48,7 +48,7 @@ class Concepts:
             own=slice(start, start + counts[distributed.rank()]),
         )
 
-    def of(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def of(self, rows: RankRows) -> tuple[Tensor, Tensor]:
         """Return bool [b, T]: which concepts an own image's report mentions, and which codes it mentions."""
         images = torch.arange(rows.start, rows.start + rows.count, device=self.owner.device)
         mentioned = images[:, None] == self.owner
@@ -100,15 +100,14 @@ class Concept(Objective[ConceptConfig]):
             raise ConfigError("per: report joins concepts for the sigmoid loss only: use loss: sigmoid")
         if min(config.temperature, config.gamma) <= 0 or not 0 <= config.image_to_concept <= 1:
             raise ConfigError(f"temperature and gamma must be above 0, image_to_concept in 0..1, found {config}")
-        if not (1 <= config.scale <= 100 and 1 <= config.align_scale <= 100):
-            raise ConfigError(f"scale, align_scale: logit scales are kept within 1..100, found {config}")
         needs = {"patches", "tokens", "spans"} if config.of == "spans" else {"patches", "phrases"}
         if config.align != "none":
             needs |= {"logit_scale", "logit_bias"} if config.align == "siglip" else {"logit_scale"}
-            self.scale_init = (math.log(config.align_scale), config.align_bias if config.align == "siglip" else None)
+            start = log_scale(config.align_scale, "align_scale")
+            self.scale_init = (start, config.align_bias if config.align == "siglip" else None)
         self.needs = frozenset(needs) | needs_of(config.positives)
         if config.loss == "sigmoid":
-            self.concept_logit_scale = nn.Parameter(torch.tensor([math.log(config.scale)]))
+            self.concept_logit_scale = nn.Parameter(torch.tensor([log_scale(config.scale)]))
             self.concept_logit_bias = nn.Parameter(torch.tensor([config.bias]))
 
     def bounds(self) -> dict[str, tuple[float, float]]:
@@ -131,12 +130,12 @@ class Concept(Objective[ConceptConfig]):
     def _patches(self, output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor | None]:
         config = self.config
         assert output.patches is not None
-        rows = Rows.of(batch, even=self.training)
+        rows = RankRows.of(batch, even=self.training)
         vectors, owner, code, dropped = self._own_concepts(output, batch)
         # The ranks' backward collectives must meet even where this rank has no concept: tie the empty rows to the graph.
-        vectors = unit(vectors) + 0 * output.image.sum()
+        vectors = l2_normalize(vectors) + 0 * output.image.sum()
         concepts = Concepts.gathered(vectors, owner, code, rows)
-        patches = unit(output.patches)
+        patches = l2_normalize(output.patches)
         if concepts.vectors.shape[0] == 0:
             nothing = 0 * (patches.sum() + vectors.sum() + output.image.sum())
             return nothing + sum((0 * parameter.sum() for parameter in self.parameters()), nothing), dropped
@@ -171,7 +170,7 @@ class Concept(Objective[ConceptConfig]):
         start, end, owner, code = (column[chosen] for column in (spans.start, spans.end, spans.owner, spans.code))
         return span_means(tokens, start, end, owner), owner, code, dropped.to(tokens.dtype)
 
-    def _softmax(self, logits: Tensor, mentioned: Tensor, true: Tensor, concepts: Concepts, rows: Rows) -> Tensor:
+    def _softmax(self, logits: Tensor, mentioned: Tensor, true: Tensor, concepts: Concepts, rows: RankRows) -> Tensor:
         config = self.config
         own, total = concepts.own, logits.shape[1]
         # Over images: each concept against all images, those that it is true of left out (or among its targets).
@@ -190,7 +189,7 @@ class Concept(Objective[ConceptConfig]):
         loss: Tensor = (share * to_concept + (1 - share) * to_image) * (rows.world / total)
         return loss
 
-    def _per_report(self, z: Tensor, true: Tensor, concepts: Concepts, rows: Rows) -> Tensor:
+    def _per_report(self, z: Tensor, true: Tensor, concepts: Concepts, rows: RankRows) -> Tensor:
         config = self.config
         index = concepts.owner.expand(z.shape[0], -1)
         blank = z.new_full((z.shape[0], rows.total), -torch.inf)

@@ -11,9 +11,9 @@ import torch
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.info_nce import info_nce
-from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.positives import Positives, RankRows, needs_of, relation
 
 
 @config
@@ -39,10 +39,10 @@ class ConVirt(Objective[ConVirtConfig]):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
-        rows = Rows.of(batch, even=self.training)
+        rows = RankRows.of(batch, even=self.training)
         scale = torch.ones((), dtype=output.image.dtype, device=output.image.device) / config.temperature
         to_text, to_image = info_nce(
-            unit(output.image), unit(output.text), scale, rows, relation(config.positives, batch, rows)
+            l2_normalize(output.image), l2_normalize(output.text), scale, rows, relation(config.positives, batch, rows)
         )
         share = config.image_to_text
         return Losses(share * to_text + (1 - share) * to_image, {"image_to_text": to_text, "text_to_image": to_image})

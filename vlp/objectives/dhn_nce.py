@@ -15,9 +15,9 @@ from torch import Tensor
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.info_nce import similarity_sums
-from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.positives import Positives, RankRows, needs_of, relation
 
 
 @config
@@ -58,14 +58,14 @@ class DhnNce(Objective[DhnNceConfig]):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
-        rows = Rows.of(batch, even=self.training)
+        rows = RankRows.of(batch, even=self.training)
         if (
             rows.total < 2 and batch.has_text is not None
         ):  # so few of the batch's images have a text: nothing to compare
             return Losses(0 * (output.image.sum() + output.text.sum()))
         if rows.total < 2:
             raise ValueError(f"objective {self.name!r} compares negatives: a batch of 1 has none, use at least 2")
-        image, text = unit(output.image), unit(output.text)
+        image, text = l2_normalize(output.image), l2_normalize(output.text)
         if config.variant == "released_code":
             similarity = rows.gather(image) @ rows.gather(text).T
             betas = (config.beta_image, config.beta_text)
@@ -74,7 +74,7 @@ class DhnNce(Objective[DhnNceConfig]):
         factor = rows.total if config.reduction == "sum" else 1
         return Losses(factor * (to_text + to_image), {"image_to_text": to_text, "text_to_image": to_image})
 
-    def _directions(self, image: Tensor, text: Tensor, batch: Batch, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _directions(self, image: Tensor, text: Tensor, batch: Batch, rows: RankRows) -> tuple[Tensor, Tensor]:
         config = self.config
         one = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
         betas = (config.beta_image, config.beta_text)
@@ -82,9 +82,9 @@ class DhnNce(Objective[DhnNceConfig]):
         scales = torch.stack([factor * one for beta in (betas[:1] if shared else betas) for factor in (1 + beta, beta)])
         related = relation(config.positives, batch, rows)
         sums = similarity_sums(image, text, scales, rows, related, exclude=True)
-        own = slice(rows.start, rows.start + rows.count)
+        own = rows.own
         if related is None:
-            negatives = torch.full_like(sums.pull_row, rows.total - 1)
+            negatives = torch.full_like(sums.positive_row, rows.total - 1)
         else:
             negatives = rows.total - related.count(image)
         second = 0 if shared else 2
@@ -99,8 +99,8 @@ class DhnNce(Objective[DhnNceConfig]):
         alone = negatives == 0
         by_row, by_column = by_row.masked_fill(alone, 0.0), by_column.masked_fill(alone, 0.0)
         return (
-            rows.share(by_row.sum() - (sums.pull_row * one).sum()),
-            rows.share(by_column.sum() - (sums.pull_column * one).sum()),
+            rows.share(by_row.sum() - (sums.positive_row * one).sum()),
+            rows.share(by_column.sum() - (sums.positive_column * one).sum()),
         )
 
     def _log_weighted(self, hard: Tensor, soft: Tensor, beta: float, negatives: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.info_nce import info_nce, info_nce_of_logits
-from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.positives import Positives, RankRows, needs_of, relation
 from .functional.tiled import MASKED
 
 PAIR_VALUES = 1 << 20
@@ -58,10 +58,12 @@ class Gloria(Objective[GloriaConfig]):
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
         assert output.patches is not None and output.words is not None and output.word_mask is not None
-        rows = Rows.of(batch, even=self.training)
+        rows = RankRows.of(batch, even=self.training)
         related = relation(config.positives, batch, rows)
         scale = torch.full((), config.contrast, dtype=output.image.dtype, device=output.image.device)
-        whole = sum(info_nce(unit(output.image), unit(output.text), scale, rows, related), scale.new_zeros(()))
+        whole = sum(
+            info_nce(l2_normalize(output.image), l2_normalize(output.text), scale, rows, related), scale.new_zeros(())
+        )
         # Texts are as wide as their own batch's longest: the ranks agree on the widest before they exchange words.
         more = max(distributed.counts(output.words.shape[1])) - output.words.shape[1]
         words = rows.gather(pad(output.words, (0, 0, 0, more)))

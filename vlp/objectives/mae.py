@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Losses, ModelOutput
-from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives
+from .base import Objective, mean_over_ranks, objectives
 
 
 @config
@@ -89,9 +88,7 @@ def masked_error(predicted: Tensor, target: Tensor, mask: Tensor, normalise: boo
     if normalise:
         variance, mean = torch.var_mean(target, dim=2, keepdim=True)
         target = (target - mean) / (variance + 1e-6).sqrt()
-    weight = (mask != 0).to(predicted.dtype)
-    total = distributed.sum_over_ranks(weight.sum()).clamp(min=1)
-    return ((predicted - target).square().mean(2) * weight).sum() * (distributed.world() / total)
+    return mean_over_ranks((predicted - target).square().mean(2), mask != 0)
 
 
 def cells(image: Tensor, height: int, width: int, patch: int) -> Tensor:

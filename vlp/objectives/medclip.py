@@ -6,19 +6,18 @@ Wang, Wu, Agarwal, Sun, *MedCLIP: Contrastive Learning from Unpaired Medical Ima
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vlp.batch import Batch, Losses, ModelOutput
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, objectives, scalar, unit
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import over_ranks
-from .functional.positives import Rows
+from .functional.positives import RankRows
 
 
 @config
@@ -44,17 +43,15 @@ class MedClip(Objective[MedClipConfig]):
 
     def __init__(self, config: MedClipConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         wanted = {"labels", "logit_scale"}
         wanted |= {"extras.text_labels"} if config.text_labels == "mentions" else set()
         self.needs = frozenset(wanted | ({"text_view"} if config.views == 2 else set()))
-        self.scale_init = (math.log(config.scale), None)
+        self.scale_init = (log_scale(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
         assert batch.labels is not None
-        rows = Rows.of(batch, even=self.training)
+        rows = RankRows.of(batch, even=self.training)
         text_labels = batch.extras["text_labels"] if config.text_labels == "mentions" else batch.labels
         image_labels = self._vectors(batch.labels, output.image)
         relevance = image_labels @ rows.gather(self._vectors(text_labels, output.image)).T
@@ -62,20 +59,20 @@ class MedClip(Objective[MedClipConfig]):
         if config.views == 2:
             assert output.text_view is not None
             views.append(output.text_view)
-        image, scale = unit(output.image), scalar(output.logit_scale)
-        losses = [matching_loss(scale * (image @ rows.gather(unit(view)).T), relevance, rows) for view in views]
+        image, scale = l2_normalize(output.image), as_scalar(output.logit_scale)
+        losses = [matching_loss(scale * (image @ rows.gather(l2_normalize(view)).T), relevance, rows) for view in views]
         return Losses(torch.stack(losses).mean())
 
     def _vectors(self, labels: Tensor, like: Tensor) -> Tensor:
         config = self.config
         vectors = (labels == PRESENT).to(like.dtype) + config.absent * (labels == ABSENT).to(like.dtype)
-        return unit(vectors) if config.similarity == "cosine" else vectors
+        return l2_normalize(vectors) if config.similarity == "cosine" else vectors
 
 
-def matching_loss(logits: Tensor, relevance: Tensor, rows: Rows) -> Tensor:
+def matching_loss(logits: Tensor, relevance: Tensor, rows: RankRows) -> Tensor:
     """Return this rank's share of the mean of both directions' cross-entropies with soft targets; both are [b, N]."""
     by_row = torch.logsumexp(logits, 1) - (torch.softmax(relevance, 1) * logits).sum(1)
     target = (relevance - over_ranks(torch.logsumexp(relevance, 0))).exp()
-    own = slice(rows.start, rows.start + rows.count)
+    own = rows.own
     by_column = over_ranks(torch.logsumexp(logits, 0))[own].sum() - (target * logits).sum()
     return rows.share(by_row.sum() + by_column) / 2

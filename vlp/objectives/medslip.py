@@ -16,11 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Losses, ModelOutput, Spans
-from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import concept_code
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, mean_over_ranks, objectives
 from .functional.tiled import MASKED
 
 
@@ -36,7 +35,6 @@ class MedSlipConfig:
     negatives: int = 7
     alpha: float = 1.0
     beta: float = 1.0
-    from_extras: bool = False
 
 
 @objectives.register("medslip")
@@ -52,16 +50,16 @@ class MedSlip(Objective[MedSlipConfig]):
     Each mean runs over what is stated in the batch of all ranks.
 
     `findings` are concept codes, `places` map a name to its (side, zone) as the extractor writes them; M comes from
-    `Batch.spans`, the mentions in the text that is shown (what is not shown counts as not mentioned), or `from_extras` from
-    `Batch.extras["triplets"]` [B, A, Q] int8 of a loader of your own. `book`: a safetensors file with `places` [A, E] and
-    `findings` [Q, E], the published ones being Bio_ClinicalBERT's CLS vectors of explanations; without one, fixed random
-    unit vectors of length `dim` are used, which name but do not explain.
+    `Batch.spans`, the mentions in the text that is shown (what is not shown counts as not mentioned). `book`: a safetensors
+    file with `places` [A, E] and `findings` [Q, E], the published ones being Bio_ClinicalBERT's CLS vectors of explanations;
+    without one, fixed random unit vectors of length `dim` are used, which name but do not explain.
 
     How the released code differs: it changes the caller's matrix in place (a second pass sees another loss), fails on a
     batch without any positive (0 here), samples negatives from the global generator (here by sample key and cursor, so
     that any number of ranks draws the same), keeps the books out of the checkpoint, and its tower is a ResNet-50 of its own.
     """
 
+    needs = frozenset({"patches", "spans"})
     batch_coupled = True  # through the number of stated triplets, which differs between parts of a batch
     place_book: Tensor
     finding_book: Tensor
@@ -73,8 +71,6 @@ class MedSlip(Objective[MedSlipConfig]):
             raise ConfigError("findings, places: at least one finding and two places are needed")
         if config.width % config.heads:
             raise ConfigError(f"width: must be a multiple of heads = {config.heads}, found {config.width}")
-        self.needs = frozenset({"patches", "extras.triplets" if config.from_extras else "spans"})
-        self.needs_text = not config.from_extras
         shapes = {"places": len(config.places), "findings": len(config.findings)}
         books = _read_book(config.book, shapes) if config.book else _random_book(shapes, dim)
         self.register_buffer("place_book", books["places"])
@@ -105,8 +101,8 @@ class MedSlip(Objective[MedSlipConfig]):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
-        assert output.patches is not None
-        matrix = self._triplets(batch)
+        assert output.patches is not None and batch.spans is not None
+        matrix = triplets(batch.spans, len(batch), self.codes)
         gate = self.gate(output.patches)
         finding = self._read("findings", gate * output.patches, self.finding_book)
         place = self._read("places", (1 - gate) * output.patches, self.place_book)
@@ -129,20 +125,6 @@ class MedSlip(Objective[MedSlipConfig]):
         features: Tensor = parts["decoder"](queries, parts["enter"](stream))
         return features
 
-    def _triplets(self, batch: Batch) -> Tensor:
-        config = self.config
-        if not config.from_extras:
-            assert batch.spans is not None
-            return triplets(batch.spans, len(batch), self.codes)
-        matrix: Tensor = batch.extras["triplets"]
-        expected = (len(batch), *self.codes.shape)
-        if tuple(matrix.shape) != expected:
-            raise ConfigError(
-                f"objective {self.name!r}: Batch.extras['triplets'] must be [batch, places, findings] = {expected}, "
-                f"found {tuple(matrix.shape)}"
-            )
-        return matrix
-
 
 def triplets(spans: Spans, batch: int, codes: Tensor) -> Tensor:
     """Return M [B, A, Q] int8 from mentions and the `codes` [A, Q] of (place, finding): 1 present, 0 absent, -1 not stated.
@@ -161,14 +143,14 @@ def exist_loss(logits: Tensor, stated: Tensor) -> Tensor:
     """Return this rank's share of the mean two-way cross-entropy of `logits` [B, Q, 2] where `stated` [B, Q] is not -1."""
     counted = stated >= 0
     losses = F.cross_entropy(logits.flatten(0, 1), stated.clamp(min=0).flatten().long(), reduction="none")
-    return _mean(losses.view_as(stated), counted)
+    return mean_over_ranks(losses.view_as(stated), counted)
 
 
 def icl_loss(place: Tensor, finding: Tensor, matrix: Tensor) -> Tensor:
     """Return this rank's share of the mean cross-entropy of `place` [B, A, d] . `finding` [B, Q, d] on stated triplets."""
     logits = place @ finding.mT
     losses = F.binary_cross_entropy_with_logits(logits, (matrix == 1).to(logits.dtype), reduction="none")
-    return _mean(losses, matrix >= 0)
+    return mean_over_ranks(losses, matrix >= 0)
 
 
 def proto_loss(projected: Tensor, book: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -180,7 +162,7 @@ def proto_loss(projected: Tensor, book: Tensor, positive: Tensor, negative: Tens
     count = positive.sum(1)
     correct = (scores * positive).sum(1) / count.clamp(min=1)  # the mean vector's product is the mean of the products
     others = torch.logsumexp(scores.masked_fill(~negative, MASKED), 1)
-    return _mean(torch.logaddexp(correct, others) - correct, count > 0)
+    return mean_over_ranks(torch.logaddexp(correct, others) - correct, count > 0)
 
 
 def sampled_negatives(allowed: Tensor, count: int, batch: Batch, stream: str) -> Tensor:
@@ -190,19 +172,14 @@ def sampled_negatives(allowed: Tensor, count: int, batch: Batch, stream: str) ->
     """
     if count == 0 or count >= allowed.shape[1]:
         return allowed
-    draws = []
-    for key in batch.keys:
+    draws = torch.empty(allowed.shape)  # of no row, where no sample of this rank has a text
+    for row, key in enumerate(batch.keys):
         text = f"{stream}|{batch.cursor}|{key}"
         seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
-        draws.append(torch.rand(allowed.shape[1:], generator=torch.Generator().manual_seed(seed)))
-    order = torch.stack(draws).to(allowed.device, non_blocking=True).masked_fill(~allowed, 2.0)
+        draws[row] = torch.rand(allowed.shape[1:], generator=torch.Generator().manual_seed(seed))
+    order = draws.to(allowed.device, non_blocking=True).masked_fill(~allowed, 2.0)
     chosen = torch.zeros_like(allowed).scatter(1, order.topk(count, dim=1, largest=False).indices, True)
     return chosen & allowed
-
-
-def _mean(losses: Tensor, counted: Tensor) -> Tensor:
-    total = distributed.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
-    return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / total)
 
 
 def _read_book(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -220,4 +197,4 @@ def _read_book(path: Path, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 def _random_book(sizes: Mapping[str, int], dim: int) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {name: unit(torch.randn(size, dim, generator=generator)) for name, size in sizes.items()}
+    return {name: l2_normalize(torch.randn(size, dim, generator=generator)) for name, size in sizes.items()}

@@ -15,10 +15,10 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, objectives
 from .functional.info_nce import info_nce
 from .functional.patch_pooling import by_chunks
-from .functional.positives import Positives, Rows, needs_of, relation
+from .functional.positives import Positives, RankRows, needs_of, relation
 from .functional.tiled import MASKED
 
 WEIGHTS = {"cli": (1.0, 1.0, 1.0), "class_defaults": (1.0, 0.7, 0.5)}
@@ -72,12 +72,12 @@ class Mgca(Objective[MgcaConfig]):
         self.shares = [
             preset if own is None else own for own, preset in zip(given, WEIGHTS[config.preset], strict=True)
         ]
-        self.prototypes = nn.Parameter(unit(torch.randn(config.prototypes, dim)))
+        self.prototypes = nn.Parameter(l2_normalize(torch.randn(config.prototypes, dim)))
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
-        rows = Rows.of(batch, even=self.training)
-        image, text = unit(output.image), unit(output.text)
+        rows = RankRows.of(batch, even=self.training)
+        image, text = l2_normalize(output.image), l2_normalize(output.text)
         scale = torch.ones((), dtype=image.dtype, device=image.device) / config.temperature
         ita = sum(info_nce(image, text, scale, rows, relation(config.positives, batch, rows)), image.new_zeros(()))
         cta = rows.share(self._tokens(output).sum())
@@ -95,7 +95,7 @@ class Mgca(Objective[MgcaConfig]):
         prototypes: Tensor = self.prototypes
         if self.progress < config.freeze:
             prototypes = prototypes.detach() + 0 * prototypes
-        scores = [unit(side) @ unit(prototypes.to(image.dtype)).T for side in (image, text)]
+        scores = [l2_normalize(side) @ l2_normalize(prototypes.to(image.dtype)).T for side in (image, text)]
         codes = [sinkhorn(score.detach(), config.sinkhorn_epsilon, config.sinkhorn_rounds) for score in scores]
         logs = [torch.log_softmax(score / config.prototype_temperature, 1) for score in scores]
         return -(codes[0] * logs[1] + codes[1] * logs[0]).sum(1) / 2
@@ -103,7 +103,7 @@ class Mgca(Objective[MgcaConfig]):
     def _tokens(self, output: ModelOutput) -> Tensor:
         config = self.config
         assert output.words is not None and output.word_mask is not None and output.patches is not None
-        words, patches, mask = unit(output.words), unit(output.patches), output.word_mask
+        words, patches, mask = l2_normalize(output.words), l2_normalize(output.patches), output.word_mask
         attention = output.word_attention
         if attention is None:
             attention = mask.to(words.dtype)
@@ -150,7 +150,7 @@ def token_contrast(
     attention = (queries @ context.transpose(1, 2) / temperature).masked_fill(~context_mask[:, None], MASKED)
     attended = torch.softmax(attention, 2) @ context
     if normalise:
-        attended = unit(attended)
+        attended = l2_normalize(attended)
     logits = queries @ attended.transpose(1, 2) / temperature
     own = logits.diagonal(dim1=1, dim2=2)
     row = torch.logsumexp(logits.masked_fill(~negatives[:, None], MASKED), 2)

@@ -18,7 +18,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT, UNKNOWN
 
-from .base import Objective, objectives, unit
+from .base import Objective, l2_normalize, mean_over_ranks, objectives
 from .functional.info_nce import over_ranks
 from .functional.tiled import MASKED
 
@@ -71,7 +71,7 @@ class MultiText(Objective[MultiTextConfig]):
         positive, negative = asserted == PRESENT, asserted == ABSENT
         if config.unmentioned == "negative":
             negative = negative | (asserted == UNKNOWN)
-        logits = unit(output.image) @ unit(output.prompts[:count]).T / config.temperature
+        logits = l2_normalize(output.image) @ l2_normalize(output.prompts[:count]).T / config.temperature
         from_image, from_text = facet_losses(logits, positive, negative)
         share = config.image_to_text
         return Losses(
@@ -88,9 +88,7 @@ def facet_losses(logits: Tensor, positive: Tensor, negative: Tensor) -> tuple[Te
     weight = positive.to(logits.dtype)
     seen = logits.masked_fill(~(positive | negative), MASKED)
     by_row = torch.logsumexp(seen, 1) - (weight * logits).sum(1) / weight.sum(1).clamp(min=1)
-    has = positive.any(1)
-    rows = distributed.sum_over_ranks(has.sum().to(logits.dtype)).clamp(min=1)
-    from_image = by_row.masked_fill(~has, 0.0).sum() * (world / rows)
+    from_image = mean_over_ranks(by_row, positive.any(1))
     per_text = distributed.sum_over_ranks(weight.sum(0))
     shown = per_text > 0
     over_images = over_ranks(torch.logsumexp(seen, 0)).masked_fill(~shown, 0.0).sum()

@@ -5,7 +5,6 @@ Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -16,22 +15,25 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, scalar, unit
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import diagonal, is_small
-from .functional.positives import Positives, Relation, Rows, needs_of, relation
+from .functional.positives import PositiveRelation, Positives, RankRows, needs_of, relation
 from .functional.tiled import SigmoidSum
 
 Exchange = Literal["gather", "ring"]
 
 
 def sigmoid_sum(
-    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, related: Relation | None, rows: Rows, dense: bool | None
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    related: PositiveRelation | None,
+    rows: RankRows,
 ) -> Tensor:
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
-    if dense is None:
-        dense = is_small(image.shape[0], texts.shape[0])
-    if not dense:
+    if not is_small(image.shape[0], texts.shape[0]):
         total: Tensor = SigmoidSum.apply(image, texts, scale, bias, related, rows.start)
         return total
     z = scale * (image @ texts.T) + bias
@@ -61,15 +63,14 @@ def siglip_loss(
     exchange: Exchange,
     *,
     even: bool,
-    dense: bool | None = None,
 ) -> Losses:
     """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
-    rows = Rows.of(batch, even=even)
-    image, text = unit(output.image), unit(output.text)
-    scale, bias = scalar(output.logit_scale), scalar(output.logit_bias)
+    rows = RankRows.of(batch, even=even)
+    image, text = l2_normalize(output.image), l2_normalize(output.text)
+    scale, bias = as_scalar(output.logit_scale), as_scalar(output.logit_bias)
     if exchange == "ring" and rows.even:
         return Losses(rows.share(ring_sigmoid_sum(image, text, scale, bias)))
-    return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows, dense)))
+    return Losses(rows.share(sigmoid_sum(image, text, scale, bias, relation(positives, batch, rows), rows)))
 
 
 @config
@@ -91,14 +92,12 @@ class SigLip(Objective[SigLipConfig]):
 
     def __init__(self, config: SigLipConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         if config.exchange == "ring" and config.positives != "diagonal":
             raise ConfigError(
                 f"positives: {config.positives} needs to know the texts of all ranks: use exchange: gather, not ring"
             )
         self.needs = frozenset({"logit_scale", "logit_bias"}) | needs_of(config.positives)
-        self.scale_init = (math.log(config.scale), config.bias)
+        self.scale_init = (log_scale(config.scale), config.bias)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run, and those parts to and from a checkpoint folder."""
+"""From a recipe to the components of a run, and these to and from a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
+from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.core.config import ConfigError, dump_yaml, read_yaml, to_tree
 from vlp.core.config import digest as digest_of
 from vlp.core.output import hold, partial_of, remove, whole
 from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
-from vlp.data.requirements import check_texts
-from vlp.data.stream import Stream
+from vlp.data.stream import Stream, check_texts, open_stream
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
@@ -28,12 +29,12 @@ from vlp.models.build import build_model, prepare_for_training
 from vlp.models.dual_encoder import DualEncoder
 
 from .. import hub
-from ..data.loader import Loader, open_stream
+from ..data.loader import Loader
 from ..objectives import build_objectives
 from . import checkpoint
 from .engines.base import Engine
 from .engines.build import build_engine
-from .grad_cache import check_accumulation, check_batch
+from .grad_cache import check_accumulation, check_batch, split_batch
 from .random_state import random_states, read_random_states, seed_all, set_random_states, write_random_states
 from .recipe import Recipe, check_resume, check_world, from_tree
 from .train_step import TrainStep
@@ -47,10 +48,13 @@ READ_FROM = ("path", "train", "val", "pretrained", "checkpoint")
 TOKENIZER_TEXTS = 200_000
 """Training texts that a tokenizer is trained on at most; more change next to nothing."""
 
+ALIKE = 1e-5
+"""Largest difference, as a share of the vectors' length, at which texts count as having one vector."""
+
 
 @dataclass
-class Parts:
-    """What the loop works with."""
+class Components:
+    """What the trainer works with."""
 
     engine: Engine
     loader: Loader
@@ -94,7 +98,7 @@ def hold_run(recipe: Recipe, resume: bool) -> Iterator[Path | None]:
             try:
                 is_run = checkpoint.is_run(recipe.folder)
                 stack.enter_context(hold(recipe.folder, checkpoint.MADE_BY, OWN, is_ours=is_run))
-                found = _open_run(recipe, resume)
+                found = _prepare_run_dir(recipe, resume)
             except (ConfigError, OSError) as error:
                 failure = error
         found, failure = distributed.broadcast_object((found, failure))
@@ -103,7 +107,7 @@ def hold_run(recipe: Recipe, resume: bool) -> Iterator[Path | None]:
         yield found
 
 
-def _open_run(recipe: Recipe, resume: bool) -> Path | None:
+def _prepare_run_dir(recipe: Recipe, resume: bool) -> Path | None:
     run, sources = recipe.folder, source_folders(recipe)
     if any(source.resolve() == run.resolve() for source in sources):
         raise ConfigError(f"{run} is what the recipe reads from: choose another name=")
@@ -150,7 +154,7 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def clear_away(recipe: Recipe) -> None:
+def remove_failed_start(recipe: Recipe) -> None:
     """Remove what a start that came to nothing wrote into its folder; a folder that was new goes with its lock."""
     if distributed.is_main():
         remove(recipe.folder / "recipe.yaml", checkpoint.MADE_BY)
@@ -158,7 +162,7 @@ def clear_away(recipe: Recipe) -> None:
             remove(recipe.folder / name, checkpoint.MADE_BY, *source_folders(recipe))
 
 
-def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | None = None) -> Parts:
+def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | None = None) -> Components:
     """Build everything that a recipe names over `open_data`'s stream, the same on every rank. Collective.
 
     A run that goes on from the checkpoint `start` takes tokenizer and architecture from there: what they were first made of
@@ -200,7 +204,35 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.
     seed_all(recipe.seed * 1_000_003 + distributed.rank())
-    return Parts(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
+    return Components(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
+
+
+@torch.no_grad()
+def check_vectors(engine: Engine, batch: Batch, chunks: int) -> None:
+    """Raise ConfigError on every rank where all the different texts of a rank's first rows have one vector. Collective.
+
+    A tower that pools at a token which sees no other trains without an error and learns nothing. `chunks` is what the batch is
+    cut into for memory; only the first is embedded.
+    """
+    part = split_batch(batch, chunks)[0]
+    device = part.image.device
+    was_training = engine.module.training
+    engine.module.eval()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        text = engine.embed(part).text.float()
+    engine.module.train(was_training)
+    different = len({tuple(row) for row in part.text.ids.tolist()})
+    if distributed.agree(different > 1 and has_one_vector(text)):
+        raise ConfigError(
+            "model.text: the different texts of the first batch have one vector, so nothing can be learnt of them. Look at the "
+            "tower's pooling (model.text.pooling, or pool_type of open_clip): it may take a token that sees none of the others"
+        )
+
+
+def has_one_vector(vectors: Tensor) -> bool:
+    """Return whether rows [B, D] are all alike, up to rounding."""
+    spread = (vectors - vectors[:1]).abs().amax()
+    return bool(spread <= ALIKE * vectors.abs().amax())
 
 
 def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Tokenizer:
@@ -227,34 +259,34 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStrea
 
 
 def write_checkpoint(
-    parts: Parts, recipe: Recipe, step: int, samples: int, position: dict[str, Any]
+    components: Components, recipe: Recipe, step: int, samples: int, position: dict[str, Any]
 ) -> Callable[[Path], None]:
     """Return what `checkpoint.save` has every rank run.
 
     The collective part comes first: a rank that fails later, alone, keeps no other rank waiting.
     """
-    weights, objectives = parts.engine.weights("model"), parts.engine.weights("objectives")
+    weights, objectives = components.engine.weights("model"), components.engine.weights("objectives")
     counters = {
         "step": step,
         "samples": samples,
         "loader": position,
-        "rejected": sorted(parts.loader.rejected),
+        "rejected": sorted(components.loader.rejected),
         "world": distributed.world(),
-        "engine": parts.engine.scalars(),
+        "engine": components.engine.scalars(),
         "recipe": digest_of(recipe),
         "torch": torch.__version__,
     }
 
     def write(folder: Path) -> None:
-        parts.engine.save(folder / "state" / "engine")
+        components.engine.save(folder / "state" / "engine")
         write_random_states(random_states(), folder / "state" / "random", distributed.rank())
         if distributed.is_main():
             hub.save_pretrained(
                 folder,
-                cast(DualEncoder, parts.engine.module.model),
-                parts.preprocess,
-                parts.tokenizer,
-                {"step": step, "trained_on": parts.loader.stream.trained_on()},
+                cast(DualEncoder, components.engine.module.model),
+                components.preprocess,
+                components.tokenizer,
+                {"step": step, "trained_on": components.loader.stream.trained_on()},
                 weights=weights,
                 objectives=objectives,
             )
@@ -264,17 +296,17 @@ def write_checkpoint(
     return write
 
 
-def load_checkpoint(parts: Parts, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
-    """Put a checkpoint's state into the parts; return step, samples, and what sets the random generators. Collective.
+def load_checkpoint(components: Components, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
+    """Put a checkpoint's state into the components; return step, samples, and what sets the random generators. Collective.
 
     At the same number of processes everything goes on exactly; at another the data and the optimiser do, while dropout
     draws anew. Raises ConfigError for a folder that is not such a checkpoint.
     """
     counters = checkpoint.read_counters(folder)
-    parts.engine.load(folder / "state" / "engine")
-    parts.engine.set_scalars(counters["engine"])
-    parts.loader.load_state(counters["loader"])
-    parts.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
+    components.engine.load(folder / "state" / "engine")
+    components.engine.set_scalars(counters["engine"])
+    components.loader.load_state(counters["loader"])
+    components.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
     states = (
         read_random_states(folder / "state" / "random", distributed.rank())
         if counters["world"] == distributed.world()

@@ -118,29 +118,12 @@ NEGATIVE_AFTER = (
     r"\b(?:has|have)\s+(?:(?:since|now|completely|entirely|fully)\s+)*cleared\b",
 )
 
-_BREAK = pattern(
-    r";|[.!?]\s|\b(?:but|however|although|though|except|while|whereas|yet|which|secondary\s+to|due\s+to|because|despite|notwithstanding)\b|"
-    r"\bin\s+spite\s+of\b|\b(?:aside|apart)\s+from\b|\bother\s+than\b"
-)
-_VERB = pattern(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|demonstrates?|persists?)\b")
 _STARTERS = (
     r"(?:there|a|an|the|its|small|tiny|trace|mild|moderate|large|severe|marked|stable|unchanged|persistent|again|minimal|"
     r"subtle|slight|left|right|bilateral|bibasilar|mildly|status|possible|probable|likely|residual|associated|"
     r"underlying|resulting|\w+ly)"
 )
-_NEW_ITEM = pattern(rf"(?:,|\band\b|,\s*and\b|\bwith\b)\s+{_STARTERS}\b")
-_COMMA = pattern(r",\s*(?!and\b|or\b|nor\b)")
-_OR = pattern(r"\b(?:or|nor)\b")
 
-
-_ASIDE = pattern(r",\s*(?:which|that)\b[^,;]*,")
-_SAME_SUBJECT = pattern(
-    r"(?:,\s*)?\b(?:but|though|although|and|yet)\s+(?:(?:this|it|these|they)\b\s*|(?=(?:has|have|had|is|are|was|were)\b)|$)"
-    r"[^,;]*$"
-)
-_OWN_VERB = pattern(
-    r"\s*\b(?:is|are|was|were|has|have|had|been|be|can|could|would|will|to|since|now|both|all|also|again|\w+ly)\s*$"
-)
 
 # In the order in which they claim characters: "cannot be excluded" must not be read as "not" or as "excluded".
 _CUES: CueTable = (
@@ -180,26 +163,6 @@ _ZONES = table(
     }
 )
 
-_NO_SIDE = pattern(
-    r"[\s-]+(?:heart|atri\w+|ventric\w+|cardiac\s+(?:border|contour|margin|chamber)s?|main(?:stem)?\b|anterior\s+descending|handed|greater\s+than\s+left|clinical|setting|hilar\s+"
-    r"angle|pulmonary\s+arter\w+)"
-)
-_NO_ZONE = pattern(
-    r"[\s-]+(?:abdom\w+|limits?|extremit\w+|thoracic|neck|lumbar|cervical|quadrant|pole|back|normal|of\s+the\s+neck|svc|"
-    r"superior|esophag\w+|descending|line|and\s+lower\s+extrem\w+)"
-)
-_SEPARATOR = pattern(
-    r"[,;:]|\b(?:and|or|nor|with|without|plus|as\s+well\s+as|but|versus|vs|suggest\w*|represent\w*|reflect\w*|likely|"
-    r"consistent\s+with|compatible\s+with|concerning\s+for|suspicious\s+for|worrisome\s+for|indicat\w*|secondary\s+to|"
-    r"due\s+to|rather\s+than|following|after|removal\s+of|terminat\w*|tip|courses?|ends?)\b"
-)
-_NO_BOTH = pattern(r"\s+(?:absent|present|stable|new|old|seen|noted|small|large|likely|clear|\w+ed)\b")
-_COMPARED = pattern(r"\b(?:compared|relative)\s+(?:with|to)\s+(?:the\s+)?$")
-_FAR = pattern(r"[;:]|\b(?:but|terminat\w*|tip|courses?|ends?|however|although)\b")
-_JOINT = pattern(r"^\s*(?:,|and|or|nor|,\s*(?:and|or)|as\s+well\s+as|plus)?\s*$")
-_PREPOSITION = pattern(r"\b(?:in|on|at|within|over|of|throughout|involving|along|overlying|to|into|towards?|near)\b")
-_NEIGHBOUR = pattern(r"\b(?:adjacent|associated|overlying|underlying|accompanying|compressive|surrounding)\b")
-
 
 SMALL_WORDS = words(
     "is are was were be been being appears appear remains remain has have within the of in a an at its this that "
@@ -222,8 +185,6 @@ def normal(word: str) -> str:
     return word
 
 
-_PRIOR = pattern(rf"(?<!as )(?<!like )(?<!since )(?<!unlike ){_EARLIER}")
-
 ENGLISH = Language(
     code="en",
     normal=normal,
@@ -231,17 +192,25 @@ ENGLISH = Language(
     fold={},
     grammar=Grammar(
         cues=_CUES,
-        end=_BREAK,
-        verb=_VERB,
-        new_item=_NEW_ITEM,
-        comma=_COMMA,
-        alternative=_OR,
+        end=pattern(
+            r";|[.!?]\s|\b(?:but|however|although|though|except|while|whereas|yet|which|secondary\s+to|due\s+to|because|despite|notwithstanding)\b|"
+            r"\bin\s+spite\s+of\b|\b(?:aside|apart)\s+from\b|\bother\s+than\b"
+        ),
+        verb=pattern(r"\b(?:is|are|was|were|has|have|remains?|appears?|shows?|demonstrates?|persists?)\b"),
+        new_item=pattern(rf"(?:,|\band\b|,\s*and\b|\bwith\b)\s+{_STARTERS}\b"),
+        comma=pattern(r",\s*(?!and\b|or\b|nor\b)"),
+        alternative=pattern(r"\b(?:or|nor)\b"),
         either=any_of(EITHER),
-        aside=_ASIDE,
-        same_subject=_SAME_SUBJECT,
-        own_verb=_OWN_VERB,
+        aside=pattern(r",\s*(?:which|that)\b[^,;]*,"),
+        same_subject=pattern(
+            r"(?:,\s*)?\b(?:but|though|although|and|yet)\s+(?:(?:this|it|these|they)\b\s*|(?=(?:has|have|had|is|are|was|were)\b)|$)"
+            r"[^,;]*$"
+        ),
+        own_verb=pattern(
+            r"\s*\b(?:is|are|was|were|has|have|had|been|be|can|could|would|will|to|since|now|both|all|also|again|\w+ly)\s*$"
+        ),
         restart=pattern(r"\band\s+(?:there|the|a|an)\b"),
-        prior=_PRIOR,
+        prior=pattern(rf"(?<!as )(?<!like )(?<!since )(?<!unlike ){_EARLIER}"),
         told=any_of(OF_EARLIER),
         negation=pattern(r"\b(?:not|no longer|never)\b"),
     ),
@@ -249,16 +218,28 @@ ENGLISH = Language(
         lobes=_LOBES,
         sides=_SIDES,
         zones=_ZONES,
-        no_side=_NO_SIDE,
-        no_zone=_NO_ZONE,
-        separator=_SEPARATOR,
+        no_side=pattern(
+            r"[\s-]+(?:heart|atri\w+|ventric\w+|cardiac\s+(?:border|contour|margin|chamber)s?|main(?:stem)?\b|anterior\s+descending|handed|greater\s+than\s+left|clinical|setting|hilar\s+"
+            r"angle|pulmonary\s+arter\w+)"
+        ),
+        no_zone=pattern(
+            r"[\s-]+(?:abdom\w+|limits?|extremit\w+|thoracic|neck|lumbar|cervical|quadrant|pole|back|normal|of\s+the\s+neck|svc|"
+            r"superior|esophag\w+|descending|line|and\s+lower\s+extrem\w+)"
+        ),
+        separator=pattern(
+            r"[,;:]|\b(?:and|or|nor|with|without|plus|as\s+well\s+as|but|versus|vs|suggest\w*|represent\w*|reflect\w*|likely|"
+            r"consistent\s+with|compatible\s+with|concerning\s+for|suspicious\s+for|worrisome\s+for|indicat\w*|secondary\s+to|"
+            r"due\s+to|rather\s+than|following|after|removal\s+of|terminat\w*|tip|courses?|ends?)\b"
+        ),
         both=frozenset({"both"}),
-        no_both=_NO_BOTH,
-        compared=_COMPARED,
-        far=_FAR,
-        joint=_JOINT,
-        preposition=_PREPOSITION,
-        neighbour=_NEIGHBOUR,
+        no_both=pattern(r"\s+(?:absent|present|stable|new|old|seen|noted|small|large|likely|clear|\w+ed)\b"),
+        compared=pattern(r"\b(?:compared|relative)\s+(?:with|to)\s+(?:the\s+)?$"),
+        far=pattern(r"[;:]|\b(?:but|terminat\w*|tip|courses?|ends?|however|although)\b"),
+        joint=pattern(r"^\s*(?:,|and|or|nor|,\s*(?:and|or)|as\s+well\s+as|plus)?\s*$"),
+        preposition=pattern(
+            r"\b(?:in|on|at|within|over|of|throughout|involving|along|overlying|to|into|towards?|near)\b"
+        ),
+        neighbour=pattern(r"\b(?:adjacent|associated|overlying|underlying|accompanying|compressive|surrounding)\b"),
         opening=pattern(r"\bthere\b"),
         introduced=re.compile(r"\b(?:a|an|there|no)\s+(?:\w+\s+)?$|\bwith\b|\bsuggest\w*|\blikely\b"),
         behind=frozenset(),

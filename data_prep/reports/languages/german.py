@@ -84,14 +84,6 @@ NEGATIVE_BEFORE = (
     r"\bnegativ\s+f[üu]e?r\b",
     r"\bnicht\s+(?:mehr\s+)?(?=(?:von\s+|vom\s+)?[a-zäöü]+(?:em|en|er)?\s)",
 )
-_BREAK = pattern(
-    r";|[.!?]\s|\b(?:aber|jedoch|hingegen|w[äa]e?hrend|allerdings|obwohl|obgleich|au(?:ss|ß)er|abgesehen\s+von|bis\s+auf|sondern|wobei|bei|"
-    r"infolge|aufgrund|trotz|dabei|dagegen|daneben|zudem|mit\s+ausnahme)\b"
-)
-_VERB = pattern(
-    r"\b(?:ist|sind|war|waren|zeigt|zeigen|besteht|bestehen|hat|haben|findet|finden|bleibt|bleiben|liegt|liegen|stellt|stellen|"
-    r"imponiert|imponieren|erscheint|erscheinen|projiziert|persistiert|persistieren)\b"
-)
 _SIZES = (
     r"(?:eine?[nrms]?|der|die|das|es|klein\w*|gering\w*|m[äa]e?(?:ss|ß)ig\w*|gro(?:ss|ß)\w*|ausgepr[äa]e?gt\w*|deutlich\w*|diskret\w*|"
     r"bekannt\w*|stabil\w*|unver[äa]e?ndert\w*|beidseit\w*|links\w*|rechts\w*|basal\w*|vermehrt\w*|leicht\w*|minimal\w*|moderat\w*|"
@@ -164,8 +156,14 @@ GERMAN = Language(
     fold={},
     grammar=Grammar(
         cues=_CUES,
-        end=_BREAK,
-        verb=_VERB,
+        end=pattern(
+            r";|[.!?]\s|\b(?:aber|jedoch|hingegen|w[äa]e?hrend|allerdings|obwohl|obgleich|au(?:ss|ß)er|abgesehen\s+von|bis\s+auf|sondern|wobei|bei|"
+            r"infolge|aufgrund|trotz|dabei|dagegen|daneben|zudem|mit\s+ausnahme)\b"
+        ),
+        verb=pattern(
+            r"\b(?:ist|sind|war|waren|zeigt|zeigen|besteht|bestehen|hat|haben|findet|finden|bleibt|bleiben|liegt|liegen|stellt|stellen|"
+            r"imponiert|imponieren|erscheint|erscheinen|projiziert|persistiert|persistieren)\b"
+        ),
         new_item=pattern(rf"(?:,|\bund\b|,\s*und\b|\bmit\b|\bsowie\b)\s+{_SIZES}(?!\w)"),
         comma=pattern(r",\s*(?!und\b|oder\b|noch\b)"),
         alternative=pattern(r"\b(?:oder|noch)\b"),

@@ -74,21 +74,11 @@ NEGATIVE_BEFORE = (
     r"\b(?:en\s+lugar\s+de|en\s+vez\s+de|mas\s+que)\b",
     r"\b(?:sin|no|ni|tampoco|nunca|niega|ningun\w*)\b",
 )
-_BREAK = pattern(
-    r";|[.!?]\s|\b(?:pero|aunque|salvo|excepto|sin\s+embargo|no\s+obstante|mientras|sino|a\s+excepcion\s+de|debid\w*\s+a|"
-    r"secundari\w*\s+a|a\s+pesar\s+de|aparte\s+de|ademas\s+de|asociad\w*\s+a|en\s+contexto\s+de|en\s+paciente)\b"
-)
-_VERB = pattern(
-    r"\b(?:es|son|esta|estan|hay|existe|existen|muestra\w*|presenta\w*|persiste\w*|aparece\w*|tiene\w*|se\s+(?:observ|apreci|"
-    r"identific|visualiz|evidenci)\w*)\b"
-)
 _SIZES = (
     r"(?:pequen\w*|minim\w*|leve\w*|moderad\w*|gran|grande\w*|sever\w*|importante\w*|marcad\w*|discret\w*|estable\w*|conocid\w*|"
     r"persist\w*|residual\w*|cronic\w*|posible\w*|probable\w*|bilateral\w*|aument\w*|un|una|unos|unas|el|la|los|las|signos|"
     r"cambios|imagen\w*|se|hay|existe\w*|\w+mente)"
 )
-_TOLD = pattern(rf"^\W*{_PREVIOUS}[^,;.]{{0,60}},?\s+(?:se\s+(?:\w+ba|vio|vieron|\w+aron|\w+o)|habia|existia|hubo)\b")
-_PRIOR = pattern(rf"(?<!como )(?<!igual que ){_PREVIOUS}")
 
 _CUES: CueTable = (
     (any_of(PSEUDO), None, (True,)),
@@ -159,8 +149,14 @@ SPANISH = Language(
     fold=_ACCENTS,
     grammar=Grammar(
         cues=_CUES,
-        end=_BREAK,
-        verb=_VERB,
+        end=pattern(
+            r";|[.!?]\s|\b(?:pero|aunque|salvo|excepto|sin\s+embargo|no\s+obstante|mientras|sino|a\s+excepcion\s+de|debid\w*\s+a|"
+            r"secundari\w*\s+a|a\s+pesar\s+de|aparte\s+de|ademas\s+de|asociad\w*\s+a|en\s+contexto\s+de|en\s+paciente)\b"
+        ),
+        verb=pattern(
+            r"\b(?:es|son|esta|estan|hay|existe|existen|muestra\w*|presenta\w*|persiste\w*|aparece\w*|tiene\w*|se\s+(?:observ|apreci|"
+            r"identific|visualiz|evidenci)\w*)\b"
+        ),
         new_item=pattern(rf"(?:,|\by\b|,\s*y\b|\be\b|\bcon\b)\s+{_SIZES}(?!\w)"),
         comma=pattern(r",\s*(?!y\b|o\b|u\b|ni\b)"),
         alternative=pattern(r"\b(?:o|u|ni)\b"),
@@ -169,8 +165,10 @@ SPANISH = Language(
         same_subject=pattern(r"(?:,\s*)?\b(?:pero|aunque|que)\s+(?=(?:se|ha|han|no|ya)\b|$)[^,;]*$"),
         own_verb=pattern(r"\s*\b(?:es|son|esta|estan|se|ha|han|sido|ya|ambos|todos|\w+mente)\s*$"),
         restart=pattern(r"\by\s+(?:hay|se|un|una|el|la)\b"),
-        prior=_PRIOR,
-        told=_TOLD,
+        prior=pattern(rf"(?<!como )(?<!igual que ){_PREVIOUS}"),
+        told=pattern(
+            rf"^\W*{_PREVIOUS}[^,;.]{{0,60}},?\s+(?:se\s+(?:\w+ba|vio|vieron|\w+aron|\w+o)|habia|existia|hubo)\b"
+        ),
         negation=pattern(r"\bno\b"),
     ),
     places=PlaceWords(

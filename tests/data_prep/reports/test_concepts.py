@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.mentions import score
+from tests import ROOT
 from vlp.core.config import ConfigError
-from vlp_prep.reports.concepts import Extractor, score
+from vlp_prep.reports.concepts import Extractor
 from vlp_prep.reports.umls import read_linked
 from vlp_prep.reports.vocabulary import Entry, Vocabulary
-from vlp_prep.synthetic.generate import FINDINGS, draw_state
-from vlp_prep.synthetic.patient import stream
+from vlp_prep.synthetic.patient import FINDINGS, draw_state, stream
 from vlp_prep.synthetic.report import write
 
 HERE = Path(__file__).parent
@@ -73,10 +74,10 @@ def test_the_gold_sets_are_sound_and_scored(path: Path) -> None:
 
 
 def test_the_score_is_printed_and_a_missing_file_is_one_line() -> None:
-    command = [sys.executable, "-m", "vlp_prep.reports.concepts", "--score"]
-    done = subprocess.run([*command, str(GOLD)], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "benchmarks.mentions"]
+    done = subprocess.run([*command, str(GOLD)], capture_output=True, text=True, check=True, cwd=ROOT)
     assert "precision" in done.stdout and "recall" in done.stdout
-    failed = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True)
+    failed = subprocess.run([*command, "nowhere.jsonl"], capture_output=True, text=True, cwd=ROOT)
     assert failed.returncode == 2 and failed.stderr == "no such file: nowhere.jsonl\n"
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from benchmarks.mentions import score
 from vlp_prep.cli import main
-from vlp_prep.reports.concepts import Extractor, score
+from vlp_prep.reports.concepts import Extractor
 from vlp_prep.reports.languages import LANGUAGES
 from vlp_prep.reports.languages.detect import detect_language
 from vlp_prep.reports.vocabulary import default_vocabulary

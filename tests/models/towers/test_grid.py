@@ -28,7 +28,7 @@ def planted(tower: ImageTower, size: int, squares: int = 16) -> np.ndarray:
     for index, (y, x) in enumerate(corners):
         images[index, :, y : y + side, x : x + side] += 3.0
     with torch.inference_mode():
-        cells = torch.cat([tower(one, patches=True).cells for one in images.split(8)])
+        cells = torch.cat([tower(one, patches=True).patch_tokens for one in images.split(8)])
     response = (cells[:-1] - cells[-1:]).square().sum(-1).view(squares, *grid.shape).numpy()
     response = np.where(response > 0.1 * response.max((1, 2), keepdims=True), response, 0)
     rows, columns = np.mgrid[: grid.shape[0], : grid.shape[1]]

@@ -44,7 +44,7 @@ def through(tower: Any, tensors: dict[str, Tensor], size: int) -> tuple[Report, 
     report = load_tower(tower, tensors, "test")
     with torch.no_grad():
         features = tower(pictures(size), patches=True)
-    return report, features.pooled, features.cells
+    return report, features.pooled, features.patch_tokens
 
 
 def timm_vit(size: int, patch: int = 14, **options: Any) -> dict[str, Any]:

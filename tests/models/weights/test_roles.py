@@ -144,7 +144,7 @@ def test_i_jepas_release(target: str, tmp_path: Path) -> None:
         with torch.no_grad():
             expected = model.forward_features(pictures(64))
             features = tower(pictures(64), patches=True)
-        assert torch.allclose(features.cells, expected, atol=1e-5)
+        assert torch.allclose(features.patch_tokens, expected, atol=1e-5)
         assert torch.allclose(features.pooled, expected.mean(1), atol=1e-5)
     chosen = read_weights(tmp_path / "a.pth.tar", student=True)
     assert torch.equal(chosen["module.pos_embed"], student["module.pos_embed"])

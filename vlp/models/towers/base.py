@@ -65,10 +65,10 @@ class TowerConfig:
 
 
 class Features(NamedTuple):
-    """`pooled` [B, width]; where asked for, `cells` [B, P, patch_width] and the pooling token's `attention` [B, P]."""
+    """`pooled` [B, width]; where asked for, `patch_tokens` [B, P, patch_width] and the pooling token's `attention` [B, P]."""
 
     pooled: Tensor
-    cells: Tensor | None = None
+    patch_tokens: Tensor | None = None
     attention: Tensor | None = None
 
 
@@ -243,14 +243,14 @@ class ImageTower(Tower):
     def forward(self, image: Tensor, patches: bool = False) -> Features: ...
 
     def drop_local_branch(self) -> None:
-        """Drop parameters that only cells need: called when no objective asks for patches."""
+        """Drop parameters that only patch tokens need: called when no objective asks for patches."""
 
-    def pool_projection(self, cells: Tensor) -> Tensor | None:
-        """Return cells [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.
+    def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
+        """Return patch tokens [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.
 
         A heat map of a model without a patch head is made of these.
         """
-        return cells if self.patch_width == self.width else None
+        return patch_tokens if self.patch_width == self.width else None
 
 
 class TextTower(Tower):

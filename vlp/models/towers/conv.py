@@ -118,8 +118,10 @@ class ConvTower(ImageTower):
         side = self.grid.shape[0] // 2
         self.patch_width, self.grid = self.width // 2, Grid((side, side), (16.0, 16.0), (8.0, 8.0))
 
-    def pool_projection(self, cells: Tensor) -> Tensor | None:
-        return None if self.local else torch.cat([cells, cells], -1)  # a single cell is its own mean and maximum
+    def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
+        return (
+            None if self.local else torch.cat([patch_tokens, patch_tokens], -1)
+        )  # a single cell is its own mean and maximum
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:
         first, *others = self.layers

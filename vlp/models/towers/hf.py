@@ -97,13 +97,6 @@ def read_config(options: HfConfig, part: str, where: str) -> Any:
     return found
 
 
-def weights_of(options: HfConfig) -> str | None:
-    """Return where the weights beside a configuration are: its folder, or its Hub name."""
-    if options.path is None or not options.weights:
-        return None
-    return options.path if Path(options.path).is_dir() else f"hf:{options.path.removeprefix('hf:')}"
-
-
 def build(found: Any, pooler: bool, where: str) -> nn.Module:
     """Return the bare model of a transformers configuration, random; without a pooling layer that nothing would train."""
     import transformers
@@ -133,7 +126,10 @@ class HfTower(Tower):
     attention: ClsAttention | None
 
     def default_weights(self) -> str | None:
-        return weights_of(self.config)
+        path = self.config.path
+        if path is None or not self.config.weights:
+            return None
+        return path if Path(path).is_dir() else f"hf:{path.removeprefix('hf:')}"
 
     def disable_attention_capture(self) -> None:
         if self.attention is not None:
@@ -143,7 +139,9 @@ class HfTower(Tower):
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
 
     def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), **_inline(self.hf_config)}
+        left_out = ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures")
+        tree = {key: value for key, value in self.hf_config.to_dict().items() if key not in left_out}
+        return {**super().to_config(), "config": tree, "path": None}
 
 
 @text_towers.register("hf")
@@ -171,7 +169,9 @@ class HfTextTower(HfTower, TextTower):
         self.model = build(found, config.pooling == "pooler", "model.text")
         # SigLIP attends to its padding and pools at the last position: a text only means something at full length
         self.fixed_length = found.model_type.startswith("siglip")
-        self.max_length = self._longest(found, shape.pad_id)
+        self.max_length = getattr(found, "max_position_embeddings", None) or 1 << 30
+        if "roberta" in found.model_type:  # it counts positions from behind the padding id
+            self.max_length -= shape.pad_id + 1
         self.state_width, is_causal, has_pooler = self._look(found.model_type)
         pooling = config.pooling if config.pooling != "auto" else "last" if is_causal else "cls"
         if pooling == "cls" and is_causal:
@@ -192,12 +192,6 @@ class HfTextTower(HfTower, TextTower):
         plain = found.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra") and not found.is_decoder
         self.takes_pairs = plain and found._attn_implementation == "sdpa"
 
-    @staticmethod
-    def _longest(found: Any, pad_id: int) -> int:
-        positions = getattr(found, "max_position_embeddings", None) or 1 << 30
-        # RoBERTa counts positions from behind the padding id
-        return positions - pad_id - 1 if "roberta" in found.model_type else positions
-
     def _look(self, model_type: str) -> tuple[int, bool, bool]:
         """Run the model on two texts with one first token; return its width, whether it is causal, whether it has a pooler.
 
@@ -216,7 +210,7 @@ class HfTextTower(HfTower, TextTower):
         except Exception as error:  # whatever the library's model says of inputs that it was not made for
             raise ConfigError(
                 f"model.text: transformers' {model_type!r} does not run as a text tower, on token ids and a mask: "
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                f"{type(error).__name__}: {first_line(error)}"
             ) from error
         finally:
             self.model.train(was_training)
@@ -276,13 +270,6 @@ def pool(states: Tensor, mask: Tensor, how: str) -> Tensor:
     return highest if how == "max" else torch.cat([mean, highest], -1)
 
 
-def _inline(found: Any) -> dict[str, Any]:
-    tree = found.to_dict()
-    for key in ("_name_or_path", "transformers_version", "torch_dtype", "dtype", "architectures"):
-        tree.pop(key, None)
-    return {"config": tree, "path": None}
-
-
 @image_towers.register("hf")
 class HfImageTower(HfTower, ImageTower):
     """Any vision model of transformers: ViT, DINOv2, CLIP's, SigLIP's, Swin, ResNet, ConvNeXt, ..."""
@@ -306,26 +293,24 @@ class HfImageTower(HfTower, ImageTower):
         self.config, self.hf_config = config, found
         self.channels = int(getattr(found, "num_channels", 3))
         self.model = build(found, config.pooling == "pooler", "model.image")
-        blank = torch.zeros(1, self.channels, spec.size, spec.size)
-        shape: list[int] = []
 
-        def run() -> tuple[int, int] | None:
-            result = self._run(blank)
-            states = result.last_hidden_state
-            own = result.get("pooler_output") is not None
+        def run(image: Tensor) -> tuple[tuple[int, ...], tuple[int, int, bool]]:
+            result = self._run(image)
+            states, has_pooler = result.last_hidden_state, result.get("pooler_output") is not None
             if states.dim() == 4:
-                shape.extend([states.shape[1], 0, own])
-                return states.shape[2], states.shape[3]
+                return states.shape[2:], (states.shape[1], 0, has_pooler)
             side, prefix = _square(states.shape[1], spec.size, found)
-            shape.extend([states.shape[2], prefix, own])
-            return side, side
+            return (side, side), (states.shape[2], prefix, has_pooler)
 
-        grid = trace_tower(self.model, run, spec.size, f"transformers' {found.model_type!r}")
-        self.grid = grid
-        self.width = self.patch_width = shape[0]
-        self.prefix = shape[1]
-        self.pooling = config.pooling if config.pooling != "auto" else self._own_pooling(bool(shape[2]))
-        if self.pooling == "pooler" and not shape[2]:
+        blank = torch.zeros(1, self.channels, spec.size, spec.size)
+        self.grid, known = trace_tower(self.model, run, blank, f"transformers' {found.model_type!r}")
+        self.width, self.prefix, has_pooler = known
+        self.patch_width = self.width
+        self.pooling: str = config.pooling
+        if config.pooling == "auto":
+            own = found.model_type.startswith(("clip", "siglip")) or not self.prefix
+            self.pooling = "pooler" if own and has_pooler else "cls" if self.prefix else "mean"
+        if self.pooling == "pooler" and not has_pooler:
             raise ConfigError(f"model.image.pooling: a {found.model_type!r} has no pooler; use auto, cls or mean")
         if self.pooling == "cls" and not self.prefix:
             raise ConfigError(f"model.image.pooling is cls, but a {found.model_type!r} has no class token")
@@ -338,12 +323,6 @@ class HfImageTower(HfTower, ImageTower):
         cells = (image.shape[-2] // self.hf_config.patch_size) * (image.shape[-1] // self.hf_config.patch_size)
         order = torch.arange(cells, dtype=torch.float32, device=image.device).expand(len(image), -1)
         return self.model(pixel_values=image, noise=order)
-
-    def _own_pooling(self, has_output: bool) -> str:
-        own = self.hf_config.model_type.startswith(("clip", "siglip")) or not self.prefix
-        if own and has_output:
-            return "pooler"
-        return "cls" if self.prefix else "mean"
 
     def forward(self, image: Tensor, patches: bool = False) -> Features:
         result = self._run(image)

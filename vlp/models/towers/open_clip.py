@@ -6,7 +6,7 @@ These towers project into the joint space themselves, so their heads are usually
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,18 @@ from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import did_you_mean
 from vlp.modalities.text.processor import TextShape
 
-from .base import Features, ImageTower, OpenClipForm, TextFeatures, TextTower, TowerConfig, image_towers, text_towers
-from .patch_grid import trace_tower
+from .base import (
+    Features,
+    ImageTower,
+    OpenClipForm,
+    TextFeatures,
+    TextTower,
+    Tower,
+    TowerConfig,
+    image_towers,
+    text_towers,
+)
+from .patch_grid import to_map, trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
@@ -62,35 +72,53 @@ def read_config(options: OpenClipConfig, part: str, where: str) -> dict[str, Any
     return {"embed_dim": int(tree["embed_dim"]), part: dict(tree[part]), "quick_gelu": bool(tree.get("quick_gelu"))}
 
 
-@image_towers.register("open_clip")
-class OpenClipImageTower(ImageTower):
-    """`pooled` is projected, [B, embed_dim]; cells are the tokens or the map before the projection."""
+class OpenClipTower(Tower):
+    """What image and text towers of open_clip do alike: they are a `part` of its models' configurations, and rebuilt by it."""
 
     Config = OpenClipConfig
     config: OpenClipConfig
+    part: ClassVar[str]
+    tree: dict[str, Any]
+    model: Any
+
+    def to_config(self) -> dict[str, Any]:
+        return {**super().to_config(), "model": None, "config": self.tree}
+
+    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
+        if head.kind != "none":
+            raise UnsupportedByFormat(
+                f"open_clip's {self.side} tower projects by itself and takes no head of kind {head.kind!r} behind it: "
+                f"export with --format vlp, or train with model.{self.side}_head.kind=none"
+            )
+        config = {key: value for key, value in self.tree[self.part].items() if key != "output_tokens"}
+        return OpenClipForm(config, self.model.state_dict(), shared={"quick_gelu": bool(self.tree["quick_gelu"])})
+
+
+@image_towers.register("open_clip")
+class OpenClipImageTower(OpenClipTower, ImageTower):
+    """`pooled` is projected, [B, embed_dim]; patch tokens are the tokens or the map before the projection."""
+
+    part = "vision_cfg"
 
     def __init__(self, config: OpenClipConfig, spec: ImageSpec) -> None:
         from open_clip.model import _build_vision_tower
 
         super().__init__()
-        self.config, self.tree = config, read_config(config, "vision_cfg", "model.image")
+        self.config, self.tree = config, read_config(config, self.part, "model.image")
         vision = self.tree["vision_cfg"]
         vision.update(image_size=spec.size, timm_model_pretrained=False, output_tokens=False)
         try:
-            self.model: Any = _build_vision_tower(self.tree["embed_dim"], vision, self.tree["quick_gelu"])
+            self.model = _build_vision_tower(self.tree["embed_dim"], vision, self.tree["quick_gelu"])
         except (TypeError, AssertionError) as error:
             raise ConfigError(f"model.image.config.vision_cfg: open_clip does not take it: {error}") from None
         self.width = self.tree["embed_dim"]
+
+        def run(image: Tensor) -> tuple[tuple[int, ...], int]:
+            _, cells = self._features(image)
+            return cells.shape[2:], cells.shape[1]
+
         blank = torch.zeros(1, 3, spec.size, spec.size)
-        widths: list[int] = []
-
-        def run() -> tuple[int, int] | None:
-            _, cells = self._features(blank)
-            widths.append(cells.shape[1])
-            return cells.shape[2], cells.shape[3]
-
-        self.grid = trace_tower(self.model, run, spec.size, "this open_clip tower")
-        self.patch_width = widths[0]
+        self.grid, self.patch_width = trace_tower(self.model, run, blank, "this open_clip tower")
         self.seen: Tensor | None = None
         self.watching: RemovableHandle | None = None
         if hasattr(self.model, "transformer") and self.model.pool_type == "tok" and self.model.attn_pool is None:
@@ -99,14 +127,10 @@ class OpenClipImageTower(ImageTower):
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, embed_dim] and cells [B, C, h, w]."""
         if hasattr(self.model, "trunk"):
-            final = self.model.trunk.forward_features(image)
-            pooled = self.model.head(self.model.trunk.forward_head(final))
-            if final.dim() == 3:
-                prefix = int(getattr(self.model.trunk, "num_prefix_tokens", 0))
-                final = _to_map(final[:, prefix:])
-            elif getattr(self.model.trunk, "output_fmt", "NCHW") == "NHWC":
-                final = final.permute(0, 3, 1, 2)
-            return pooled, final
+            trunk = self.model.trunk
+            final = trunk.forward_features(image)
+            prefix, layout = int(getattr(trunk, "num_prefix_tokens", 0)), getattr(trunk, "output_fmt", "NCHW")
+            return self.model.head(trunk.forward_head(final)), to_map(final, prefix, layout)
         if hasattr(self.model, "attnpool"):
             final = self.model.stem(image)
             for layer in (self.model.layer1, self.model.layer2, self.model.layer3, self.model.layer4):
@@ -115,7 +139,7 @@ class OpenClipImageTower(ImageTower):
         self.model.output_tokens = True
         pooled, tokens = self.model(image)
         self.model.output_tokens = False
-        return pooled, _to_map(tokens)
+        return pooled, to_map(tokens, 0, "NLC")
 
     def forward(self, image: Tensor, patches: bool = False) -> Features:
         if not patches:
@@ -144,12 +168,12 @@ class OpenClipImageTower(ImageTower):
         if self.watching is not None:
             self.watching.remove()
 
-    def pool_projection(self, cells: Tensor) -> Tensor | None:
+    def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         projection = getattr(self.model, "proj", None)
         if isinstance(projection, Tensor):
-            return cells @ projection
+            return patch_tokens @ projection
         if hasattr(self.model, "head") and self.patch_width == self.model.trunk.num_features:
-            projected: Tensor = self.model.head(cells)
+            projected: Tensor = self.model.head(patch_tokens)
             return projected
         return None
 
@@ -159,30 +183,18 @@ class OpenClipImageTower(ImageTower):
         model = self.model.trunk if hasattr(self.model, "trunk") else self.model
         model.set_grad_checkpointing(True)
 
-    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
-        return _own_form(self, "vision_cfg", head)
-
-    def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), "model": None, "config": self.tree}
-
-
-def _to_map(cells: Tensor) -> Tensor:
-    side = int(cells.shape[1] ** 0.5 + 0.5)
-    return cells.transpose(1, 2).reshape(cells.shape[0], cells.shape[2], side, cells.shape[1] // side)
-
 
 @text_towers.register("open_clip")
-class OpenClipTextTower(TextTower):
+class OpenClipTextTower(OpenClipTower, TextTower):
     """open_clip's text transformer; `pooled` is projected, [B, embed_dim], states are before the projection."""
 
-    Config = OpenClipConfig
-    config: OpenClipConfig
+    part = "text_cfg"
 
     def __init__(self, config: OpenClipConfig, shape: TextShape) -> None:
         from open_clip.model import _build_text_tower
 
         super().__init__()
-        self.config, self.tree = config, read_config(config, "text_cfg", "model.text")
+        self.config, self.tree = config, read_config(config, self.part, "model.text")
         text = self.tree["text_cfg"]
         if text.get("hf_model_name"):
             raise ConfigError(
@@ -202,7 +214,7 @@ class OpenClipTextTower(TextTower):
         if pooling == "eos":
             text["eos_id"] = shape.closing_id
         try:
-            self.model: Any = _build_text_tower(self.tree["embed_dim"], text, self.tree["quick_gelu"])
+            self.model = _build_text_tower(self.tree["embed_dim"], text, self.tree["quick_gelu"])
         except (TypeError, AssertionError) as error:
             raise ConfigError(f"model.text.config.text_cfg: open_clip does not take it: {error}") from None
         self.width, self.state_width = self.tree["embed_dim"], self.model.ln_final.normalized_shape[0]
@@ -227,20 +239,3 @@ class OpenClipTextTower(TextTower):
 
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)
-
-    def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
-        return _own_form(self, "text_cfg", head)
-
-    def to_config(self) -> dict[str, Any]:
-        return {**super().to_config(), "model": None, "config": self.tree}
-
-
-def _own_form(tower: OpenClipImageTower | OpenClipTextTower, part: str, head: HeadConfig) -> OpenClipForm:
-    """Return a tower of open_clip's as it is; raises UnsupportedByFormat for a head after its own projection."""
-    if head.kind != "none":
-        raise UnsupportedByFormat(
-            f"open_clip's {tower.side} tower projects by itself and takes no head of kind {head.kind!r} behind it: "
-            f"export with --format vlp, or train with model.{tower.side}_head.kind=none"
-        )
-    config = {key: value for key, value in tower.tree[part].items() if key != "output_tokens"}
-    return OpenClipForm(config, tower.model.state_dict(), shared={"quick_gelu": bool(tower.tree["quick_gelu"])})

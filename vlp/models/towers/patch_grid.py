@@ -8,43 +8,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from vlp.batch import Grid
 from vlp.core.config import ConfigError
+from vlp.core.errors import first_line
 
+R = TypeVar("R")
 Shape = tuple[int, ...]
 Axis = tuple[float, float]
 """Stride and offset of a map along one axis: the centre of cell i is at offset + stride * i, on edges."""
 
 
-def trace_tower(tower: nn.Module, run: Callable[[], Shape | None], size: int, what: str) -> Grid:
-    """Return the grid of a tower on a square input; raises ConfigError, with `what` it is, where it has none.
+def trace_tower(tower: nn.Module, run: Callable[[Tensor], tuple[Shape, R]], image: Tensor, what: str) -> tuple[Grid, R]:
+    """Return the grid of a tower on a square image, and what `run` returns beside the map's shape.
 
     The library's model is run here for the first time, so this is where one that takes other inputs, has no such stage or
-    size, or gives random features (masks, sampled patches) is found out.
+    size, or gives random features (masks, sampled patches) is found out: a ConfigError, with `what` it is.
     """
     before = torch.get_rng_state()
+    size, found = image.shape[-1], []
+
+    def shape() -> Shape:
+        found.append(run(image))
+        return found[0][0]
+
     try:
-        grid = trace_grid(tower, run, (size, size))
-    except ConfigError:
-        raise
+        grid = trace_grid(tower, shape, (size, size))
     except Exception as error:
-        said = str(error).splitlines()
         raise ConfigError(
-            f"model.image: {what} does not run on images of {size} x {size} pixels: {type(error).__name__}"
-            f"{f': {said[0]}' if said else ''}"
+            f"model.image: {what} does not run on images of {size} x {size} pixels: "
+            f"{type(error).__name__}: {first_line(error)}"
         ) from error
-    if grid is None:
-        raise ConfigError(f"model.image: {what} has no map of cells")
     if not torch.equal(before, torch.get_rng_state()):
         raise ConfigError(
             f"model.image: {what} draws random numbers in eval mode: one image has other features each time"
         )
-    return grid
+    assert grid is not None
+    return grid, found[0][1]
+
+
+def to_map(final: Tensor, prefix: int, layout: str) -> Tensor:
+    """Return the final features of a library's model, tokens or a map, as a map [B, C, h, w]; ValueError for no square."""
+    if final.dim() != 3:
+        return final.permute(0, 3, 1, 2) if layout == "NHWC" else final
+    cells = final[:, prefix:]
+    side = math.isqrt(cells.shape[1])
+    if side * side != cells.shape[1]:
+        raise ValueError(f"{cells.shape[1]} patch tokens are no square")
+    return cells.transpose(1, 2).reshape(cells.shape[0], cells.shape[2], side, side)
 
 
 def trace_grid(tower: nn.Module, run: Callable[[], Shape | None], size: Shape) -> Grid | None:

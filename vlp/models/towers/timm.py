@@ -14,7 +14,7 @@ from vlp.core.registry import did_you_mean
 from vlp.core.trust import refuse_loaders
 
 from .base import Features, ImageTower, OpenClipForm, TowerConfig, TransformersForm, add_prefix, image_towers
-from .patch_grid import trace_tower
+from .patch_grid import to_map, trace_tower
 
 if TYPE_CHECKING:
     from vlp.modalities.image.spec import ImageSpec
@@ -47,17 +47,14 @@ class TimmTower(ImageTower):
         super().__init__()
         self.config, self.channels, self.size = config, config.channels, spec.size
         self.model: Any = create(config, spec.size)
-        blank = torch.zeros(1, config.channels, spec.size, spec.size)
         self.prefix = int(getattr(self.model, "num_prefix_tokens", 0))
-        widths: list[int] = []
 
-        def run() -> tuple[int, int] | None:
-            pooled, cells = self._features(blank, patches=True)
-            widths.extend([pooled.shape[1], cells.shape[1]])
-            return cells.shape[2], cells.shape[3]
+        def run(image: Tensor) -> tuple[tuple[int, ...], tuple[int, int]]:
+            pooled, cells = self._features(image, patches=True)
+            return cells.shape[2:], (pooled.shape[1], cells.shape[1])
 
-        self.grid = trace_tower(self.model, run, spec.size, f"timm's {config.name!r}")
-        self.width, self.patch_width = widths
+        blank = torch.zeros(1, config.channels, spec.size, spec.size)
+        self.grid, (self.width, self.patch_width) = trace_tower(self.model, run, blank, f"timm's {config.name!r}")
         self.seen: Tensor | None = None
         last = _last_attention(self.model)
         pools_at_token = self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
@@ -74,21 +71,7 @@ class TimmTower(ImageTower):
         pooled: Tensor = self.model.forward_head(final, pre_logits=True)
         if level is not None or not patches:
             return pooled.flatten(1), final if level is None else level
-        if final.dim() == 3:
-            cells = final[:, self.prefix :]
-            side = self._side(cells.shape[1], image.shape[-1])
-            final = cells.transpose(1, 2).unflatten(2, (side, cells.shape[1] // side))
-        elif getattr(self.model, "output_fmt", "NCHW") == "NHWC":
-            final = final.permute(0, 3, 1, 2)
-        return pooled.flatten(1), final
-
-    def _side(self, cells: int, size: int) -> int:
-        side = int(cells**0.5 + 0.5)
-        if side * side != cells:
-            raise ConfigError(
-                f"timm's {self.config.name!r} turns {size} pixels into {cells} cells, which are no square"
-            )
-        return side
+        return pooled.flatten(1), to_map(final, self.prefix, getattr(self.model, "output_fmt", "NCHW"))
 
     def forward(self, image: Tensor, patches: bool = False) -> Features:
         pooled, cells = self._features(image, patches)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vlp.core.config import ConfigError
-from vlp.core.trust import read_small_json
+from vlp.core.untrusted import read_object
 from vlp.modalities.image.spec import ImageSpec
 
 from .files import IN_FOLDER
@@ -36,8 +36,9 @@ ACTIVATIONS = {
     "SiLU": "silu",
 }
 SPELLINGS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "swish": "silu"}
-RESIZES = {"shortest": "crop", "longest": "pad", "squash": "squash", "center": "crop", "border": "pad"}
-RESAMPLES = {2: "bilinear", 3: "bicubic", 4: "area"}
+CROPS, PADS = ("crop", "shortest", "center"), ("pad", "longest", "border")
+RESIZES = {"squash": "squash", **dict.fromkeys(CROPS, "crop"), **dict.fromkeys(PADS, "pad")}
+INTERPOLATIONS = {name: name for name in ("area", "bilinear", "bicubic")} | {2: "bilinear", 3: "bicubic", 4: "area"}
 
 
 @dataclass(slots=True)
@@ -122,10 +123,10 @@ def of_folder(path: Path) -> Expected:
         return _of_open_clip(tree)
     tree = _read(folder / "config.json")
     if _part(tree, "pretrained_cfg"):
-        return _of_timm(_part(tree, "pretrained_cfg"))
+        return _of_pictures(_part(tree, "pretrained_cfg"), "input_size", "crop_mode")
     if "model_type" in tree:
         return _of_transformers(tree, _read(folder / "preprocessor_config.json"))
-    return _of_ours(_read(folder / "preprocess.json"))
+    return _of_pictures(_read(folder / "preprocess.json"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -133,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_small_json(path)
+        return read_object(path)
     except ConfigError as error:
         log.info("%s: what the weights expect is not known", str(error)[:300])
         return {}
@@ -163,65 +164,48 @@ def _word(value: Any, table: Mapping[Any, str]) -> str | None:
     return table.get(value) if isinstance(value, (str, int)) else None
 
 
-PLAIN = {name: name for name in ("area", "bilinear", "bicubic")}
+def _of_pictures(
+    shown: Mapping[str, Any],
+    size: str = "size",
+    resize: str = "resize",
+    interpolation: str = "interpolation",
+    prefix: str = "",
+) -> Expected:
+    """Return what a library's preprocessing says, by its names of the same settings."""
+    return Expected(
+        mean=_floats(shown.get(f"{prefix}mean")),
+        std=_floats(shown.get(f"{prefix}std")),
+        size=_side(shown.get(size)),
+        interpolation=_word(shown.get(interpolation), INTERPOLATIONS),
+        resize=_word(shown.get(resize), RESIZES),
+    )
 
 
 def _of_open_clip(tree: Mapping[str, Any]) -> Expected:
     model, shown = _part(tree, "model_cfg"), _part(tree, "preprocess_cfg")
-    quick = model.get("quick_gelu", shown.get("quick_gelu", False)) is True
-    activation = {"image": "quick_gelu", "text": "quick_gelu"} if quick else {}
-    if not quick and model:
+    expected = _of_pictures(shown, resize="resize_mode")
+    expected.size = expected.size or _side(_part(model, "vision_cfg").get("image_size"))
+    if model.get("quick_gelu", shown.get("quick_gelu", False)) is True:
+        expected.activation = {"image": "quick_gelu", "text": "quick_gelu"}
+    elif model:
         own = {"image": _part(model, "vision_cfg"), "text": _part(model, "text_cfg")}
         plain = {name: part for name, part in own.items() if not {"timm_model_name", "hf_model_name"} & part.keys()}
-        activation = {name: "gelu" for name, part in plain.items() if "act_kwargs" not in part}
-    size = _side(shown.get("size")) or _side(_part(model, "vision_cfg").get("image_size"))
-    return Expected(
-        mean=_floats(shown.get("mean")),
-        std=_floats(shown.get("std")),
-        size=size,
-        interpolation=_word(shown.get("interpolation"), PLAIN),
-        resize=_word(shown.get("resize_mode"), RESIZES),
-        activation=activation,
-    )
+        expected.activation = {name: "gelu" for name, part in plain.items() if "act_kwargs" not in part}
+    return expected
 
 
 def _of_transformers(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> Expected:
-    activation = {}
+    crops = shown.get("do_center_crop") is True
+    squashes = shown.get("do_resize", True) is True and "height" in _part(shown, "size") and not crops
+    expected = _of_pictures(shown, "crop_size" if crops else "size", interpolation="resample", prefix="image_")
+    expected.resize = "crop" if crops else "squash" if squashes else None
+    if shown.get("do_normalize", True) is not True:
+        expected.mean = expected.std = None
     for name, part in (("image", "vision_config"), ("text", "text_config")):
         given = _part(tree, part) or tree
         act = given.get("hidden_act", given.get("activation_function"))
         if act is None and str(tree.get("model_type")) == "clip":
             act = "quick_gelu"  # what is left out of a configuration is the class's own default
         if isinstance(act, str):
-            activation[name] = SPELLINGS.get(act, act)
-    crops = shown.get("do_center_crop") is True
-    squashes = shown.get("do_resize", True) is True and "height" in _part(shown, "size") and not crops
-    normalises = shown.get("do_normalize", True) is True
-    return Expected(
-        mean=_floats(shown.get("image_mean")) if normalises else None,
-        std=_floats(shown.get("image_std")) if normalises else None,
-        size=_side(shown.get("crop_size")) if crops else _side(shown.get("size")),
-        interpolation=_word(shown.get("resample"), RESAMPLES),
-        resize="crop" if crops else "squash" if squashes else None,
-        activation=activation,
-    )
-
-
-def _of_timm(shown: Mapping[str, Any]) -> Expected:
-    return Expected(
-        mean=_floats(shown.get("mean")),
-        std=_floats(shown.get("std")),
-        size=_side(shown.get("input_size")),
-        interpolation=_word(shown.get("interpolation"), PLAIN),
-        resize=_word(shown.get("crop_mode"), RESIZES),
-    )
-
-
-def _of_ours(shown: Mapping[str, Any]) -> Expected:
-    return Expected(
-        mean=_floats(shown.get("mean")),
-        std=_floats(shown.get("std")),
-        size=_side(shown.get("size")),
-        interpolation=_word(shown.get("interpolation"), PLAIN),
-        resize=_word(shown.get("resize"), {name: name for name in ("pad", "crop", "squash")}),
-    )
+            expected.activation[name] = SPELLINGS.get(act, act)
+    return expected

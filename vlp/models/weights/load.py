@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,14 +19,14 @@ from torch import Tensor, nn
 
 from vlp.core.config import ConfigError
 
-from ..towers.base import ImageTower, Tower
+from ..towers.base import ImageTower, Tower, TowerConfig
 from .expectations import tell
 from .files import locate_weights, read_weights
 from .names import Part, canonical, looks_like_sam, tensorflow_efficientnet
 from .roles import needed, role
 
 if TYPE_CHECKING:
-    from ..dual_encoder import DualEncoder
+    from ..dual_encoder import DualEncoder, ModelConfig
 
 log = logging.getLogger("vlp")
 
@@ -185,6 +184,8 @@ def _place_positions(
     image: bool,
 ) -> None:
     """Interpolate an image's position table, or cut a text's, and move the class token's position where it belongs."""
+    from timm.layers import resample_abs_pos_embed
+
     if "pos" not in wanted or "pos" not in found:
         return
     target, value = wanted["pos"], found["pos"].value.float()
@@ -200,18 +201,19 @@ def _place_positions(
         before, after = _special(table.shape[0], "cls" in found), _special(length, "cls" in wanted)
         if before is None or after is None:
             return
-        special, cells = table[:before], table[before:]
-        placed_cells = _interpolate(cells, length - after, antialias="registers" in found)
-        if after:
-            placed_special = special if before else torch.zeros(after, width)
-            placed = torch.cat([placed_special, placed_cells])
-        else:
-            placed = placed_cells
-            if before and "cls" in wanted and "cls" in found:  # the class token carries its position itself
+        old, new = math.isqrt(len(table) - before), math.isqrt(length - after)
+        placed = resample_abs_pos_embed(  # as transformers does: with registers it is anti-aliased
+            table[None], [new, new], [old, old], num_prefix_tokens=before, antialias="registers" in found
+        )[0]
+        if after > before:
+            placed = torch.cat([torch.zeros(after, width), placed])
+        elif before > after:
+            if "cls" in wanted and "cls" in found:  # the class token carries its position itself
                 cls = wanted["cls"]
-                cls.value.copy_((found["cls"].value.reshape(1, width) + special).reshape(cls.value.shape))
+                cls.value.copy_((found["cls"].value.reshape(1, width) + placed[:before]).reshape(cls.value.shape))
                 used.add(found["cls"].name)
                 filled[cls.name] = True
+            placed = placed[before:]
     if table.shape != placed.shape:
         report.resized[target.name] = (tuple(value.shape), tuple(target.value.shape))
     target.value.copy_(placed.reshape(target.value.shape))
@@ -225,16 +227,6 @@ def _special(length: int, has_class: bool) -> int | None:
         if math.isqrt(length - count) ** 2 == length - count:
             return count
     return None
-
-
-def _interpolate(cells: Tensor, count: int, antialias: bool) -> Tensor:
-    """Resize a square of positions [P, C] to another, bicubic, as transformers does: with registers it is anti-aliased."""
-    from timm.layers import resample_abs_pos_embed
-
-    old, new = math.isqrt(cells.shape[0]), math.isqrt(count)
-    options = {"new_size": [new, new], "old_size": [old, old], "num_prefix_tokens": 0, "antialias": antialias}
-    resized: Tensor = resample_abs_pos_embed(cells[None], **options)
-    return resized[0]
 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report:
@@ -366,15 +358,6 @@ def _without_new_heads(report: Report, tensors: Mapping[str, Tensor]) -> Report:
     return report
 
 
-@contextmanager
-def _named(key: str) -> Iterator[None]:
-    """Put the recipe's key before what is wrong with a file."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
 def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> dict[str, Report]:
     """Load the initial weights that the configuration names; returns the reports by part (`model`, `image`, `text`).
 
@@ -382,33 +365,33 @@ def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> di
     that are not the model's.
     """
     reports: dict[str, Report] = {}
-    config = model.config
     state = {_short(name): value for name, value in model.state_dict().items()}
+    towers: dict[str, Tower] = {"image": model.image_tower, "text": model.text_tower}
 
-    def idle() -> set[str]:
-        return {_short(name) for name in unused()}
+    def load(part: str, source: str, options: ModelConfig | TowerConfig) -> None:
+        where, inside = (f"model.{part}", f"{part}_tower.") if part in towers else (part, "")
+        path = locate_weights(source, f"{where}.pretrained")
+        try:
+            if isinstance(options, TowerConfig):
+                shown = Path(source).name if Path(source).exists() else source
+                report = load_tower(towers[part], read_weights(path, options.student), shown, options.student)
+            else:
+                report = load_whole(model, read_weights(path), source)
+        except ConfigError as error:
+            raise ConfigError(f"{where}.pretrained: {error}") from None
+        lacking = needed(
+            report.missing,
+            lambda name: state[inside + _short(name)],
+            options.allow_missing,
+            lambda: {_short(name).removeprefix(inside) for name in unused()},
+        )
+        reports[part] = require(report, options.minimum_loaded, lacking, where)
+        tell(source, path, model, (part,) if part in towers else tuple(towers), where)
 
-    if config.pretrained:
-        path = locate_weights(config.pretrained, "model.pretrained")
-        with _named("model.pretrained"):
-            report = load_whole(model, read_weights(path), config.pretrained)
-        lacking = needed(report.missing, lambda name: state[_short(name)], config.allow_missing, idle)
-        reports["model"] = require(report, config.minimum_loaded, lacking, "model")
-        tell(config.pretrained, path, model, ("image", "text"), "model")
-    for name, tower in (("image", model.image_tower), ("text", model.text_tower)):
+    if model.config.pretrained:
+        load("model", model.config.pretrained, model.config)
+    for name, tower in towers.items():
         source = tower.config.pretrained or tower.default_weights()
         if source:
-            path = locate_weights(source, f"model.{name}.pretrained")
-            student, shown = tower.config.student, Path(source).name if Path(source).exists() else source
-            with _named(f"model.{name}.pretrained"):
-                report = load_tower(tower, read_weights(path, student), shown, student)
-            inside = f"{name}_tower."
-            lacking = needed(
-                report.missing,
-                lambda one, inside=inside: state[inside + one],  # type: ignore[misc]
-                tower.config.allow_missing,
-                lambda inside=inside: {parameter.removeprefix(inside) for parameter in idle()},  # type: ignore[misc]
-            )
-            reports[name] = require(report, tower.config.minimum_loaded, lacking, f"model.{name}")
-            tell(source, path, model, (name,), f"model.{name}")
+            load(name, source, tower.config)
     return reports

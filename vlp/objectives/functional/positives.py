@@ -26,7 +26,7 @@ NO_GROUP = 0
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class RankRows:
     """This rank's rows among those of all ranks: `[start, start + count)` of `total`, on `world` ranks.
 
     `even` says, the same on every rank, whether all hold as many.
@@ -39,7 +39,7 @@ class Rows:
     even: bool
 
     @classmethod
-    def of(cls, batch: Batch, *, even: bool) -> Rows:
+    def of(cls, batch: Batch, *, even: bool) -> RankRows:
         """Place this rank's rows; `even` promises batches of one size on all ranks, which saves an exchange.
 
         Of a set in which texts are missing the ranks compare as many rows as have one: their numbers are exchanged.
@@ -54,6 +54,11 @@ class Rows:
             even=len(set(counts)) == 1,
         )
 
+    @property
+    def own(self) -> slice:
+        """Which of all rows are this rank's."""
+        return slice(self.start, self.start + self.count)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Return `tensor` [count, ...] of all ranks, [total, ...], differentiable."""
         return distributed.gather(tensor) if self.even else distributed.gather_uneven(tensor)[0]
@@ -63,7 +68,7 @@ class Rows:
         return own_sum * (self.world / max(1, self.total))
 
 
-class Relation:
+class PositiveRelation:
     """Which of all N rows are positives of this rank's own rows; asked for in blocks, never held as a whole.
 
     Two ways to be related, by `ids` or by `present`. `ids` [N, C] int64: rows that agree in any column are related,
@@ -73,7 +78,7 @@ class Relation:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: RankRows,
         *,
         ids: Tensor | None = None,
         present: Tensor | None = None,
@@ -112,7 +117,7 @@ class Relation:
         weight = weight * (self.known[mine][:, None] & self.known[other]).to(weight.dtype)
         return torch.where(itself, torch.ones_like(weight), weight).to(like.dtype)
 
-    def degree(self, like: Tensor) -> Tensor:
+    def n_positives(self, like: Tensor) -> Tensor:
         """Return each row's total weight [N], itself included."""
         return self.rows.gather(self._own_sums(like, weighted=True))
 
@@ -130,20 +135,22 @@ class Relation:
         return torch.cat(pieces).detach() if pieces else like.new_zeros(0)
 
 
-def relation(positives: Positives, batch: Batch, rows: Rows) -> Relation | None:
+def relation(positives: Positives, batch: Batch, rows: RankRows) -> PositiveRelation | None:
     """Return who is a positive of whom in `batch` over all ranks; None for `diagonal`. `label` needs `Batch.labels`."""
     if positives == "diagonal":
         return None
     if positives == "group":
-        return Relation(rows, ids=rows.gather(batch.group))
+        return PositiveRelation(rows, ids=rows.gather(batch.group))
     return label_relation(batch, rows, overlap=False)
 
 
-def label_relation(batch: Batch, rows: Rows, *, overlap: bool) -> Relation:
+def label_relation(batch: Batch, rows: RankRows, *, overlap: bool) -> PositiveRelation:
     """Relate rows by the set of findings that `Batch.labels` calls present; a row with no known label only to itself."""
     assert batch.labels is not None  # Objective.check has seen them
     labels = rows.gather(batch.labels)
-    return Relation(rows, present=(labels == PRESENT).float(), known=(labels != UNKNOWN).any(dim=1), overlap=overlap)
+    return PositiveRelation(
+        rows, present=(labels == PRESENT).float(), known=(labels != UNKNOWN).any(dim=1), overlap=overlap
+    )
 
 
 def needs_of(positives: Positives) -> frozenset[str]:

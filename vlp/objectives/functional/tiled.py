@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .positives import Relation
+from .positives import PositiveRelation
 
 TILE_ROWS, TILE_COLUMNS = 512, 4096
 """Pairs looked at together: 2 million, 8 MiB in fp32; small enough for a cache, large enough for a matrix product."""
@@ -30,7 +30,7 @@ def tiles(rows: int, columns: int) -> Iterator[tuple[slice, slice]]:
             yield slice(low, min(low + TILE_ROWS, rows)), slice(left, min(left + TILE_COLUMNS, columns))
 
 
-def _weights(relation: Relation | None, start: int, rows: slice, columns: slice, like: Tensor) -> Tensor:
+def _weights(relation: PositiveRelation | None, start: int, rows: slice, columns: slice, like: Tensor) -> Tensor:
     """Return the positives' weights in a tile; without a relation, 1 where own row + start is the column."""
     if relation is not None:
         return relation.block(rows, columns, like)
@@ -39,7 +39,7 @@ def _weights(relation: Relation | None, start: int, rows: slice, columns: slice,
     return (own[:, None] == other).to(like.dtype)
 
 
-def _holds_positives(relation: Relation | None, start: int, rows: slice, columns: slice) -> bool:
+def _holds_positives(relation: PositiveRelation | None, start: int, rows: slice, columns: slice) -> bool:
     return relation is not None or (rows.start + start < columns.stop and columns.start < rows.stop + start)
 
 
@@ -47,7 +47,7 @@ def _add_log(total: Tensor, more: Tensor) -> None:
     torch.logaddexp(total, more, out=total)
 
 
-class LogSums(torch.autograd.Function):
+class LogSumExp(torch.autograd.Function):
     """Per-row and per-column log-sum-exp of scaled similarities, for several scales in one pass, and the own similarities.
 
     The own pairs' products are here because their gradients start the sums of the others': two [N, D] less.
@@ -55,7 +55,7 @@ class LogSums(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scales: Tensor, relation: Relation | None, start: int, exclude: bool
+        ctx: Any, a: Tensor, b: Tensor, scales: Tensor, relation: PositiveRelation | None, start: int, exclude: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return `[K, n]` and `[K, m]`: log-sum-exp over the other side of `scales[k] * a @ b.T`; and `[n]`, own products.
 
@@ -145,11 +145,11 @@ def _tile_slope(logits: Tensor, row: Tensor, column: Tensor, grad_row: Tensor, g
     return slope.add_(logits.sub_(column).exp_().mul_(grad_column))
 
 
-class Pulls(torch.autograd.Function):
+class PositiveSums(torch.autograd.Function):
     """Weighted sums of each row's and each column's similarities to its positives."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, relation: Relation) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, a: Tensor, b: Tensor, relation: PositiveRelation) -> tuple[Tensor, Tensor]:
         """Return `[n]` and `[m]`: sums of `relation * (a @ b.T)` over the other side."""
         by_row, by_column = a.new_zeros(a.shape[0]), a.new_zeros(b.shape[0])
         for rows, columns in tiles(a.shape[0], b.shape[0]):
@@ -178,11 +178,11 @@ class SigmoidSum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, relation: Relation | None, start: int
+        ctx: Any, a: Tensor, b: Tensor, scale: Tensor, bias: Tensor, relation: PositiveRelation | None, start: int
     ) -> Tensor:
         """Return `sum log(1 + exp(-y z))` with `z = scale * a @ b.T + bias` and y = 1 on positives, else -1; 0-dim.
 
-        `start` as in `LogSums`; `start < 0` says that no pair is positive.
+        `start` as in `LogSumExp`; `start < 0` says that no pair is positive.
         """
         wants = any(ctx.needs_input_grad[:4])
         grad_a, grad_b = (torch.zeros_like(a), torch.zeros_like(b)) if wants else (a, b)

@@ -7,19 +7,18 @@ Silva-Rodríguez et al., *A Foundation Language-Image Model of the Retina* (FLAI
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, objectives, scalar, unit
+from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
 from .functional.info_nce import info_nce
-from .functional.positives import Relation, Rows, label_relation
+from .functional.positives import PositiveRelation, RankRows, label_relation
 
 
 @config
-class LabelAwareConfig:
+class UniClConfig:
     by: Literal["labels", "category"] = "labels"
     match: Literal["same", "overlap"] = "same"
     form: Literal["mean", "sum"] = "mean"
@@ -27,7 +26,7 @@ class LabelAwareConfig:
 
 
 @objectives.register("label_aware")
-class LabelAware(Objective[LabelAwareConfig]):
+class UniCl(Objective[UniClConfig]):
     """`L_i = -(1/|P(i)|) sum_{k in P(i)} log softmax_j(s S_ij)[k]`, both directions, mean over rows, averaged.
 
     `by: labels` takes as P(i) the samples with the same set of present findings in `Batch.labels`, or with `match: overlap`
@@ -38,23 +37,23 @@ class LabelAware(Objective[LabelAwareConfig]):
     starts at 1 / 0.07. `form: sum` sums over rows and directions instead, as UniCL's paper writes it.
     """
 
-    def __init__(self, config: LabelAwareConfig, dim: int) -> None:
+    def __init__(self, config: UniClConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if not 1 <= config.scale <= 100:
-            raise ConfigError(f"scale: the logit scale is kept within 1..100, found {config.scale}")
         if config.by == "category" and config.match == "overlap":
             raise ConfigError("match: overlap compares sets of findings: use it with by: labels")
         self.needs = frozenset({"logit_scale", "labels" if config.by == "labels" else "extras.category"})
-        self.scale_init = (math.log(config.scale), None)
+        self.scale_init = (log_scale(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
-        rows = Rows.of(batch, even=self.training)
+        rows = RankRows.of(batch, even=self.training)
         if config.by == "labels":
             related = label_relation(batch, rows, overlap=config.match == "overlap")
         else:
             category = batch.extras["category"].reshape(-1, 1).long()
-            related = Relation(rows, ids=rows.gather(category))
-        to_text, to_image = info_nce(unit(output.image), unit(output.text), scalar(output.logit_scale), rows, related)
+            related = PositiveRelation(rows, ids=rows.gather(category))
+        to_text, to_image = info_nce(
+            l2_normalize(output.image), l2_normalize(output.text), as_scalar(output.logit_scale), rows, related
+        )
         total = (to_text + to_image) / 2 if config.form == "mean" else rows.total * (to_text + to_image)
         return Losses(total, {"image_to_text": to_text, "text_to_image": to_image})
