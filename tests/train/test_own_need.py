@@ -31,7 +31,7 @@ def test_a_need_of_your_own_trains_two_steps_and_its_model_asks_for_trust(recipe
     whole, chunks = losses(tmp_path / "runs" / "whole"), losses(tmp_path / "runs" / "chunks")
     assert len(whole) == 2 and whole[0] == pytest.approx(chunks[0], rel=1e-3)
     saved = tmp_path / "runs" / "whole" / "last"
-    with pytest.raises(ConfigError, match=r"needs: this model is built by code of the module 'train\.own_need'"):
+    with pytest.raises(ConfigError, match=r"needs: this model is built by code of the module 'tests\.train\.own_need'"):
         hub.from_pretrained(saved, trust=["tests.train.toy_tower"])
     loaded: Any = hub.from_pretrained(saved, trust=["tests.train.toy_tower", "tests.train.own_need"])
     assert "tests.train.own_need:Length" in loaded.model.needs
