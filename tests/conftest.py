@@ -15,3 +15,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         warm.close_place()
+
+
+@pytest.fixture
+def warm_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let exporting check what it wrote in a warm process: for tests of exports, not of that process's start."""
+    monkeypatch.setattr("vlp.export.verify.subprocess", warm)

@@ -1,13 +1,12 @@
 """The main job, small: the commands a user types, each in its own process, from raw data to a scored export."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests import ROOT
+from tests import ROOT, warm
 
 COVID = ROOT.parent / "shared" / "data" / "covid_cxr"
 TINY = [
@@ -17,11 +16,21 @@ TINY = [
 
 
 def run(*command: object, code: int = 0) -> str:
+    """Run a command as it is installed."""
     script, *rest = [str(part) for part in command]
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / script), *rest], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.returncode == code, f"{' '.join(map(str, command))}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return said_by([str(Path(sys.executable).parent / script), *rest], code)
+
+
+def run_warm(*command: object, code: int = 0) -> str:
+    """Run a command that another test here has started as it is installed."""
+    script, *rest = [str(part) for part in command]
+    module = {"vlp-train": "vlp.train.cli", "vlp-eval": "vlp_eval.cli", "vlp-export": "vlp.export.cli"}[script]
+    return said_by([sys.executable, "-m", module, *rest], code)
+
+
+def said_by(command: list[str], code: int) -> str:
+    done = warm.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == code, f"{' '.join(command)}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     return done.stdout + done.stderr
 
 
@@ -37,8 +46,8 @@ def test_synthetic_radiographs_from_nothing_to_a_scored_export(tmp_path: Path) -
     run("vlp-train", "recipes/demo.yaml", f"data.train={shards}", f"out={tmp_path}", "name=model", *TINY)
     last = tmp_path / "model" / "last"
     run("vlp-export", last, "--to", tmp_path / "export")
-    for model, out in ((last, "of_run"), (tmp_path / "export", "of_export")):
-        run("vlp-eval", "run", "--model", model, "--suite", "smoke", "--data", shards, "--out", tmp_path / out)
+    for run_it, model, out in ((run, last, "of_run"), (run_warm, tmp_path / "export", "of_export")):
+        run_it("vlp-eval", "run", "--model", model, "--suite", "smoke", "--data", shards, "--out", tmp_path / out)
     found = scores(tmp_path / "of_run")
     assert found == scores(tmp_path / "of_export")
     assert {name.partition(".")[2] for name in found} == {"retrieval", "classification", "grounding"}
@@ -52,8 +61,8 @@ def test_real_radiographs_the_four_lines_of_the_readme(tmp_path: Path) -> None:
     said = run("vlp-prep", "build", "covid_chestxray", "--raw", COVID, "--out", shards)
     assert "read 235 = written 147 + rejected 88" in said
     tiny = [one for one in TINY if not one.startswith("data.batch_size")]
-    run("vlp-train", "recipes/smoke_cpu.yaml", f"data.train={shards}", f"out={tmp_path}", "name=covid", *tiny)
+    run_warm("vlp-train", "recipes/smoke_cpu.yaml", f"data.train={shards}", f"out={tmp_path}", "name=covid", *tiny)
     last = tmp_path / "covid" / "last"
-    run("vlp-eval", "run", "--model", last, "--suite", "covid_cxr", "--data", shards, "--out", tmp_path / "eval")
+    run_warm("vlp-eval", "run", "--model", last, "--suite", "covid_cxr", "--data", shards, "--out", tmp_path / "eval")
     assert "covid_cxr.retrieval" in scores(tmp_path / "eval")
-    run("vlp-export", last, "--to", tmp_path / "export")
+    run_warm("vlp-export", last, "--to", tmp_path / "export")

@@ -188,6 +188,7 @@ def test_weights_that_are_not_the_models_are_not_saved(tmp_path: Path) -> None:
         hub.save_pretrained(tmp_path, model, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer, weights=weights)
 
 
+@pytest.mark.usefixtures("warm_checks")
 @pytest.mark.parametrize("name", ["conv and bert", "lora"])
 def test_exporting_writes_checks_and_merges(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     loaded = saved(tmp_path / "run", name, step=3)

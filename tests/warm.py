@@ -52,22 +52,27 @@ ONE_THREAD = {
 }
 READ_AT_IMPORT = ("HF_", "HUGGINGFACE_", "TRANSFORMERS_", "PYTHON")
 """Beginnings of the variables whose value matters while libraries are imported."""
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+"""What processes that check an export have: for them there is a second server."""
 
 
 def open_place() -> None:
-    """Name a folder for the server that processes below this one will share, with the environment it will start in."""
-    folder = Path(tempfile.mkdtemp(prefix="vlp-warm-"))
-    (folder / "environment.json").write_text(json.dumps({**os.environ, "PYTHONPATH": ""}))
-    (folder / "owner").write_text(str(os.getpid()))
-    os.environ[PLACE] = str(folder)
+    """Name a folder for the servers that processes below this one will share, with the environments they will start in."""
+    place = Path(tempfile.mkdtemp(prefix="vlp-warm-"))
+    for name, more in (("plain", {}), ("offline", OFFLINE)):
+        (place / name).mkdir()
+        (place / name / "environment.json").write_text(json.dumps({**os.environ, "PYTHONPATH": "", **more}))
+        (place / name / "owner").write_text(str(os.getpid()))
+    os.environ[PLACE] = str(place)
 
 
 def close_place() -> None:
-    """End the server, if one was needed, and remove its folder."""
-    folder = Path(os.environ.pop(PLACE))
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
-    shutil.rmtree(folder)
+    """End the servers that were needed, and remove their folder."""
+    place = Path(os.environ.pop(PLACE))
+    for path in place.glob("*/pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(path.read_text()), signal.SIGKILL)
+    shutil.rmtree(place)
 
 
 # ---------------------------------------------------------------------- the tests' side
@@ -83,12 +88,13 @@ class Popen(subprocess.Popen[Any]):
         inward, _, _, outward, _, errors = pipes[:6]
         env = {**os.environ} if env is None else {str(key): str(value) for key, value in env.items()}
         words = [args] if isinstance(args, str) else [str(one) for one in args]
-        if preexec or pass_fds or shell or not _can_fork(words, env):
+        server = None if preexec or pass_fds or shell else _server_of(words, env)
+        if server is None:
             super()._execute_child(args, *rest)  # type: ignore[misc]
             return
         session = bool(pipes[11])
         request = json.dumps([words[1:], str(cwd or os.getcwd()), env, session]).encode()
-        self._line = _connect()
+        self._line = _connect(server)
         standard = [own if own != -1 else inherited for own, inherited in ((inward, 0), (outward, 1), (errors, 2))]
         socket.send_fds(self._line, [len(request).to_bytes(8, "big")], standard)
         self._line.sendall(request)
@@ -132,21 +138,24 @@ def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[Any]:
     return done
 
 
-def _can_fork(words: list[str], environment: dict[str, str]) -> bool:
+def _server_of(words: list[str], environment: dict[str, str]) -> Path | None:
+    """Return the folder of the server that started as this command would have."""
     if PLACE not in os.environ or Path("/dev/nvidiactl").exists() or not hasattr(os, "pidfd_open"):
-        return False
+        return None
     if words[0] != sys.executable or words[1] not in ("-m", "-c"):
-        return False
-    started = json.loads((Path(os.environ[PLACE]) / "environment.json").read_text())
-    names = [name for name in {*started, *environment} if name.startswith(READ_AT_IMPORT) and name != "PYTHONPATH"]
-    return all(started.get(name) == environment.get(name) for name in names)
+        return None
+    for path in Path(os.environ[PLACE]).glob("*/environment.json"):
+        started = json.loads(path.read_text())
+        names = [name for name in {*started, *environment} if name.startswith(READ_AT_IMPORT) and name != "PYTHONPATH"]
+        if all(started.get(name) == environment.get(name) for name in names):
+            return path.parent
+    return None
 
 
-def _connect() -> socket.socket:
+def _connect(folder: Path) -> socket.socket:
     """Return a connection to the server, which the first to ask starts."""
     from filelock import FileLock
 
-    folder = Path(os.environ[PLACE])
     with FileLock(folder / "lock"):
         if not (folder / "socket").exists():
             environment = json.loads((folder / "environment.json").read_text())
@@ -248,6 +257,8 @@ def _become(words: list[str], cwd: str, environment: dict[str, str]) -> None:
     code = 0
     try:
         if kind == "-m":
+            if not hasattr(sys.modules.get(what), "__path__"):  # a module is read anew, as `__main__`
+                sys.modules.pop(what, None)
             runpy.run_module(what, run_name="__main__", alter_sys=True)
         else:
             sys.modules["__main__"] = types.ModuleType("__main__")

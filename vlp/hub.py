@@ -287,11 +287,11 @@ def locate(source: Path | str) -> Path:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    from .core.trust import read_small_json
+    from .core.untrusted import read_object
 
     if not path.exists():
         raise ConfigError(f"no model in {path.parent}: {path.name} is missing")
-    tree = read_small_json(path)
+    tree = read_object(path)
     if tree.get("format") != FORMAT:
         raise ConfigError(f"{path} is not a model of vlp's (format {FORMAT!r}); load it with the library that wrote it")
     return tree

@@ -116,28 +116,6 @@ class Sample:
             record[item.name] = value
         return record
 
-    @classmethod
-    def from_json(
-        cls, record: Mapping[str, Any], image: Path | bytes | np.ndarray, masks: Mapping[str, bytes]
-    ) -> Sample:
-        """Rebuild a sample from `to_json`'s record; unknown keys (a later version's, or another tool's) are left alone."""
-        known = {item.name for item in fields(cls)} - {"image", "masks"}
-        values = {name: value for name, value in record.items() if name in known}
-        if values.get("report") is not None:
-            report = values["report"]
-            if isinstance(report, str):
-                report = {"text": report}
-            values["report"] = Report(
-                text=report["text"],
-                sentences=tuple((start, end) for start, end in report.get("sentences", ())),
-                sections={name: (start, end) for name, (start, end) in report.get("sections", {}).items()},
-            )
-        values["captions"] = tuple(values.get("captions", ()))
-        values["steps"] = tuple(values.get("steps", ()))
-        values["concepts"] = tuple(Mention(**mention) for mention in values.get("concepts", ()))
-        values["boxes"] = tuple(Box(**{**box, "xyxy": tuple(box["xyxy"])}) for box in values.get("boxes", ()))
-        return cls(image=image, masks=masks, **values)
-
 
 def concept_code(code: str, side: str | None, zone: str | None) -> int:
     """Return a stable int64 for a finding at a place: equal for equal (code, side, zone), in `Spans.code`, `Phrases.code`."""

@@ -83,11 +83,11 @@ def write_bert(folder: Path, shards: Path, small: bool) -> Path:
     """Write a random BERT and its tokenizer as transformers reads them."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from vlp.data.loader import DataConfig, Loader
+    from vlp.data.loader import DataConfig, open_stream
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
-    texts = Loader.training_texts(DataConfig(train=str(shards), batch_size=1))
+    texts = open_stream(DataConfig(train=str(shards), batch_size=1), 0, "train", 1).texts()
     build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), texts).save(folder)
     PreTrainedTokenizerFast(
         tokenizer_file=str(folder / "tokenizer.json"),

@@ -91,14 +91,15 @@ def run(options: Options) -> Iterator[Result]:
 def make_loader(
     shards: Path, workers: int = 0, channels: int = 3, interpolation: str = "area", decode: str = "full"
 ) -> Any:
-    from vlp.data.loader import DataConfig, Loader
+    from vlp.data.loader import DataConfig, Loader, open_stream
     from vlp.modalities.image.processor import ImageProcessor
     from vlp.modalities.image.spec import ImageSpec
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     config = DataConfig(train=str(shards), batch_size=BATCH, workers=workers, decode=decode)  # type: ignore[arg-type]
-    tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), Loader.training_texts(config))
+    texts = open_stream(config, 0, "train", 1).texts()
+    tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=256, vocab_size=1000), texts)
     spec = ImageSpec(size=SIZE, channels=channels, interpolation=interpolation)  # type: ignore[arg-type]
     return Loader(config, ImageProcessor(spec), tokenizer)
 

@@ -80,12 +80,12 @@ def long_reports(count: int = 1536) -> list[str]:
 
 
 def tokenizer_of(shards: Path) -> Any:
-    from vlp.data.loader import DataConfig, Loader
+    from vlp.data.loader import DataConfig, open_stream
     from vlp.modalities.text.spec import TextSpec
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     spec = TextSpec(kind="wordpiece", length=LENGTH, vocab_size=1000)
-    return build_tokenizer(spec, Loader.training_texts(DataConfig(train=str(shards), batch_size=BATCH)))
+    return build_tokenizer(spec, open_stream(DataConfig(train=str(shards), batch_size=BATCH), 0, "train", 1).texts())
 
 
 def batches(shards: Path, tokenizer: Any, bucket: bool, count: int) -> list[Tokens]:

@@ -15,6 +15,8 @@ import numpy as np
 from vlp.modalities.image.decode import ImageError, decode, decode_mask
 from vlp.sample import Sample
 
+from .store import encode
+
 Array = np.ndarray[Any, Any]
 COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 """RGB, distinguishable with any colour vision (Okabe and Ito)."""
@@ -81,9 +83,7 @@ def render_png(samples: Sequence[Sample], columns: int = 4) -> bytes:
             place = (left + 4, top + SIDE + 12 + at * LINE)
             plain = line.encode("ascii", "replace").decode()
             cv2.putText(sheet, plain[:52], place, cv2.FONT_HERSHEY_SIMPLEX, 0.36, colour, 1, cv2.LINE_AA)
-    ok, data = cv2.imencode(".png", sheet[:, :, ::-1])
-    assert ok
-    return bytes(data)
+    return encode(sheet, "png")
 
 
 STYLE = """body{background:#181818;color:#e6e6e6;font:13px/1.4 system-ui,sans-serif;margin:16px}
@@ -96,9 +96,7 @@ def render_html(samples: Sequence[Sample], title: str) -> str:
     """Return the sheet as one HTML page without anything to load from elsewhere."""
     figures = []
     for sample in samples:
-        ok, data = cv2.imencode(".png", picture(sample, 2 * SIDE)[:, :, ::-1])
-        assert ok
-        source = base64.b64encode(bytes(data)).decode()
+        source = base64.b64encode(encode(picture(sample, 2 * SIDE), "png")).decode()
         phrases = "".join(
             f'<p style="color:rgb{COLOURS[at % len(COLOURS)]}">{html.escape(box.phrase)}</p>'
             for at, box in enumerate(sample.boxes)

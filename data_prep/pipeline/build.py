@@ -266,7 +266,7 @@ class Build:
                 done = json.loads((self.state / f"{name}.json").read_text())
                 if done["entry"] is not None:
                     manifest.write(done["entry"] + "\n")
-                stats.merge(DatasetStats.from_json(done["tally"]))
+                stats.merge(done["tally"])
                 lines += done["rejected"]
         sort_private(self.private)
         with whole(self.out / "rejected.jsonl") as file:
@@ -287,7 +287,12 @@ class Build:
 
     def finish(self, counts: Counter[str]) -> None:
         """Check how much was rejected, then let the new set take the old one's place. Raises ConfigError."""
-        check_rejected(counts, self.options.max_rejected, self.out)
+        most = self.options.max_rejected
+        if counts["read"] and counts["counted"] > most * counts["read"]:
+            raise ConfigError(
+                f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {most:g}: "
+                f"see {self.out / 'rejected.jsonl'}"
+            )
         if self.out != self.options.out:
             replace_build(self.options.out)
             replace_private(self.private, private_of(self.options.out))
@@ -307,15 +312,6 @@ class Build:
             "homepage": self.source.homepage,
             "options": {**tree, **to_tree(self.source.config)},
         }
-
-
-def check_rejected(counts: Counter[str], max_rejected: float, out: Path) -> None:
-    """Raise ConfigError when more than `max_rejected` of what was read was bad."""
-    if counts["read"] and counts["counted"] > max_rejected * counts["read"]:
-        raise ConfigError(
-            f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {max_rejected:g}: "
-            f"see {out / 'rejected.jsonl'}"
-        )
 
 
 def _listed(file: IO[bytes]) -> Iterator[ShardPlan]:

@@ -8,13 +8,13 @@ reading the image; raises Reject and ImageError.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, TypeAlias
 
 from vlp.core.config import config
 from vlp.data.shards.sample_io import FieldError, check_sample
-from vlp.sample import Box, Mention, Report, Sample
+from vlp.sample import Box, Report, Sample
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of
 from ..images.store import ImageOptions, Stored, mask_size, resize_mask, store_image
@@ -22,6 +22,10 @@ from ..privacy.identifiers import IdHasher
 from ..reports.markup import LONGEST_WORD, plain_text
 from ..reports.sections import parse_report
 from ..sources.base import NoText, Reject, safe_key
+
+if TYPE_CHECKING:
+    from ..reports.concepts import Extractor
+    from ..reports.umls import LinkedTexts
 
 CUT = "boxes cut at the edge"
 LONG_WORD = f"report had a word of more than {LONGEST_WORD} characters, cut"
@@ -41,20 +45,8 @@ class TextOptions:
     """Images without a text: reject, leave out (drop), keep, or keep in test only (default: the source's rule)."""
 
 
-class ConceptExtractor(Protocol):
-    """Where the mentions of a report come from: set up once in the main process, pickled to the workers."""
-
-    def fingerprint(self) -> str:
-        """Return a hash of everything that decides which mentions are found; raises ConfigError."""
-
-    def prepare(self, folder: Path) -> None:
-        """Do what must be done once before the workers start, in a folder that they can read; raises ConfigError."""
-
-    def unread(self, report: Report) -> str | None:
-        """Return why no mentions can be taken from a report, None where they can."""
-
-    def of_report(self, report: Report) -> tuple[Mention, ...]:
-        """Return the mentions of a report."""
+ConceptExtractor: TypeAlias = "Extractor | LinkedTexts"
+"""Where the mentions of a report come from: set up once in the main process, pickled to the workers."""
 
 
 def choose_extractor(text: TextOptions, language: str | None = None) -> ConceptExtractor | None:
@@ -74,20 +66,14 @@ def choose_extractor(text: TextOptions, language: str | None = None) -> ConceptE
     return Extractor(Vocabulary.read(text.vocabulary) if text.vocabulary else None, language=language)
 
 
+@dataclass(frozen=True)
 class SampleProcessor:
     """The per-sample work of a build, set up once per worker."""
 
-    def __init__(
-        self,
-        image: ImageOptions,
-        text: TextOptions,
-        extractor: ConceptExtractor | None = None,
-        hasher: IdHasher | None = None,
-    ) -> None:
-        self._image = image
-        self._text = text
-        self._extractor = extractor
-        self._hasher = hasher
+    image: ImageOptions
+    text: TextOptions
+    extractor: ConceptExtractor | None = None
+    hasher: IdHasher | None = None
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
         """Return the sample as it is written; raises Reject."""
@@ -96,11 +82,11 @@ class SampleProcessor:
         if report is None and not captions:
             self._without_text(split)
         concepts = sample.concepts
-        if report is not None and self._extractor is not None and not concepts:
-            unread = self._extractor.unread(report)
-            concepts = () if unread else self._extractor.of_report(report)
+        if report is not None and self.extractor is not None and not concepts:
+            unread = self.extractor.unread(report)
+            concepts = () if unread else self.extractor.of_report(report)
             steps += (unread,) if unread else ()
-        stored = store_image(sample.image, self._image)
+        stored = store_image(sample.image, self.image)
         boxes = [_scaled(box, stored) for box in sample.boxes]
         if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
             raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
@@ -121,8 +107,8 @@ class SampleProcessor:
             split=split,
             steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
         )
-        if self._hasher:
-            ready = self._hasher.sample(ready)
+        if self.hasher:
+            ready = self.hasher.sample(ready)
         try:
             check_sample(ready)
         except FieldError as error:
@@ -130,7 +116,7 @@ class SampleProcessor:
         return ready
 
     def _without_text(self, split: str | None) -> None:
-        policy = self._text.no_text
+        policy = self.text.no_text
         if policy == "reject":
             raise Reject("no_text", "neither report nor caption (--no-text keep | test | drop)")
         if policy == "drop" or (policy == "test" and split != "test"):
@@ -143,7 +129,7 @@ class SampleProcessor:
         if report.sections or report.sentences:
             return report, ()
         _, cut = plain_text(report.text)
-        return parse_report(report.text, clean=self._text.clean), (LONG_WORD,) if cut else ()
+        return parse_report(report.text, clean=self.text.clean), (LONG_WORD,) if cut else ()
 
 
 def _known(groups: Mapping[str, str]) -> dict[str, str]:

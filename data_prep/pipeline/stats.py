@@ -1,12 +1,12 @@
 """What a set of samples is made of: counts by split, view, label, text lengths. Added up sample by sample, mergeable.
 
-The same stats is kept while a build writes (for the data card) and filled from shards by `vlp-prep stats`.
+The same counts are kept while a build writes (for the data card) and filled from shards by `vlp-prep stats`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,9 +24,9 @@ class DatasetStats:
 
     def __init__(self) -> None:
         self.samples = 0
-        self.counts: dict[str, Counter[str]] = {}
+        self.counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.words: Counter[int] = Counter()
-        self.labels: dict[str, Counter[str]] = {}
+        self.labels: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.people: dict[str, set[str]] = {"patient": set(), "study": set()}
 
     def add(self, sample: Sample) -> None:
@@ -41,7 +41,7 @@ class DatasetStats:
             if name in ("sex", "site") or value == UNKNOWN:
                 self._count(name, value)
         for name, stated in sample.labels.items():
-            self.labels.setdefault(name, Counter())[LABEL_VALUES.get(stated, str(stated))] += 1
+            self.labels[name][LABEL_VALUES.get(stated, str(stated))] += 1
         texts = ([sample.report.text] if sample.report else []) + list(sample.captions)
         self._count("texts per image", str(len(texts)))
         for text in texts:
@@ -58,18 +58,17 @@ class DatasetStats:
                 self.people[kind].add(hashlib.blake2b(identity.encode(), digest_size=6).hexdigest())
 
     def _count(self, column: str, value: str) -> None:
-        self.counts.setdefault(column, Counter())[value] += 1
+        self.counts[column][value] += 1
 
-    def merge(self, other: DatasetStats) -> None:
-        """Add another stats's counts to this one."""
-        self.samples += other.samples
-        self.words.update(other.words)
-        for column, counter in other.counts.items():
-            self.counts.setdefault(column, Counter()).update(counter)
-        for name, counter in other.labels.items():
-            self.labels.setdefault(name, Counter()).update(counter)
-        for kind, known in other.people.items():
-            self.people[kind] |= known
+    def merge(self, record: Mapping[str, Any]) -> None:
+        """Add the counts that another one's `to_json` returned."""
+        self.samples += record["samples"]
+        self.words.update({int(length): count for length, count in record["words"].items()})
+        for mine, theirs in ((self.counts, record["counts"]), (self.labels, record["labels"])):
+            for name, counter in theirs.items():
+                mine[name].update(counter)
+        for kind, known in record["people"].items():
+            self.people[kind].update(known)
 
     def to_json(self) -> dict[str, Any]:
         """Return the stats as plain JSON values, in a fixed order."""
@@ -80,17 +79,6 @@ class DatasetStats:
             "labels": {name: dict(sorted(self.labels[name].items())) for name in sorted(self.labels)},
             "people": {kind: sorted(known) for kind, known in self.people.items()},
         }
-
-    @classmethod
-    def from_json(cls, record: Mapping[str, Any]) -> DatasetStats:
-        """Rebuild a stats from `to_json`'s record."""
-        stats = cls()
-        stats.samples = record["samples"]
-        stats.counts = {column: Counter(counter) for column, counter in record["counts"].items()}
-        stats.words = Counter({int(length): count for length, count in record["words"].items()})
-        stats.labels = {name: Counter(counter) for name, counter in record["labels"].items()}
-        stats.people = {kind: set(known) for kind, known in record["people"].items()}
-        return stats
 
 
 def quantiles(lengths: Counter[int], at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> dict[str, float]:

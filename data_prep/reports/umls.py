@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from vlp.core.config import ConfigError
-from vlp.core.untrusted import open_regular, parse_json
+from vlp.core.untrusted import open_regular, parse_object
 from vlp.sample import Mention, Report
 
 from .location import place_mentions
@@ -66,11 +66,8 @@ def _lines(path: Path) -> Iterator[tuple[str, int, bytes]]:
 
 
 def _record(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = parse_json(line)
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from None
-    if not isinstance(record, dict) or "caption" not in record:
+    record = parse_object(line, where)
+    if "caption" not in record:
         raise ConfigError(f"{where}: expected a mapping with 'caption' and 'umls_meta_info'")
     return record
 

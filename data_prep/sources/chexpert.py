@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vlp.core.config import ConfigError, config
-from vlp.core.untrusted import open_regular, parse_json
+from vlp.core.config import config
+from vlp.core.untrusted import open_regular, parse_object
 from vlp.data.tables.labels import from_columns
 from vlp.data.tables.read import rows
 from vlp.sample import Sample
@@ -112,13 +112,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with open_regular(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                try:
-                    row = parse_json(line)
-                except ValueError as error:
-                    raise ConfigError(f"{path}, line {number}: not JSON: {error}") from None
-                if not isinstance(row, dict):
-                    raise ConfigError(f"{path}, line {number}: expected a JSON object")
-                yield row
+                yield parse_object(line, f"{path}, line {number}")
 
 
 def _report(row: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ of an image are several texts of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from vlp.data.tables.cells import CellError, absent, describe, identity, unicode
 from vlp.sample import Box
 
 from ..readers.regions import polygon_mask, run_length_mask
-from .base import sources
-from .detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
+from .base import Record, sources
+from .detection import DetectionConfig, DetectionSource, Regions, same_size
 
 MAX_BYTES = 1 << 30
 
@@ -89,8 +90,8 @@ class Coco(DetectionSource):
             raise ConfigError(f"{path}: two images have one id")
         return {"images": images, "names": names, "annotations": by_image}
 
-    def images(self) -> Iterable[Marked]:
-        found: dict[str, Marked] = {}
+    def images(self) -> Iterable[Record]:
+        found: dict[str, Record] = {}
         for path, tree in self._trees.items():
             split = self.split_of(path)
             for number, image in tree["images"].items():
@@ -101,20 +102,23 @@ class Coco(DetectionSource):
                 marks = [
                     self._mark(annotation, tree["names"], path) for annotation in tree["annotations"].get(number, ())
                 ]
-                marked = found.setdefault(
-                    file, Marked(file, {"marks": [], "captions": [], "size": (None, None)}, split)
-                )
-                if marked.split != split:
+                data = {"file": file, "marks": [], "captions": [], "size": (None, None)}
+                known = found.get(file, Record("", data, split=split))
+                if known.split != split:
                     raise ConfigError(f"{path}: an image of this file is in another split's file too")
-                marked.data["size"] = (image.get("height"), image.get("width"))
-                marked.data["marks"] += [mark for mark in marks if mark not in marked.data["marks"]]
                 captions = [mark["caption"] for mark in marks if isinstance(mark.get("caption"), str)]
-                marked.data["captions"] += [text for text in captions if text not in marked.data["captions"]]
+                data = {
+                    **known.data,
+                    "size": (image.get("height"), image.get("width")),
+                    "marks": _with_new(known.data["marks"], marks),
+                    "captions": _with_new(known.data["captions"], captions),
+                }
                 try:
-                    marked.patient = marked.patient or _first_id(image, "patient", "patient_id")
-                    marked.study = marked.study or _first_id(image, "study", "study_id")
+                    patient = known.patient or _first_id(image, "patient", "patient_id")
+                    study = known.study or _first_id(image, "study", "study_id")
                 except CellError as error:
                     raise ConfigError(f"{path}: {error.detail}") from None
+                found[file] = replace(known, data=data, patient=patient, study=study)
         return found.values()
 
     def _place(self, path: Path, name: str) -> str:
@@ -161,6 +165,10 @@ class Coco(DetectionSource):
                     "bad_mask", f"a segmentation is polygons or run lengths, found {describe(segmentation)}"
                 )
         return found
+
+
+def _with_new(known: list[Any], more: list[Any]) -> list[Any]:
+    return [*known, *(item for item in more if item not in known)]
 
 
 def _objects(value: Any, path: Path, what: str) -> list[dict[str, Any]]:

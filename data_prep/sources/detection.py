@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +38,17 @@ class Regions:
     masks: dict[str, list[Mask]] = field(default_factory=dict)
 
 
-@dataclass
-class Marked:
-    """An image to be: its path below the raw folder, and what `regions` needs, small and picklable."""
-
-    file: str
-    data: dict[str, Any]
-    split: str | None = None
-    patient: str | None = None
-    study: str | None = None
-
-
 class DetectionSource(Source):
     """Images with boxes and masks. A subclass lists them and reads what is marked in one."""
 
     no_text = "keep"
 
     @abstractmethod
-    def images(self) -> Iterable[Marked]:
-        """Return the images, in a stable order; raises ConfigError."""
+    def images(self) -> Iterable[Record]:
+        """Return the images, in a stable order; raises ConfigError.
+
+        The data of each is its `file` below the raw folder, and what `regions` needs; keys are made here.
+        """
 
     @abstractmethod
     def regions(self, data: Any, height: int, width: int) -> Regions:
@@ -69,18 +61,13 @@ class DetectionSource(Source):
     def records(self) -> Iterator[Record]:
         found = list(self.images())
         names = Names()
-        for marked in found:
-            names.add(path_name(marked.file), True, marked.file)
+        for image in found:
+            names.add(path_name(image.data["file"]), True, image.data["file"])
         names.close()
         categories = list(self.categories()) if self.config.closed_labels else []
-        for marked in found:
-            yield Record(
-                key=names.key(path_name(marked.file), True),
-                patient=marked.patient,
-                study=marked.study,
-                split=marked.split,
-                data={**marked.data, "file": marked.file, "categories": categories},
-            )
+        for image in found:
+            key = names.key(path_name(image.data["file"]), True)
+            yield replace(image, key=key, data={**image.data, "categories": categories})
 
     def sample(self, record: Record) -> Sample:
         path = self.image(record.data["file"])

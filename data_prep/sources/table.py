@@ -104,14 +104,13 @@ class TableSource(Source):
             rows_of_image.append(row)
             if len(rows_of_image) == scan.names.rows_of(group):
                 del waiting[group]
-                distinct = [
-                    row_here
-                    for at, row_here in enumerate(rows_of_image)
-                    if row_here.cells not in _cells(rows_of_image[:at])
-                ]
+                distinct: list[_Row] = []
+                for row_here in rows_of_image:
+                    if all(row_here.cells != kept.cells for kept in distinct):
+                        distinct.append(row_here)
                 yield self._record(distinct, scan)
                 for row_again in rows_of_image:
-                    if not any(row_again is kept for kept in distinct):  # the same in every cell: a duplicate, counted
+                    if row_again not in distinct:  # the same in every cell: a duplicate, counted
                         yield self._record([row_again], scan)
 
     def _rows(self) -> Iterator[_Row]:
@@ -302,10 +301,6 @@ class _Scan:
         """Return every label of the tables: a column of values by its name, the others by what is in them."""
         stated = {name for column, known in self._names.items() if column not in self.value_columns for name in known}
         return sorted(stated | self.value_columns)
-
-
-def _cells(group: list[_Row]) -> list[Row]:
-    return [row.cells for row in group]
 
 
 def _agreed(found: list[str], column: str) -> str | None:

@@ -25,8 +25,8 @@ from vlp.sample import Box
 
 from ..readers.hub_folder import IMAGES
 from ..readers.regions import MAX_XML, parse_xml
-from .base import Reject, sources
-from .detection import DetectionConfig, DetectionSource, Marked, Regions, same_size
+from .base import Record, Reject, sources
+from .detection import DetectionConfig, DetectionSource, Regions, same_size
 
 BORDER = 255
 EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -71,7 +71,7 @@ class PascalVoc(DetectionSource):
             raise ConfigError("voc: SegmentationClass holds numbers: name them (--classes A B ...), or give --no-masks")
         return found
 
-    def images(self) -> Iterable[Marked]:
+    def images(self) -> Iterable[Record]:
         splits = self._splits()
         for path in self._files:
             annotation = path.relative_to(self.raw).as_posix()
@@ -87,7 +87,8 @@ class PascalVoc(DetectionSource):
                 *(folder / file_name for file_name in names for folder in folders if "/" not in file_name)
             )
             split = splits.get(path.stem) if splits else self.split_of(path)
-            yield Marked(file or name or f"{path.stem}.jpg", {"annotation": annotation, "stem": path.stem}, split)
+            file = file or name or f"{path.stem}.jpg"
+            yield Record("", {"file": file, "annotation": annotation, "stem": path.stem}, split=split)
 
     def _splits(self) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -21,8 +21,8 @@ from vlp.data.tables.cells import CellError
 from vlp.sample import Box
 
 from ..readers.regions import polygon_mask
-from .base import sources
-from .detection import DetectionConfig, DetectionSource, Marked, Regions
+from .base import Record, sources
+from .detection import DetectionConfig, DetectionSource, Regions
 
 NAMES = ("data.yaml", "data.yml", "dataset.yaml", "classes.txt", "obj.names", "labels/classes.txt")
 FAR = 1.5
@@ -64,13 +64,14 @@ class Yolo(DetectionSource):
             raise ConfigError(f"{place}: expected the names of the classes, by their numbers or in order")
         return {int(key): name for key, name in pairs}
 
-    def images(self) -> Iterable[Marked]:
+    def images(self) -> Iterable[Record]:
         pictures = list(self.pictures()) if self._names else []
         labels = [self._labels(path) for path in pictures]
         if not any(labels):
             raise ConfigError(f"yolo: no image below {self.raw} has its text file: expected labels/ beside images/")
         for path, label in zip(pictures, labels, strict=True):
-            yield Marked(path.relative_to(self.raw).as_posix(), {"label": label}, self.split_of(path))
+            file = path.relative_to(self.raw).as_posix()
+            yield Record("", {"file": file, "label": label}, split=self.split_of(path))
 
     def _labels(self, path: Path) -> str | None:
         parts = list(path.relative_to(self.raw).parts)

@@ -27,9 +27,6 @@ __all__ = [
     "identify",
 ]
 
-VERSION = "1"
-"""Of the world: raised when the same index and seed give another image or text."""
-
 _IMAGE, _TEXT = 3, 4
 
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 from vlp.core.errors import first_line
 from vlp.core.registry import did_you_mean
-from vlp.core.trust import check_model_folder, never_asking, read_small_json, refuse_loaders, refuse_paths
+from vlp.core.trust import check_model_folder, never_asking, refuse_loaders, refuse_paths
+from vlp.core.untrusted import read_object
 from vlp.modalities.image.decode import decode_native
 
 from .base import DualEncoder, libraries, square_spec
@@ -118,7 +119,7 @@ def check_folder(name: str) -> None:
         return  # open_clip says so itself
     if scheme != "hf-hub":
         check_model_folder(path.parent, name)
-    model = read_small_json(path).get("model_cfg")
+    model = read_object(path).get("model_cfg")
     refuse_loaders(model, f"{name}: model_cfg")
     vision = model.get("vision_cfg") if isinstance(model, dict) else None
     text = model.get("text_cfg") if isinstance(model, dict) else None

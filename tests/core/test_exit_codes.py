@@ -16,7 +16,7 @@ import pytest
 
 from tests import ROOT
 from vlp.core.errors import ConfigError
-from vlp.data.worker import LoaderError
+from vlp.data.collate import LoaderError
 
 COMMANDS = {
     "vlp-train": ("vlp.train.cli", ["recipe.yaml"], "vlp.train.recipe", "load_recipe"),

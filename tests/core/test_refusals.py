@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from vlp.core.config import ConfigError
 from vlp.core.errors import FAILED, WRONG, in_words, report
 from vlp_prep.cli import main as prep
@@ -56,7 +57,7 @@ def test_a_place_that_is_a_file_or_below_one_is_one_line(module: str, words: lis
     (tmp_path / "file").write_text("kept")
     names = {"SET": tmp_path / "set", "PLACE": tmp_path / "file" / "below", "MODEL": tmp_path / "set"}
     command = [sys.executable, "-m", module, *(str(names.get(word, word)) for word in words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (FAILED, WRONG) and "Traceback" not in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and (tmp_path / "file").read_text() == "kept"
 

@@ -20,7 +20,7 @@ from tests.data.toys import FINDINGS, write_set
 from vlp.batch import Batch
 from vlp.core.config import ConfigError, validate
 from vlp.data.config import TextView
-from vlp.data.loader import DataConfig, Loader, LoaderError, SourceConfig
+from vlp.data.loader import BatchDataset, DataConfig, Loader, LoaderError, SourceConfig, open_stream
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
 from vlp.modalities.image.processor import Augment, ImageProcessor
@@ -288,11 +288,11 @@ def test_texts_leave_out_unreadable_records_up_to_the_limit(make: Make, new_set:
                 with open(out / header.shard, "r+b") as file:
                     file.seek(offset)
                     file.write(b"{" * size)
-    texts = list(make(train=whole).texts(1000))
-    found = list(make(train=out, max_rejected=0.04).texts(1000))
+    texts = list(make(train=whole).stream.texts(1000))
+    found = list(make(train=out, max_rejected=0.04).stream.texts(1000))
     assert len(found) == 58 and set(found) <= set(texts)
     with pytest.raises(ConfigError, match=r"2 of 60 samples are damaged.*max_rejected 0\.02.*vlp-prep verify"):
-        list(make(train=out, max_rejected=0.02).texts(1000))
+        list(make(train=out, max_rejected=0.02).stream.texts(1000))
 
 
 def test_a_vanished_shard_is_one_clear_line(make: Make, new_set: Callable[..., Path]) -> None:
@@ -397,11 +397,11 @@ def test_damage_in_validation_is_left_out_and_counted(make: Make, new_set: Calla
 
 def test_plan_and_texts(make: Make, toy: Path) -> None:
     loader = make(world=2)
-    text = loader.plan(2)
+    text = loader.stream.describe(0, 2, 2)
     assert "60 samples, 8 batches of 8 an epoch, seed 0" in text and text.count("rank 1") == 2
-    assert Loader.plan_of(loader.config, 0, 2, 2) == text
-    texts = list(loader.texts(1000))
-    assert len(texts) == 60 and list(Loader.training_texts(loader.config, 5)) == texts[:5]
+    assert open_stream(loader.config, 0, "train", 2).describe(0, 2, 2) == text
+    texts = list(loader.stream.texts(1000))
+    assert len(texts) == 60 and list(open_stream(loader.config, 0, "train", 1).texts(5)) == texts[:5]
     assert all(one.startswith("There is") for one in texts)
 
 
@@ -451,8 +451,6 @@ def test_pinning_keeps_every_field(make: Make, monkeypatch: pytest.MonkeyPatch) 
 
 def test_workers_can_be_spawned_as_well_as_forked(make: Make) -> None:
     import pickle
-
-    from vlp.data.loader import BatchDataset
 
     loader = make(bucket=True, needs=frozenset({"spans"}), **RANDOM)
     dataset = BatchDataset(loader.stream, loader.collator, 0, 1, training=True)  # type: ignore[arg-type]

@@ -55,7 +55,7 @@ def test_a_stream_goes_on_counting_and_says_what_it_cannot(
         build(toy, preprocess, tokenizer, last=7).load_state(first.state())
     with pytest.raises(ConfigError, match="no end"):
         next(first.once())
-    assert "9 shards" in first.plan() and len(list(first.texts(7))) == 7
+    assert "9 shards" in first.stream.describe(0, 2, 1) and len(list(first.stream.texts(7))) == 7
 
 
 def test_too_few_shards_are_an_error_with_the_numbers(

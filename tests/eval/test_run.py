@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import ROOT
+from tests import ROOT, warm
 from tests.eval.conftest import Run, read, score
 from vlp.sample import Sample
 from vlp_eval import results
@@ -161,7 +161,7 @@ def test_a_cache_of_many_parts_needs_few_open_files(shards: Path, tiny: Path, tm
 def kill_when(run_again: list[str], there: Callable[[], bool]) -> None:
     """Start a run and kill it -9 as soon as `there` says so."""
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with subprocess.Popen(
+    with warm.Popen(
         [sys.executable, "-m", "vlp_eval.cli", *run_again],
         env={**os.environ, "PYTHONPATH": paths},
         stdout=subprocess.DEVNULL,

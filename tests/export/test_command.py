@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import ROOT
+from tests import ROOT, warm
 from tests.export.hub_stub import serve
 from tests.export.test_formats import RESNET, SIGLIP, VIT, native
 from vlp import hub
@@ -33,6 +33,7 @@ def equal(loaded: Pretrained, found: dict[str, np.ndarray], kind: str) -> None:
         assert found[part].shape == ours.shape and np.abs(found[part] - ours)[:3].max() <= limit, part
 
 
+@pytest.mark.usefixtures("warm_checks")  # the next but two starts a process of its own
 @pytest.mark.parametrize(
     "kind", ["open_clip", "transformers", "image", "text", pytest.param("onnx", marks=pytest.mark.slow)]
 )
@@ -48,6 +49,7 @@ def test_a_format_leaves_after_a_fresh_process_has_compared_it(
     assert {one.name for one in tmp_path.iterdir()} == {"run", "out"}, "nothing else is left"
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_what_differs_is_neither_left_nor_pushed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved(
         tmp_path / "run", **{**SIGLIP, "spec": {"resize": "crop"}}
@@ -74,9 +76,11 @@ def test_a_name_that_is_no_repository_is_refused_before_anything_is_written(
     assert "--push takes a repository as owner/name, found 'model'" in capsys.readouterr().err
 
 
-def test_an_open_clip_folder_works_elsewhere_after_its_script(tmp_path: Path) -> None:
+def test_an_open_clip_folder_works_elsewhere_after_its_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = saved(tmp_path / "run", image=RESNET, spec={"resize": "pad"})
-    assert main([str(tmp_path / "run"), "--to", str(tmp_path / "first"), "--format", "open_clip"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("vlp.export.verify.subprocess", warm)
+        assert main([str(tmp_path / "run"), "--to", str(tmp_path / "first"), "--format", "open_clip"]) == 0
     shutil.move(tmp_path / "first", tmp_path / "second")
     done = subprocess.run([sys.executable, tmp_path / "second" / "set_paths.py"], cwd=tmp_path, check=False)
     assert done.returncode == 0

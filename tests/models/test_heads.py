@@ -1,15 +1,13 @@
 """Heads against their definitions, word pieces against a loop, batch normalisation against torch's."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from tests import ROOT
+from tests.train.ranks import run_ranks
+from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.models.heads import BatchNorm, HeadConfig, build_head
 from vlp.needs.words import sum_pieces
@@ -68,37 +66,24 @@ def test_batch_normalisation_is_torchs(affine: bool) -> None:
     assert torch.allclose(ours.eval()(rows), theirs.eval()(rows), atol=1e-6)
 
 
-SCRIPT = """
-import torch, sys
-from vlp.core import distributed
-from vlp.models.heads import BatchNorm
-distributed.init()
-torch.manual_seed(0)
-rows, weights = torch.randn(8, 5), torch.randn(8, 5)
-norm = BatchNorm(5)
-share = slice(4 * distributed.rank(), 4 * distributed.rank() + 4) if distributed.world() > 1 else slice(None)
-mine = rows[share].clone().requires_grad_()
-(norm(mine) * weights[share]).sum().backward()
-grads = distributed.gather(mine.grad)
-if distributed.is_main():
-    torch.save([grads, norm.running_var], sys.argv[1])
-distributed.shutdown()
-"""
+def normalise(out: Path) -> None:
+    """Leave the gradient and the variance of 8 rows, of which each process has its share."""
+    torch.manual_seed(0)
+    rows, weights = torch.randn(8, 5), torch.randn(8, 5)
+    norm = BatchNorm(5)
+    share = slice(4 * distributed.rank(), 4 * distributed.rank() + 4) if distributed.world() > 1 else slice(None)
+    mine = rows[share].clone().requires_grad_()
+    (norm(mine) * weights[share]).sum().backward()
+    assert mine.grad is not None
+    grads = distributed.gather(mine.grad)
+    if distributed.is_main():
+        torch.save([grads, norm.running_var], out)
 
 
 @pytest.mark.dist
 def test_two_processes_normalise_as_one(tmp_path: Path) -> None:
-    results = []
-    (tmp_path / "run.py").write_text(SCRIPT)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    for launcher in (
-        [sys.executable],
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"],
-    ):
-        out = tmp_path / "out.pt"
-        subprocess.run(
-            [*launcher, str(tmp_path / "run.py"), str(out)], check=True, env=environment, capture_output=True
-        )
-        results.append(torch.load(out))
+    normalise(tmp_path / "one.pt")
+    run_ranks(normalise, 2, tmp_path, tmp_path / "two.pt")
+    results = [torch.load(tmp_path / f"{name}.pt") for name in ("one", "two")]
     for one, two in zip(*results, strict=True):
         assert torch.allclose(one, two, atol=1e-6)

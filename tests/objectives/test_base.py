@@ -12,7 +12,7 @@ import torch
 from tests.objectives.kit import DIM, FACETS, FINDINGS, make, part
 from vlp.core.config import ConfigError
 from vlp.objectives import build_objectives
-from vlp.objectives.combine import WeightSchedule
+from vlp.objectives.base import WeightSchedule
 
 
 def test_a_weighted_sum_with_named_parts() -> None:

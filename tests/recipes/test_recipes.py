@@ -8,7 +8,7 @@ import yaml
 
 from tests import ROOT
 from vlp.needs import needs
-from vlp.objectives.combine import build_objectives
+from vlp.objectives.base import build_objectives
 from vlp.train.recipe import check_world, load_recipe
 
 FOLDER = ROOT / "recipes"

@@ -20,7 +20,7 @@ from vlp.core import distributed
 from vlp.objectives import build_objectives
 from vlp.train.engines.base import EngineConfig
 from vlp.train.engines.build import build_engine
-from vlp.train.grad_cache import gradients
+from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig, bounded_parameters
 from vlp.train.train_step import TrainStep
 
@@ -50,7 +50,7 @@ def up_and_down(kind: str, out: Path) -> None:
     seen = []
     for direction in (-1.0,) * 3 + (1.0,) * 7:  # enough for the moments to turn
         pull.direction = direction
-        gradients(engine, shard(batch(8), distributed.rank(), distributed.world()), 0.0, 1, False)
+        accumulate_gradients(engine, shard(batch(8), distributed.rank(), distributed.world()), 0.0, 1, False)
         engine.step(1.0)
         found = engine.weights("objectives")
         seen.append(float(found[f"inner.{name}"]) if found else 0.0)
@@ -87,7 +87,7 @@ def test_a_models_scale_starts_exactly_where_it_was(start: float, top: float, tm
     seen: list[float] = []
     for direction in (0.0, -1.0, 1.0, 1.0, 1.0):
         pull.direction = direction
-        gradients(engine, data, 0.0, 1, False)
+        accumulate_gradients(engine, data, 0.0, 1, False)
         engine.step(1.0)
         seen.append(float(model.logit_scale.detach()))
     assert seen[0] == float(tensors["logit_scale"]), "kept exactly where nothing pulls"

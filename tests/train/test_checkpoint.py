@@ -17,12 +17,12 @@ import torch
 
 from tests.train.toys import step_of
 from vlp.core.config import ConfigError
-from vlp.core.process import is_alive, is_launcher
+from vlp.core.process import is_alive, is_launcher, start_time
 from vlp.train import checkpoint
 from vlp.train.dry_run import memory_table
 from vlp.train.engines.state import read_state, write_state
 from vlp.train.logging import forget, rounded
-from vlp.train.optimizer import OptimConfig, factor, parameter_groups
+from vlp.train.optimizer import OptimConfig, lr_scale, parameter_groups
 from vlp.train.recipe import differences
 
 
@@ -121,10 +121,10 @@ def test_channels_last_and_integers_come_back(tmp_path: Path) -> None:
 
 def test_the_schedule_counts_samples() -> None:
     cosine = OptimConfig(warmup_samples=100, final=0.1)
-    assert [factor(cosine, seen, 1100) for seen in (50, 100, 1100)] == pytest.approx([0.5, 1.0, 0.1])
-    assert factor(cosine, 600, 1100) == pytest.approx(0.55)
-    assert factor(OptimConfig(schedule="constant", warmup_samples=10), 500, 1000) == 1.0
-    assert factor(OptimConfig(warmup_samples=10_000), 1000, 1000) == 1.0, "a run shorter than its warm-up"
+    assert [lr_scale(cosine, seen, 1100) for seen in (50, 100, 1100)] == pytest.approx([0.5, 1.0, 0.1])
+    assert lr_scale(cosine, 600, 1100) == pytest.approx(0.55)
+    assert lr_scale(OptimConfig(schedule="constant", warmup_samples=10), 500, 1000) == 1.0
+    assert lr_scale(OptimConfig(warmup_samples=10_000), 1000, 1000) == 1.0, "a run shorter than its warm-up"
 
 
 def test_parameter_groups() -> None:
@@ -188,9 +188,9 @@ def test_what_a_launcher_looks_like(command: list[str], expected: bool) -> None:
 
 def test_a_process_that_is_gone_is_not_alive() -> None:
     process = subprocess.Popen(["sleep", "60"])
-    started = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]
+    started = start_time(process.pid)
     assert is_alive(process.pid, started)
-    assert not is_alive(process.pid, "1"), "another process with the same number"
+    assert not is_alive(process.pid, 1.0), "another process with the same number"
     process.kill()
     process.wait()
     assert not is_alive(process.pid, started)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.data.shards.test_damaged_records import BAD, FIELDS, spoil
 from tests.data.toys import write_set
 from tests.train.conftest import environment, run, write_recipe
@@ -24,7 +25,7 @@ def spoiled(tmp_path: Path) -> Path:
 
 def score(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "import sys; from vlp_eval.cli import main; sys.exit(main(sys.argv[1:]))"]
-    return subprocess.run(
+    return warm.run(
         [*command, *map(str, words)], capture_output=True, text=True, env=environment(), timeout=240, check=False
     )
 

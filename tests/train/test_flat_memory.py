@@ -19,13 +19,14 @@ SHARD_SIZE, ALLOWED = 1000, 24.0
 
 READ = """
 import resource, sys
-from vlp.data.loader import DataConfig, Loader
+from vlp.data.loader import DataConfig, Loader, open_stream
 from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.load import TextSpec, build_tokenizer
 
 config = DataConfig(train=sys.argv[1], batch_size=16, workers=0, bucket=True)
-tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=64, vocab_size=200), Loader.training_texts(config, 500))
+texts = open_stream(config, 0, "train", 1).texts(500)
+tokenizer = build_tokenizer(TextSpec(kind="wordpiece", length=64, vocab_size=200), texts)
 loader = Loader(config, ImageProcessor(ImageSpec(size=32, channels=1)), tokenizer)
 for place in range(0, 2 * loader.samples, loader.samples // 100):  # two passes, every part of them
     loader.load_state({**loader.state(), "cursor": place // 16 * 16})

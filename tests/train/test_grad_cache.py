@@ -9,10 +9,10 @@ import torch
 from tests.train.toys import FINDINGS, PLACES, WIDTH, batch, fields_of, step_of
 from vlp.core.config import ConfigError
 from vlp.objectives import objectives
-from vlp.train.batch_chunks import cut, join, without_prompts
+from vlp.train.batch_chunks import merge_outputs, split_batch
 from vlp.train.engines.base import EngineConfig
 from vlp.train.engines.torch import TorchEngine
-from vlp.train.grad_cache import check_accumulation, gradients
+from vlp.train.grad_cache import accumulate_gradients, check_accumulation
 from vlp.train.optimizer import OptimConfig
 
 ASSERTION = {"kind": "assertion", "findings": {one: one for one in FINDINGS}}
@@ -62,9 +62,9 @@ def test_cached_accumulation_has_the_whole_batchs_gradients(kind: str, chunks: i
     whole, cached = engine_of(lines_of(kind)), engine_of(lines_of(kind))
     assert whole.module.objectives.batch_coupled
     torch.manual_seed(5)  # of the objective's own dropout
-    expected = gradients(whole, batch(), 0.5, 1, False)
+    expected = accumulate_gradients(whole, batch(), 0.5, 1, False)
     torch.manual_seed(5)
-    found = gradients(cached, batch(), 0.5, chunks, True)
+    found = accumulate_gradients(cached, batch(), 0.5, chunks, True)
     torch.testing.assert_close(found.total, expected.total)
     assert found.parts.keys() == expected.parts.keys()
     assert_same(grads(cached), grads(whole), 1e-12)
@@ -73,8 +73,8 @@ def test_cached_accumulation_has_the_whole_batchs_gradients(kind: str, chunks: i
 def test_several_objectives_at_once() -> None:
     kinds = ["convirt", "concept", ASSERTION]
     whole, cached = engine_of(kinds), engine_of(kinds)
-    gradients(whole, batch(), 0.5, 1, False)
-    gradients(cached, batch(), 0.5, 4, True)
+    accumulate_gradients(whole, batch(), 0.5, 1, False)
+    accumulate_gradients(cached, batch(), 0.5, 4, True)
     assert_same(grads(cached), grads(whole), 1e-12)
 
 
@@ -84,13 +84,13 @@ def test_dropout_is_replayed(kind: str) -> None:
     kinds = ["convirt", "concept"] if kind == "several" else lines_of(kind)
     cached, oracle = engine_of(kinds, dropout=0.5), engine_of(kinds, dropout=0.5)
     torch.manual_seed(3)
-    gradients(cached, batch(), 0.5, 4, True)
+    accumulate_gradients(cached, batch(), 0.5, 4, True)
     after = torch.rand(1)
     torch.manual_seed(3)
-    first, *others = cut(batch(), 4)
-    outputs = [oracle.embed(without_prompts(chunk)) for chunk in others]
+    first, *others = split_batch(batch(), 4)
+    outputs = [oracle.embed(dataclasses.replace(chunk, prompts=None)) for chunk in others]
     outputs.insert(0, oracle.embed(first))
-    losses = oracle.module.objectives(join(outputs, [first, *others], batch()), batch(), 0.5)
+    losses = oracle.module.objectives(merge_outputs(outputs, [first, *others], batch()), batch(), 0.5)
     losses.total.backward()
     assert_same(grads(cached), grads(oracle), 1e-12)
     assert torch.equal(after, torch.rand(1)), "the generator goes on from where the first passes left it"
@@ -118,8 +118,8 @@ def test_plain_accumulation_of_a_loss_of_rows() -> None:
     whole, parts = engine_of(["clip"]), engine_of(["clip"])
     for engine in (whole, parts):
         engine.module.objectives = RowByRow()
-    expected = gradients(whole, batch(), 0.0, 1, False)
-    found = gradients(parts, batch(), 0.0, 4, False)
+    expected = accumulate_gradients(whole, batch(), 0.0, 1, False)
+    found = accumulate_gradients(parts, batch(), 0.0, 4, False)
     torch.testing.assert_close(found.total, expected.total.detach())
     torch.testing.assert_close(found.parts["row"], expected.parts["row"])
     assert_same(grads(parts), grads(whole), 1e-12)
@@ -129,8 +129,8 @@ def test_plain_accumulation_of_masked_images() -> None:
     """`mae` is the one kind of ours that couples no rows: as many cells are blanked in each."""
     whole, parts = engine_of([MAE]), engine_of([MAE])
     assert not whole.module.objectives.batch_coupled
-    expected = gradients(whole, batch(), 0.5, 1, False)
-    found = gradients(parts, batch(), 0.5, 4, False)
+    expected = accumulate_gradients(whole, batch(), 0.5, 1, False)
+    found = accumulate_gradients(parts, batch(), 0.5, 4, False)
     torch.testing.assert_close(found.total, expected.total.detach())
     assert_same(grads(parts), grads(whole), 1e-12)
 
@@ -139,9 +139,11 @@ def test_cutting_and_joining_changes_nothing() -> None:
     whole = batch(12)
     model = step_of(["clip"]).model
     expected = fields_of(model(whole))
-    chunks = cut(whole, 3)
-    outputs = [model(chunk if index == 0 else without_prompts(chunk)) for index, chunk in enumerate(chunks)]
-    found = fields_of(join(outputs, chunks, whole))
+    chunks = split_batch(whole, 3)
+    outputs = [
+        model(chunk if index == 0 else dataclasses.replace(chunk, prompts=None)) for index, chunk in enumerate(chunks)
+    ]
+    found = fields_of(merge_outputs(outputs, chunks, whole))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, msg=name)
@@ -150,7 +152,7 @@ def test_cutting_and_joining_changes_nothing() -> None:
 def test_chunks_hold_their_own_rows() -> None:
     whole = batch(8)
     whole.extras["age"] = torch.arange(8.0)
-    chunks = cut(whole, 4)
+    chunks = split_batch(whole, 4)
     assert [key for chunk in chunks for key in chunk.keys] == whole.keys
     assert torch.cat([chunk.extras["age"] for chunk in chunks]).tolist() == list(range(8))
     for index, chunk in enumerate(chunks):
@@ -163,14 +165,14 @@ def test_chunks_hold_their_own_rows() -> None:
         )
         assert chunk.prompts.asserted.shape == (2, len(FINDINGS))
     with pytest.raises(ValueError, match="8 rows does not divide into 3"):
-        cut(whole, 3)
+        split_batch(whole, 3)
 
 
 def test_word_tensors_of_different_widths_are_padded() -> None:
     whole = batch(4)
     model = step_of(["clip"]).model
-    outputs = [model(chunk) for chunk in cut(whole, 2)]
+    outputs = [model(chunk) for chunk in split_batch(whole, 2)]
     outputs[1] = dataclasses.replace(outputs[1], words=outputs[1].words[:, :2], word_mask=outputs[1].word_mask[:, :2])
-    joined = join(outputs, cut(whole, 2), whole)
+    joined = merge_outputs(outputs, split_batch(whole, 2), whole)
     assert joined.words is not None and joined.words.shape == (4, outputs[0].words.shape[1], WIDTH)
     assert not joined.word_mask[2:, 2:].any()

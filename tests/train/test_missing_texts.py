@@ -18,7 +18,7 @@ from vlp.batch import Batch
 from vlp.train.cli import main
 from vlp.train.engines.base import EngineConfig
 from vlp.train.engines.torch import TorchEngine
-from vlp.train.grad_cache import gradients
+from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.synthetic.generate import generate
@@ -37,9 +37,9 @@ def some_texts() -> Batch:
 def test_cached_accumulation_with_missing_texts(kind: str) -> None:
     whole, cached = engine_of(lines_of(kind)), engine_of(lines_of(kind))
     torch.manual_seed(5)  # of the objective's own dropout
-    expected = gradients(whole, some_texts(), 0.5, 1, False)
+    expected = accumulate_gradients(whole, some_texts(), 0.5, 1, False)
     torch.manual_seed(5)
-    found = gradients(cached, some_texts(), 0.5, 4, True)
+    found = accumulate_gradients(cached, some_texts(), 0.5, 4, True)
     torch.testing.assert_close(found.total, expected.total)
     assert_same(grads(cached), grads(whole), 1e-12)
 
@@ -58,7 +58,9 @@ def every_kind(out: Path) -> None:
     for kind in COUPLED:
         step = step_of(without_dropout(lines_of(kind))).double()
         engine = TorchEngine(step, OptimConfig(), EngineConfig(), torch.device("cpu"))
-        losses = gradients(engine, shard(some_texts(), distributed.rank(), distributed.world()), 0.5, 1, False)
+        losses = accumulate_gradients(
+            engine, shard(some_texts(), distributed.rank(), distributed.world()), 0.5, 1, False
+        )
         found[kind] = (losses.total.detach(), grads(engine))
     torch.save(found, out / f"{distributed.rank()}.pt")
 

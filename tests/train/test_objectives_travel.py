@@ -17,6 +17,7 @@ OBJECTIVES = [{"kind": "mgca", "prototypes": 12}, {"kind": "clip", "positives": 
 BERT = "{model_type: bert, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, intermediate_size: 32}"
 
 
+@pytest.mark.usefixtures("warm_checks")
 def test_prototypes_are_exported_and_fit_the_objective(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

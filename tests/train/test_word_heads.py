@@ -13,7 +13,7 @@ from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.models.heads import BatchNorm, HeadConfig, build_head, project
 from vlp.objectives import build_objectives
-from vlp.train.batch_chunks import cut
+from vlp.train.batch_chunks import split_batch
 from vlp.train.engines.sync_batch_norm import share_statistics
 from vlp.train.train_step import TrainStep
 
@@ -45,7 +45,7 @@ def one_step(out: Path, kinds: list[str]) -> None:
         group=torch.arange(16).view(8, 2),
         keys=[str(row) for row in range(8)],
     )
-    mine = cut(whole, distributed.world())[distributed.rank()]
+    mine = split_batch(whole, distributed.world())[distributed.rank()]
     rows = range(len(whole))[distributed.rank() * len(mine) : (distributed.rank() + 1) * len(mine)]
     mine.text = tokenizer([TEXTS[row] for row in rows]).tokens  # as long as this process's own longest
     total, _ = step(mine, 0.5)

@@ -133,9 +133,9 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
 
 def shard(whole: Batch, rank: int, world: int) -> Batch:
     """Return a rank's consecutive rows."""
-    from vlp.train.batch_chunks import cut
+    from vlp.train.batch_chunks import split_batch
 
-    return cut(whole, world)[rank]
+    return split_batch(whole, world)[rank]
 
 
 def step_of(kinds: Sequence[Any], dropout: float = 0.0, seed: int = 0) -> TrainStep:

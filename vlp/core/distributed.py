@@ -118,23 +118,6 @@ def _gather(tensor: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
-class _SumReduce(torch.autograd.Function):
-    """All-reduce (sum); backward sums the ranks' gradients, as the value enters each rank's loss."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        result = tensor.clone().contiguous()
-        td.all_reduce(result)
-        return result
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (grad,) = grads
-        result = grad.clone().contiguous()
-        td.all_reduce(result)
-        return result
-
-
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate `tensor` [n, ...] of all ranks in rank order -> [n * world, ...]; differentiable; n equal on all ranks."""
     if world() == 1:
@@ -183,21 +166,15 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum over ranks, differentiable; the same value on each."""
     if world() == 1:
         return tensor
-    if tensor.requires_grad:
-        result: Tensor = _SumReduce.apply(tensor)
-        return result
-    result = tensor.clone().contiguous()
-    td.all_reduce(result)
+    from torch.distributed.nn.functional import all_reduce
+
+    result: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
     return result
 
 
 def agree(flag: bool) -> bool:
     """Return whether the flag is set on any rank: the same answer everywhere, so that all ranks take the same branch."""
-    if world() == 1:
-        return flag
-    value = torch.tensor([int(flag)], device=device() if td.get_backend() == "nccl" else "cpu")
-    td.all_reduce(value, op=td.ReduceOp.MAX)
-    return bool(value.item())
+    return agree_each([flag])[0]
 
 
 def agree_each(flags: list[bool]) -> list[bool]:

@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from .errors import ConfigError
 from .process import is_alive, launchers, start_time
-from .untrusted import replacing
+from .untrusted import read_object, replacing
 
 LOCK = ".vlp.lock"
 LOCKS = ".vlp*.lock"
@@ -203,7 +203,7 @@ def _holder() -> dict[str, Any]:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "started": start_time(os.getpid()),
-        "launchers": launchers(os.getpid()),
+        "launchers": {launcher.pid: start_time(launcher.pid) for launcher in launchers(os.getpid())},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:300],
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
@@ -216,13 +216,10 @@ def _words(holder: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_symlink() or not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """Return what a lock file says; {} for a link, a missing file and any other content."""
+    with suppress(ConfigError):
+        return {} if path.is_symlink() else read_object(path)
+    return {}
 
 
 def _write(descriptor: int, content: dict[str, Any]) -> None:

@@ -11,19 +11,21 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "deepspeed", "accelerate")
 LAUNCHER_MODULES = ("deepspeed.launcher.", "accelerate.commands.")
 PR_SET_PDEATHSIG = 1
+CLOCK = 2.0
+"""Seconds by which the start of a process may seem to move: it is told by a clock that is corrected."""
 
 
-def launchers(pid: int) -> dict[int, str]:
-    """Return the launchers among a process's ancestors: {pid: start time}, {} where /proc does not tell."""
-    found = {}
-    while pid > 1:
-        pid, started, command = _parent(pid)
-        if pid > 1 and is_launcher(command):
-            found[pid] = started
-    return found
+def launchers(pid: int) -> list[psutil.Process]:
+    """Return the launchers among a process's ancestors, [] where the system does not tell."""
+    try:
+        return [parent for parent in psutil.Process(pid).parents() if is_launcher(parent.cmdline())]
+    except psutil.Error:
+        return []
 
 
 def is_launcher(command: list[str]) -> bool:
@@ -34,37 +36,29 @@ def is_launcher(command: list[str]) -> bool:
     return any(name in LAUNCHERS or name.startswith(LAUNCHER_MODULES) for name in names)
 
 
-def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/PID/stat from the third on; [] when there is no such process."""
+def start_time(pid: int) -> float:
+    """Return when a process started, in seconds since 1970; 0 where the system does not tell."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0
 
 
-def start_time(pid: int) -> str:
-    """Return when a process started, in clock ticks since boot; "" where /proc does not tell."""
-    fields = _stat(pid)
-    return fields[19] if fields else ""
-
-
-def _parent(pid: int) -> tuple[int, str, list[str]]:
-    """Return a process's parent: pid, start time, command line."""
-    fields = _stat(pid)
-    if not fields:
-        return 0, "", []
-    parent = int(fields[1])
+def is_alive(pid: int, started: float | str) -> bool:
+    """Return whether the process that had this pid and start time (a text in old files) still runs; a zombie does not."""
     try:
-        command = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace").split("\0")
-    except OSError:
-        command = []
-    return parent, start_time(parent), command
+        process = psutil.Process(pid)
+    except psutil.Error:
+        return False
+    return is_running(process) and abs(process.create_time() - float(started or 0)) < CLOCK
 
 
-def is_alive(pid: int, started: str) -> bool:
-    """Return whether the process that had this pid and start time still runs (a zombie does not)."""
-    fields = _stat(pid)
-    return bool(fields) and fields[19] == started and fields[0] not in ("Z", "X")
+def is_running(process: psutil.Process) -> bool:
+    """Return whether a process still runs (a zombie does not), however the clock was set meanwhile."""
+    try:
+        return process.is_running() and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
 
 
 def end_with_parent() -> None:

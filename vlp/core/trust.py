@@ -15,81 +15,42 @@ from typing import Any
 
 from .config import ConfigError
 from .registry import Registry
-from .untrusted import check_files, read_json
+from .untrusted import check_files, read_object
 
-LOADERS = frozenset(
-    {
-        *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_model_args"),
-        *("cache_dir", "auto_map", "trust_remote_code", "use_pretrained_backbone", "backbone_kwargs"),
-        *("quantization_config", "custom_pipelines", "code_revision", "hf_hub_id", "pretrained_backbone"),
-    }
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LOADERS = _words(
+    """
+    checkpoint_path pretrained pretrained_cfg pretrained_cfg_overlay pretrained_model_args cache_dir auto_map
+    trust_remote_code use_pretrained_backbone backbone_kwargs quantization_config custom_pipelines code_revision
+    hf_hub_id pretrained_backbone
+    """
 )
 """Options by which timm and transformers read files, fetch, or run code of the folder."""
 
-NOT_READ = frozenset(
-    {
-        *("_name_or_path", "architectures", "transformers_version", "torch_dtype", "dtype", "id2label", "label2id"),
-        *("task_specific_params", "name_or_path"),
-    }
+NOT_READ = _words(
+    """
+    _name_or_path architectures transformers_version torch_dtype dtype id2label label2id task_specific_params
+    name_or_path
+    """
 )
 """Entries of transformers' configurations that say where a model came from or what labels are called, and build nothing."""
 
-TIMM_OPTIONS = frozenset(
-    {
-        *("drop_rate", "drop_path_rate", "drop_block_rate", "proj_drop_rate", "attn_drop_rate", "pos_drop_rate"),
-        *("patch_drop_rate", "head_drop_rate", "num_classes", "in_chans", "img_size", "global_pool", "output_stride"),
-        *(
-            "embed_dim",
-            "depth",
-            "num_heads",
-            "mlp_ratio",
-            "qkv_bias",
-            "qk_norm",
-            "init_values",
-            "layer_scale_init_value",
-        ),
-        *("class_token", "reg_tokens", "no_embed_class", "dynamic_img_size", "dynamic_img_pad", "pre_norm", "fc_norm"),
-        *("final_norm", "pos_embed", "patch_size", "window_size", "window_ratio", "strict_img_size", "ls_init_value"),
-        *(
-            "depths",
-            "dims",
-            "channels",
-            "layers",
-            "widths",
-            "embed_dims",
-            "ls_init_values",
-            "kernel_sizes",
-            "patch_norm",
-        ),
-        *(
-            "stem_width",
-            "stem_type",
-            "base_width",
-            "cardinality",
-            "avg_down",
-            "replace_stem_pool",
-            "channel_multiplier",
-        ),
-        *(
-            "act_layer",
-            "norm_layer",
-            "conv_mlp",
-            "head_init_scale",
-            "head_norm_first",
-            "use_abs_pos_emb",
-            "use_rel_pos_bias",
-        ),
-        *(
-            "use_shared_rel_pos_bias",
-            "use_rot_pos_emb",
-            "swiglu_mlp",
-            "scale_mlp",
-            "ref_feat_shape",
-            "conv_bias",
-            "use_grn",
-        ),
-        *("qkv_fused", "num_prefix_tokens", "pool_include_prefix", "attn_pool_num_heads", "bias", "weight_init"),
-    }
+TIMM_OPTIONS = _words(
+    """
+    drop_rate drop_path_rate drop_block_rate proj_drop_rate attn_drop_rate pos_drop_rate patch_drop_rate
+    head_drop_rate num_classes in_chans img_size global_pool output_stride embed_dim depth num_heads mlp_ratio
+    qkv_bias qk_norm init_values layer_scale_init_value class_token reg_tokens no_embed_class dynamic_img_size
+    dynamic_img_pad pre_norm fc_norm final_norm pos_embed patch_size window_size window_ratio strict_img_size
+    ls_init_value depths dims channels layers widths embed_dims ls_init_values kernel_sizes patch_norm stem_width
+    stem_type base_width cardinality avg_down replace_stem_pool channel_multiplier act_layer norm_layer conv_mlp
+    head_init_scale head_norm_first use_abs_pos_emb use_rel_pos_bias use_shared_rel_pos_bias use_rot_pos_emb
+    swiglu_mlp scale_mlp ref_feat_shape conv_bias use_grn qkv_fused num_prefix_tokens pool_include_prefix
+    attn_pool_num_heads bias weight_init
+    """
 )
 """Options of timm's constructors that a model of others may set: sizes, counts, rates, and names of timm's own layers."""
 
@@ -98,8 +59,6 @@ LIBRARIES = ("timm", "transformers", "open_clip")
 
 FILES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".npz", ".npy", ".pkl", ".py", ".so")
 DEEPEST = 8
-LARGEST = 1 << 24
-"""Bytes of a configuration that is read at most; real ones are some kilobytes."""
 
 
 def refuse_loaders(options: Any, where: str) -> None:
@@ -116,19 +75,6 @@ def refuse_loaders(options: Any, where: str) -> None:
     elif isinstance(options, (list, tuple)):
         for value in options:
             refuse_loaders(value, where)
-
-
-def read_small_json(path: Path) -> dict[str, Any]:
-    """Return the mapping in a configuration file of others; raises ConfigError for what is none, or is larger than 16 MB."""
-    try:
-        tree = read_json(path, LARGEST)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"cannot read {path}: expected a mapping, found {type(tree).__name__}")
-    return tree
 
 
 @contextmanager
@@ -154,7 +100,7 @@ def check_model_folder(folder: Path, where: str) -> None:
         raise ConfigError(f"{where}: {error.filename}: {error.strerror}") from None
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json"):
         if (folder / name).is_file():
-            refuse_loaders(read_small_json(folder / name), f"{where}: {name}")
+            refuse_loaders(read_object(folder / name), f"{where}: {name}")
 
 
 def refuse_paths(options: Any, where: str, depth: int = 0) -> None:

@@ -147,6 +147,35 @@ def parse_json(data: bytes | str) -> Any:
     return from_json(data, allow_inf_nan=False)
 
 
+def unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dictionary (`object_pairs_hook`); raises ValueError for a key given twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)[:40]!r} is given twice")
+    return found
+
+
+def parse_object(data: bytes | str, where: str, kind: type[ConfigError] = ConfigError) -> dict[str, Any]:
+    """Return the JSON object in a text that messages call `where`; raises `kind` for anything else."""
+    try:
+        tree = parse_json(data)
+    except ValueError as error:
+        raise kind(f"{where}: not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise kind(f"{where}: expected a JSON object, found {type(tree).__name__}")
+    return tree
+
+
+def read_object(path: Path, limit: int = 16 * MIB, kind: type[ConfigError] = ConfigError) -> dict[str, Any]:
+    """Return the JSON object in a file, by default a configuration's; raises `kind` for anything else."""
+    try:
+        data = read_regular(path, limit)
+    except OSError as error:
+        raise kind(f"cannot read {path}: {error.strerror}") from None
+    return parse_object(data, f"cannot read {path}", kind)
+
+
 def open_gzip(path: Path | str, limit: int | None = None) -> IO[bytes]:
     """Open a gzipped file for reading; raises OSError once more than `limit` bytes came out of it.
 

@@ -328,24 +328,6 @@ class Loader:
         if isinstance(self.stream, PipeStream):
             log.warning("resuming a stream that cannot seek: its shards start anew, so samples may be repeated")
 
-    def texts(self, limit: int = 100_000) -> Iterator[str]:
-        """Yield up to `limit` whole training texts in the order of the plan."""
-        return self.stream.texts(limit)
-
-    def plan(self, n: int = 2) -> str:
-        """Return what would be read by whom, as text: the sources, and the first `n` batches from here."""
-        return self.stream.describe(self.cursor, n, self.world)
-
-    @staticmethod
-    def training_texts(config: DataConfig, limit: int = 100_000) -> Iterator[str]:
-        """Yield up to `limit` whole training texts, for training a tokeniser before there is a loader."""
-        return open_stream(config, 0, "train", 1).texts(limit)
-
-    @staticmethod
-    def plan_of(config: DataConfig, seed: int, world: int, n: int = 2) -> str:
-        """Return what `Loader.plan` would from the start, without a tokeniser."""
-        return open_stream(config, seed, "train", world).describe(0, n, world)
-
 
 def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:
     """Open what a split is read from. Raises ConfigError."""

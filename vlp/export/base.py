@@ -16,7 +16,12 @@ if TYPE_CHECKING:
     from vlp.hub import Pretrained
     from vlp.models.dual_encoder import DualEncoder
 
-exporters: Registry[type[Exporter]] = Registry("export format")
+Images = Sequence[np.ndarray]
+Texts = Sequence[str]
+Embeddings = dict[str, np.ndarray]
+"""By what was embedded: `images` [N, D], `texts` [N, D]."""
+
+exporters: Registry[type[Exporter]] = Registry("export format", package="vlp.export")
 
 
 class Exporter(ABC):
@@ -58,15 +63,13 @@ class Exporter(ABC):
         """
 
     @abstractmethod
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         """Embed as the format's users do, with its own library: `images` [N, D], `texts` [N, D], or one of them.
 
         `source` is a folder or a name on the Hub. `trust`: modules that a model of ours may name.
         """
 
-    def expected(self, loaded: Pretrained, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    def expected(self, loaded: Pretrained, images: Images, texts: Texts) -> Embeddings:
         """Return what `load` should: the native model's embeddings."""
         return {"images": loaded.embed_images(images).cpu().numpy(), "texts": loaded.embed_texts(texts).cpu().numpy()}
 

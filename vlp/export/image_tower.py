@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,7 @@ from vlp.core.errors import UnsupportedByFormat
 from vlp.modalities.image.processor import ImageProcessor
 
 from . import hf_processor
-from .base import Exporter, exporters
+from .base import Embeddings, Exporter, Images, Texts, exporters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,9 +46,7 @@ tower = AutoModel.from_pretrained("{repo}")"""
         hf_processor.write_image_processor(settings, folder)
         return notes + hf_processor.rounding(spec) + hf_processor.colours(spec, "transformers")
 
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         """Run the tower with transformers alone, on pixels made by its processor, or else as `preprocess.json` says."""
         import torch
         from transformers import AutoModel
@@ -71,7 +68,7 @@ tower = AutoModel.from_pretrained("{repo}")"""
         with torch.no_grad():
             return {"images": _mean(model(pixel_values=pixels))}
 
-    def expected(self, loaded: Pretrained, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    def expected(self, loaded: Pretrained, images: Images, texts: Texts) -> Embeddings:
         """Return the tower's mean feature of each image, at unit length."""
         import torch
 
@@ -90,7 +87,7 @@ def _mean(output: Any) -> np.ndarray:
     return result
 
 
-def _pixels(preprocess: ImageProcessor, channels: int, images: Sequence[np.ndarray]) -> Tensor:
+def _pixels(preprocess: ImageProcessor, channels: int, images: Images) -> Tensor:
     import torch
 
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (preprocess.spec.mean, preprocess.spec.std))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vlp.core.config import ConfigError, read_yaml
-from vlp.core.untrusted import read_json, read_text
+from vlp.core.untrusted import MAX_TEXT, read_object, read_text
 from vlp.core.version import __version__
 from vlp.modalities.text.tokenizers.base import LEFT_OUT, Tokenizer
 
@@ -23,22 +23,7 @@ if TYPE_CHECKING:
 
     from vlp.hub import Pretrained
 
-FILES = """
-
-Give it pictures as vlp decodes them (`vlp.modalities.image.decode.decode`): other libraries read files of more than 8 bits,
-transparent or turned ones and DICOM in their own way, and the model was trained on vlp's."""
-
-LIMITS = """Research use. This is no medical device: it has not been cleared by any authority, and must not be used for
-diagnosis, triage or treatment.
-
-- Similarity is not probability: scores of different prompts, models or sites are not comparable, and thresholds have to
-  be set on data of the place of use.
-- It saw the populations, scanners and reporting habits of its training data, and will be worse elsewhere, also for groups
-  that were few in it. Compare the scores by group before use.
-- Reports mention what was asked for: what a radiologist left out was learned as absent or not at all.
-- A heat map shows where an embedding resembles a phrase. It is no segmentation, and may point where such findings usually
-  are without seeing one.
-- Embeddings of images and reports can identify patients. Treat them as the data they came from."""
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 
 def render(
@@ -50,6 +35,7 @@ def render(
     `source` is the checkpoint's folder, `repository` where the model will be; without `results`, those in the run's folder.
     """
     from huggingface_hub import ModelCardData
+    from jinja2 import Environment, StrictUndefined
 
     recipe = _recipe(source)
     name = name or str(recipe.get("name") or repository.rpartition("/")[2])
@@ -64,22 +50,22 @@ def render(
         model_name=name if metrics else None,
         eval_results=metrics or None,
     )
-    use = exporter.usage.format(repo=repository)
-    about = [f"- {line}" for line in describe(loaded)]
-    parts = [
-        f"---\n{front.to_yaml()}\n---",
-        f"# {name}",
-        "A vision-language model of medical images and their reports, trained with vlp " + __version__ + ".",
-        f"## Use\n\n```python\n{use}\n```" + ("" if exporter.decodes_files else FILES),
-        "## What it is\n\n" + "\n".join(about),
-        "## Checked on export\n\n" + "\n".join(f"- {note}" for note in notes),
-        "## Scores\n\n" + (scores(scored) or "None were given. `vlp-eval run` makes them, `--results` puts them here."),
-        "## Training data\n\n" + (training_data(recipe) or "Not recorded."),
-        f"## Intended use and limits\n\n{LIMITS}",
-        "## Recipe\n\n```yaml\n" + yaml.safe_dump(without_paths(recipe), sort_keys=False).rstrip() + "\n```",
-        "## Cite\n\n" + "\n".join([*papers(recipe), f"- the data sets above, and vlp {__version__}"]),
-    ]
-    return "\n\n".join(parts) + "\n"
+    primary, others = score_rows(scored)
+    templates = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    return templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        front=front.to_yaml(),
+        name=name,
+        version=__version__,
+        usage=exporter.usage.format(repo=repository),
+        decodes_files=exporter.decodes_files,
+        about=describe(loaded),
+        notes=list(notes),
+        primary=primary,
+        others=others,
+        training_data=training_data(recipe),
+        recipe=yaml.safe_dump(without_paths(recipe), sort_keys=False).rstrip(),
+        papers=papers(recipe),
+    )
 
 
 def _recipe(source: Path) -> dict[str, Any]:
@@ -97,11 +83,8 @@ def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
 
 
 def _results(path: Path) -> dict[str, Any]:
-    try:
-        tree: dict[str, Any] = read_json(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"--results: cannot read {path}: {error}") from None
-    if not isinstance(tree, dict) or "tasks" not in tree:
+    tree = read_object(path, MAX_TEXT)
+    if "tasks" not in tree:
         raise ConfigError(f"--results: {path} is no results file of vlp-eval")
     return tree
 
@@ -191,22 +174,18 @@ def defined_metrics(results: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict
                     yield task, key, metric
 
 
-def scores(results: Iterable[Mapping[str, Any]]) -> str:
-    """Return the metrics as tables, the primary ones first, the others folded away; undefined ones with their reason."""
-    primary: list[str] = []
-    others: list[str] = []
+def score_rows(results: Iterable[Mapping[str, Any]]) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the cells of the tables of scores, primary metrics and others; undefined ones with their reason."""
+    primary: list[list[str]] = []
+    others: list[list[str]] = []
     for task, key, metric in defined_metrics(results):
         value, interval = metric["value"], metric.get("ci")
         shown = f"{value:.3f}" if value is not None else f"undefined: {metric.get('reason', '')}"
         between = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
         chance = f"{metric['chance']:.3f}" if metric.get("chance") is not None else ""
-        count = metric.get("n", task["data"]["n"])
         rows = primary if metric.get("primary") else others
-        rows.append(f"| {task['id']} | {key} | {shown} | {between} | {chance} | {count} |")
-    head = ["| task | metric | value | 95 % interval | chance | n |", "|---|---|---|---|---|---|"]
-    folded = ["<details><summary>All other metrics</summary>", "", *head, *others, "", "</details>"]
-    tables = ["\n".join([*head, *primary])] * bool(primary) + ["\n".join(folded)] * bool(others)
-    return "\n\n".join(tables)
+        rows.append([task["id"], key, shown, between, chance, str(metric.get("n", task["data"]["n"]))])
+    return primary, others
 
 
 def papers(recipe: Mapping[str, Any]) -> list[str]:

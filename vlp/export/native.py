@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from .base import Exporter, exporters
+from .base import Embeddings, Exporter, Images, Texts, exporters
 
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
@@ -40,9 +37,7 @@ heat = model.heatmap("image.png", "nodule")  # [H, W], on the image's own pixels
         )  # fmt: skip
         return []
 
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         from vlp.hub import from_pretrained
 
         return self.expected(from_pretrained(source, trust), images, texts)

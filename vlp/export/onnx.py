@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from vlp.batch import Tokens
 from vlp.core.config import ConfigError
 from vlp.core.untrusted import read_json
 
-from .base import Exporter, exporters
+from .base import Embeddings, Exporter, Images, Texts, exporters
 
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
@@ -91,9 +90,7 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
         (folder / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         return ["embeddings have unit length; patches and words are left out"]
 
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         """Embed with onnxruntime alone; one text at a time and all together, to try both dynamic axes."""
         import onnxruntime
 
@@ -109,7 +106,7 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
             onnxruntime.InferenceSession(str(folder / f"{name}.onnx"), options) for name in ("image", "text")
         )
 
-        def embed(group: Sequence[str]) -> np.ndarray:
+        def embed(group: Texts) -> np.ndarray:
             tokens = tokenizer(list(group)).tokens
             inputs = {"ids": tokens.ids.numpy(), "mask": tokens.mask.numpy().astype(np.int64)}
             rows: np.ndarray = text.run(None, inputs)[0]

@@ -8,16 +8,13 @@ relative to the user's own folder. So the name is the repository when pushed, an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vlp.core.errors import UnsupportedByFormat
 
 from . import hf_processor
-from .base import Exporter, exporters, log_scale
+from .base import Embeddings, Exporter, Images, Texts, exporters, log_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,9 +95,7 @@ tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")"""
             text[key] = repository or str(folder.resolve())
         return {CONFIG: (json.dumps(tree, indent=2) + "\n").encode()}
 
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         import open_clip
         import torch
         from PIL import Image

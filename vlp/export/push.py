@@ -6,7 +6,6 @@ not sent twice.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import time
 from collections.abc import Mapping
@@ -68,17 +67,12 @@ def _files(api: HfApi, repository: str, commit: str) -> list[RepoFile]:
 
 def is_same(there: RepoFile, content: bytes | Path) -> bool:
     """Return whether a file of the Hub has this content: by its SHA-256 where it is large, else by git's own hash."""
-    size = content.stat().st_size if isinstance(content, Path) else len(content)
-    if there.lfs is not None:
-        return bool(there.lfs.sha256 == _hash(content, hashlib.sha256()))
-    return bool(there.blob_id == _hash(content, hashlib.sha1(b"blob %d\0" % size)))
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
-
-def _hash(content: bytes | Path, digest: Any) -> str:
     with content.open("rb") if isinstance(content, Path) else io.BytesIO(content) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return str(digest.hexdigest())
+        if there.lfs is not None:
+            return bool(there.lfs.sha256 == sha_fileobj(file).hex())
+        return bool(there.blob_id == git_hash(file.read()))
 
 
 def _with_retries(attempt: Any, repository: str, pause: float) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import hf_processor
-from .base import Exporter, exporters
+from .base import Embeddings, Exporter, Images, Texts, exporters
 
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
@@ -42,9 +41,7 @@ tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretr
             notes.append(f"AutoModel does not build this tower, transformers.{type(form.model).__name__} does")
         return notes
 
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         import torch
         import transformers
 
@@ -57,7 +54,7 @@ tower, tokenizer = AutoModel.from_pretrained("{repo}"), AutoTokenizer.from_pretr
         with torch.no_grad():
             return {"texts": _mean(model(**given).last_hidden_state, mask)}
 
-    def expected(self, loaded: Pretrained, images: Sequence[np.ndarray], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    def expected(self, loaded: Pretrained, images: Images, texts: Texts) -> Embeddings:
         """Return the mean token state of each text, at unit length."""
         import torch
 

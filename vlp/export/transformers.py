@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from vlp.core.errors import UnsupportedByFormat
 
 from . import hf_processor
-from .base import Exporter, exporters, log_scale
+from .base import Embeddings, Exporter, Images, Texts, exporters, log_scale
 
 if TYPE_CHECKING:
     from vlp.hub import Pretrained
@@ -69,9 +66,7 @@ classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_tem
             notes.append("logit_bias is left out: it does not change a softmax over labels")
         return notes + hf_processor.rounding(spec) + hf_processor.colours(spec, "transformers")
 
-    def load(
-        self, source: str, images: Sequence[np.ndarray], texts: Sequence[str], trust: Sequence[str] = ()
-    ) -> dict[str, np.ndarray]:
+    def load(self, source: str, images: Images, texts: Texts, trust: Texts = ()) -> Embeddings:
         import torch
         from PIL import Image
         from torch.nn.functional import normalize

@@ -94,19 +94,12 @@ def embed(loaded: Pretrained, source: str, exporter: Exporter, **environment: st
         given, out = Path(work) / "probes.npz", Path(work) / "embeddings.npz"
         images = {f"image{index}": image for index, image in enumerate(probe_images(loaded))}
         np.savez(str(given), allow_pickle=False, texts=np.array(probe_texts(loaded)), **images)
-        command = [
-            sys.executable,
-            "-m",
-            "vlp.export.verify",
-            exporter.name,
-            source,
-            str(given),
-            str(out),
-            *loaded.trust,
-        ]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env={**os.environ, **offline, **environment}, check=False
+        words = [exporter.name, source, str(given), str(out), *loaded.trust]
+        command, variables = (
+            [sys.executable, "-m", "vlp.export.verify", *words],
+            {**os.environ, **offline, **environment},
         )
+        done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
         if done.returncode != 0:
             raise ConfigError(f"the {exporter.name} export does not load in a fresh process: {_last_line(done.stderr)}")
         with np.load(out) as found:

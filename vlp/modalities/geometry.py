@@ -90,21 +90,11 @@ class Geometry:
 
     def box_to_input(self, box: Box) -> Box:
         """Return a box of the source on the input, not clipped; of a turned one the bounding box of its corners."""
-        if self.turn is not None:
-            return _around(self.to_input(_corners(box)))
-        return tuple(
-            edge * scale + offset
-            for edge, scale, offset in zip(box, self.scale[::-1] * 2, self.offset[::-1] * 2, strict=True)
-        )
+        return _around(self.to_input(_corners(box)))
 
     def box_to_source(self, box: Box) -> Box:
         """Return a box of the input on the source, not clipped; of a turned one the bounding box of its corners."""
-        if self.turn is not None:
-            return _around(self.to_source(_corners(box)))
-        return tuple(
-            (edge - offset) / scale
-            for edge, scale, offset in zip(box, self.scale[::-1] * 2, self.offset[::-1] * 2, strict=True)
-        )
+        return _around(self.to_source(_corners(box)))
 
     def mask_to_input(self, mask: np.ndarray) -> np.ndarray:
         """Return a mask of the source on the input, by the nearest pixel; zero beyond the source."""

@@ -16,7 +16,6 @@ from . import (
     siglip,
     unicl,
 )
-from .base import Objective, objectives
-from .combine import ObjectiveSum, build_objectives
+from .base import Objective, ObjectiveSum, build_objectives, objectives
 
 __all__ = ["Objective", "ObjectiveSum", "build_objectives", "objectives"]

@@ -15,7 +15,7 @@ from vlp.needs.base import value_of
 from vlp.needs.rows import axes_of, take
 
 
-def cut(batch: Batch, count: int) -> list[Batch]:
+def split_batch(batch: Batch, count: int) -> list[Batch]:
     """Return `count` chunks of equally many consecutive rows, each a batch in its own right.
 
     Token tensors keep the batch's padding, so that a chunk's outputs are those of its rows in the batch.
@@ -26,12 +26,7 @@ def cut(batch: Batch, count: int) -> list[Batch]:
     return [take(batch, slice(start, start + rows)) for start in range(0, len(batch), rows)]
 
 
-def without_prompts(batch: Batch) -> Batch:
-    """Return the batch without its prompt pairs: they belong to no row, so one chunk's model pass encodes them for all."""
-    return replace(batch, prompts=None)
-
-
-def join(
+def merge_outputs(
     outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch, needs: Iterable[str] = ()
 ) -> ModelOutput:
     """Return the output of `whole` from those of its chunks, in order; what belongs to no row is taken from the first.

@@ -31,16 +31,12 @@ class CheckpointError(OSError):
     """A checkpoint could not be written on some rank; the last good one is untouched."""
 
 
-def name_of(step: int) -> str:
-    return f"step-{step:08d}"
-
-
 def save(run: Path, step: int, write: Callable[[Path], None], keep: int) -> Path:
     """Have all ranks `write` a checkpoint, publish it as `run/last`, delete all but the newest `keep`; return its folder.
 
     Collective. Raises CheckpointError on every rank when any rank fails to write; the temporary folder is removed.
     """
-    final = run / FOLDER / name_of(step)
+    final = run / FOLDER / f"step-{step:08d}"
     temporary = partial_of(final)
     if distributed.is_main():
         _discard(temporary)

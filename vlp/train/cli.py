@@ -74,10 +74,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     from vlp.core import distributed
 
-    from .signals import follow_parent
+    from .signals import exit_with_launcher
 
     if distributed.launched():  # what a shell started in the background outlives the shell
-        follow_parent()
+        exit_with_launcher()
     distributed.init(recipe.engine.timeout_minutes)
     show_log(distributed.is_main())
     if arguments.dry_run:
@@ -85,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         dry_run(recipe)
     else:
-        outcome = train_and_name_the_lost(recipe, arguments.resume)
+        outcome = train_or_report(recipe, arguments.resume)
         if distributed.is_main() or outcome == "resumable":
             rank = f"rank {distributed.rank()}: " if distributed.world() > 1 else ""
             print(f"vlp-train: {rank}{outcome}: {recipe.folder}", file=sys.stderr, flush=True)  # noqa: T201
@@ -101,17 +101,17 @@ def show_log(everything: bool) -> None:
     log.setLevel(logging.INFO if everything else logging.WARNING)
 
 
-def train_and_name_the_lost(recipe: Recipe, resume: bool) -> str:
+def train_or_report(recipe: Recipe, resume: bool) -> str:
     """Train; when that fails while other ranks are gone, say which ones, as the error itself never does."""
     from vlp.core import distributed
 
-    from .signals import missing_ranks
+    from .signals import find_dead_ranks
     from .trainer import train
 
     try:
         return train(recipe, resume)
     except Exception as error:
-        lost = missing_ranks(recipe.folder, distributed.world()) if distributed.world() > 1 else []
+        lost = find_dead_ranks(recipe.folder, distributed.world()) if distributed.world() > 1 else []
         code = report(speaker(), error)
         if lost:
             exited = f"rank {distributed.rank()}: {', '.join(lost)} exited"

@@ -19,7 +19,7 @@ PLANNED_STEPS = 3
 
 def print_plan(recipe: Recipe) -> None:
     """Print the shards, passes and the first batches of a recipe, by process."""
-    from ..data.loader import Loader
+    from ..data.loader import open_stream
     from .recipe import check_world
 
     # A plan needs no process group: under a launcher rank 0 prints it for all.
@@ -27,7 +27,8 @@ def print_plan(recipe: Recipe) -> None:
         return
     world = int(os.environ.get("WORLD_SIZE", "1"))
     check_world(recipe, world)
-    sys.stdout.write(f"{Loader.plan_of(recipe.data, recipe.seed, world, PLANNED_STEPS)}\n")
+    stream = open_stream(recipe.data, recipe.seed, "train", world)
+    sys.stdout.write(f"{stream.describe(0, PLANNED_STEPS, world)}\n")
     sys.stdout.write(f"{recipe.steps} steps of {recipe.data.batch_size} samples\n")
 
 
@@ -52,25 +53,27 @@ def memory_table(trained: int, frozen: int, world: int) -> list[tuple[str, float
 
 def dry_run(recipe: Recipe) -> None:
     """Build everything, train one step in a throw-away folder, and print parameters and memory. Collective."""
-    from .grad_cache import gradients
+    from .grad_cache import accumulate_gradients
     from .logging import peak_memory_mb
-    from .optimizer import factor
+    from .optimizer import lr_scale
     from .setup import build, open_data
 
     data = open_data(recipe)
     with tempfile.TemporaryDirectory() as scratch:
         folder = distributed.broadcast_object(scratch)
-        parts = build(replace(recipe, out=folder), Path(folder), data)
+        components = build(replace(recipe, out=folder), Path(folder), data)
         before = peak_memory_mb()
-        batch = next(iter(parts.loader)).to(parts.device)
-        losses = gradients(parts.engine, batch, 0.0, recipe.train.accumulate, recipe.train.cached_embeddings)
+        batch = next(iter(components.loader)).to(components.device)
+        losses = accumulate_gradients(
+            components.engine, batch, 0.0, recipe.train.accumulate, recipe.train.cached_embeddings
+        )
         total = recipe.steps * recipe.data.batch_size
-        report = parts.engine.step(factor(recipe.optim, recipe.data.batch_size, total))
+        report = components.engine.step(lr_scale(recipe.optim, recipe.data.batch_size, total))
         peaks = distributed.gather_objects(peak_memory_mb())
         distributed.barrier()
     if not distributed.is_main():
         return
-    summary = parts.summary()
+    summary = components.summary()
     trained, frozen = summary["trained"], summary["parameters"] - summary["trained"]
     lines = [
         f"{summary['parameters']:,} parameters, {trained:,} trained, {summary['precision']} on {summary['device']}",

@@ -16,7 +16,7 @@ import torch
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError
 
-from .batch_chunks import cut, without_prompts
+from .batch_chunks import split_batch
 from .train_step import tensors
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def check_batch(rows: int, is_coupled: bool) -> None:
         )
 
 
-def gradients(engine: Engine, batch: Batch, progress: float, chunks: int, is_cached: bool) -> Losses:
+def accumulate_gradients(engine: Engine, batch: Batch, progress: float, chunks: int, is_cached: bool) -> Losses:
     """Add the gradients of a batch's loss to the parameters and return the loss; `engine.step` comes next."""
     if chunks == 1:
         losses = engine.forward(batch, progress)
@@ -55,7 +55,7 @@ def gradients(engine: Engine, batch: Batch, progress: float, chunks: int, is_cac
 
 def _plain(engine: Engine, batch: Batch, progress: float, chunks: int) -> Losses:
     each = []
-    for chunk in cut(batch, chunks):
+    for chunk in split_batch(batch, chunks):
         losses = engine.forward(chunk, progress)
         engine.backward(losses.total / chunks)
         each.append(losses)
@@ -70,8 +70,10 @@ def _cached(engine: Engine, batch: Batch, progress: float, count: int) -> Losses
     The first chunk keeps its graph through the loss, so it is computed once and the others twice. Dropout is replayed:
     each second forward starts from the random state of the first.
     """
-    first, *others = cut(batch, count)
-    others = [without_prompts(chunk) for chunk in others]
+    first, *others = split_batch(batch, count)
+    others = [
+        replace(chunk, prompts=None) for chunk in others
+    ]  # they are no row's: the first chunk encodes them for all
     states: list[tuple[torch.Tensor, ...]] = []
     embedded: list[ModelOutput] = []
     with torch.no_grad():

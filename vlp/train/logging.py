@@ -43,7 +43,7 @@ class LogConfig:
 
 @dataclass
 class StepRecord:
-    """What a step reported: `loss` and its parts, `grad_norm`. `held` is on the device until `Meter.read` fetches it."""
+    """What a step reported: `loss` and its parts, `grad_norm`. `held` is on the device until `Meter.fetch` fetches it."""
 
     number: int
     keys: list[str]
@@ -76,7 +76,7 @@ class Meter:
         self.waited += waited
         self.sources.update(batch.sources)
 
-    def read(self) -> list[StepRecord]:
+    def fetch(self) -> list[StepRecord]:
         """Return the steps since the last line with their values: one wait for the device, not one for each number."""
         held = [value for step in self.steps for value in step.held.values()]
         numbers = iter(torch.stack(held).tolist() if held else [])
@@ -85,11 +85,11 @@ class Meter:
             step.held = {}
         return self.steps
 
-    def pause(self, seconds: float) -> None:
+    def exclude(self, seconds: float) -> None:
         """Leave seconds spent on validation and checkpoints out of the speed."""
         self.started += seconds
 
-    def line(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """Return the means over steps and ranks since the last line, and start again. Collective.
 
         `grad_norm` (the last step's), `loss` and its parts, `samples_per_s`, `data_wait` (share of the time that the host
@@ -98,7 +98,7 @@ class Meter:
         each), `memory_mb` (largest rank's peak).
         """
         seconds = time.perf_counter() - self.started
-        steps = self.read()
+        steps = self.fetch()
         sums: dict[str, float] = {}
         for step in steps:
             for name, value in step.values.items():
@@ -116,13 +116,15 @@ class Meter:
         }
         ranks = distributed.gather_objects(own)
         names = list(dict.fromkeys(name for part in ranks for name in part["sums"]))
-        line: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}  # every rank's, as it is of the average
-        line |= {name: sum(part["sums"].get(name, 0.0) for part in ranks) / len(ranks) / len(steps) for name in names}
+        summary: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}  # every rank's, as it is of the average
+        summary |= {
+            name: sum(part["sums"].get(name, 0.0) for part in ranks) / len(ranks) / len(steps) for name in names
+        }
         rows = sum(part["rows"] for part in ranks)
         sources: Counter[str] = Counter()
         for part in ranks:
             sources.update(part["sources"])
-        line |= {
+        summary |= {
             "samples_per_s": rows / max(seconds, 1e-9),
             # a batch is fetched in the step before the one that counts it, which the line before may have closed
             "data_wait": min(1.0, max(part["waited"] for part in ranks) / max(seconds, 1e-9)),
@@ -133,7 +135,7 @@ class Meter:
             "memory_mb": max(part["memory_mb"] for part in ranks),
         }
         self.clear()
-        return line
+        return summary
 
 
 def peak_memory_mb() -> float:
@@ -220,11 +222,6 @@ class RunLog:
         else:
             self._console.print(f"{event} {step}/{self.steps} {shown}", highlight=False, markup=False)
 
-    def say(self, message: str) -> None:
-        """Print a line on rank 0's console."""
-        if self._console is not None:
-            self._console.print(message, highlight=False, markup=False)
-
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
@@ -259,7 +256,7 @@ def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
 def rounded(value: Any) -> Any:
     """Return numbers with 6 significant digits and null for what JSON has no number for."""
     if isinstance(value, Mapping):
-        return {str(key): rounded(one) for key, one in value.items()}
+        return {str(key): rounded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [rounded(item) for item in value]
     if isinstance(value, float):

@@ -39,7 +39,7 @@ UNDECAYED = ("bias", "logit_scale", "pos_embed", "position", "cls_token", "class
 """Parts of a parameter's own name that exempt it from weight decay, whatever its shape."""
 
 
-def factor(config: OptimConfig, samples: int, total: int) -> float:
+def lr_scale(config: OptimConfig, samples: int, total: int) -> float:
     """Return the share of `lr` to use for the step that reaches `samples` seen, of `total` in the run."""
     warmup = min(config.warmup_samples, total)
     if samples < warmup:

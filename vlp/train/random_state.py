@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
 def seed_all(seed: int) -> None:
     """Seed every generator of this process that training may draw from."""
-    import random
-
-    import numpy as np
-
     torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - not ours, but a library may draw from it
@@ -22,10 +21,6 @@ def seed_all(seed: int) -> None:
 
 def random_states() -> dict[str, Tensor]:
     """Return the state of every generator of this process that training may draw from, as uint8 tensors."""
-    import random
-
-    import numpy as np
-
     states = {"torch": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -38,10 +33,6 @@ def random_states() -> dict[str, Tensor]:
 
 def set_random_states(states: dict[str, Tensor]) -> None:
     """Put every generator back to where `random_states` saw it."""
-    import random
-
-    import numpy as np
-
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -52,14 +43,10 @@ def set_random_states(states: dict[str, Tensor]) -> None:
 
 
 def write_random_states(states: dict[str, Tensor], folder: Path, rank: int) -> None:
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     save_file(states, folder / f"rank-{rank:05d}.safetensors")
 
 
 def read_random_states(folder: Path, rank: int) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
     states: dict[str, Tensor] = load_file(folder / f"rank-{rank:05d}.safetensors")
     return states

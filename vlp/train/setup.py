@@ -49,7 +49,7 @@ TOKENIZER_TEXTS = 200_000
 
 
 @dataclass
-class Parts:
+class Components:
     """What the loop works with."""
 
     engine: Engine
@@ -94,7 +94,7 @@ def hold_run(recipe: Recipe, resume: bool) -> Iterator[Path | None]:
             try:
                 is_run = checkpoint.is_run(recipe.folder)
                 stack.enter_context(hold(recipe.folder, checkpoint.MADE_BY, OWN, is_ours=is_run))
-                found = _open_run(recipe, resume)
+                found = _prepare_run_dir(recipe, resume)
             except (ConfigError, OSError) as error:
                 failure = error
         found, failure = distributed.broadcast_object((found, failure))
@@ -103,7 +103,7 @@ def hold_run(recipe: Recipe, resume: bool) -> Iterator[Path | None]:
         yield found
 
 
-def _open_run(recipe: Recipe, resume: bool) -> Path | None:
+def _prepare_run_dir(recipe: Recipe, resume: bool) -> Path | None:
     run, sources = recipe.folder, source_folders(recipe)
     if any(source.resolve() == run.resolve() for source in sources):
         raise ConfigError(f"{run} is what the recipe reads from: choose another name=")
@@ -150,7 +150,7 @@ def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def clear_away(recipe: Recipe) -> None:
+def remove_failed_start(recipe: Recipe) -> None:
     """Remove what a start that came to nothing wrote into its folder; a folder that was new goes with its lock."""
     if distributed.is_main():
         remove(recipe.folder / "recipe.yaml", checkpoint.MADE_BY)
@@ -158,7 +158,7 @@ def clear_away(recipe: Recipe) -> None:
             remove(recipe.folder / name, checkpoint.MADE_BY, *source_folders(recipe))
 
 
-def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | None = None) -> Parts:
+def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | None = None) -> Components:
     """Build everything that a recipe names over `open_data`'s stream, the same on every rank. Collective.
 
     A run that goes on from the checkpoint `start` takes tokenizer and architecture from there: what they were first made of
@@ -200,7 +200,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.
     seed_all(recipe.seed * 1_000_003 + distributed.rank())
-    return Parts(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
+    return Components(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
 
 
 def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Tokenizer:
@@ -227,34 +227,34 @@ def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStrea
 
 
 def write_checkpoint(
-    parts: Parts, recipe: Recipe, step: int, samples: int, position: dict[str, Any]
+    components: Components, recipe: Recipe, step: int, samples: int, position: dict[str, Any]
 ) -> Callable[[Path], None]:
     """Return what `checkpoint.save` has every rank run.
 
     The collective part comes first: a rank that fails later, alone, keeps no other rank waiting.
     """
-    weights, objectives = parts.engine.weights("model"), parts.engine.weights("objectives")
+    weights, objectives = components.engine.weights("model"), components.engine.weights("objectives")
     counters = {
         "step": step,
         "samples": samples,
         "loader": position,
-        "rejected": sorted(parts.loader.rejected),
+        "rejected": sorted(components.loader.rejected),
         "world": distributed.world(),
-        "engine": parts.engine.scalars(),
+        "engine": components.engine.scalars(),
         "recipe": digest_of(recipe),
         "torch": torch.__version__,
     }
 
     def write(folder: Path) -> None:
-        parts.engine.save(folder / "state" / "engine")
+        components.engine.save(folder / "state" / "engine")
         write_random_states(random_states(), folder / "state" / "random", distributed.rank())
         if distributed.is_main():
             hub.save_pretrained(
                 folder,
-                cast(DualEncoder, parts.engine.module.model),
-                parts.preprocess,
-                parts.tokenizer,
-                {"step": step, "trained_on": parts.loader.stream.trained_on()},
+                cast(DualEncoder, components.engine.module.model),
+                components.preprocess,
+                components.tokenizer,
+                {"step": step, "trained_on": components.loader.stream.trained_on()},
                 weights=weights,
                 objectives=objectives,
             )
@@ -264,17 +264,17 @@ def write_checkpoint(
     return write
 
 
-def load_checkpoint(parts: Parts, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
+def load_checkpoint(components: Components, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
     """Put a checkpoint's state into the parts; return step, samples, and what sets the random generators. Collective.
 
     At the same number of processes everything goes on exactly; at another the data and the optimiser do, while dropout
     draws anew. Raises ConfigError for a folder that is not such a checkpoint.
     """
     counters = checkpoint.read_counters(folder)
-    parts.engine.load(folder / "state" / "engine")
-    parts.engine.set_scalars(counters["engine"])
-    parts.loader.load_state(counters["loader"])
-    parts.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
+    components.engine.load(folder / "state" / "engine")
+    components.engine.set_scalars(counters["engine"])
+    components.loader.load_state(counters["loader"])
+    components.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
     states = (
         read_random_states(folder / "state" / "random", distributed.rank())
         if counters["world"] == distributed.world()

@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from types import FrameType
 
-from vlp.core.process import PR_SET_PDEATHSIG, is_alive, launchers, start_time
+import psutil
+
+from vlp.core.process import PR_SET_PDEATHSIG, is_alive, is_running, launchers, start_time
 
 GRACE_SECONDS = 60.0
 
@@ -41,7 +43,7 @@ class StopRequest:
         return self.signal is not None
 
 
-def follow_parent() -> None:
+def exit_with_launcher() -> None:
     """Have a launched process told to stop when its launcher is gone, as an orphan would train on without a use.
 
     Linux sends SIGTERM at the parent's death; a thread watches the launchers further up as well (deepspeed's front
@@ -54,8 +56,8 @@ def follow_parent() -> None:
         threading.Thread(target=_watch, args=(watched,), daemon=True).start()
 
 
-def _watch(watched: dict[int, str]) -> None:
-    while all(is_alive(pid, started) for pid, started in watched.items()):
+def _watch(watched: list[psutil.Process]) -> None:
+    while all(map(is_running, watched)):
         time.sleep(1.0)
     print("vlp-train: the launcher is gone, stopping", file=sys.stderr, flush=True)  # noqa: T201
     os.kill(os.getpid(), signal.SIGTERM)
@@ -63,7 +65,7 @@ def _watch(watched: dict[int, str]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sign_in(run: Path, rank: int) -> None:
+def register_rank(run: Path, rank: int) -> None:
     """Leave word of where this rank runs, so that the others can name it if it disappears."""
     folder = run / "ranks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +73,7 @@ def sign_in(run: Path, rank: int) -> None:
     (folder / f"{rank}.json").write_text(json.dumps(entry) + "\n", encoding="utf-8")
 
 
-def missing_ranks(run: Path, world: int) -> list[str]:
+def find_dead_ranks(run: Path, world: int) -> list[str]:
     """Return a line for each rank of this host that signed in and is not running any more."""
     gone = []
     for rank in range(world):

@@ -10,7 +10,7 @@ from torch import Tensor
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 
-from .batch_chunks import cut
+from .batch_chunks import split_batch
 
 if TYPE_CHECKING:
     from vlp.batch import Batch
@@ -28,7 +28,7 @@ def check_vectors(engine: Engine, batch: Batch, chunks: int) -> None:
     A tower that pools at a token which sees no other trains without an error and learns nothing. `chunks` is what the batch is
     cut into for memory; only the first is embedded.
     """
-    part = cut(batch, chunks)[0]
+    part = split_batch(batch, chunks)[0]
     device = part.image.device
     was_training = engine.module.training
     engine.module.eval()

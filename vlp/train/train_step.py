@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput
 
-from .batch_chunks import join
+from .batch_chunks import merge_outputs
 
 
 class Chunk(TypedDict, total=False):
@@ -55,7 +55,7 @@ class TrainStep(nn.Module):
         if "whole" in chunk:
             full, *chunks = chunk["whole"]
             output, batch = (
-                join([output, *chunk["cached"]], chunks, full, cast("frozenset[str]", self.objectives.needs)),
+                merge_outputs([output, *chunk["cached"]], chunks, full, cast("frozenset[str]", self.objectives.needs)),
                 full,
             )
         losses: Losses = self.objectives(output, batch, progress)

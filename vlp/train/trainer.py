@@ -15,11 +15,11 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, to_tree
 
 from . import checkpoint
-from .grad_cache import gradients
+from .grad_cache import accumulate_gradients
 from .logging import Meter, RunLog, StepRecord
-from .optimizer import factor
-from .setup import Parts, build, clear_away, hold_run, load_checkpoint, open_data, write_checkpoint
-from .signals import StopRequest, sign_in
+from .optimizer import lr_scale
+from .setup import Components, build, hold_run, load_checkpoint, open_data, remove_failed_start, write_checkpoint
+from .signals import StopRequest, register_rank
 from .start_check import check_vectors
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class TrainingStopped(RuntimeError):
 
 
 @dataclass
-class Fetched:
+class PendingBatch:
     """A batch, the loader's state after it, the seconds it took to come, and what went wrong instead."""
 
     batch: Batch | None
@@ -64,88 +64,92 @@ def train(recipe: Recipe, resume: bool = False) -> str:
 def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, stop: StopRequest) -> str:
     """Train in the run folder, from the checkpoint `start` or afresh, to the recipe's end or until `stop` is set."""
     run = recipe.folder
-    sign_in(run, distributed.rank())
+    register_rank(run, distributed.rank())
 
     # ------------------------------------------------------------------ what
     try:
-        parts = build(recipe, run, data, start)
+        components = build(recipe, run, data, start)
     except ConfigError:
         if start is None:
-            clear_away(recipe)
+            remove_failed_start(recipe)
         raise
-    engine, loader = parts.engine, parts.loader
-    step, samples, random_states = load_checkpoint(parts, recipe, start) if start else (0, 0, None)
+    engine, loader = components.engine, components.loader
+    step, samples, random_states = load_checkpoint(components, recipe, start) if start else (0, 0, None)
     total = recipe.steps * recipe.data.batch_size
-    damage: str | None = None
+    error: str | None = None
     iterator = iter(loader)
-    following = fetch(iterator, parts)
-    if distributed.agree(following.failure is not None):
-        raise TrainingStopped(failures(following))
-    if start is None and following.batch is not None:
+    next_batch = fetch(iterator, components)
+    if distributed.agree(next_batch.failure is not None):
+        raise TrainingStopped(failures(next_batch))
+    if start is None and next_batch.batch is not None:
         try:
-            check_vectors(engine, following.batch.to(parts.device), recipe.train.accumulate)
+            check_vectors(engine, next_batch.batch.to(components.device), recipe.train.accumulate)
         except ConfigError:
-            clear_away(recipe)
+            remove_failed_start(recipe)
             raise
     log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
-    log.write("start" if start is None else "resume", step, world=distributed.world(), **parts.summary())
+    log.write("start" if start is None else "resume", step, world=distributed.world(), **components.summary())
     meter, saved_step, saved_time = Meter(), step, time.monotonic()
-    stopping = broken = False
+    stopping = data_failed = False
     if random_states is not None:  # after the loader has started its workers, which draws a number
         random_states()
 
     # ------------------------------------------------------------------ training
     while step < recipe.steps:
-        current, batch = following, following.batch
+        current, batch = next_batch, next_batch.batch
         assert batch is not None
-        losses = gradients(
-            engine, batch.to(parts.device), samples / total, recipe.train.accumulate, recipe.train.cached_embeddings
+        losses = accumulate_gradients(
+            engine,
+            batch.to(components.device),
+            samples / total,
+            recipe.train.accumulate,
+            recipe.train.cached_embeddings,
         )
         if step + 1 < recipe.steps:
-            following = fetch(iterator, parts)
+            next_batch = fetch(iterator, components)
         is_late = is_due_by_time(recipe, saved_time)
         # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
-        stopping, broken, late = distributed.agree_each(
-            [bool(stop), following.failure is not None, is_late and distributed.is_main()]
+        stopping, data_failed, checkpoint_due = distributed.agree_each(
+            [bool(stop), next_batch.failure is not None, is_late and distributed.is_main()]
         )
-        report = engine.step(factor(recipe.optim, samples + recipe.data.batch_size, total))
+        report = engine.step(lr_scale(recipe.optim, samples + recipe.data.batch_size, total))
         step, samples = step + 1, samples + recipe.data.batch_size
         meter.add(step, batch, losses, report, current.waited)
-        is_last = step == recipe.steps or stopping or broken
-        lines = step % recipe.train.log_every == 0 or is_last
+        is_last = step == recipe.steps or stopping or data_failed
+        should_log = step % recipe.train.log_every == 0 or is_last
         validates = recipe.train.validate_every and (step % recipe.train.validate_every == 0 or step == recipe.steps)
         every = recipe.train.checkpoint_every_steps
-        saves = (every and step % every == 0) or late or is_last
-        if not (lines or validates or saves):
+        should_save = (every and step % every == 0) or checkpoint_due or is_last
+        if not (should_log or validates or should_save):
             continue
 
-        # -------------------------------------------------------------- looking up: the one place that waits for the device
+        # -------------------------------------------------------------- synchronise with the device: nothing else waits for it
         scale = engine.scalars().get("scale")
         bad = first_non_finite(meter, scale)
         if distributed.agree(bad is not None):
             raise TrainingStopped(explain_non_finite(log, bad))
         together = loader.share_rejected()  # the same on all ranks
-        if together is not None and not broken:
-            damage, broken, saves = together, True, True
-        if lines:
+        if together is not None and not data_failed:
+            error, data_failed, should_save = together, True, True
+        if should_log:
             extra = {} if scale is None else {"loss_scale": scale}
-            log.write("train", step, samples=samples, lr=report.lr, **meter.line(), **extra)
+            log.write("train", step, samples=samples, lr=report.lr, **meter.summary(), **extra)
         paused = time.perf_counter()
         if validates:
-            log.write("validate", step, samples=samples, **validate(parts, samples / total))
-        if saves:
+            log.write("validate", step, samples=samples, **validate(components, samples / total))
+        if should_save:
             folder = checkpoint.save(
-                run, step, write_checkpoint(parts, recipe, step, samples, current.position), recipe.train.keep
+                run, step, write_checkpoint(components, recipe, step, samples, current.position), recipe.train.keep
             )
             log.write("checkpoint", step, samples=samples, folder=str(folder.relative_to(run)))
             saved_step, saved_time = step, time.monotonic()
-        meter.pause(time.perf_counter() - paused)
-        if stopping or broken:
+        meter.exclude(time.perf_counter() - paused)
+        if stopping or data_failed:
             break
 
     # ------------------------------------------------------------------ the end
-    if broken and not stopping:
-        why = failures(following) if damage is None else f"the data failed: {damage}"
+    if data_failed and not stopping:
+        why = failures(next_batch) if error is None else f"the data failed: {error}"
         raise TrainingStopped(f"{why}; saved at step {saved_step}, --resume goes on from there")
     outcome = "finished" if step >= recipe.steps else "resumable"
     log.write("end", step, samples=samples, outcome=outcome)
@@ -153,18 +157,18 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
     return outcome
 
 
-def fetch(iterator: Iterator[Batch], parts: Parts) -> Fetched:
+def fetch(iterator: Iterator[Batch], components: Components) -> PendingBatch:
     """Take the next batch; a failure is kept for all ranks to hear of, as raising here would leave the others waiting."""
     started = time.perf_counter()
     try:
         batch = next(iterator)
     except Exception as error:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return Fetched(None, parts.loader.state(), time.perf_counter() - started, message)
-    return Fetched(batch, parts.loader.state(), time.perf_counter() - started)
+        return PendingBatch(None, components.loader.state(), time.perf_counter() - started, message)
+    return PendingBatch(batch, components.loader.state(), time.perf_counter() - started)
 
 
-def failures(fetched: Fetched) -> str:
+def failures(fetched: PendingBatch) -> str:
     """Return which ranks' data failed, and how. Collective."""
     found = distributed.gather_objects(fetched.failure)
     return "the data failed: " + "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found) if one)
@@ -178,7 +182,7 @@ def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
 def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
     """Return the first step since the last line whose loss or gradient was not finite; fp16 may still lower its scale."""
     is_forgiven = scale is not None and scale > LEAST_SCALE
-    for step in meter.read():
+    for step in meter.fetch():
         if not (math.isfinite(step.values["loss"]) and (math.isfinite(step.values["grad_norm"]) or is_forgiven)):
             return step
     return None
@@ -201,21 +205,21 @@ def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
 
 
 @torch.no_grad()
-def validate(parts: Parts, progress: float) -> dict[str, Any]:
+def validate(components: Components, progress: float) -> dict[str, Any]:
     """Return the mean losses over the validation split, every full batch of it once. Collective.
 
     Each batch counts by the rows that are compared: where the objectives need texts, those that have one. A last batch
     whose rows cannot be shared out evenly is left out and counted, since losses compare rows across ranks. Raises
     TrainingStopped when too many samples are damaged.
     """
-    if parts.validation is None:
+    if components.validation is None:
         return {}
     sums: dict[str, float] = {}
     rows = left_out = compared = 0
-    needs_text = cast("ObjectiveSum", parts.engine.module.objectives).needs_text
-    parts.engine.module.eval()
-    with torch.random.fork_rng([parts.device] if parts.device.type == "cuda" else []):
-        iterator = iter(parts.validation.once())
+    needs_text = cast("ObjectiveSum", components.engine.module.objectives).needs_text
+    components.engine.module.eval()
+    with torch.random.fork_rng([components.device] if components.device.type == "cuda" else []):
+        iterator = iter(components.validation.once())
         while True:
             batch = next(iterator, None)
             sizes, texts = zip(*distributed.gather_objects((len(batch), batch.texts) if batch else (0, 0)), strict=True)
@@ -224,14 +228,14 @@ def validate(parts: Parts, progress: float) -> dict[str, Any]:
             if batch is None or len(set(sizes)) > 1 or len(batch) < 2:
                 left_out += sum(sizes)
                 continue
-            losses = parts.engine.forward(batch.to(parts.device), progress)
+            losses = components.engine.forward(batch.to(components.device), progress)
             weight = sum(texts if needs_text else sizes)
             for name, value in {"loss": losses.total, **losses.parts}.items():
                 sums[name] = sums.get(name, 0.0) + float(value) * weight
             rows, compared = rows + len(batch), compared + weight
-    parts.engine.module.train()
-    if damage := parts.validation.share_rejected():
-        raise TrainingStopped(f"the validation data failed: {damage}")
+    components.engine.module.train()
+    if error := components.validation.share_rejected():
+        raise TrainingStopped(f"the validation data failed: {error}")
     ranks = distributed.gather_objects(sums)
     means = {name: sum(values.get(name, 0.0) for values in ranks) / len(ranks) / max(1, compared) for name in sums}
     return {**means, "n": rows * distributed.world(), "left_out": left_out}

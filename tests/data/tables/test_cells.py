@@ -220,7 +220,7 @@ def test_a_csv_that_is_broken_is_named_with_its_line(content: bytes | str, said:
     [
         ('{"a": 1}\n{"a": \n', "line 2: not JSON"),
         ('{"a": 1}\n\n[1]\n', "line 3: expected a JSON object, found a list of 1"),
-        ('{"a": 1, "a": 2}\n', "line 1: 'a' occurs twice"),
+        ('{"a": 1, "a": 2}\n', "line 1: key 'a' is given twice"),
         ('{"a": ' + "[" * 100_000, "line 1: nested too deeply"),
     ],
 )

@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests import warm
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.shard_set import ShardSet
 from vlp.sample import Sample
@@ -62,7 +62,7 @@ def run(shards: Path) -> Path:
         f"{RECIPE}data: {{train: {shards}, batch_size: 8, workers: 0}}\nname: tiny\nout: {shards.parent}\n"
     )
     command = [sys.executable, "-m", "vlp.train", str(recipe)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = warm.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return shards.parent / "tiny"
 

@@ -15,8 +15,8 @@ from tests.train.toys import FINDINGS, batch, shard, step_of
 from vlp.core import distributed
 from vlp.train.engines.base import Engine, EngineConfig, Part
 from vlp.train.engines.build import build_engine
-from vlp.train.grad_cache import gradients
-from vlp.train.optimizer import OptimConfig, factor
+from vlp.train.grad_cache import accumulate_gradients
+from vlp.train.optimizer import OptimConfig, lr_scale
 
 OBJECTIVES: list[Any] = [
     "convirt",
@@ -50,9 +50,9 @@ def advance(engine: Engine, first: int, last: int, chunks: int = 1) -> list[floa
     losses = []
     for number in range(first, last):
         mine = shard(batch(8, seed=number), distributed.rank(), distributed.world())
-        loss = gradients(engine, mine, number / 10, chunks, chunks > 1).total.detach()
+        loss = accumulate_gradients(engine, mine, number / 10, chunks, chunks > 1).total.detach()
         losses.append(float(distributed.sum_over_ranks(loss)) / distributed.world())
-        engine.step(factor(OPTIM, 8 * (number + 1), 8 * 10))
+        engine.step(lr_scale(OPTIM, 8 * (number + 1), 8 * 10))
     return losses
 
 

@@ -24,7 +24,7 @@ from vlp.models.dual_encoder import ModelConfig
 from vlp.objectives import build_objectives
 from vlp.train.engines.base import Engine, EngineConfig, resolve_precision
 from vlp.train.engines.build import build_engine
-from vlp.train.grad_cache import gradients
+from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig
 from vlp.train.train_step import TrainStep
 
@@ -36,7 +36,7 @@ def train(config: EngineConfig, chunks: int = 1, steps: int = 30) -> tuple[Engin
     engine = build_engine(step_of(["clip"], seed=1), OptimConfig(lr=1e-2), config, CPU)
     losses = []
     for _ in range(steps):
-        losses.append(float(gradients(engine, batch(8), 0.5, chunks, chunks > 1).total.detach()))
+        losses.append(float(accumulate_gradients(engine, batch(8), 0.5, chunks, chunks > 1).total.detach()))
         engine.step(1.0)
     return engine, losses
 
@@ -217,7 +217,7 @@ def recompute_main(folder: Path) -> None:
             made = build_engine(TrainStep(model, objectives), OptimConfig(lr=1e-2), engine, CPU)
             made.module.train()
             for _ in range(3):
-                gradients(made, shard(whole, distributed.rank(), distributed.world()), 0.5, 1, False)
+                accumulate_gradients(made, shard(whole, distributed.rank(), distributed.world()), 0.5, 1, False)
                 made.step(1.0)
             states[f"{name} {again}"] = full_state(made, folder / f"{name}-{again}")
         compare(states[f"{name} True"], states[f"{name} False"], f"{name}, recomputed", 1e-5)

@@ -27,7 +27,7 @@ from vlp.objectives import build_objectives
 from vlp.train.engines.base import Engine, EngineConfig, average_gradients
 from vlp.train.engines.build import build_engine
 from vlp.train.engines.sync_batch_norm import RanksBatchNorm, share_statistics
-from vlp.train.grad_cache import gradients
+from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig
 from vlp.train.train_step import TrainStep
 
@@ -216,7 +216,7 @@ def engine_main(names: list[str], folder: Path) -> None:
             losses = []
             for _ in range(3):
                 mine = shard(whole, distributed.rank(), distributed.world())
-                loss = gradients(engine, mine, 0.5, 1, False).total.detach()
+                loss = accumulate_gradients(engine, mine, 0.5, 1, False).total.detach()
                 losses.append(float(distributed.sum_over_ranks(loss)) / distributed.world())
                 engine.step(1.0)
             home = f"{name}{change}-{distributed.world()}"

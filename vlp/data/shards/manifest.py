@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vlp.core.registry import did_you_mean
-from vlp.core.untrusted import RefusedError, is_relative_name, open_regular, parse_json, replacing, shown
+from vlp.core.untrusted import RefusedError, is_relative_name, open_regular, parse_object, replacing, shown
 from vlp.sample import Sample
 
 from .remote.cache import Cache
@@ -278,7 +278,7 @@ def format_line(shard: Shard, entries: Sequence[Entry]) -> str:
 def parse_header(line: bytes, where: str) -> Shard:
     """Return the header of a manifest line; `where` names the line in messages. Raises ManifestError."""
     cut = line.find(_COLUMNS)
-    record = _json(line[:cut] + b"}" if cut > 0 and line.startswith(_START) else line, where)
+    record = parse_object(line[:cut] + b"}" if cut > 0 and line.startswith(_START) else line, where, ManifestError)
     samples = _count(record, "samples", len(line) // LEAST_OF_A_SAMPLE, where)
     shard = Shard(
         shard=_word(record, "shard", where),
@@ -337,7 +337,7 @@ def parse_columns(line: bytes, where: str) -> Columns:
     Every claim is checked against the others and the header before anything is allocated: a line of some kilobytes must
     not ask for gigabytes, nor for bytes that lie outside of its shard.
     """
-    record = _json(line, where)
+    record = parse_object(line, where, ManifestError)
     header = parse_header(line, where)
     keys, members = record.get("keys"), record.get("members")
     if not isinstance(keys, list) or not isinstance(members, dict) or not all(type(key) is str for key in keys):
@@ -381,16 +381,6 @@ def _integers(values: Any, rows: int, low: int, high: int, where: str) -> np.nda
     if rows and not (low <= min(values) and max(values) <= high):
         raise ManifestError(f"{where}: broken columns: expected numbers of {low} to {high}")
     return np.array(values, dtype=np.int64)
-
-
-def _json(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = parse_json(line)
-    except ValueError as error:
-        raise ManifestError(f"{where}: not JSON ({error})") from None
-    if not isinstance(record, dict):
-        raise ManifestError(f"{where}: expected a JSON object")
-    return record
 
 
 def text_length(sample: Sample) -> int:

@@ -14,24 +14,11 @@ from typing import Any
 
 from vlp.core.errors import ConfigError
 
-NOTHING = {
-    "",
-    "nan",
-    "-nan",
-    "none",
-    "null",
-    "(null)",
-    "n/a",
-    "na",
-    "<na>",
-    "#n/a",
-    "#n/a n/a",
-    "#na",
-    "nat",
-    "nil",
-    "\\n",
-}
-NOTHING |= {"undefined", "#null!", "#value!", "#ref!", "#name?", "#div/0!", "#num!", "1.#qnan", "-1.#ind", "1.#ind"}
+_NOTHING = (
+    r"|nan|-nan|none|null|(null)|n/a|na|<na>|#n/a|#n/a n/a|#na|nat|nil|\n|undefined|#null!|#value!|#ref!|#name?|#div/0!|#num!"
+    "|1.#qnan|-1.#ind|1.#ind"
+)
+NOTHING = frozenset(_NOTHING.split("|"))
 """What programs write where there is nothing (lower case): pandas, R, SQL, spreadsheets, JavaScript."""
 
 LONGEST_LITERAL = 200_000

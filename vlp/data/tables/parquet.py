@@ -56,13 +56,23 @@ def _batches(path: Path, file: Any, columns: list[str], groups: Iterable[int]) -
             yield batch
 
 
-def _is_nested(kind: Any) -> bool:
-    """Return whether a column holds lists."""
+def _holds(kind: Any, *sorts: str) -> bool:
+    """Return whether a column, or a field of its structures, is of one of pyarrow's sorts ("list", "binary")."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        return any(_is_nested(kind.field(position).type) for position in range(kind.num_fields))
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind))
+        return any(_holds(kind.field(position).type, *sorts) for position in range(kind.num_fields))
+    return any(getattr(pa.types, f"is_{sort}")(kind) for sort in sorts)
+
+
+def _is_nested(kind: Any) -> bool:
+    """Return whether a column holds lists."""
+    return _holds(kind, "list", "large_list", "map")
+
+
+def _is_bytes(kind: Any) -> bool:
+    """Return whether a column holds bytes, or `{bytes, path}` as the datasets library stores images."""
+    return _holds(kind, "binary", "large_binary")
 
 
 def _unpacked_size(column: Any) -> int:
@@ -80,15 +90,6 @@ def _unpacked_size(column: Any) -> int:
     if pa.types.is_struct(column.type):
         return sum(_unpacked_size(part) for part in column.flatten())
     return int(column.nbytes)
-
-
-def _is_bytes(kind: Any) -> bool:
-    """Return whether a column holds bytes, or `{bytes, path}` as the datasets library stores images."""
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return any(_is_bytes(kind.field(position).type) for position in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _parquet_file(path: Path) -> Any:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlp.core.registry import did_you_mean
-from vlp.core.untrusted import open_gzip, open_regular
+from vlp.core.untrusted import open_gzip, open_regular, unique_pairs
 
 from .cells import TableError as TableError
 from .cells import absent, describe
@@ -258,18 +258,9 @@ def _csv(path: Path, kind: str, encoding: str, separator: str | None) -> Numbere
             yield line, {name: value for name, value in zip(columns, cells, strict=True) if name}
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raises ValueError when it holds a name twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)[:40]!r} occurs twice in an object")
-    return found
-
-
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=unique_pairs)
     except json.JSONDecodeError as error:
         place = f" at line {error.lineno}" if error.lineno > 1 else ""
         raise TableError(f"{where}: not JSON: {error.msg}{place}, in {len(text.strip())} characters") from None

@@ -25,7 +25,7 @@ from vlp.core.untrusted import read_regular
 from . import jpeg, png
 from .errors import MAX_PIXELS as MAX_PIXELS
 from .errors import ImageError as ImageError
-from .errors import check_size as check_size
+from .errors import size_error
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,6 +141,12 @@ def besides_pixels(data: bytes) -> list[str]:
     except ValueError:
         return ["damaged image"]
     return ["DICOM header"] if is_dicom(data) else ["neither JPEG nor PNG"]
+
+
+def check_size(height: int, width: int, max_pixels: int) -> None:
+    """Raise ImageError for an image without pixels, or of more than allowed."""
+    if width < 1 or height < 1 or width * height > max_pixels:
+        raise size_error(height, width, max_pixels)
 
 
 def is_dicom(data: bytes) -> bool:

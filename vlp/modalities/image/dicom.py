@@ -23,7 +23,7 @@ import numpy as np
 from vlp.core.untrusted import open_regular
 
 from . import jpeg
-from .errors import MAX_PIXELS, ImageError, check_size
+from .errors import MAX_PIXELS, ImageError, size_error
 from .grey_scale import (
     Array,
     DicomOptions,
@@ -166,7 +166,9 @@ class Frames:
 
     def __init__(self, dataset: Any, options: DicomOptions, max_pixels: int = MAX_PIXELS) -> None:
         with quiet():
-            check_size(whole(dataset, "Rows"), whole(dataset, "Columns"), max_pixels)
+            rows, columns = whole(dataset, "Rows"), whole(dataset, "Columns")
+            if min(rows, columns) < 1 or rows * columns > max_pixels:
+                raise size_error(rows, columns, max_pixels)
             self._count = check_frames(dataset, len(dataset.PixelData))
             if whole(dataset, "NumberOfFrames", 1) == 0:
                 dataset.NumberOfFrames = 1
@@ -219,7 +221,8 @@ def read_volume(
             if len(shapes) > 1:
                 raise ImageError(f"slices of different sizes: {sorted(shapes)}", "bad_volume")
             rows, columns = next(iter(shapes))
-            check_size(count * rows, columns, max_pixels)
+            if min(count, rows, columns) < 1 or count * rows * columns > max_pixels:
+                raise size_error(count * rows, columns, max_pixels)
         scale: Scale | None = join_scales(scales)
         if scale is None:
             decoded = ((dataset, index, _decode(dataset, index)) for dataset, index in slices(True))

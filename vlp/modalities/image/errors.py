@@ -17,10 +17,9 @@ class ImageError(ValueError):
         self.reason, self.counted = reason, counted
 
 
-def check_size(height: int, width: int, max_pixels: int) -> None:
-    """Raise ImageError for an image without pixels, or of more than allowed."""
-    if width < 1 or height < 1 or width * height > max_pixels:
-        raise ImageError(
-            f"the image is {width} x {height} pixels, the limit is {max_pixels} pixels (image.max_pixels, --max-pixels)",
-            "image_too_large" if width * height > max_pixels else "image_unreadable",
-        )
+def size_error(height: int, width: int, max_pixels: int) -> ImageError:
+    """Return the error of an image without pixels, or of more than allowed."""
+    return ImageError(
+        f"the image is {width} x {height} pixels, the limit is {max_pixels} pixels (image.max_pixels, --max-pixels)",
+        "image_too_large" if width * height > max_pixels else "image_unreadable",
+    )

@@ -138,9 +138,9 @@ def pixels_only(data: bytes) -> bytes:
         elif segment.marker == APP14 and content[:5] == b"Adobe" and len(content) >= 12:
             kept.append(b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + content[11:12])
         elif segment.marker == DQT:
-            kept += _tables(DQT, _split_quantisation(content), quantisation)
+            kept.append(_tables(DQT, content, quantisation))
         elif segment.marker == DHT:
-            kept += _tables(DHT, _split_huffman(content), huffman)
+            kept.append(_tables(DHT, content, huffman))
         elif segment.marker in FRAMES or segment.marker in (SOS, DRI, ARITHMETIC):
             if len(content) != _length(segment.marker, content):
                 raise ImageError("a JPEG segment of the wrong length")
@@ -201,27 +201,16 @@ def _used_tables(data: bytes, found: list[Segment]) -> tuple[set[int], set[int]]
     return quantisation, huffman
 
 
-def _split_quantisation(content: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
+def _tables(marker: int, content: bytes, used: set[int]) -> bytes:
+    """Return a segment of the quantisation or Huffman tables that are used, b"" where none is; raises ImageError."""
+    kept, at = b"", 0
     while at < len(content):
-        end = at + 1 + (128 if content[at] >> 4 else 64)
+        if marker == DQT:
+            number, end = content[at] & 15, at + 1 + (128 if content[at] >> 4 else 64)
+        else:
+            number, end = content[at], at + 17 + sum(content[at + 1 : at + 17])
         if end > len(content):
-            raise ImageError("a JPEG quantisation table that is cut off")
-        yield content[at] & 15, content[at:end]
+            raise ImageError(f"a JPEG {'quantisation' if marker == DQT else 'Huffman'} table that is cut off")
+        kept += content[at:end] if number in used else b""
         at = end
-
-
-def _split_huffman(content: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at < len(content):
-        end = at + 17 + sum(content[at + 1 : at + 17])
-        if end > len(content):
-            raise ImageError("a JPEG Huffman table that is cut off")
-        yield content[at], content[at:end]
-        at = end
-
-
-def _tables(marker: int, tables: Iterator[tuple[int, bytes]], used: set[int]) -> list[bytes]:
-    """Return a segment of the tables that are used, none where none is."""
-    content = b"".join(table for number, table in tables if number in used)
-    return [b"\xff", bytes([marker]), (len(content) + 2).to_bytes(2, "big"), content] if content else []
+    return bytes([0xFF, marker]) + (len(kept) + 2).to_bytes(2, "big") + kept if kept else b""

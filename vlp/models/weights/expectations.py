@@ -15,7 +15,7 @@ import numpy as np
 from torch import nn
 
 from vlp.core.config import ConfigError
-from vlp.core.trust import read_small_json
+from vlp.core.untrusted import read_object
 
 from .files import IN_FOLDER
 
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return read_small_json(path)
+        return read_object(path)
     except ConfigError as error:
         log.info("%s: what the weights expect is not known", str(error)[:300])
         return {}

@@ -11,8 +11,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Local, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError
+from vlp.core.untrusted import unique_pairs
 
 from ..optimizer import OptimConfig, bounded_parameters, build_optimizer, parameter_groups, set_learning_rate
 from .base import Engine, EngineConfig, Part, StepReport, clip_gradients, engines
@@ -61,20 +62,12 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, precision: str) -
         return written
     path = Path(engine.extra)
     try:
-        own = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_pairs)
+        own = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_pairs)
     except FileNotFoundError:
         raise ConfigError(f"engine.extra: no such file: {path}") from None
     except ValueError as error:
         raise ConfigError(f"engine.extra: {path}: {error}") from None
     return _add(written, own, str(path), "")
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise ValueError(f"key {key!r} is given twice")
-    return dict(pairs)
 
 
 def _add(written: Mapping[str, Any], own: Any, file: str, path: str) -> dict[str, Any]:
@@ -137,10 +130,9 @@ class DeepSpeedEngine(Engine):
         """Return fp16's loss scale, by which DeepSpeed multiplies every loss; 1 in other precisions."""
         return float(self.engine.torch_autocast_z0_gradscaler.get_scale()) if self.precision == "fp16" else 1.0
 
-    @contextmanager
-    def accumulating(self) -> Iterator[None]:
+    def accumulating(self) -> Any:
         """Do nothing: with managed_gradient_accumulation off, gradients add up until `step`."""
-        yield
+        return nullcontext()
 
     def _clip(self) -> None:
         """Clip at stage 0, where DeepSpeed would not tell the norm."""

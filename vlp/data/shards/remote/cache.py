@@ -7,22 +7,24 @@ where its sha256 is the manifest's: it was hashed when it came, and is again whe
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from vlp.core.errors import cannot_write
 from vlp.core.untrusted import RefusedError, open_regular, replacing
 
 from .download import copy
 from .urls import allowed_hosts, host_of
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +35,12 @@ MAX_MANIFEST = 4 << 30
 _OURS = re.compile(r"[0-9a-f]{16}-")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, made when missing as its folder is, against other processes; they wait. A killed one lets go."""
+def locked(path: Path) -> BaseFileLock:
+    """Return a lock file, made when missing as its folder is: with it, other processes wait. A killed one lets go."""
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    with open(os.open(path, flags, 0o666), "r+b") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    return FileLock(path, preserve_lock_file=True)
 
 
 def default_folder() -> Path:

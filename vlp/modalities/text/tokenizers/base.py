@@ -22,7 +22,7 @@ from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config, to_tree, validate
 from vlp.core.output import write_whole
 from vlp.core.registry import Registry
-from vlp.core.untrusted import MAX_TOKENIZER, MIB, read_json, read_regular
+from vlp.core.untrusted import MAX_TOKENIZER, MIB, read_object, read_regular
 
 from ..spec import TextSpec
 
@@ -118,14 +118,9 @@ class SavedTokenizer:
     @classmethod
     def read(cls, path: Path) -> SavedTokenizer:
         """Read the file; raises ConfigError."""
-        try:
-            tree = read_json(path, MIB)
-            known = {key: tree[key] for key in set(tree) & {item.name for item in fields(cls)}}
-        except OSError as error:
-            raise ConfigError(f"cannot read a tokenizer from {path}: {error.strerror}") from None
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"cannot read a tokenizer from {path}: {error}") from None
-        return validate(cls, known, str(path))
+        tree = read_object(path, MIB)
+        known = {item.name for item in fields(cls)}
+        return validate(cls, {key: value for key, value in tree.items() if key in known}, str(path))
 
 
 class Tokenizer(ABC):
