@@ -34,8 +34,8 @@ class UniCl(Objective[UniClConfig]):
     all that share one, weighted by the Jaccard index of the sets (ours: neither paper has multi-label images).
     `by: category` compares `Batch.extras["category"]` [B] int64: as in FLAIR one of an image's labels, drawn anew at each
     access (our loader draws among the present ones of `data.labels`; 0 is none). A sample without a label is a positive of
-    itself only; with all labels distinct this is `clip`. Scale s is learned and
-    starts at 1 / 0.07. `form: sum` sums over rows and directions instead, as UniCL's paper writes it.
+    itself only; with all labels distinct this is `clip`. Scale s is learned and starts at 1 / 0.07. `form: sum` sums over
+    rows and directions instead, as UniCL's paper writes it.
     """
 
     def __init__(self, config: UniClConfig, dim: int) -> None:
