@@ -65,8 +65,7 @@ def run(options: Options) -> Iterator[Result]:
 
 def demo_reports(count: int = 1536) -> list[str]:
     """Return the reports of the synthetic world."""
-    from vlp_prep.synthetic.generate import draw_state
-    from vlp_prep.synthetic.patient import stream
+    from vlp_prep.synthetic.patient import draw_state, stream
     from vlp_prep.synthetic.report import write
 
     return [write(draw_state(index, 0), stream(0, 4, index))[0].text for index in range(count)]

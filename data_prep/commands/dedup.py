@@ -37,9 +37,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     )
     parser.add_argument("--similarity", type=float, default=0.98, help="least cosine for --by embedding")
     parser.add_argument("--out", type=Path, help="write the groups as JSON lines")
-    parser.add_argument("--thin", type=Path, metavar="DIR", help="write the set there without what is too many")
-    parser.add_argument("--keep", type=int, default=1, help="members of a group that stay (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice who stays")
+    parser.add_argument(
+        "--thin", type=Path, metavar="DIR", help="write the set there without the surplus members of its groups"
+    )
+    parser.add_argument("--keep", type=int, default=1, help="members to keep of each group (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice of members to keep")
     max_rejected_option(parser)
 
 

@@ -21,7 +21,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options."""
     parser.add_argument("folder", help="a folder of shards with a manifest")
     parser.add_argument("--n", type=int, default=16, help="how many samples (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice which")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
     parser.add_argument("--split", help="one split only")
     parser.add_argument("--boxes", action="store_true", help="only samples with boxes or masks")
     max_rejected_option(parser)

@@ -23,7 +23,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("folder", help="a folder of shards with a manifest")
     parser.add_argument("--images", action="store_true", help="look for burned-in text too")
     parser.add_argument("--out", type=Path, help="write keys and kinds (never the text) as JSON lines")
-    parser.add_argument("--limit", type=int, default=0, help="look at the first so many samples only")
+    parser.add_argument("--limit", type=int, default=0, help="look at the first N samples only (default: all)")
     max_rejected_option(parser)
 
 

@@ -53,25 +53,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    people: list[tuple[str, str | None, str]] = []
+    patients: list[tuple[str, str | None, str]] = []
     images: list[tuple[str, str, Any]] = []
     readings = [Reading(folder, args.max_rejected) for folder in args.folders]
     for folder, reading in zip(args.folders, readings, strict=True):
         for index, sample in reading.samples(pixels=args.images):
             side = sample.split or "all"
             side = f"{folder}:{side}" if len(args.folders) > 1 else side
-            people.append((side, sample.patient, sample.key))
+            patients.append((side, sample.patient, sample.key))
             if args.images:
                 assert isinstance(sample.image, bytes)
                 try:
                     images.append((side, sample.key, image_hash(sample.image)))
                 except ImageError as error:
                     reading.reject(index, error)
-    found = leaks(people) + (_image_leaks(images, args.distance) if args.images else [])
+    found = leaks(patients) + (_image_leaks(images, args.distance) if args.images else [])
     for leak in found:
         sys.stdout.write(f"{leak}\n")
-    unknown = sum(patient is None for _, patient, _ in people)
-    sides = ", ".join(f"{name} {count}" for name, count in sorted(Counter(side for side, _, _ in people).items()))
+    unknown = sum(patient is None for _, patient, _ in patients)
+    sides = ", ".join(f"{name} {count}" for name, count in sorted(Counter(side for side, _, _ in patients).items()))
     sys.stdout.write(f"{len(found)} leaks between {sides}" + (f" ({unknown} without a patient)\n" if unknown else "\n"))
     for reading in readings:
         reading.finish()
@@ -94,8 +94,8 @@ def _split(args: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     with ShardWriter(args.out, source=reading.shards.manifest.shards[0].source) as writer:
         for index, sample in reading.samples():
-            who = sample.patient or sample.study or sample.key
-            split = choose(together.get(who, who), shares, args.seed)
+            owner = sample.patient or sample.study or sample.key
+            split = choose(together.get(owner, owner), shares, args.seed)
             try:
                 writer.write(replace(sample, split=split))
             except SampleError as error:

@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
         "--length", type=int, default=usual.length, help="longest text in tokens (default: %(default)s)"
     )
     parser.add_argument("--split", default="train", help="which split's texts (default: %(default)s)")
-    parser.add_argument("--limit", type=int, default=0, help="train on the first so many samples (default: all)")
+    parser.add_argument("--limit", type=int, default=0, help="train on the first N samples (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:

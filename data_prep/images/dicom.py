@@ -28,8 +28,8 @@ _IDS = {
 def header(dataset: Any) -> dict[str, str]:
     """Return the clinical fields that may leave a header, empty ones left out.
 
-    Modality, view, sex, age (90 and above as "90+"), body part, laterality, each one of the known values of `codes` and
-    never as it was typed. No names, dates, numbers, institutions, free text or private elements; ids are separate, see
+    Modality, view, sex, age (90 and above as "90+"), body part, laterality, each one of the known values of `modality_codes`
+    and never as it was typed. No names, dates, numbers, institutions, free text or private elements; ids are separate, see
     `ids`.
     """
     found = {}

@@ -151,23 +151,23 @@ def encode(pixels: np.ndarray[Any, Any], form: str, quality: int = 95) -> bytes:
     return bytes(buffer)
 
 
-def resize_mask(mask: bytes, height: int, width: int) -> bytes:
-    """Return a mask as PNG of 0 and 255 at the size of the stored image (nearest); raises ImageError."""
+def store_mask(mask: bytes, name: str, stored: Stored) -> bytes:
+    """Return a mask as PNG of 0 and 255 at the size of its stored image (nearest); raises ImageError.
+
+    One of another size than its image is refused: where in the image is it?
+    """
+    wanted = (round(stored.height / stored.scale[0]), round(stored.width / stored.scale[1]))
     try:
-        inside = np.where(decode_mask(mask), np.uint8(255), np.uint8(0))
+        size = size_of(mask)
+        inside = np.where(decode_mask(mask), np.uint8(255), np.uint8(0)) if size == wanted else None
     except ImageError as error:
         raise ImageError(str(error), "mask_unreadable") from None
-    if inside.shape != (height, width):
-        inside = cv2.resize(inside, (width, height), interpolation=cv2.INTER_NEAREST)
+    if inside is None:
+        sizes = f"is {size[1]} x {size[0]}, its image {wanted[1]} x {wanted[0]}"
+        raise ImageError(f"{name!r} {sizes}: masks are never stretched", "bad_mask")
+    if inside.shape != (stored.height, stored.width):
+        inside = cv2.resize(inside, (stored.width, stored.height), interpolation=cv2.INTER_NEAREST)
     return encode(inside, "png")
-
-
-def mask_size(mask: bytes) -> tuple[int, int]:
-    """Return (height, width) of an encoded mask from its header; raises ImageError."""
-    try:
-        return size_of(mask)
-    except ImageError as error:
-        raise ImageError(str(error), "mask_unreadable") from None
 
 
 def image_size(path: Path) -> tuple[int, int]:

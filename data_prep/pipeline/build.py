@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlp.core.config import ConfigError, digest, to_tree, validate
-from vlp.core.output import partial_of, remove, whole
+from vlp.core.output import partial_of, remove, whole, write_whole
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
 
@@ -129,8 +129,7 @@ class Build:
         self.state.mkdir(parents=True, exist_ok=True)
         if not (self.state / "options.json").is_file():
             self.private.unlink(missing_ok=True)  # of a set that was here and is gone
-        with whole(self.state / "options.json") as file:
-            file.write(json.dumps({"fingerprint": self._fingerprint}))
+        write_whole(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint}))
 
     def run(self, report: Any = None) -> Counter[str]:
         """Make the shards that are not there yet and gather what is, inside `with build:`; return the counts of `gather`.
@@ -167,7 +166,7 @@ class Build:
                 size = len(shard.records) + len(shard.duplicates)
                 tell("listed", size)
                 names.append(shard.name)
-                if self._mine(shard) and not self._done(shard):
+                if shard.ordinal % self.shard_of[1] == self.shard_of[0] and not self._done(shard):
                     pickle.dump(shard, file, pickle.HIGHEST_PROTOCOL)
                     total += size
                     pool.start(self._workers(total))
@@ -176,36 +175,20 @@ class Build:
         return names, total
 
     def _pool(self) -> Pool:
-        options = self.options
         if self.extractor:
             self.extractor.prepare(self.state)
         if self.options.resume:
             collect(self.state, 1)
         elif self.shard_of[1] == 1:
             forget(self.state)
-        job = Job(
-            source=self.name,
-            raw=options.raw,
-            config=self.source.config,
-            image=options.image,
-            text=options.text,
-            extractor=self.extractor,
-            key=self.key,
-            follow_links=options.follow_links,
-            state=self.state,
-            left_out=left_out(self.state),
-        )
-        return Pool(job, options.engine)
+        left = left_out(self.state)
+        return Pool(Job(self.options, self.source.config, self.extractor, self.key, self.state, left))
 
     def _workers(self, total: int) -> int:
         if self.options.workers is not None:
             return self.options.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cores if total >= WORTH_WORKERS else 0
-
-    def _mine(self, shard: ShardPlan) -> bool:
-        part, parts = self.shard_of
-        return shard.ordinal % parts == part
 
     def _done(self, shard: ShardPlan) -> bool:
         path = self.state / f"{shard.name}.json"
@@ -247,8 +230,7 @@ class Build:
             "tally": stats.to_json(),
             "rejected": lines,
         }
-        with whole(self.state / f"{shard.name}.json") as file:
-            file.write(json.dumps(done, sort_keys=True))
+        write_whole(self.state / f"{shard.name}.json", json.dumps(done, sort_keys=True))
 
     def gather(self, planned: list[str]) -> Counter[str]:
         """Write manifest, rejected.jsonl and card from what is finished; return read, written, rejected, missing.
@@ -275,8 +257,7 @@ class Build:
                 counted += line.pop("counted")
                 file.write(json.dumps(line, sort_keys=True, ensure_ascii=False) + "\n")
         read = stats.samples + len(lines)
-        with whole(self.out / "README.md") as file:
-            file.write(render_card(self._about(), stats, reasons, read))
+        write_whole(self.out / "README.md", render_card(self._about(), stats, reasons, read))
         counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
         counts["unread"] = stats.counts.get("steps", Counter())[UNREAD]
         counts["concepts"] = stats.counts.get("with", Counter())["concepts"]

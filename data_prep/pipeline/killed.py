@@ -15,6 +15,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from vlp.core.output import write_whole
 
 FILE = "killed.json"
@@ -60,7 +62,7 @@ def collect(folder: Path, deaths: int) -> list[int]:
     found = []
     for path in folder.glob(_name(0).removesuffix("0") + "*"):
         pid = path.name.rpartition("-")[2]
-        if not pid.isdigit() or _is_alive(int(pid)):
+        if not pid.isdigit() or (psutil.pid_exists(int(pid)) and int(pid) != os.getpid()):
             continue
         with suppress(OSError, ValueError):
             found.append(int(path.read_text(encoding="ascii") or -1))
@@ -92,13 +94,3 @@ def _read(folder: Path) -> dict[int, int]:
         return {int(index): int(deaths) for index, deaths in json.loads((folder / FILE).read_text("ascii")).items()}
     except (OSError, ValueError, AttributeError, TypeError):
         return {}
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return pid != os.getpid()

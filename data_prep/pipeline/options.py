@@ -32,9 +32,9 @@ class BuildOptions:
     out: Path
     """Where the shards go."""
     workers: int | None = None
-    """Processes, 0: this one alone (default: all cores, 0 for small sets)."""
+    """Worker processes, 0: this one alone (default: all cores, 0 for small sets)."""
     engine: str = "processes"
-    """processes, ray, or ray:ADDRESS of a cluster."""
+    """Where the workers run: processes, ray, or ray:ADDRESS of a cluster."""
     resume: bool = False
     """Go on: keep the shards that are finished."""
     overwrite: bool = False
@@ -46,13 +46,13 @@ class BuildOptions:
     split: str = SHARES
     """Shares of train,val,test by patient, or none."""
     seed: int = 0
-    """Of the split, and of a source that has a seed."""
+    """Seed of the split, and of a source that draws at random."""
     max_rejected: float = 0.01
     """Fail when more than this share of the records is bad."""
     ids: Literal["auto", "hash", "keep"] = "auto"
     """Replace ids by keyed hashes or keep them; auto: hash where a key is set, which some sources require."""
     key_file: Path | None = None
-    """Key of the hashes (else the environment variable VLP_PREP_KEY)."""
+    """File with the key of the hashes (else the environment variable VLP_PREP_KEY)."""
     follow_links: bool = False
     """Follow links that lead out of the raw folder."""
     image: ImageOptions = ImageOptions()

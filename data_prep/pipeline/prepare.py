@@ -17,7 +17,7 @@ from vlp.data.shards.sample_io import FieldError, check_sample
 from vlp.sample import Box, Report, Sample
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of
-from ..images.store import ImageOptions, Stored, mask_size, resize_mask, store_image
+from ..images.store import ImageOptions, Stored, store_image, store_mask
 from ..privacy.identifiers import IdHasher
 from ..reports.markup import LONGEST_WORD, plain_text
 from ..reports.sections import parse_report
@@ -91,7 +91,6 @@ class SampleProcessor:
         if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
             raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
         cut = sum(is_cut for _, is_cut in boxes)
-        size = (round(stored.height / stored.scale[0]), round(stored.width / stored.scale[1]))
         ready = replace(
             sample,
             key=safe_key(sample.key),
@@ -103,7 +102,7 @@ class SampleProcessor:
             captions=captions,
             concepts=concepts,
             boxes=tuple(box for box, _ in boxes),
-            masks={name: _mask(mask, name, size, stored) for name, mask in sorted(sample.masks.items())},
+            masks={name: store_mask(mask, name, stored) for name, mask in sorted(sample.masks.items())},
             split=split,
             steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
         )
@@ -136,17 +135,6 @@ def _known(groups: Mapping[str, str]) -> dict[str, str]:
     """Return the columns of a sample with its sex and age as known values."""
     mapped = {name: known(groups[name]) for name, known in (("sex", sex_of), ("age", age_of)) if name in groups}
     return {name: value for name, value in {**groups, **mapped}.items() if value}
-
-
-def _mask(mask: bytes, name: str, size: tuple[int, int], stored: Stored) -> bytes:
-    """Return a mask at the size of the stored image; raises Reject for one of another size than its image: where is it?"""
-    found = mask_size(mask)
-    if found != size:
-        raise Reject(
-            "bad_mask",
-            f"{name!r} is {found[1]} x {found[0]}, its image {size[1]} x {size[0]}: masks are never stretched",
-        )
-    return resize_mask(mask, stored.height, stored.width)
 
 
 def _scaled(box: Box, stored: Stored) -> tuple[Box, bool]:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from pathlib import Path
 
-from vlp.core.output import PARTIAL, remove, whole
+from vlp.core.output import PARTIAL, remove, write_whole
 
 from .claim import MADE_BY
 
@@ -28,8 +28,7 @@ def replace_build(folder: Path) -> None:
         (waiting / STATE).mkdir(parents=True)
         for name in _files(folder):
             os.replace(folder / name, waiting / name)
-        with whole(waiting / _ALL_MOVED) as file:
-            file.write("")
+        write_whole(waiting / _ALL_MOVED, "")
         for name in reversed(_files(new)):
             os.replace(new / name, folder / name)
     except BaseException:

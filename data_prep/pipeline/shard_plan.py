@@ -57,11 +57,11 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
     ordinal = 0
     seen: set[int] = set()
     for index, record in enumerate(records):
-        who = record.patient or record.study or record.key
+        owner = record.patient or record.study or record.key
         if record.split == LEARN:
-            split = choose(who, learning, seed)
+            split = choose(owner, learning, seed)
         else:
-            split = standard_split(record.split) if record.split else choose(who, shares, seed)
+            split = standard_split(record.split) if record.split else choose(owner, shares, seed)
         if split not in filling:
             filling[split] = ShardPlan(-1, split, numbers.get(split, 0))
             numbers[split] = filling[split].number + 1

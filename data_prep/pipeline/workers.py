@@ -26,11 +26,11 @@ from vlp.data.tables.cells import CellError
 from vlp.modalities.image.errors import ImageError
 from vlp.sample import Sample
 
-from ..images.store import ImageOptions
 from ..privacy.identifiers import IdHasher
 from ..sources.base import Record, Reject, sources
 from .killed import ENOUGH, KILLED, Trail, collect
-from .prepare import ConceptExtractor, SampleProcessor, TextOptions
+from .options import BuildOptions
+from .prepare import ConceptExtractor, SampleProcessor
 
 CHUNK = 16
 
@@ -54,14 +54,11 @@ class Rejected:
 class Job:
     """What a worker needs to know, once."""
 
-    source: str
-    raw: Path | None
+    options: BuildOptions
     config: Any
-    image: ImageOptions
-    text: TextOptions
+    """The source's own options."""
     extractor: ConceptExtractor | None
     key: bytes | None
-    follow_links: bool
     state: Path
     """Where processes leave which record they are at, see `killed`."""
     left_out: frozenset[int] = frozenset()
@@ -71,12 +68,13 @@ class Worker:
     """A source and the per-sample work, applied to chunks of records."""
 
     def __init__(self, job: Job) -> None:
-        self._source = sources.get(job.source)(job.raw, job.config, job.follow_links)
-        self._source.max_pixels = job.image.max_pixels
+        options = job.options
+        self._source = sources.get(options.source["kind"])(options.raw, job.config, options.follow_links)
+        self._source.max_pixels = options.image.max_pixels
         self._hasher = IdHasher(job.key) if job.key else None
         self._left_out = job.left_out
         self.trail: Trail | None = None
-        self._prepare = SampleProcessor(job.image, job.text, job.extractor, self._hasher)
+        self._prepare = SampleProcessor(options.image, options.text, job.extractor, self._hasher)
 
     def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
         done = []
@@ -184,11 +182,11 @@ class Pool:
     Everything is done in this process until `start` is called with the number of workers to have.
     """
 
-    def __init__(self, job: Job, engine: str = "processes") -> None:
+    def __init__(self, job: Job) -> None:
         self.local = Worker(job)
         self._state = job.state
         self._job = pickle.dumps(job)
-        self._engine = engine
+        self._engine = job.options.engine
         self._executor: Executor | None = None
         self._ahead = 0
 

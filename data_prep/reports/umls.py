@@ -2,7 +2,7 @@
 
 One line a caption: `{"caption": ..., "image": ..., "umls_meta_info": [{"umls_cui", "umls_similarity", "start_char",
 "end_char", ...}]}`. `start_token` and `end_token` belong to another tokeniser and are not read: our loader finds tokens
-from characters. The linker does not tell assertions, so the cues of `assertion.py` do; a CUI is the code.
+from characters. The linker does not tell assertions, so the cues of `negation.py` do; a CUI is the code.
 
 The source `linked_concepts` reads images and captions from such a file; `--concepts FILE` of any other source takes from
 it the mentions of the texts that it holds.

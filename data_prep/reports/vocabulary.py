@@ -1,7 +1,7 @@
 """The words for findings, devices and anatomy: reads a vocabulary file and finds its entries in a sentence.
 
 Matching is by whole words, blind to case, plural and hyphens; the longest match wins. What a text says of a match
-(there, not there, where) is decided in `assertion.py` and `location.py`. The English file declares the concepts; those of
+(there, not there, where) is decided in `negation.py` and `location.py`. The English file declares the concepts; those of
 other languages (`languages/*.yaml`) name them in their words.
 """
 

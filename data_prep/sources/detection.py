@@ -13,7 +13,7 @@ from vlp.data.tables.keys import Names, path_name
 from vlp.sample import Box, Sample
 
 from ..images.store import image_size
-from ..readers.hub_folder import IMAGES, split_of
+from ..readers.hub_folder import split_of
 from ..readers.regions import Mask, join
 from .base import Record, Reject, Source
 
@@ -91,12 +91,6 @@ class DetectionSource(Source):
             if place.is_file():
                 return place.relative_to(self.raw).as_posix()
         return None
-
-    def pictures(self) -> Iterator[Path]:
-        """Yield the image files below the raw folder, in the order of their names."""
-        for path in sorted(self.raw.rglob("*")):
-            if path.suffix.lower() in IMAGES and path.is_file():
-                yield path
 
     def split_of(self, path: Path) -> str | None:
         """Return the split that a path below the raw folder names."""

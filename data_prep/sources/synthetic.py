@@ -62,7 +62,7 @@ class Synthetic(Source):
         import cv2
 
         from ..reports.concepts import Extractor
-        from ..synthetic.generate import FINDINGS
+        from ..synthetic.patient import FINDINGS
 
         cv2.setNumThreads(1)  # images this small are drawn faster without a pool of threads
         return Extractor(roll_up=FINDINGS).of_report

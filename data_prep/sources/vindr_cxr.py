@@ -94,11 +94,11 @@ def _mean(places: list[Place]) -> Place:
     return (columns[0], columns[1], columns[2], columns[3])
 
 
-def overlap(one: Place, other: Place) -> float:
+def overlap(box: Place, other: Place) -> float:
     """Return intersection over union of two boxes, xyxy."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
+    width = min(box[2], other[2]) - max(box[0], other[0])
+    height = min(box[3], other[3]) - max(box[1], other[1])
     if width <= 0 or height <= 0:
         return 0.0
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    areas = [(place[2] - place[0]) * (place[3] - place[1]) for place in (box, other)]
     return width * height / (sum(areas) - width * height)

@@ -20,6 +20,7 @@ from vlp.data.tables.boxes import corners
 from vlp.data.tables.cells import CellError
 from vlp.sample import Box
 
+from ..readers.hub_folder import IMAGES
 from ..readers.regions import polygon_mask
 from .base import Record, sources
 from .detection import DetectionConfig, DetectionSource, Regions
@@ -65,7 +66,8 @@ class Yolo(DetectionSource):
         return {int(key): name for key, name in pairs}
 
     def images(self) -> Iterable[Record]:
-        pictures = list(self.pictures()) if self._names else []
+        found = sorted(self.raw.rglob("*")) if self._names else []
+        pictures = [path for path in found if path.suffix.lower() in IMAGES and path.is_file()]
         labels = [self._labels(path) for path in pictures]
         if not any(labels):
             raise ConfigError(f"yolo: no image below {self.raw} has its text file: expected labels/ beside images/")

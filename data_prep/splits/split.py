@@ -45,17 +45,17 @@ def without_test(shares: Mapping[str, float]) -> dict[str, float]:
     return {name: share / total for name, share in rest.items()} if total else {"train": 1.0}
 
 
-def position(who: str, seed: int) -> float:
+def position(owner: str, seed: int) -> float:
     """Return a number in [0, 1) that depends on the seed and on whom the sample belongs to, and on nothing else."""
-    digest = hashlib.blake2b(f"{seed}\0{who}".encode(), digest_size=8).digest()
+    digest = hashlib.blake2b(f"{seed}\0{owner}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
-def choose(who: str, shares: Mapping[str, float], seed: int) -> str | None:
+def choose(owner: str, shares: Mapping[str, float], seed: int) -> str | None:
     """Return the split of a patient: shares laid end to end on [0, 1), and where the patient's hash falls."""
     if not shares:
         return None
-    at, edge = position(who, seed), 0.0
+    at, edge = position(owner, seed), 0.0
     for name, share in shares.items():
         edge += share
         if at < edge:

@@ -9,23 +9,9 @@ from __future__ import annotations
 
 from vlp.sample import Box, Sample
 
-from .patient import FINDINGS, PREVALENCE, SITES, State, draw_patient, draw_state, stream
+from .patient import FINDINGS, draw_patient, draw_state, stream
 from .render import render
-from .report import EVAL_PHRASES, EVAL_PROMPTS, NEGATIVE, POSITIVE, describe, write
-
-__all__ = [
-    "EVAL_PHRASES",
-    "EVAL_PROMPTS",
-    "FINDINGS",
-    "NEGATIVE",
-    "POSITIVE",
-    "PREVALENCE",
-    "SITES",
-    "State",
-    "draw_state",
-    "generate",
-    "identify",
-]
+from .report import describe, write
 
 _IMAGE, _TEXT = 3, 4
 
@@ -59,7 +45,10 @@ def generate(index: int, seed: int, size: int = 128) -> Sample:
         view="PA",
         labels={finding: int(state.has(finding)) for finding in FINDINGS},
         concepts=mentions,
-        boxes=tuple(Box(describe(one), span, one.finding) for one, span in zip(state.instances, spans, strict=True)),
+        boxes=tuple(
+            Box(describe(instance), span, instance.finding)
+            for instance, span in zip(state.instances, spans, strict=True)
+        ),
         groups={"site": patient.site, "sex": patient.sex, "age": patient.age, "state": str(state)},
         source="synthetic",
         licence="CC0-1.0",

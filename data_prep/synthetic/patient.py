@@ -1,7 +1,7 @@
 """What is true of a synthetic study, before it is drawn or described: the patient, the site and the findings.
 
-Everything is a pure function of (index, seed). `data_prep/synthetic/render.py` draws a `State`, `synthetic_text.py`
-words it, `synthetic.py` puts both into a `Sample`.
+Everything is a pure function of (index, seed). `render.py` draws a `State`, `report.py` words it, `generate.py`
+puts both into a `Sample`.
 """
 
 from __future__ import annotations

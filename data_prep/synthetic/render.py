@@ -121,12 +121,12 @@ def _chest(scene: Scene, state: State, air: Floats, calm: Floats, wet: float, rn
     return np.asarray(density, dtype=np.float32)
 
 
-def _consolidation(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _consolidation(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """Fluffy air-space shadow with dark bronchi in it."""
-    rng, sign = scene.rng, SIGN[one.side]
-    small = one.size == "small"
+    rng, sign = scene.rng, SIGN[instance.side]
+    small = instance.size == "small"
     reach = 0.105 if small else 0.185
-    x, y = _where(scene, one, 0.44, 0.05)
+    x, y = _where(scene, instance, 0.44, 0.05)
     extent = np.zeros_like(density)
     for dx, dy in rng.uniform(-0.8, 0.8, (5 if small else 8, 2)) * reach:
         wide, high = reach * rng.uniform(0.34, 0.56, 2)
@@ -142,11 +142,11 @@ def _consolidation(scene: Scene, one: Instance, density: Floats, air: Floats, ca
     return extent
 
 
-def _nodule(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _nodule(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """Round shadow with a sharp edge."""
     rng = scene.rng
-    radius = rng.uniform(0.048, 0.058) if one.size == "small" else rng.uniform(0.090, 0.110)
-    x, y = _where(scene, one, 0.45, 0.08)
+    radius = rng.uniform(0.048, 0.058) if instance.size == "small" else rng.uniform(0.090, 0.110)
+    x, y = _where(scene, instance, 0.45, 0.08)
     squash = rng.uniform(0.88, 1.12)
     distance = np.sqrt(((scene.x - x) * squash) ** 2 + ((scene.y - y) / squash) ** 2)
     extent = np.asarray(np.clip((radius - distance) * 35 + 0.5, 0, 1), dtype=np.float32)
@@ -155,11 +155,11 @@ def _nodule(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Flo
     return extent
 
 
-def _effusion(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _effusion(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """Fluid over the diaphragm that climbs up the wall and hides both."""
-    rng, sign = scene.rng, SIGN[one.side]
-    lateral = rng.uniform(0.26, 0.33) if one.size == "small" else rng.uniform(-0.12, 0.02)
-    fall = 0.30 if one.size == "small" else 0.26
+    rng, sign = scene.rng, SIGN[instance.side]
+    lateral = rng.uniform(0.26, 0.33) if instance.size == "small" else rng.uniform(-0.12, 0.02)
+    fall = 0.30 if instance.size == "small" else 0.26
     inward = np.clip((0.73 - sign * scene.x) / 0.55, 0, 1)
     level = lateral + fall * inward * np.sqrt(inward)
     pocket = scene.soft(scene.camera.fill(smooth(scene.contours[sign] + np.array((sign * 0.01, 0.02)))), 0.01)
@@ -169,10 +169,10 @@ def _effusion(scene: Scene, one: Instance, density: Floats, air: Floats, calm: F
     return np.asarray(extent * (1 - scene.heart * (scene.x * sign < 0.3)), dtype=np.float32)
 
 
-def _pneumothorax(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _pneumothorax(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """Air without vessels between the wall and the edge of a lung that has come away from it, at the apex first."""
-    rng, sign = scene.rng, SIGN[one.side]
-    shrink, depth = (rng.uniform(0.26, 0.32), 0.05) if one.size == "small" else (rng.uniform(0.40, 0.48), 0.46)
+    rng, sign = scene.rng, SIGN[instance.side]
+    shrink, depth = (rng.uniform(0.26, 0.32), 0.05) if instance.size == "small" else (rng.uniform(0.40, 0.48), 0.46)
     contour = smooth(scene.contours[sign])
     hilum = np.array([sign * HILUM[0], 0.06])
     along = np.clip((depth - contour[:, 1]) / (depth + 0.74), 0, 1)
@@ -192,15 +192,15 @@ def _pneumothorax(scene: Scene, one: Instance, density: Floats, air: Floats, cal
     return extent
 
 
-def _cardiomegaly(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _cardiomegaly(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """The heart was drawn large: this only says where it is, the great vessels left out."""
     return np.asarray(scene.heart * (scene.y > -0.12), dtype=np.float32)
 
 
-def _edema(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _edema(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """Haze about both hila, like wings, with short lines at the wall below."""
     rng = scene.rng
-    severe = one.size == "severe"
+    severe = instance.size == "severe"
     wings = scene.blob(-0.36, 0.04, 0.17, 0.27, 0.15) + scene.blob(0.36, 0.04, 0.17, 0.27, -0.15)
     lungs = scene.lungs[-1] + scene.lungs[1]
     extent = np.asarray(np.clip(wings * 1.15, 0, 1) * lungs, dtype=np.float32)
@@ -214,12 +214,12 @@ def _edema(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floa
     return extent
 
 
-def _atelectasis(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _atelectasis(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """Plates of airless lung, nearly level, above a raised diaphragm."""
     rng = scene.rng
-    severe = one.size == "severe"
-    x, y = _where(scene, one, 0.45, 0.04)
-    if one.zone == "lower":
+    severe = instance.size == "severe"
+    x, y = _where(scene, instance, 0.45, 0.04)
+    if instance.zone == "lower":
         y -= 0.04
     canvas = np.zeros(density.shape, np.uint8)
     tilt = rng.uniform(-0.12, 0.12)
@@ -229,20 +229,20 @@ def _atelectasis(scene: Scene, one: Instance, density: Floats, air: Floats, calm
         middle = x + rng.uniform(-0.03, 0.03)
         points = np.array([(middle - half, level + tilt * half), (middle, level), (middle + half, level - tilt * half)])
         scene.camera.lines(points[None], 0.036 if severe else 0.030, canvas)
-    extent = scene.soft(canvas, 0.008) * scene.lungs[SIGN[one.side]]
+    extent = scene.soft(canvas, 0.008) * scene.lungs[SIGN[instance.side]]
     density += 0.23 * extent * (1 - 0.4 * scene.heart)
     if severe:
-        density += 0.08 * scene.blob(x, y, 0.14, 0.09) * scene.lungs[SIGN[one.side]]
+        density += 0.08 * scene.blob(x, y, 0.14, 0.09) * scene.lungs[SIGN[instance.side]]
     return np.asarray(extent / max(float(extent.max()), 0.2), dtype=np.float32)
 
 
-def _device(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
+def _device(scene: Scene, instance: Instance, density: Floats, air: Floats, calm: Floats) -> Floats:
     """A pacemaker with its lead, or a port with its catheter: the wire is part of the device and of its box."""
-    rng, sign = scene.rng, SIGN[one.side]
+    rng, sign = scene.rng, SIGN[instance.side]
     metal, wire = np.zeros(density.shape, np.uint8), np.zeros(density.shape, np.uint8)
     x, y = sign * rng.uniform(0.53, 0.60), rng.uniform(-0.52, -0.40)
     vein = [(sign * 0.34, -0.62), (sign * 0.16, -0.54), (-0.10, -0.38), (-0.125, -0.10)]
-    if one.size == "pacemaker":
+    if instance.size == "pacemaker":
         angle = np.linspace(0, 2 * np.pi, 24, endpoint=False)
         c, s = np.cos(angle), np.sin(angle)
         body = np.stack([0.105 * np.sign(c) * np.abs(c) ** 0.6, 0.085 * np.sign(s) * np.abs(s) ** 0.6], axis=1)
@@ -257,7 +257,7 @@ def _device(scene: Scene, one: Instance, density: Floats, air: Floats, calm: Flo
         width, strength = 0.015, 0.32
     curve = smooth(path + rng.uniform(-0.012, 0.012, path.shape), closed=False)
     scene.camera.lines(curve[None], width, wire)
-    drawn = scene.soft(metal, 0.004) * (0.55 if one.size == "pacemaker" else 0.40)
+    drawn = scene.soft(metal, 0.004) * (0.55 if instance.size == "pacemaker" else 0.40)
     density += np.maximum(drawn, scene.soft(wire, 0.003) * strength)
     return np.asarray(np.maximum(metal, wire) * np.float32(1 / 255), dtype=np.float32)
 
@@ -274,14 +274,14 @@ PAINTERS = {
 }
 
 
-def _where(scene: Scene, one: Instance, across: float, play: float) -> tuple[float, float]:
+def _where(scene: Scene, instance: Instance, across: float, play: float) -> tuple[float, float]:
     """Return a point in the instance's side and zone, clear of the heart's usual place."""
     x = across + scene.rng.uniform(-play, play)
-    if one.zone == "upper":
+    if instance.zone == "upper":
         x -= 0.05
-    if one.zone == "lower":
+    if instance.zone == "lower":
         x += 0.06
-    return SIGN[one.side] * float(x), ZONES[one.zone] + float(scene.rng.uniform(-0.05, 0.05))
+    return SIGN[instance.side] * float(x), ZONES[instance.zone] + float(scene.rng.uniform(-0.05, 0.05))
 
 
 def _span(extent: Floats) -> Span:

@@ -217,35 +217,35 @@ class Writer:
     def pick(self, options: tuple[str, ...]) -> str:
         return options[int(self.rng.integers(len(options)))]
 
-    def name(self, one: Instance) -> str:
-        return self.pick(DEVICES[one.size] if one.finding == "device" else NAMES[one.finding])
+    def name(self, instance: Instance) -> str:
+        return self.pick(DEVICES[instance.size] if instance.finding == "device" else NAMES[instance.finding])
 
-    def phrase(self, one: Instance, name: str, before: bool) -> str:
+    def phrase(self, instance: Instance, name: str, before: bool) -> str:
         """Return size, marked name and place, without an article."""
-        words = [] if one.finding == "device" else [self.pick(size_words(one))]
-        lobe = LOBES.get((one.side, one.zone))
-        if lobe and one.finding != "pneumothorax" and not before and self.rng.random() < 0.3:
+        words = [] if instance.finding == "device" else [self.pick(size_words(instance))]
+        lobe = LOBES.get((instance.side, instance.zone))
+        if lobe and instance.finding != "pneumothorax" and not before and self.rng.random() < 0.3:
             return " ".join([*words, f"⟦{name}⟧", lobe])
-        places = (BEFORE if before else AFTER).get(place_kind(one))
-        place = [self.pick(places).format(side=one.side)] if places else []
+        places = (BEFORE if before else AFTER).get(place_kind(instance))
+        place = [self.pick(places).format(side=instance.side)] if places else []
         return " ".join([*words, *place, f"⟦{name}⟧"] if before else [*words, f"⟦{name}⟧", *place])
 
-    def present(self, one: Instance) -> Sentence:
+    def present(self, instance: Instance) -> Sentence:
         """State a finding that is there, now and then as only possible."""
         assertion: Assertion = "present"
-        if one.size in ("small", "mild") and self.rng.random() < 0.04:
+        if instance.size in ("small", "mild") and self.rng.random() < 0.04:
             frame, assertion = self.pick(HEDGED), "uncertain"
-        elif one.finding in ("device", "cardiomegaly") and self.rng.random() < 0.06:
+        elif instance.finding in ("device", "cardiomegaly") and self.rng.random() < 0.06:
             frame = self.pick(STANDING)
-        elif one.finding == "cardiomegaly" and self.rng.random() < 0.45:
-            marked = f"⟦{self.pick(HEART_SPANS[one.size])}⟧"
-            return Sentence(self.pick(HEART).format(heart=marked), ((fact(one, "present"),),))
+        elif instance.finding == "cardiomegaly" and self.rng.random() < 0.45:
+            marked = f"⟦{self.pick(HEART_SPANS[instance.size])}⟧"
+            return Sentence(self.pick(HEART).format(heart=marked), ((fact(instance, "present"),),))
         else:
             frame = self.pick(POSITIVE[self.site])
-        name = self.name(one)
+        name = self.name(instance)
         # a sentence of nothing but "small nodule in the right upper zone" is a phrase of a box: not for training
         before = frame == "{NP}." or bool(self.rng.random() < 0.4)
-        return Sentence(worded(frame, self.phrase(one, name, before), name), ((fact(one, assertion),),))
+        return Sentence(worded(frame, self.phrase(instance, name, before), name), ((fact(instance, assertion),),))
 
     def absent(self, findings: list[str]) -> list[Sentence]:
         """Deny some of the findings that are not there, alone, in twos and threes, or by calling something normal."""
@@ -296,18 +296,18 @@ class Writer:
         return [Sentence(capital(f"{marked}."), (facts,)) for marked, facts in parts]
 
 
-def size_words(one: Instance) -> tuple[str, ...]:
+def size_words(instance: Instance) -> tuple[str, ...]:
     """Return the words that training texts use for an instance's size."""
-    return SIZE_WORDS.get((one.finding, one.size), GENERAL_SIZES.get(one.size, ()))
+    return SIZE_WORDS.get((instance.finding, instance.size), GENERAL_SIZES.get(instance.size, ()))
 
 
-def place_kind(one: Instance) -> str:
+def place_kind(instance: Instance) -> str:
     """Return the key into `BEFORE` and `AFTER`: the zone where the finding is placed by zone, else the finding."""
-    return one.zone if one.zone and one.finding != "pneumothorax" else one.finding
+    return instance.zone if instance.zone and instance.finding != "pneumothorax" else instance.finding
 
 
-def fact(one: Instance, assertion: Assertion) -> Fact:
-    return Fact(one.finding, assertion, one.side or None, one.zone or None)
+def fact(instance: Instance, assertion: Assertion) -> Fact:
+    return Fact(instance.finding, assertion, instance.side or None, instance.zone or None)
 
 
 def capital(marked: str) -> str:
@@ -324,18 +324,18 @@ def worded(frame: str, phrase: str, name: str) -> str:
     return capital(re.sub(" +", " ", text).strip())
 
 
-def describe(one: Instance) -> str:
+def describe(instance: Instance) -> str:
     """Return a box's phrase: size, plain name and place, never a whole sentence of a training text."""
-    if one.finding == "device":
-        return f"{one.size} on the {one.side}"
-    if one.finding == "cardiomegaly":
-        return f"{'mildly' if one.size == 'mild' else 'markedly'} enlarged heart"
+    if instance.finding == "device":
+        return f"{instance.size} on the {instance.side}"
+    if instance.finding == "cardiomegaly":
+        return f"{'mildly' if instance.size == 'mild' else 'markedly'} enlarged heart"
     place = {
-        "effusion": f"on the {one.side}",
-        "pneumothorax": f"at the {one.side} apex",
+        "effusion": f"on the {instance.side}",
+        "pneumothorax": f"at the {instance.side} apex",
         "edema": "in both lungs",
-    }.get(one.finding, f"in the {one.side} {one.zone} zone")
-    return f"{one.size} {NAMES[one.finding][0]} {place}"
+    }.get(instance.finding, f"in the {instance.side} {instance.zone} zone")
+    return f"{instance.size} {NAMES[instance.finding][0]} {place}"
 
 
 def write(state: State, rng: np.random.Generator) -> tuple[Report, tuple[Mention, ...]]:

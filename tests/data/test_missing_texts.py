@@ -14,7 +14,7 @@ import pytest
 from tests.data.toys import make_sample
 from vlp.core.config import ConfigError
 from vlp.data.loader import DataConfig, Loader, LoaderError, open_stream
-from vlp.data.requirements import check_texts
+from vlp.data.stream import check_texts
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.sample import Report

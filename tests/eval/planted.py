@@ -15,7 +15,8 @@ from vlp.data.shards.shard_set import ShardSet
 from vlp.sample import Sample
 from vlp_eval.data.spec import DataError
 from vlp_eval.models.base import Card
-from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
+from vlp_prep.synthetic.patient import FINDINGS
+from vlp_prep.synthetic.report import EVAL_PHRASES, EVAL_PROMPTS
 
 STATE, CELLS, SIZE = 64, 32, 128
 DIM = STATE + len(FINDINGS)

@@ -337,7 +337,8 @@ def test_markdown_and_csv(run: Run, shards: Path, tmp_path: Path, capsys: Any) -
 def test_prompts_are_the_worlds_own() -> None:
     from vlp_eval import suite
     from vlp_eval.zero_shot import prompts
-    from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS
+    from vlp_prep.synthetic.patient import FINDINGS
+    from vlp_prep.synthetic.report import EVAL_PHRASES, EVAL_PROMPTS
 
     found = prompts.read("synthetic", FINDINGS, pairs=True)
     assert {name: (one.pos, one.neg) for name, one in found.texts.items()} == EVAL_PROMPTS

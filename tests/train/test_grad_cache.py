@@ -9,11 +9,11 @@ import torch
 from tests.train.toys import FINDINGS, PLACES, WIDTH, batch, fields_of, step_of
 from vlp.core.config import ConfigError
 from vlp.objectives import objectives
-from vlp.train.batch_chunks import merge_outputs, split_batch
 from vlp.train.engines.base import EngineConfig
 from vlp.train.engines.torch import TorchEngine
-from vlp.train.grad_cache import accumulate_gradients, check_accumulation
+from vlp.train.grad_cache import accumulate_gradients, check_accumulation, split_batch
 from vlp.train.optimizer import OptimConfig
+from vlp.train.train_step import merge_outputs
 
 ASSERTION = {"kind": "assertion", "findings": {one: one for one in FINDINGS}}
 PHRASES = {"kind": "concept", "align": "none", "of": "phrases", "pool": "lse", "loss": "softmax"}

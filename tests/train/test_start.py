@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.train.conftest import run
-from vlp.train.start_check import has_one_vector
+from vlp.train.setup import has_one_vector
 
 
 def test_texts_with_one_vector_are_refused(recipe: Path) -> None:

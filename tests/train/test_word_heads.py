@@ -13,8 +13,8 @@ from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.models.heads import BatchNorm, HeadConfig, build_head, project
 from vlp.objectives import build_objectives
-from vlp.train.batch_chunks import split_batch
 from vlp.train.engines.sync_batch_norm import share_statistics
+from vlp.train.grad_cache import split_batch
 from vlp.train.train_step import TrainStep
 
 TEXTS = [

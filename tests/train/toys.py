@@ -133,7 +133,7 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
 
 def shard(whole: Batch, rank: int, world: int) -> Batch:
     """Return a rank's consecutive rows."""
-    from vlp.train.batch_chunks import split_batch
+    from vlp.train.grad_cache import split_batch
 
     return split_batch(whole, world)[rank]
 

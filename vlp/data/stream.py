@@ -1,25 +1,35 @@
-"""What a run reads: its sources, opened and put in order. The recipe's `data:` section is declared here."""
+"""What a run reads: its sources, opened and put in order, and whether they hold what the objectives will read.
+
+The first samples of the stream are probed before the first step. An objective on mentions would train on nothing, in
+silence, where the shards have none: an empty batch of mentions is legitimate, a data set without any is a mistake.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlp.core.config import ConfigError
 from vlp.modalities.text.shared_words import PatientText
+from vlp.needs import Need
 
 from .collate import select_text
 from .config import VALIDATION_SPLITS, DataConfig, is_pipe
+from .pipe_stream import ADJACENT, PipeStream
 from .sampling import Mixture, Order, Plan, rows, seed_of
+from .shards.foreign.members import CAPTION_MEMBERS, TEXT_MEMBERS
 from .shards.manifest import Manifest
 from .shards.remote.cache import Cache
 from .shards.sample_io import SampleError
 from .shards.shard_set import ShardSet
 
 log = logging.getLogger(__name__)
+
+N_PROBED = 256
+"""Samples that are looked at before something counts as missing; the first that has it ends the search."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ def too_many_rejected(rejected: dict[str, str], samples: int, most: float) -> st
 
 
 class Stream:
-    """The samples of a split of all sources, and the endless order in which training meets them.
+    """The samples of a split of all sources, and the endless order in which training reads them.
 
     Raises ConfigError for what cannot work: no such split, fewer samples than a batch holds.
     """
@@ -118,7 +128,7 @@ class Stream:
                 yield PatientText(text, sample.patient or sample.study or sample.key)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
-        """Return what would be read by whom, as text: the sources, and `n` batches from `cursor` on."""
+        """Return which rank would read what, as text: the sources, and `n` batches from `cursor` on."""
         quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
         size = self.config.batch_size
         lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} an epoch, seed {self.seed}"]
@@ -167,7 +177,7 @@ def open_sources(config: DataConfig, split: str) -> list[Source]:
             name = _held_out(manifest, split)
             if name is None and (config.val is None or manifest.splits):
                 if config.val is not None:
-                    manifest.select(split)  # complains, with the splits that there are
+                    manifest.select(split)  # raises, with the splits that there are
                 continue
         part = manifest.select(name)
         title = part.shards[0].source or Path(path.rstrip("/")).name
@@ -178,3 +188,68 @@ def open_sources(config: DataConfig, split: str) -> list[Source]:
 def _held_out(manifest: Manifest, split: str) -> str | None:
     names = VALIDATION_SPLITS if split in VALIDATION_SPLITS else (split,)
     return next((name for name in names if name in manifest.splits), None)
+
+
+def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:
+    """Open what a split is read from. Raises ConfigError."""
+    if split == "train" and any(is_pipe(source.path) for source in config.sources):
+        return PipeStream(config, seed, ranks)
+    return Stream(config, seed, split)
+
+
+def check_texts(stream: Stream | PipeStream) -> None:
+    """Raise ConfigError where no sample has a text; say in the log how many have none. Of a pipe the first are read."""
+    if isinstance(stream, PipeStream):
+        if not stream.has_texts(N_PROBED):
+            raise ConfigError(
+                f"data.train: none of the first {N_PROBED} samples of the stream has a text, and the objectives need texts. "
+                f"{ADJACENT}"
+            )
+        return
+    if not stream.without_text:
+        return
+    manifests = [source.shards.manifest for source in stream.sources]
+    if stream.without_text < stream.samples:
+        log.warning(
+            "%d of %d training samples have no text: they train as images without one, left out of every objective that "
+            "needs a text (vlp-prep index says which members are there)",
+            stream.without_text,
+            stream.samples,
+        )
+        return
+    members = sorted({name for manifest in manifests for name in manifest.columns(0).extensions})
+    raise ConfigError(
+        f"data.train: none of the {stream.samples} samples has a text, and the objectives need texts. Members that are "
+        f"there: {', '.join(members)}. A text is read from a member {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from "
+        "fields of these names of a json, or from the member or field that you name: vlp-prep index FOLDER --text NAME"
+    )
+
+
+def check_content(stream: Stream, needs: Iterable[Need]) -> None:
+    """Raise ConfigError naming the first thing that none of the stream's first samples holds, and how to get it."""
+    missing = [need for need in needs if need.holds()]
+    stated: set[str] = set()
+    codes: set[str] = set()
+    looked = 0
+    for position in range(min(N_PROBED, stream.samples)):
+        if not missing:
+            return
+        draw = stream.plan.draw(position)
+        try:
+            sample = stream.sources[draw.source].shards.record(draw.index)
+        except SampleError:
+            continue
+        looked += 1
+        stated.update(sample.labels)
+        codes.update(mention.code for mention in sample.concepts)
+        missing = [need for need in missing if not need.is_in(sample)]
+    if missing and looked:
+        first = missing[0]
+        there = f"; labels there: {_first_names(stated)}; codes of concepts there: {_first_names(codes)}"
+        raise ConfigError(
+            f"data.train: an objective needs {first.name}, and none of the first {looked} samples holds {first.holds()}{there}"
+        )
+
+
+def _first_names(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:20]) or "none"

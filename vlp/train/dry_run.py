@@ -1,4 +1,4 @@
-"""Looking before leaping: what a recipe would read (`--plan`), and what one step of it costs (`--dry-run`)."""
+"""What a recipe would read (`--plan`), and what one step of it costs (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ PLANNED_STEPS = 3
 
 
 def print_plan(recipe: Recipe) -> None:
-    """Print the shards, passes and the first batches of a recipe, by process."""
-    from ..data.loader import open_stream
+    """Print the shards and the first batches of a recipe, by process."""
+    from ..data.stream import open_stream
     from .recipe import check_world
 
     # A plan needs no process group: under a launcher rank 0 prints it for all.

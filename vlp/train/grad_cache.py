@@ -15,8 +15,8 @@ import torch
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError
+from vlp.needs.rows import take
 
-from .batch_chunks import split_batch
 from .train_step import tensors
 
 if TYPE_CHECKING:
@@ -51,6 +51,17 @@ def accumulate_gradients(engine: Engine, batch: Batch, progress: float, chunks: 
         if is_cached:
             return _cached(engine, batch, progress, chunks)
         return _plain(engine, batch, progress, chunks)
+
+
+def split_batch(batch: Batch, count: int) -> list[Batch]:
+    """Return `count` chunks of equally many consecutive rows, each a batch in its own right.
+
+    Token tensors keep the batch's padding, so that a chunk's outputs are those of its rows in the batch.
+    """
+    rows, left = divmod(len(batch), count)
+    if left:
+        raise ValueError(f"a batch of {len(batch)} rows does not divide into {count} chunks")
+    return [take(batch, slice(start, start + rows)) for start in range(0, len(batch), rows)]
 
 
 def _plain(engine: Engine, batch: Batch, progress: float, chunks: int) -> Losses:

@@ -127,8 +127,8 @@ def build_optimizer(groups: list[dict[str, Any]], config: OptimConfig) -> torch.
     return torch.optim.AdamW(plain, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused or None)
 
 
-def set_learning_rate(optimizer: Any, config: OptimConfig, share: float) -> float:
+def set_learning_rate(optimizer: Any, config: OptimConfig, scale: float) -> float:
     """Give every group its rate for the coming step and return the rate of an unscaled one."""
     for group in optimizer.param_groups:
-        group["lr"] = config.lr * share * group["multiplier"]
-    return config.lr * share
+        group["lr"] = config.lr * scale * group["multiplier"]
+    return config.lr * scale

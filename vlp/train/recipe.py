@@ -87,7 +87,11 @@ PLACES = ("data.train", "data.val", "data.cache")
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Return the recipe in a file with `a.b=c` overrides laid over it; raises ConfigError."""
-    return from_tree({"name": path.stem, **compose(path, overrides, Recipe)})
+    recipe = from_tree({"name": path.stem, **compose(path, overrides, Recipe)})
+    # Here and not in `from_tree`, which also reads checkpoints' recipes: what those name is not imported.
+    find(engines, recipe.engine.kind, "engine.kind")
+    find(tokenizer_kinds, recipe.tokenizer.kind, "tokenizer.kind")
+    return recipe
 
 
 def from_tree(tree: Mapping[str, Any]) -> Recipe:
@@ -100,8 +104,6 @@ def from_tree(tree: Mapping[str, Any]) -> Recipe:
 def check(recipe: Recipe) -> None:
     """Raise ConfigError for values that contradict one another."""
     train, engine = recipe.train, recipe.engine
-    find(engines, engine.kind, "engine.kind")
-    find(tokenizer_kinds, recipe.tokenizer.kind, "tokenizer.kind")
     wrong = [
         (not recipe.objectives, "objectives: a recipe needs at least one"),
         (

@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run, and those parts to and from a checkpoint folder."""
+"""From a recipe to the components of a run, and these to and from a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 
+from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.core.config import ConfigError, dump_yaml, read_yaml, to_tree
 from vlp.core.config import digest as digest_of
 from vlp.core.output import hold, partial_of, remove, whole
 from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
-from vlp.data.requirements import check_texts
-from vlp.data.stream import Stream
+from vlp.data.stream import Stream, check_texts, open_stream
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
@@ -28,12 +29,12 @@ from vlp.models.build import build_model, prepare_for_training
 from vlp.models.dual_encoder import DualEncoder
 
 from .. import hub
-from ..data.loader import Loader, open_stream
+from ..data.loader import Loader
 from ..objectives import build_objectives
 from . import checkpoint
 from .engines.base import Engine
 from .engines.build import build_engine
-from .grad_cache import check_accumulation, check_batch
+from .grad_cache import check_accumulation, check_batch, split_batch
 from .random_state import random_states, read_random_states, seed_all, set_random_states, write_random_states
 from .recipe import Recipe, check_resume, check_world, from_tree
 from .train_step import TrainStep
@@ -47,10 +48,13 @@ READ_FROM = ("path", "train", "val", "pretrained", "checkpoint")
 TOKENIZER_TEXTS = 200_000
 """Training texts that a tokenizer is trained on at most; more change next to nothing."""
 
+ALIKE = 1e-5
+"""Largest difference, as a share of the vectors' length, at which texts count as having one vector."""
+
 
 @dataclass
 class Components:
-    """What the loop works with."""
+    """What the trainer works with."""
 
     engine: Engine
     loader: Loader
@@ -203,6 +207,34 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     return Components(engine, loader, validation if validation.samples else None, preprocess, tokenizer, device)
 
 
+@torch.no_grad()
+def check_vectors(engine: Engine, batch: Batch, chunks: int) -> None:
+    """Raise ConfigError on every rank where all the different texts of a rank's first rows have one vector. Collective.
+
+    A tower that pools at a token which sees no other trains without an error and learns nothing. `chunks` is what the batch is
+    cut into for memory; only the first is embedded.
+    """
+    part = split_batch(batch, chunks)[0]
+    device = part.image.device
+    was_training = engine.module.training
+    engine.module.eval()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        text = engine.embed(part).text.float()
+    engine.module.train(was_training)
+    different = len({tuple(row) for row in part.text.ids.tolist()})
+    if distributed.agree(different > 1 and has_one_vector(text)):
+        raise ConfigError(
+            "model.text: the different texts of the first batch have one vector, so nothing can be learnt of them. Look at the "
+            "tower's pooling (model.text.pooling, or pool_type of open_clip): it may take a token that sees none of the others"
+        )
+
+
+def has_one_vector(vectors: Tensor) -> bool:
+    """Return whether rows [B, D] are all alike, up to rounding."""
+    spread = (vectors - vectors[:1]).abs().amax()
+    return bool(spread <= ALIKE * vectors.abs().amax())
+
+
 def build_or_train_tokenizer(recipe: Recipe, run: Path, data: Stream | PipeStream) -> Tokenizer:
     """Return the recipe's tokenizer; one that has no file yet is trained by rank 0 and kept in the run folder. Collective."""
     spec = recipe.tokenizer
@@ -265,7 +297,7 @@ def write_checkpoint(
 
 
 def load_checkpoint(components: Components, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
-    """Put a checkpoint's state into the parts; return step, samples, and what sets the random generators. Collective.
+    """Put a checkpoint's state into the components; return step, samples, and what sets the random generators. Collective.
 
     At the same number of processes everything goes on exactly; at another the data and the optimiser do, while dropout
     draws anew. Raises ConfigError for a folder that is not such a checkpoint.

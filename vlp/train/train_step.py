@@ -6,14 +6,17 @@ gradient passes the wrapper (DDP, FSDP, DeepSpeed) and is averaged like any othe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypedDict, Unpack, cast
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any, TypedDict, Unpack, cast
 
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from vlp.batch import Batch, Losses, ModelOutput
-
-from .batch_chunks import merge_outputs
+from vlp.needs.base import value_of
+from vlp.needs.rows import axes_of
 
 
 class Chunk(TypedDict, total=False):
@@ -78,3 +81,35 @@ def inner_product(output: ModelOutput, gradients: ModelOutput) -> Tensor:
         if name in weights:
             total = total + (value * weights[name]).sum()
     return total
+
+
+def merge_outputs(
+    outputs: Sequence[ModelOutput], chunks: Sequence[Batch], whole: Batch, needs: Iterable[str] = ()
+) -> ModelOutput:
+    """Return the output of `whole` from those of its chunks, in order; what belongs to no row is taken from the first.
+
+    Ragged outputs go back to the batch's own order; word tensors, as wide as their chunk's longest text, are padded to
+    the widest. `needs`: those of the model.
+    """
+    found = [output.tensors() for output in outputs]
+    axes = axes_of(needs)
+    pieces: dict[str, Any] = {}
+    for name in {name: None for tensors in found for name in tensors}:
+        axis = axes.get(name, "batch")
+        if axis is None:
+            continue
+        pieces[name] = _cat([tensors.get(name) for tensors in found])
+        if axis != "batch" and (ragged := value_of(whole, axis)) is not None:
+            pieces[name] = pieces[name][ragged.joined_order(len(chunks[0]))]
+    return replace(outputs[0], **pieces)
+
+
+def _cat(pieces: Sequence[Tensor | None]) -> Tensor:
+    found = [piece for piece in pieces if piece is not None]
+    if len(found) != len(pieces):
+        raise ValueError("some chunks of a batch have an output that others lack: a tower must not decide by the rows")
+    if found[0].ndim == 1:
+        return torch.cat(found)
+    width = max(int(piece.shape[1]) for piece in found)
+    widened = [pad(piece, [0, 0] * (piece.ndim - 2) + [0, width - int(piece.shape[1])]) for piece in found]
+    return torch.cat(widened)

@@ -37,7 +37,7 @@ def any_of(patterns: tuple[str, ...]) -> re.Pattern[str]:
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Cues in the order in which they claim characters, and what ends their reach; see `assertion.py`.
+    """Cues in the order in which they claim characters, and what ends their reach; see `negation.py`.
 
     `cues`: (pattern, what it says, directions: True forward, False backward); None says nothing and only claims.
     `end` ends a reach; `verb` and `new_item` end it behind a list; `alternative` keeps a list going; `either` stands

@@ -12,8 +12,8 @@ import pytest
 from vlp.data.shards.verify import verify
 from vlp_prep.cli import main
 
-N = 600
-OPTIONS = ["--n", str(N), "--size", "64", "--shard-size", "50", "--workers", "0"]
+N = 300
+OPTIONS = ["--n", str(N), "--size", "64", "--shard-size", "25", "--workers", "0"]
 
 
 def start(out: Path, *words: str) -> subprocess.Popen[str]:
@@ -89,7 +89,7 @@ def test_an_overwrite_takes_its_own_and_leaves_what_else_is_there(
 
 def test_workers_end_with_a_killed_build(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    process = start(out, "--workers", "2", "--n", "100000")
+    process = start(out, "--workers", "2", "--n", "5000")
     wait_for_shards(out, process)
     children = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     assert len(children) >= 2

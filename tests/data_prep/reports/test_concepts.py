@@ -14,8 +14,7 @@ from vlp.core.config import ConfigError
 from vlp_prep.reports.concepts import Extractor
 from vlp_prep.reports.umls import read_linked
 from vlp_prep.reports.vocabulary import Entry, Vocabulary
-from vlp_prep.synthetic.generate import FINDINGS, draw_state
-from vlp_prep.synthetic.patient import stream
+from vlp_prep.synthetic.patient import FINDINGS, draw_state, stream
 from vlp_prep.synthetic.report import write
 
 HERE = Path(__file__).parent

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from vlp.sample import Report
 from vlp_prep.reports.sections import clean_sentence, parse_report
 from vlp_prep.reports.statements import split_sentences
-from vlp_prep.synthetic.generate import draw_state
-from vlp_prep.synthetic.patient import stream
+from vlp_prep.synthetic.patient import draw_state, stream
 from vlp_prep.synthetic.report import write
 
 MIMIC = """                                 FINAL REPORT

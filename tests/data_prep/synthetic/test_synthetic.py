@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 
 from vlp.sample import Sample
-from vlp_prep.synthetic.generate import EVAL_PHRASES, EVAL_PROMPTS, FINDINGS, PREVALENCE, draw_state, generate, identify
-from vlp_prep.synthetic.patient import Instance, State, stream
+from vlp_prep.synthetic.generate import generate, identify
+from vlp_prep.synthetic.patient import FINDINGS, PREVALENCE, Instance, State, draw_state, stream
 from vlp_prep.synthetic.render import render
-from vlp_prep.synthetic.report import EVAL_FRAMES, JOINT, NEGATIVE, POSITIVE, describe, write
+from vlp_prep.synthetic.report import (
+    EVAL_FRAMES,
+    EVAL_PHRASES,
+    EVAL_PROMPTS,
+    JOINT,
+    NEGATIVE,
+    POSITIVE,
+    describe,
+    write,
+)
 
 MANY = 2500
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from vlp.core.config import ConfigError
 from vlp.train.engines.base import EngineConfig, engines
 from vlp.train.engines.build import build_engine
 from vlp.train.optimizer import OptimConfig
-from vlp.train.recipe import from_tree
+from vlp.train.recipe import from_tree, load_recipe
 
 NAME = "tests.train.engines.toy_engine:CarefulEngine"
 CPU = torch.device("cpu")
@@ -46,14 +47,17 @@ def test_a_new_engine_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert all(torch.equal(value, other.weights()[name]) for name, value in engine.weights().items())
 
 
-def test_a_name_that_there_is_not_is_told_the_near_one() -> None:
+def test_a_name_that_there_is_not_is_told_the_near_one(tmp_path: Path) -> None:
     assert list(engines) == ["deepspeed", "torch"]
     for kind, words in (("deepsped", "did you mean 'deepspeed'"), ("no_such:Engine", "cannot import engine")):
         with pytest.raises(ConfigError, match=rf"engine\.kind: .*{words}"):
             made(kind)
         tree = {"name": "x", "data": {"train": "x", "batch_size": 8}, "model": {"image": {}, "text": {}}}
+        tree |= {"objectives": ["clip"], "train": {"samples": 8}, "engine": {"kind": kind}}
+        (tmp_path / "recipe.yaml").write_text(json.dumps(tree))
         with pytest.raises(ConfigError, match=rf"engine\.kind: .*{words}"):
-            from_tree({**tree, "objectives": ["clip"], "train": {"samples": 8}, "engine": {"kind": kind}})
+            load_recipe(tmp_path / "recipe.yaml")
+        assert from_tree(tree).engine.kind == kind, "a checkpoint's recipe imports nothing"
 
 
 def test_deepspeed_is_imported_by_its_engine_alone() -> None:
