@@ -1,1 +1,1 @@
-"""The data path: manifest (what there is), plan (who reads what, in which order), loader (the only reader)."""
+"""The data path: shards (what there is), sampling (the order, and which rank reads what), loader (the only reader)."""

@@ -29,7 +29,7 @@ _FOLD = re.compile(r"[\W_]+")
 
 
 class LoaderError(RuntimeError):
-    """Loading cannot go on: a worker died, a shard is gone, or too many samples are damaged."""
+    """Loading cannot go on: a worker died, a shard is missing, or too many samples are damaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +196,10 @@ def _choose_sentences(
 
 
 def group_of(sample: Sample) -> tuple[int, int]:
-    """Return the two hashes by which samples are told to be equal: of the study, and of what is said.
+    """Return the two hashes by which samples count as equal: of the study, and of the text.
 
-    The study's falls back to the key. What is said is the report (or the captions) in lower case with white space and
-    punctuation folded, so that two normal reports that differ by a comma are equal; where nothing is said, the key.
+    The study's falls back to the key. The text is the report (or the captions) in lower case with white space and
+    punctuation folded, so that two normal reports that differ by a comma are equal; without one it is the key.
     """
     key = f"key\0{sample.source}\0{sample.key}"
     study = code_of(f"study\0{sample.source}\0{sample.study}" if sample.study else key)

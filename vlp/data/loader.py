@@ -66,8 +66,8 @@ def _end_workers() -> None:
             worker.kill()
 
 
-def hush() -> None:
-    """Leave out what torch says while a loader that has failed is taken down: it follows from what is reported."""
+def silence_torch() -> None:
+    """Leave out what torch prints while a failed loader is taken down: it follows from what is reported."""
     sys.unraisablehook = lambda _: None
 
 
@@ -111,7 +111,7 @@ class BatchDataset(Dataset[WorkerResult]):
             positions = rows(cursor, size, self.rank, self.world)
             found = [self._load_or_substitute(position, rejected) for position in positions]
             batch = self.collator.collate([sample for sample in found if sample is not None])
-        except (LoaderError, OSError, ValueError) as error:  # said in one line by the main process
+        except (LoaderError, OSError, ValueError) as error:  # reported in one line by the main process
             return WorkerResult(None, failure=f"{type(error).__name__}: {error}")
         batch.cursor, batch.rejected = cursor + size, len(rejected)
         return WorkerResult(batch, tuple(rejected))
@@ -214,7 +214,7 @@ class Loader:
         All ranks yield the same number of batches; of a short last one a rank may have fewer rows, or none.
         """
         if isinstance(self.stream, PipeStream):
-            raise ConfigError("a stream has no end: it cannot be gone through once")
+            raise ConfigError("a stream has no end: it cannot be read once from end to end")
         dataset = BatchDataset(self.stream, self.collator, self.rank, self.world, training=False)
         return self._read(dataset, range(0, self.samples, self.config.batch_size))
 
@@ -235,7 +235,7 @@ class Loader:
         except OSError:  # of the workers, some may have been started
             for worker in set(multiprocessing.active_children()) - before:
                 worker.kill()
-            hush()
+            silence_torch()
             raise
         _reading.add(results)
         _workers.update(getattr(results, "_workers", ()))
@@ -253,23 +253,23 @@ class Loader:
 
     def _failure(self, error: Exception) -> Exception:
         """Return what to raise when the workers fail, and end them: one that cannot send would be waited for at exit."""
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         workers = [worker for worker in multiprocessing.active_children() if worker in _workers]
         if isinstance(error, (ConnectionError, EOFError)):  # it ended while a batch of its was fetched
             multiprocessing.connection.wait([worker.sentinel for worker in workers], timeout=2)
         codes = {worker.exitcode for worker in _workers}
         cause = OSError(errno.EMFILE, "") if NO_HANDLES in codes else error
         words = in_words(cause) if is_machine(cause) else None
-        is_dead = "DataLoader worker" in said or isinstance(error, (ConnectionError, EOFError))
+        is_dead = "DataLoader worker" in message or isinstance(error, (ConnectionError, EOFError))
         if not is_dead and words is None:
             return error
         for worker in workers:
             worker.kill()
-        hush()
+        silence_torch()
         if words is not None:
             return LoaderError(f"rank {self.rank}: a loader worker cannot send its batch: {words} (data.workers)")
         return LoaderError(
-            f"rank {self.rank}: a loader worker died ({said}). Usually memory ran out, or file handles did "
+            f"rank {self.rank}: a loader worker died ({message}). Usually memory ran out, or file handles did "
             f"({handle_limit()}): lower data.workers"
         )
 

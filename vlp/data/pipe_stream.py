@@ -65,7 +65,7 @@ class PipeStream:
         self.digest = hashlib.sha256("\n".join(self.shards).encode()).hexdigest()
 
     def trained_on(self) -> list[dict[str, Any]]:
-        """Return nothing: what a pipe brought cannot be told from its name."""
+        """Return nothing: the name of a pipe does not say what it brings."""
         return []
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
@@ -76,9 +76,9 @@ class PipeStream:
         )
         return itertools.islice((text for text in found if text), limit)
 
-    def has_texts(self, asked: int) -> bool:
-        """Return whether any of the first `asked` samples has a text."""
-        first = itertools.islice(samples(self.shards), asked)
+    def has_texts(self, count: int) -> bool:
+        """Return whether any of the first `count` samples has a text."""
+        first = itertools.islice(samples(self.shards), count)
         return any(select_text(sample, None, self.config.text).text.strip() for sample in first)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
@@ -119,7 +119,7 @@ class PipeDataset(IterableDataset[WorkerResult]):
             ValueError,
             EOFError,
             tarfile.TarError,
-        ) as error:  # said in one line by the main process
+        ) as error:  # reported in one line by the main process
             yield WorkerResult(None, failure=f"{type(error).__name__}: {error}")
 
     def _results(self, reader: int, readers: int, number: int, workers: int) -> Iterator[WorkerResult]:

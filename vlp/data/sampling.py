@@ -1,4 +1,4 @@
-"""The global order of samples: who reads what, as a pure function of numbers. No files, no torch, no state.
+"""The global order of samples: which rank reads which, as a pure function of numbers. No files, no torch, no state.
 
 Position p of a source's stream belongs to epoch p // N. Each epoch permutes the shards, cuts them into windows, and
 shuffles the samples of a window together. The stream of a training run takes its positions from one source, or from

@@ -1,6 +1,6 @@
 """What a run reads: its sources, opened and put in order, and whether they hold what the objectives will read.
 
-That is asked before the first step of the first samples of the stream. An objective on mentions would train on nothing, in
+The first samples of the stream are probed before the first step. An objective on mentions would train on nothing, in
 silence, where the shards have none: an empty batch of mentions is legitimate, a data set without any is a mistake.
 """
 
@@ -52,7 +52,7 @@ def too_many_rejected(rejected: dict[str, str], samples: int, most: float) -> st
 
 
 class Stream:
-    """The samples of a split of all sources, and the endless order in which training meets them.
+    """The samples of a split of all sources, and the endless order in which training reads them.
 
     Raises ConfigError for what cannot work: no such split, fewer samples than a batch holds.
     """
@@ -128,7 +128,7 @@ class Stream:
                 yield PatientText(text, sample.patient or sample.study or sample.key)
 
     def describe(self, cursor: int, n: int, world: int) -> str:
-        """Return what would be read by whom, as text: the sources, and `n` batches from `cursor` on."""
+        """Return which rank would read what, as text: the sources, and `n` batches from `cursor` on."""
         quotas = self.plan.mixture.quotas / self.plan.mixture.quotas.sum()
         size = self.config.batch_size
         lines = [f"{self.samples} samples, {-(-self.samples // size)} batches of {size} an epoch, seed {self.seed}"]
@@ -177,7 +177,7 @@ def open_sources(config: DataConfig, split: str) -> list[Source]:
             name = _held_out(manifest, split)
             if name is None and (config.val is None or manifest.splits):
                 if config.val is not None:
-                    manifest.select(split)  # complains, with the splits that there are
+                    manifest.select(split)  # raises, with the splits that there are
                 continue
         part = manifest.select(name)
         title = part.shards[0].source or Path(path.rstrip("/")).name
@@ -198,7 +198,7 @@ def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream
 
 
 def check_texts(stream: Stream | PipeStream) -> None:
-    """Raise ConfigError where no sample has a text; say in the log how many have none. Of a pipe the first are asked."""
+    """Raise ConfigError where no sample has a text; say in the log how many have none. Of a pipe the first are read."""
     if isinstance(stream, PipeStream):
         if not stream.has_texts(N_PROBED):
             raise ConfigError(

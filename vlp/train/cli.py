@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 EPILOG = """examples:
   vlp-train recipes/smoke_cpu.yaml data.train=runs/covid/shards name=covid
   vlp-train recipes/clip.yaml data.train=shards optim.lr=1e-4 engine.precision=bf16
-  vlp-train recipes/clip.yaml data.train=shards --plan        what would be read, by whom
+  vlp-train recipes/clip.yaml data.train=shards --plan        which process would read what
   launch/torchrun.sh recipes/clip.yaml data.train=shards      all GPUs of this machine, resumes by itself
 
 Any key of a recipe can be set as a.b=value (a list's item as a.0.b=value); the run goes to {out}/{name}.
@@ -102,7 +102,7 @@ def show_log(everything: bool) -> None:
 
 
 def train_or_report(recipe: Recipe, resume: bool) -> str:
-    """Train; when that fails while other ranks are gone, say which ones, as the error itself never does."""
+    """Train; when that fails while other ranks have exited, name them, as the error itself never does."""
     from vlp.core import distributed
 
     from .signals import find_dead_ranks

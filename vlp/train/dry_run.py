@@ -1,4 +1,4 @@
-"""Looking before leaping: what a recipe would read (`--plan`), and what one step of it costs (`--dry-run`)."""
+"""What a recipe would read (`--plan`), and what one step of it costs (`--dry-run`)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLANNED_STEPS = 3
 
 
 def print_plan(recipe: Recipe) -> None:
-    """Print the shards, passes and the first batches of a recipe, by process."""
+    """Print the shards and the first batches of a recipe, by process."""
     from ..data.stream import open_stream
     from .recipe import check_world
 

@@ -1,4 +1,4 @@
-"""What a run says of itself: log.jsonl always, the console, and wandb when asked. Rank 0 only; keys and numbers, no texts."""
+"""The log of a run: log.jsonl always, the console, and wandb when asked. Rank 0 only; keys and numbers, no texts."""
 
 from __future__ import annotations
 
@@ -245,12 +245,6 @@ def forget(path: Path, step: int) -> None:
             continue
     with whole(path) as file:
         file.write("".join(kept))
-
-
-def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, those of one event if it is named."""
-    lines = [json.loads(line) for line in (run / FILE).read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if event is None or line["event"] == event]
 
 
 def rounded(value: Any) -> Any:

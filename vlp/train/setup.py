@@ -1,4 +1,4 @@
-"""From a recipe to the parts of a run, and those parts to and from a checkpoint folder."""
+"""From a recipe to the components of a run, and these to and from a checkpoint folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ ALIKE = 1e-5
 
 @dataclass
 class Components:
-    """What the loop works with."""
+    """What the trainer works with."""
 
     engine: Engine
     loader: Loader
@@ -297,7 +297,7 @@ def write_checkpoint(
 
 
 def load_checkpoint(components: Components, recipe: Recipe, folder: Path) -> tuple[int, int, Callable[[], None]]:
-    """Put a checkpoint's state into the parts; return step, samples, and what sets the random generators. Collective.
+    """Put a checkpoint's state into the components; return step, samples, and what sets the random generators. Collective.
 
     At the same number of processes everything goes on exactly; at another the data and the optimiser do, while dropout
     draws anew. Raises ConfigError for a folder that is not such a checkpoint.

@@ -1,6 +1,6 @@
-"""What goes wrong around a run: being told to stop, a launcher that dies, a rank that disappears.
+"""What goes wrong around a run: a signal to stop, a launcher that dies, a rank that disappears.
 
-Signals only set a flag; the loop asks all ranks for theirs once a step, so that all save at the same one.
+Signals only set a flag; the trainer asks all ranks for theirs once a step, so that all save at the same one.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StopRequest:
 
 
 def exit_with_launcher() -> None:
-    """Have a launched process told to stop when its launcher is gone, as an orphan would train on without a use.
+    """Stop a launched process when its launcher has exited: an orphan would train on without a use.
 
     Linux sends SIGTERM at the parent's death; a thread watches the launchers further up as well (deepspeed's front
     process is this one's grandparent), and ends the process if it has not stopped by itself in a minute.
@@ -59,7 +59,7 @@ def exit_with_launcher() -> None:
 def _watch(watched: list[psutil.Process]) -> None:
     while all(map(is_running, watched)):
         time.sleep(1.0)
-    print("vlp-train: the launcher is gone, stopping", file=sys.stderr, flush=True)  # noqa: T201
+    print("vlp-train: the launcher has exited, stopping", file=sys.stderr, flush=True)  # noqa: T201
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(GRACE_SECONDS)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -75,12 +75,12 @@ def register_rank(run: Path, rank: int) -> None:
 
 def find_dead_ranks(run: Path, world: int) -> list[str]:
     """Return a line for each rank of this host that signed in and is not running any more."""
-    gone = []
+    dead = []
     for rank in range(world):
         try:
             entry = json.loads((run / "ranks" / f"{rank}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if entry["host"] == socket.gethostname() and not is_alive(entry["pid"], entry["started"]):
-            gone.append(f"rank {rank} (pid {entry['pid']} on {entry['host']})")
-    return gone
+            dead.append(f"rank {rank} (pid {entry['pid']} on {entry['host']})")
+    return dead

@@ -179,7 +179,7 @@ def fetch(iterator: Iterator[Batch], components: Components) -> PendingBatch:
 def failures(fetched: PendingBatch) -> str:
     """Return which ranks' data failed, and how. Collective."""
     found = distributed.gather_objects(fetched.failure)
-    return "the data failed: " + "; ".join(f"rank {rank}: {one}" for rank, one in enumerate(found) if one)
+    return "the data failed: " + "; ".join(f"rank {rank}: {failure}" for rank, failure in enumerate(found) if failure)
 
 
 def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
@@ -200,8 +200,8 @@ def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
     """Return what was not finite, on which ranks, with the keys of their batches (never their texts). Collective."""
     ranks: list[StepRecord | None] = distributed.gather_objects(own)
     step = min(report.number for report in ranks if report is not None)
-    here = {rank: one for rank, one in enumerate(ranks) if one is not None and one.number == step}
-    bad = {rank: one for rank, one in here.items() if not math.isfinite(one.values["loss"])} or here
+    here = {rank: record for rank, record in enumerate(ranks) if record is not None and record.number == step}
+    bad = {rank: record for rank, record in here.items() if not math.isfinite(record.values["loss"])} or here
     names = {name for report in bad.values() for name, value in report.values.items() if not math.isfinite(value)}
     keys = [key for report in bad.values() for key in report.keys]
     parts = sorted(names - {"loss", "grad_norm"})

@@ -166,7 +166,7 @@ class Manifest:
         """
         if split is None or (split == "train" and not self.splits):
             return self
-        chosen = [index for index, one in enumerate(self.shards) if one.split == split]
+        chosen = [index for index, shard in enumerate(self.shards) if shard.split == split]
         if not chosen:
             if not self.splits:
                 raise ManifestError(f"{self.path}: no split {split!r}: the set is not split (split: null reads it all)")

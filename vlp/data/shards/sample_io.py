@@ -55,12 +55,12 @@ class SampleError(ValueError):
     """A sample that cannot be used; the message says which and why. Never holds report text."""
 
 
-def decode_sample(key: str, members: Mapping[str, bytes], where: str = "", told: Counter[str] | None = None) -> Sample:
+def decode_sample(key: str, members: Mapping[str, bytes], where: str = "", notes: Counter[str] | None = None) -> Sample:
     """Return the sample that `members` (extension -> bytes) hold, its image and masks still encoded.
 
     A `json` member of our own is read as `Sample.to_json` wrote it. In another tool's, `report` or `text` (or
     `findings` and `impression`) is the report and `caption` or `captions` are captions; so are members of those names
-    and `txt`. `where` names the shard in messages; what is left out of a foreign record is counted in `told`. Raises
+    and `txt`. `where` names the shard in messages; what is left out of a foreign record is counted in `notes`. Raises
     SampleError, and ManifestError where several members may be the image.
     """
     extension = image_extension(members, key)
@@ -78,11 +78,11 @@ def decode_sample(key: str, members: Mapping[str, bytes], where: str = "", told:
             record = _parse(members[chosen])
         is_ours = isinstance(record, dict) and record.get("format") == FORMAT
         if not is_ours:
-            told = Counter() if told is None else told
+            notes = Counter() if notes is None else notes
             if not isinstance(record, dict):
-                told["json members that are no mapping, not read"] += 1
+                notes["json members that are no mapping, not read"] += 1
                 record = {}
-            record = foreign_record(key, record, members, told, decode_name(chosen.removesuffix(CHOSEN_FIELD)))
+            record = foreign_record(key, record, members, notes, decode_name(chosen.removesuffix(CHOSEN_FIELD)))
         sample = read_sample(record, image, masks)
         if not is_ours and (sample.boxes or sample.masks) and _is_turned(image):
             raise FieldError(
@@ -115,7 +115,7 @@ def _is_turned(image: bytes) -> bool:
     try:
         return is_turned(image)
     except ImageError:
-        return False  # told when it is decoded
+        return False  # reported when it is decoded
 
 
 def _parse(data: bytes) -> Any:
@@ -297,7 +297,7 @@ def read_box(value: Any, field: str) -> Box:
 
 
 def read_items(record: Mapping[str, Any], name: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
-    """Return the mentions or boxes of a record, each made by `read`, which is told the field's name."""
+    """Return the mentions or boxes of a record, each made by `read`, which is given the field's name."""
     return tuple([read(value, name) for value in read_list(record, name)])
 
 

@@ -58,7 +58,7 @@ class Findings:
     samples: int = 0
     without_text: int = 0
     members: Counter[str] = field(default_factory=Counter)
-    told: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     first_left_out: str = ""
     archives: list[str] = field(default_factory=list)
@@ -81,7 +81,7 @@ class Findings:
                 )
         if not self.without_text and (unread := self._unread()):
             found.append(f"members that are not read: {unread}")
-        found += [f"{count} {what}" for what, count in self.told.most_common(2 * _SHOWN)]
+        found += [f"{count} {what}" for what, count in self.notes.most_common(2 * _SHOWN)]
         if self.archives:
             found.append(
                 f"not read, as only plain tar files are: {', '.join(self.archives[:_SHOWN])} "
@@ -147,9 +147,9 @@ def index_shard(
                 apply_choices(entry, choices)
                 data = {key: bytes(view[at : at + size]) for key, (at, size) in entry.members.items()}
                 try:
-                    sample = decode_sample(entry.key, data, name, findings.told)
+                    sample = decode_sample(entry.key, data, name, findings.notes)
                     if choices.text is not None and not is_chosen(data, choices.text):
-                        findings.told[
+                        findings.notes[
                             f"samples have no {shown(choices.text)}: their text is that of the usual names"
                         ] += 1
                 except SampleError as error:
@@ -204,14 +204,14 @@ def apply_choices(entry: Entry, choices: Choices) -> None:
     entry.members = dict(sorted(entry.members.items(), key=lambda member: member[1]))  # in the order of the tar
 
 
-def _split(path: Path, name: str, told: Counter[str | None]) -> str | None:
+def _split(path: Path, name: str, stated: Counter[str | None]) -> str | None:
     """Return the split of a shard: as its path says, or as all of its records or folders say. Raises ManifestError."""
     try:
         named = split_of_path(name)
     except SplitNameError as error:
         raise ManifestError(f"{path}: {error}") from None
-    others = sorted({split for split in told if split is not None} - {named})
-    if others and (named is not None or len(told) > 1):
+    others = sorted({split for split in stated if split is not None} - {named})
+    if others and (named is not None or len(stated) > 1):
         here = f", its path {named}" if named is not None else ""
         raise ManifestError(
             f"{path}: its records or the folders in it name the splits {', '.join(others)}{here}, and a shard is of one "

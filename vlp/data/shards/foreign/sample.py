@@ -1,7 +1,7 @@
 """A record of another tool's shards: which of its fields and members are the report, captions, ids and labels.
 
 What is left out or guessed without loss of the sample (a label that is a probability, the encoding of a text) is counted
-in the caller's `told`. A CellError quotes no value: a field may hold a report or an id.
+in the caller's `notes`. A CellError quotes no value: a field may hold a report or an id.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PATIENT_FIELDS, STUDY_FIELDS = ("patient", "patient_id", "subject_id"), ("study"
 
 
 def foreign_record(
-    key: str, record: Mapping[str, Any], members: Mapping[str, bytes], told: Counter[str], text_field: str = ""
+    key: str, record: Mapping[str, Any], members: Mapping[str, bytes], notes: Counter[str], text_field: str = ""
 ) -> dict[str, Any]:
     """Return what a record and members that are not ours hold as a record of `Sample.to_json`, its values not yet checked.
 
@@ -35,13 +35,13 @@ def foreign_record(
     """
     captions: list[str] = []
     if CHOSEN_TEXT in members:
-        report = report_of(read_text(members[CHOSEN_TEXT], CHOSEN_TEXT, told))
+        report = report_of(read_text(members[CHOSEN_TEXT], CHOSEN_TEXT, notes))
     elif not absent(record.get(text_field)):
         report = report_of(record[text_field])
     else:
-        report, captions = _texts_of(record, members, told)
+        report, captions = _texts_of(record, members, notes)
     if report is None and not captions:
-        told.update(
+        notes.update(
             f"samples without a text have a field {name[:40]!r} in their json" for name in record if name.isprintable()
         )
     groups = record.get("groups")
@@ -53,7 +53,7 @@ def foreign_record(
         "patient": _first_id(record, PATIENT_FIELDS),
         "modality": word(record.get("modality"), "modality"),
         "view": word(record.get("view"), "view"),
-        "labels": labels_of(record.get("labels"), told),
+        "labels": labels_of(record.get("labels"), notes),
         "concepts": record.get("concepts"),
         "boxes": record.get("boxes"),
         "groups": _words(groups) if isinstance(groups, Mapping) else {},
@@ -64,31 +64,31 @@ def foreign_record(
 
 
 def _texts_of(
-    record: Mapping[str, Any], members: Mapping[str, bytes], told: Counter[str]
+    record: Mapping[str, Any], members: Mapping[str, bytes], notes: Counter[str]
 ) -> tuple[Mapping[str, Any] | None, list[str]]:
     """Return the report and the captions of a sample, by the usual names of fields and members."""
     report = next((report_of(record[name]) for name in REPORT_FIELDS if not absent(record.get(name))), None)
     if report is None:
         report = _from_sections({name: record.get(name) for name in ("findings", "impression")})
     if report is None:
-        texts = (read_text(members[name], name, told) for name in TEXT_MEMBERS if name in members)
+        texts = (read_text(members[name], name, notes) for name in TEXT_MEMBERS if name in members)
         report = next((report_of(text) for text in texts), None)
     captions = next((captions_of(record[name]) for name in CAPTION_FIELDS if not absent(record.get(name))), [])
     if not captions:
-        texts = (read_text(members[name], name, told) for name in CAPTION_MEMBERS if name in members)
+        texts = (read_text(members[name], name, notes) for name in CAPTION_MEMBERS if name in members)
         captions = next((captions_of(text) for text in texts), [])
     if not captions:
-        captions = captions_of([read_text(members[name], name, told) for name in numbered_texts(members)])
+        captions = captions_of([read_text(members[name], name, notes) for name in numbered_texts(members)])
     return report, captions
 
 
-def read_text(data: bytes, member: str, told: Counter[str]) -> str:
-    """Return the text of a member: UTF-8, or UTF-16 with its mark; else cp1252, which is told. Raises CellError."""
+def read_text(data: bytes, member: str, notes: Counter[str]) -> str:
+    """Return the text of a member: UTF-8, or UTF-16 with its mark; else cp1252, which is noted. Raises CellError."""
     is_marked = data[:2] in (b"\xff\xfe", b"\xfe\xff")
     try:
         text = data.decode("utf-16" if is_marked else "utf-8-sig")
         if is_marked:
-            told["texts in UTF-16, by their byte order mark"] += 1
+            notes["texts in UTF-16, by their byte order mark"] += 1
     except UnicodeDecodeError:
         try:
             text = data.decode("cp1252")
@@ -96,7 +96,7 @@ def read_text(data: bytes, member: str, told: Counter[str]) -> str:
             raise CellError(
                 "bad_text", f"member {member!r} is neither UTF-8 nor cp1252 (at byte {error.start})"
             ) from None
-        told["texts that are not UTF-8, read as cp1252: is that their encoding?"] += 1
+        notes["texts that are not UTF-8, read as cp1252: is that their encoding?"] += 1
     if "\0" in text:
         raise CellError("bad_text", f"member {member!r} holds NUL characters: is it UTF-16 without its mark?")
     return text.strip()
@@ -156,10 +156,10 @@ def _text(value: Any, name: str) -> str:
     return value.strip()
 
 
-def labels_of(value: Any, told: Counter[str]) -> dict[str, int]:
+def labels_of(value: Any, notes: Counter[str]) -> dict[str, int]:
     """Return labels by name, of a mapping to values or a list of those present; null ones are not stated.
 
-    Other numbers than 1, 0 and -1 are left out and told: no probability becomes a 0. Raises CellError for what is no label.
+    Other numbers than 1, 0 and -1 are left out and noted: no probability becomes a 0. Raises CellError for what is no label.
     """
     if absent(value):
         return {}
@@ -170,7 +170,7 @@ def labels_of(value: Any, told: Counter[str]) -> dict[str, int]:
     labels: dict[str, int] = {}
     for name, stated in value.items():
         if _is_soft(stated):
-            told["label values that are not 1, 0 or -1 (uncertain), left out as not stated"] += 1
+            notes["label values that are not 1, 0 or -1 (uncertain), left out as not stated"] += 1
         elif (label := label_value(stated, str(name))) is not None:
             labels[str(name)] = label
     return labels
