@@ -78,11 +78,9 @@ class EmbeddingCache:
         A model tries once more, for the file may have been put right.
         """
         if place not in self._unreadable:
-            self._unreadable[place] = read_reasons(self._reasons_file(place)) if self.embedder is None else {}
+            path = self.folder / f"{place}.unreadable.json"
+            self._unreadable[place] = read_reasons(path) if self.embedder is None else {}
         return self._unreadable[place]
-
-    def _reasons_file(self, place: str) -> Path:
-        return self.folder / f"{place}.unreadable.json"
 
     @property
     def grid(self) -> Grid | None:
@@ -138,7 +136,7 @@ class EmbeddingCache:
             self.progress.remove_task(task)
             if bad:
                 unreadable |= bad
-                path = self._reasons_file(place)
+                path = self.folder / f"{place}.unreadable.json"
                 with locked(self.folder / ".lock"):
                     write_whole(path, json.dumps(read_reasons(path) | bad, indent=1, sort_keys=True) + "\n")
         if found := {key: unreadable[key] for index in asked if (key := data.records[index].key) in unreadable}:

@@ -118,6 +118,23 @@ def _gather(tensor: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
+class _SumReduce(torch.autograd.Function):
+    """All-reduce (sum); backward sums the ranks' gradients, as the value enters each rank's loss."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        result = tensor.clone().contiguous()
+        td.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        result = grad.clone().contiguous()
+        td.all_reduce(result)
+        return result
+
+
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate `tensor` [n, ...] of all ranks in rank order -> [n * world, ...]; differentiable; n equal on all ranks."""
     if world() == 1:
@@ -166,9 +183,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum over ranks, differentiable; the same value on each."""
     if world() == 1:
         return tensor
-    from torch.distributed.nn.functional import all_reduce
-
-    result: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    result: Tensor = _SumReduce.apply(tensor)
     return result
 
 
