@@ -82,8 +82,7 @@ class _Gather(torch.autograd.Function):
             own = grad.new_empty((ctx.rows, *grad.shape[1:]))
             td.reduce_scatter_tensor(own, grad.contiguous())
             return own
-        grad = grad.clone(memory_format=torch.contiguous_format)  # the caller's gradient is not ours to change
-        td.all_reduce(grad)
+        grad = _sum(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]
 
@@ -116,6 +115,28 @@ def _gather(tensor: Tensor) -> Tensor:
     pieces = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(world())]
     td.all_gather(pieces, tensor.contiguous())
     return torch.cat(pieces)
+
+
+def _sum(tensor: Tensor) -> Tensor:
+    result = tensor.clone(memory_format=torch.contiguous_format)
+    td.all_reduce(result)
+    return result
+
+
+class _SumReduce(torch.autograd.Function):
+    """All-reduce (sum); backward sums the ranks' gradients, as the value enters each rank's loss.
+
+    torch's own (`torch.distributed.nn.functional`) is deprecated, and keeps the group of its first import for ever.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (grad,) = grads
+        return _sum(grad)
 
 
 def gather(tensor: Tensor) -> Tensor:
@@ -166,9 +187,7 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum over ranks, differentiable; the same value on each."""
     if world() == 1:
         return tensor
-    from torch.distributed.nn.functional import all_reduce
-
-    result: Tensor = all_reduce(tensor)  # type: ignore[no-untyped-call]
+    result: Tensor = _SumReduce.apply(tensor)
     return result
 
 
