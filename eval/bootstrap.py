@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .metrics.arithmetic import ratio
+from .metrics.arithmetic import codes, ratio
 
 Floats = NDArray[np.float64]
 
@@ -88,26 +88,19 @@ def draw(groups: Sequence[str] | NDArray[np.int64], resamples: int, seed: int, u
 
     Groups are numbered in order of first occurrence and drawn by `default_rng(seed).integers(0, G, G)`.
     """
-    codes: dict[object, int] = {}
-    owners = np.array([codes.setdefault(group, len(codes)) for group in groups], dtype=np.int64)
-    rng = np.random.default_rng(seed)
+    owners = codes(groups)
+    count, rng = len(set(owners.tolist())), np.random.default_rng(seed)
     weights = np.empty((resamples, len(owners)), dtype=np.int32)
     for row in weights:
-        row[:] = np.bincount(rng.integers(0, len(codes), len(codes)), minlength=len(codes))[owners]
+        row[:] = np.bincount(rng.integers(0, count, count), minlength=count)[owners]
     return Resamples(weights, owners, unit)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference (second minus first) with its interval and a two-sided p from the share of resamples past 0."""
+def paired_difference(first: Floats, second: Floats) -> tuple[Interval, float] | None:
+    """Return the interval of the difference of two runs (second minus first), from values [R] under the same resamples.
 
-    value: float
-    interval: Interval
-    p_value: float
-
-
-def paired_difference(first: Floats, second: Floats, value: float) -> Difference | None:
-    """Return the difference between two runs, from their values [R] under the same resamples."""
+    With it a two-sided p from the share of resamples past 0.
+    """
     deltas = second - first
     bounds = Interval.of(deltas)
     if bounds is None:
@@ -115,7 +108,7 @@ def paired_difference(first: Floats, second: Floats, value: float) -> Difference
     known = deltas[np.isfinite(deltas)]
     # + 1: the observed sample counts as a resample, so p is never 0
     past = min((known <= 0).sum(), (known >= 0).sum())
-    return Difference(value, bounds, float(min(1.0, 2 * (past + 1) / (len(known) + 1))))
+    return bounds, float(min(1.0, 2 * (past + 1) / (len(known) + 1)))
 
 
 def sign_flip(differences: Floats, owners: NDArray[np.int64], flips: int, seed: int) -> float:

@@ -43,11 +43,7 @@ def parser() -> argparse.ArgumentParser:
 
     verb = verbs.add_parser("embed", help="cache the embeddings that a suite needs, for `score`")
     _model(verb)
-    verb.add_argument("--suite", required=True, help="a suite's name or a YAML file")
-    verb.add_argument("--data", type=Path, required=True, help="folder of the data")
-    verb.add_argument("--out", type=Path, required=True, help="folder for the embeddings")
-    verb.add_argument("--limit", type=_count(1), help="only the first N records of each task")
-    verb.add_argument("--allow-missing", action="store_true", help="exclude unreadable images and report their number")
+    _suite(verb, "folder for the embeddings")
 
     verb = verbs.add_parser("score", help="score cached embeddings without the model")
     verb.add_argument("--embeddings", type=Path, required=True, help="folder that `embed` wrote")
@@ -57,11 +53,11 @@ def parser() -> argparse.ArgumentParser:
     verb.add_argument("runs", type=Path, nargs="+", help="run folders; each is compared with the first")
     verb.add_argument("--resamples", type=_count(0), default=2000, help="bootstrap resamples (default: 2000)")
     verb.add_argument("--json", type=Path, help="also write the table to this file")
-    _trust_families(verb)
+    _trust(verb)
 
     verb = verbs.add_parser("report", help="write a run's report page, or print it as a table")
     verb.add_argument("out", type=Path, help="a run folder")
-    _trust_families(verb)
+    _trust(verb)
     kind = verb.add_mutually_exclusive_group()
     kind.add_argument("--html", action="store_true", help="one self-contained page (the default)")
     kind.add_argument("--md", action="store_true", help="a markdown table")
@@ -80,8 +76,9 @@ def _count(least: int) -> Callable[[str], int]:
     return number
 
 
-def _trust_families(verb: argparse.ArgumentParser) -> None:
-    words = "import this module, whose task families the results name"
+def _trust(
+    verb: argparse.ArgumentParser, words: str = "import this module, whose task families the results name"
+) -> None:
     verb.add_argument("--trust", action="append", default=[], metavar="MODULE", help=words)
 
 
@@ -89,22 +86,24 @@ def _model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--model", required=True, help="run folder or export, open_clip:NAME[,PRETRAINED], hf:PATH, or module:factory"
     )
-    verb.add_argument(
-        "--trust", action="append", default=[], metavar="MODULE", help="import this module where the model names it"
-    )
+    _trust(verb, "import this module where the model names it")
     verb.add_argument("--device", help="cpu or cuda (default: cuda where there is one)")
     verb.add_argument("--workers", type=_count(1), default=2, help="threads that decode images (default: 2)")
 
 
-def _scored(verb: argparse.ArgumentParser) -> None:
+def _suite(verb: argparse.ArgumentParser, out: str) -> None:
     verb.add_argument("--suite", required=True, help="a suite's name or a YAML file")
     verb.add_argument("--data", type=Path, required=True, help="folder of the data")
-    verb.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
+    verb.add_argument("--out", type=Path, required=True, help=out)
     verb.add_argument("--limit", type=_count(1), help="only the first N records of each task")
+    verb.add_argument("--allow-missing", action="store_true", help="exclude unreadable images and report their number")
+
+
+def _scored(verb: argparse.ArgumentParser) -> None:
+    _suite(verb, "folder for results.json, samples and report.html")
     verb.add_argument("--resamples", type=_count(0), default=1000, help="bootstrap resamples (default: 1000)")
     verb.add_argument("--seed", type=int, default=0, help="seed of resampling and controls (default: 0)")
     verb.add_argument("--resume", action="store_true", help="resume an interrupted run")
-    verb.add_argument("--allow-missing", action="store_true", help="exclude unreadable images and report their number")
     verb.add_argument("--show-text", action="store_true", help="show report text of real data in the outputs")
     verb.add_argument("--no-html", action="store_true", help="no report.html")
 

@@ -6,23 +6,26 @@ import argparse
 import importlib
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from vlp.core.config import ConfigError, dump_yaml, to_tree
-from vlp.core.output import hold, write_whole
+from vlp.core.output import hold, remove, write_whole
 
 from . import results as result_files
+from . import runner
 from . import suite as suites
+from .compare import compare_runs
 from .data import checks
 from .data import load as data_files
 from .data.dataset import Data, ids_digest
 from .drawing.wording import value_words
-from .report.tables import beside_published, published_words
-from .report.terminal import add_row, console, new_table, say, summary_table
-from .report.terminal import show as print_text
+from .embeddings.cache import EmbeddingCache
+from .models import load as embedder
+from .report.build import write
+from .report.tables import beside_published, csv_table, markdown_table, published_words
+from .report.terminal import add_row, console, new_table, print_text, say, summary_table
 from .tasks.base import Context, Task
 
 
@@ -31,18 +34,10 @@ def ls(options: argparse.Namespace) -> int:
     table = new_table("suite", "task", "family", "needs", "data", "references")
     last = ""
     for suite, task in suites.every_task(options.suite):
-        there = "" if options.data is None else "yes" if data_files.present(task.spec.data, options.data) else "no"
-        where = task.spec.data.folder or "."
-        needs = ", ".join(sorted(task.needs))
-        add_row(
-            table,
-            suite.name if suite.name != last else "",
-            task.spec.id,
-            task.spec.family,
-            needs,
-            f"{where} {there}".strip(),
-            str(len(task.spec.references) or ""),
-        )
+        spec, needs = task.spec, ", ".join(sorted(task.needs))
+        there = "" if options.data is None else " yes" if data_files.present(spec.data, options.data) else " no"
+        name = suite.name if suite.name != last else ""
+        add_row(table, name, spec.id, spec.family, needs, (spec.data.folder or ".") + there, len(spec.references) or "")
         last = suite.name
     console.print(table)
     return 0
@@ -106,75 +101,56 @@ def _progress() -> Progress:
 
 def run(options: argparse.Namespace) -> int:
     """Score a model on a suite."""
-    from . import runner
-    from .embeddings.cache import EmbeddingCache
-    from .models import load as embedder
-
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
     if options.cache:
         runner.require_place(options.cache, "--cache")
     model = embedder.load(options.model, options.device, options.trust)
     result_files.require_same(options.out, model.card, suite.to_tree(), options.resume)
-    own = options.out / ".embeddings"
+    own = options.out / ".embeddings"  # removed once the run is whole
     if not options.resume and own.is_dir():
-        runner.discard(own)
+        remove(own, runner.MADE_BY)
     with _progress() as progress:
         cache = EmbeddingCache(options.cache or own, model, options.workers, progress)
-        code = runner.run(suite, cache, options.data, options.out, _settings(options), options.resume, say)
+        session = runner.Session(cache, options.data, _settings(options))
+        code = runner.run(suite, session, options.out, options.resume, say)
     runner.training_curve(options.model, options.out)
-    runner.discard(own)
+    remove(own, runner.MADE_BY)
     return _finish(options, code)
 
 
 def embed(options: argparse.Namespace) -> int:
     """Encode what a suite needs into a folder."""
-    from . import runner
-    from .embeddings.cache import EmbeddingCache
-    from .models import load as embedder
-
     suite = suites.read(options.suite)
     runner.require_place(options.out)
     model = embedder.load(options.model, options.device, options.trust)
-    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, pictures=False)
+    settings = runner.Settings(limit=options.limit, allow_missing=options.allow_missing, resamples=2, draw_images=False)
     with _progress() as progress:
         cache = EmbeddingCache(options.out, model, options.workers, progress)
-        code = runner.embed(suite, cache, options.data, settings, say)
+        code = runner.embed(suite, runner.Session(cache, options.data, settings), say)
     say(f"embeddings of {model.card.name} in {options.out}")
     return code
 
 
 def score(options: argparse.Namespace) -> int:
     """Score cached embeddings."""
-    from . import runner
-    from .embeddings.cache import EmbeddingCache
-
     suite = suites.read(options.suite)
     runner.require_empty(options.out)
     cache = EmbeddingCache(options.embeddings, None)
     result_files.require_same(options.out, cache.card, suite.to_tree(), options.resume)
-    code = runner.run(suite, cache, options.data, options.out, _settings(options), options.resume, say)
+    session = runner.Session(cache, options.data, _settings(options))
+    code = runner.run(suite, session, options.out, options.resume, say)
     return _finish(options, code)
 
 
-def _settings(options: argparse.Namespace) -> Any:
-    from .runner import Settings
-
-    return Settings(
-        seed=options.seed,
-        resamples=options.resamples,
-        limit=options.limit,
-        allow_missing=options.allow_missing,
-        show_text=options.show_text,
-        pictures=not options.no_html,
-    )
+def _settings(options: argparse.Namespace) -> runner.Settings:
+    given = {name: getattr(options, name) for name in ("seed", "resamples", "limit", "allow_missing", "show_text")}
+    return runner.Settings(**given, draw_images=not options.no_html)
 
 
 def _finish(options: argparse.Namespace, code: int) -> int:
     tree = result_files.read(options.out)
     if not options.no_html:
-        from .report.build import write
-
         say(f"report: {write(options.out)}")
     console.print(summary_table(tree))
     for task in tree["tasks"]:
@@ -185,8 +161,6 @@ def _finish(options: argparse.Namespace, code: int) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """Print paired differences of each run with the first."""
-    from .compare import compare_runs
-
     if len(options.runs) < 2:
         raise ConfigError("compare needs at least two run folders")
     _import(options.trust)
@@ -194,17 +168,9 @@ def compare(options: argparse.Namespace) -> int:
     table = new_table("task", "metric", "first", "other", "value", "difference", "95 % interval", "p")
     for row in rows:
         doubt = f" (unreliable: {row['unreliable']})" if "unreliable" in row else ""
-        add_row(
-            table,
-            row["task"],
-            row["metric"],
-            f"{row['first']:.3f}",
-            row["run"],
-            f"{row['second']:.3f}",
-            f"{row['difference']:+.3f}",
-            f"{row['ci'][0]:+.3f} to {row['ci'][1]:+.3f}{doubt}",
-            f"{row['p']:.3g} ({row['test']})",
-        )
+        bounds, p = f"{row['ci'][0]:+.3f} to {row['ci'][1]:+.3f}{doubt}", f"{row['p']:.3g} ({row['test']})"
+        values = f"{row['first']:.3f}", row["run"], f"{row['second']:.3f}", f"{row['difference']:+.3f}"
+        add_row(table, row["task"], row["metric"], *values, bounds, p)
     console.print(table)
     for note in notes:
         say(note)
@@ -227,13 +193,9 @@ def report(options: argparse.Namespace) -> int:
     _import(options.trust)
     tree = result_files.read(options.out)
     if options.md or options.csv:
-        from .report.tables import csv_table, markdown_table
-
         print_text(markdown_table(tree) if options.md else csv_table(tree), end="")
         return 0
-    from .report.build import write
-
-    say(f"report: {write(Path(options.out))}")
+    say(f"report: {write(options.out)}")
     return 0
 
 
@@ -241,8 +203,6 @@ def alone(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Names
     """Return a verb that holds its folder `--out` against other processes."""
 
     def held(options: argparse.Namespace) -> int:
-        from . import runner
-
         runner.require_empty(options.out)
         with hold(options.out, runner.MADE_BY, is_ours=True):
             return verb(options)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 
 from . import results as result_files
-from .bootstrap import Difference, Floats, Resamples, draw, paired_difference, sign_flip
+from .bootstrap import Floats, Interval, Resamples, draw, paired_difference, sign_flip
 from .intervals import FEW_EVENTS
 from .metrics.ranking import Delong, Ranking, auroc, delong
 from .results import TaskResult
@@ -117,7 +117,7 @@ def _mean_entry(name: str, first: Mean, second: Mean, drawn: Resamples, seed: in
     if not known.any():
         return None
     old, new, inside = before[known], after[known], drawn[known]
-    found = paired_difference(inside.means(old), inside.means(new), float(new.mean() - old.mean()))
+    found = paired_difference(inside.means(old), inside.means(new))
     p = sign_flip(new - old, inside.owners, len(inside.weights), seed)
     differ = inside[old != new].patients
     doubt = "" if differ >= FEW_EVENTS or not differ else f"the runs differ in {differ} patients"
@@ -151,7 +151,7 @@ def _auroc_entry(name: str, parts: Sequence[_Areas], test: Delong | None) -> dic
     """Return the difference of an AUROC, or of the mean of several; without a test by the resamples."""
     values = np.mean([part.values for part in parts], axis=0)
     before, after = np.mean([part.draws for part in parts], axis=0)
-    found = paired_difference(before, after, float(values[1] - values[0]))
+    found = paired_difference(before, after)
     few = min(part.few for part in parts)
     doubt = "" if few >= FEW_EVENTS else f"{few} patients on one side"
     p, how = (test.p_value(), "DeLong") if test else (None, "bootstrap")
@@ -159,7 +159,7 @@ def _auroc_entry(name: str, parts: Sequence[_Areas], test: Delong | None) -> dic
 
 
 def _entry(
-    name: str, values: tuple[float, float], found: Difference | None, p: float | None, test: str, doubt: str
+    name: str, values: tuple[float, float], found: tuple[Interval, float] | None, p: float | None, test: str, doubt: str
 ) -> dict[str, Any] | None:
     if found is None:
         return None
@@ -168,8 +168,8 @@ def _entry(
         "first": values[0],
         "second": values[1],
         "difference": values[1] - values[0],
-        "ci": found.interval.bounds,
-        "p": found.p_value if p is None else p,
+        "ci": found[0].bounds,
+        "p": found[1] if p is None else p,
         "test": test,
     }
     return entry | ({"unreliable": doubt} if doubt else {})

@@ -126,9 +126,9 @@ def score_bounds(value: float, positive: int, negative: int, seen: float) -> tup
 
     def variance(area: Floats) -> Floats:
         above, below = area * (1 - area) ** 2 / (2 - area), area**2 * (1 - area) / (1 + area)
-        one = (positive - 1) * above + (negative - 1) * below
-        other = (negative - 1) * above + (positive - 1) * below
-        result: Floats = (area * (1 - area) + np.maximum(one, other)) / (positive * negative)
+        first = (positive - 1) * above + (negative - 1) * below
+        second = (negative - 1) * above + (positive - 1) * below
+        result: Floats = (area * (1 - area) + np.maximum(first, second)) / (positive * negative)
         return result
 
     own = float(variance(np.array([min(max(value, at[0]), at[-1])]))[0])
@@ -161,12 +161,13 @@ def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> I
     if not parts:
         return None
     shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.asarray(weights, dtype=np.float64)
-    own = [part.interval for part in parts]
+    intervals = [part.interval for part in parts]
     plain = next(
-        (part.method for part in own if part is not None and part.method.startswith("bootstrap")), "bootstrap_patient"
+        (part.method for part in intervals if part is not None and part.method.startswith("bootstrap")),
+        "bootstrap_patient",
     )
     base = Interval.of(shares @ np.stack([part.draws for part in parts]), plain)
-    known = [part for part in own if part is not None]
+    known = [interval for interval in intervals if interval is not None]
     if base is None and len(known) < len(parts):
         return None
     doubt = next((part.unreliable for part in known if part.unreliable), "")
@@ -176,8 +177,8 @@ def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> I
         return replace(base, unreliable="a class has no interval") if base is not None else None
     value = float(shares @ [part.value for part in parts])
     together = _correlations([part.draws for part in parts])
-    below = shares * np.array([part.value - one.low for part, one in zip(parts, known, strict=True)])
-    above = shares * np.array([one.high - part.value for part, one in zip(parts, known, strict=True)])
+    below = shares * np.array([part.value - own.low for part, own in zip(parts, known, strict=True)])
+    above = shares * np.array([own.high - part.value for part, own in zip(parts, known, strict=True)])
     low = value - float(np.sqrt(max(0.0, float(below @ together @ below))))
     high = value + float(np.sqrt(max(0.0, float(above @ together @ above))))
     unit = known[0].method.rpartition("_")[2]

@@ -24,6 +24,7 @@ from vlp.core.output import write_whole
 from vlp.core.untrusted import inside, open_regular, parse_json, read_json
 
 from .bootstrap import Interval
+from .intervals import Part, of_macro
 from .models.base import Card
 
 SCHEMA = "vlp-eval/1"
@@ -65,6 +66,12 @@ def metric(
     return result | {name: clean(item) for name, item in extra.items()}
 
 
+def macro_metric(parts: Sequence[Part], weights: Sequence[float] | None = None, **facts: Any) -> dict[str, Any]:
+    """Return the mean over classes of a score, with its interval, as it stands in the results."""
+    value = float(np.mean([part.value for part in parts])) if parts else None
+    return metric(value, of_macro(parts, weights), **facts)
+
+
 def clean(value: Any) -> Any:
     """Return plain JSON values, floats rounded to 10 digits (below that, machines differ); raises ValueError for NaN."""
     if isinstance(value, np.generic):
@@ -86,12 +93,10 @@ def code_version() -> dict[str, Any]:
 
     def git(*words: str) -> str | None:
         try:
-            done = subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, check=False, timeout=10
-            )
+            command = ["git", "-C", str(root), *words]
+            return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
-        return done.stdout.strip() if done.returncode == 0 else None
 
     top = git("rev-parse", "--show-toplevel")
     ours = top is not None and Path(top).resolve() == root.resolve()
@@ -123,12 +128,12 @@ class Results:
             "settings": clean(settings),
             "tasks": [],
         }
-        if resume and self.path.is_file():
-            self._adopt(read(self.path))
-        elif self.path.is_file() and not resume:
+        if not self.path.is_file():
+            return
+        if not resume:
             self.path.unlink()
-
-    def _adopt(self, old: dict[str, Any]) -> None:
+            return
+        old = read(self.path)
         for part in ("model", "suite", "settings"):
             if old.get(part) != self.tree[part]:
                 changed = [key for key in self.tree[part] if old.get(part, {}).get(key) != self.tree[part][key]]
@@ -176,18 +181,13 @@ def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) 
         )
 
 
-def schema() -> dict[str, Any]:
-    """Return the published JSON schema of a results file."""
-    tree: dict[str, Any] = json.loads((Path(__file__).parent / "results.schema.json").read_text(encoding="utf-8"))
-    return tree
-
-
 def validate(tree: Any) -> None:
     """Check a results tree against the schema; raises ConfigError with the path of what is wrong."""
     from jsonschema import Draft202012Validator
 
+    schema = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
     errors = sorted(
-        Draft202012Validator(schema()).iter_errors(tree), key=lambda error: list(map(str, error.absolute_path))
+        Draft202012Validator(schema).iter_errors(tree), key=lambda error: list(map(str, error.absolute_path))
     )
     if errors:
         where = ".".join(str(part) for part in errors[0].absolute_path) or "results"

@@ -16,7 +16,7 @@ from typing import Any
 
 from vlp.core.config import ConfigError, to_tree
 from vlp.core.errors import cannot_write
-from vlp.core.output import LOCK, remove, write_whole
+from vlp.core.output import LOCK, write_whole
 from vlp.core.untrusted import MAX_FILE, parse_json, read_text
 
 from .data.dataset import Data, UnreadableError, ids_digest
@@ -45,7 +45,7 @@ class Settings:
     limit: int | None = None
     allow_missing: bool = False
     show_text: bool = False
-    pictures: bool = True
+    draw_images: bool = True
 
 
 class Datasets:
@@ -103,29 +103,118 @@ class Datasets:
         return split
 
 
-def run(
-    suite: Suite,
-    cache: EmbeddingCache,
-    data_root: Path,
-    out: Path,
-    settings: Settings,
-    resume: bool,
-    say: Callable[[str], None],
-) -> int:
+class Session:
+    """The tasks of a run on one model and one folder of data."""
+
+    def __init__(self, cache: EmbeddingCache, data_root: Path, settings: Settings) -> None:
+        self.cache, self.settings = cache, settings
+        self.datasets = Datasets(data_root, settings.limit, settings.allow_missing)
+        self.plans: dict[str, Plan] = {}
+
+    def context(self, task: Task[Any]) -> Context:
+        data = self.datasets.get(task.spec.data)
+        return Context(
+            data=data,
+            cache=self.cache,
+            split=self.datasets.other(task.spec.data),
+            read=self.datasets.get,
+            seed=self.settings.seed,
+            resamples=self.settings.resamples,
+            show_text=self.settings.show_text or data.synthetic,
+            draw_images=self.settings.draw_images,
+        )
+
+    def encode(self, todo: Sequence[Task[Any]]) -> None:
+        """Encode each image and text that the tasks need, once, as far as possible; keep the plans.
+
+        Errors in the data of a task, or in an image, are reported when the task runs.
+        """
+        wanted: dict[int, tuple[Data, set[int], set[int]]] = {}  # by reading: indices mean nothing in another
+        texts: set[str] = set()
+        for task in todo:
+            try:
+                context = self.context(task)
+                plan = self.plans[task.spec.id] = task.plan(context)
+            except Exception:
+                continue
+            _, images, patches = wanted.setdefault(id(context.data), (context.data, set(), set()))
+            patches.update(plan.patches)
+            images.update(plan.images)
+            texts.update(plan.texts)
+        for local in (True, False):  # patches bring the embedding with them: first, so that no image is encoded twice
+            if local and self.cache.grid is None:
+                continue
+            for data, images, patches in wanted.values():
+                with contextlib.suppress(Exception):
+                    self.cache.encode_images(data, sorted(patches if local else images), patches=local)
+        with contextlib.suppress(Exception):
+            self.cache.texts(sorted(texts))
+
+    def attempt(self, task: Task[Any]) -> tuple[Context, Outcome]:
+        """Run one task by the plan that `encode` made, or by its own.
+
+        With `allow_missing` again when images of any of its data turn out unreadable, without them. Each task finds out for
+        itself, so that its result does not depend on those before it.
+        """
+        plan = self.plans.pop(task.spec.id, None)
+        self.datasets.forget_unreadable()
+        while True:
+            context = self.context(task)
+            try:
+                plan = plan or task.plan(context)
+                if plan.patches and self.cache.grid is None:
+                    hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
+                    name = self.cache.card.name
+                    raise DataError(f"{name} has no patch features, which {task.spec.family} needs; {hint}")
+                return context, task.run(context, plan)
+            except UnreadableError as error:
+                if not self.settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
+                    raise
+                error.data.unreadable |= error.reasons
+                plan = None
+
+    def score(self, task: Task[Any], out: Path, training: Training) -> dict[str, Any]:
+        """Run one task; write its samples and figures; return its entry in the results."""
+        context, outcome = self.attempt(task)
+        rows = outcome.rows or [context.row(index) for index in outcome.indices]
+        files = {"samples": f"samples/{task.spec.id}.jsonl", "figures": f"figures/{task.spec.id}.json"}
+        content = {"samples": "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in rows)}
+        if outcome.figures:
+            content["figures"] = json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n"
+        for name, text in content.items():
+            (out / files[name]).parent.mkdir(exist_ok=True)
+            write_whole(out / files[name], text)
+        entry = entry_of(task, context.data, outcome, self.datasets.left_out(context.data))
+        found = training.overlap(context.data, outcome.indices)
+        entry["data"]["training"] = found
+        if found["status"] == "found":
+            entry["references"] = []
+            entry["warnings"].insert(0, overlap_words(found, bool(task.spec.references)))
+        elif found["status"] == "unknown" and task.spec.references:
+            entry["warnings"].insert(0, doubt_words(found))
+        return entry | {name: path if name in content else None for name, path in files.items()}
+
+
+def run(suite: Suite, session: Session, out: Path, resume: bool, say: Callable[[str], None]) -> int:
     """Score a suite and write `out`; return the exit code."""
     started = time.perf_counter()
     out.mkdir(parents=True, exist_ok=True)
-    kept = {"seed": settings.seed, "resamples": settings.resamples, "limit": settings.limit}
-    results = Results(out, cache.card, suite.to_tree(), kept, resume)
+    kept = {name: getattr(session.settings, name) for name in ("seed", "resamples", "limit")}
+    results = Results(out, session.cache.card, suite.to_tree(), kept, resume)
     if not resume:  # that of an earlier checkpoint, maybe; `training_curve` copies this one's
         (out / CURVE).unlink(missing_ok=True)
-    datasets = Datasets(data_root, settings.limit, settings.allow_missing)
     todo = [task for task in suite.tasks if not results.finished(task.spec.id)]
-    plans = encode(todo, cache, datasets, settings)
-    training = Training(cache.card.trained_on)
+    session.encode(todo)
+    training = Training(session.cache.card.trained_on)
+
+    def failed(name: str, version: str, family: str, status: str, reason: str) -> None:
+        entry = {"id": name, "version": version, "family": family, "status": status, "reason": reason}
+        results.add(entry, suite.order)
+        say(f"{name}: {status}: {reason}")
+
     for task in todo:
         try:
-            entry = score(task, plans.pop(task.spec.id, None), cache, datasets, settings, out, training)
+            entry = session.score(task, out, training)
             results.add(entry, suite.order)
             say(f"{task.spec.id}: {headline(entry)}")
             for line in warnings_of(entry):
@@ -133,29 +222,24 @@ def run(
         except Exception as error:  # of whatever kind: it ends this task, and no other
             if cannot_write(error):  # as the results of the others cannot be
                 raise
-            status, reason = verdict(error)
-            results.add(_failed(task.spec.id, task.spec.version, task.spec.family, status, reason), suite.order)
-            say(f"{task.spec.id}: {status}: {reason}")
+            failed(task.spec.id, task.spec.version, task.spec.family, *verdict(error))
     for unbuilt in suite.unbuilt:
-        results.add(_failed(unbuilt.id, "", unbuilt.family, "failed", unbuilt.reason), suite.order)
-        say(f"{unbuilt.id}: failed: {unbuilt.reason}")
+        failed(unbuilt.id, "", unbuilt.family, "failed", unbuilt.reason)
     results.write(time.perf_counter() - started)
     return exit_code([task["status"] == "ok" for task in results.tree["tasks"]])
 
 
-def embed(suite: Suite, cache: EmbeddingCache, data_root: Path, settings: Settings, say: Callable[[str], None]) -> int:
+def embed(suite: Suite, session: Session, say: Callable[[str], None]) -> int:
     """Encode all that scoring a suite from the cache needs, whatever can be; return the exit code."""
-    datasets = Datasets(data_root, settings.limit, settings.allow_missing)
-    plans = encode(suite.tasks, cache, datasets, settings)
+    session.encode(suite.tasks)
     done = []
     for task in suite.tasks:
         try:
-            plan = plans.pop(task.spec.id, None)
             if task.needs_model():
-                plan or task.plan(make_context(task, cache, datasets, settings))
+                session.plans.get(task.spec.id) or task.plan(session.context(task))
                 say(f"{task.spec.id} needs the model itself: `run` scores it, `score` cannot")
             else:  # for what it encodes on the way: other splits, damaged images, others in place of unreadable ones
-                attempt(task, plan, cache, datasets, settings)
+                session.attempt(task)
             done.append(True)
         except Exception as error:
             if cannot_write(error):
@@ -164,8 +248,7 @@ def embed(suite: Suite, cache: EmbeddingCache, data_root: Path, settings: Settin
             done.append(False)
     for unbuilt in suite.unbuilt:
         say(f"{unbuilt.id}: failed: {unbuilt.reason}")
-        done.append(False)
-    return exit_code(done)
+    return exit_code(done + [False] * len(suite.unbuilt))
 
 
 def exit_code(done: Sequence[bool]) -> int:
@@ -177,108 +260,6 @@ def verdict(error: Exception) -> tuple[str, str]:
     reason = reason_of(error)
     absent = "no manifest.jsonl" in reason or "no such folder" in reason
     return "skipped" if absent else "failed", reason
-
-
-def encode(todo: Sequence[Task[Any]], cache: EmbeddingCache, datasets: Datasets, settings: Settings) -> dict[str, Plan]:
-    """Encode each image and text that the tasks need, once, as far as possible; return the plans by task id.
-
-    Errors in the data of a task, or in an image, are reported when the task runs.
-    """
-    plans: dict[str, Plan] = {}
-    wanted: dict[int, tuple[Data, set[int], set[int]]] = {}  # by reading: indices mean nothing in another
-    texts: set[str] = set()
-    for task in todo:
-        try:
-            context = make_context(task, cache, datasets, settings)
-            plan = plans[task.spec.id] = task.plan(context)
-        except Exception:
-            continue
-        _, images, patches = wanted.setdefault(id(context.data), (context.data, set(), set()))
-        patches.update(plan.patches)
-        images.update(plan.images)
-        texts.update(plan.texts)
-    for local in (True, False):  # patches bring the embedding with them: first, so that no image is encoded twice
-        if local and cache.grid is None:
-            continue
-        for data, images, patches in wanted.values():
-            with contextlib.suppress(Exception):
-                cache.encode_images(data, sorted(patches if local else images), patches=local)
-    with contextlib.suppress(Exception):
-        cache.texts(sorted(texts))
-    return plans
-
-
-def make_context(task: Task[Any], cache: EmbeddingCache, datasets: Datasets, settings: Settings) -> Context:
-    data = datasets.get(task.spec.data)
-    return Context(
-        data=data,
-        cache=cache,
-        split=datasets.other(task.spec.data),
-        read=datasets.get,
-        seed=settings.seed,
-        resamples=settings.resamples,
-        show_text=settings.show_text or data.synthetic,
-        pictures=settings.pictures,
-    )
-
-
-def attempt(
-    task: Task[Any], plan: Plan | None, cache: EmbeddingCache, datasets: Datasets, settings: Settings
-) -> tuple[Context, Outcome]:
-    """Run one task by the plan that `encode` made, or by its own.
-
-    With `allow_missing` again when images of any of its data turn out unreadable, without them.
-
-    Each task finds out for itself, so that its result does not depend on those before it.
-    """
-    datasets.forget_unreadable()
-    while True:
-        context = make_context(task, cache, datasets, settings)
-        try:
-            plan = plan or task.plan(context)
-            if plan.patches and cache.grid is None:
-                hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
-                raise DataError(f"{cache.card.name} has no patch features, which {task.spec.family} needs; {hint}")
-            return context, task.run(context, plan)
-        except UnreadableError as error:
-            if not settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
-                raise
-            error.data.unreadable |= error.reasons
-            plan = None
-
-
-def _failed(name: str, version: str, family: str, status: str, reason: str) -> dict[str, Any]:
-    return {"id": name, "version": version, "family": family, "status": status, "reason": reason}
-
-
-def score(
-    task: Task[Any],
-    plan: Plan | None,
-    cache: EmbeddingCache,
-    datasets: Datasets,
-    settings: Settings,
-    out: Path,
-    training: Training,
-) -> dict[str, Any]:
-    """Run one task; write its samples and figures; return its entry in the results."""
-    context, outcome = attempt(task, plan, cache, datasets, settings)
-    name = task.spec.id
-    samples, figures = f"samples/{name}.jsonl", f"figures/{name}.json"
-    for path in (samples, figures) if outcome.figures else (samples,):
-        (out / path).parent.mkdir(exist_ok=True)
-    write_whole(out / samples, "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in outcome.rows))
-    if outcome.figures:
-        write_whole(out / figures, json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n")
-    others = datasets.left_out(context.data)
-    entry = entry_of(task, context.data, outcome, others)
-    found = training.overlap(context.data, outcome.indices)
-    entry["data"]["training"] = found
-    if found["status"] == "found":
-        entry["references"] = []
-        entry["warnings"].insert(0, overlap_words(found, bool(task.spec.references)))
-    elif found["status"] == "unknown" and task.spec.references:
-        entry["warnings"].insert(0, doubt_words(found))
-    return entry | {"samples": samples, "figures": figures if outcome.figures else None}
 
 
 def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
@@ -337,18 +318,10 @@ def training_curve(model: str, out: Path) -> None:
     if not folder.exists():
         return
     resolved = folder.resolve()
-    for path in (
-        resolved / "log.jsonl",
-        resolved.parent / "log.jsonl",
-        resolved.parent.parent / "log.jsonl",
-        folder.parent / "log.jsonl",
-    ):
-        if path.is_file():
-            break
-    else:
-        return
+    places = [place / "log.jsonl" for place in (resolved, resolved.parent, resolved.parent.parent, folder.parent)]
+    path = next((place for place in places if place.is_file()), None)
     rows = []
-    for line in read_text(path, MAX_FILE).splitlines():
+    for line in read_text(path, MAX_FILE).splitlines() if path else ():
         try:
             row = parse_json(line)
         except ValueError:
@@ -360,11 +333,6 @@ def training_curve(model: str, out: Path) -> None:
             rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
         write_whole(out / CURVE, json.dumps(rows) + "\n")
-
-
-def discard(folder: Path) -> None:
-    """Remove the embeddings that a run made for itself, once it is whole."""
-    remove(folder, MADE_BY)
 
 
 def require_place(out: Path, what: str = "--out") -> None:

@@ -52,9 +52,7 @@ class Suite:
         return {
             "name": self.name,
             "version": self.version,
-            "sha256": digest(
-                [*(config_digest(task) for task in self.tasks), *(unbuilt.sha256 for unbuilt in self.unbuilt)]
-            ),
+            "sha256": digest([*map(config_digest, self.tasks), *(unbuilt.sha256 for unbuilt in self.unbuilt)]),
         }
 
 
@@ -92,11 +90,9 @@ def read(name: str) -> Suite:
 
 
 def _unbuilt(tree: dict[str, Any], at: int, reason: str) -> Unbuilt:
-    given = str(tree.get("id", ""))
-    safe = given if NAME.fullmatch(given) else f"task-{at}"
-    return Unbuilt(
-        safe, str(tree.get("family", "none")), reason, digest({"task": repr(sorted(map(repr, tree.items())))})
-    )
+    name, family = str(tree.get("id", "")), str(tree.get("family", "none"))
+    stamp = digest({"task": repr(sorted(map(repr, tree.items())))})
+    return Unbuilt(name if NAME.fullmatch(name) else f"task-{at}", family, reason, stamp)
 
 
 def build(tree: dict[str, Any], where: str, folder: Path) -> Task[Any]:
@@ -139,8 +135,8 @@ def find_task(name: str, suite: str | None) -> Task[Any]:
         known.setdefault(task.spec.id, []).append((home.name, task))
     if name not in known:
         raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}")
-    if len(known[name]) > 1:
-        raise ConfigError(
-            f"task {name!r} is in {' and '.join(home for home, _ in known[name])}: say which with --suite"
-        )
-    return known[name][0][1]
+    homes, tasks = zip(*known[name], strict=True)
+    if len(homes) > 1:
+        raise ConfigError(f"task {name!r} is in {' and '.join(homes)}: say which with --suite")
+    found: Task[Any] = tasks[0]
+    return found

@@ -6,6 +6,7 @@ Imports are read as text, so an import inside a function and one for type checke
 import ast
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def read_modules() -> dict[str, Path]:
 MODULES = read_modules()
 
 
+@cache
 def imported_names(module: str, *, at_import_time: bool = False) -> set[str]:
     """Return the absolute names that a module imports, `package.module` and `package.module.name`.
 
@@ -167,6 +169,12 @@ def test_every_package_is_installed() -> None:
     """`setup.py` finds packages by their `__init__.py`: without one a folder is missing from an ordinary install."""
     for module, path in MODULES.items():
         assert (path.parent / "__init__.py").is_file(), f"{module}: its folder has no __init__.py"
+
+
+def test_tests_mirror_the_tree() -> None:
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        folder = path.parent.relative_to(ROOT / "tests")
+        assert (ROOT / folder).is_dir() or (ROOT / "vlp" / folder).is_dir(), f"{path} tests no folder of this name"
 
 
 def test_words_that_do_not_come_back() -> None:

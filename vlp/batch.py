@@ -94,14 +94,8 @@ class Ragged:
     def take(self, rows: slice | Tensor, count: int) -> Self:
         """Return the entries of some of a batch's `count` rows."""
         own, owner = self.entries(rows, count)
-        found: dict[str, Any] = {"owner": owner}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if item.name != "owner" and isinstance(value, Tokens):
-                found[item.name] = value.take(own)
-            elif item.name != "owner" and hasattr(value, "is_floating_point"):
-                found[item.name] = value[own]
-        return replace(self, **found)
+        taken: Self = _each(self, lambda tensor: tensor[own])
+        return replace(taken, owner=owner)
 
     def joined_order(self, rows: int) -> Tensor:
         """Return the order that brings the entries of consecutive chunks of `rows` rows back to this one's."""

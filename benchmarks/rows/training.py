@@ -6,6 +6,7 @@ is its log's, first line left out.
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -94,14 +95,14 @@ def run(options: Options) -> Iterator[Result]:
     waits: list[float] = []
 
     def loop() -> float:
-        from vlp.train.logging import read_log
         from vlp.train.recipe import from_tree
         from vlp.train.trainer import train
 
         out = options.work / f"run-{len(waits)}"
         recipe = from_tree({**recipe_tree(shards, out, BATCH * steps, log_every=every), "log": {"console": False}})
         train(recipe)
-        found = read_log(recipe.folder, "train")[1:-1]
+        lines = map(json.loads, (recipe.folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+        found = [line for line in lines if line["event"] == "train"][1:-1]
         waits.append(statistics.mean(line["data_wait"] for line in found))
         return statistics.median(line["samples_per_s"] for line in found)
 

@@ -19,6 +19,15 @@ from ..sources.base import sources
 EPILOG = """Any option can be set by its full name too: image.max_side=512, text.concepts=none,
 source.KEY=VALUE (an option of the source); such words stand right after SOURCE."""
 
+WARNINGS = {
+    "unread": "{0} of {1} samples have a report in a language that the vocabulary does not know (the package's knows "
+    "English, Spanish and German): no mentions were taken from them",
+    "without patient": "{0} of {1} images state no patient: splits and intervals take each study, or image, for a patient of "
+    "its own (--map patient=COLUMN, if one says whose they are)",
+    "boxes cut": "{0} images have boxes that reach beyond the edge; they are cut there",
+}
+"""What is said of the samples that a build counts under these names: how many there are, of how many written ones."""
+
 
 def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     """Declare the options; those of the source named first in `argv` with them."""
@@ -36,28 +45,17 @@ def run(args: argparse.Namespace) -> int:
         with Bar(build.name) as bar:
             counts = build.run(bar)
         _print_counts(counts, options.out)
-        if options.text.concepts not in ("vocabulary", "none") and not counts["missing"]:
-            sys.stdout.write(
-                f"{options.text.concepts} has mentions for {counts['concepts']} of {counts['written']} samples\n"
-            )
-        if counts["unread"]:
-            sys.stderr.write(
-                f"{counts['unread']} of {counts['written']} samples have a report in a language that the vocabulary does not "
-                "know (the package's knows English, Spanish and German): no mentions were taken from them\n"
-            )
+        is_ours = options.text.concepts in ("vocabulary", "none")
+        if not is_ours and not counts["missing"]:
+            found = f"{counts['concepts']} of {counts['written']}"
+            sys.stdout.write(f"{options.text.concepts} has mentions for {found} samples\n")
         if options.ids == "auto" and build.key is None and build.source.name == "pairs":
             sys.stderr.write(
                 "ids are kept as they are in the table: set VLP_PREP_KEY to replace them by keyed hashes\n"
             )
-        if counts["without patient"]:
-            sys.stderr.write(
-                f"{counts['without patient']} of {counts['written']} images state no patient: splits and intervals take each "
-                "study, or image, for a patient of its own (--map patient=COLUMN, if one says whose they are)\n"
-            )
-        if counts["boxes cut"]:
-            sys.stderr.write(
-                f"{counts['boxes cut']} images have boxes that reach beyond the edge; they are cut there\n"
-            )
+        for name, words in WARNINGS.items():
+            if counts[name]:
+                sys.stderr.write(f"{words.format(counts[name], counts['written'])}\n")
         build.finish(counts)
         if build.rejected_places.is_file():
             sys.stdout.write(f"{build.rejected_places}: which files were rejected, for you only\n")

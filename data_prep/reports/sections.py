@@ -42,6 +42,9 @@ SECTIONS = {
 CLINICAL = frozenset({"findings", "impression", "recommendation", "notification"})
 """Sections that speak of the image; what others name is asked for, remembered or compared, not seen."""
 
+PRELIMINARY = frozenset({"indication", "technique", "comparison", "notification"})
+"""Sections below which findings may stand without a heading."""
+
 JOINED = frozenset({"findings", "impression"})
 """Sections that are put together where a report repeats them."""
 
@@ -82,6 +85,7 @@ _HEADING = re.compile(
 _BOILERPLATE = re.compile("|".join(f"(?:{pattern})" for pattern in BOILERPLATE), re.IGNORECASE | re.DOTALL)
 _MARKED = re.compile(rf"[(\[]\s{{0,9}}(?:(?:{MARKS})\s{{0,9}}){{1,9}}[)\]]", re.DOTALL)
 """Brackets with nothing but marks in them."""
+_GAP = re.compile(r"\n[ \t]{0,99}\n\s{0,99}(?=\S)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,26 +124,20 @@ def find_blocks(text: str) -> list[Block]:
 def _is_heading(match: re.Match[str]) -> bool:
     """Tell a heading from a sentence that happens to hold its word, such as "Report - see above" within a line."""
     line_start = match.start() == 0 or match.string[match.start() - 1] == "\n"
-    if match["colon"]:
-        return line_start or match["name"][0].isupper()
-    if match["dash"]:
-        return line_start and match["name"][0].isupper()
-    return line_start and match["name"][0].isupper()
+    is_capital = match["name"][0].isupper()
+    return line_start or is_capital if match["colon"] else line_start and is_capital
 
 
 def _untitled_findings(text: str, blocks: list[Block]) -> list[Block]:
     """Give a name to the paragraph below the last preliminary heading: many hospitals leave FINDINGS out."""
     if any(block.section == "findings" for block in blocks):
         return blocks
-    if not any(block.section in ("indication", "technique", "comparison", "notification") for block in blocks):
-        return blocks
-    for number in reversed(range(len(blocks))):
-        block = blocks[number]
-        gap = re.search(r"\n[ \t]{0,99}\n\s{0,99}(?=\S)", text[block.body : block.end].rstrip())
-        if gap and not text[block.body : block.body + gap.start()].strip():
-            lead = gap.end()
-            gap = re.compile(r"\n[ \t]{0,99}\n\s{0,99}(?=\S)").search(text[block.body : block.end].rstrip(), lead)
-        if block.section in ("indication", "technique", "comparison", "notification") and gap:
+    for number, block in reversed(list(enumerate(blocks))):
+        body = text[block.body : block.end].rstrip()
+        gap = _GAP.search(body)
+        if gap and not body[: gap.start()].strip():
+            gap = _GAP.search(body, gap.end())
+        if block.section in PRELIMINARY and gap:
             cut = block.body + gap.end()
             head = Block(block.section, block.start, block.body, cut)
             return [*blocks[:number], head, Block("findings", cut, cut, block.end), *blocks[number + 1 :]]

@@ -3,49 +3,51 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlp.core.untrusted import read_regular
 from vlp.sample import Sample
 
-from .spec import DataError, Source
+from .spec import DataError
+
+if TYPE_CHECKING:
+    from vlp.data.shards.manifest import Manifest
 
 Findings = tuple[dict[str, Any], list[str]]
 """Facts about data, and problems with it."""
 
 
+@dataclass(eq=False)
 class Data:
     """The records of one split [n] without pixels; `image(i)` reads them. `digest` stands for the content.
 
     `is_whole`: a split was asked for and the set has none, so that these are all of its records, and `split` is None.
+    `sample` reads a whole record of the set, of which those at `places` are `records`. `rejected`: the keys of damaged
+    records, which are not among them, and why. `build`: the sha256 of the set's shards, those of its other splits included.
     """
 
-    def __init__(
-        self,
-        name: str,
-        split: str | None,
-        records: Sequence[Sample],
-        source: Source,
-        places: Sequence[int],
-        digest: str,
-        is_whole: bool = False,
-    ):
-        self.is_whole = is_whole
-        self.name, self.split, self.records, self.digest = name, split, list(records), digest
-        self._source, self._places = source, list(places)
-        self.unreadable: dict[str, str] = {}
-        self.rejected: dict[str, str] = {}  # keys of damaged records, which are not among `records`, and why
-        self.build: frozenset[str] = frozenset()  # sha256 of the set's shards, those of its other splits included
+    name: str
+    split: str | None
+    records: Sequence[Sample]
+    sample: Callable[[int], Sample]
+    places: Sequence[int]
+    digest: str
+    is_whole: bool = False
+    rejected: dict[str, str] = field(default_factory=dict)
+    build: frozenset[str] = frozenset()
+    manifest: Manifest | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def image(self, index: int) -> bytes:
         """Return the encoded image of a record; raises DataError naming it when the file is missing."""
-        image = self._source.sample(self._places[index]).image
+        image = self.sample(self.places[index]).image
         if isinstance(image, Path):
             try:
                 return read_regular(image)
@@ -62,19 +64,18 @@ class Data:
 
     def place_of(self, index: int) -> tuple[str, int] | None:
         """Return the sha256 of the shard that a record lies in and the checksum of its members; None outside of shards."""
-        manifest = getattr(self._source, "manifest", None)
-        if manifest is None:
+        if self.manifest is None:
             return None
-        shard, row = manifest.locate(self._places[index])
-        return str(manifest.shards[shard].sha256), int(manifest.columns(shard).crc32[row])
+        shard, row = self.manifest.locate(self.places[index])
+        return str(self.manifest.shards[shard].sha256), int(self.manifest.columns(shard).crc32[row])
 
     def mask(self, index: int, name: str) -> bytes | None:
         """Return a mask of a record as PNG bytes, or None."""
-        return self._source.sample(self._places[index]).masks.get(name)
+        return self.sample(self.places[index]).masks.get(name)
 
     def usable(self) -> list[int]:
         """Return the indices of the records whose image has not turned out unreadable."""
-        return [index for index, one in enumerate(self.records) if one.key not in self.unreadable]
+        return [index for index, record in enumerate(self.records) if record.key not in self.unreadable]
 
     @property
     def unit(self) -> str:
@@ -85,8 +86,8 @@ class Data:
 
     def patient(self, index: int) -> str:
         """Return what is resampled: the patient, else the study, else the image itself."""
-        one = self.records[index]
-        return one.patient or one.study or one.key
+        record = self.records[index]
+        return record.patient or record.study or record.key
 
     def patient_code(self, index: int) -> str:
         """Return a code for the patient, the same in every run over this data: its number in the order of the records.

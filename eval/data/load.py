@@ -7,13 +7,14 @@ the records keeps no pixels. Images that cannot be read are an error, or counted
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from vlp.sample import Sample
 
 from .dataset import Data
 from .spec import DataError, DataSpec
-from .table import _is_whole, _read_table
+from .table import _read_table
 
 
 def present(spec: DataSpec, root: Path) -> bool:
@@ -36,14 +37,12 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     chosen = spec.split if split == "" else split
     from_table = spec.table and _manifest(spec, root) is None
     data = _read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
-    keep = [index for index, one in enumerate(data.records) if _passes(one, spec.where or {})]
+    keep = [index for index, record in enumerate(data.records) if _passes(record, spec.where or {})]
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
-    records, places = [data.records[index] for index in keep], [data._places[index] for index in keep]
-    chosen_data = Data(data.name, data.split, records, data._source, places, data.digest, data.is_whole)
-    chosen_data.rejected, chosen_data.build = data.rejected, data.build
-    return chosen_data
+    records, places = [data.records[index] for index in keep], [data.places[index] for index in keep]
+    return replace(data, records=records, places=places)
 
 
 def _passes(record: Sample, where: Mapping[str, str]) -> bool:
@@ -69,7 +68,7 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
     try:
         manifest = Manifest.read(folder)
         build = frozenset(shard.sha256 for shard in manifest.shards)
-        is_whole = _is_whole(spec, split) and not manifest.splits
+        is_whole = spec.takes_whole(split) and not manifest.splits
         manifest, split = (manifest, None) if is_whole else (manifest.select(split), split)
         source = ShardSet(manifest)
         records, rejected = {}, {}
@@ -80,6 +79,5 @@ def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:
                 rejected[source.key(index)] = str(error)
     except (ManifestError, OSError) as error:
         raise DataError(f"{error}") from None
-    data = Data(folder.name, split, list(records.values()), source, list(records), manifest.digest, is_whole)
-    data.rejected, data.build = rejected, build
-    return data
+    found, places = list(records.values()), list(records)
+    return Data(folder.name, split, found, source.sample, places, manifest.digest, is_whole, rejected, build, manifest)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
 
 from vlp.core.config import ConfigError, config
-from vlp.sample import Sample
 
 
 class DataError(ConfigError):
@@ -59,12 +57,9 @@ class DataSpec:
             if Path(value).is_absolute() or ".." in Path(value).parts:
                 raise ValueError(f"{name}: expected a place below --data, found {value!r}")
 
-
-class Source(Protocol):
-    """What `vlp.data.shards.shard_set.ShardSet` offers."""
-
-    def __len__(self) -> int: ...
-    def sample(self, index: int) -> Sample: ...
+    def takes_whole(self, split: str | None) -> bool:
+        """Return whether all of a set that is not split stands for the split."""
+        return split == "test" and self.whole_if_unsplit
 
 
 def _named(columns: Columns) -> list[str]:

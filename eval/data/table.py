@@ -22,22 +22,6 @@ from .dataset import Data
 from .spec import Columns, DataError, DataSpec, _named
 
 
-def _is_whole(spec: DataSpec, split: str | None) -> bool:
-    """Return whether all of a set that is not split stands for the split."""
-    return split == "test" and spec.whole_if_unsplit
-
-
-class _Table:
-    def __init__(self, samples: list[Sample]) -> None:
-        self._samples = samples
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def sample(self, index: int) -> Sample:
-        return self._samples[index]
-
-
 def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     columns, folder = spec.columns, root / spec.folder
     try:
@@ -49,7 +33,7 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     if not found:
         raise DataError(f"{path} has no rows")
     is_whole = columns.split is None and split is not None
-    if is_whole and not _is_whole(spec, split):
+    if is_whole and not spec.takes_whole(split):
         raise DataError(
             f"{path}: no split {split!r}: name the column of the splits in columns.split (split: null reads all rows)"
         )
@@ -57,12 +41,12 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     samples: dict[str, Sample] = {}
     images: dict[str, str] = {}
     for line, row in found:
-        one = _row(columns, row, path, line)
+        sample = _row(columns, row, path, line)
         name = str(row[columns.image])
-        if images.setdefault(one.key, name) != name:  # one of them would get the other's embedding
-            raise DataError(f"{path}: two images have the key {one.key!r}, {images[one.key]} and {name}")
-        before = samples.get(one.key)
-        samples[one.key] = one if before is None else _joined(before, one, f"{path}, line {line}")
+        if images.setdefault(sample.key, name) != name:  # one of them would get the other's embedding
+            raise DataError(f"{path}: two images have the key {sample.key!r}, {images[sample.key]} and {name}")
+        before = samples.get(sample.key)
+        samples[sample.key] = sample if before is None else _joined(before, sample, f"{path}, line {line}")
     records = [
         sample
         for sample in samples.values()
@@ -74,15 +58,8 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
         if isinstance(record.image, Path) and record.image.is_file():
             status = record.image.stat()
             stamp.update(f"{status.st_size}|{status.st_mtime_ns}\n".encode())
-    return Data(
-        path.name,
-        split,
-        [replace(record, image=b"") for record in records],
-        _Table(records),
-        range(len(records)),
-        stamp.hexdigest(),
-        is_whole,
-    )
+    without_pixels = [replace(record, image=b"") for record in records]
+    return Data(path.name, split, without_pixels, records.__getitem__, range(len(records)), stamp.hexdigest(), is_whole)
 
 
 def _row(columns: Columns, row: Mapping[str, Any], path: Path, line: int) -> Sample:
@@ -110,10 +87,8 @@ def _row(columns: Columns, row: Mapping[str, Any], path: Path, line: int) -> Sam
             boxes=parse_boxes(row[columns.boxes], column=columns.boxes, keep_flat=True) if columns.boxes else (),
             source=path.stem,
         )
-    except CellError as error:
-        raise DataError(f"{path}, line {line}: {error.detail}") from None
-    except ConfigError as error:
-        raise DataError(f"{path}, line {line}: {error}") from None
+    except (CellError, ConfigError) as error:
+        raise DataError(f"{path}, line {line}: {getattr(error, 'detail', error)}") from None
 
 
 def _joined(first: Sample, more: Sample, where: str) -> Sample:

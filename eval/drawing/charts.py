@@ -57,15 +57,13 @@ class Frame:
         width, height = self.size
         for tick in x_ticks:
             place = self.at(tick, self.y[0])[0]
-            self._parts.append(
-                f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{top}" y2="{height - bottom}"/>'
-            )
+            ends = f'x1="{place:.1f}" x2="{place:.1f}" y1="{top}" y2="{height - bottom}"'
+            self._parts.append(f'<line class="grid" {ends}/>')
             self.note(place, height - bottom + 13, "tick", "middle", number(tick))
         for tick in y_ticks:
             place = self.at(self.x[0], tick)[1]
-            self._parts.append(
-                f'<line class="grid" x1="{left}" x2="{width - right}" y1="{place:.1f}" y2="{place:.1f}"/>'
-            )
+            ends = f'x1="{left}" x2="{width - right}" y1="{place:.1f}" y2="{place:.1f}"'
+            self._parts.append(f'<line class="grid" {ends}/>')
             self.note(left - 5, place + 3.5, "tick", "end", number(tick))
         middle = left + (width - left - right) / 2
         self.note(middle, height - 4, "title", "middle", x_title)
@@ -165,13 +163,8 @@ def reliability(entries: Sequence[Mapping[str, Any]]) -> Markup:
         frame.line([(x, y) for x, y, _ in points], "line" + style)
         most = max((count for _, _, count in points), default=1)
         for x, y, count in points:
-            frame.dot(
-                x,
-                y,
-                2 + 5 * (count / most) ** 0.5,
-                "dot" + style,
-                f"{count} cases: predicted {x:.2f}, observed {y:.2f}",
-            )
+            words = f"{count} cases: predicted {x:.2f}, observed {y:.2f}"
+            frame.dot(x, y, 2 + 5 * (count / most) ** 0.5, "dot" + style, words)
     return frame.svg("reliability diagram")
 
 

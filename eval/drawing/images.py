@@ -1,4 +1,4 @@
-"""Pictures for the report as data URIs: small images, and heat maps with a fixed colour scale. JPEG and PNG, in memory."""
+"""Images for the report as data URIs: small images, and heat maps with a fixed colour scale. JPEG and PNG, in memory."""
 
 from __future__ import annotations
 
@@ -30,25 +30,19 @@ def pixels_of(image: bytes, side: int | None = None) -> tuple[NDArray[np.uint8],
     return np.asarray(pixels, dtype=np.uint8), (height, width)
 
 
-def jpeg(pixels: NDArray[np.uint8], quality: int = 84) -> str:
-    """Return RGB pixels as a data URI."""
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """Return RGB pixels as a JPEG, RGBA pixels as a PNG, in a data URI."""
     import cv2
 
-    content = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(content.tobytes()).decode()
-
-
-def png(pixels: NDArray[np.uint8]) -> str:
-    """Return RGBA pixels as a data URI."""
-    import cv2
-
-    content = cv2.imencode(".png", np.ascontiguousarray(pixels[..., [2, 1, 0, 3]]))[1]
-    return "data:image/png;base64," + base64.b64encode(content.tobytes()).decode()
+    channels = pixels.shape[-1]
+    kind, options = ("png", []) if channels == 4 else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 84])
+    content = cv2.imencode(f".{kind}", np.ascontiguousarray(pixels[..., [2, 1, 0, 3][:channels]]), options)[1]
+    return f"data:image/{kind};base64," + base64.b64encode(content.tobytes()).decode()
 
 
 def thumbnail(image: bytes, side: int = SIDE) -> str:
     """Return an encoded image as a small data URI."""
-    return jpeg(pixels_of(image, side)[0])
+    return data_uri(pixels_of(image, side)[0])
 
 
 def heat(values: ArrayLike, scale: float, side: int = 96) -> str:
@@ -65,7 +59,7 @@ def heat(values: ArrayLike, scale: float, side: int = 96) -> str:
     alpha = np.clip(strength * 1.25, 0, 0.82)
     layer = np.concatenate([colour, 255 * alpha[..., None]], axis=-1)
     layer[unseen] = (128, 128, 128, 150)
-    return png(np.rint(layer).astype(np.uint8))
+    return data_uri(np.rint(layer).astype(np.uint8))
 
 
 def ramp(colours: NDArray[np.float64], strength: NDArray[Any]) -> NDArray[np.float64]:

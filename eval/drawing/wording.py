@@ -51,7 +51,7 @@ def chance_words(entry: Mapping[str, Any]) -> str:
 
 
 def cut(value: Any) -> Any:
-    """Return a text for the page, cut where it is very long; pictures and markup stay whole."""
+    """Return a text for the page, cut where it is very long; images and markup stay whole."""
     if isinstance(value, str) and len(value) > TEXT and not hasattr(value, "__html__"):
         return value if value.startswith("data:image/") else f"{value[:TEXT]} … ({len(value):,} characters)"
     return value

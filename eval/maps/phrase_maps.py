@@ -1,4 +1,7 @@
-"""Maps of phrases over an image."""
+"""Maps of phrases over an image: cosines of patches with a text, or a saliency method, back on the image's own pixels.
+
+The way back is the exact inverse of the preprocessing (`vlp.modalities.geometry`); pixels the model never saw are NaN.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vlp.batch import Grid
+from vlp.modalities.geometry import Geometry, resample_grid
 
 from ..data.spec import DataError
+from ..metrics.arithmetic import unit
 from ..models.base import Tower
-from .patch_similarity import cell_similarity, smooth, to_image
 from .saliency import Layer, find_layer
 from .saliency import cells as saliency_cells
 
@@ -78,3 +82,27 @@ def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> Grid:
     grid = trace_grid(tower.module, run, (int(image.shape[-2]), int(image.shape[-1])))
     assert grid is not None
     return grid
+
+
+def cell_similarity(patches: ArrayLike, text: ArrayLike, grid: Grid, sigma: float = 0.0) -> NDArray[np.float64]:
+    """Return the cosine [h, w] of patches [P, D] (row by row) with a text [D], smoothed by a Gaussian on the grid.
+
+    `sigma` is in cells (BioViL uses 1.5; scipy's reflecting border).
+    """
+    cells = (unit(patches) @ unit(text)).reshape(grid.shape)
+    return smooth(cells, sigma)
+
+
+def smooth(cells: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
+    """Return cells after a Gaussian of `sigma` cells; 0 leaves them alone."""
+    if sigma <= 0:
+        return cells
+    from scipy.ndimage import gaussian_filter
+
+    return np.asarray(gaussian_filter(cells, sigma))
+
+
+def to_image(cells: ArrayLike, grid: Grid, geometry: Geometry) -> NDArray[np.float32]:
+    """Return a map over cells [h, w] on the original image [H, W], NaN where the model never looked."""
+    values = np.asarray(cells, dtype=np.float32)
+    return np.asarray(geometry.map_to_source(resample_grid(values, grid, geometry.input)), dtype=np.float32)

@@ -6,7 +6,6 @@ image, and need the model at hand: `vlp-eval score` cannot make them from cached
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
-from ..models.base import Tower
+from ..models.base import Tower, caught
 
 if TYPE_CHECKING:
     import torch
@@ -55,41 +54,27 @@ def find_layer(tower: Tower, image: Tensor, name: str | None = None) -> Layer:
     modules = dict(tower.module.named_modules())
     if name is not None and name not in modules:
         raise ConfigError(f"the image tower has no layer {name!r}{did_you_mean(name, modules)}")
-    found: list[tuple[str, Tensor]] = []
-    handles = []
-    for title, module in modules.items():
-        if title and (name is None or title == name):
-            handles.append(module.register_forward_hook(_remember(title, found)))
-    try:
+    titles = {module: title for title, module in modules.items() if title and name in (None, title)}
+    with caught(titles) as found:
         score = tower.encode(image.detach().clone().requires_grad_(True)).float().norm(dim=-1).sum()
-    finally:
-        for handle in handles:
-            handle.remove()
     import torch
 
     declared = any(
         getattr(module, "output_fmt", None) == "NHWC" for module in tower.module.modules()
     )  # as timm's Swin says
-    for title, output in reversed(found):
-        behind = declared and not isinstance(modules[title], torch.nn.Conv2d)
+    for module, output in reversed(found):
+        if not hasattr(output, "dim"):
+            continue
+        behind = declared and not isinstance(module, torch.nn.Conv2d)
         shape = _grid(output, behind) if len(output) == len(image) else None  # else windows of a map, not a map
         if shape is None or not output.requires_grad:
             continue
-        layer = Layer(title, modules[title], *shape)
+        layer = Layer(titles[module], module, *shape)
         (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
         if gradient is not None and layer.cells(gradient).abs().sum() > 0:
             return layer
     what = f"layer {name!r}" if name else "no layer of the image tower"
     raise ConfigError(f"{what} has an output with a grid that the embedding depends on; name another one")
-
-
-def _remember(title: str, found: list[tuple[str, Tensor]]) -> Callable[..., None]:
-    def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        first = output[0] if isinstance(output, tuple) and output else output
-        if hasattr(first, "dim"):
-            found.append((title, first))
-
-    return hook
 
 
 def _grid(output: Tensor, declared: bool) -> tuple[int, int, int | None, bool] | None:
@@ -107,17 +92,13 @@ def _grid(output: Tensor, declared: bool) -> tuple[int, int, int | None, bool] |
     return None
 
 
-def cells(
-    tower: Tower, image: Tensor, text: NDArray[np.float32], method: Method, layer: Layer, seed: int = 0
-) -> Floats:
+def cells(tower: Tower, image: Tensor, text: NDArray[np.float32], method: Method, layer: Layer) -> Floats:
     """Return the map [h, w] of a text embedding [D] on one image [1, C, S, S] (as `prepare` makes it)."""
     import torch
 
     pixels = tower.normalise(image.to(tower.device))
     target = torch.nn.functional.normalize(torch.as_tensor(text, device=tower.device).float(), dim=0)
     function = {"gradcam": grad_cam, "gscorecam": g_score_cam, "m2ib": m2ib}[method]
-    if method == "m2ib":
-        return m2ib(tower, pixels, target, layer, seed=seed)
     return function(tower, pixels, target, layer)
 
 
@@ -131,19 +112,11 @@ def _activations(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer) -> 
     """Return the layer's activations and the gradient of the cosine at them, both [C, h, w]."""
     import torch
 
-    kept: list[Tensor] = []
-
-    def hook(_module: Any, _inputs: Any, output: Any) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
-
-    handle = layer.module.register_forward_hook(hook)
-    try:
-        with torch.enable_grad():
-            score = _cosine(tower.encode(pixels.detach().clone().requires_grad_(True)), target).sum()
-            (gradient,) = torch.autograd.grad(score, kept[-1])
-    finally:
-        handle.remove()
-    return layer.cells(kept[-1].detach())[0], layer.cells(gradient)[0]
+    with caught([layer.module]) as found, torch.enable_grad():
+        score = _cosine(tower.encode(pixels.detach().clone().requires_grad_(True)), target).sum()
+        output = found[-1][1]
+        (gradient,) = torch.autograd.grad(score, output)
+    return layer.cells(output.detach())[0], layer.cells(gradient)[0]
 
 
 def grad_cam(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer) -> Floats:
@@ -197,16 +170,9 @@ def m2ib(
     import torch
 
     generator = torch.Generator(device="cpu").manual_seed(seed)
-    kept: list[Tensor] = []
-
-    def catch(_module: Any, _inputs: Any, output: Any) -> None:
-        kept.append((output[0] if isinstance(output, tuple) else output).detach())
-
-    handle = layer.module.register_forward_hook(catch)
-    with torch.no_grad():
+    with caught([layer.module]) as outputs, torch.no_grad():
         tower.encode(pixels)
-    handle.remove()
-    signal = kept[-1].float()
+    signal: Tensor = outputs[-1][1].detach().float()
     alpha = torch.full_like(signal, 5.0, requires_grad=True)
     optimiser = torch.optim.Adam([alpha], lr=rate)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -19,3 +21,9 @@ def unit(rows: ArrayLike) -> NDArray[np.float64]:
     values = np.asarray(rows, dtype=np.float64)
     result: NDArray[np.float64] = values / np.maximum(np.linalg.norm(values, axis=-1, keepdims=True), 1e-12)
     return result
+
+
+def codes(values: Iterable[object]) -> NDArray[np.int64]:
+    """Return numbers of values in order of first occurrence."""
+    known: dict[object, int] = {}
+    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)

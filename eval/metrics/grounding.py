@@ -7,7 +7,6 @@ The truth is a boolean mask [H, W], the union of the phrase's boxes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,23 +102,18 @@ def dice_at(heat: ArrayLike, truth: ArrayLike, threshold: float) -> float | None
     return float(2 * hits / (hits + (outside > threshold).sum() + len(inside)))
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """`iou` = intersection / union, `iobb` = intersection / area of the detection."""
+def box_overlap(detected: Rectangle, truth: Rectangle) -> tuple[float, float]:
+    """Return IoU = intersection / union and IoBB = intersection / area of the detection of boxes (x1, y1, x2, y2).
 
-    iou: float
-    iobb: float
-
-
-def box_overlap(detected: Rectangle, truth: Rectangle) -> Overlap:
-    """Return how two boxes (x1, y1, x2, y2) overlap; raises ValueError for a box without area."""
+    Raises ValueError for a box without area.
+    """
     areas = [(x2 - x1) * (y2 - y1) if x2 > x1 and y2 > y1 else 0.0 for x1, y1, x2, y2 in (detected, truth)]
     if not all(areas):
         raise ValueError(f"a box without area: {detected if not areas[0] else truth}")
     width = min(detected[2], truth[2]) - max(detected[0], truth[0])
     height = min(detected[3], truth[3]) - max(detected[1], truth[1])
     shared = max(0.0, width) * max(0.0, height)
-    return Overlap(shared / (areas[0] + areas[1] - shared), shared / areas[0])
+    return shared / (areas[0] + areas[1] - shared), shared / areas[0]
 
 
 def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
@@ -139,4 +133,4 @@ def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
 def best_overlap(detected: Rectangle, boxes: Sequence[Rectangle]) -> tuple[float, float] | None:
     """Return the largest IoU and the largest IoBB of a detected box with any of the boxes; None where none has an area."""
     known = [box_overlap(detected, box) for box in boxes if box[2] > box[0] and box[3] > box[1]]
-    return (max(overlap.iou for overlap in known), max(overlap.iobb for overlap in known)) if known else None
+    return (max(iou for iou, _ in known), max(iobb for _, iobb in known)) if known else None

@@ -115,18 +115,12 @@ def best_f1(labels: ArrayLike, scores: ArrayLike) -> float:
     return float(np.nanmax(ratio(2 * precision * recall, precision + recall)))
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    threshold: float
-    sensitivity: float
-    specificity: float
-
-
-def youden(labels: ArrayLike, scores: ArrayLike) -> OperatingPoint:
-    """Return the first (highest) threshold that maximises sensitivity + specificity - 1, of labels of both classes."""
+def youden(labels: ArrayLike, scores: ArrayLike) -> dict[str, float]:
+    """Return the first (highest) threshold that maximises sensitivity + specificity - 1, with both, of labels of both."""
     false_rate, true_rate, thresholds = roc_curve(labels, scores)
     best = int(np.argmax((true_rate - false_rate)[1:])) + 1
-    return OperatingPoint(float(thresholds[best]), float(true_rate[best]), float(1 - false_rate[best]))
+    point = {"threshold": thresholds[best], "sensitivity": true_rate[best], "specificity": 1 - false_rate[best]}
+    return {name: float(value) for name, value in point.items()}
 
 
 def sensitivity_at_specificity(labels: ArrayLike, scores: ArrayLike, specificity: float) -> float:

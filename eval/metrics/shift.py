@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logsumexp, softmax
 
-from .arithmetic import unit
+from .arithmetic import ratio, unit
 from .ranking import auroc, average_precision, roc_curve
 
 Floats = NDArray[np.float64]
@@ -15,15 +16,11 @@ Floats = NDArray[np.float64]
 
 def max_softmax(logits: ArrayLike) -> Floats:
     """Return the largest softmax probability [n] of logits [n, C]: high in distribution (MSP)."""
-    from scipy.special import softmax
-
     return np.asarray(softmax(np.asarray(logits, dtype=np.float64), axis=-1).max(-1))
 
 
 def energy(logits: ArrayLike) -> Floats:
     """Return logsumexp(logits) [n], the negated free energy: high in distribution."""
-    from scipy.special import logsumexp
-
     return np.asarray(logsumexp(np.asarray(logits, dtype=np.float64), axis=-1), dtype=np.float64)
 
 
@@ -56,39 +53,23 @@ def out_of_distribution(inside: ArrayLike, outside: ArrayLike) -> OutOfDistribut
     return OutOfDistribution(area, float(wrong[np.argmax(kept >= 0.95)]), ap_in, ap_out, best)
 
 
-@dataclass(frozen=True)
-class Robustness:
-    """Neighbours counted as same/other biology (first letter) and same/other centre (second)."""
+def robustness(counts: ArrayLike) -> tuple[Floats, Floats]:
+    """Return the robustness index and ratio of neighbours counted as SS, SO, OS, OO [..., 4]; NaN where undefined.
 
-    same_same: int
-    same_other: int
-    other_same: int
-    other_other: int
-
-    @classmethod
-    def of(cls, counts: NDArray[np.int64]) -> Robustness:
-        """Take the neighbours of all rows together, as `neighbour_counts` counts them [n, 4]."""
-        return cls(*(int(count) for count in counts.sum(0)))
-
-    @property
-    def index(self) -> float | None:
-        """SO / (SO + OS), in [0, 1] (PathoROB): 1 = neighbours share biology, 0 = they share the centre."""
-        total = self.same_other + self.other_same
-        return self.same_other / total if total else None
-
-    @property
-    def ratio(self) -> float | None:
-        """(SS + SO) / (SS + OS), unbounded above (de Jong et al. 2025)."""
-        total = self.same_same + self.other_same
-        return (self.same_same + self.same_other) / total if total else None
+    The index is SO / (SO + OS), in [0, 1] (PathoROB): 1 = neighbours share biology, 0 = they share the centre. The ratio is
+    (SS + SO) / (SS + OS), unbounded above (de Jong et al. 2025).
+    """
+    ss, so, os, _ = np.moveaxis(np.asarray(counts, dtype=np.float64), -1, 0)
+    return ratio(so, so + os), ratio(ss + so, ss + os)
 
 
 def neighbour_counts(
     embeddings: ArrayLike, biology: ArrayLike, centre: ArrayLike, k: int, group: ArrayLike
 ) -> NDArray[np.int64]:
-    """Return how many of the k rows of [n, D] nearest to each by cosine are SS, SO, OS and OO [n, 4] (see `Robustness`).
+    """Return how many of the k rows of [n, D] nearest to each by cosine are SS, SO, OS and OO [n, 4].
 
-    Rows of its own `group`, the patient or slide, are left out. Ties go to the lower row. Source: PathoROB.
+    The first letter: same or other biology, the second: same or other centre. Rows of a row's own `group`, the patient or
+    slide, are left out. Ties go to the lower row. Source: PathoROB.
     """
     rows = unit(embeddings)
     kind, place, own = np.asarray(biology), np.asarray(centre), np.asarray(group)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -61,6 +62,22 @@ class Tower:
     encode: Callable[[Tensor], Tensor]
     normalise: Callable[[Tensor], Tensor]
     device: str = "cpu"
+
+
+@contextmanager
+def caught(modules: Iterable[torch.nn.Module]) -> Iterator[list[tuple[torch.nn.Module, Any]]]:
+    """Yield a list that fills with each of the modules as it is called and its output, of several the first."""
+    found: list[tuple[torch.nn.Module, Any]] = []
+
+    def hook(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        found.append((module, output[0] if isinstance(output, tuple) and output else output))
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 class Embedder(Protocol):

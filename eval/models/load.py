@@ -25,12 +25,11 @@ def load(name: str, device: str | None = None, trust: Sequence[str] = ()) -> Emb
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"--device {where}: {first_line(error)}") from None
     library, colon, rest = name.partition(":")
+    if not (colon and library in libraries) and Path(name).exists():
+        library, colon, rest = "vlp", ":", name
     if colon and library in libraries:
         found: Embedder = libraries.get(library).load(rest, where, trust)
         return found
-    if Path(name).exists():
-        ours: Embedder = libraries.get("vlp").load(name, where, trust)
-        return ours
     if colon and not name.startswith((".", "/")):
         try:
             factory: Callable[[], Embedder] = libraries.get(name)  # of another package: made without arguments

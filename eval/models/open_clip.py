@@ -1,6 +1,6 @@
 """open_clip models by name: `open_clip:ViT-B-32,PRETRAINED`, or a local weights file for PRETRAINED; offline without one.
 
-Of open_clip's transform, the steps on pictures run as images are decoded; the arithmetic on floats (`ToTensor`, `Normalize`)
+Of open_clip's transform, the steps on images run as images are decoded; the arithmetic on floats (`ToTensor`, `Normalize`)
 runs on whole batches, in the same order, so that a decoding thread takes as little as it can from the model's.
 """
 
@@ -71,13 +71,13 @@ class OpenClipEmbedder(DualEncoder):
         from PIL import Image
 
         pixels = decode_native(image, 3)
-        picture: Any = Image.fromarray(pixels)
+        scaled: Any = Image.fromarray(pixels)
         for step in self._pixels:
-            picture = step(picture)
+            scaled = step(scaled)
         size = (pixels.shape[0], pixels.shape[1])
         if not self._floats:
-            return picture.numpy(), size
-        channels = np.asarray(picture)
+            return scaled.numpy(), size
+        channels = np.asarray(scaled)
         if pixels.ndim == 2:  # one plane, three times
             plane = np.ascontiguousarray(channels[..., 0])
             return np.broadcast_to(plane, (channels.shape[2], *plane.shape)), size
@@ -132,13 +132,13 @@ def check_folder(name: str) -> None:
 def _reading(tokenizer: Any) -> tuple[str, str]:
     """Return what stands for a tokenizer of open_clip: its settings and its vocabulary, its own or one of transformers."""
     inner, clean = getattr(tokenizer, "tokenizer", None), getattr(tokenizer, "clean_fn", None)
-    plain = {name: one for name, one in vars(tokenizer).items() if isinstance(one, (str, int))}
+    plain = {name: value for name, value in vars(tokenizer).items() if isinstance(value, (str, int))}
     vocabulary = tokenizer_digest(inner) if inner is not None else json.dumps(tokenizer.encoder)
     return json.dumps({**plain, "clean": clean and clean.__name__}, sort_keys=True), vocabulary
 
 
 def split(transform: Any) -> tuple[list[Any], list[Any]]:
-    """Return the steps of a transform before `ToTensor`, which make RGB pictures, and those after it; all in the first part
+    """Return the steps of a transform before `ToTensor`, which make RGB images, and those after it; all in the first part
     when it is made in another way.
     """
     from torchvision.transforms import Compose, Normalize, ToTensor

@@ -11,6 +11,8 @@ from typing import Any
 
 from vlp.batch import Grid
 
+from .base import caught
+
 
 def patch_grid(side: int, patch: int) -> Grid:
     """Return the grid of whole patches on an input of `side` pixels; what is left over at the right and bottom is not seen."""
@@ -36,39 +38,34 @@ def stem_grid(stem: Any, side: int) -> Grid | None:
 class TokenHook:
     """The tokens of an open_clip VisionTransformer: caught before pooling, then normed and projected."""
 
-    def __init__(self, visual: Any, grid: Grid, kind: str) -> None:
-        self._visual, self.grid, self._kind = visual, grid, kind
+    def __init__(self, module: Any, grid: Grid, project: Callable[[Any], Any]) -> None:
+        self._module, self.grid, self._project = module, grid, project
 
     @classmethod
     def of(cls, visual: Any, side: int) -> TokenHook | None:
         """Return the hook for a ViT of open_clip or one of timm inside it; None for other towers."""
         if hasattr(visual, "conv1") and hasattr(visual, "ln_post") and hasattr(visual, "transformer"):
-            return cls(visual, patch_grid(side, visual.patch_size[0]), "native")
+            grid = patch_grid(side, visual.patch_size[0])
+
+            def project(tokens: Any) -> Any:
+                cells = visual.ln_post(tokens[:, -grid.cells :])
+                return cells @ visual.proj if visual.proj is not None else cells
+
+            return cls(visual.transformer, grid, project)
         trunk = getattr(visual, "trunk", None)
-        if trunk is not None and hasattr(trunk, "blocks") and hasattr(trunk, "patch_embed"):
-            grid = stem_grid(trunk.patch_embed, side)
-            return cls(visual, grid, "timm") if grid else None
-        return None
+        if trunk is None or not hasattr(trunk, "blocks") or not hasattr(trunk, "patch_embed"):
+            return None
+        found = stem_grid(trunk.patch_embed, side)
+        if found is None:
+            return None
+        norm, count = getattr(trunk, "fc_norm", lambda tokens: tokens), found.cells
+        return cls(trunk.blocks, found, lambda tokens: visual.head(norm(trunk.norm(tokens)[:, -count:])))
 
     def run(self, forward: Callable[[], Any]) -> tuple[Any, Any]:
         """Return what `forward` returns and the projected patch tokens [n, P, D]."""
-        caught: list[Any] = []
-        module = self._visual.transformer if self._kind == "native" else self._visual.trunk.blocks
-        handle = module.register_forward_hook(lambda _module, _inputs, output: caught.append(output))
-        try:
+        with caught([self._module]) as found:
             rows = forward()
-        finally:
-            handle.remove()
-        tokens = caught[0]
-        count = self.grid.cells
-        if self._kind == "native":
-            visual = self._visual
-            cells = visual.ln_post(tokens[:, -count:])
-            return rows, cells @ visual.proj if visual.proj is not None else cells
-        trunk = self._visual.trunk
-        cells = trunk.norm(tokens)[:, -count:]
-        cells = getattr(trunk, "fc_norm", lambda one: one)(cells)
-        return rows, self._visual.head(cells)
+        return rows, self._project(found[0][1])
 
 
 class HiddenPatches:

@@ -73,9 +73,8 @@ class TransformersEmbedder(DualEncoder):
         from PIL import Image
 
         pixels = decode(image, 3)
-        picture = Image.fromarray(pixels)
         late = {"do_rescale": False, "do_normalize": False} if self._late else {}
-        inputs = self._processor(images=picture, return_tensors="np", **late)["pixel_values"][0]
+        inputs = self._processor(images=Image.fromarray(pixels), return_tensors="np", **late)["pixel_values"][0]
         return np.asarray(inputs, np.uint8 if self._late else np.float32), (pixels.shape[0], pixels.shape[1])
 
     def _normalise(self, inputs: Tensor) -> Tensor:
@@ -112,7 +111,9 @@ def tokenizer_digest(tokenizer: Any) -> str:
     about["sides"] = [tokenizer.padding_side, tokenizer.truncation_side]
     if hasattr(tokenizer, "backend_tokenizer"):
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        about["rules"] = {name: one for name, one in rules.items() if name not in ("truncation", "padding")}  # per call
+        about["rules"] = {
+            name: rule for name, rule in rules.items() if name not in ("truncation", "padding")
+        }  # per call
     else:
         with tempfile.TemporaryDirectory() as folder:
             files = tokenizer.save_vocabulary(folder)

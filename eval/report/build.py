@@ -14,7 +14,7 @@ from vlp.core.untrusted import read_json
 
 from .. import results as result_files
 from ..drawing import charts
-from ..drawing.rows import mark_kinds, references_of, row, scale_of
+from ..drawing.cards import mark_kinds, references_of, row, scale_of
 from ..drawing.wording import SIDE, cut, interval_words
 from ..tasks.base import family_of, is_unbounded, worded
 

@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..drawing.rows import references_of
+from ..drawing.cards import references_of
 from ..drawing.wording import chance_words, interval_words, value_words
 from ..tasks.base import family_of
 

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from vlp.core.errors import printable
+
 from ..drawing.wording import chance_words, interval_words, value_words
 from ..tasks.base import family_of
 
@@ -17,29 +19,14 @@ LINES = 10
 CLASSES = 20
 """So many warnings and classes of a task are printed; `results.json` holds all."""
 
-CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-
 console = Console(highlight=False)
 if not console.is_terminal:
     console = Console(highlight=False, width=160)  # a pipe has no width; do not cut names for it
 
 
-def plain(text: object) -> str:
-    r"""Return a text whose control characters, turns of writing direction and lone surrogates are written as \x1b or \u202e.
-
-    Line ends and tabs stay.
-    """
-    return CONTROL.sub(_written, str(text))
-
-
-def _written(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
-
-
 def line(text: object) -> str:
     """Return a text on one line."""
-    return re.sub(r"\s*[\n\t]\s*", " ", plain(text))
+    return re.sub(r"\s*[\n\t]\s*", " ", printable(str(text)))
 
 
 def say(text: object) -> None:
@@ -47,9 +34,9 @@ def say(text: object) -> None:
     console.print(line(text), markup=False, soft_wrap=True)
 
 
-def show(text: str, end: str = "\n") -> None:
+def print_text(text: str, end: str = "\n") -> None:
     """Print a text of several lines as it is, but for its control characters."""
-    console.print(plain(text), markup=False, soft_wrap=True, end=end)
+    console.print(printable(text), markup=False, soft_wrap=True, end=end)
 
 
 def add_row(table: Table, *cells: object, style: str | None = None) -> None:

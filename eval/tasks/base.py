@@ -11,16 +11,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlp.core.config import config
 from vlp.core.registry import Registry
 
 from ..bootstrap import Resamples, draw
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError, DataSpec
-from ..drawing.cards import Card, Forest, Published, Section
-from ..drawing.rows import Row, references_of, row, scale_of
+from ..drawing.cards import Card, Forest, Published, Row, Section, references_of, row, scale_of
 from ..drawing.wording import ends
-from ..results import TaskResult
+from ..intervals import of_mean
+from ..results import TaskResult, metric
 
 if TYPE_CHECKING:
     from ..embeddings.cache import EmbeddingCache
@@ -83,7 +86,8 @@ Selection = TypeVar("Selection", bound=Plan)
 
 @dataclass
 class Outcome:
-    """A task's result: see the schema. `figures` is what the report draws, plain JSON; `rows` go to the per-sample file."""
+    """A task's result: see the schema. `figures` is what the report draws, plain JSON; `rows` go to the per-sample file, by
+    default one for each of `indices` that says whose it is."""
 
     indices: Sequence[int]
     metrics: dict[str, dict[str, Any]]
@@ -109,7 +113,7 @@ class Context:
     seed: int = 0
     resamples: int = 1000
     show_text: bool = False
-    pictures: bool = True
+    draw_images: bool = True
 
     @cached_property
     def usable(self) -> list[int]:
@@ -160,6 +164,7 @@ class Task(ABC, Generic[Selection]):
 
     Config: ClassVar[type]
     needs: ClassVar[frozenset[str]] = frozenset()
+    compares_samples: ClassVar[bool] = False
     titles: ClassVar[Words] = ()
     meanings: ClassVar[Words] = ()
     unbounded: ClassVar[str] = r"(?!)"
@@ -191,8 +196,12 @@ class Task(ABC, Generic[Selection]):
 
     @classmethod
     def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        """Return the metrics that `vlp-eval compare` may compare, with what each sample contributes; by default none."""
-        return {}
+        """Return the metrics that `vlp-eval compare` may compare, with what each sample contributes.
+
+        By default none, or of a family that `compares_samples` those that are means of the per-sample column of their name.
+        """
+        columns = {name for row in result.rows for name in row} if cls.compares_samples else set()
+        return {name: Mean([row.get(name) for row in result.rows]) for name in result.metrics if name in columns}
 
     @classmethod
     def title(cls, name: str) -> str:
@@ -236,15 +245,6 @@ def worded(table: Words, name: str) -> str:
     return ""
 
 
-def at_least(settings: Any, least: int, *names: str) -> None:
-    """Raise ValueError for a setting, or a member of one, below `least`; None is no limit."""
-    for name in names:
-        value = getattr(settings, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and number < least:
-                raise ValueError(f"{name}: expected at least {least}, found {number}")
-
-
 def require_any(indices: Sequence[int], what: str, data: Data) -> list[int]:
     """Return the indices, raising DataError when there are none."""
     if not indices:
@@ -252,10 +252,14 @@ def require_any(indices: Sequence[int], what: str, data: Data) -> list[int]:
     return list(indices)
 
 
-def sample_means(result: TaskResult) -> dict[str, Comparable]:
-    """Return the metrics that are means of the per-sample column of the same name."""
-    columns = {name for row in result.rows for name in row}
-    return {name: Mean([row.get(name) for row in result.rows]) for name in result.metrics if name in columns}
+def mean_metric(
+    values: NDArray[np.float64], drawn: Resamples, *, bounded: bool = True, reason: str, **facts: Any
+) -> dict[str, Any]:
+    """Return the mean of per-sample values [n] with its interval, and the number `n` of those that are not NaN."""
+    known = np.isfinite(values)
+    value = float(values[known].mean()) if known.any() else None
+    bounds = of_mean(values, drawn, bounded) if known.any() else None
+    return metric(value, bounds, reason=reason, n=int(known.sum()), **facts)
 
 
 # what the page shows of a result

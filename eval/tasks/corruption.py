@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
@@ -15,19 +17,22 @@ from vlp.core.registry import did_you_mean
 from ..bootstrap import Resamples, draw
 from ..data.corruptions import CORRUPTIONS
 from ..data.dataset import Data
-from ..data.spec import DataError, DataSpec
+from ..data.spec import DataError
 from ..drawing.cards import Section
 from ..embeddings.decode_ahead import Transform
-from ..intervals import Part, auroc_part, of_auroc, of_draws, of_macro
+from ..intervals import Part, auroc_part, of_auroc, of_draws
 from ..metrics.ranking import Ranking
 from ..metrics.shift import energy, max_softmax, out_of_distribution
-from ..results import TaskResult, metric
+from ..results import TaskResult, macro_metric, metric
 from ..zero_shot import prompts as prompt_files
 from ..zero_shot.classifier import UNKNOWN, Scores, score
 from ..zero_shot.scoring import Scoring
-from .base import Comparable, Context, Outcome, Plan, Task, Words, at_least, families, scores_card
+from .base import Comparable, Context, Outcome, Plan, Task, Words, families, scores_card
 from .classification.labels import Settings as ClassSettings
+from .classification.subgroups import mean_part
 from .classification.task import Classification, Labelled
+
+Severity = Annotated[int, Field(ge=1, le=5)]
 
 
 @config
@@ -35,12 +40,8 @@ class Settings(ClassSettings):
     """A classification, repeated on images with each of `corruptions` at each of `severities` (1 to 5)."""
 
     corruptions: tuple[str, ...] = ("noise", "blur", "contrast", "occlusion")
-    severities: tuple[int, ...] = (1, 3, 5)
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "limit")
+    severities: tuple[Severity, ...] = (1, 3, 5)
+    limit: PositiveInt | None = None
 
 
 @families.register("corruption")
@@ -67,7 +68,7 @@ class Corruption(Classification):
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
         for name in settings.corruptions:
-            _check(spec.id, name, settings.severities)
+            _check(spec.id, name)
         if settings.kind != "multilabel":
             raise ConfigError(f"task {spec.id}: corruption is for multi-label tasks")
         for name in ("subgroups", "calibrate"):
@@ -85,36 +86,33 @@ class Corruption(Classification):
     def run(self, context: Context, plan: Labelled) -> Outcome:
         indices, truth = plan.images, plan.truth
         resamples = context.draw(indices)
-        clean = self._parts(truth, score(context.cache, context.data, indices, self.sets[0], self.scoring), resamples)
-        if not clean:
+        parts = self._parts(truth, score(context.cache, context.data, indices, self.sets[0], self.scoring), resamples)
+        if not parts:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
-        ones, drawn = _mean(clean)
+        clean = mean_part(parts)
         few = min(
             min(resamples[truth[:, column] == side].patients for side in (0, 1))
             for column in range(truth.shape[1])
             if {0, 1} <= set(truth[:, column].tolist())
         )
         outcome = Outcome(indices, {}, prompts=[self.sets[0].to_tree()])
-        outcome.metrics["auroc_macro"] = metric(ones, of_macro(clean), chance=0.5)
+        outcome.metrics["auroc_macro"] = metric(clean.value, clean.interval, chance=0.5)
         every: list[Part] = []
         for name in self.settings.corruptions:
-            values, parts = [], []
+            by, parts = {}, []
             for severity in self.settings.severities:
                 view: Transform = partial(_apply, name, severity)
-                scores = score(
-                    context.cache, context.data, indices, self.sets[0], self.scoring, f"{name}-{severity}", view
-                )
+                title = f"{name}-{severity}"
+                scores = score(context.cache, context.data, indices, self.sets[0], self.scoring, title, view)
                 found = self._parts(truth, scores, resamples)
-                values.append(_mean(found)[0])
+                by[str(severity)] = float(np.mean([part.value for part in found]))
                 parts += found
             every += parts
-            value, mean = _mean(parts)
-            by = {str(severity): value for severity, value in zip(self.settings.severities, values, strict=True)}
-            outcome.metrics[f"auroc_{name}"] = metric(value, of_macro(parts), chance=0.5, by_severity=by)
-            change = of_draws(mean - drawn, resamples, few)
-            outcome.metrics[f"change_{name}"] = metric(value - ones, change)
-        outcome.metrics["auroc_corrupted"] = metric(_mean(every)[0], of_macro(every), chance=0.5, primary=True)
-        outcome.rows = [context.row(index) for index in indices]
+            mean = mean_part(parts)
+            outcome.metrics[f"auroc_{name}"] = metric(mean.value, mean.interval, chance=0.5, by_severity=by)
+            change = of_draws(mean.draws - clean.draws, resamples, few)
+            outcome.metrics[f"change_{name}"] = metric(mean.value - clean.value, change)
+        outcome.metrics["auroc_corrupted"] = macro_metric(every, chance=0.5, primary=True)
         return outcome
 
     def _parts(self, truth: NDArray[np.int64], scores: Scores, drawn: Resamples) -> list[Part]:
@@ -126,21 +124,20 @@ class Corruption(Classification):
         return [part for part in parts if part is not None]
 
 
-def _mean(parts: Sequence[Part]) -> tuple[float, NDArray[np.float64]]:
-    """Return the mean of AUROCs and of their resamples [R]."""
-    return float(np.mean([part.value for part in parts])), np.mean([part.draws for part in parts], axis=0)
-
-
-def _check(task: str, name: str, severities: Sequence[int]) -> None:
-    """Raise ConfigError for a corruption that there is none of, and for severities that it does not have."""
+def _check(task: str, name: str) -> None:
     if name not in CORRUPTIONS:
         raise ConfigError(f"task {task}: no corruption {name!r}{did_you_mean(name, CORRUPTIONS)}")
-    if not all(1 <= severity <= 5 for severity in severities):
-        raise ConfigError(f"task {task}: severities are 1 to 5, found {', '.join(map(str, severities))}")
 
 
 def _apply(name: str, severity: int, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return CORRUPTIONS[name](pixels, severity)
+
+
+SCORES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "msp": max_softmax,
+    "max_logit": partial(np.max, axis=-1),
+    "energy": energy,
+}
 
 
 @config
@@ -154,12 +151,9 @@ class OutSettings:
     out_where: dict[str, str] | None = None
     out_folder: str | None = None
     corruption: str | None = None
-    severity: int = 1
+    severity: Severity = 1
     score: Literal["msp", "max_logit", "energy"] = "msp"
-    limit: int = 500
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "limit")
+    limit: PositiveInt = 500
 
 
 @families.register("ood")
@@ -183,7 +177,7 @@ class OutOfDistribution(Task[Plan]):
         if (settings.corruption is None) == (settings.out_where is None and settings.out_folder is None):
             raise ConfigError(f"task {spec.id}: give either `corruption` or `out_where` / `out_folder`")
         if settings.corruption is not None:
-            _check(spec.id, settings.corruption, [settings.severity])
+            _check(spec.id, settings.corruption)
 
     def describe(self) -> dict[str, Any]:
         return {"scoring": self.scoring.stated(), "prompts": [self.prompts.to_tree()]}
@@ -196,15 +190,8 @@ class OutOfDistribution(Task[Plan]):
         if settings.corruption:
             view: Transform = partial(_apply, settings.corruption, settings.severity)
             return context.data, context.usable[: settings.limit], f"{settings.corruption}-{settings.severity}", view
-        base = self.spec.data
-        spec = DataSpec(
-            folder=settings.out_folder if settings.out_folder is not None else base.folder,
-            table=base.table,
-            columns=base.columns,
-            split=base.split,
-            where=settings.out_where,
-        )
-        data = context.read(spec)
+        folder = settings.out_folder if settings.out_folder is not None else self.spec.data.folder
+        data = context.read(replace(self.spec.data, folder=folder, where=settings.out_where))
         return data, data.usable()[: settings.limit], "", None
 
     def run(self, context: Context, plan: Plan) -> Outcome:
@@ -214,7 +201,7 @@ class OutOfDistribution(Task[Plan]):
         away = score(context.cache, data, outside, self.prompts, self.scoring, name, view)
         outcome = Outcome(inside, {}, prompts=[self.prompts.to_tree()])
         outcome.scoring = {"inside": len(inside), "outside": len(outside), "temperature": home.temperature}
-        for key, function in {"msp": max_softmax, "max_logit": _largest, "energy": energy}.items():
+        for key, function in SCORES.items():
             values = function(home.logits), function(away.logits)
             found = out_of_distribution(*values)
             assert found is not None
@@ -234,8 +221,3 @@ class OutOfDistribution(Task[Plan]):
             for index, value in zip(inside, max_softmax(home.logits), strict=True)
         ]
         return outcome
-
-
-def _largest(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    result: NDArray[np.float64] = logits.max(-1)
-    return result

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from vlp.core.config import to_tree
 
-from ..drawing.cards import Card, Forest, Note, Piece, Section, Table
-from ..drawing.rows import row, scale_of
+from ..drawing.cards import Card, Forest, Note, Piece, Section, Table, row, scale_of
 from ..drawing.wording import hidden
 from ..results import TaskResult
 from .base import Selection, Task, class_rows, is_unbounded, published

@@ -6,21 +6,19 @@ Wrong texts: another patient's, left and right exchanged, findings negated or af
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from vlp.core.config import config
 
 from ..data.checks import check_reports
 from ..data.dataset import Data, Findings
-from ..intervals import of_mean
 from ..metrics.arithmetic import unit
-from ..results import TaskResult, metric
-from .base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
+from .base import Context, Outcome, Plan, Task, families, mean_metric, require_any
 from .controls import partners
 from .retrieval.pairs import texts_of
 
@@ -43,10 +41,7 @@ class Settings:
 
     text: Literal["report", "findings", "impression", "caption", "phrases"] = "report"
     edits: tuple[Edit, ...] = ("report", "side", "negation")
-    size: int | None = 500
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "size")
+    size: PositiveInt | None = 500
 
 
 def other_side(text: str) -> str | None:
@@ -87,6 +82,7 @@ class Mismatch(Task[Pairs]):
 
     Config = Settings
     needs = frozenset({"report"})
+    compares_samples = True
     titles = (
         ("notices_wrong_report", "Report mismatch accuracy: another patient's report"),
         ("notices_wrong_side", "Report mismatch accuracy: left and right exchanged"),
@@ -94,42 +90,27 @@ class Mismatch(Task[Pairs]):
     )
     meanings = ((r"notices_.+", "share of images that score higher with their own text than with the wrong one"),)
 
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
-
     def check(self, data: Data) -> Findings:
         return check_reports(data)
 
-    def pairs(self, context: Context) -> list[tuple[int, str]]:
-        found: list[tuple[int, str]] = []
+    def plan(self, context: Context) -> Pairs:
+        pairs: list[tuple[int, str]] = []
         for index in context.usable:
             record = context.data.records[index]
-            if self.settings.text == "phrases":
-                found += [(index, phrase) for phrase in dict.fromkeys(box.phrase for box in record.boxes)]
-            else:
-                found += [(index, text) for text in texts_of(record, self.settings.text)]
-        require_any([index for index, _ in found], f"a text ({self.settings.text})", context.data)
-        return found[: self.settings.size]
-
-    def wrong(self, context: Context, pairs: Sequence[tuple[int, str]]) -> dict[Edit, list[str | None]]:
-        """Return the wrong text of each pair for each edit, None where an edit does not apply."""
-        others = partners(context.data, [index for index, _ in pairs], context.seed)
+            phrases = dict.fromkeys(box.phrase for box in record.boxes)
+            found = phrases if self.settings.text == "phrases" else texts_of(record, self.settings.text)
+            pairs += [(index, text) for text in found]
+        require_any([index for index, _ in pairs], f"a text ({self.settings.text})", context.data)
+        images, own = zip(*pairs[: self.settings.size], strict=True)
+        others = (own[other] for other in partners(context.data, images, context.seed))
         made: dict[Edit, list[str | None]] = {
-            "report": [
-                pairs[other][1] if pairs[other][1] != text else None
-                for other, (_, text) in zip(others, pairs, strict=True)
-            ],
-            "side": [other_side(text) for _, text in pairs],
-            "negation": [negated(text) for _, text in pairs],
+            "report": [other if other != text else None for other, text in zip(others, own, strict=True)],
+            "side": [other_side(text) for text in own],
+            "negation": [negated(text) for text in own],
         }
-        return {edit: made[edit] for edit in self.settings.edits}
-
-    def plan(self, context: Context) -> Pairs:
-        pairs = self.pairs(context)
-        own, wrong = [text for _, text in pairs], self.wrong(context, pairs)
-        texts = own + [text for values in wrong.values() for text in values if text is not None]
-        return Pairs(images=[index for index, _ in pairs], texts=texts, own=own, wrong=wrong)
+        wrong = {edit: made[edit] for edit in self.settings.edits}
+        texts = [*own, *(text for values in wrong.values() for text in values if text is not None)]
+        return Pairs(images=list(images), texts=texts, own=list(own), wrong=wrong)
 
     def run(self, context: Context, plan: Pairs) -> Outcome:
         images = unit(context.cache.images(context.data, plan.images))
@@ -144,13 +125,9 @@ class Mismatch(Task[Pairs]):
                 other = unit(context.cache.texts([text for text in texts if text is not None]))
                 scores = (images[known] * other).sum(1)
                 noticed[known] = (own[known] > scores) + 0.5 * (own[known] == scores)
-            value = float(np.nanmean(noticed)) if known.any() else None
-            bounds = of_mean(noticed, drawn) if known.any() else None
-            name = f"notices_{'wrong_report' if edit == 'report' else f'wrong_{edit}' if edit == 'side' else edit}"
+            name = f"notices_{edit if edit == 'negation' else f'wrong_{edit}'}"
             reason = "the edit applies to no text"
-            outcome.metrics[name] = metric(
-                value, bounds, chance=0.5, primary=edit == "side", reason=reason, n=int(known.sum())
-            )
+            outcome.metrics[name] = mean_metric(noticed, drawn, chance=0.5, primary=edit == "side", reason=reason)
             columns[name] = noticed
         for at, index in enumerate(plan.images):
             values: dict[str, Any] = {

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from vlp.core.config import config
 
@@ -16,15 +17,16 @@ from ..data.checks import check_labels
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..intervals import Part, auroc_part, of_draws, of_macro
-from ..metrics.arithmetic import ratio, unit
-from ..metrics.shift import Robustness, neighbour_counts
+from ..metrics.arithmetic import unit
+from ..metrics.shift import neighbour_counts, robustness
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
-from .base import Context, Outcome, Plan, Task, at_least, families, require_any
+from .base import Context, Outcome, Plan, Task, families, require_any
 from .classification.labels import Settings as ClassSettings
 from .classification.labels import truth_of
 
-Floats = NDArray[np.float64]
+Table = tuple[NDArray[np.float64], NDArray[np.int64]]
+"""Unit rows of images [n, D] and the labels of classes [n, C]."""
 
 
 @config
@@ -37,16 +39,11 @@ class Settings:
     classes: tuple[str, ...]
     truth: str = "labels"
     train: str = "train"
-    shares: tuple[float, ...] = (0.01, 0.1, 1.0)
-    shots: tuple[int, ...] = ()
+    shares: tuple[Annotated[float, Field(gt=0, le=1)], ...] = (0.01, 0.1, 1.0)
+    shots: tuple[PositiveInt, ...] = ()
     seeds: tuple[int, ...] = (0, 1, 2)
-    strength: float = 0.316
+    strength: PositiveFloat = 0.316
     primary_share: float = 1.0
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "shots")
-        if self.strength <= 0 or not all(0 < share <= 1 for share in self.shares):
-            raise ValueError("shares are above 0 and at most 1, and strength is positive")
 
 
 @families.register("probe")
@@ -64,9 +61,6 @@ class Probe(Task[Plan]):
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
 
-    def _settings(self) -> ClassSettings:
-        return ClassSettings(classes=self.settings.classes, truth=self.settings.truth, prompts=())
-
     def plan(self, context: Context) -> Plan:
         return Plan(images=require_any(context.usable, "an image", context.data))
 
@@ -76,72 +70,59 @@ class Probe(Task[Plan]):
             raise DataError(f"{context.data.name} has no split {self.settings.train!r} to fit a probe on")
         seen = self._table(context, train, train.usable())
         test = self._table(context, context.data, plan.images)
-        outcome = Outcome(plan.images, {}, scoring={"probe": "logistic regression", "C": self.settings.strength})
-        outcome.scoring["train_images"] = len(seen[0])
-        count = len(seen[0])
-        drawn = context.draw(plan.images)
-        shares = {}
-        for share in self.settings.shares:
-            shares[f"auroc_{share:g}"] = [_share(count, share, seed) for seed in self.settings.seeds]
-        for name, chosen in shares.items():
-            found = [self._macro(seen, test, drawn, rows) for rows in chosen]
-            main = name == f"auroc_{self.settings.primary_share:g}"
-            outcome.metrics[name] = self._metric(found, main, [len(rows) for rows in chosen])
-        for shots in self.settings.shots:
-            found = [self._macro(seen, test, drawn, None, shots, seed) for seed in self.settings.seeds]
-            outcome.metrics[f"auroc_{shots}_shots"] = self._metric(found, False, [])
-        outcome.rows = [context.row(index) for index in plan.images]
+        count, drawn, settings = len(seen[0]), context.draw(plan.images), self.settings
+        outcome = Outcome(plan.images, {}, scoring={"probe": "logistic regression", "C": settings.strength})
+        outcome.scoring["train_images"] = count
+        for share in settings.shares:
+            chosen = [_share(count, share, seed) for seed in settings.seeds]
+            found = [self._areas(seen, test, drawn, rows) for rows in chosen]
+            entry = _over_seeds(found, share == settings.primary_share) | ({"images": len(chosen[0])} if chosen else {})
+            outcome.metrics[f"auroc_{share:g}"] = entry
+        for shots in settings.shots:
+            found = [self._areas(seen, test, drawn, np.arange(count), shots, seed) for seed in settings.seeds]
+            outcome.metrics[f"auroc_{shots}_shots"] = _over_seeds(found, False)
         return outcome
 
-    def _table(self, context: Context, data: Data, indices: Sequence[int]) -> tuple[Floats, NDArray[np.int64]]:
-        return unit(context.cache.images(data, indices)), truth_of(data, indices, self._settings())
+    def _table(self, context: Context, data: Data, indices: Sequence[int]) -> Table:
+        settings = ClassSettings(classes=self.settings.classes, truth=self.settings.truth, prompts=())
+        return unit(context.cache.images(data, indices)), truth_of(data, indices, settings)
 
-    def _metric(self, found: list[dict[str, Part]], main: bool, sizes: list[int]) -> dict[str, Any]:
-        """Return the mean over seeds; its interval resamples the test patients, `std` is the spread over seeds."""
-        means = [float(np.mean([part.value for part in parts.values()])) for parts in found if parts]
-        shares = [1 / (len(means) * len(parts)) for parts in found for _ in parts]
-        sizes_of = sizes[0] if sizes else None
-        reason = "no class has both outcomes in the share that was drawn"
-        classes = {
-            name: float(np.mean([parts[name].value for parts in found if name in parts]))
-            for name in dict.fromkeys(name for parts in found for name in parts)
-        }
-        value = float(np.mean(means)) if means else None
-        bounds = of_macro([part for parts in found for part in parts.values()], shares)
-        entry = metric(value, bounds, chance=0.5, primary=main, reason=reason)
-        entry |= {"n_classes": len(classes), "by_class": classes, "seeds": len(means)}
-        entry["std"] = float(np.std(means)) if means else None
-        return entry if sizes_of is None else entry | {"images": sizes_of}
-
-    def _macro(
-        self,
-        seen: tuple[Floats, NDArray[np.int64]],
-        test: tuple[Floats, NDArray[np.int64]],
-        drawn: Resamples,
-        chosen: NDArray[np.int64] | None,
-        shots: int = 0,
-        seed: int = 0,
+    def _areas(
+        self, seen: Table, test: Table, drawn: Resamples, chosen: NDArray[np.int64], shots: int = 0, seed: int = 0
     ) -> dict[str, Part]:
         """Return the AUROC of each class's probe; classes without both outcomes are left out."""
         from sklearn.linear_model import LogisticRegression
 
         result = {}
-        for column, name in enumerate(self.settings.classes):
-            rows = np.arange(len(seen[0])) if chosen is None else chosen
-            rows = rows[seen[1][rows, column] != UNKNOWN]
+        for name, truth, of_test in zip(self.settings.classes, seen[1].T, test[1].T, strict=True):
+            rows = chosen[truth[chosen] != UNKNOWN]
             if shots:
-                rows = _shots(rows, seen[1][:, column], shots, seed)
-            labels = seen[1][rows, column]
-            known = test[1][:, column] != UNKNOWN
-            if len(set(labels.tolist())) < 2:
+                rows = _shots(rows, truth, shots, seed)
+            known = of_test != UNKNOWN
+            if len(set(truth[rows].tolist())) < 2:
                 continue
             model = LogisticRegression(C=self.settings.strength, class_weight="balanced", max_iter=2000)
-            model.fit(seen[0][rows], labels)
-            truth, values = test[1][known, column], model.decision_function(test[0][known])
-            part = auroc_part(truth, values, drawn[known])
+            model.fit(seen[0][rows], truth[rows])
+            part = auroc_part(of_test[known], model.decision_function(test[0][known]), drawn[known])
             if part is not None:
                 result[name] = part
         return result
+
+
+def _over_seeds(found: Sequence[Mapping[str, Part]], main: bool) -> dict[str, Any]:
+    """Return the mean over seeds; its interval resamples the test patients, `std` is the spread over seeds."""
+    means = [float(np.mean([part.value for part in parts.values()])) for parts in found if parts]
+    shares = [1 / (len(means) * len(parts)) for parts in found for _ in parts]
+    classes = {
+        name: float(np.mean([parts[name].value for parts in found if name in parts]))
+        for name in dict.fromkeys(name for parts in found for name in parts)
+    }
+    value = float(np.mean(means)) if means else None
+    bounds = of_macro([part for parts in found for part in parts.values()], shares)
+    reason = "no class has both outcomes in the share that was drawn"
+    entry = metric(value, bounds, chance=0.5, primary=main, reason=reason)
+    spread = float(np.std(means)) if means else None
+    return entry | {"n_classes": len(classes), "by_class": classes, "seeds": len(means), "std": spread}
 
 
 def _share(count: int, share: float, seed: int) -> NDArray[np.int64]:
@@ -160,12 +141,9 @@ class RobustSettings:
 
     biology: tuple[str, ...]
     centre: str = "site"
-    k: tuple[int, ...] = (5, 10, 20)
+    k: tuple[PositiveInt, ...] = (5, 10, 20)
     primary_k: int = 10
     truth: str = "labels"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k")
 
 
 @dataclass(kw_only=True)
@@ -221,20 +199,14 @@ class RobustnessIndex(Task[Members]):
         outcome = Outcome(indices, {}, scoring={"distance": "cosine", "left_out": "same patient"})
         for k in self.settings.k:
             each = neighbour_counts(rows, kind, centre, k, owners)
-            found = Robustness.of(each)
-            drawn = (resamples.weights @ each).astype(np.float64)  # whose neighbours count; who they are stays as it is
-            ss, so, os, _ = drawn.T
-            counts = {"ss": found.same_same, "so": found.same_other, "os": found.other_same, "oo": found.other_other}
-            reason = "no neighbour differs in one of the two alone"
-            main = k == self.settings.primary_k
-            bounds = [
-                of_draws(values, resamples, resamples.patients)
-                for values in (ratio(so, so + os), ratio(ss + so, ss + os))
-            ]
-            entry = metric(found.index, bounds[0], chance=_chance(kind, centre), primary=main, reason=reason)
+            drawn = robustness(resamples.weights @ each)  # whose neighbours count; who they are stays as it is
+            values = [float(value) if np.isfinite(value) else None for value in robustness(each.sum(0))]
+            index, share = (of_draws(draws, resamples, resamples.patients) for draws in drawn)
+            counts = dict(zip(("ss", "so", "os", "oo"), each.sum(0).tolist(), strict=True))
+            reason, main = "no neighbour differs in one of the two alone", k == self.settings.primary_k
+            entry = metric(values[0], index, chance=_chance(kind, centre), primary=main, reason=reason)
             outcome.metrics[f"robustness_index@{k}"] = entry | counts
-            outcome.metrics[f"robustness_ratio@{k}"] = metric(found.ratio, bounds[1], reason=reason)
-        outcome.rows = [context.row(index) for index in indices]
+            outcome.metrics[f"robustness_ratio@{k}"] = metric(values[1], share, reason=reason)
         return outcome
 
 

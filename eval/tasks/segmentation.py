@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import NonNegativeFloat, PositiveInt
 
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.modalities.image.decode import decode
@@ -15,15 +16,13 @@ from vlp.modalities.image.decode import decode
 from ..data.checks import check_masks
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError
-from ..intervals import of_mean
-from ..maps import masks as segment
+from ..maps.masks import Rule, Sam, by_crf, by_kmeans, by_threshold, largest_parts
 from ..maps.phrase_maps import Maps, Source
 from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
-from ..results import TaskResult, metric
-from .base import Comparable, Context, Outcome, Plan, at_least, families, require_any, sample_means
+from .base import Context, Outcome, Plan, families, mean_metric, require_any
 from .controls import centre_map, control_of, partners
-from .grounding.location_prior import MeanMask, Truth, mask_of
+from .grounding.location_prior import Truth, learn_masks, map_of_masks, mask_of
 from .map_task import MapTask
 
 Mask = NDArray[np.bool_]
@@ -44,22 +43,18 @@ class Settings:
     """
 
     masks: dict[str, str]
-    rule: segment.Rule = "kmeans"
+    rule: Rule = "kmeans"
     threshold: float = 0.5
-    parts: int = 1
+    parts: PositiveInt = 1
     prompt: Literal["box", "points"] = "box"
     sam: str | None = None
-    tolerance: float = 2.0
-    sigma: float = 0.0
+    tolerance: NonNegativeFloat = 2.0
+    sigma: NonNegativeFloat = 0.0
     source: Source = "patches"
     layer: str | None = None
-    limit: int | None = None
+    limit: PositiveInt | None = None
     prior_split: str | None = "train"
     unrelated: str = "a photo of a cat"
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "parts", "limit")
-        at_least(self, 0, "tolerance", "sigma")
 
 
 def stretched(heat: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
@@ -83,6 +78,7 @@ class Masks(Plan):
 class Segmentation(MapTask[Masks]):
     Config = Settings
     needs = frozenset({"masks"})
+    compares_samples = True
     titles = (
         ("dice", "Dice"),
         ("iou", "IoU"),
@@ -97,10 +93,6 @@ class Segmentation(MapTask[Masks]):
         super().__init__(spec, settings, folder)
         if not settings.masks:
             raise ConfigError(f"task {spec.id}: `masks` names no mask")
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     def check(self, data: Data) -> Findings:
         return check_masks(data, tuple(self.settings.masks))
@@ -120,8 +112,8 @@ class Segmentation(MapTask[Masks]):
 
     def _phrases(self) -> dict[str, str]:
         """Return the phrase of each mask, and the wrong one of a task that asks for a single mask."""
-        masks = self.settings.masks
-        return dict(masks) | ({UNRELATED: self.settings.unrelated} if len(masks) == 1 else {})
+        asked = self.settings.masks
+        return dict(asked) | ({UNRELATED: self.settings.unrelated} if len(asked) == 1 else {})
 
     def _wrong(self, found: Sequence[Truth]) -> list[str]:
         """Return for each mask the name of another, one that its image does not have where there is such a one."""
@@ -141,8 +133,8 @@ class Segmentation(MapTask[Masks]):
         settings, phrases = self.settings, self._phrases()
         maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(phrases, context.cache.texts(list(phrases.values())), strict=True))
-        sam = segment.Sam.load(settings.sam, context.cache.card.device) if settings.sam else None
-        prior = MeanMask.learn(context, settings.prior_split, found)
+        sam = Sam.load(settings.sam, context.cache.card.device) if settings.sam else None
+        prior = learn_masks(context, settings.prior_split, found)
         place_of = {index: place for place, index in enumerate(indices)}
         others, wrong = partners(context.data, indices, context.seed), self._wrong(found)
         outcome = Outcome(indices, {}, scoring=to_tree(settings) | {"prior": prior.source})
@@ -162,7 +154,7 @@ class Segmentation(MapTask[Masks]):
                 "": maps.of(place, texts[name]),
                 "shuffled": None if shuffled is None else stretched(shuffled, truth.shape),
                 "wrong_phrase": maps.of(place, texts[other]) if other else None,
-                "prior": prior.map(name, index, truth.shape),
+                "prior": map_of_masks(prior, name, index, truth.shape),
                 "centre": centre_map(truth.shape),
             }
             values: dict[str, float | None] = {}
@@ -179,12 +171,7 @@ class Segmentation(MapTask[Masks]):
         return outcome
 
     def _scores(
-        self,
-        heat: NDArray[np.float32] | None,
-        truth: Mask,
-        pixels: NDArray[np.uint8],
-        sam: segment.Sam | None,
-        control: str,
+        self, heat: NDArray[np.float32] | None, truth: Mask, pixels: NDArray[np.uint8], sam: Sam | None, control: str
     ) -> dict[str, float | None]:
         """Return the scores of a map's mask, or of a control's (`control` ends their names), None where undefined."""
         values: dict[str, float | None] = dict.fromkeys(SCORES)
@@ -207,27 +194,26 @@ class Segmentation(MapTask[Masks]):
         result = {}
         for name in table[0]:
             values = np.array([np.nan if row[name] is None else row[name] for row in table], dtype=np.float64)
-            known = np.isfinite(values)
-            result[name] = metric(
-                float(values[known].mean()) if known.any() else None,
-                of_mean(values, drawn, bounded=not name.startswith("hd95")) if known.any() else None,
+            result[name] = mean_metric(
+                values,
+                drawn,
+                bounded=not name.startswith("hd95"),
                 primary=name == "dice",
                 higher_is_better=not name.startswith("hd95"),
                 reason="undefined for every mask",
-                n=int(known.sum()),
                 chance=0.5 if name == "pixel_auroc" else None,
                 **control_of(name, SCORES),
             )
         return result
 
-    def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: segment.Sam | None) -> Mask:
+    def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: Sam | None) -> Mask:
         """Return the mask that a map stands for."""
         rule = self.settings.rule
         if rule == "threshold":
-            first = segment.by_threshold(heat, self.settings.threshold)
+            first = by_threshold(heat, self.settings.threshold)
         else:
-            first = segment.by_kmeans(heat) if rule == "kmeans" else segment.by_crf(heat, pixels)
-        parts = segment.largest_parts(first, self.settings.parts)
+            first = by_kmeans(heat) if rule == "kmeans" else by_crf(heat, pixels)
+        parts = largest_parts(first, self.settings.parts)
         if sam is not None and parts:
             return sam(pixels, parts, self.settings.prompt)
         return np.any(parts, axis=0) if parts else first

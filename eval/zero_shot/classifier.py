@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, softmax
 
 from ..data.dataset import Data
 from ..data.spec import DataError
 from ..embeddings.cache import EmbeddingCache
 from ..embeddings.decode_ahead import Transform
-from ..metrics.arithmetic import unit
+from ..metrics.arithmetic import codes, unit
 from .prompts import PromptSet
-from .scoring import (
-    Scoring,
-    average_views,
-    local_scores,
-    mix,
-    pair_softmax,
-    sigmoid,
-    similarity,
-    softmax,
-    xplainer,
-    zscore,
-)
+from .scoring import Scoring, average_views, local_scores, mix, pair_softmax, similarity, xplainer, zscore
 
 Floats = NDArray[np.float64]
+Together = Callable[[Floats], Floats]
+"""Returns the mean over the images of each study, or what it is given."""
 UNKNOWN = -2
 """Stands in a table of labels for one that is not known."""
 
@@ -63,7 +56,9 @@ def score(
     positive = {name: cache.texts(text.pos) for name, text in prompts.texts.items()}
     negative = {name: cache.texts(text.neg) for name, text in prompts.texts.items() if text.neg}
     temperature = rule.temperature or (1 / cache.card.logit_scale if cache.card.logit_scale else 1.0)
-    together = Views([data.records[index].study or data.records[index].key for index in indices], rule.views == "mean")
+    together: Together = lambda values: values  # noqa: E731
+    if rule.views == "mean":
+        together = partial(average_views, studies=studies_of(data, indices))
     if rule.rule == "xplainer":
         return _xplainer(rows, positive, negative, rule.temperature or 0.5, together)
     affirming = np.stack([similarity(rows, texts, rule.pooling) for texts in positive.values()], axis=1)
@@ -76,15 +71,15 @@ def score(
         affirming = zscore(affirming)
     if rule.rule == "score-logit":
         logits = affirming / temperature + (cache.card.logit_bias or 0.0)
-        chance = together(sigmoid(logits))
+        chance = together(expit(logits))
         return Scores(together(affirming), chance, chance > 0.5, together(logits), temperature)
     logits = affirming / temperature
-    probability, ranking = softmax(logits), affirming
+    probability, ranking = softmax(logits, axis=-1), affirming
     if rule.local:
         concepts = np.stack([unit(texts).mean(0) for texts in concepts_of(cache, prompts, rule).values()])
         local = local_scores(cache.patches(data, indices), concepts, rule.top_patches)
         local /= rule.local_temperature or temperature
-        probability = ranking = mix(softmax(local), probability, rule.local)
+        probability = ranking = mix(softmax(local, axis=-1), probability, rule.local)
     ranking = together(ranking)
     decision = np.arange(ranking.shape[1]) == ranking.argmax(1)[:, None]
     return Scores(ranking, together(probability), decision, together(logits), temperature)
@@ -104,14 +99,9 @@ def concepts_of(cache: EmbeddingCache, prompts: PromptSet, rule: Scoring) -> dic
         raise DataError(f"{error} ({hint})") from None
 
 
-class Views:
-    """The mean over the images of each study, or nothing at all."""
-
-    def __init__(self, studies: Sequence[str], averaged: bool) -> None:
-        self._studies, self._averaged = studies, averaged
-
-    def __call__(self, values: Floats) -> Floats:
-        return average_views(values, self._studies)[0] if self._averaged else values
+def studies_of(data: Data, indices: Sequence[int]) -> list[str]:
+    """Return the study of each image, the image itself where none is known."""
+    return [data.records[index].study or data.records[index].key for index in indices]
 
 
 def _xplainer(
@@ -119,7 +109,7 @@ def _xplainer(
     positive: dict[str, NDArray[np.float32]],
     negative: dict[str, NDArray[np.float32]],
     temperature: float,
-    together: Views,
+    together: Together,
 ) -> Scores:
     found, missing = [], []
     for name, texts in positive.items():
@@ -149,10 +139,8 @@ def with_no_finding(scores: Scores, at: int) -> Scores:
 
 def by_study(data: Data, indices: Sequence[int], truth: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:
     """Return the first image of each study and its labels [m, C]: 1 where any image's is, else 0 where any is known."""
-    studies = [data.records[index].study or data.records[index].key for index in indices]
-    first: dict[str, int] = {}
-    place = np.array([first.setdefault(study, len(first)) for study in studies], dtype=np.int64)
-    labels = np.full((len(first), truth.shape[1]), UNKNOWN, dtype=np.int64)
-    np.maximum.at(labels, place, truth)
+    place = codes(studies_of(data, indices))
     starts = np.unique(place, return_index=True)[1]
+    labels = np.full((len(starts), truth.shape[1]), UNKNOWN, dtype=np.int64)
+    np.maximum.at(labels, place, truth)
     return [indices[int(start)] for start in starts], labels

@@ -65,13 +65,13 @@ class PromptSet:
     def named(self) -> dict[str, list[str]]:
         """Return the words of each affirming text that name its class."""
         return {
-            label: [text[start:end] for text, (start, end) in zip(one.pos, self.spans[label], strict=True)]
-            for label, one in self.texts.items()
+            label: [text[start:end] for text, (start, end) in zip(prompts.pos, self.spans[label], strict=True)]
+            for label, prompts in self.texts.items()
         }
 
     def to_tree(self) -> dict[str, object]:
         """Return the set as it stands in the results: every text verbatim."""
-        text = {name: {"pos": list(one.pos), "neg": list(one.neg)} for name, one in self.texts.items()}
+        text = {name: {"pos": list(prompts.pos), "neg": list(prompts.neg)} for name, prompts in self.texts.items()}
         return {"set": self.name, "version": self.version, "sha256": self.sha256, "text": text}
 
 
@@ -87,7 +87,7 @@ def read(name: str, classes: Sequence[str], base: Path | None = None, pairs: boo
     if twice := sorted(set(content.classes or {}) & set(content.names or {})):
         raise ConfigError(f"{path}: class {twice[0]!r} stands under `classes` and under `names`")
     known = dict(content.classes or {})
-    spans = {label: tuple(span_of(label, text) for text in one.pos) for label, one in known.items()}
+    spans = {label: tuple(span_of(label, text) for text in prompts.pos) for label, prompts in known.items()}
     for label, words in (content.names or {}).items():
         if len(words) * (len(content.templates.pos) + len(content.templates.neg)) > MAX_PROMPTS:
             raise ConfigError(f"{path}: class {label!r} has more than {MAX_PROMPTS} prompts, its templates written out")

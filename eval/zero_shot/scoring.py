@@ -12,10 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit
 
 from vlp.core.config import config, to_tree
 
-from ..metrics.arithmetic import unit
+from ..metrics.arithmetic import codes, unit
 
 Floats = NDArray[np.float64]
 Pooling = Literal["norm-mean-norm", "mean-raw", "mean-of-scores", "max-of-scores"]
@@ -93,24 +94,10 @@ def similarity(images: ArrayLike, prompts: ArrayLike, pooling: Pooling) -> Float
     return np.asarray(scores.mean(1) if pooling == "mean-of-scores" else scores.max(1))
 
 
-def softmax(logits: ArrayLike) -> Floats:
-    """Return the softmax over the last axis."""
-    values = np.asarray(logits, dtype=np.float64)
-    powers = np.exp(values - values.max(-1, keepdims=True))
-    result: Floats = powers / powers.sum(-1, keepdims=True)
-    return result
-
-
-def sigmoid(logits: ArrayLike) -> Floats:
-    """Return 1 / (1 + exp(-x)) without overflow."""
-    from scipy.special import expit
-
-    return np.asarray(expit(np.asarray(logits, dtype=np.float64)))
-
-
 def pair_softmax(positive: ArrayLike, negative: ArrayLike, temperature: float = 1.0) -> Floats:
     """Return P(positive) = sigmoid((s+ - s-) / T): rule D."""
-    return sigmoid((np.asarray(positive, dtype=np.float64) - np.asarray(negative, dtype=np.float64)) / temperature)
+    margin = np.asarray(positive, dtype=np.float64) - np.asarray(negative, dtype=np.float64)
+    return np.asarray(expit(margin / temperature))
 
 
 def zscore(scores: ArrayLike) -> Floats:
@@ -138,12 +125,9 @@ def mix(local: ArrayLike, overall: ArrayLike, share: float) -> Floats:
     return share * np.asarray(local, dtype=np.float64) + (1 - share) * np.asarray(overall, dtype=np.float64)
 
 
-def average_views(values: ArrayLike, studies: Sequence[str]) -> tuple[Floats, list[str], NDArray[np.int64]]:
-    """Return the means of rows that share a study, the studies in order of first occurrence, and each row's study."""
-    rows = np.asarray(values, dtype=np.float64)
-    codes: dict[str, int] = {}
-    member = np.array([codes.setdefault(study, len(codes)) for study in studies], dtype=np.int64)
-    total = np.zeros((len(codes), *rows.shape[1:]))
+def average_views(values: ArrayLike, studies: Sequence[str]) -> Floats:
+    """Return the means of rows that share a study, the studies in order of first occurrence."""
+    rows, member = np.asarray(values, dtype=np.float64), codes(studies)
+    total = np.zeros((int(member.max()) + 1, *rows.shape[1:]))
     np.add.at(total, member, rows)
-    counts = np.bincount(member, minlength=len(codes)).reshape(-1, *[1] * (rows.ndim - 1))
-    return total / counts, list(codes), member
+    return total / np.bincount(member).reshape(-1, *[1] * (rows.ndim - 1))

@@ -224,7 +224,7 @@ def test_bad_input_of_one_task_ends_no_other(run: Run, shards: Path, tiny: Path,
     ("settings", "expected"),
     [
         ({"corruption": "scrambel"}, "task out: no corruption 'scrambel': did you mean 'scramble'?"),
-        ({"corruption": "scramble", "severity": 0}, "task out: severities are 1 to 5, found 0"),
+        ({"corruption": "scramble", "severity": 0}, "severity: Input should be greater than or equal to 1, found 0"),
     ],
 )
 def test_a_corruption_that_there_is_none_of_is_refused(

@@ -82,7 +82,8 @@ class _Gather(torch.autograd.Function):
             own = grad.new_empty((ctx.rows, *grad.shape[1:]))
             td.reduce_scatter_tensor(own, grad.contiguous())
             return own
-        grad = _sum(grad)
+        grad = grad.clone(memory_format=torch.contiguous_format)  # the caller's gradient is not ours to change
+        td.all_reduce(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]
 
@@ -117,26 +118,21 @@ def _gather(tensor: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
-def _sum(tensor: Tensor) -> Tensor:
-    result = tensor.clone(memory_format=torch.contiguous_format)
-    td.all_reduce(result)
-    return result
-
-
 class _SumReduce(torch.autograd.Function):
-    """All-reduce (sum); backward sums the ranks' gradients, as the value enters each rank's loss.
-
-    torch's own (`torch.distributed.nn.functional`) is deprecated, and keeps the group of its first import for ever.
-    """
+    """All-reduce (sum); backward sums the ranks' gradients, as the value enters each rank's loss."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return _sum(tensor)
+        result = tensor.clone().contiguous()
+        td.all_reduce(result)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (grad,) = grads
-        return _sum(grad)
+        result = grad.clone().contiguous()
+        td.all_reduce(result)
+        return result
 
 
 def gather(tensor: Tensor) -> Tensor:

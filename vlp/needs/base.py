@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from vlp.modalities.text.tokenizers.base import Encoded
+
 BUILD = "build shards whose samples hold `concepts` (vlp-prep build --concepts vocabulary)"
 
 Part = Literal["patch_head", "patches", "word_head", "token_states", "attention", "logit_scale", "logit_bias"]
@@ -47,19 +49,6 @@ class SelectedText:
     def mentions(self, sample: Sample) -> list[Mention]:
         """Return the mentions of the sample's report that are shown."""
         return [mention for mention in sample.concepts if self.to_shown_span(mention.start, mention.end) is not None]
-
-
-class Encoded(Protocol):
-    """Texts as the tokenizer returns them: tokens, the characters of each, and the rows that were truncated."""
-
-    @property
-    def tokens(self) -> Tokens: ...
-
-    @property
-    def offsets(self) -> np.ndarray[Any, Any]: ...
-
-    @property
-    def cut(self) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,14 +16,14 @@ from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, l2_normalize, mean_over_ranks, objectives
+from .base import Objective, Positive, l2_normalize, mean_over_ranks, objectives
 
 
 @config
 class AssertionConfig:
     findings: Mapping[str, str]
     templates: tuple[tuple[str, str], ...] = (("there is {}", "there is no {}"),)
-    temperature: float = 0.1
+    temperature: Positive = 0.1
 
 
 @objectives.register("assertion")
@@ -47,8 +47,6 @@ class Assertion(Objective[AssertionConfig]):
         for template in (template for pair in config.templates for template in pair):
             if template.count("{}") != 1:
                 raise ConfigError(f"templates: {template!r} must hold one {{}}, the place of the finding's name")
-        if config.temperature <= 0:
-            raise ConfigError(f"temperature must be above 0, found {config}")
 
     def prompt_spec(self) -> PromptSpec:
         config = self.config

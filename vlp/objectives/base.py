@@ -8,12 +8,12 @@ such that the mean over ranks is the loss of the whole batch, and data paralleli
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
@@ -24,6 +24,13 @@ from vlp.needs import Need, find_needs
 from vlp.needs.rows import with_text
 
 C = TypeVar("C")
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Scale = Annotated[float, Field(ge=1, le=100)]
+"""A start of a learned scale of logits: within what the optimiser keeps it in."""
+
 SIDES = ("image", "text")
 """What an objective calls the two modalities that it compares."""
 
@@ -346,13 +353,6 @@ def mean_over_ranks(losses: Tensor, counted: Tensor) -> Tensor:
     """Return this rank's share of the mean of `losses` where `counted` (bool), over all ranks; 0 where nothing is."""
     total = distributed.sum_over_ranks(counted.sum().to(losses.dtype)).clamp(min=1)
     return losses.masked_fill(~counted, 0.0).sum() * (distributed.world() / total)
-
-
-def log_scale(scale: float, key: str = "scale") -> float:
-    """Return the start of a log scale; raises ConfigError outside of the range that the optimiser keeps scales in."""
-    if not 1 <= scale <= 100:
-        raise ConfigError(f"{key}: the logit scale is kept within 1..100, found {scale}")
-    return math.log(scale)
 
 
 def as_scalar(parameter: Tensor | None) -> Tensor:

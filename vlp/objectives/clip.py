@@ -5,10 +5,12 @@ Radford et al., *Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
+import math
+
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import config
 
-from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
+from .base import Objective, Scale, as_scalar, l2_normalize, objectives
 from .functional.info_nce import info_nce
 from .functional.positives import Positives, RankRows, needs_of, relation
 
@@ -23,7 +25,7 @@ def clip_loss(output: ModelOutput, batch: Batch, positives: Positives, *, even: 
 
 @config
 class ClipConfig:
-    scale: float = 1 / 0.07
+    scale: Scale = 1 / 0.07
     positives: Positives = "diagonal"
 
 
@@ -38,7 +40,7 @@ class Clip(Objective[ClipConfig]):
     def __init__(self, config: ClipConfig, dim: int) -> None:
         super().__init__(config, dim)
         self.needs = frozenset({"logit_scale"}) | needs_of(config.positives)
-        self.scale_init = (log_scale(config.scale), None)
+        self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

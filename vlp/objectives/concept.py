@@ -18,7 +18,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, l2_normalize, log_scale, objectives
+from .base import Objective, Positive, Scale, Share, l2_normalize, objectives
 from .clip import clip_loss
 from .functional.info_nce import over_ranks
 from .functional.patch_pooling import Pool, pooled_similarity
@@ -62,16 +62,16 @@ class ConceptConfig:
     alpha: float = 0.5
     of: Literal["spans", "phrases"] = "spans"
     pool: Pool = "max"
-    gamma: float = 8.0
+    gamma: Positive = 8.0
     loss: Literal["sigmoid", "softmax"] = "sigmoid"
     per: Literal["concept", "report"] = "concept"
-    temperature: float = 0.1
-    image_to_concept: float = 0.5
+    temperature: Positive = 0.1
+    image_to_concept: Share = 0.5
     matches: Literal["ignore", "positive", "negative"] = "ignore"
     mentions: Literal["present", "all"] = "present"
-    scale: float = 1 / 0.07
+    scale: Scale = 1 / 0.07
     bias: float = -10.0
-    align_scale: float = 10.0
+    align_scale: Scale = 10.0
     align_bias: float = -10.0
     positives: Positives = "diagonal"
 
@@ -98,16 +98,13 @@ class Concept(Objective[ConceptConfig]):
         super().__init__(config, dim)
         if config.per == "report" and config.loss == "softmax":
             raise ConfigError("per: report joins concepts for the sigmoid loss only: use loss: sigmoid")
-        if min(config.temperature, config.gamma) <= 0 or not 0 <= config.image_to_concept <= 1:
-            raise ConfigError(f"temperature and gamma must be above 0, image_to_concept in 0..1, found {config}")
         needs = {"patches", "tokens", "spans"} if config.of == "spans" else {"patches", "phrases"}
         if config.align != "none":
             needs |= {"logit_scale", "logit_bias"} if config.align == "siglip" else {"logit_scale"}
-            start = log_scale(config.align_scale, "align_scale")
-            self.scale_init = (start, config.align_bias if config.align == "siglip" else None)
+            self.scale_init = (math.log(config.align_scale), config.align_bias if config.align == "siglip" else None)
         self.needs = frozenset(needs) | needs_of(config.positives)
         if config.loss == "sigmoid":
-            self.concept_logit_scale = nn.Parameter(torch.tensor([log_scale(config.scale)]))
+            self.concept_logit_scale = nn.Parameter(torch.tensor([math.log(config.scale)]))
             self.concept_logit_bias = nn.Parameter(torch.tensor([config.bias]))
 
     def bounds(self) -> dict[str, tuple[float, float]]:

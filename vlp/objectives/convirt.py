@@ -9,17 +9,17 @@ from __future__ import annotations
 import torch
 
 from vlp.batch import Batch, Losses, ModelOutput
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 
-from .base import Objective, l2_normalize, objectives
+from .base import Objective, Positive, Share, l2_normalize, objectives
 from .functional.info_nce import info_nce
 from .functional.positives import Positives, RankRows, needs_of, relation
 
 
 @config
 class ConVirtConfig:
-    temperature: float = 0.1
-    image_to_text: float = 0.75
+    temperature: Positive = 0.1
+    image_to_text: Share = 0.75
     positives: Positives = "diagonal"
 
 
@@ -33,8 +33,6 @@ class ConVirt(Objective[ConVirtConfig]):
 
     def __init__(self, config: ConVirtConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if config.temperature <= 0 or not 0 <= config.image_to_text <= 1:
-            raise ConfigError(f"temperature must be above 0 and image_to_text in 0..1, found {config}")
         self.needs = needs_of(config.positives)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:

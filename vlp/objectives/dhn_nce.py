@@ -15,17 +15,17 @@ from torch import Tensor
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, l2_normalize, objectives
+from .base import NotNegative, Objective, Positive, l2_normalize, objectives
 from .functional.info_nce import similarity_sums
 from .functional.positives import Positives, RankRows, needs_of, relation
 
 
 @config
 class DhnNceConfig:
-    temperature: float = 0.6
-    beta_image: float = 0.15
-    beta_text: float = 0.15
-    alpha: float = 0.0
+    temperature: Positive = 0.6
+    beta_image: NotNegative = 0.15
+    beta_text: NotNegative = 0.15
+    alpha: NotNegative = 0.0
     detach_weights: bool = False
     reduction: Literal["mean", "sum"] = "mean"
     variant: Literal["paper", "released_code"] = "paper"
@@ -48,10 +48,6 @@ class DhnNce(Objective[DhnNceConfig]):
 
     def __init__(self, config: DhnNceConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if config.temperature <= 0 or min(config.beta_image, config.beta_text, config.alpha) < 0:
-            raise ConfigError(
-                f"temperature must be above 0, beta_image, beta_text and alpha at least 0, found {config}"
-            )
         if config.variant == "released_code" and (config.positives != "diagonal" or config.reduction != "mean"):
             raise ConfigError("variant: released_code knows positives: diagonal and reduction: mean only")
         self.needs = needs_of(config.positives)

@@ -15,9 +15,9 @@ from torch.nn.functional import pad
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 
-from .base import Objective, l2_normalize, objectives
+from .base import Objective, Positive, l2_normalize, objectives
 from .functional.info_nce import info_nce, info_nce_of_logits
 from .functional.positives import Positives, RankRows, needs_of, relation
 from .functional.tiled import MASKED
@@ -28,9 +28,9 @@ PAIR_VALUES = 1 << 20
 
 @config
 class GloriaConfig:
-    attention: float = 4.0
-    matching: float = 5.0
-    contrast: float = 10.0
+    attention: Positive = 4.0
+    matching: Positive = 5.0
+    contrast: Positive = 10.0
     aggregate: Literal["sum", "mean"] = "sum"
     local_weight: float = 1.0
     global_weight: float = 1.0
@@ -51,8 +51,6 @@ class Gloria(Objective[GloriaConfig]):
 
     def __init__(self, config: GloriaConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if min(config.attention, config.matching, config.contrast) <= 0:
-            raise ConfigError(f"attention, matching and contrast must be above 0, found {config}")
         self.needs = frozenset({"patches", "words"}) | needs_of(config.positives)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:

@@ -7,24 +7,26 @@ Masked Autoencoders for Multi-Label Thorax Disease Classification*, WACV 2023.
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, mean_over_ranks, objectives
+from .base import Count, Objective, mean_over_ranks, objectives
 
 
 @config
 class MaeConfig:
-    patch: int = 16
-    channels: int = 3
+    patch: Count = 16
+    channels: Count = 3
     width: int = 256
-    depth: int = 2
-    heads: int = 4
+    depth: Annotated[int, Field(ge=0)] = 2
+    heads: Count = 4
     normalise_pixels: bool = False
 
 
@@ -45,8 +47,6 @@ class Mae(Objective[MaeConfig]):
 
     def __init__(self, config: MaeConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if min(config.patch, config.channels, config.heads) < 1 or config.depth < 0:
-            raise ConfigError(f"patch, channels and heads must be at least 1, depth at least 0, found {config}")
         if config.width % (4 * config.heads):
             raise ConfigError(f"width: must be a multiple of 4 x heads = {4 * config.heads}, found {config.width}")
         self.enter = nn.Linear(dim, config.width)

@@ -6,6 +6,7 @@ Wang, Wu, Agarwal, Sun, *MedCLIP: Contrastive Learning from Unpaired Medical Ima
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
+from .base import Objective, Scale, as_scalar, l2_normalize, objectives
 from .functional.info_nce import over_ranks
 from .functional.positives import RankRows
 
@@ -24,7 +25,7 @@ from .functional.positives import RankRows
 class MedClipConfig:
     similarity: Literal["dot", "cosine"] = "dot"
     absent: float = -1.0
-    scale: float = 1 / 0.07
+    scale: Scale = 1 / 0.07
     text_labels: Literal["sample", "mentions"] = "sample"
     views: Literal[1, 2] = 1
 
@@ -46,7 +47,7 @@ class MedClip(Objective[MedClipConfig]):
         wanted = {"labels", "logit_scale"}
         wanted |= {"extras.text_labels"} if config.text_labels == "mentions" else set()
         self.needs = frozenset(wanted | ({"text_view"} if config.views == 2 else set()))
-        self.scale_init = (log_scale(config.scale), None)
+        self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 
-from .base import Objective, l2_normalize, objectives
+from .base import Count, Objective, Positive, l2_normalize, objectives
 from .functional.info_nce import info_nce
 from .functional.patch_pooling import by_chunks
 from .functional.positives import Positives, RankRows, needs_of, relation
@@ -31,12 +31,12 @@ class MgcaConfig:
     ita: float | None = None
     cta: float | None = None
     cpa: float | None = None
-    temperature: float = 0.07
-    token_temperature: float = 0.1
-    prototype_temperature: float = 0.2
-    prototypes: int = 500
-    sinkhorn_epsilon: float = 0.05
-    sinkhorn_rounds: int = 3
+    temperature: Positive = 0.07
+    token_temperature: Positive = 0.1
+    prototype_temperature: Positive = 0.2
+    prototypes: Count = 500
+    sinkhorn_epsilon: Positive = 0.05
+    sinkhorn_rounds: Count = 3
     freeze: float = 0.02
     normalise_attended: bool = True
     positives: Positives = "diagonal"
@@ -59,13 +59,6 @@ class Mgca(Objective[MgcaConfig]):
 
     def __init__(self, config: MgcaConfig, dim: int) -> None:
         super().__init__(config, dim)
-        if (
-            min(config.temperature, config.token_temperature, config.prototype_temperature, config.sinkhorn_epsilon)
-            <= 0
-        ):
-            raise ConfigError(f"temperatures and sinkhorn_epsilon must be above 0, found {config}")
-        if config.prototypes < 1 or config.sinkhorn_rounds < 1:
-            raise ConfigError(f"prototypes and sinkhorn_rounds must be at least 1, found {config}")
         self.needs = frozenset({"patches", "words", "attention"}) | needs_of(config.positives)
         self.follows_progress = config.freeze > 0
         given = (config.ita, config.cta, config.cpa)

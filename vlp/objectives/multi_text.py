@@ -18,7 +18,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT, UNKNOWN
 
-from .base import Objective, l2_normalize, mean_over_ranks, objectives
+from .base import Objective, Positive, Share, l2_normalize, mean_over_ranks, objectives
 from .functional.info_nce import over_ranks
 from .functional.tiled import MASKED
 
@@ -26,8 +26,8 @@ from .functional.tiled import MASKED
 @config
 class MultiTextConfig:
     texts: Mapping[str, tuple[str, ...]]
-    temperature: float = 0.1
-    image_to_text: float = 0.5
+    temperature: Positive = 0.1
+    image_to_text: Share = 0.5
     unmentioned: Literal["ignore", "negative"] = "ignore"
 
 
@@ -48,8 +48,6 @@ class MultiText(Objective[MultiTextConfig]):
         super().__init__(config, dim)
         if not config.texts or not all(config.texts.values()):
             raise ConfigError("texts: at least one finding, each with at least one text, is needed")
-        if config.temperature <= 0 or not 0 <= config.image_to_text <= 1:
-            raise ConfigError(f"temperature must be above 0 and image_to_text in 0..1, found {config}")
 
     def prompt_spec(self) -> PromptSpec:
         config = self.config

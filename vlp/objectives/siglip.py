@@ -5,6 +5,7 @@ Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -15,7 +16,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
+from .base import Objective, Scale, as_scalar, l2_normalize, objectives
 from .functional.info_nce import diagonal, is_small
 from .functional.positives import PositiveRelation, Positives, RankRows, needs_of, relation
 from .functional.tiled import SigmoidSum
@@ -75,7 +76,7 @@ def siglip_loss(
 
 @config
 class SigLipConfig:
-    scale: float = 10.0
+    scale: Scale = 10.0
     bias: float = -10.0
     positives: Positives = "diagonal"
     exchange: Exchange = "gather"
@@ -97,7 +98,7 @@ class SigLip(Objective[SigLipConfig]):
                 f"positives: {config.positives} needs to know the texts of all ranks: use exchange: gather, not ring"
             )
         self.needs = frozenset({"logit_scale", "logit_bias"}) | needs_of(config.positives)
-        self.scale_init = (log_scale(config.scale), config.bias)
+        self.scale_init = (math.log(config.scale), config.bias)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -7,12 +7,13 @@ Silva-Rodríguez et al., *A Foundation Language-Image Model of the Retina* (FLAI
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError, config
 
-from .base import Objective, as_scalar, l2_normalize, log_scale, objectives
+from .base import Objective, Scale, as_scalar, l2_normalize, objectives
 from .functional.info_nce import info_nce
 from .functional.positives import PositiveRelation, RankRows, label_relation
 
@@ -22,7 +23,7 @@ class UniClConfig:
     by: Literal["labels", "category"] = "labels"
     match: Literal["same", "overlap"] = "same"
     form: Literal["mean", "sum"] = "mean"
-    scale: float = 1 / 0.07
+    scale: Scale = 1 / 0.07
 
 
 @objectives.register("label_aware")
@@ -33,8 +34,8 @@ class UniCl(Objective[UniClConfig]):
     all that share one, weighted by the Jaccard index of the sets (ours: neither paper has multi-label images).
     `by: category` compares `Batch.extras["category"]` [B] int64: as in FLAIR one of an image's labels, drawn anew at each
     access (our loader draws among the present ones of `data.labels`; 0 is none). A sample without a label is a positive of
-    itself only; with all labels distinct this is `clip`. Scale s is learned and
-    starts at 1 / 0.07. `form: sum` sums over rows and directions instead, as UniCL's paper writes it.
+    itself only; with all labels distinct this is `clip`. Scale s is learned and starts at 1 / 0.07. `form: sum` sums over
+    rows and directions instead, as UniCL's paper writes it.
     """
 
     def __init__(self, config: UniClConfig, dim: int) -> None:
@@ -42,7 +43,7 @@ class UniCl(Objective[UniClConfig]):
         if config.by == "category" and config.match == "overlap":
             raise ConfigError("match: overlap compares sets of findings: use it with by: labels")
         self.needs = frozenset({"logit_scale", "labels" if config.by == "labels" else "extras.category"})
-        self.scale_init = (log_scale(config.scale), None)
+        self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config

@@ -247,12 +247,6 @@ def forget(path: Path, step: int) -> None:
         file.write("".join(kept))
 
 
-def read_log(run: Path, event: str | None = None) -> list[dict[str, Any]]:
-    """Return the lines of a run's log, those of one event if it is named."""
-    lines = [json.loads(line) for line in (run / FILE).read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if event is None or line["event"] == event]
-
-
 def rounded(value: Any) -> Any:
     """Return numbers with 6 significant digits and null for what JSON has no number for."""
     if isinstance(value, Mapping):

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...bootstrap import Interval, Resamples
 from ...intervals import Part, of_draws, of_macro, of_mean
 from ...metrics.decisions import binary_decisions
-from ...results import metric
+from ...results import macro_metric, metric
 
 Decided = dict[str, Part]
 """The scores of one class's decisions by name, those that are defined."""
@@ -55,9 +55,7 @@ def decided_macro(
     result = {}
     for name in NAMES:
         known = [parts[label][name] for label in counted if name in parts[label]]
-        value = float(np.mean([part.value for part in known])) if known else None
-        bounds = of_macro(known)
-        result[f"{name}_macro"] = metric(value, bounds, chance=CHANCE.get(name), reason=SAME, n_classes=len(known))
+        result[f"{name}_macro"] = macro_metric(known, chance=CHANCE.get(name), reason=SAME, n_classes=len(known))
     rates = [name for name in per_class[counted[0]] if name.startswith("sensitivity_at_")]
     for name in (*rates, "ece"):
         values = [per_class[label][name]["value"] for label in counted]

@@ -10,16 +10,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
-from ...drawing import charts
-from ...drawing.cards import Card, Chart, Forest, Heading, Matrix, Multiples, Note, Piece, Published, Section, Table
-from ...drawing.rows import references_of, row
+from ...drawing import cards, charts
 from ...drawing.wording import SIDE, confusion_figure, ends, hidden
 from ...metrics.calibration import calibration_error, fit_temperature, reliability
 from ...metrics.ranking import Ranking, auroc, precision_recall_curve, roc_curve
 from ...results import TaskResult
 from ...zero_shot.classifier import UNKNOWN, Scores
-from ...zero_shot.scoring import sigmoid
 from ..base import Task, class_rows, scores_card
 
 Floats = NDArray[np.float64]
@@ -34,11 +32,10 @@ def curve_figure(
 
     Of many classes those that the page shows (`ends`).
     """
-    areas = [auroc(truth[known, at], ranking[known, at]) for at, known in enumerate((truth != UNKNOWN).T)]
-    shown = ends([(at, area) for at, area in enumerate(areas) if area is not None], lambda pair: pair[1])
+    shown = ends(list(class_areas(names, truth, ranking).items()), lambda pair: pair[1])
     figures = []
-    for column, area in sorted(shown):
-        name = names[column]
+    for name, area in sorted(shown, key=lambda pair: names.index(pair[0])):
+        column = names.index(name)
         known = truth[:, column] != UNKNOWN
         labels, values = truth[known, column], ranking[known, column]
         false_rate, true_rate, _ = roc_curve(labels, values)
@@ -72,6 +69,12 @@ def curve_figure(
     return figures
 
 
+def class_areas(names: Sequence[str], truth: NDArray[np.int64], ranking: Floats) -> dict[str, float]:
+    """Return the AUROC of each class that has one."""
+    areas = (auroc(truth[known, at], ranking[known, at]) for at, known in enumerate((truth != UNKNOWN).T))
+    return {name: area for name, area in zip(names, areas, strict=True) if area is not None}
+
+
 def _on_grid(false_rate: Floats, true_rate: Floats) -> Floats:
     """Return the ROC's highest point at each false-positive rate of the grid, straight lines between vertices."""
     last = np.r_[false_rate[1:] != false_rate[:-1], True]
@@ -103,7 +106,7 @@ def calibration_figure(
     scale = fit_temperature(scores.logits[known], labels[known])
     if scale is not None:
         title = f"temperature fitted on {split}"
-        entries.append(_findings(title, sigmoid(main.logits / scale), truth, main.temperature * scale, counted))
+        entries.append(_findings(title, expit(main.logits / scale), truth, main.temperature * scale, counted))
     return entries
 
 
@@ -146,65 +149,67 @@ def single_finding_confusion(names: Sequence[str], truth: NDArray[np.int64], ran
     return confusion_figure("Confusion of images with a single finding", names, counts)
 
 
-def section(family: type[Task[Any]], result: TaskResult) -> Section:
+def section(family: type[Task[Any]], result: TaskResult) -> cards.Section:
     """Return the cards of a classification."""
     per_class, figures = result.entry["per_class"], result.figures
     rows = class_rows(result, "auroc", lambda entry: f"{entry['n_pos']:,} / {entry['n_neg']:,}")
-    note = Note(f"Beside each name: positives / negatives. {hidden(len(per_class))}".strip())
-    classes = Card(f"{family.title('auroc')} per class", [Forest(rows), note, *_published_of_classes(result)])
+    note = cards.Note(f"Beside each name: positives / negatives. {hidden(len(per_class))}".strip())
+    classes = cards.Card(
+        f"{family.title('auroc')} per class", [cards.Forest(rows), note, *_published_of_classes(result)]
+    )
     section = [[scores_card(family, result), classes]]
     if figures.get("curves"):
         section.append([_curves(figures["curves"], per_class)])
-    cards = (_confusion(figures), _calibration(figures), _wording(result), _subgroups(family, result))
-    if drawn := [card for card in cards if card]:
+    more = (_confusion(figures), _calibration(figures), _wording(result), _subgroups(family, result))
+    if drawn := [card for card in more if card]:
         section.append(drawn)
     return section
 
 
-def _published_of_classes(result: TaskResult) -> list[Published]:
+def _published_of_classes(result: TaskResult) -> list[cards.Published]:
     """Return the published AUROCs of classes, those of a model together, in the order of the classes."""
     found: dict[tuple[str, str], list[tuple[str, float]]] = {}
     for name in result.entry["per_class"]:
-        for reference in references_of(result.entry, name):
+        for reference in cards.references_of(result.entry, name):
             found.setdefault((reference["model"], reference["source"]), []).append((name, reference["value"]))
-    return [Published(model, numbers, source) for (model, source), numbers in found.items()]
+    return [cards.Published(model, numbers, source) for (model, source), numbers in found.items()]
 
 
-def _curves(curves: Sequence[Mapping[str, Any]], per_class: Mapping[str, Any]) -> Card:
+def _curves(curves: Sequence[Mapping[str, Any]], per_class: Mapping[str, Any]) -> cards.Card:
     rocs = [(charts.roc(curve), curve["name"], f"{curve['auroc']:.3f}") for curve in curves]
     precisions = [
         (charts.precision_recall(curve), curve["name"], f"AP {per_class[curve['name']]['ap']['value']:.3f}")
         for curve in curves
     ]
-    folded = Multiples(precisions, "Precision-recall curves with 95 % bands")
-    return Card("ROC curves with 95 % bands", [Multiples(rocs), folded])
+    folded = cards.Multiples(precisions, "Precision-recall curves with 95 % bands")
+    return cards.Card("ROC curves with 95 % bands", [cards.Multiples(rocs), folded])
 
 
-def _confusion(figures: Mapping[str, Any]) -> Card | None:
+def _confusion(figures: Mapping[str, Any]) -> cards.Card | None:
     figure = figures.get("confusion")
     if not figure:
         return None
     if figure.get("pairs"):
         rows = [(truth, answer, f"{count:,} of {total:,}") for truth, answer, count, total in figure["pairs"]]
         title = f"{figure['title']}: the most frequent errors among {figure['n_classes']:,} classes"
-        return Card(title, [Table(("truth", "prediction", "images"), rows)])
+        return cards.Card(title, [cards.Table(("truth", "prediction", "images"), rows)])
     if not any(map(sum, figure.get("counts", ()))) or len(figure["classes"]) > 2 * SIDE:
         return None
-    note = Note("Rows: truth. Columns: prediction. Shade: share of the row.")
-    return Card(figure["title"], [Matrix(figure["classes"], figure["counts"]), note])
+    note = cards.Note("Rows: truth. Columns: prediction. Shade: share of the row.")
+    return cards.Card(figure["title"], [cards.Matrix(figure["classes"], figure["counts"]), note])
 
 
-def _calibration(figures: Mapping[str, Any]) -> Card | None:
+def _calibration(figures: Mapping[str, Any]) -> cards.Card | None:
     entries = figures.get("calibration")
     if not entries:
         return None
     errors = ["–" if entry["ece"] is None else f"{entry['ece']:.3f}" for entry in entries]
     words = [f"{entry['title']}: ECE {error}" for entry, error in zip(entries, errors, strict=True)]
     legend = tuple(zip(("k-point", "k-second"), words, strict=False))
-    return Card("Calibration", [Chart(charts.reliability(entries), legend)])
+    return cards.Card("Calibration", [cards.Chart(charts.reliability(entries), legend)])
 
 
-def _wording(result: TaskResult) -> Card | None:
+def _wording(result: TaskResult) -> cards.Card | None:
     """Return a score for each prompt set, with its findings as dots where there are some, and how far the sets differ."""
     found = next((entry for name, entry in result.metrics.items() if name.endswith("_over_prompt_sets")), None)
     if found is None:
@@ -214,22 +219,23 @@ def _wording(result: TaskResult) -> Card | None:
     for name, value in found["sets"].items():
         shown = ends(list(each.get(name, {}).items()), lambda pair: pair[1])
         dots = [(score, f"{label} {score:.3f}") for label, score in shown]
-        rows.append(row({"value": value}, name, dots=dots))
+        rows.append(cards.row({"value": value}, name, dots=dots))
     small = "; small dots are classes, the large dot is their mean" if rows[0].dots else ""
     spread = f"Mean {found['value']:.3f}, standard deviation {found['std']:.3f}, range {found['spread']:.3f}."
-    return Card("Prompt sensitivity", [Forest(rows, legend=False), Note(f"One row per prompt set{small}. {spread}")])
+    note = cards.Note(f"One row per prompt set{small}. {spread}")
+    return cards.Card("Prompt sensitivity", [cards.Forest(rows, legend=False), note])
 
 
-def _subgroups(family: type[Task[Any]], result: TaskResult) -> Card | None:
-    pieces: list[Piece] = []
+def _subgroups(family: type[Task[Any]], result: TaskResult) -> cards.Card | None:
+    pieces: list[cards.Piece] = []
     for column, entry in result.entry["subgroups"].items():
         name = entry["metric"]
         scaled = next((value for key, value in entry.items() if key.startswith("es_")), None)
         gap = "" if scaled is None else f": equity-scaled {scaled:.3f}, largest gap {entry['gap']:.3f}"
-        pieces.append(Heading(f"{family.title(name)} by {column}{gap}"))
+        pieces.append(cards.Heading(f"{family.title(name)} by {column}{gap}"))
         if words := hidden(len(entry["groups"]), "groups"):
-            pieces.append(Note(words))
+            pieces.append(cards.Note(words))
         shown = ends(list(entry["groups"].items()), lambda pair: pair[1]["n"])
-        rows = [row(values[name], group, count=f"{values['n']:,}") for group, values in shown]
-        pieces.append(Forest(rows, legend=False))
-    return Card("Subgroups", pieces) if pieces else None
+        rows = [cards.row(values[name], group, count=f"{values['n']:,}") for group, values in shown]
+        pieces.append(cards.Forest(rows, legend=False))
+    return cards.Card("Subgroups", pieces) if pieces else None

@@ -1,12 +1,14 @@
-"""The settings of a classification, and the truth of its classes."""
+"""The settings of a classification, the truth of its classes, and which records make up a list of single findings."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
 
 from vlp.core.config import config
 
@@ -14,9 +16,7 @@ from ...data.dataset import Data
 from ...data.labels import label_of
 from ...zero_shot.classifier import UNKNOWN
 from ...zero_shot.scoring import Scoring
-from ..base import (
-    at_least,
-)
+from ..base import Context
 
 
 @config
@@ -42,16 +42,13 @@ class Settings:
     unstated: Literal["exclude", "negative"] = "exclude"
     no_finding: str | None = None
     subgroups: tuple[str, ...] = ()
-    min_group: int = 20
-    specificity: float = 0.9
-    per_class: int | None = None
+    min_group: PositiveInt = 20
+    specificity: Annotated[float, Field(ge=0, le=1)] = 0.9
+    per_class: PositiveInt | None = None
     calibrate: str | None = None
     aliases: dict[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "min_group", "per_class")
-        if not 0 <= self.specificity <= 1:
-            raise ValueError(f"specificity: expected 0 to 1, found {self.specificity:g}")
         for name in ("classes", "prompts", "subgroups"):
             if len(set(getattr(self, name))) < len(getattr(self, name)):
                 raise ValueError(f"{name}: a name is given twice")
@@ -73,3 +70,18 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
             value = unstated if stated is None else stated
             table[row, column] = stands if value == -1 else value
     return table
+
+
+def uncertain(context: Context, names: Sequence[str]) -> NDArray[np.bool_]:
+    """Return which usable records [n] leave one of the classes uncertain: they show no single one."""
+    records = (context.data.records[index] for index in context.usable)
+    return np.array([any(record.labels.get(name) == -1 for name in names) for record in records], dtype=bool)
+
+
+def fewest(context: Context, classes: NDArray[np.int64], count: int) -> NDArray[np.bool_]:
+    """Return which usable records [n] are among the `count` of their class (-1: of none) with the smallest hashes."""
+    codes = [hashlib.sha256(context.data.records[index].key.encode()).hexdigest() for index in context.usable]
+    keep = np.zeros(len(classes), dtype=bool)
+    for label in set(classes.tolist()) - {-1}:
+        keep[sorted(np.flatnonzero(classes == label), key=lambda row: codes[row])[:count]] = True
+    return keep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,17 +13,9 @@ from ...intervals import Part, of_macro
 from ...metrics.fairness import equity_scaled
 from ...results import metric
 from ..base import Context, Outcome
+from .labels import Settings
 
 NAMED = 10
-
-
-class Asked(Protocol):
-    """The settings that ask for subgroups."""
-
-    @property
-    def subgroups(self) -> tuple[str, ...]: ...
-    @property
-    def min_group(self) -> int: ...
 
 
 def mean_part(parts: Sequence[Part]) -> Part:
@@ -35,7 +27,7 @@ def mean_part(parts: Sequence[Part]) -> Part:
 def by_subgroup(
     context: Context,
     outcome: Outcome,
-    asked: Asked,
+    asked: Settings,
     name: str,
     chance: float | None,
     inside: Callable[[NDArray[np.bool_]], Part | None],

@@ -22,30 +22,17 @@ from ...drawing.wording import confusion_figure
 from ...intervals import Part, auroc_part, of_average_precision, of_draws, of_macro, of_mean
 from ...metrics.calibration import calibration_error
 from ...metrics.decisions import class_decisions
-from ...metrics.ranking import Ranking, auroc, average_precision, best_f1, sensitivity_at_specificity, youden
-from ...results import TaskResult, metric
+from ...metrics.ranking import Ranking, average_precision, best_f1, sensitivity_at_specificity, youden
+from ...results import TaskResult, macro_metric, metric
 from ...zero_shot import prompts as prompt_files
 from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding
 from ...zero_shot.prompts import PromptSet
 from ...zero_shot.scoring import Scoring
-from ..base import (
-    Auroc,
-    Comparable,
-    Context,
-    Mean,
-    MeanAuroc,
-    Outcome,
-    Plan,
-    Task,
-    Words,
-    families,
-    require_any,
-)
-from .decisions import Decided, decided_class, decided_macro
-from .figures import calibration_figure, confidence_figure, curve_figure, section, single_finding_confusion
-from .labels import Settings, truth_of
+from ..base import Auroc, Comparable, Context, Mean, MeanAuroc, Outcome, Plan, Task, Words, families, require_any
+from .decisions import decided_class, decided_macro
+from .figures import calibration_figure, class_areas, confidence_figure, curve_figure, section, single_finding_confusion
+from .labels import Settings, fewest, truth_of, uncertain
 from .subgroups import by_subgroup, left_out_words, mean_part
-from .subsets import fewest, uncertain
 
 Floats = NDArray[np.float64]
 
@@ -197,48 +184,75 @@ class Classification(Task[Labelled]):
         scores, truth = self.scores(context, data, indices, self.sets[0]), truth_of(data, indices, self.settings)
         return scores, by_study(data, indices, truth)[1] if self.scoring.views == "mean" else truth
 
+    def _class_scores(
+        self, outcome: Outcome, truth: NDArray[np.int64], ranking: Floats, main: Scores, drawn: Resamples, ece: str
+    ) -> dict[str, dict[str, Part]]:
+        """Enter the scores of each class by itself, `ece` being what its ECE is called; return those of the defined ones."""
+        parts: dict[str, dict[str, Part]] = {}
+        left_out: dict[str, list[str]] = {}
+        for column, name in enumerate(self.settings.classes):
+            known = truth[:, column] != UNKNOWN
+            labels, values, probability = truth[known, column], ranking[known, column], main.probability[known, column]
+            entry = outcome.per_class[name] = {"n_pos": int((labels == 1).sum()), "n_neg": int((labels == 0).sum())}
+            if missing := [words for words, key in (("positive", "n_pos"), ("negative", "n_neg")) if not entry[key]]:
+                reason = "no label" if len(missing) > 1 else f"no {missing[0]}"
+                entry |= {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}
+                left_out.setdefault(reason, []).append(name)
+                continue
+            inside = drawn[known]
+            parts[name] = self._ranking_scores(entry, labels, values, inside)
+            entry[ece] = metric(calibration_error(probability, labels), higher_is_better=False, reason="no samples")
+            parts[name] |= decided_class(entry, labels, main.decision[known, column], inside)
+        outcome.warnings += left_out_words(left_out)
+        return parts
+
+    def _ranking_scores(
+        self, entry: dict[str, Any], labels: NDArray[np.int64], values: Floats, drawn: Resamples
+    ) -> dict[str, Part]:
+        """Enter what is scored of a class's ranking; return its AUROC and average precision."""
+        first, precision = auroc_part(labels, values, drawn), average_precision(labels, values)
+        assert first is not None and precision is not None
+        draws = Ranking.of(labels, values).average_precision(drawn.weights)
+        second = Part(precision, draws, of_average_precision(precision, labels, draws, drawn))
+        entry["auroc"] = metric(first.value, first.interval, chance=0.5)
+        entry["ap"] = metric(precision, second.interval, chance=entry["n_pos"] / len(labels))
+        at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
+        entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
+        entry["f1_best"] = metric(best_f1(labels, values), note="threshold chosen on this data")
+        entry["youden"] = youden(labels, values)
+        return {"auroc": first, "ap": second}
+
     # multi-label
 
     def _multilabel(self, scored: Scored) -> Outcome:
         context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
         main, names = scores[0], self.settings.classes
         outcome = Outcome(scored.indices, {})
-        parts: dict[str, dict[str, Part]] = {"auroc": {}, "ap": {}}
-        decided: dict[str, Decided] = {}
-        left_out: dict[str, list[str]] = {}
-        for column, name in enumerate(names):
-            known = truth[:, column] != UNKNOWN
-            labels, values = truth[known, column], main.ranking[known, column]
-            outcome.per_class[name], areas = self._one_class(
-                labels, values, main.probability[known, column], resamples[known]
-            )
-            if areas:
-                parts["auroc"][name], parts["ap"][name] = areas
-                yes = main.decision[known, column]
-                decided[name] = decided_class(outcome.per_class[name], labels, yes, resamples[known])
-            else:
-                left_out.setdefault(outcome.per_class[name]["auroc"]["reason"], []).append(name)
-            outcome.prevalence[name] = float((labels == 1).mean()) if len(labels) else 0.0
-        outcome.warnings += left_out_words(left_out)
-        counted = [name for name in parts["auroc"] if name != self.settings.no_finding]
+        parts = self._class_scores(outcome, truth, main.ranking, main, resamples, "ece")
+        counts = {name: (entry["n_pos"], entry["n_neg"]) for name, entry in outcome.per_class.items()}
+        outcome.prevalence = {
+            name: positive / max(1, positive + negative) for name, (positive, negative) in counts.items()
+        }
+        counted = [name for name in parts if name != self.settings.no_finding]
         if not counted:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
-        undefined = [name for name in names if name not in parts["auroc"]]
-        for key, title, chance in (("auroc", "auroc_macro", 0.5), ("ap", "ap_macro", None)):
-            value = float(np.mean([outcome.per_class[name][key]["value"] for name in counted]))
-            bounds = of_macro([parts[key][name] for name in counted])
-            base = float(np.mean([outcome.prevalence[name] for name in counted])) if chance is None else chance
-            outcome.metrics[title] = metric(
-                value,
-                bounds,
-                chance=base,
-                primary=key == "auroc",
-                n_classes=len(counted),
-                classes=counted,
-                undefined=undefined,
-            )
-        outcome.metrics |= self._wording(truth, scores, counted)
-        outcome.metrics |= decided_macro(outcome.per_class, counted, decided)
+        facts: dict[str, Any] = {"n_classes": len(counted), "classes": counted}
+        facts["undefined"] = [name for name in names if name not in parts]
+        base = float(np.mean([outcome.prevalence[name] for name in counted]))
+        for key, chance in (("auroc", 0.5), ("ap", base)):
+            value = float(np.mean([outcome.per_class[name][key]["value"] for name in counted]))  # as they are stated
+            bounds = of_macro([parts[name][key] for name in counted])
+            outcome.metrics[f"{key}_macro"] = metric(value, bounds, chance=chance, primary=key == "auroc", **facts)
+        wording = {
+            prompt_set.name: {
+                name: area for name, area in class_areas(names, truth, of_set.ranking).items() if name in counted
+            }
+            for prompt_set, of_set in zip(self.sets, scores, strict=True)
+        }
+        if len(scores) > 1:
+            means = {name: float(np.mean(list(values.values()))) for name, values in wording.items()}
+            outcome.metrics["auroc_macro_over_prompt_sets"] = over_sets(means, chance=0.5)
+        outcome.metrics |= decided_macro(outcome.per_class, counted, parts)
         self._subgroups(scored, outcome, counted)
         outcome.rows = self._rows(context, scored.indices, truth, main)
         outcome.figures = {
@@ -247,61 +261,9 @@ class Classification(Task[Labelled]):
                 truth, main, [names.index(name) for name in counted], self._held_out(context), self.settings.calibrate
             ),
             "confusion": single_finding_confusion(names, truth, main.ranking),
-            "wording": {
-                prompt_set.name: values
-                for prompt_set, values in zip(self.sets, self._each(truth, scores, counted), strict=False)
-            },
+            "wording": wording,
         }
         return outcome
-
-    def _one_class(
-        self, labels: NDArray[np.int64], values: Floats, probability: Floats, drawn: Resamples
-    ) -> tuple[dict[str, Any], tuple[Part, Part] | None]:
-        positives, negatives = int((labels == 1).sum()), int((labels == 0).sum())
-        entry: dict[str, Any] = {"n_pos": positives, "n_neg": negatives}
-        if not positives or not negatives:
-            reason = "no negative" if positives else "no positive" if negatives else "no label"
-            return entry | {"auroc": metric(None, reason=reason), "ap": metric(None, reason=reason)}, None
-        first, precision = auroc_part(labels, values, drawn), average_precision(labels, values)
-        assert first is not None and precision is not None
-        draws = Ranking.of(labels, values).average_precision(drawn.weights)
-        second = Part(precision, draws, of_average_precision(precision, labels, draws, drawn))
-        entry["auroc"] = metric(first.value, first.interval, chance=0.5)
-        entry["ap"] = metric(precision, second.interval, chance=positives / len(labels))
-        at = f"sensitivity_at_{self.settings.specificity:g}_specificity"
-        entry[at] = metric(sensitivity_at_specificity(labels, values, self.settings.specificity))
-        point = youden(labels, values)
-        entry["f1_best"] = metric(best_f1(labels, values), note="threshold chosen on this data")
-        entry["youden"] = {
-            "threshold": point.threshold,
-            "sensitivity": point.sensitivity,
-            "specificity": point.specificity,
-        }
-        entry["ece"] = metric(calibration_error(probability, labels), higher_is_better=False, reason="no samples")
-        return entry, (first, second)
-
-    def _each(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> list[dict[str, float]]:
-        result = []
-        for of_set in scores:
-            values = {}
-            for column, name in enumerate(self.settings.classes):
-                known = truth[:, column] != UNKNOWN
-                area = auroc(truth[known, column], of_set.ranking[known, column])
-                if name in counted and area is not None:
-                    values[name] = area
-            result.append(values)
-        return result
-
-    def _wording(self, truth: NDArray[np.int64], scores: list[Scores], counted: Sequence[str]) -> dict[str, Any]:
-        if len(scores) < 2:
-            return {}
-        means = [float(np.mean(list(values.values()))) for values in self._each(truth, scores, counted)]
-        sets = {prompt_set.name: value for prompt_set, value in zip(self.sets, means, strict=True)}
-        return {
-            "auroc_macro_over_prompt_sets": metric(
-                float(np.mean(means)), chance=0.5, spread=max(means) - min(means), std=float(np.std(means)), sets=sets
-            )
-        }
 
     def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
         """Score the macro AUROC of each subgroup."""
@@ -347,11 +309,7 @@ class Classification(Task[Labelled]):
         if present < 2:
             raise DataError(f"{context.data.name}: only one of the classes {', '.join(names)} occurs")
         outcome.metrics["accuracy"] = metric(
-            float(right.mean()),
-            of_mean(right, resamples),
-            chance=float(share.max()),
-            primary=True,
-            n_classes=present,
+            float(right.mean()), of_mean(right, resamples), chance=float(share.max()), primary=True, n_classes=present
         )
         seen = class_decisions(answer, decided, len(names), np.ones(len(answer)))
         draws = class_decisions(answer, decided, len(names), resamples.weights[:300])
@@ -365,7 +323,10 @@ class Classification(Task[Labelled]):
             bounds = of_draws(draws[name], resamples, resamples[right == 0].patients)
             reason = "one class is always chosen"
             outcome.metrics[key] = metric(value if np.isfinite(value) else None, bounds, chance=chance, reason=reason)
-        self._one_against_rest(outcome, answer, main, resamples)
+        one_hot = np.eye(len(names), dtype=np.int64)[answer]
+        parts = self._class_scores(outcome, one_hot, main.probability, main, resamples, "ece_one_against_rest")
+        areas = [found["auroc"] for found in parts.values()]
+        outcome.metrics["auroc_macro"] = macro_metric(areas, chance=0.5, n_classes=len(areas))
 
         def inside(members: NDArray[np.bool_]) -> Part | None:
             drawn = resamples[members]
@@ -375,17 +336,11 @@ class Classification(Task[Labelled]):
         confidence = calibration_error(main.probability.max(1), right)
         outcome.metrics["ece"] = metric(confidence, higher_is_better=False, reason="no samples")
         if len(scores) > 1:
-            sets = {
-                prompt_set.name: float((answer == s.ranking.argmax(1)).mean())
-                for prompt_set, s in zip(self.sets, scores, strict=True)
-            }
-            values = list(sets.values())
-            outcome.metrics["accuracy_over_prompt_sets"] = metric(
-                float(np.mean(values)), spread=max(values) - min(values), std=float(np.std(values)), sets=sets
-            )
+            shares = [float((answer == of_set.ranking.argmax(1)).mean()) for of_set in scores]
+            sets = {prompt_set.name: share for prompt_set, share in zip(self.sets, shares, strict=True)}
+            outcome.metrics["accuracy_over_prompt_sets"] = over_sets(sets)
         outcome.rows = self._rows(context, scored.indices, truth, main)
         counts = confusion_matrix(answer, decided, labels=range(len(names)))
-        one_hot = np.eye(len(names), dtype=np.int64)[answer]
         outcome.figures = {
             "curves": curve_figure(names, one_hot, main.probability, resamples.weights),
             "confusion": confusion_figure("Confusion", names, counts),
@@ -393,20 +348,9 @@ class Classification(Task[Labelled]):
         }
         return outcome
 
-    def _one_against_rest(self, outcome: Outcome, answer: NDArray[np.int64], main: Scores, drawn: Resamples) -> None:
-        parts: list[Part] = []
-        left_out: dict[str, list[str]] = {}
-        for column, name in enumerate(self.settings.classes):
-            labels = (answer == column).astype(np.int64)
-            entry, areas = self._one_class(labels, main.probability[:, column], main.probability[:, column], drawn)
-            if "ece" in entry:  # of the class's probability; `ece` is that of the answer's confidence
-                entry["ece_one_against_rest"] = entry.pop("ece")
-            outcome.per_class[name] = entry
-            if areas:
-                parts.append(areas[0])
-                decided_class(entry, labels, main.decision[:, column], drawn)
-            else:
-                left_out.setdefault(entry["auroc"]["reason"], []).append(name)
-        outcome.warnings += left_out_words(left_out)
-        value = float(np.mean([part.value for part in parts]))
-        outcome.metrics["auroc_macro"] = metric(value, of_macro(parts), chance=0.5, n_classes=len(parts))
+
+def over_sets(values: dict[str, float], chance: float | None = None) -> dict[str, Any]:
+    """Return the mean of a score over prompt sets, with how far these lie apart."""
+    found = list(values.values())
+    spread = max(found) - min(found)
+    return metric(float(np.mean(found)), chance=chance, spread=spread, std=float(np.std(found)), sets=values)

@@ -109,7 +109,7 @@ def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> l
         ]
         result.append(
             {
-                "image": images.jpeg(pixels),
+                "image": images.data_uri(pixels),
                 "width": width,
                 "height": height,
                 "boxes": boxes,

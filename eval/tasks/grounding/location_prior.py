@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from itertools import product
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,27 +21,24 @@ from ...data.dataset import UnreadableError
 from ...data.spec import DataError
 from ...failures import stable_message
 from ..controls import Rectangle, box_map
+from .query import Query
 
 if TYPE_CHECKING:
     from ...data.dataset import Data
     from ..base import Context
 
-Key = tuple[str, str, str]
+Key = TypeVar("Key")
+Said = tuple[str, str, str]
+"""A finding, a side and a zone, "" where a phrase names none."""
+SIDES = (64, 64)
+"""Height and width of masks as they are collected."""
 SIDE = re.compile(r"\b(bilateral\w*|both|left|right)\b", re.I)
 ZONE = re.compile(
     r"\b(upper|apical|apex|mid|middle|midzone|lingula|lower|basal|base|bases|hilar|perihilar|retrocardiac|costophrenic)\b",
     re.I,
 )
-SAME = {
-    "apical": "apex",
-    "mid": "middle",
-    "midzone": "middle",
-    "lingula": "middle",
-    "basal": "lower",
-    "base": "lower",
-    "bases": "lower",
-    "perihilar": "hilar",
-}
+SAME = {"apical": "apex", "perihilar": "hilar"} | dict.fromkeys(("mid", "midzone", "lingula"), "middle")
+SAME |= dict.fromkeys(("basal", "base", "bases"), "lower")
 ENOUGH = 5
 """Fewer boxes than this for finding, side and zone: the mean over finding and side is taken, then over the finding."""
 
@@ -54,53 +52,67 @@ def place_of(phrase: str) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class Prior:
-    """Boxes, as fractions of the image, by what was said of them, with whose they are. `source` says where from."""
+class Others(Generic[Key]):
+    """What other patients show: arrays [n, ...] by key, with whose they are. `source` says where from.
 
-    boxes: dict[Key, NDArray[np.float64]]
+    `own` is the scored data where the arrays are its own, so that each patient's are left out of what is asked for it.
+    """
+
+    rows: dict[Key, NDArray[Any]]
     owners: dict[Key, list[str]]
     source: str
     own: Data | None
 
     @classmethod
-    def learn(cls, context: Context, split: str | None, indices: Sequence[int]) -> Prior:
-        """Collect the boxes of a split; where the data has no such split, of the scored images, each patient's own left out."""
-        other = context.split(split) if split else None
-        data, chosen = (other, other.usable()) if other is not None else (context.data, list(indices))
-        sizes = _sizes(context, data, chosen)
-        found: dict[Key, list[Rectangle]] = defaultdict(list)
+    def of(cls, context: Context, split: str | None, found: Iterable[tuple[Key, str, Any]]) -> Others[Key]:
+        """Collect (key, patient, array) of a split, or of the scored data where `split` is None."""
+        rows: dict[Key, list[Any]] = defaultdict(list)
         owners: dict[Key, list[str]] = defaultdict(list)
-        for index, (height, width) in zip(chosen, sizes, strict=True):
-            for box in data.records[index].boxes:
-                label, (side, zone) = box.label or box.phrase, place_of(box.phrase)
-                x1, y1, x2, y2 = box.xyxy
-                for key in {(label, side, zone), (label, side, ""), (label, "", "")}:
-                    found[key].append((x1 / width, y1 / height, x2 / width, y2 / height))
-                    owners[key].append(data.patient(index))
-        source = f"split {split}" if other is not None else "the other patients of this split"
-        return cls({k: np.array(v) for k, v in found.items()}, dict(owners), source, None if other else context.data)
+        for key, patient, array in found:
+            rows[key].append(array)
+            owners[key].append(patient)
+        source = f"split {split}" if split is not None else "the other patients of this split"
+        return cls(
+            {key: np.stack(arrays) for key, arrays in rows.items()}, owners, source, None if split else context.data
+        )
 
-    def mean_box(self, label: str, phrase: str, bare: bool, patient: str) -> Rectangle | None:
-        """Return the mean box of what a phrase says, as fractions; None where nothing like it was seen."""
-        side, zone = ("", "") if bare else place_of(phrase)
-        for key in ((label, side, zone), (label, side, ""), (label, "", "")):
-            boxes = self.boxes.get(key)
-            if boxes is None:
-                continue
-            if self.own is not None:
-                boxes = boxes[[owner != patient for owner in self.owners[key]]]
-            if len(boxes) >= (ENOUGH if key[1:] != ("", "") else 1):
-                x1, y1, x2, y2 = boxes.mean(0).tolist()
-                return x1, y1, x2, y2
-        return None
+    def get(self, key: Key, index: int) -> NDArray[Any] | None:
+        """Return the arrays that may stand for a scored record, one or more; None where there is none."""
+        rows = self.rows.get(key)
+        if rows is not None and self.own is not None:
+            patient = self.own.patient(index)
+            rows = rows[[owner != patient for owner in self.owners[key]]]
+        return rows if rows is not None and len(rows) else None
 
-    def map(self, label: str, phrase: str, bare: bool, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """Return the prior as a map [H, W] on an image, highest at the mean box's centre and flat outside of it."""
-        patient = self.own.patient(index) if self.own is not None else ""
-        box = self.mean_box(label, phrase, bare, patient)
-        if box is None:
-            return None
-        return box_map(box, size)
+
+def learn_boxes(context: Context, split: str | None, indices: Sequence[int]) -> Others[Said]:
+    """Collect the boxes of a split, as fractions of the image, by what is said of them.
+
+    Where the data has no such split, of the scored images, each patient's own left out.
+    """
+    other = context.split(split) if split else None
+    data, chosen = (other, other.usable()) if other is not None else (context.data, list(indices))
+    found: list[tuple[Said, str, Rectangle]] = []
+    for index, (height, width) in zip(chosen, _sizes(context, data, chosen), strict=True):
+        for box in data.records[index].boxes:
+            label, (side, zone) = box.label or box.phrase, place_of(box.phrase)
+            x1, y1, x2, y2 = box.xyxy
+            place = x1 / width, y1 / height, x2 / width, y2 / height
+            found += [
+                (key, data.patient(index), place) for key in {(label, side, zone), (label, side, ""), (label, "", "")}
+            ]
+    return Others.of(context, split if other is not None else None, found)
+
+
+def map_of_boxes(boxes: Others[Said], query: Query, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Return the mean box of what a phrase says as a map [H, W], flat outside of it; None where nothing like it was seen."""
+    side, zone = ("", "") if query.bare else place_of(query.phrase)
+    for key in ((query.label, side, zone), (query.label, side, ""), (query.label, "", "")):
+        found = boxes.get(key, index)
+        if found is not None and len(found) >= (ENOUGH if key[1:] != ("", "") else 1):
+            x1, y1, x2, y2 = found.mean(0).tolist()
+            return box_map((x1, y1, x2, y2), size)
+    return None
 
 
 def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[int, int]]:
@@ -140,50 +152,26 @@ class Truth:
         return np.unpackbits(self.bits, count=int(np.prod(self.shape))).reshape(self.shape).astype(bool)
 
 
-@dataclass(frozen=True)
-class MeanMask:
-    """The mean mask [SIDE, SIDE] of a name over other patients, spread over an image: a segmentation that sees no image."""
+def learn_masks(context: Context, split: str | None, truths: Sequence[Truth]) -> Others[str]:
+    """Collect the masks [SIDE, SIDE] of a split by name; where the data has none such, the scored ones."""
+    other = context.split(split) if split else None
+    found: list[tuple[str, str, NDArray[np.float32]]] = []
+    if other is not None:
+        names = sorted({truth.name for truth in truths})
+        for index, name in product(other.usable(), names):
+            mask = mask_of(other, index, name)
+            if mask is not None and mask.any():
+                found.append((name, other.patient(index), _resized(mask.astype(np.float32), SIDES)))
+    if found:
+        return Others.of(context, split, found)
+    own = ((truth.name, context.data.patient(truth.index), truth.mask.astype(np.float32)) for truth in truths)
+    return Others.of(context, None, ((name, patient, _resized(mask, SIDES)) for name, patient, mask in own))
 
-    masks: dict[str, NDArray[np.float32]]
-    owners: dict[str, list[str]]
-    source: str
-    own: Data | None
 
-    SIDE: ClassVar[int] = 64
-
-    @classmethod
-    def learn(cls, context: Context, split: str | None, found: Sequence[Truth]) -> MeanMask:
-        """Collect the masks of a split; where the data has none such, the scored ones, each patient's own left out."""
-        other = context.split(split) if split else None
-        names = sorted({truth.name for truth in found})
-        size = (cls.SIDE, cls.SIDE)
-        rows: list[tuple[str, str, NDArray[np.float32]]] = []
-        if other is not None:
-            there = ((index, name, mask_of(other, index, name)) for index in other.usable() for name in names)
-            rows = [
-                (other.patient(index), name, _resized(mask.astype(np.float32), size))
-                for index, name, mask in there
-                if mask is not None and mask.any()
-            ]
-            other = other if rows else None
-        rows = rows or [
-            (context.data.patient(truth.index), truth.name, _resized(truth.mask.astype(np.float32), size))
-            for truth in found
-        ]
-        stacks = {name: np.stack([mask for _, of, mask in rows if of == name]) for name in {of for _, of, _ in rows}}
-        owners = {name: [patient for patient, of, _ in rows if of == name] for name in stacks}
-        source = f"split {split}" if other is not None else "the other patients of this split"
-        return cls(stacks, owners, source, None if other is not None else context.data)
-
-    def map(self, name: str, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
-        """Return the mean mask as a map [H, W] on an image; None where no other patient has such a mask."""
-        stack = self.masks.get(name)
-        if stack is not None and self.own is not None:
-            patient = self.own.patient(index)
-            stack = stack[[owner != patient for owner in self.owners[name]]]
-        if stack is None or not len(stack):
-            return None
-        return _resized(stack.mean(0), size)
+def map_of_masks(masks: Others[str], name: str, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """Return the mean mask as a map [H, W] on an image; None where no other patient has such a mask."""
+    found = masks.get(name, index)
+    return None if found is None else _resized(found.mean(0), size)
 
 
 def mask_of(data: Data, index: int, name: str) -> NDArray[np.bool_] | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveInt
+
 from vlp.core.config import config
 
 from ...maps.phrase_maps import Source
 from ...metrics.grounding import THRESHOLDS
-from ..base import at_least
 from ..controls import Rectangle
 
 
@@ -22,7 +23,7 @@ class Settings:
     grid).
     """
 
-    limit: int | None = None
+    limit: PositiveInt | None = None
     sigma: float = 0.0
     thresholds: tuple[float, ...] = THRESHOLDS
     cut: float = 0.5
@@ -30,9 +31,6 @@ class Settings:
     bare: dict[str, str] | None = None
     source: Source = "patches"
     layer: str | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "limit")
 
 
 @dataclass(frozen=True)

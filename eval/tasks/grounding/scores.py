@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...bootstrap import Resamples
-from ...intervals import Part, of_macro, of_mean
+from ...intervals import Part, of_mean
 from ...maps.masks import scaled
 from ...maps.phrase_maps import Map
 from ...metrics.grounding import (
@@ -21,7 +21,8 @@ from ...metrics.grounding import (
     pixel_ranking,
     pointing_hit,
 )
-from ...results import metric
+from ...results import macro_metric
+from ..base import mean_metric
 from ..controls import CONTROLS, Rectangle, control_of
 
 NOTHING = float("nan")
@@ -57,20 +58,19 @@ def scores_of(
             mean_iou(heat, truth, thresholds),
             pixel_ranking(heat, truth),
         )
-        assert overlap is not None
-        values["pointing"] = float(bool(pointing_hit(heat, truth)))
-        values["miou"] = overlap[1]
-        if cnr is not None:
-            values |= {"cnr": cnr, "cnr_absolute": abs(cnr)}
-        if ranking is not None:
-            values |= {"pixel_auroc": ranking[0], "pixel_ap": ranking[1]}
         field = np.where(seen, scaled(heat), np.nan)
-        dice = dice_at(field, truth, cut)
         box = box_of_map(field, cut)
         best = best_overlap(box, inside(boxes, truth.shape)) if box else (0.0, 0.0)
-        values["dice"] = NOTHING if dice is None else dice
-        if best is not None:
-            values |= {"box_iou": best[0], "iobb": best[1]}
+        found = {
+            "pointing": pointing_hit(heat, truth),
+            "cnr": cnr,
+            "cnr_absolute": None if cnr is None else abs(cnr),
+            "miou": overlap and overlap[1],
+            "dice": dice_at(field, truth, cut),
+        }
+        found |= dict(zip(("pixel_auroc", "pixel_ap"), ranking or (), strict=False))
+        found |= dict(zip(("box_iou", "iobb"), best or (), strict=False))
+        values |= {name: float(value) for name, value in found.items() if value is not None}
     return {f"{name}_{control}" if control else name: value for name, value in values.items()}
 
 
@@ -90,7 +90,7 @@ def summary(
 ) -> dict[str, Any]:
     """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
     known = np.isfinite(values)
-    extra: dict[str, Any] = {"n": int(known.sum())} | control_of(f"{prefix}{name}", SCORES)
+    extra: dict[str, Any] = control_of(f"{prefix}{name}", SCORES)
     if not known.all():
         extra["undefined"] = int((~known).sum())
     if name in HITS and known.any():
@@ -98,17 +98,12 @@ def summary(
     chance = CHANCE.get(name)
     if name in ("pointing", "pixel_ap") and areas:
         chance = float(np.mean(areas))
-    value = float(values[known].mean()) if known.any() else None
-    bounds = of_mean(values, drawn, bounded=not name.startswith(UNBOUNDED)) if known.any() else None
-    return metric(value, bounds, chance=chance, primary=primary, reason="undefined for every phrase", **extra)
+    reason, bounded = "undefined for every phrase", not name.startswith(UNBOUNDED)
+    return mean_metric(values, drawn, bounded=bounded, chance=chance, primary=primary, reason=reason, **extra)
 
 
 def macro(
-    values: NDArray[np.float64],
-    findings: Sequence[str],
-    drawn: Resamples,
-    name: str,
-    areas: NDArray[np.float64],
+    values: NDArray[np.float64], findings: Sequence[str], drawn: Resamples, name: str, areas: NDArray[np.float64]
 ) -> dict[str, Any]:
     """Return the mean over findings of the means over their phrases (BioViL's protocol), with its interval.
 
@@ -127,11 +122,5 @@ def macro(
         parts.append(Part(float(np.nanmean(own)), drawn.means(own), bounds))
         shares.append(float(areas[inside].mean()))
     chance = float(np.mean(shares)) if name == "pointing" and shares else CHANCE.get(name)
-    return metric(
-        float(np.mean([part.value for part in parts])) if parts else None,
-        of_macro(parts),
-        chance=chance,
-        reason="undefined for every phrase",
-        n_classes=len(parts),
-        undefined=undefined,
-    )
+    reason = "undefined for every phrase"
+    return macro_metric(parts, chance=chance, reason=reason, n_classes=len(parts), undefined=undefined)

@@ -25,7 +25,7 @@ from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_a
 from ..controls import CONTROLS, Rectangle, centre_map, partners
 from ..map_task import MapTask
 from .figures import example_cards, triptychs
-from .location_prior import Prior
+from .location_prior import learn_boxes, map_of_boxes
 from .query import Query, Settings
 from .scores import MACRO, NAMES, NOTHING, macro, scores_of, summary
 
@@ -104,13 +104,13 @@ class Grounding(MapTask[Queries]):
         settings = self.settings
         maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(plan.texts, context.cache.texts(plan.texts), strict=True))
-        prior = Prior.learn(context, self.settings.prior_split, indices)
+        prior = learn_boxes(context, settings.prior_split, indices)
         others = partners(context.data, indices, context.seed)
         wrong = wrong_phrases(queries, context.seed)
         table: list[dict[str, float]] = []
         rows: list[dict[str, Any]] = []
         kept: list[Query] = []
-        for number, query in enumerate(queries):
+        for query, phrase in zip(queries, wrong, strict=True):
             height, width = maps.size(query.place)
             truth = box_mask(query.boxes, height, width)
             heat = maps.of(query.place, texts[query.phrase])
@@ -119,17 +119,21 @@ class Grounding(MapTask[Queries]):
                 reason = "box without area" if flat else "box outside of the image or of what the model sees"
                 excluded[reason] = excluded.get(reason, 0) + 1
                 continue
-            rule = self.settings.thresholds, self.settings.cut
-            values = scores_of(heat, truth, query.boxes, *rule)
-            values["area"] = float(truth[np.isfinite(heat)].mean())
             shuffled = maps.of(others[query.place], texts[query.phrase])
             moved = rescale(query.boxes, (height, width), shuffled.shape)
-            values |= scores_of(shuffled, box_mask(moved, *shuffled.shape), moved, *rule, "shuffled")
-            other = None if wrong[number] is None else maps.of(query.place, texts[str(wrong[number])])
-            values |= scores_of(other, truth, query.boxes, *rule, "wrong_phrase")
-            guess = prior.map(query.label, query.phrase, query.bare, indices[query.place], truth.shape)
-            values |= scores_of(guess, truth, query.boxes, *rule, "prior")
-            values |= scores_of(centre_map(truth.shape), truth, query.boxes, *rule, "centre")
+            heats = {
+                "": heat,
+                "shuffled": shuffled,
+                "wrong_phrase": None if phrase is None else maps.of(query.place, texts[phrase]),
+                "prior": map_of_boxes(prior, query, indices[query.place], truth.shape),
+                "centre": centre_map(truth.shape),
+            }
+            values: dict[str, float] = {}
+            for control, of_control in heats.items():
+                boxes = moved if control == "shuffled" else query.boxes
+                inside = box_mask(moved, *shuffled.shape) if control == "shuffled" else truth
+                values |= scores_of(of_control, inside, boxes, settings.thresholds, settings.cut, control)
+                values.setdefault("area", float(truth[np.isfinite(heat)].mean()))
             kept.append(query)
             table.append(values)
             rows.append(
@@ -149,7 +153,7 @@ class Grounding(MapTask[Queries]):
             "prior": prior.source,
         }
         self._metrics(context, outcome, kept, table, indices)
-        if context.pictures:
+        if context.draw_images:
             outcome.figures = triptychs(context, maps, indices, kept, table, texts, others)
         return outcome
 

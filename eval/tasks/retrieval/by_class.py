@@ -8,21 +8,20 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from vlp.core.config import ConfigError, config, to_tree
 
-from ...bootstrap import Interval
 from ...data.checks import check_labels
 from ...data.dataset import Data, Findings
 from ...data.spec import DataError
 from ...embeddings.search import blocks
 from ...intervals import of_draws, of_mean
-from ...metrics.arithmetic import ratio, unit
+from ...metrics.arithmetic import codes, ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
-from ...results import TaskResult, metric
+from ...results import metric
 from ...zero_shot import prompts as prompt_files
-from ..base import Comparable, Context, Outcome, Plan, Task, at_least, families, require_any, sample_means
-from .pairs import codes
+from ..base import Context, Outcome, Plan, Task, families, require_any
 
 
 @config
@@ -37,11 +36,8 @@ class Settings:
     gallery: Literal["images", "prompts"] = "images"
     prompts: str | None = None
     truth: str = "labels"
-    k: tuple[int, ...] = (1, 5, 10, 50)
+    k: tuple[PositiveInt, ...] = (1, 5, 10, 50)
     primary_k: int = 5
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k")
 
 
 @dataclass(kw_only=True)
@@ -55,6 +51,7 @@ class Members(Plan):
 class ClassRetrieval(Task[Members]):
     Config = Settings
     needs = frozenset({"labels"})
+    compares_samples = True
     titles = ((r"p@(\d+)", "Precision@{0}"), ("map", "Mean average precision"))
     meanings = ((r"p@(\d+)", "share of the top {0} results that have the query's class"),)
 
@@ -67,10 +64,6 @@ class ClassRetrieval(Task[Members]):
 
     def describe(self) -> dict[str, Any]:
         return {"scoring": to_tree(self.settings), "prompts": [self.prompts.to_tree()] if self.prompts else []}
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
@@ -104,33 +97,22 @@ class ClassRetrieval(Task[Members]):
         by_image = self.settings.queries == "images"
         found = search(queries, gallery, self.settings.k, None if by_image else drawn.weights)
         outcome = Outcome(indices, {}, prompts=[self.prompts.to_tree()] if self.prompts else [])
-        asked = drawn[found.keep] if by_image else drawn
-
-        def bounds(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Interval | None:
-            """Return the interval over the patients of the queries, or of the gallery that fixed texts search."""
-            return of_mean(values, asked) if by_image else of_draws(draws, drawn, drawn.patients)
-
-        for at, k in enumerate(found.ks):
-            column = found.precision[:, at]
-            outcome.metrics[f"p@{k}"] = metric(
-                float(column.mean()),
-                bounds(column, found.drawn_precision[:, at]),
-                chance=found.chance,
-                primary=k == self.settings.primary_k,
-            )
-        values = found.average_precision
-        outcome.metrics["map"] = metric(float(values.mean()), bounds(values, found.drawn_average), chance=found.chance)
+        names = [*(f"p@{k}" for k in found.ks), "map"]
+        for name, values, draws in zip(names, found.values.T, found.drawn.T, strict=True):
+            # over the patients of the queries, or of the gallery that fixed texts search
+            bounds = of_mean(values, drawn[found.keep]) if by_image else of_draws(draws, drawn, drawn.patients)
+            main = name == f"p@{self.settings.primary_k}"
+            outcome.metrics[name] = metric(float(values.mean()), bounds, chance=found.chance, primary=main)
         outcome.scoring = {
             "queries": self.settings.queries,
             "n_queries": len(found.keep),
             "gallery": len(gallery.rows),
             "ties": "index",
         }
-        outcome.rows = [context.row(index) for index in indices]
         if by_image:
-            for row, value, shares in zip(found.keep, values, found.precision, strict=True):
-                each = {f"p@{k}": float(share) for k, share in zip(found.ks, shares, strict=True)}
-                outcome.rows[row] |= each | {"map": float(value)}
+            outcome.rows = [context.row(index) for index in indices]
+            for row, shares in zip(found.keep, found.values.tolist(), strict=True):
+                outcome.rows[row] |= dict(zip(names, shares, strict=True))
         return outcome
 
 
@@ -145,17 +127,16 @@ class Side:
 
 @dataclass(frozen=True)
 class Found:
-    """Of the queries that have an answer [Q]: precision at each of `ks` [Q, K] and average precision [Q]; `chance` of an
-    answer. `drawn_precision` [R, K] and `drawn_average` [R] are their means where the gallery's patients are resampled.
+    """Of the queries that have an answer [Q]: precision at each of `ks` and average precision, `values` [Q, K + 1].
+
+    `chance` of an answer. `drawn` [R, K + 1] are their means where the gallery's patients are resampled.
     """
 
     keep: NDArray[np.int64]
     chance: float
     ks: list[int]
-    precision: NDArray[np.float64]
-    average_precision: NDArray[np.float64]
-    drawn_precision: NDArray[np.float64]
-    drawn_average: NDArray[np.float64]
+    values: NDArray[np.float64]
+    drawn: NDArray[np.float64]
 
 
 def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.int32] | None = None) -> Found:
@@ -165,8 +146,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
     gallery is left out. Raises DataError when no query has an answer.
     """
     kept: list[int] = []
-    precision: list[NDArray[np.float64]] = []
-    average: list[NDArray[np.float64]] = []
+    found: list[NDArray[np.float64]] = []
     right = candidates = 0
     ks = [k for k in ks if k <= len(gallery.rows)]
     drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
@@ -183,8 +163,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
         order = np.argsort(-np.where(allowed, scores, -np.inf)[some_right], axis=1, kind="stable")
         ranked = np.take_along_axis(relevant[some_right], order, axis=1)
         kept += (some_right + block.start).tolist()
-        precision.append(np.array([precision_at(ranked, k) for k in ks]).reshape(len(ks), -1).T)
-        average.append(average_precisions(ranked))
+        found.append(np.stack([*(precision_at(ranked, k) for k in ks), average_precisions(ranked)], axis=1))
         for row, places in zip(ranked, order, strict=True) if len(drawn) else ():
             values = drawn_precisions(row, drawn[:, places], ks)
             known = np.isfinite(values)
@@ -192,16 +171,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
             defined += known
     if not kept:
         raise DataError("no query has an answer of its class in the gallery")
-    means = ratio(sums, defined)
-    return Found(
-        keep=np.array(kept),
-        chance=right / candidates,
-        ks=ks,
-        precision=np.concatenate(precision),
-        average_precision=np.concatenate(average),
-        drawn_precision=means[:, :-1],
-        drawn_average=means[:, -1],
-    )
+    return Found(np.array(kept), right / candidates, ks, np.concatenate(found), ratio(sums, defined))
 
 
 def drawn_precisions(ranked: NDArray[np.bool_], weights: NDArray[np.int32], ks: Sequence[int]) -> NDArray[np.float64]:

@@ -117,9 +117,3 @@ def _value(record: Sample, text: str, name: str) -> str | None:
 def normalised(text: str) -> str:
     """Return a text as duplicates are compared: lower case, words and numbers only."""
     return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def codes(values: Sequence[str]) -> Ints:
-    """Return numbers of values in order of first occurrence."""
-    known: dict[str, int] = {}
-    return np.array([known.setdefault(value, len(known)) for value in values], dtype=np.int64)

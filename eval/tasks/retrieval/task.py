@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from vlp.core.config import config, to_tree
 
@@ -18,23 +19,11 @@ from ...drawing.cards import Card, Chart, Note, Piece, Query, Section
 from ...drawing.images import thumbnail
 from ...embeddings import search
 from ...intervals import of_mean
-from ...metrics.arithmetic import unit
+from ...metrics.arithmetic import codes, unit
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
 from ...results import TaskResult, metric
-from ..base import (
-    Comparable,
-    Context,
-    Outcome,
-    Plan,
-    Task,
-    at_least,
-    families,
-    require_any,
-    sample_means,
-    scores_card,
-    worded,
-)
-from .pairs import Pool, Which, codes, texts_of, values_of
+from ..base import Context, Outcome, Plan, Task, families, require_any, scores_card, worded
+from .pairs import Ints, Pool, Which, texts_of, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
 SHORT = {"image-to-text": "i2t", "text-to-image": "t2i"}
@@ -56,17 +45,14 @@ class Settings:
 
     text: Which = "report"
     directions: tuple[Direction, ...] = ("image-to-text", "text-to-image")
-    k: tuple[int, ...] = (1, 5, 10)
+    k: tuple[PositiveInt, ...] = (1, 5, 10)
     primary_k: int = 10
     distinct: str | None = None
-    size: int | None = None
+    size: PositiveInt | None = None
     positives: str = "text"
     ties: Ties = "expected"
-    pools: tuple[int, ...] = ()
+    pools: tuple[PositiveInt, ...] = ()
     oracle: str | None = None
-
-    def __post_init__(self) -> None:
-        at_least(self, 1, "k", "size", "pools")
 
 
 @dataclass(kw_only=True)
@@ -80,6 +66,7 @@ class Pairs(Plan):
 class Retrieval(Task[Pairs]):
     Config = Settings
     needs = frozenset({"report"})
+    compares_samples = True
     titles = (
         (r"r@(\d+)_pool_(\d+)", "R@{0} in pools of {1}"),
         (r"r@(\d+)", "R@{0}"),
@@ -96,10 +83,6 @@ class Retrieval(Task[Pairs]):
         return (
             f"{TITLES[direction]}, {worded(cls.titles, rest) or rest}" if direction in TITLES else super().title(name)
         )
-
-    @classmethod
-    def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return sample_means(result)
 
     @classmethod
     def section(cls, result: TaskResult) -> Section:
@@ -176,9 +159,7 @@ class Retrieval(Task[Pairs]):
             else:
                 queries, gallery, asked, (members, groups) = texts, images, pool.spelt, pool.texts_of_images()
                 asking, drawn = rows, context.draw(pool.indices)
-            ranks = search.rank(queries, gallery, asked, groups, rows_of_groups=members)
-            self._score(outcome, short, ranks, len(gallery), drawn)
-            self._recall(outcome, short, ranks, (queries, gallery, asked, groups, members), drawn)
+            ranks = self._score(outcome, short, (queries, gallery, asked, groups, members), drawn)
             for row, place in zip(asking, ranks.rank(settings.ties), strict=True):
                 row |= {f"rank_{short}": float(place), f"{short}_mrr": float(1 / place)}
             for k in settings.k:  # a rank among ties does not say them
@@ -190,53 +171,36 @@ class Retrieval(Task[Pairs]):
                     outcome.metrics[f"{short}_r@1_pool_{size}"] = pooled
         outcome.rows = rows
         self._oracle(context, outcome, pool)
-        if context.pictures:
+        if context.draw_images:
             outcome.figures = self._figures(context, pool, images, texts)
         if len(unique) < len(texts):
             outcome.warnings.append(f"{len(texts) - len(unique)} texts repeat another one; equal texts count as right")
         return outcome
 
-    def _score(self, outcome: Outcome, short: str, ranks: Ranks, gallery: int, drawn: Resamples) -> None:
-        ties = self.settings.ties
-        for k in self.settings.k:
-            hits = ranks.hits(k, ties)
-            outcome.metrics[f"{short}_r@{k}"] = metric(
-                float(hits.mean()),
-                of_mean(hits, drawn),
-                chance=chance_hit(gallery, ranks.positives, k),
-                primary=k == self.settings.primary_k,
-                n_queries=len(ranks),
-                gallery=gallery,
-            )
+    def _score(
+        self, outcome: Outcome, short: str, sides: tuple[Floats, Floats, Ints, Ints, Ints], drawn: Resamples
+    ) -> Ranks:
+        """Enter R@k, ranks, and true recall where a query has several positives; return the ranks of the queries."""
+        queries, gallery, asked, groups, members = sides
+        ties, ks, ranks = self.settings.ties, self.settings.k, search.rank(*sides)
+        facts: dict[str, Any] = {"n_queries": len(ranks)}
+        for k in ks:
+            hits, chance = ranks.hits(k, ties), chance_hit(len(gallery), ranks.positives, k)
+            facts_of_k = {"primary": k == self.settings.primary_k, **facts, "gallery": len(gallery)}
+            entry = metric(float(hits.mean()), of_mean(hits, drawn), chance=chance, **facts_of_k)
+            outcome.metrics[f"{short}_r@{k}"] = entry
         places = ranks.rank(ties)
         outcome.metrics[f"{short}_median_rank"] = metric(float(np.median(places)), higher_is_better=False)
         outcome.metrics[f"{short}_mrr"] = metric(float((1 / places).mean()), of_mean(1 / places, drawn))
-
-    def _recall(
-        self,
-        outcome: Outcome,
-        short: str,
-        ranks: Ranks,
-        pairs: tuple[Floats, Floats, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
-        drawn: Resamples,
-    ) -> None:
-        """Add true recall, the share of a query's positives among the first k, where any query has several."""
         several = ranks.positives > 1
-        if not several.any():
-            return
-        queries, gallery, asked, groups, members = pairs
-        count = search.found(
-            queries[several], gallery, asked[several], groups, self.settings.k, self.settings.ties, members
-        )
-        for at, k in enumerate(self.settings.k):
-            shares = ranks.hits(k, self.settings.ties)
-            shares[several] = count[:, at] / ranks.positives[several]
-            outcome.metrics[f"{short}_recall@{k}"] = metric(
-                float(shares.mean()),
-                of_mean(shares, drawn),
-                chance=min(1.0, k / len(gallery)),
-                n_queries=len(ranks),
-            )
+        if several.any():  # the share of a query's positives among the first k
+            counts = search.found(queries[several], gallery, asked[several], groups, ks, ties, members)
+            for at, k in enumerate(ks):
+                shares, chance = ranks.hits(k, ties), min(1.0, k / len(gallery))
+                shares[several] = counts[:, at] / ranks.positives[several]
+                entry = metric(float(shares.mean()), of_mean(shares, drawn), chance=chance, **facts)
+                outcome.metrics[f"{short}_recall@{k}"] = entry
+        return ranks
 
     def _pooled(
         self, images: Floats, texts: Floats, pool: Pool, direction: Direction, size: int, seed: int, draws: int = 100
@@ -268,11 +232,11 @@ class Retrieval(Task[Pairs]):
                 outcome.metrics[f"{SHORT[direction]}_r@{k}"]["oracle"] = float(ranks.hits(k, self.settings.ties).mean())
 
     def _figures(
-        self, context: Context, pool: Pool, images: Floats, texts: Floats, show: int = 3, k: int = 5
+        self, context: Context, pool: Pool, images: Floats, texts: Floats, count: int = 3, k: int = 5
     ) -> dict[str, Any]:
         """Return a few queries of each direction with their first k answers; which ones depends on the pool alone."""
         rng = np.random.default_rng(context.seed)
-        chosen = np.sort(rng.choice(len(images), min(show, len(images)), replace=False))
+        chosen = np.sort(rng.choice(len(images), min(count, len(images)), replace=False))
         figures: dict[str, Any] = {"grid": []}
         for direction in self.settings.directions:
             forward = direction == "image-to-text"

@@ -93,7 +93,7 @@ def test_search_by_class_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyP
     classes, patient = rng.random((40, 3)) < 0.4, rng.integers(0, 15, 40)
     side = Side(rows, classes, patient)
     found = search_by_class(side, side, (1, 5))
-    precision = dict(zip(found.ks, found.precision.T, strict=True))
+    precision = dict(zip(found.ks, found.values.T[:-1], strict=True))
     shared = classes.astype(int) @ classes.T.astype(int) > 0
     others = patient[:, None] != patient
     wanted = [one for one in range(40) if (shared[one] & others[one]).any()]
@@ -103,7 +103,7 @@ def test_search_by_class_is_that_of_the_whole_matrix(monkeypatch: pytest.MonkeyP
         order = allowed[np.argsort(-(rows[allowed] @ rows[one]))]
         assert precision[5][at] == shared[one, order[:5]].mean() and precision[1][at] == shared[one, order[0]]
         exact = average_precision_score(shared[one, allowed], rows[allowed] @ rows[one])
-        assert found.average_precision[at] == pytest.approx(exact)
+        assert found.values[at, -1] == pytest.approx(exact)
     assert found.chance == pytest.approx((shared & others)[wanted].sum() / others[wanted].sum())
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
 
 from vlp_eval import bootstrap
 from vlp_eval.metrics import calibration, decisions, fairness, grounding, ranking, retrieval, segmentation, shift
@@ -56,8 +57,8 @@ def test_conceptclip_mix() -> None:
     patches = np.c_[table, np.sqrt(1 - (table**2).sum(1))][None]
     local = 10 * scoring.local_scores(patches, np.eye(3)[:2], top=2)
     assert close(local, [[4.0, 3.5]])
-    mixed = scoring.mix(scoring.softmax(local), scoring.softmax([[2.5, 3.0]]), 0.5)
-    assert close(scoring.softmax(local), [[0.6224593312, 0.3775406688]])
+    mixed = scoring.mix(softmax(local, axis=-1), softmax([[2.5, 3.0]], axis=-1), 0.5)
+    assert close(softmax(local, axis=-1), [[0.6224593312, 0.3775406688]])
     assert close(mixed, [[0.5, 0.5]])
 
 
@@ -91,7 +92,7 @@ def test_binary_ranking() -> None:
     assert close(ranking.average_precision(Y, S), 0.7892857143)
     assert close(ranking.best_f1(Y, S), 0.7692307692)
     point = ranking.youden(Y, S)
-    assert close([point.threshold, point.sensitivity, point.specificity], [0.8, 0.4, 1.0])
+    assert close([point["threshold"], point["sensitivity"], point["specificity"]], [0.8, 0.4, 1.0])
 
 
 def test_bootstrap_draws() -> None:
@@ -233,9 +234,8 @@ def test_robustness_index() -> None:
     angles = np.array([0, 1, 2, 10, 11, 12.5]) / 10  # on a circle the nearest by cosine are those of the line
     rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     each = shift.neighbour_counts(rows, list("AABBAB"), [1, 2, 1, 2, 2, 1], 3, np.arange(6))
-    result = shift.Robustness.of(each)
-    assert (result.same_same, result.same_other, result.other_same, result.other_other) == (1, 6, 5, 6)
-    assert close([result.index, result.ratio], [0.5454545455, 7 / 6])
+    assert each.sum(0).tolist() == [1, 6, 5, 6]
+    assert close(shift.robustness(each.sum(0)), [0.5454545455, 7 / 6])
 
 
 # G8
@@ -297,14 +297,13 @@ def test_pointing_game_takes_the_first_maximum() -> None:
 
 
 def test_box_overlap() -> None:
-    overlap = grounding.box_overlap((10, 10, 30, 30), (20, 20, 40, 50))
-    assert close([overlap.iou, overlap.iobb], [1 / 9, 0.25])
+    assert close(grounding.box_overlap((10, 10, 30, 30), (20, 20, 40, 50)), [1 / 9, 0.25])
 
 
 def test_maps_are_smoothed_and_spread_as_scipy_and_torch_do() -> None:
     from vlp.batch import Grid
     from vlp.modalities.geometry import resample_grid
-    from vlp_eval.maps.patch_similarity import smooth
+    from vlp_eval.maps.phrase_maps import smooth
 
     delta = np.zeros((7, 7))
     delta[3, 3] = 1

@@ -18,7 +18,7 @@ from vlp.batch import Grid
 from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.image.spec import ImageSpec
 from vlp_eval.maps import saliency
-from vlp_eval.maps.patch_similarity import cell_similarity, to_image
+from vlp_eval.maps.phrase_maps import cell_similarity, to_image
 from vlp_eval.models.open_clip import OpenClipEmbedder, _reading
 from vlp_eval.models.transformers import TransformersEmbedder
 

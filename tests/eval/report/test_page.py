@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.eval.conftest import Run
-from vlp_eval.drawing.rows import row
+from vlp_eval.drawing.cards import row
 
 BROWSER = next((one for one in ("chromium", "chromium-browser", "google-chrome") if shutil.which(one)), None)
 

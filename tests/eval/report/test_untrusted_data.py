@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tests.eval.conftest import Run
+from vlp.core.errors import printable
 from vlp_eval import results
 from vlp_eval.drawing.wording import SIDE, ends, hidden
-from vlp_eval.report.terminal import plain
 
 EVIL = [
     "<script>alert(1)</script>",
@@ -145,8 +145,8 @@ def test_nothing_of_the_data_is_markup_or_a_command(
 
 
 def test_control_characters_are_written_out() -> None:
-    assert plain("a\x1b[31mb\x9bc\u202ed\ud800\n\te") == "a\\x1b[31mb\\x9bc\\u202ed\\ud800\n\te"
-    plain("\ud800").encode()  # a lone surrogate would end the command
+    assert printable("a\x1b[31mb\x9bc\u202ed\ud800\n\te") == "a\\x1b[31mb\\x9bc\\u202ed\\ud800\n\te"
+    printable("\ud800").encode()  # a lone surrogate would end the command
 
 
 def test_of_a_long_list_both_ends_are_shown() -> None:

@@ -19,7 +19,7 @@ from vlp_eval.drawing.cards import Card, Note, Section, Table
 from vlp_eval.intervals import of_mean
 from vlp_eval.metrics.arithmetic import unit
 from vlp_eval.results import TaskResult, metric
-from vlp_eval.tasks.base import Comparable, Context, Outcome, Plan, Task, families, family_of, sample_means
+from vlp_eval.tasks.base import Comparable, Context, Outcome, Plan, Task, families, family_of
 
 planned = []
 
@@ -42,6 +42,7 @@ class Toy(Task[Chosen]):
     """The share of images whose cosine with a text is positive."""
 
     Config = Settings
+    compares_samples = True
     titles = (("positive", "Images that agree with the text"),)
     meanings = (("positive", "share of images with a positive cosine"),)
 
@@ -69,7 +70,7 @@ class Toy(Task[Chosen]):
 
     @classmethod
     def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
-        return {"positive": sample_means(result)["positive"]}
+        return {"positive": super().comparable(result)["positive"]}
 
     @classmethod
     def section(cls, result: TaskResult) -> Section:

@@ -1,4 +1,4 @@
-"""Damage, strangers, wrong texts, hospitals and probes: the parts by hand, and every family once through the whole way."""
+"""Corrupted and OOD images, wrong texts, hospitals and probes: the parts by hand, and every family once as a whole."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_every_family_runs_on_a_small_model(shards: Path, tiny: Path, tmp_path: 
             "limit": 60,
         },
         {
-            "id": "strangers",
+            "id": "ood",
             "family": "ood",
             "classes": two,
             "prompts": "synthetic",

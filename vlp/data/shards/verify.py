@@ -18,8 +18,6 @@ from .sample_io import decode_sample
 from .shard_set import ShardSet
 from .tar_index import ManifestError, scan_tar
 
-SHOWN = 20
-
 
 @dataclass(frozen=True, slots=True)
 class Problem:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..heads import at_least_single
-
-if TYPE_CHECKING:
-    pass
 
 
 class ClsAttention:

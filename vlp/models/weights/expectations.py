@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import nn
 
 from vlp.core.config import ConfigError
 from vlp.core.untrusted import read_object
-from vlp.modalities.image.spec import ImageSpec
 
 from .files import IN_FOLDER
 
@@ -57,43 +57,23 @@ def tell(source: str, path: Path, model: DualEncoder, towers: Sequence[str], whe
     """Log, and return, one line for each thing that weights expect and the recipe does otherwise."""
     expected = of_tag(source) if source.startswith("open_clip:") else of_folder(path)
     built: dict[str, nn.Module] = {"image": model.image_tower, "text": model.text_tower}
-    lines = differences(expected, model.spec if "image" in towers else None, {name: built[name] for name in towers})
-    for line in lines:
-        log.info("%s.pretrained: %s", where, line)
-    return lines
-
-
-def differences(expected: Expected, spec: ImageSpec | None, towers: Mapping[str, nn.Module]) -> list[str]:
-    """Return one line for each thing that differs; `spec` is None where images have nothing to do with the weights."""
     lines = []
-    for name, tower in towers.items():
-        wanted, found = expected.activation.get(name), activation_of(tower)
+    for name in towers:
+        wanted, found = expected.activation.get(name), activation_of(built[name])
         if wanted is not None and found is not None and wanted != found:
             lines.append(
                 f"these weights were trained with the activation {wanted}, model.{name} computes {found}: say so in its config "
                 "(open_clip: quick_gelu: true beside vision_cfg or text_cfg; transformers: hidden_act)"
             )
-    if spec is None:
-        return lines
-    for key, own, theirs in (("mean", spec.mean, expected.mean), ("std", spec.std, expected.std)):
-        if theirs is not None and not _alike(own, theirs):
-            shown = ", ".join(f"{value:.6g}" for value in theirs)
-            lines.append(f"these weights expect image.{key}=[{shown}], the recipe has {list(own)}")
-    if expected.size is not None and expected.size != spec.size:
-        lines.append(f"these weights were trained at image.size={expected.size}, the recipe has {spec.size}")
-    for key, value, other in (
-        ("interpolation", spec.interpolation, expected.interpolation),
-        ("resize", spec.resize, expected.resize),
-    ):
-        if other is not None and value != other:
-            lines.append(f"these weights were trained with image.{key}={other}, the recipe has {value}")
+    for key in ("mean", "std", "size", "interpolation", "resize") if "image" in towers else ():
+        own, theirs = getattr(model.spec, key), getattr(expected, key)
+        plain = not isinstance(theirs, tuple)
+        if theirs is not None and not (own == theirs if plain else np.allclose(own, theirs, rtol=0, atol=2e-3)):
+            shown = theirs if plain else f"[{', '.join(f'{value:.6g}' for value in theirs)}]"
+            lines.append(f"these weights expect image.{key}={shown}, the recipe has {own if plain else list(own)}")
+    for line in lines:
+        log.info("%s.pretrained: %s", where, line)
     return lines
-
-
-def _alike(own: Sequence[float], theirs: Sequence[float]) -> bool:
-    width = max(len(own), len(theirs))
-    pairs = zip(tuple(own) * (width // len(own)), tuple(theirs) * (width // len(theirs)), strict=False)
-    return all(abs(one - other) < 2e-3 for one, other in pairs)
 
 
 def activation_of(tower: nn.Module) -> str | None:

@@ -86,9 +86,9 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
             )
         tensors = tensorflow_efficientnet(tensors, own)
     wanted = {name: part for name, part in canonical(own).items() if not part.name.endswith("num_batches_tracked")}
-    prefix, found = _best(tensors, wanted, image, student)
+    prefix, given = _best(tensors, wanted, image, student)
     report = Report(source, prefix=prefix)
-    table, ours = found.get("tokens.weight"), wanted.get("tokens.weight")
+    table, ours = given.get("tokens.weight"), wanted.get("tokens.weight")
     if table is not None and ours is not None and table.value.shape != ours.value.shape:
         raise ConfigError(
             f"{source} has an embedding table for {table.value.shape[0]} tokens of width {table.value.shape[1]}, this tower "
@@ -98,20 +98,16 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
     filled: dict[str, bool] = {}
     used: set[str] = set()
     with torch.no_grad():
-        _place_positions(wanted, found, report, used, filled, image)
+        found = {**given, **_place_positions(wanted, given, image)}
         for name, part in wanted.items():
-            done = filled.get(part.name, True)
-            if name in ("pos", "cls") and part.name in filled:
-                continue
             value = _fitting(found.get(name) or _projection(name, tensors, part), part)
             if value is not None:
                 part.value.copy_(value)
-                given = found.get(name)
-                if given is not None:
-                    used.add(given.name)
-                    if given.value.squeeze().shape != part.value.squeeze().shape:
-                        report.resized[part.name] = (tuple(given.value.shape), tuple(part.value.shape))
-            filled[part.name] = done and value is not None
+                if name in given:
+                    used.add(given[name].name)
+                    if given[name].value.squeeze().shape != part.value.squeeze().shape:
+                        report.resized[part.name] = (tuple(given[name].value.shape), tuple(part.value.shape))
+            filled[part.name] = filled.get(part.name, True) and value is not None
     report.loaded = [name for name, done in filled.items() if done]
     report.missing = [name for name, done in filled.items() if not done]
     report.unexpected = sorted(
@@ -175,50 +171,38 @@ def _projection(name: str, tensors: Mapping[str, Tensor], part: Part) -> Part | 
     return None
 
 
-def _place_positions(
-    wanted: Mapping[str, Part],
-    found: Mapping[str, Part],
-    report: Report,
-    used: set[str],
-    filled: dict[str, bool],
-    image: bool,
-) -> None:
-    """Interpolate an image's position table, or cut a text's, and move the class token's position where it belongs."""
+def _place_positions(wanted: Mapping[str, Part], found: Mapping[str, Part], image: bool) -> dict[str, Part]:
+    """Return an image's position table interpolated, or a text's cut, and the class token with a position of its own added.
+
+    Empty where the table does not fit: positions that were never trained would be noise.
+    """
     from timm.layers import resample_abs_pos_embed
 
     if "pos" not in wanted or "pos" not in found:
-        return
-    target, value = wanted["pos"], found["pos"].value.float()
-    table = value.reshape(-1, value.shape[-1])
-    length, width = target.value.reshape(-1, target.value.shape[-1]).shape
+        return {}
+    target, value = wanted["pos"].value, found["pos"].value.float()
+    table, shape = value.reshape(-1, value.shape[-1]), target.shape
+    length, width = target.reshape(-1, target.shape[-1]).shape
     if table.shape[1] != width:
-        return
+        return {}
     if not image:
-        if table.shape[0] < length:
-            return  # positions that were never trained would be noise: left missing, and counted
-        placed = table[:length]
-    else:
-        before, after = _special(table.shape[0], "cls" in found), _special(length, "cls" in wanted)
-        if before is None or after is None:
-            return
-        old, new = math.isqrt(len(table) - before), math.isqrt(length - after)
-        placed = resample_abs_pos_embed(  # as transformers does: with registers it is anti-aliased
-            table[None], [new, new], [old, old], num_prefix_tokens=before, antialias="registers" in found
-        )[0]
-        if after > before:
-            placed = torch.cat([torch.zeros(after, width), placed])
-        elif before > after:
-            if "cls" in wanted and "cls" in found:  # the class token carries its position itself
-                cls = wanted["cls"]
-                cls.value.copy_((found["cls"].value.reshape(1, width) + placed[:before]).reshape(cls.value.shape))
-                used.add(found["cls"].name)
-                filled[cls.name] = True
-            placed = placed[before:]
-    if table.shape != placed.shape:
-        report.resized[target.name] = (tuple(value.shape), tuple(target.value.shape))
-    target.value.copy_(placed.reshape(target.value.shape))
-    used.add(found["pos"].name)
-    filled[target.name] = True
+        return {"pos": Part(found["pos"].name, table[:length].reshape(shape))} if len(table) >= length else {}
+    before, after = _special(len(table), "cls" in found), _special(length, "cls" in wanted)
+    if before is None or after is None:
+        return {}
+    old, new = math.isqrt(len(table) - before), math.isqrt(length - after)
+    placed = resample_abs_pos_embed(  # as transformers does: with registers it is anti-aliased
+        table[None], [new, new], [old, old], num_prefix_tokens=before, antialias="registers" in found
+    )[0]
+    moved: dict[str, Part] = {}
+    if after > before:
+        placed = torch.cat([torch.zeros(after, width), placed])
+    elif before > after:
+        if "cls" in wanted and "cls" in found:  # the class token carries its position itself
+            cls = found["cls"].value.reshape(1, width) + placed[:before]
+            moved["cls"] = Part(found["cls"].name, cls.reshape(wanted["cls"].value.shape))
+        placed = placed[before:]
+    return {**moved, "pos": Part(found["pos"].name, placed.reshape(shape))}
 
 
 def _special(length: int, has_class: bool) -> int | None:
