@@ -31,7 +31,7 @@ from ..data.dataset import Data, UnreadableError
 from ..data.spec import DataError
 from ..models.base import Card, Embedder
 from .decode_ahead import Prepared, Transform, prepared
-from .parts import Parts
+from .row_files import RowFiles
 
 if TYPE_CHECKING:
     from vlp.modalities.image.processor import ImageProcessor
@@ -64,13 +64,13 @@ class EmbeddingCache:
             if not path.is_file():
                 raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
             self.card = read_card(path)
-        self._parts: dict[str, Parts] = {}
+        self._files: dict[str, RowFiles] = {}
         self._unreadable: dict[str, dict[str, str]] = {}
 
-    def _of(self, place: str) -> Parts:
-        if place not in self._parts:
-            self._parts[place] = Parts(self.folder / place)
-        return self._parts[place]
+    def _at(self, place: str) -> RowFiles:
+        if place not in self._files:
+            self._files[place] = RowFiles(self.folder / place)
+        return self._files[place]
 
     def _reasons(self, place: str) -> dict[str, str]:
         """Return the images of a place that did not decode, by key: those of this process, of any where there is no model.
@@ -100,7 +100,7 @@ class EmbeddingCache:
 
     def geometry(self, data: Data, index: int) -> Geometry:
         """Return how an encoded image lies on the model's input."""
-        height, width = self._of(_place(data)).facts[data.records[index].key]
+        height, width = self._at(_place(data)).facts[data.records[index].key]
         return self._processor.geometry(height, width)
 
     def encode_images(
@@ -116,8 +116,8 @@ class EmbeddingCache:
         Raises UnreadableError for images that do not decode, after the others are done.
         """
         place, modality = _place(data, view), "patches" if patches else "image"
-        parts, unreadable = self._of(place), self._reasons(place)
-        asked = [index for index in sorted(set(indices)) if not parts.has(data.records[index].key, modality)]
+        files, unreadable = self._at(place), self._reasons(place)
+        asked = [index for index in sorted(set(indices)) if not files.has(data.records[index].key, modality)]
         todo = [index for index in asked if data.records[index].key not in unreadable]
         if todo and self.embedder is None:
             what = "patch features" if patches else "embedding"
@@ -132,7 +132,7 @@ class EmbeddingCache:
             while part := list(islice(blocks, BLOCKS)):
                 arrays = {name: np.concatenate([block[2][name] for block in part]) for name in part[0][2]}
                 keys, sizes = ([row for block in part for row in block[side]] for side in (0, 1))
-                parts.add(keys, sizes, arrays)
+                files.add(keys, sizes, arrays)
             self.progress.remove_task(task)
             if bad:
                 unreadable |= bad
@@ -175,18 +175,18 @@ class EmbeddingCache:
         """Return the rows [n, D] of what is written; those that are not there yet are encoded."""
         written = (item if isinstance(item, str) else json.dumps(item) for item in items)
         codes = [hashlib.sha256(text.encode()).hexdigest()[:32] for text in written]
-        parts = self._of(modality)
-        todo = {code: item for code, item in sorted(zip(codes, items, strict=True)) if not parts.has(code, modality)}
+        files = self._at(modality)
+        todo = {code: item for code, item in sorted(zip(codes, items, strict=True)) if not files.has(code, modality)}
         if todo and self.embedder is None:
             raise DataError(f"{self.folder} has no embedding of a text that this task needs ({len(todo)} are missing)")
         if todo and self.embedder is not None:
             task = self.progress.add_task(f"encode {len(todo)} texts", total=None)
-            parts.add(list(todo), [None] * len(todo), self.embedder.encode(modality, list(todo.values())))
+            files.add(list(todo), [None] * len(todo), self.embedder.encode(modality, list(todo.values())))
             self.progress.remove_task(task)
         return self._rows(modality, codes, modality)
 
     def _rows(self, place: str, keys: Sequence[str], name: str) -> Floats:
-        return self._of(place).rows(keys, name) if keys else np.zeros((0, self.card.dim), np.float32)
+        return self._at(place).rows(keys, name) if keys else np.zeros((0, self.card.dim), np.float32)
 
 
 def _readable(images: Iterator[Prepared | tuple[str, str]], bad: dict[str, str]) -> Iterator[Prepared]:

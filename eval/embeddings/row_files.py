@@ -17,7 +17,7 @@ from vlp.data.shards.remote.cache import locked
 ENDING = ".safetensors"
 
 
-class Parts:
+class RowFiles:
     """A folder of `00000.safetensors`: arrays of equal length, with the key and the facts of each row in the header."""
 
     def __init__(self, folder: Path) -> None:
