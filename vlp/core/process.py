@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,17 @@ CLOCK = 2.0
 
 
 def launchers(pid: int) -> list[psutil.Process]:
-    """Return the launchers among a process's ancestors, [] where the system does not tell."""
-    try:
-        return [parent for parent in psutil.Process(pid).parents() if is_launcher(parent.cmdline())]
-    except psutil.Error:
-        return []
+    """Return the launchers among a process's ancestors, the nearest first, up to the first that the system hides."""
+    found = []
+    with suppress(
+        psutil.Error
+    ):  # with hidepid, /proc hides the processes of others: often sshd's or the batch system's
+        process = psutil.Process(pid).parent()
+        while process is not None:
+            if is_launcher(process.cmdline()):
+                found.append(process)
+            process = process.parent()
+    return found
 
 
 def is_launcher(command: list[str]) -> bool:
@@ -47,10 +54,10 @@ def start_time(pid: int) -> float:
 def is_alive(pid: int, started: float | str) -> bool:
     """Return whether the process that had this pid and start time (a text in old files) still runs; a zombie does not."""
     try:
-        process = psutil.Process(pid)
-    except psutil.Error:
+        process, began = psutil.Process(pid), float(started or 0)
+    except (psutil.Error, TypeError, ValueError):  # a file that was written by hand, or not by us
         return False
-    return is_running(process) and abs(process.create_time() - float(started or 0)) < CLOCK
+    return is_running(process) and abs(process.create_time() - began) < CLOCK
 
 
 def is_running(process: psutil.Process) -> bool:
