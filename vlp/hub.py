@@ -13,7 +13,7 @@ import numpy as np
 
 from .core.config import ConfigError
 from .core.errors import first_line
-from .core.untrusted import open_regular
+from .core.untrusted import open_regular, read_object
 from .core.version import __version__
 from .modalities.base import Processor, processors
 from .modalities.geometry import resample_grid
@@ -287,8 +287,6 @@ def locate(source: Path | str) -> Path:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    from .core.untrusted import read_object
-
     if not path.exists():
         raise ConfigError(f"no model in {path.parent}: {path.name} is missing")
     tree = read_object(path)

@@ -95,10 +95,8 @@ def embed(loaded: Pretrained, source: str, exporter: Exporter, **environment: st
         images = {f"image{index}": image for index, image in enumerate(probe_images(loaded))}
         np.savez(str(given), allow_pickle=False, texts=np.array(probe_texts(loaded)), **images)
         words = [exporter.name, source, str(given), str(out), *loaded.trust]
-        command, variables = (
-            [sys.executable, "-m", "vlp.export.verify", *words],
-            {**os.environ, **offline, **environment},
-        )
+        command = [sys.executable, "-m", "vlp.export.verify", *words]
+        variables = {**os.environ, **offline, **environment}
         done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
         if done.returncode != 0:
             raise ConfigError(f"the {exporter.name} export does not load in a fresh process: {_last_line(done.stderr)}")

@@ -82,9 +82,8 @@ def _cached(engine: Engine, batch: Batch, progress: float, count: int) -> Losses
     each second forward starts from the random state of the first.
     """
     first, *others = split_batch(batch, count)
-    others = [
-        replace(chunk, prompts=None) for chunk in others
-    ]  # they are no row's: the first chunk encodes them for all
+    # Prompts are no row's: the first chunk encodes them for all.
+    others = [replace(chunk, prompts=None) for chunk in others]
     states: list[tuple[torch.Tensor, ...]] = []
     embedded: list[ModelOutput] = []
     with torch.no_grad():

@@ -119,9 +119,8 @@ class ConvTower(ImageTower):
         self.patch_width, self.grid = self.width // 2, Grid((side, side), (16.0, 16.0), (8.0, 8.0))
 
     def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
-        return (
-            None if self.local else torch.cat([patch_tokens, patch_tokens], -1)
-        )  # a single cell is its own mean and maximum
+        # a single cell is its own mean and maximum
+        return None if self.local else torch.cat([patch_tokens, patch_tokens], -1)
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:
         first, *others = self.layers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -42,8 +43,6 @@ class FastTokenizer(Tokenizer):
 
     @classmethod
     def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> Tokenizer:
-        import tempfile
-
         from transformers import AutoTokenizer
 
         path, length, overflow = str(spec.path), spec.length, spec.overflow
