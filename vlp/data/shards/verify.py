@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from .foreign.members import images, is_mask_key
 from .manifest import MAX_MEMBER, Columns, Manifest, format_line, write_manifest
 from .sample_io import decode_sample
 from .shard_set import ShardSet
-from .tar_index import ManifestError, scan_tar
+from .tar_index import ManifestError, checksum, scan_tar
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,7 @@ def _verify_sample(shards: ShardSet, number: int, row: int, decode: bool, unchan
     if any(len(data[name]) != size for name, (_, size) in members.items()):
         return [Problem(shard.shard, key, "lies beyond the end of the file")]
     crc32 = int(columns.crc32[row])
-    if crc32 and crc32 != zlib.crc32(b"".join(data.values())):
+    if crc32 and crc32 != checksum(data.values()):
         return [Problem(shard.shard, key, "bytes differ from when it was written")]
     if not crc32 and not unchanged:
         return [Problem(shard.shard, None, "sha256 differs from the manifest's")]

@@ -6,7 +6,6 @@ import hashlib
 import logging
 import mmap
 import re
-import zlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from vlp.core.untrusted import open_regular, parse_json, shown
 from ...tables.cells import absent
 from ..manifest import MAX_MEMBER, Shard, text_length
 from ..sample_io import SampleError, decode_sample
-from ..tar_index import Entry, ManifestError, encode_name, scan_tar
+from ..tar_index import Entry, ManifestError, checksum, encode_name, scan_tar
 from .members import (
     ARCHIVES,
     CAPTION_MEMBERS,
@@ -158,11 +157,7 @@ def index_shard(
                 except ManifestError as error:
                     raise ManifestError(f"{path}: {error}") from None
                 splits[split_of_word(sample.split or "") or split_of_key(entry.key)] += 1
-                entry.key, entry.chars, entry.crc32 = (
-                    sample.key,
-                    text_length(sample),
-                    zlib.crc32(b"".join(data.values())),
-                )
+                entry.key, entry.chars, entry.crc32 = sample.key, text_length(sample), checksum(data.values())
                 entries.append(entry)
             sha256 = hashlib.sha256(view).hexdigest()
     findings.samples += len(entries)
