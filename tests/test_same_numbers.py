@@ -177,7 +177,6 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return dict(json.loads(out.read_text()))
 
 
-@pytest.mark.xdist_group("same_numbers")
 @pytest.mark.parametrize(("kind", "name"), CASES, ids=[f"{kind}-{name}" for kind, name in CASES])
 def test_a_number_is_as_recorded(found: dict[str, Any], kind: str, name: str) -> None:
     record = json.loads(RECORD.read_text())

@@ -52,7 +52,6 @@ def test_the_value_is_the_formulas(case: Case, bare: bool) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("ranks")
 @every
 @pytest.mark.parametrize("layout", LAYOUTS, ids=[layout.name for layout in LAYOUTS])
 def test_many_processes_are_one(case: Case, layout: Layout, ranks: dict[str, dict[str, Any]]) -> None:

@@ -200,7 +200,6 @@ def test_sinkhorn_codes() -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("ranks")
 def test_two_ranks(ranks: dict[str, dict[str, Any]]) -> None:
     """F1x, rows 1-2 on rank 0 and 3-4 on rank 1: each rank's own share, and one process's loss as their mean."""
     expected = {"clip": (0.250821, 0.135855, 0.193338), "siglip": (1.420672, 1.570807, 1.495740)}
@@ -213,7 +212,6 @@ def test_two_ranks(ranks: dict[str, dict[str, Any]]) -> None:
 
 
 @pytest.mark.dist
-@pytest.mark.xdist_group("ranks")
 def test_sinkhorn_of_two_ranks(ranks: dict[str, dict[str, Any]]) -> None:
     codes = tensor(
         [
