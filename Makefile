@@ -22,7 +22,7 @@ demo: $(READY)  ## data, training, zero-shot scores, export and one report.html,
 
 # A process of tests for each processor, each with one thread: sums are the same everywhere, and no test waits for another.
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --dist loadgroup --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n logical --maxprocesses 8 --durations 10
 
 test-all: $(READY)
 	$(BIN)/python -m pytest
