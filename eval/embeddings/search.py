@@ -7,12 +7,11 @@ the same product, and equal scores are equal.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.retrieval import Ranks, Ties, rank_positives
+from ..metrics.retrieval import Ranks, Ties
 
 Floats = NDArray[np.float32]
 BUDGET = 64 << 20
@@ -31,36 +30,27 @@ def _scores(queries: Floats, across: Floats) -> Floats:
     return queries @ across if len(queries) > 1 else (np.repeat(queries, 2, axis=0) @ across)[:1]
 
 
-class _Blocks:
-    """Blocks of queries with their similarities [b, G] and which of these are of a candidate of the query's group [b, G].
-
-    `rows` [M]: whose group each of `gallery_group` [M] is, None for one each.
-    """
+class _Positives:
+    """The gallery rows of each query's group. `rows` [M]: whose group each of `gallery_group` [M] is, None for one each."""
 
     def __init__(
-        self,
-        queries: Floats,
-        gallery: Floats,
-        query_group: NDArray[np.int64],
-        gallery_group: NDArray[np.int64],
-        rows: NDArray[np.int64] | None,
+        self, query_group: NDArray[np.int64], gallery_group: NDArray[np.int64], rows: NDArray[np.int64] | None
     ) -> None:
         order = np.argsort(gallery_group, kind="stable")
         ranked = gallery_group[order]
-        self._queries, self._across = queries, np.ascontiguousarray(gallery.T)
         self._rows = order if rows is None else rows[order]
         self._first = np.searchsorted(ranked, query_group, "left")
         self.counts = np.searchsorted(ranked, query_group, "right") - self._first
 
-    def __iter__(self) -> Iterator[tuple[slice, Floats, NDArray[np.bool_]]]:
-        for block in blocks(len(self._queries), self._across.shape[1]):
-            scores = _scores(self._queries[block], self._across)
-            counts = self.counts[block]
-            query = np.repeat(np.arange(len(counts)), counts)
-            nth = np.arange(len(query)) - np.repeat(np.cumsum(counts) - counts, counts)
-            right = np.zeros(scores.shape, dtype=bool)
-            right[query, self._rows[np.repeat(self._first[block], counts) + nth]] = True
-            yield block, scores, right
+    def of(self, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the positives of a block of queries: the query in the block and the gallery row of each, query by query,
+        and where each query's begin.
+        """
+        counts = self.counts[block]
+        starts = np.cumsum(counts) - counts
+        query = np.repeat(np.arange(len(counts)), counts)
+        place = self._rows[np.repeat(self._first[block] - starts, counts) + np.arange(len(query))]
+        return query, place, starts
 
 
 def rank(
@@ -76,11 +66,29 @@ def rank(
     `gallery_group` [M] holds them all and `rows_of_groups` [M] the candidate of each. Raises ValueError when a query has no
     positive.
     """
-    pairs = _Blocks(queries, gallery, query_group, gallery_group, rows_of_groups)
-    if (pairs.counts < 1).any():
-        raise ValueError(f"{int((pairs.counts < 1).sum())} queries have no positive in the gallery")
-    found = [rank_positives(scores, right) for _, scores, right in pairs]
-    return Ranks(*(np.concatenate([getattr(part, item.name) for part in found]) for item in fields(Ranks)))
+    positives = _Positives(query_group, gallery_group, rows_of_groups)
+    if (positives.counts < 1).any():
+        raise ValueError(f"{int((positives.counts < 1).sum())} queries have no positive in the gallery")
+    above = np.empty(len(queries), np.int64)
+    level, level_positives, before = above.copy(), above.copy(), above.copy()
+    across = np.ascontiguousarray(gallery.T)
+    for block in blocks(len(queries), len(gallery)):
+        scores = _scores(queries[block], across)
+        row_of, place, starts = positives.of(block)
+        of_positives = scores[row_of, place]
+        best = np.maximum.reduceat(of_positives, starts)
+        tied = of_positives == best[row_of]
+        above[block] = np.count_nonzero(scores > best[:, None], axis=1)
+        at_least = np.count_nonzero(scores >= best[:, None], axis=1)
+        level[block] = at_least - above[block]
+        level_positives[block] = np.add.reduceat(tied.astype(np.int64), starts)
+        before[block] = 0
+        for row in np.flatnonzero(level[block] > level_positives[block]):
+            mine = place[row_of == row]
+            winners = mine[scores[row, mine] == best[row]]
+            equal = np.flatnonzero(scores[row] == best[row])
+            before[block.start + row] = int((equal < winners.min()).sum() - (winners < winners.min()).sum())
+    return Ranks(above, level, level_positives, before, positives.counts.astype(np.int64))
 
 
 def found(
@@ -98,8 +106,13 @@ def found(
     """
     result = np.empty((len(queries), len(ks)))
     cut = [min(k, len(gallery)) - 1 for k in ks]
-    for block, scores, right in _Blocks(queries, gallery, query_group, gallery_group, rows_of_groups):
+    across = np.ascontiguousarray(gallery.T)
+    positives = _Positives(query_group, gallery_group, rows_of_groups)
+    for block in blocks(len(queries), len(gallery)):
+        scores = _scores(queries[block], across)
         ordered = -np.partition(-scores, sorted(set(cut)), axis=1)[:, : max(cut) + 1]
+        right = np.zeros(scores.shape, dtype=bool)
+        right[positives.of(block)[:2]] = True
         for column, last in enumerate(cut):
             edge = ordered[:, last, None]
             level = scores == edge
