@@ -87,7 +87,7 @@ class Popen(subprocess.Popen[Any]):
         (_, preexec, _, pass_fds, cwd, env, _, _, shell, *pipes) = rest
         inward, _, _, outward, _, errors = pipes[:6]
         env = {**os.environ} if env is None else {str(key): str(value) for key, value in env.items()}
-        words = [args] if isinstance(args, str) else [str(one) for one in args]
+        words = [args] if isinstance(args, str) else [str(word) for word in args]
         server = None if preexec or pass_fds or shell else _server_of(words, env)
         if server is None:
             super()._execute_child(args, *rest)  # type: ignore[misc]
@@ -238,7 +238,7 @@ def _serve(folder: Path) -> tuple[list[str], str, dict[str, str]] | None:
                 waiting.unregister(key.fileobj)
                 os.close(int(key.fd))
                 _, status = os.waitpid(pid, 0)
-                with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+                with contextlib.suppress(BrokenPipeError):  # no process waits for it any more
                     line.sendall(status.to_bytes(8, "big"))
                 line.close()
 

@@ -6,7 +6,7 @@ import html
 import re
 import unicodedata
 
-from .languages.base import words
+from vlp.core.words import words
 
 LONGEST_WORD = 200
 """Characters of a word; a longer run without a blank is cut: base64, a damaged file, a 10 MB word."""

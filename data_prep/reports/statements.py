@@ -13,8 +13,9 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import pairwise
 
+from vlp.core.words import words
+
 from .answers import is_answer, is_answered, is_bare_label, is_label, split_boxes
-from .languages.base import words
 
 LONGEST = 1000
 """Characters of a statement; what has no end in so many is cut at a comma or a blank."""

@@ -22,8 +22,7 @@ from rich.progress import Progress
 
 from vlp.batch import Grid
 from vlp.core.config import ConfigError
-from vlp.core.output import write_whole
-from vlp.data.shards.remote.cache import locked
+from vlp.core.output import locked, write_whole
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.decode import VERSION
 

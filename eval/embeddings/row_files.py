@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.core.config import ConfigError
-from vlp.core.output import write_whole
-from vlp.data.shards.remote.cache import locked
+from vlp.core.output import locked, write_whole
 
 ENDING = ".safetensors"
 

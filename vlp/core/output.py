@@ -19,11 +19,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from .errors import ConfigError
 from .process import is_alive, launchers, start_time
 from .untrusted import read_object, replacing
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 LOCK = ".vlp.lock"
 LOCKS = ".vlp*.lock"
@@ -54,7 +57,7 @@ def hold(
     is_new = not folder.exists() or mark(folder) == made_by
     folder.mkdir(parents=True, exist_ok=True)
     path, facts = folder / name, {"made_by": made_by}
-    with _locked(path, wait):
+    with _hold_lock(path, wait):
         descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
         try:
             _write(descriptor, {**facts, **_holder()})
@@ -113,7 +116,7 @@ def remove(path: Path, made_by: str, *sources: Path) -> None:
     check_apart(path, *sources)
     _require_mark(path, made_by)
     for lock in (*path.glob(LOCKS), *path.glob(f"*/{LOCKS}")):
-        with _locked(lock):  # no process writes there any more
+        with _hold_lock(lock):  # no process writes there any more
             pass
     shutil.rmtree(path)
 
@@ -157,12 +160,23 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(data)
 
 
-@contextmanager
-def _locked(path: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold a lock file. Raises InUseError at once, or after a while where the process that holds it is about to end."""
-    from filelock import FileLock, Timeout
+def locked(path: Path, timeout: float = -1) -> BaseFileLock:
+    """Return a lock file, made when missing as its folder is; a killed process lets go of it.
 
-    lock = FileLock(path, timeout=0, preserve_lock_file=True)
+    Others wait for it, at most `timeout` seconds (-1: as long as it takes; filelock's Timeout).
+    """
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path, timeout=timeout, preserve_lock_file=True)
+
+
+@contextmanager
+def _hold_lock(path: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold a lock file. Raises InUseError at once, or after a while where the process that holds it is about to end."""
+    from filelock import Timeout
+
+    lock = locked(path, timeout=0)
     began, is_told = time.monotonic(), False
     while True:
         try:

@@ -24,9 +24,8 @@ CLOCK = 2.0
 def launchers(pid: int) -> list[psutil.Process]:
     """Return the launchers among a process's ancestors, the nearest first, up to the first that the system hides."""
     found = []
-    with suppress(
-        psutil.Error
-    ):  # with hidepid, /proc hides the processes of others: often sshd's or the batch system's
+    # With hidepid, /proc hides the processes of others: often sshd's or the batch system's.
+    with suppress(psutil.Error):
         process = psutil.Process(pid).parent()
         while process is not None:
             if is_launcher(process.cmdline()):

@@ -16,13 +16,9 @@ from typing import Any
 from .config import ConfigError
 from .registry import Registry
 from .untrusted import check_files, read_object
+from .words import words
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-LOADERS = _words(
+LOADERS = words(
     """
     checkpoint_path pretrained pretrained_cfg pretrained_cfg_overlay pretrained_model_args cache_dir auto_map
     trust_remote_code use_pretrained_backbone backbone_kwargs quantization_config custom_pipelines code_revision
@@ -31,7 +27,7 @@ LOADERS = _words(
 )
 """Options by which timm and transformers read files, fetch, or run code of the folder."""
 
-NOT_READ = _words(
+NOT_READ = words(
     """
     _name_or_path architectures transformers_version torch_dtype dtype id2label label2id task_specific_params
     name_or_path
@@ -39,7 +35,7 @@ NOT_READ = _words(
 )
 """Entries of transformers' configurations that say where a model came from or what labels are called, and build nothing."""
 
-TIMM_OPTIONS = _words(
+TIMM_OPTIONS = words(
     """
     drop_rate drop_path_rate drop_block_rate proj_drop_rate attn_drop_rate pos_drop_rate patch_drop_rate
     head_drop_rate num_classes in_chans img_size global_pool output_stride embed_dim depth num_heads mlp_ratio

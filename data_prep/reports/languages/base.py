@@ -15,11 +15,6 @@ CueTable = tuple[tuple[re.Pattern[str], Assertion | None, tuple[bool, ...]], ...
 Meaning = TypeVar("Meaning")
 
 
-def words(text: str) -> frozenset[str]:
-    """Return the words of a text: what stands between blanks."""
-    return frozenset(text.split())
-
-
 def table(words_of: Mapping[Meaning, str]) -> dict[str, Meaning]:
     """Return what each word means, from the words of each meaning, with blanks between them."""
     return {word: meaning for meaning, text in words_of.items() for word in text.split()}

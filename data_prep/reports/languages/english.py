@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from .base import CueTable, Grammar, Language, PlaceWords, any_of, pattern, place_pattern, table, words
+from vlp.core.words import words
+
+from .base import CueTable, Grammar, Language, PlaceWords, any_of, pattern, place_pattern, table
 
 _DEGREE = (
     r"(?:\s+(?:significant|substantial|appreciable|definite|relevant|obvious|major|further|real|interval|overt|gross|other|"

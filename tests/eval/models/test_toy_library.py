@@ -76,6 +76,6 @@ def test_a_library_is_one_file_and_one_import_line(run: Run, shards: Path, tmp_p
     assert trees[0]["tasks"] == trees[1]["tasks"] and trees[0]["model"] == trees[1]["model"]
 
 
-def test_a_library_that_nobody_registered_is_named() -> None:
+def test_an_unknown_library_is_named() -> None:
     with pytest.raises(ConfigError, match="cannot import model library 'toy:3'"):
         load("toy:3", "cpu")

@@ -13,6 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from functools import lru_cache
 
+from vlp.core.words import words
+
 from .identifiers import scan
 
 MARK = "\ue000"
@@ -31,29 +33,25 @@ _SENTENCE_END = re.compile(r"[.!?:;|>)\]-]$")
 _GERMAN = frozenset({"kein", "keine", "und", "der", "die", "nicht", "mit", "im", "ist", "ohne", "beidseits", "keinen"})
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-TITLES = _words(
+TITLES = words(
     "dr mr mrs miss prof professor doctor nurse sr sra srta dra dres don dona senor senora doctora doktor herr herrn frau "
     "physician radiologist radiologo radiologa medico radiologe radiologin arzt arztin signed firmado gez unterschrift "
     "unterzeichnet"
 )
 """A name follows them, whatever stands between but a dot or a colon."""
-_ASKED = _words("patient patientin patienten paciente name surname nombre apellido apellidos nachname vorname")
+_ASKED = words("patient patientin patienten paciente name surname nombre apellido apellidos nachname vorname")
 """A name follows them after a colon; without one, often."""
-_VERBS = _words(
+_VERBS = words(
     "signed dictated read reported interpreted reviewed verified approved discussed communicated transcribed electronically "
     "firmado informado validado dictado befundet diktiert besprochen validiert freigegeben requested referred ordered"
 )
-_BY = _words("by with to por con von mit an")
+_BY = words("by with to por con von mit an")
 _NOT_NAMES = (
     TITLES
     | _ASKED
     | _VERBS
     | _BY
-    | _words(
+    | words(
         "mrn acc accession id nr no nhc record number phone telephone telefon tel fax pager fallnummer historia mri ct ms md "
         "a an the of in on at and or but for from as is are was were be been being has have had do does did not there this "
         "that these those it its he she his her they their who which also now then than when while per via due into over "

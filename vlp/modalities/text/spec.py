@@ -13,9 +13,9 @@ class TextSpec:
 
     `path`: `hf` a folder or cached hub name; `open_clip` a merges file, none for the one that open_clip ships;
     `sentencepiece` a `.model` file. `wordpiece` and `sentencepiece` without a path are trained on the training texts, with
-    `vocab_size` pieces of words that at least `shared_by` patients share (fewer where there are few).
-    `my_package.my_module:MyTokenizer`: a kind of one's own. `overflow`:
-    `truncate` keeps the closing special token and counts the text, `error` raises.
+    `vocab_size` pieces of words that at least `shared_by` patients share (fewer where there are few). A `kind` of your own is
+    `my_package.my_module:MyTokenizer`. `overflow`: `truncate` keeps the closing special token and counts the text, `error`
+    raises.
     """
 
     kind: str = "wordpiece"

@@ -103,10 +103,10 @@ def of_folder(path: Path) -> Expected:
         return _of_open_clip(tree)
     tree = _read(folder / "config.json")
     if _part(tree, "pretrained_cfg"):
-        return _of_pictures(_part(tree, "pretrained_cfg"), "input_size", "crop_mode")
+        return _of_preprocessing(_part(tree, "pretrained_cfg"), "input_size", "crop_mode")
     if "model_type" in tree:
         return _of_transformers(tree, _read(folder / "preprocessor_config.json"))
-    return _of_pictures(_read(folder / "preprocess.json"))
+    return _of_preprocessing(_read(folder / "preprocess.json"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,7 +144,7 @@ def _word(value: Any, table: Mapping[Any, str]) -> str | None:
     return table.get(value) if isinstance(value, (str, int)) else None
 
 
-def _of_pictures(
+def _of_preprocessing(
     shown: Mapping[str, Any],
     size: str = "size",
     resize: str = "resize",
@@ -163,7 +163,7 @@ def _of_pictures(
 
 def _of_open_clip(tree: Mapping[str, Any]) -> Expected:
     model, shown = _part(tree, "model_cfg"), _part(tree, "preprocess_cfg")
-    expected = _of_pictures(shown, resize="resize_mode")
+    expected = _of_preprocessing(shown, resize="resize_mode")
     expected.size = expected.size or _side(_part(model, "vision_cfg").get("image_size"))
     if model.get("quick_gelu", shown.get("quick_gelu", False)) is True:
         expected.activation = {"image": "quick_gelu", "text": "quick_gelu"}
@@ -177,7 +177,7 @@ def _of_open_clip(tree: Mapping[str, Any]) -> Expected:
 def _of_transformers(tree: Mapping[str, Any], shown: Mapping[str, Any]) -> Expected:
     crops = shown.get("do_center_crop") is True
     squashes = shown.get("do_resize", True) is True and "height" in _part(shown, "size") and not crops
-    expected = _of_pictures(shown, "crop_size" if crops else "size", interpolation="resample", prefix="image_")
+    expected = _of_preprocessing(shown, "crop_size" if crops else "size", interpolation="resample", prefix="image_")
     expected.resize = "crop" if crops else "squash" if squashes else None
     if shown.get("do_normalize", True) is not True:
         expected.mean = expected.std = None

@@ -15,16 +15,14 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from vlp.core.errors import cannot_write
+from vlp.core.output import locked
 from vlp.core.untrusted import RefusedError, open_regular, replacing
 
 from .download import copy
 from .urls import allowed_hosts, host_of
-
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +31,6 @@ ATTEMPTS = 6
 MAX_MANIFEST = 4 << 30
 
 _OURS = re.compile(r"[0-9a-f]{16}-")
-
-
-def locked(path: Path) -> BaseFileLock:
-    """Return a lock file, made when missing as its folder is: with it, other processes wait. A killed one lets go."""
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(path, preserve_lock_file=True)
 
 
 def default_folder() -> Path:
