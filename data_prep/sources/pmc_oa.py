@@ -2,8 +2,7 @@
 
 Layout: `pmc_oa.jsonl` (`image`, `caption`, ...; one line per sub-figure) or `pmc_oa_beta.jsonl`, and the images,
 `caption_T060_filtered_top4_sep_v0_subfigures/<image>`, unpacked or still in `images.zip`. Lines that speak of one image become
-one sample with several captions; figures of one article stay on one side of a split (the
-first part of an image's name).
+one sample with several captions; figures of one article (the first part of an image's name) stay on one side of a split.
 """
 
 from __future__ import annotations
