@@ -1,0 +1,210 @@
+"""From a volume to the model's input: one box of one spacing, and where each voxel comes to lie on it, exactly.
+
+Values stay HU (float32) until the batch; the model makes its windows of them. Torch is imported only where a tensor is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from vlp.core.config import ConfigError, to_tree, validate
+from vlp.core.untrusted import read_json
+
+from ..base import Processor, processors
+from ..geometry import Geometry
+from ..image.errors import ImageError
+from ..image.processor import FILE, Augment
+from . import store
+from .read import read_volume
+from .resample import resample
+from .spec import VolumeSpec
+from .volume import Volume
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1
+
+
+@processors.register("volume")
+class VolumeProcessor(Processor[Volume, "Tensor"]):
+    """The way of a `VolumeSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`.
+
+    Nothing that it draws turns left into right: of an `Augment` the flip is refused, and a rotation is about the axis from
+    feet to head.
+    """
+
+    Spec = VolumeSpec
+    spec: VolumeSpec
+
+    def __init__(self, spec: VolumeSpec) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"VolumeProcessor({self.spec})"
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of everything that changes the tensor that a model sees."""
+        tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_voxels"}
+        return hashlib.sha256(json.dumps(["volume", VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
+
+    def read(self, data: bytes) -> Volume:
+        """Open the bytes of a shard's volume, or of a file (see `read`); what is stored is decoded where it is looked at."""
+        return self._checked(store.decode(data, self.spec.max_voxels))
+
+    def native(self, item: Any, **options: Any) -> Volume:
+        """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`."""
+        if isinstance(item, (bytes, bytearray)):
+            return self.read(bytes(item))
+        return self._checked(
+            item if isinstance(item, Volume) else read_volume(Path(item), self.spec.max_voxels, **options)
+        )
+
+    def geometry(self, volume: Volume) -> Geometry:
+        """Return where the voxels of a volume come to lie on the input.
+
+        Each axis of n voxels, s millimetres apart, becomes m = max(1, floor(n s / t + 1/2)) voxels of exactly t, the middle
+        of both at one place; the box is cut out or padded by floor((m - size) / 2) voxels at the low end.
+        """
+        axes = zip(volume.shape, volume.spacing, self.spec.spacing, self.spec.size, strict=True)
+        scale, offset = [], []
+        for count, old, new, size in axes:
+            cells = max(1, math.floor(count * old / new + 0.5))
+            scale.append(old / new)
+            offset.append((cells - count * old / new) / 2 - (cells - size) // 2)
+        return Geometry(volume.shape, self.spec.size, tuple(scale), tuple(offset))
+
+    def affine(self, volume: Volume, geometry: Geometry) -> np.ndarray:
+        """Return the affine [4, 4] of the input: from (x, y, z, 1), its indices W, H, D, to millimetres in RAS."""
+        corners = np.array([[0.5] * 3, [0.5, 0.5, 1.5], [0.5, 1.5, 0.5], [1.5, 0.5, 0.5]])
+        origin, *axes = volume.world(geometry.to_source(corners))
+        found = np.eye(4)
+        found[:3, 3] = origin
+        found[:3, :3] = np.column_stack([axis - origin for axis in axes])
+        return found
+
+    def eval(self, volume: Volume) -> tuple[Tensor, Geometry]:
+        """Return a volume as the model's input, float32 [1, D, H, W] in HU (an MR in [0, 1]), and where it lies on it."""
+        geometry = self.geometry(volume)
+        return self._tensor(self._values(volume, geometry)), geometry
+
+    def train(self, volume: Volume, augment: Augment, rng: np.random.Generator) -> tuple[Tensor, Geometry]:
+        """As `eval`, with the random changes of `augment` drawn from `rng`; the geometry tells all that moved a voxel.
+
+        `crop_scale` is the share of the box's volume; `brightness`, `contrast` and `noise` are shares of 1,000 HU.
+        """
+        geometry = self.geometry(volume)
+        if augment.crop_scale is not None or augment.shift:
+            geometry = self._moved(geometry, augment, rng)
+        values = self._values(volume, geometry)
+        if augment.rotate:
+            degrees = float(rng.uniform(-augment.rotate, augment.rotate))
+            values, geometry = self._rotated(values, degrees), geometry.rotated(degrees)
+        return self._tensor(self._changed(values, augment, rng)), geometry
+
+    def collate(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Return inputs [1, D, H, W] as a batch [B, 1, D, H, W]; B may be 0."""
+        import torch
+
+        return torch.stack(list(inputs)) if inputs else torch.zeros((0, 1, *self.spec.size))
+
+    def example(self) -> Tensor:
+        import torch
+
+        ramp = torch.linspace(-1000.0, 1000.0, math.prod(self.spec.size)).view(1, 1, *self.spec.size)
+        return ramp if self.spec.modality == "CT" else (ramp + 1000) / 2000
+
+    def save(self, folder: Path | str) -> None:
+        """Write `preprocess.json` into a folder."""
+        text = json.dumps({"kind": "volume", **to_tree(self.spec), "version": VERSION}, indent=2) + "\n"
+        (Path(folder) / FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
+        path = Path(folder) / FILE
+        try:
+            tree: dict[str, Any] = read_json(path)
+            version, kind = tree.pop("version"), tree.pop("kind")
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
+        if kind != "volume" or version != VERSION:
+            raise ConfigError(
+                f"{path}: preprocessing {kind} of version {version}, this vlp knows {VERSION}; update vlp"
+            )
+        return cls(validate(VolumeSpec, tree, str(path)))
+
+    def _checked(self, volume: Volume) -> Volume:
+        wanted, found = self.spec.modality, "MR" if volume.modality == "MR" else "CT"
+        if wanted != found:
+            raise ImageError(
+                f"the model reads {wanted} volumes ({self.spec.windows or 'no windows'}), this one is {volume.modality}"
+            )
+        if min(volume.spacing) <= 0:
+            raise ImageError(
+                "the volume's spacing is unknown, and the model asks for millimetres", "volume_without_spacing"
+            )
+        return volume
+
+    def _values(self, volume: Volume, geometry: Geometry) -> np.ndarray:
+        values = resample(volume.voxels, geometry, self.spec.pad_value)
+        if self.spec.modality == "CT":
+            return values
+        low, high = volume.range or (0.0, 1.0)
+        return np.clip((values - low) / max(high - low, 1e-6), 0, 1)
+
+    def _moved(self, geometry: Geometry, augment: Augment, rng: np.random.Generator) -> Geometry:
+        zoom = float(rng.uniform(*augment.crop_scale)) ** (1 / 3) if augment.crop_scale else 1.0
+        reach = abs(1 - zoom) / 2 + augment.shift
+        scale, offset = [], []
+        for side, old, start in zip(geometry.input, geometry.scale, geometry.offset, strict=True):
+            middle = side / 2 + float(rng.uniform(-reach, reach)) * side
+            scale.append(old / zoom)
+            offset.append((start - middle) / zoom + side / 2)
+        return replace(geometry, scale=tuple(scale), offset=tuple(offset))
+
+    def _rotated(self, values: np.ndarray, degrees: float) -> np.ndarray:
+        import cv2
+
+        height, width = values.shape[1:]
+        turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), degrees, 1.0)
+        fill = self.spec.pad_value
+        return np.stack([cv2.warpAffine(plane, turn, (width, height), borderValue=fill) for plane in values])
+
+    def _changed(self, values: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+        unit = 1000.0 if self.spec.modality == "CT" else 1.0
+        if augment.brightness or augment.contrast:
+            gain = 1 + rng.uniform(-augment.contrast, augment.contrast)
+            values = values * np.float32(gain) + np.float32(rng.uniform(-augment.brightness, augment.brightness) * unit)
+        if augment.noise:
+            deviation = np.float32(rng.uniform(0, augment.noise) * unit)
+            values = values + rng.standard_normal(values.shape, dtype=np.float32) * deviation
+        return values
+
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(values, np.float32)[None])
+
+
+def refuse_for_volumes(augment: Augment, decode: str) -> None:
+    """Raise ConfigError for what a recipe may ask of images only."""
+    if augment.flip:
+        raise ConfigError(
+            "data.augment.flip: a mirrored volume has its left on the right, and the report says which; leave it out"
+        )
+    if augment.gamma or augment.blur:
+        raise ConfigError(
+            "data.augment: gamma and blur are of images; for volumes there are brightness, contrast and noise"
+        )
+    if decode != "full":
+        raise ConfigError("data.decode: fast is of JPEG images; a volume is read in parts as it is")
