@@ -23,6 +23,7 @@ from ..geometry import Geometry
 from ..image.errors import ImageError
 from ..image.processor import FILE, Augment
 from . import store
+from .options import VolumeOptions
 from .read import read_volume
 from .resample import resample
 from .spec import VolumeSpec
@@ -61,12 +62,12 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
         """Open the bytes of a shard's volume, or of a file (see `read`); what is stored is decoded where it is looked at."""
         return self._checked(store.decode(data, self.spec.max_voxels))
 
-    def native(self, item: Any, **options: Any) -> Volume:
+    def native(self, item: Any, options: VolumeOptions | None = None) -> Volume:
         """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`."""
         if isinstance(item, (bytes, bytearray)):
             return self.read(bytes(item))
         return self._checked(
-            item if isinstance(item, Volume) else read_volume(Path(item), self.spec.max_voxels, **options)
+            item if isinstance(item, Volume) else read_volume(Path(item), self.spec.max_voxels, options)
         )
 
     def geometry(self, volume: Volume) -> Geometry:

@@ -77,7 +77,7 @@ def decode(data: bytes, max_voxels: int) -> Volume:
 
 def decode_mask(data: bytes, max_voxels: int) -> np.ndarray:
     """Return where a stored mask is not zero, bool [D, H, W]; raises ImageError."""
-    return np.asarray(_open(data, max_voxels)[:]) != 0
+    return np.asarray(_open(data, max_voxels)[:] != 0)
 
 
 def _three(values: Any, kind: Any) -> Any:
