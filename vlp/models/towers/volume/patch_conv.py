@@ -25,7 +25,7 @@ from .base import VolumeTower, require_whole_patches, to_cells
 
 @config
 class PatchConvConfig(TowerConfig):
-    """`patch` in voxels; `hidden` units of its network; channels: `width` of the cells inside, `local_width` of those given out.
+    """`patch` in voxels; `hidden` units of its network; channels: `width` of the cells inside, `local_width` of those given.
 
     `regions`: into how many parts of the body each axis is pooled (depth, height, width). `norm: layer` makes a volume's
     features independent of the batch's, as cached embeddings need to be exact, and learns more slowly.
