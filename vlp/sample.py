@@ -7,12 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from vlp.modalities.volume.volume import Volume
 
 
 Assertion = Literal["present", "absent", "uncertain"]
@@ -88,19 +86,30 @@ class VolumeInfo:
     unit: str
 
 
+@runtime_checkable
+class Voxels(Protocol):
+    """A volume that is not encoded yet: a `vlp.modalities.volume.volume.Volume`."""
+
+    @property
+    def voxels(self) -> Any: ...
+
+    @property
+    def affine(self) -> np.ndarray: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One image, or one volume in its place, with what is known of it: what a source yields and what a shard holds.
 
     `image` is a path, encoded bytes (JPEG or PNG; of a volume blosc2's), uint8 pixels `[H, W]` or `[H, W, 3]`, or a
-    `Volume`, of which `volume` tells. `masks` maps a name to bytes of the image's size (non-zero = inside), PNG or blosc2's.
+    volume, of which `volume` tells. `masks` maps a name to bytes of the image's size (non-zero = inside), PNG or blosc2's.
     `labels` maps a finding to 1, 0 or -1 (uncertain); absent = not stated. `groups` holds the columns that scores are
     broken down by (sex, age, site, ...). `steps` says in order what was done to the pixels on their way here (DICOM
     windowing, inversion, resizing).
     """
 
     key: str
-    image: Path | bytes | np.ndarray | Volume
+    image: Path | bytes | np.ndarray | Voxels
     report: Report | None = None
     captions: tuple[str, ...] = ()
     study: str | None = None

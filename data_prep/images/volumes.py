@@ -9,7 +9,7 @@ import numpy as np
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume import store
 from vlp.modalities.volume.volume import Volume, orientation
-from vlp.sample import VolumeInfo
+from vlp.sample import VolumeInfo, Voxels
 
 from .store import Stored
 
@@ -21,8 +21,10 @@ class StoredVolume(Stored):
     info: VolumeInfo | None = None
 
 
-def store_volume(volume: Volume, max_voxels: int) -> StoredVolume:
+def store_volume(volume: Voxels, max_voxels: int) -> StoredVolume:
     """Return a volume's bytes for the shard, read back and compared; raises ImageError with the reason."""
+    if not isinstance(volume, Volume):
+        raise TypeError(f"expected a Volume, found {type(volume).__name__}")
     if volume.voxels.size > max_voxels:
         sides = " x ".join(map(str, volume.shape))
         raise ImageError(f"{sides} voxels, more than the limit of {max_voxels} (image.max_voxels)", "image_too_large")

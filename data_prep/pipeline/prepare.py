@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vlp.core.config import config
 from vlp.data.shards.sample_io import FieldError, check_sample
-from vlp.modalities.volume.volume import Volume
-from vlp.sample import Box, Report, Sample
+from vlp.sample import Box, Report, Sample, Voxels
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of
 from ..images.store import ImageOptions, Stored, store_image, store_mask
@@ -118,9 +117,10 @@ class SampleProcessor:
         return ready
 
     def _stored(self, sample: Sample) -> Stored:
-        if isinstance(sample.image, Volume):
-            return store_volume(sample.image, self.image.max_voxels)
-        return store_image(sample.image, self.image)
+        image = sample.image
+        return (
+            store_volume(image, self.image.max_voxels) if isinstance(image, Voxels) else store_image(image, self.image)
+        )
 
     @staticmethod
     def _mask(mask: bytes, name: str, stored: Stored) -> bytes:

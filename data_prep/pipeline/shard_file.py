@@ -27,8 +27,7 @@ from vlp.data.shards.tar_index import FORMAT, Entry, encode_name
 from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAY_TURN, ImageError, decode_file, decode_mask, read_image
 from vlp.modalities.volume.store import ENDING
-from vlp.modalities.volume.volume import Volume
-from vlp.sample import Sample
+from vlp.sample import Sample, Voxels
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -160,7 +159,7 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
     image = sample.image
     if sample.volume is not None and isinstance(image, bytes):  # made by `store_volume`: nothing in it but voxels
         return image, ENDING
-    if isinstance(image, Volume):
+    if isinstance(image, Voxels):
         raise SampleError(f"the volume of key {sample.key!r} is not stored yet: `store_volume` makes its bytes")
     if isinstance(image, np.ndarray):
         return _png(image, sample.key), "png"
