@@ -18,7 +18,7 @@ import numpy as np
 from vlp.core.config import ConfigError, to_tree, validate
 from vlp.core.untrusted import read_json
 
-from ..base import Processor, processors
+from ..base import ImageLike, processors
 from ..geometry import Geometry
 from ..image.errors import ImageError
 from ..image.processor import FILE, Augment
@@ -36,7 +36,7 @@ VERSION = 1
 
 
 @processors.register("volume")
-class VolumeProcessor(Processor[Volume, "Tensor"]):
+class VolumeProcessor(ImageLike[Volume]):
     """The way of a `VolumeSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`.
 
     Nothing that it draws turns left into right: of an `Augment` the flip is refused, and a rotation is about the axis from
@@ -70,19 +70,24 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
             item if isinstance(item, Volume) else read_volume(Path(item), self.spec.max_voxels, options)
         )
 
-    def geometry(self, volume: Volume) -> Geometry:
-        """Return where the voxels of a volume come to lie on the input.
+    def extent(self, volume: Volume) -> tuple[float, ...]:
+        """Return the volume's voxels and spacing along D, H and W."""
+        return (*volume.shape, *volume.spacing)
+
+    def geometry(self, *extent: float) -> Geometry:
+        """Return where the voxels of a volume of this extent come to lie on the input.
 
         Each axis of n voxels, s millimetres apart, becomes m = max(1, floor(n s / t + 1/2)) voxels of exactly t, the middle
         of both at one place; the box is cut out or padded by floor((m - size) / 2) voxels at the low end.
         """
-        axes = zip(volume.shape, volume.spacing, self.spec.spacing, self.spec.size, strict=True)
+        shape = int(extent[0]), int(extent[1]), int(extent[2])
+        axes = zip(shape, extent[3:], self.spec.spacing, self.spec.size, strict=True)
         scale, offset = [], []
         for count, old, new, size in axes:
             cells = max(1, math.floor(count * old / new + 0.5))
             scale.append(old / new)
             offset.append((cells - count * old / new) / 2 - (cells - size) // 2)
-        return Geometry(volume.shape, self.spec.size, tuple(scale), tuple(offset))
+        return Geometry(shape, self.spec.size, tuple(scale), tuple(offset))
 
     def affine(self, volume: Volume, geometry: Geometry) -> np.ndarray:
         """Return the affine [4, 4] of the input: from (x, y, z, 1), its indices W, H, D, to millimetres in RAS."""
@@ -95,7 +100,7 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
 
     def eval(self, volume: Volume) -> tuple[Tensor, Geometry]:
         """Return a volume as the model's input, float32 [1, D, H, W] in HU (an MR in [0, 1]), and where it lies on it."""
-        geometry = self.geometry(volume)
+        geometry = self.geometry(*self.extent(volume))
         return self._tensor(self._values(volume, geometry)), geometry
 
     def train(self, volume: Volume, augment: Augment, rng: np.random.Generator) -> tuple[Tensor, Geometry]:
@@ -103,7 +108,7 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
 
         `crop_scale` is the share of the box's volume; `brightness`, `contrast` and `noise` are shares of 1,000 HU.
         """
-        geometry = self.geometry(volume)
+        geometry = self.geometry(*self.extent(volume))
         if augment.crop_scale is not None or augment.shift:
             geometry = self._moved(geometry, augment, rng)
         values = self._values(volume, geometry)
@@ -111,6 +116,16 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
             degrees = float(rng.uniform(-augment.rotate, augment.rotate))
             values, geometry = self._rotated(values, degrees), geometry.rotated(degrees)
         return self._tensor(self._changed(values, augment, rng)), geometry
+
+    def check_training(self, augment: Augment, decode: str) -> None:
+        if augment.flip:
+            raise ConfigError(
+                "data.augment.flip: a mirrored volume has its left on the right, and the report says which; leave it out"
+            )
+        if augment.gamma or augment.blur:
+            raise ConfigError("data.augment: gamma and blur are of images; volumes have brightness, contrast and noise")
+        if decode != "full":
+            raise ConfigError("data.decode: fast is of JPEG images; a volume is read in parts as it is")
 
     def collate(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return inputs [1, D, H, W] as a batch [B, 1, D, H, W]; B may be 0."""
@@ -195,17 +210,3 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)[None])
-
-
-def refuse_for_volumes(augment: Augment, decode: str) -> None:
-    """Raise ConfigError for what a recipe may ask of images only."""
-    if augment.flip:
-        raise ConfigError(
-            "data.augment.flip: a mirrored volume has its left on the right, and the report says which; leave it out"
-        )
-    if augment.gamma or augment.blur:
-        raise ConfigError(
-            "data.augment: gamma and blur are of images; for volumes there are brightness, contrast and noise"
-        )
-    if decode != "full":
-        raise ConfigError("data.decode: fast is of JPEG images; a volume is read in parts as it is")

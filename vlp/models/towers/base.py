@@ -22,7 +22,7 @@ from vlp.core.registry import Registry
 from vlp.modalities.text.processor import TextShape
 
 if TYPE_CHECKING:
-    from vlp.modalities.image.spec import ImageSpec
+    from vlp.modalities.kinds import Spec
 
     from ..heads import HeadConfig
 
@@ -229,12 +229,14 @@ def add_prefix(prefix: str, module: nn.Module) -> dict[str, Tensor]:
 
 
 class ImageTower(Tower):
-    """An image encoder: float images [B, channels, S, S], normalised, to `Features`.
+    """An image encoder: float images [B, channels, S, S] or volumes [B, channels, D, H, W], normalised, to `Features`.
 
-    `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells.
+    `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells. `takes`: which
+    of the two it is built for, by an `ImageSpec` or a `VolumeSpec`.
     """
 
     side = "image"
+    takes: ClassVar[Literal["image", "volume"]] = "image"
     channels: int = 3
     patch_width: int
     grid: Grid
@@ -280,10 +282,21 @@ image_towers: Registry[type[ImageTower]] = towers_of("image")
 text_towers: Registry[type[TextTower]] = towers_of("text")
 
 
-def build_image_tower(tree: Any, spec: ImageSpec, where: str = "model.image") -> ImageTower:
-    """Return the image tower of `{kind: ..., ...}`, with random weights."""
+def build_image_tower(tree: Any, spec: Spec, where: str = "model.image") -> ImageTower:
+    """Return the image tower of `{kind: ..., ...}`, with random weights; raises ConfigError for one of the other dimension."""
+    from vlp.core.config import component
+
+    given = "image" if isinstance(spec.size, int) else "volume"
+    cls, _ = component(image_towers, tree, where)
+    if cls.takes != given:
+        kind = tree if isinstance(tree, str) else tree["kind"]
+        fitting = [name for name in image_towers if image_towers.get(name).takes == given]
+        raise ConfigError(
+            f"{where}.kind: {kind!r} is a tower of {cls.takes}s, and the recipe has a section {given!r}: "
+            f"use one of {', '.join(fitting)}"
+        )
     tower: ImageTower = build_tower(image_towers, tree, where, spec)
-    if tower.channels == 1 and spec.channels != 1:
+    if given == "image" and tower.channels == 1 and spec.channels != 1:
         raise ConfigError(f"{where}: the tower takes one channel, image.channels is {spec.channels}; set it to 1")
     return tower
 

@@ -24,23 +24,24 @@ Axis = tuple[float, float]
 
 
 def trace_tower(tower: nn.Module, run: Callable[[Tensor], tuple[Shape, R]], image: Tensor, what: str) -> tuple[Grid, R]:
-    """Return the grid of a tower on a square image, and what `run` returns beside the map's shape.
+    """Return the grid of a tower on an image or volume, and what `run` returns beside the map's shape.
 
     The library's model is run here for the first time, so this is where one that takes other inputs, has no such stage or
     size, or gives random features (masks, sampled patches) is found out: a ConfigError, with `what` it is.
     """
     before = torch.get_rng_state()
-    size, found = image.shape[-1], []
+    size, found = tuple(image.shape[2:]), []
 
     def shape() -> Shape:
         found.append(run(image))
         return found[0][0]
 
     try:
-        grid = trace_grid(tower, shape, (size, size))
+        grid = trace_grid(tower, shape, size)
     except Exception as error:
+        things = "images of {} pixels" if len(size) == 2 else "volumes of {} voxels"
         raise ConfigError(
-            f"model.image: {what} does not run on images of {size} x {size} pixels: "
+            f"model.image: {what} does not run on {things.format(' x '.join(map(str, size)))}: "
             f"{type(error).__name__}: {first_line(error)}"
         ) from error
     if not torch.equal(before, torch.get_rng_state()):
