@@ -96,7 +96,8 @@ def read_files(paths: Sequence[Path], max_voxels: int, options: VolumeOptions) -
     series, left_out = find_series(paths)
     if options.modality:
         other = [found for found in series if found.slices[0].modality != options.modality]
-        left_out.update({f"{found.slices[0].modality} slice": len(found.slices) for found in other})
+        for found in other:
+            left_out[f"{found.slices[0].modality} slice, asked for {options.modality}"] += len(found.slices)
         series = [found for found in series if found not in other]
     if not series:
         raise ImageError(f"no slice of a volume ({counted(left_out) or 'no files'})", "no_volume")
