@@ -15,12 +15,12 @@ from .core.config import ConfigError
 from .core.errors import first_line
 from .core.untrusted import open_regular, read_object
 from .core.version import __version__
-from .modalities.base import Processor, processors
+from .modalities.base import ImageLike, Processor, processors
 from .modalities.geometry import resample_grid
-from .modalities.image.decode import decode_opened, read_image
-from .modalities.image.processor import ImageProcessor
+from .modalities.kinds import load_processor
 from .modalities.text.processor import TextProcessor
 from .modalities.text.tokenizers.base import Tokenizer
+from .modalities.volume.volume import Volume
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ FORMAT = "vlp-1"
 def save_pretrained(
     folder: Path | str,
     model: DualEncoder,
-    preprocess: ImageProcessor,
+    preprocess: ImageLike[Any],
     tokenizer: Tokenizer,
     extra: Mapping[str, Any] | None = None,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -119,7 +119,7 @@ class Pretrained:
     """
 
     model: DualEncoder
-    preprocess: ImageProcessor
+    preprocess: ImageLike[Any]
     tokenizer: Tokenizer
     config: dict[str, Any]
     objectives: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -141,17 +141,18 @@ class Pretrained:
         return self
 
     def embed_images(
-        self, images: Sequence[str | Path | bytes | np.ndarray | Image], batch_size: int = 32, window: str = "file"
+        self, images: Sequence[str | Path | bytes | np.ndarray | Image | Volume], batch_size: int = 32, **options: Any
     ) -> torch.Tensor:
         """Embed images (paths, encoded bytes, uint8 arrays [H, W] or [H, W, 3], or PIL images) -> [N, D], unit length.
 
-        DICOM is read as any other file, by `window`: "file", "range" or "center,width" (see `DicomOptions`). Raises
-        ImageError.
+        DICOM is read as any other file, by `window`: "file", "range" or "center,width" (see `DicomOptions`). A model of
+        volumes takes paths of files or of a DICOM series' folder, a shard's bytes, or a `Volume`; its `options` are those of
+        `read_volume`. Raises ImageError.
         """
 
         def encode(part: Sequence[Any]) -> torch.Tensor:
-            pixels = [self._pixels(image, window) for image in part]
-            return self.model.encode_image(self.preprocess.batch(pixels).to(self.device))
+            natives = [self.preprocess.native(image, **options) for image in part]
+            return self.model.encode_image(self.preprocess.batch(natives).to(self.device))
 
         return self._embed(images, batch_size, encode)
 
@@ -173,30 +174,27 @@ class Pretrained:
             found = torch.cat(rows) if rows else torch.zeros(0, self.model.dim, device=self.device)
             return torch.nn.functional.normalize(found.float(), dim=1)
 
-    def heatmap(self, image: str | Path | bytes | np.ndarray | Image, phrase: str, window: str = "file") -> np.ndarray:
+    def heatmap(
+        self, image: str | Path | bytes | np.ndarray | Image | Volume, phrase: str, **options: Any
+    ) -> np.ndarray:
         """Return how much each pixel of the image speaks of the phrase: cosines, float32 [H, W] on the image's own pixels.
 
-        NaN where the model's input does not show the image (the ends that `resize: crop` cuts off). `image` and `window`
-        as for `embed_images`; an image that its file has turned is seen upright.
+        Of a volume each voxel, in the order of its file's axes. NaN where the model's input does not show the image (the ends
+        that `resize: crop` cuts off, what lies beyond a volume's box). `image` and `options` as for `embed_images`; an image
+        that its file has turned is seen upright.
         """
         import torch
 
-        input_, geometry = self.preprocess.eval(self._pixels(image, window))
+        native = self.preprocess.native(image, **options)
+        input_, geometry = self.preprocess.eval(native)
         with torch.no_grad():
             _, patches = self.model.encode_image(input_[None].to(self.device), patches=True)
             unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
             cosines = (unit @ self.embed_texts([phrase])[0]).cpu().numpy()
         grid = self.model.grid
         spread = resample_grid(cosines.reshape(grid.shape), grid, geometry.input)
-        return geometry.map_to_source(spread)
-
-    def _pixels(self, image: str | Path | bytes | np.ndarray | Image, window: str) -> np.ndarray:
-        if isinstance(image, np.ndarray):
-            return image
-        if not isinstance(image, (str, Path, bytes, bytearray)):
-            return decode_opened(image).pixels
-        data = read_image(image) if isinstance(image, (str, Path)) else bytes(image)
-        return self.preprocess.read(data, window)
+        found = geometry.map_to_source(spread)
+        return native.axes.to_file(found) if isinstance(native, Volume) else found
 
 
 def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrained:
@@ -223,7 +221,7 @@ def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrain
                 f"(saved with {tree.get('libraries')})"
             )
     model.load_state_dict(tensors)
-    preprocess, text = cast(ImageProcessor, found.pop("image")), cast(TextProcessor, found.pop("text"))
+    preprocess, text = cast(ImageLike[Any], found.pop("image")), cast(TextProcessor, found.pop("text"))
     return Pretrained(model.eval(), preprocess, text.tokenizer, tree, objectives, tuple(trust), found)
 
 
@@ -242,7 +240,7 @@ def rebuild(
     record = read_record(tree, trust, str(path))
     kinds = {name: processors.get(name) for name in record.model.encoders}
     others = {name: kind.load(folder) for name, kind in kinds.items()}
-    preprocess, text = ImageProcessor.load(folder), TextProcessor.load(folder, trust)
+    preprocess, text = load_processor(folder), TextProcessor.load(folder, trust)
     found: dict[str, Processor[Any, Any]] = {"image": preprocess, "text": text, **others}
     told = {
         "image": record.preprocess_fingerprint,

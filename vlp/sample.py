@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,11 +40,12 @@ class Mention:
 class Box:
     """A phrase and the rectangle it speaks of: `(x1, y1, x2, y2)` in pixels of the stored image, x1 < x2, y1 < y2.
 
-    Edges, not pixel indices: a box of the single pixel (0, 0) is (0, 0, 1, 1).
+    Of a volume `(x1, y1, z1, x2, y2, z2)` in voxels. Edges, not pixel indices: a box of the single pixel (0, 0) is
+    (0, 0, 1, 1).
     """
 
     phrase: str
-    xyxy: tuple[float, float, float, float]
+    xyxy: tuple[float, ...]
     label: str | None = None
 
 
@@ -71,17 +72,44 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
-    """One image with what is known of it: what a source yields and what a shard holds.
+class VolumeInfo:
+    """What a record says of its volume, so that nothing need be decoded to know it.
 
-    `image` is a path, encoded bytes (JPEG or PNG), or uint8 pixels `[H, W]` or `[H, W, 3]`. `masks` maps a name to PNG
-    bytes of the image's size (non-zero = inside). `labels` maps a finding to 1, 0 or -1 (uncertain); absent = not stated.
-    `groups` holds the columns that scores are broken down by (sex, age, site, ...). `steps` says in order what was done to
-    the pixels on their way here (DICOM windowing, inversion, resizing).
+    `shape` [D, H, W] and `spacing` in millimetres along them; `affine`, three rows of four: from a voxel's indices (x, y, z)
+    to millimetres in RAS; `orientation` of the file that it came from, such as LPS; `unit` of its values, HU or none.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    affine: tuple[tuple[float, ...], ...]
+    orientation: str
+    unit: str
+
+
+@runtime_checkable
+class Voxels(Protocol):
+    """A volume that is not encoded yet: a `vlp.modalities.volume.volume.Volume`."""
+
+    @property
+    def voxels(self) -> Any: ...
+
+    @property
+    def affine(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image, or one volume in its place, with what is known of it: what a source yields and what a shard holds.
+
+    `image` is a path, encoded bytes (JPEG or PNG; of a volume blosc2's), uint8 pixels `[H, W]` or `[H, W, 3]`, or a
+    volume, of which `volume` tells. `masks` maps a name to bytes of the image's size (non-zero = inside), PNG or blosc2's.
+    `labels` maps a finding to 1, 0 or -1 (uncertain); absent = not stated. `groups` holds the columns that scores are
+    broken down by (sex, age, site, ...). `steps` says in order what was done to the pixels on their way here (DICOM
+    windowing, inversion, resizing).
     """
 
     key: str
-    image: Path | bytes | np.ndarray
+    image: Path | bytes | np.ndarray | Voxels
     report: Report | None = None
     captions: tuple[str, ...] = ()
     study: str | None = None
@@ -97,6 +125,7 @@ class Sample:
     source: str = ""
     licence: str = ""
     steps: tuple[str, ...] = ()
+    volume: VolumeInfo | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the pixels as plain JSON values, empty fields left out; masks as their sorted names."""
@@ -107,7 +136,7 @@ class Sample:
                 continue
             if item.name in ("concepts", "boxes"):
                 value = [asdict(entry) for entry in value]
-            elif item.name == "report":
+            elif item.name in ("report", "volume"):
                 value = asdict(value)
             elif item.name == "masks":
                 value = sorted(value)

@@ -18,6 +18,7 @@ from vlp.core.config import config
 from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAX_PIXELS, ImageError, check_size, decode_file, decode_mask, read_image
 from vlp.modalities.image.decode import image_size as size_of
+from vlp.modalities.volume.store import MAX_VOXELS
 
 cv2.setNumThreads(1)  # the workers are the parallelism
 
@@ -34,16 +35,17 @@ class ImageOptions:
     """Quality of stored JPEG."""
     max_pixels: int = MAX_PIXELS
     """Larger images are rejected."""
+    max_voxels: int = MAX_VOXELS
+    """Larger volumes are rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """An image as it goes into the shard. `scale` is stored size over source size, (y, x), for boxes."""
+    """An image as it goes into the shard. `shape`: (y, x); `scale`: stored size over source size along them, for boxes."""
 
     data: bytes
-    height: int
-    width: int
-    scale: tuple[float, float] = (1.0, 1.0)
+    shape: tuple[int, ...]
+    scale: tuple[float, ...] = (1.0, 1.0)
     steps: tuple[str, ...] = ()
 
 
@@ -83,7 +85,7 @@ def _store_jpeg(data: bytes, options: ImageOptions) -> Stored:
         # The bytes are kept. Reading every coefficient finds what is damaged, and bytes that hide in a scan's data; an
         # eighth of the pixels is made on the way.
         _decode_jpeg(data, "GRAY", 1, 1)
-        return Stored(data, height, width)
+        return Stored(data, (height, width))
     # Decoding straight to 1/2, 1/4 or 1/8 in the DCT, never below what is kept, is faster and as good as averaging: on
     # radiographs the two agree to 56 dB, where storing as JPEG of quality 95 costs 45 dB.
     scale = options.max_side / max(height, width)
@@ -132,8 +134,8 @@ def _encode(
     else:
         size, scale = (height, width), (1.0, 1.0)
         if keep is not None and form == natural:
-            return Stored(keep, height, width, scale, steps)
-    return Stored(encode(pixels, form, options.quality), *size, scale, steps)
+            return Stored(keep, size, scale, steps)
+    return Stored(encode(pixels, form, options.quality), size, scale, steps)
 
 
 def encode(pixels: np.ndarray[Any, Any], form: str, quality: int = 95) -> bytes:
@@ -156,7 +158,7 @@ def store_mask(mask: bytes, name: str, stored: Stored) -> bytes:
 
     One of another size than its image is refused: where in the image is it?
     """
-    wanted = (round(stored.height / stored.scale[0]), round(stored.width / stored.scale[1]))
+    wanted = tuple(round(side / scale) for side, scale in zip(stored.shape, stored.scale, strict=True))
     try:
         size = size_of(mask)
         inside = np.where(decode_mask(mask), np.uint8(255), np.uint8(0)) if size == wanted else None
@@ -165,8 +167,8 @@ def store_mask(mask: bytes, name: str, stored: Stored) -> bytes:
     if inside is None:
         sizes = f"is {size[1]} x {size[0]}, its image {wanted[1]} x {wanted[0]}"
         raise ImageError(f"{name!r} {sizes}: masks are never stretched", "bad_mask")
-    if inside.shape != (stored.height, stored.width):
-        inside = cv2.resize(inside, (stored.width, stored.height), interpolation=cv2.INTER_NEAREST)
+    if inside.shape != stored.shape:
+        inside = cv2.resize(inside, stored.shape[::-1], interpolation=cv2.INTER_NEAREST)
     return encode(inside, "png")
 
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vlp.core.config import config
 from vlp.data.shards.sample_io import FieldError, check_sample
-from vlp.sample import Box, Report, Sample
+from vlp.sample import Box, Report, Sample, Voxels
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of
 from ..images.store import ImageOptions, Stored, store_image, store_mask
+from ..images.volumes import StoredVolume, store_volume, store_volume_mask
 from ..privacy.identifiers import IdHasher
 from ..reports.markup import LONGEST_WORD, plain_text
 from ..reports.sections import parse_report
@@ -86,7 +87,7 @@ class SampleProcessor:
             unread = self.extractor.unread(report)
             concepts = () if unread else self.extractor.of_report(report)
             steps += (unread,) if unread else ()
-        stored = store_image(sample.image, self.image)
+        stored = self._stored(sample)
         boxes = [_scaled(box, stored) for box in sample.boxes]
         if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
             raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
@@ -102,7 +103,8 @@ class SampleProcessor:
             captions=captions,
             concepts=concepts,
             boxes=tuple(box for box, _ in boxes),
-            masks={name: store_mask(mask, name, stored) for name, mask in sorted(sample.masks.items())},
+            masks={name: self._mask(mask, name, stored) for name, mask in sorted(sample.masks.items())},
+            volume=stored.info if isinstance(stored, StoredVolume) else None,
             split=split,
             steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
         )
@@ -113,6 +115,17 @@ class SampleProcessor:
         except FieldError as error:
             raise Reject("bad_value", str(error)) from None
         return ready
+
+    def _stored(self, sample: Sample) -> Stored:
+        image = sample.image
+        return (
+            store_volume(image, self.image.max_voxels) if isinstance(image, Voxels) else store_image(image, self.image)
+        )
+
+    @staticmethod
+    def _mask(mask: bytes, name: str, stored: Stored) -> bytes:
+        store = store_volume_mask if isinstance(stored, StoredVolume) else store_mask
+        return store(mask, name, stored)
 
     def _without_text(self, split: str | None) -> None:
         policy = self.text.no_text
@@ -142,14 +155,14 @@ def _scaled(box: Box, stored: Stored) -> tuple[Box, bool]:
 
     Raises Reject for a box with nothing inside.
     """
-    down, across = stored.scale
-    x1, y1, x2, y2 = box.xyxy
-    left, right = max(0.0, x1 * across), min(float(stored.width), x2 * across)
-    top, bottom = max(0.0, y1 * down), min(float(stored.height), y2 * down)
-    if left >= right or top >= bottom:
-        size = f"{stored.width} x {stored.height}"
+    sides, half = [float(side) for side in reversed(stored.shape)], len(stored.shape)
+    if len(box.xyxy) != 2 * half:
+        raise Reject("bad_box", f"{box.phrase!r} {box.xyxy}: expected {2 * half} numbers, low corner and high corner")
+    wanted = [edge * scale for edge, scale in zip(box.xyxy, 2 * stored.scale[::-1], strict=True)]
+    low = [max(0.0, edge) for edge in wanted[:half]]
+    high = [min(side, edge) for side, edge in zip(sides, wanted[half:], strict=True)]
+    if any(first >= last for first, last in zip(low, high, strict=True)):
+        size = " x ".join(f"{side:.0f}" for side in sides)
         raise Reject("bad_box", f"{box.phrase!r} {box.xyxy} has no area inside the image of {size} stored pixels")
-    inside = (left, top, right, bottom)
-    wanted = (x1 * across, y1 * down, x2 * across, y2 * down)
-    is_cut = any(abs(edge - other) > 0.5 for edge, other in zip(inside, wanted, strict=True))
-    return replace(box, xyxy=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2))), is_cut
+    is_cut = any(abs(edge - other) > 0.5 for edge, other in zip((*low, *high), wanted, strict=True))
+    return replace(box, xyxy=tuple(round(edge, 2) for edge in (*low, *high))), is_cut

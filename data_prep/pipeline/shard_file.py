@@ -22,11 +22,12 @@ import numpy as np
 
 from vlp.core.output import partial_of
 from vlp.data.shards.manifest import Shard, format_line, text_length
-from vlp.data.shards.sample_io import SampleError
+from vlp.data.shards.sample_io import MASKS, SampleError
 from vlp.data.shards.tar_index import FORMAT, Entry, encode_name
 from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAY_TURN, ImageError, decode_file, decode_mask, read_image
-from vlp.sample import Sample
+from vlp.modalities.volume.store import ENDING
+from vlp.sample import Sample, Voxels
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 
@@ -144,15 +145,22 @@ def encode_sample(sample: Sample, source: str = "") -> dict[str, bytes]:
         extension: image,
     }
     for name, mask in sorted(sample.masks.items()):
-        if not mask.startswith(_PNG):
+        if sample.volume is None and not mask.startswith(_PNG):
             raise SampleError(f"mask {name!r} of key {sample.key!r} is not a PNG")
-        members[f"{encode_name(name).lower()}.mask.png"] = _clean_mask(mask, name, sample.key)
+        is_png = sample.volume is None
+        members[f"{encode_name(name).lower()}{MASKS[not is_png]}"] = (
+            _clean_mask(mask, name, sample.key) if is_png else mask
+        )
     return members
 
 
 def _encoded(sample: Sample) -> tuple[bytes, str]:
     """Return the image as JPEG or PNG bytes, unchanged where it is that already, and its extension."""
     image = sample.image
+    if sample.volume is not None and isinstance(image, bytes):  # made by `store_volume`: nothing in it but voxels
+        return image, ENDING
+    if isinstance(image, Voxels):
+        raise SampleError(f"the volume of key {sample.key!r} is not stored yet: `store_volume` makes its bytes")
     if isinstance(image, np.ndarray):
         return _png(image, sample.key), "png"
     try:

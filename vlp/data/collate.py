@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from vlp.batch import Batch, PromptSpec
+from vlp.modalities.base import ImageLike
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.image.processor import Augment, Decode, ImageProcessor
+from vlp.modalities.image.processor import Augment, Decode
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.needs.base import DataSetup, Rows, SelectedText, find_needs, put
 from vlp.sample import Sample, code_of, sentences, split_sentences
@@ -46,7 +47,7 @@ class WorkerResult:
 
 @dataclass(frozen=True, slots=True)
 class DecodedSample:
-    """A sample that was read and decoded: its input image, uint8 [C, S, S], and the text that is shown.
+    """A sample that was read and decoded: its input image, uint8 [C, S, S] (of a volume float32 [1, D, H, W]), and its text.
 
     `geometry` says how the decoded pixels lie on the input, so that boxes and masks follow what an augmentation did.
     `needs` holds what each need prepared of it.
@@ -67,7 +68,7 @@ class Collator:
 
     def __init__(
         self,
-        preprocess: ImageProcessor,
+        preprocess: ImageLike[Any],
         tokenizer: Tokenizer,
         view: TextView,
         augment: Augment,

@@ -30,8 +30,8 @@ from vlp.batch import Batch, PromptSpec
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.errors import NO_HANDLES, handle_limit, in_words, is_machine
+from vlp.modalities.base import ImageLike
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.image.processor import ImageProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .collate import Collator, DecodedSample, LoaderError, WorkerResult
@@ -161,7 +161,7 @@ class Loader:
     def __init__(
         self,
         config: DataConfig,
-        preprocess: ImageProcessor,
+        preprocess: ImageLike[Any],
         tokenizer: Tokenizer,
         needs: frozenset[str] = frozenset(),
         prompts: PromptSpec | None = None,

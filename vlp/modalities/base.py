@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from vlp.core.registry import Registry
 
@@ -17,6 +17,7 @@ from .geometry import Geometry
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 Native = TypeVar("Native")
 Input = TypeVar("Input")
@@ -69,6 +70,42 @@ class Processor(ABC, Generic[Native, Input]):
     @abstractmethod
     def load(cls, folder: Path | str) -> Self:
         """Read what `save` wrote; raises ConfigError naming the file when it is missing or wrong."""
+
+
+class ImageLike(Processor[Native, "Tensor"]):
+    """The processor of what takes the place of the image: one 2-D image, or a volume.
+
+    `extent` are the numbers of a decoded sample by which `geometry(*extent)` says how it lies on the input: what is kept of
+    a sample whose input is not.
+    """
+
+    Spec: ClassVar[type]
+    """The class of its specification: a section of a recipe."""
+
+    @abstractmethod
+    def native(self, item: Any, **options: Any) -> Native:
+        """Return an item as users give it (a path, bytes, an array), decoded; `options` are of reading its file."""
+
+    @abstractmethod
+    def eval(self, native: Native) -> tuple[Tensor, Geometry]: ...
+
+    def train(self, native: Native, augment: Any, rng: np.random.Generator) -> tuple[Tensor, Geometry]:
+        return self.eval(native)
+
+    @abstractmethod
+    def extent(self, native: Native) -> tuple[float, ...]:
+        """Return what `geometry` asks for of a decoded sample."""
+
+    @abstractmethod
+    def geometry(self, *extent: Any) -> Geometry:
+        """Return how a sample of that extent lies on the input that `eval` makes of it."""
+
+    def read_reduced(self, data: bytes, augment: Any) -> Native:
+        """As `read`, for training with `augment`: as small as it may be without being enlarged for the input."""
+        return self.read(data)
+
+    def check_training(self, augment: Any, decode: str) -> None:
+        """Raise ConfigError for changes or a decoding that this kind has not."""
 
 
 processors: Registry[type[Processor[Any, Any]]] = Registry("modality")

@@ -11,8 +11,7 @@ import torch
 from vlp.batch import Batch
 from vlp.core.config import ConfigError
 from vlp.modalities.base import Processor
-from vlp.modalities.image.processor import ImageProcessor
-from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.kinds import Spec, processor_of
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 
@@ -33,7 +32,7 @@ NONE: Processors = {}
 
 def build_untrained(
     config: ModelConfig,
-    spec: ImageSpec,
+    spec: Spec,
     tokenizer: Tokenizer,
     needs: Iterable[str] = (),
     scale_init: tuple[float, float | None] | None = None,
@@ -55,7 +54,7 @@ def build_untrained(
 
 def build_model(
     config: ModelConfig,
-    image_spec: ImageSpec,
+    image_spec: Spec,
     tokenizer: Tokenizer,
     needs: Iterable[str] = (),
     scale_init: tuple[float, float | None] | None = None,
@@ -96,7 +95,7 @@ def unused_parameters(model: DualEncoder, tokenizer: Tokenizer, others: Processo
     """
     was_training = model.training
     model.eval()
-    every: Processors = {"image": ImageProcessor(model.spec), "text": TextProcessor(tokenizer), **others}
+    every: Processors = {"image": processor_of(model.spec), "text": TextProcessor(tokenizer), **others}
     inputs = {name: processor.example() for name, processor in every.items()}
     batch = Batch(inputs=inputs, group=torch.zeros(1, 2, dtype=torch.int64), keys=[""])
     output = model(batch)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from vlp.batch import Batch, Grid, ModelOutput, Tokens
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.declared import Kinds
-from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.kinds import Spec
+from vlp.modalities.volume.spec import VolumeSpec
+from vlp.modalities.volume.windows import Windows
 from vlp.needs.base import Features as Computed
 from vlp.needs.base import Part, find_needs
 from vlp.needs.words import by_word
@@ -87,7 +89,7 @@ class DualEncoder(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        spec: ImageSpec,
+        spec: Spec,
         image_tower: ImageTower,
         text_tower: TextTower,
         needs: Iterable[str] = (),
@@ -123,8 +125,10 @@ class DualEncoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.full((1,), float(scale))) if "logit_scale" in self.uses else None
         self.logit_bias = nn.Parameter(torch.full((1,), float(bias or 0.0))) if "logit_bias" in self.uses else None
         channels = image_tower.channels
-        self.register_buffer("mean", _per_channel(spec.mean, channels), persistent=False)
-        self.register_buffer("std", _per_channel(spec.std, channels), persistent=False)
+        axes = len(self.grid.shape)
+        self.register_buffer("mean", _per_channel(spec.mean, channels, axes), persistent=False)
+        self.register_buffer("std", _per_channel(spec.std, channels, axes), persistent=False)
+        self.windows = Windows(spec) if isinstance(spec, VolumeSpec) else None
 
     @property
     def towers(self) -> dict[str, Tower]:
@@ -140,7 +144,13 @@ class DualEncoder(nn.Module):
         return {"logit_scale": scale_bounds(start)}
 
     def normalise(self, image: Tensor) -> Tensor:
-        """Return uint8 pixels [B, C, H, W] as normalised floats with the tower's channels; floats pass as they are."""
+        """Return uint8 pixels [B, C, H, W] as normalised floats with the tower's channels; floats pass as they are.
+
+        A volume's values [B, 1, D, H, W] become windows, normalised; what has the windows' channels passes.
+        """
+        if self.windows is not None:
+            is_raw = image.shape[1] != self.mean.shape[1] or self.mean.shape[1] == 1
+            return (self.windows(image) - self.mean) / self.std if is_raw else image
         if image.dtype == torch.uint8:
             if image.shape[1] != self.mean.shape[1] and image.shape[1] == 1:
                 image = image.expand(-1, self.mean.shape[1], -1, -1)
@@ -295,10 +305,11 @@ def scale_bounds(start: float) -> tuple[float, float]:
     return min(0.0, start), max(math.log(100), start)
 
 
-def _per_channel(values: tuple[float, ...], channels: int) -> Tensor:
+def _per_channel(values: tuple[float, ...], channels: int, axes: int) -> Tensor:
     if channels == 1 and len(values) > 1:
         values = (sum(values) / len(values),)
-    return torch.tensor(values if len(values) == channels else values * channels, dtype=torch.float32).view(1, -1, 1, 1)
+    each = torch.tensor(values if len(values) == channels else values * channels, dtype=torch.float32)
+    return each.view(1, -1, *[1] * axes)
 
 
 def join_tokens(parts: list[Tokens], pad_id: int) -> Tokens:

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 from vlp.core.config import ConfigError, compose, config, find, to_tree, validate
 from vlp.core.declared import Kinds
 from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.kinds import Spec
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import tokenizer_kinds
+from vlp.modalities.volume.spec import VolumeSpec
 
 from ..data.loader import DataConfig
 from ..models.dual_encoder import ModelConfig
@@ -46,12 +48,16 @@ class TrainConfig:
 
 @config
 class Recipe:
-    """A whole run. Its folder is `{out}/{name}`; `name` is the recipe file's unless it is given."""
+    """A whole run. Its folder is `{out}/{name}`; `name` is the recipe file's unless it is given.
+
+    `volume`, where it is given, stands in the place of `image`: the run is on CT or MR volumes.
+    """
 
     name: str
     seed: int = 0
     out: str = "runs"
     image: ImageSpec
+    volume: VolumeSpec | None = None
     tokenizer: TextSpec
     model: ModelConfig
     data: DataConfig
@@ -64,6 +70,11 @@ class Recipe:
     @property
     def folder(self) -> Path:
         return Path(self.out) / self.name
+
+    @property
+    def seen(self) -> Spec:
+        """What the model expects of an image, or of the volume in its place."""
+        return self.volume or self.image
 
     @property
     def steps(self) -> int:

@@ -21,7 +21,8 @@ from vlp.core.output import hold, partial_of, remove, whole
 from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
 from vlp.data.stream import Stream, check_texts, open_stream
-from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.base import ImageLike
+from vlp.modalities.kinds import processor_of
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer, needs_texts
@@ -59,7 +60,7 @@ class Components:
     engine: Engine
     loader: Loader
     validation: Loader | None
-    preprocess: ImageProcessor
+    preprocess: ImageLike[Any]
     tokenizer: Tokenizer
     device: torch.device
 
@@ -175,7 +176,8 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     check_batch(recipe.data.batch_size, objectives.batch_coupled)
     if objectives.needs_text:
         check_texts(data)
-    preprocess = ImageProcessor(recipe.image)
+    preprocess = processor_of(recipe.seen)
+    preprocess.check_training(recipe.data.augment, recipe.data.decode)
     model = None
     if start is None:
         tokenizer = build_or_train_tokenizer(recipe, run, data)
@@ -197,7 +199,7 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
     loader = make_loader(split="train", stream=data)
     validation = make_loader(split="val")
     if model is None:
-        model = build_model(recipe.model, recipe.image, tokenizer, objectives.needs, objectives.scale_init)
+        model = build_model(recipe.model, recipe.seen, tokenizer, objectives.needs, objectives.scale_init)
     else:
         prepare_for_training(model, tokenizer)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)

@@ -19,14 +19,15 @@ import numpy as np
 from pydantic_core import from_json
 
 from vlp.modalities.image.decode import ImageError, is_turned
-from vlp.sample import UNKNOWN, Box, Mention, Report, Sample
+from vlp.sample import UNKNOWN, Box, Mention, Report, Sample, VolumeInfo
 
 from ..tables.cells import CellError
 from .foreign.members import CHOSEN_FIELD, IMAGE_ENDINGS, images
 from .foreign.sample import foreign_record
 from .tar_index import FORMAT, ManifestError, decode_name
 
-MASK = ".mask.png"
+MASKS = (".mask.png", ".mask.b2nd")
+"""Endings of the members that are masks, of images and of volumes."""
 MAX_RECORD = 64 << 20
 MAX_TEXT = 10_000_000
 """The most characters of a report, a caption or a phrase."""
@@ -70,7 +71,7 @@ def decode_sample(key: str, members: Mapping[str, bytes], where: str = "", notes
             f"found: {', '.join(sorted(members))}"
         )
     image = members[extension]
-    masks = {decode_name(name.removesuffix(MASK)): data for name, data in members.items() if name.endswith(MASK)}
+    masks = {decode_name(name.rpartition(".mask.")[0]): data for name, data in members.items() if name.endswith(MASKS)}
     record: Any = {}
     try:
         chosen = next((name for name in members if name.endswith(CHOSEN_FIELD)), "json")
@@ -145,6 +146,7 @@ def read_sample(record: Mapping[str, Any], image: Path | bytes | np.ndarray, mas
         masks=masks,
         groups=read_mapping(record, "groups"),
         steps=tuple(read_list(record, "steps")),
+        volume=read_volume_info(record.get("volume")),
         **values,
     )
     check_sample(sample)
@@ -178,7 +180,7 @@ def check_sample(sample: Sample) -> None:
     for number, mention in enumerate(sample.concepts):
         check_mention(mention, number, reach)
     for number, box in enumerate(sample.boxes):
-        check_box(box, number)
+        check_box(box, number, 4 if sample.volume is None else 6)
     for name in sample.masks:
         check_word(name, "masks")
     for number, step in enumerate(sample.steps):
@@ -246,12 +248,12 @@ def check_mention(mention: Mention, number: int, length: int) -> None:
         check_word(mention.zone, "concepts", number, "zone")
 
 
-def check_box(box: Box, number: int) -> None:
-    """Raise FieldError unless a box has four finite numbers, a phrase, and a label or none."""
+def check_box(box: Box, number: int, numbers: int = 4) -> None:
+    """Raise FieldError unless a box has four finite numbers (a volume's six), a phrase, and a label or none."""
     check_text(box.phrase, "boxes", number, "phrase")
     edges: Any = box.xyxy  # for a type checker it is right already
-    if len(edges) != 4 or not all(map(_is_finite, edges)):
-        raise FieldError(f"boxes[{number}].xyxy", "four finite numbers")
+    if len(edges) != numbers or not all(map(_is_finite, edges)):
+        raise FieldError(f"boxes[{number}].xyxy", f"{'four' if numbers == 4 else 'six'} finite numbers")
     if box.label is not None:
         check_word(box.label, "boxes", number, "label")
 
@@ -278,6 +280,25 @@ def read_report(value: Any) -> Report | None:
             name: _pair(pair, f"report.sections.{name}") for name, pair in read_mapping(value, "sections").items()
         },
     )
+
+
+def read_volume_info(value: Any) -> VolumeInfo | None:
+    """Return what a record says of its volume, None where it says nothing. Raises FieldError."""
+    if value is None:
+        return None
+    try:
+        shape, spacing, affine = value["shape"], value["spacing"], value["affine"]
+        if not all(type(side) is int and 0 < side <= LARGEST for side in shape):
+            raise FieldError("volume.shape", "three positive integers")
+        if not all(map(_is_finite, (*spacing, *(number for row in affine for number in row)))):
+            raise FieldError("volume", "finite numbers")
+        if (len(shape), len(spacing), *map(len, affine)) != (3, 3, 4, 4, 4):
+            raise FieldError("volume", "a shape and a spacing of three numbers, an affine of three rows of four")
+        for name in ("orientation", "unit"):
+            check_word(value[name], f"volume.{name}")
+        return VolumeInfo(tuple(shape), tuple(spacing), tuple(map(tuple, affine)), value["orientation"], value["unit"])
+    except (TypeError, KeyError):
+        raise FieldError("volume", "a mapping with shape, spacing, affine, orientation and unit", value) from None
 
 
 def read_mention(value: Any, field: str) -> Mention:

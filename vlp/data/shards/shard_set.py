@@ -18,7 +18,7 @@ from vlp.sample import Sample
 from .manifest import Manifest
 from .remote.cache import Cache
 from .remote.urls import is_remote, join
-from .sample_io import SampleError, decode_sample, image_extension
+from .sample_io import MASKS, SampleError, decode_sample, image_extension
 
 GAP = 64 << 10
 MAX_OPEN_FILES = 64
@@ -62,7 +62,7 @@ class ShardSet:
         columns, header = self.manifest.columns(shard), self.manifest.shards[shard]
         key, members = columns.key(row), columns.members(row)
         if not masks:
-            members = {name: place for name, place in members.items() if not name.endswith(".mask.png")}
+            members = {name: place for name, place in members.items() if not name.endswith(MASKS)}
         unread = None if pixels else image_extension(members, key)
         data = self.read(shard, {name: place for name, place in members.items() if name != unread})
         for name, content in data.items():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlp.core.untrusted import open_regular, stays_inside
+from vlp.sample import Sample
 
 from .foreign.index import Choices, Findings, archives_of, index_shard, nothing_found
 from .foreign.members import images, is_mask_key
@@ -139,6 +140,18 @@ def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
     return problems
 
 
+def _decode(member: bytes, sample: Sample) -> None:
+    """Decode an image, a volume or a mask, whole; raises ImageError."""
+    if sample.volume is None:
+        from vlp.modalities.image.decode import decode as decode_image
+
+        decode_image(member, 1)
+    else:
+        from vlp.modalities.volume.store import check
+
+        check(member, sample.volume.shape)
+
+
 def _not_listed(path: Path, columns: Columns) -> int:
     """Return how many samples of a shard the manifest leaves out, though nothing is wrong with them."""
     entries = list(scan_tar(path))
@@ -178,11 +191,9 @@ def _verify_sample(shards: ShardSet, number: int, row: int, decode: bool, unchan
         if sample.key != key:
             return [Problem(shard.shard, key, f"the record there is of key {sample.key!r}")]
         if decode:
-            from vlp.modalities.image.decode import decode as decode_image
-
-            for image in (sample.image, *sample.masks.values()):
-                if isinstance(image, bytes):
-                    decode_image(image, 1)
+            for member in (sample.image, *sample.masks.values()):
+                if isinstance(member, bytes):
+                    _decode(member, sample)
     except ValueError as error:
         return [Problem(shard.shard, key, str(error))]
     return []

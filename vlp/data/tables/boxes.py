@@ -71,7 +71,7 @@ def corners(value: Any, form: str = "xyxy", column: str = "boxes") -> tuple[floa
     return xyxy
 
 
-def check_area(xyxy: tuple[float, float, float, float], column: str) -> None:
+def check_area(xyxy: tuple[float, ...], column: str) -> None:
     """Raise CellError for corners that enclose nothing."""
     x1, y1, x2, y2 = xyxy
     if not (x1 < x2 and y1 < y2):

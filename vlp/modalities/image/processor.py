@@ -18,9 +18,9 @@ import numpy as np
 from vlp.core.config import ConfigError, config, to_tree, validate
 from vlp.core.untrusted import read_json
 
-from ..base import Processor, processors
+from ..base import ImageLike, processors
 from ..geometry import Geometry
-from .decode import decode_native, to_channels
+from .decode import decode_native, decode_opened, read_image, to_channels
 from .spec import ImageSpec
 
 if TYPE_CHECKING:
@@ -59,9 +59,10 @@ class Augment:
 
 
 @processors.register("image")
-class ImageProcessor(Processor[np.ndarray, "Tensor"]):
+class ImageProcessor(ImageLike[np.ndarray]):
     """The way of an `ImageSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`."""
 
+    Spec = ImageSpec
     spec: ImageSpec
 
     def __init__(self, spec: ImageSpec) -> None:
@@ -83,6 +84,20 @@ class ImageProcessor(Processor[np.ndarray, "Tensor"]):
         is that of DICOM files.
         """
         return decode_native(data, self.spec.channels, self.spec.max_pixels, window=window)
+
+    def native(self, item: Any, **options: Any) -> np.ndarray:
+        """Return an image as users give it: a path, encoded bytes, uint8 pixels, or a PIL image; raises ImageError.
+
+        `window` among the `options` is that of DICOM files.
+        """
+        if isinstance(item, np.ndarray):
+            return item
+        if not isinstance(item, (str, Path, bytes, bytearray)):
+            return decode_opened(item).pixels
+        return self.read(read_image(item) if isinstance(item, (str, Path)) else bytes(item), **options)
+
+    def extent(self, pixels: np.ndarray) -> tuple[int, int]:
+        return int(pixels.shape[0]), int(pixels.shape[1])
 
     def read_reduced(self, data: bytes, augment: Augment) -> np.ndarray:
         """As `read`, but a JPEG comes at 1/2, 1/4 or 1/8 of its size where that is enough.

@@ -18,11 +18,12 @@ import numpy as np
 from vlp.core.config import ConfigError, to_tree, validate
 from vlp.core.untrusted import read_json
 
-from ..base import Processor, processors
+from ..base import ImageLike, processors
 from ..geometry import Geometry
 from ..image.errors import ImageError
 from ..image.processor import FILE, Augment
 from . import store
+from .options import VolumeOptions
 from .read import read_volume
 from .resample import resample
 from .spec import VolumeSpec
@@ -35,7 +36,7 @@ VERSION = 1
 
 
 @processors.register("volume")
-class VolumeProcessor(Processor[Volume, "Tensor"]):
+class VolumeProcessor(ImageLike[Volume]):
     """The way of a `VolumeSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`.
 
     Nothing that it draws turns left into right: of an `Augment` the flip is refused, and a rotation is about the axis from
@@ -62,26 +63,35 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
         return self._checked(store.decode(data, self.spec.max_voxels))
 
     def native(self, item: Any, **options: Any) -> Volume:
-        """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`."""
+        """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`.
+
+        `options` are those of `VolumeOptions`. Raises ImageError, and ConfigError for an option that is none.
+        """
         if isinstance(item, (bytes, bytearray)):
             return self.read(bytes(item))
-        return self._checked(
-            item if isinstance(item, Volume) else read_volume(Path(item), self.spec.max_voxels, **options)
-        )
+        if isinstance(item, Volume):
+            return self._checked(item)
+        said = validate(VolumeOptions, {"modality": self.spec.modality, **options})
+        return self._checked(read_volume(Path(item), self.spec.max_voxels, said))
 
-    def geometry(self, volume: Volume) -> Geometry:
-        """Return where the voxels of a volume come to lie on the input.
+    def extent(self, volume: Volume) -> tuple[float, ...]:
+        """Return the volume's voxels and spacing along D, H and W."""
+        return (*volume.shape, *volume.spacing)
+
+    def geometry(self, *extent: float) -> Geometry:
+        """Return where the voxels of a volume of this extent come to lie on the input.
 
         Each axis of n voxels, s millimetres apart, becomes m = max(1, floor(n s / t + 1/2)) voxels of exactly t, the middle
         of both at one place; the box is cut out or padded by floor((m - size) / 2) voxels at the low end.
         """
-        axes = zip(volume.shape, volume.spacing, self.spec.spacing, self.spec.size, strict=True)
+        shape = int(extent[0]), int(extent[1]), int(extent[2])
+        axes = zip(shape, extent[3:], self.spec.spacing, self.spec.size, strict=True)
         scale, offset = [], []
         for count, old, new, size in axes:
             cells = max(1, math.floor(count * old / new + 0.5))
             scale.append(old / new)
             offset.append((cells - count * old / new) / 2 - (cells - size) // 2)
-        return Geometry(volume.shape, self.spec.size, tuple(scale), tuple(offset))
+        return Geometry(shape, self.spec.size, tuple(scale), tuple(offset))
 
     def affine(self, volume: Volume, geometry: Geometry) -> np.ndarray:
         """Return the affine [4, 4] of the input: from (x, y, z, 1), its indices W, H, D, to millimetres in RAS."""
@@ -94,7 +104,7 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
 
     def eval(self, volume: Volume) -> tuple[Tensor, Geometry]:
         """Return a volume as the model's input, float32 [1, D, H, W] in HU (an MR in [0, 1]), and where it lies on it."""
-        geometry = self.geometry(volume)
+        geometry = self.geometry(*self.extent(volume))
         return self._tensor(self._values(volume, geometry)), geometry
 
     def train(self, volume: Volume, augment: Augment, rng: np.random.Generator) -> tuple[Tensor, Geometry]:
@@ -102,7 +112,7 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
 
         `crop_scale` is the share of the box's volume; `brightness`, `contrast` and `noise` are shares of 1,000 HU.
         """
-        geometry = self.geometry(volume)
+        geometry = self.geometry(*self.extent(volume))
         if augment.crop_scale is not None or augment.shift:
             geometry = self._moved(geometry, augment, rng)
         values = self._values(volume, geometry)
@@ -110,6 +120,16 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
             degrees = float(rng.uniform(-augment.rotate, augment.rotate))
             values, geometry = self._rotated(values, degrees), geometry.rotated(degrees)
         return self._tensor(self._changed(values, augment, rng)), geometry
+
+    def check_training(self, augment: Augment, decode: str) -> None:
+        if augment.flip:
+            raise ConfigError(
+                "data.augment.flip: a mirrored volume has its left on the right, and the report says which; leave it out"
+            )
+        if augment.gamma or augment.blur:
+            raise ConfigError("data.augment: gamma and blur are of images; volumes have brightness, contrast and noise")
+        if decode != "full":
+            raise ConfigError("data.decode: fast is of JPEG images; a volume is read in parts as it is")
 
     def collate(self, inputs: Sequence[Tensor]) -> Tensor:
         """Return inputs [1, D, H, W] as a batch [B, 1, D, H, W]; B may be 0."""
@@ -194,17 +214,3 @@ class VolumeProcessor(Processor[Volume, "Tensor"]):
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)[None])
-
-
-def refuse_for_volumes(augment: Augment, decode: str) -> None:
-    """Raise ConfigError for what a recipe may ask of images only."""
-    if augment.flip:
-        raise ConfigError(
-            "data.augment.flip: a mirrored volume has its left on the right, and the report says which; leave it out"
-        )
-    if augment.gamma or augment.blur:
-        raise ConfigError(
-            "data.augment: gamma and blur are of images; for volumes there are brightness, contrast and noise"
-        )
-    if decode != "full":
-        raise ConfigError("data.decode: fast is of JPEG images; a volume is read in parts as it is")

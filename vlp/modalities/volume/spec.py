@@ -6,6 +6,8 @@ from typing import Literal
 
 from vlp.core.config import config
 
+from .store import MAX_VOXELS
+
 WINDOWS = {
     "lung": (-600.0, 1500.0),
     "narrow_lung": (-850.0, 400.0),
@@ -38,7 +40,7 @@ class VolumeSpec:
     modality: Literal["CT", "MR"] = "CT"
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
-    max_voxels: int = 1 << 30
+    max_voxels: int = MAX_VOXELS
 
     def __post_init__(self) -> None:
         if min(self.spacing) <= 0:

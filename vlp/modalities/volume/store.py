@@ -15,6 +15,8 @@ from .volume import FileAxes, Volume
 ENDING = "b2nd"
 CHUNKS, BLOCKS = (16, 128, 128), (4, 64, 64)
 LEVEL = 1
+MAX_VOXELS = 1 << 30
+"""Largest volume that is decoded when nothing else is said: four times the longest CT of 512 x 512."""
 META = "vlp"
 _TYPES = ("int16", "float32", "uint8")
 
@@ -77,7 +79,19 @@ def decode(data: bytes, max_voxels: int) -> Volume:
 
 def decode_mask(data: bytes, max_voxels: int) -> np.ndarray:
     """Return where a stored mask is not zero, bool [D, H, W]; raises ImageError."""
-    return np.asarray(_open(data, max_voxels)[:]) != 0
+    inside: np.ndarray = np.asarray(_open(data, max_voxels)[:]) != 0
+    return inside
+
+
+def check(data: bytes, shape: tuple[int, int, int]) -> None:
+    """Decode a stored volume or mask whole; raises ImageError for a damaged one, and for one of another shape."""
+    array = _open(data, MAX_VOXELS)
+    if tuple(array.shape) != tuple(shape):
+        raise ImageError(f"expected {' x '.join(map(str, shape))} voxels, found {' x '.join(map(str, array.shape))}")
+    try:
+        array[:]
+    except (RuntimeError, ValueError) as error:
+        raise ImageError(f"a damaged volume of {len(data)} bytes ({type(error).__name__})") from None
 
 
 def _three(values: Any, kind: Any) -> Any:

@@ -22,8 +22,7 @@ from vlp.core.registry import Registry
 from vlp.modalities.text.processor import TextShape
 
 if TYPE_CHECKING:
-    from vlp.modalities.image.spec import ImageSpec
-    from vlp.modalities.volume.spec import VolumeSpec
+    from vlp.modalities.kinds import Spec
 
     from ..heads import HeadConfig
 
@@ -286,7 +285,7 @@ image_towers: Registry[type[ImageTower]] = towers_of("image")
 text_towers: Registry[type[TextTower]] = towers_of("text")
 
 
-def build_image_tower(tree: Any, spec: ImageSpec | VolumeSpec, where: str = "model.image") -> ImageTower:
+def build_image_tower(tree: Any, spec: Spec, where: str = "model.image") -> ImageTower:
     """Return the image tower of `{kind: ..., ...}`, with random weights; raises ConfigError for one of the other dimension."""
     from vlp.core.config import component
 

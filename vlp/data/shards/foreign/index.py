@@ -15,7 +15,7 @@ from vlp.core.untrusted import open_regular, parse_json, shown
 
 from ...tables.cells import absent
 from ..manifest import MAX_MEMBER, Shard, text_length
-from ..sample_io import SampleError, decode_sample
+from ..sample_io import MASKS, SampleError, decode_sample
 from ..tar_index import Entry, ManifestError, checksum, encode_name, scan_tar
 from .members import (
     ARCHIVES,
@@ -105,7 +105,7 @@ class Findings:
 
 
 def _is_read(name: str) -> bool:
-    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images((name,)))
+    return name in READ or bool(numbered_texts([name])) or name.endswith(MASKS) or bool(images((name,)))
 
 
 def archives_of(folder: Path) -> list[str]:

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from vlp.core.errors import ConfigError
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "jp2", "bmp", "gif", "ppm", "pgm")
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "jp2", "bmp", "gif", "ppm", "pgm", "b2nd")
 """Endings of members that are decoded as images."""
 
 TEXT_MEMBERS = ("report", "text", "txt")
