@@ -145,6 +145,10 @@ class Tower(nn.Module):
         tree = {"kind": self.kind, **to_tree(self.config)}
         return {**tree, "pretrained": None}
 
+    def inner_towers(self) -> dict[str, Tower]:
+        """Return the towers that this one is made of, by the keys of their configurations in its own."""
+        return {}
+
     def default_weights(self) -> str | None:
         """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
         return None
@@ -202,6 +206,12 @@ class Tower(nn.Module):
             for inner in module.modules():
                 inner.training = False
         return self
+
+
+def with_inner(towers: Mapping[str, Tower]) -> dict[str, Tower]:
+    """Return towers by their places in the recipe (`image`), and those that they are made of (`image.tower`)."""
+    inner = {f"{place}.{key}": found for place, tower in towers.items() for key, found in tower.inner_towers().items()}
+    return {**towers, **inner}
 
 
 def _frozen_subtrees(module: nn.Module) -> list[nn.Module]:
