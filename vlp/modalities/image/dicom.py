@@ -183,7 +183,7 @@ class Frames:
         if index >= self._count:
             raise ImageError(f"frame {index} of a file of {self._count}")
         with quiet():
-            stored = _decode(self.dataset, index)
+            stored = decode_frame(self.dataset, index)
             steps = (f"frame {index} of {self._count}",) if self._count > 1 else ()
             if stored.ndim == 3:
                 pixels, done = _colour(stored)
@@ -197,7 +197,7 @@ class Frames:
             self._range = value_range(stored, self.dataset, 0)
         elif self._range is None:
             frames = range(self._count)
-            self._range = widest(value_range(_decode(self.dataset, at), self.dataset, at) for at in frames)
+            self._range = widest(value_range(decode_frame(self.dataset, at), self.dataset, at) for at in frames)
         return self._range
 
 
@@ -225,13 +225,13 @@ def read_volume(
                 raise size_error(count * rows, columns, max_pixels)
         scale: Scale | None = join_scales(scales)
         if scale is None:
-            decoded = ((dataset, index, _decode(dataset, index)) for dataset, index in slices(True))
+            decoded = ((dataset, index, decode_frame(dataset, index)) for dataset, index in slices(True))
             ranges = [value_range(stored, dataset, index) for dataset, index, stored in decoded if stored.ndim == 2]
             scale = widest(ranges) if ranges else None
         parts: list[Array] = []
         steps: tuple[str, ...] = ()
         for dataset, index in slices(True):
-            stored = _decode(dataset, index)
+            stored = decode_frame(dataset, index)
             part, done = map_grey(stored, dataset, index, scale) if stored.ndim == 2 and scale else _colour(stored)
             parts.append(part)
             steps = steps or done
@@ -240,7 +240,7 @@ def read_volume(
         return np.stack(parts), steps
 
 
-def _decode(dataset: Any, index: int) -> Array:
+def decode_frame(dataset: Any, index: int) -> Array:
     """Return the stored values of a frame, colours as RGB; raises ImageError."""
     from pydicom.pixels import apply_color_lut, pixel_array
 

@@ -156,6 +156,13 @@ def value_range(stored: Array, dataset: Any, index: int) -> Range:
     return Range(float(seen.min()), float(seen.max()))
 
 
+def modality_values(stored: Array, dataset: Any, index: int) -> tuple[Array, Array | None]:
+    """Return stored values in units of the modality, float64, and where they are padding, None where none is; raises
+    ImageError.
+    """
+    return _modality_lut(stored.astype(np.float64), dataset, index, []), _padding(stored, dataset, [])
+
+
 def map_grey(stored: Array, dataset: Any, index: int, scale: Scale) -> tuple[Array, tuple[str, ...]]:
     """Return stored values [H, W] as uint8, and the steps taken, in their order."""
     steps: list[str] = []

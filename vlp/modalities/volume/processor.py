@@ -23,6 +23,7 @@ from ..geometry import Geometry
 from ..image.errors import ImageError
 from ..image.processor import FILE, Augment
 from . import store
+from .options import VolumeOptions
 from .read import read_volume
 from .resample import resample
 from .spec import VolumeSpec
@@ -62,12 +63,16 @@ class VolumeProcessor(ImageLike[Volume]):
         return self._checked(store.decode(data, self.spec.max_voxels))
 
     def native(self, item: Any, **options: Any) -> Volume:
-        """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`."""
+        """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`.
+
+        `options` are those of `VolumeOptions`. Raises ImageError, and ConfigError for an option that is none.
+        """
         if isinstance(item, (bytes, bytearray)):
             return self.read(bytes(item))
-        return self._checked(
-            item if isinstance(item, Volume) else read_volume(Path(item), self.spec.max_voxels, **options)
-        )
+        if isinstance(item, Volume):
+            return self._checked(item)
+        said = validate(VolumeOptions, {"modality": self.spec.modality, **options})
+        return self._checked(read_volume(Path(item), self.spec.max_voxels, said))
 
     def extent(self, volume: Volume) -> tuple[float, ...]:
         """Return the volume's voxels and spacing along D, H and W."""

@@ -1,16 +1,208 @@
-"""A volume's file, or a folder of DICOM slices, to a `Volume`: the one reader of preparation, scoring and `from_pretrained`."""
+"""A volume's file, or a folder of DICOM slices, to a `Volume`: the one reader of preparation, scoring and `from_pretrained`.
+
+Each kind of file has a reader that hands on its array as it lies in the file. What is the same for all is done here: the
+turn to [z, y, x] in RAS, the checks of the place, values as Hounsfield units or, for an MR, with their range.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import numpy as np
+
+from vlp.core.errors import first_line
+from vlp.core.untrusted import open_regular
+
+from ..image.decode import is_dicom
 from ..image.errors import ImageError
-from .volume import Volume
+from . import dicom_series, hounsfield, itk, nifti
+from .options import FileArray, VolumeOptions, affine_of, check_size
+from .slices import ASIDE, check_upright, straighten, upright_shape
+from .spec import AIR
+from .volume import Volume, to_ras
 
 NIFTI = (".nii", ".nii.gz")
+ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
+NPZ = ".npz"
+LEAST = 8
+"""Slices of a volume: a stack of fewer is a set of pictures."""
+SPACING = (0.05, 20.0)
+"""In millimetres: what voxels of patients measure."""
+RAD_CHESTCT = ("IPL", (0.8, 0.8, 0.8))
+"""How the arrays of Rad-ChestCT lie, which their files do not say: from the top, the front and the right."""
 
 
-def read_volume(path: Path, max_voxels: int, **options: Any) -> Volume:
-    """Return the volume of a file or folder. Raises ImageError."""
-    raise ImageError(f"{path.name}: no volume that is read")
+def read_volume(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions | None = None) -> Volume:
+    """Return the volume of a file, of a folder of DICOM slices or of a list of these; raises ImageError."""
+    options = options or VolumeOptions()
+    name = path.name if isinstance(path, Path) else f"{len(path)} files"
+    try:
+        return _finished(_file_array(path, max_voxels, options), max_voxels, options)
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}", error.reason, counted=error.counted) from None
+    except MemoryError:
+        raise ImageError(f"{name}: out of memory", "out_of_memory") from None
+
+
+def _file_array(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions) -> FileArray:
+    if not isinstance(path, Path):
+        return dicom_series.read_files(path, max_voxels, options)
+    name = path.name.lower()
+    if path.is_dir():
+        return dicom_series.read_files(dicom_series.files_below(path), max_voxels, options)
+    if name.endswith(NIFTI):
+        return nifti.read_nifti(path, max_voxels, options)
+    if name.endswith(ITK):
+        return itk.read_itk(path, max_voxels, options)
+    if name.endswith(NPZ):
+        return _rad_chestct(path, max_voxels, options)
+    try:
+        with open_regular(path) as file:
+            head = file.read(132)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
+    if is_dicom(head):
+        return dicom_series.read_files([path], max_voxels, options)
+    kinds = " ".join((*NIFTI, *ITK, NPZ))
+    raise ImageError(
+        f"is no volume that is read: expected {kinds}, a DICOM file, or a folder of DICOM slices", "no_volume"
+    )
+
+
+def _rad_chestct(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
+    """Return the array `ct` of an .npz of Rad-ChestCT, its header looked at before it is unpacked; raises ImageError."""
+    import zipfile
+    import zlib
+
+    try:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive, archive.open("ct.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, is_fortran, kind = read(member)
+            if len(shape) != 3 or kind.kind not in "iuf":
+                raise ImageError(f"`ct` is {list(shape)} of {kind}: expected three axes of numbers", "no_volume")
+            check_size(shape, max_voxels)
+            size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+            data = member.read(size)
+    except KeyError:
+        raise ImageError("holds no array `ct`: expected an .npz of Rad-ChestCT", "no_volume") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"truncated or damaged: {first_line(error)}", "image_truncated") from None
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror or first_line(error)}") from None
+    if len(data) < size:
+        raise ImageError(f"ends after {len(data)} of {size} bytes of voxels", "image_truncated")
+    array = np.frombuffer(data, kind).reshape(shape, order="F" if is_fortran else "C")
+    codes, spacing = RAD_CHESTCT
+    if options.orientation:
+        return FileArray(array, None, spacing)
+    if shape[1] != shape[2] and shape[0] in shape[1:]:
+        raise ImageError(
+            f"`ct` is {' x '.join(map(str, shape))}: the planes of {codes} are square, so these axes have another order; "
+            "name it by the option `orientation`",
+            "axis_order",
+        )
+    return FileArray(array, affine_of(codes, spacing, shape), spacing)
+
+
+def _finished(found: FileArray, max_voxels: int, options: VolumeOptions) -> Volume:
+    shape, steps = found.array.shape, found.steps
+    if min(shape) < LEAST:
+        raise ImageError(
+            f"an array of {' x '.join(map(str, shape))}: a volume needs at least {LEAST} slices", "no_volume"
+        )
+    affine = _affine(found, options)
+    _check_place(affine, shape)
+    modality = found.modality or options.modality or "CT"
+    scale = _scale(found, options)
+    if scale != (1.0, 0.0):
+        steps = (*steps, f"slope {scale[0]:g}, intercept {scale[1]:g}")
+    array, straight = _straight(found.array, affine, scale, modality, max_voxels, options)
+    if array is not found.array:
+        scale, steps = (1.0, 0.0), (*steps, "leaning stack brought onto a straight grid")
+    turned, affine, axes = to_ras(array, straight)
+    if modality != "CT":
+        voxels, span = hounsfield.unscaled(turned, scale)
+        return Volume(voxels, affine, modality, span, axes, steps)
+    voxels = hounsfield.to_int16(turned, scale)
+    return Volume(voxels, affine, modality, None, axes, (*steps, *hounsfield.check_air(voxels)))
+
+
+def _scale(found: FileArray, options: VolumeOptions) -> tuple[float, float]:
+    if options.rescale is None:
+        return found.scale
+    if found.is_scaled or found.scale != (1.0, 0.0):
+        raise ImageError("the file states slope and intercept itself: leave out the option `rescale`", "rescaled_twice")
+    return options.rescale
+
+
+def _affine(found: FileArray, options: VolumeOptions) -> np.ndarray:
+    """Return the affine of a file's array, as its header or the options have it; raises ImageError."""
+    if found.affine is None and not options.orientation:
+        raise ImageError(
+            "no orientation in the header: name it by the options `orientation` (where its axes i, j, k point, such as LPS) "
+            "and `spacing`",
+            "no_orientation",
+        )
+    if not options.orientation:
+        affine = np.array(found.affine, np.float64)
+        if options.spacing is not None:
+            _check_place(affine, found.array.shape)
+            _, _, axes = to_ras(np.empty((2, 2, 2), bool), affine)
+            for ours, theirs in enumerate(axes.order):
+                affine[:3, theirs] *= options.spacing[ours] / np.linalg.norm(affine[:3, theirs])
+        return affine
+    spacing = list(found.spacing or (0.0, 0.0, 0.0))
+    if options.spacing is not None:
+        for axis, letter in enumerate(options.orientation):
+            spacing[axis] = options.spacing[next(at for at, pair in enumerate(("SI", "AP", "RL")) if letter in pair)]
+    return affine_of(options.orientation, tuple(spacing), found.array.shape)
+
+
+def _check_place(affine: np.ndarray, shape: tuple[int, ...]) -> None:
+    if not np.isfinite(affine).all():
+        raise ImageError("its affine holds what is no number", "bad_affine")
+    for axis, spacing in enumerate(np.linalg.norm(affine[:3, :3], axis=0)):
+        if not SPACING[0] <= spacing <= SPACING[1]:
+            raise ImageError(
+                f"spacing of axis {'ijk'[axis]} (of {shape[axis]} voxels) is {spacing:.4g} mm: expected {SPACING[0]} "
+                f"to {SPACING[1]:g}; is the unit right (xyzt_units of NIfTI)? The option `spacing` says another",
+                "bad_spacing",
+            )
+    try:
+        to_ras(np.empty((2, 2, 2), bool), affine)
+    except ValueError as error:
+        raise ImageError(str(error), "bad_affine") from None
+
+
+def _straight(
+    array: np.ndarray,
+    affine: np.ndarray,
+    scale: tuple[float, float],
+    modality: str,
+    max_voxels: int,
+    options: VolumeOptions,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return an array and its affine, with slices along k straight on each other: as given, or scaled and resampled."""
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    rows, columns, step = (affine[:3, :3] / spacing).T
+    if abs(rows @ columns) * spacing[:2].min() > ASIDE:
+        raise ImageError("its planes are sheared: rows and columns stand at no right angle", "bad_affine")
+    normal = np.cross(rows, columns)
+    normal = normal / np.linalg.norm(normal) * (1 if normal @ step > 0 else -1)
+    count = np.arange(array.shape[2])
+    offsets = count[:, None] * (spacing[2] * np.array([step @ rows, step @ columns]))
+    gap = float(spacing[2] * (step @ normal))
+    if check_upright(offsets, count * gap, options):
+        return array, affine
+    pixel = (float(spacing[1]), float(spacing[0]))  # of the rows and columns of a plane [j, i]
+    stack = (array.astype(np.float32) * np.float32(scale[0]) + np.float32(scale[1])).transpose(2, 1, 0)
+    check_size(upright_shape(stack.shape, offsets, pixel), max_voxels)
+    found, start = straighten(stack, offsets, pixel, AIR if modality == "CT" else 0.0)
+    upright = affine.copy()
+    upright[:3, 2] = normal * gap
+    upright[:3, 3] += rows * start[0] + columns * start[1]
+    return found.transpose(2, 1, 0), upright

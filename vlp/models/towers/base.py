@@ -247,6 +247,9 @@ class ImageTower(Tower):
     def drop_local_branch(self) -> None:
         """Drop parameters that only patch tokens need: called when no objective asks for patches."""
 
+    def check_weights(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Raise ConfigError for weights, by their names in this tower's own layout, that it would misread."""
+
     def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         """Return patch tokens [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.
 

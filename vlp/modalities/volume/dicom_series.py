@@ -1,0 +1,366 @@
+"""DICOM slices to volumes: which files belong together, in which order they lie, and what is no slice of a volume.
+
+Headers are read first, and all that can be wrong with a stack is found on them before any pixels are decoded. Slices are
+sorted along the normal of their plane: numbers and names of files say nothing of where they lie.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlp.core.untrusted import open_regular
+
+from ..image.dicom import check_frames, decode_frame, not_an_image, open_dicom, quiet, read_header, redact_error
+from ..image.errors import ImageError
+from ..image.grey_scale import describe, modality_values, numbers, text, whole
+from . import hounsfield
+from .options import FileArray, VolumeOptions, check_size, pick
+from .slices import (
+    SAME,
+    along_normal,
+    aside,
+    check_upright,
+    even_places,
+    interpolate,
+    normal_of,
+    straighten,
+    upright_shape,
+)
+from .spec import AIR
+
+APART = (
+    "TemporalPositionIdentifier",
+    "AcquisitionNumber",
+    "EchoTime",
+    "InversionTime",
+    "DiffusionBValue",
+    "TriggerTime",
+    "KVP",
+    "ContentTime",
+)
+"""What tells the phases and echoes of one series apart."""
+LEAST = 8
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+SCOUTS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM")
+SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A frame of a file and where it lies, in LPS: the centre of its first pixel, row and column directions, millimetres."""
+
+    path: Path
+    frame: int
+    series: str
+    instance: str
+    modality: str
+    frame_of_reference: str
+    size: tuple[int, int]
+    spacing: tuple[float, float]
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    apart: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Parallel slices of one size that make a volume, in order along their normal; `sequence` tells phases apart."""
+
+    slices: tuple[Slice, ...]
+    sequence: str = ""
+
+    def __str__(self) -> str:
+        first = self.slices[0]
+        normal = np.abs(normal_of(np.array(first.orientation)))
+        plane = ("sagittal", "coronal", "axial")[int(normal.argmax())]
+        size, spacing = (" x ".join(f"{side:.4g}" for side in sides) for sides in (first.size, first.spacing))
+        told = f", {self.sequence}" if self.sequence else ""
+        return f"{len(self.slices)} {plane} {first.modality} slices of {size} at {spacing} mm{told}"
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return the files of a folder that may be DICOM, in the order of their names."""
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() not in SKIPPED and path.name != "DICOMDIR")
+    return [path for path in paths if path.is_file()]
+
+
+def read_files(paths: Sequence[Path], max_voxels: int, options: VolumeOptions) -> FileArray:
+    """Return the volume in DICOM files, its array [column, row, slice]; raises ImageError."""
+    series, left_out = find_series(paths)
+    if options.modality:
+        other = [found for found in series if found.slices[0].modality != options.modality]
+        for found in other:
+            left_out[f"{found.slices[0].modality} slice, asked for {options.modality}"] += len(found.slices)
+        series = [found for found in series if found not in other]
+    if not series:
+        raise ImageError(f"no slice of a volume ({counted(left_out) or 'no files'})", "no_volume")
+    index = 0
+    if len(series) > 1 or options.volume:
+        kinds = "; ".join(f"{number}: {found}" for number, found in enumerate(series))
+        one = "one series" if len({found.slices[0].series for found in series}) == 1 else "one folder"
+        index = pick(len(series), options, f"{len(series)} volumes in {one} ({kinds})")
+    steps = (f"left out: {counted(left_out)}",) if left_out else ()
+    return read_series(series[index], max_voxels, options, steps)
+
+
+def find_series(paths: Iterable[Path]) -> tuple[list[Series], Counter[str]]:
+    """Return the volumes that files hold, and how many of which kind are no slices; raises ImageError for damaged files."""
+    left_out: Counter[str] = Counter()
+    groups: list[list[Slice]] = []
+    seen = set()
+    for path in paths:
+        for part in _slices(path, left_out):
+            if (part.instance, part.frame) in seen and part.instance:
+                left_out["copy of another file"] += 1
+                continue
+            seen.add((part.instance, part.frame))
+            group = next((group for group in groups if _is_parallel(group[0], part)), None)
+            if group is None:
+                groups.append([part])
+            else:
+                group.append(part)
+    found = [series for group in groups for series in _split(_sorted(group))]
+    return sorted(found, key=lambda series: (series.slices[0].series, -len(series.slices))), left_out
+
+
+def counted(left_out: Counter[str]) -> str:
+    return ", ".join(f"{count} x {kind}" for kind, count in sorted(left_out.items()))
+
+
+def read_series(
+    series: Series, max_voxels: int, options: VolumeOptions | None = None, steps: tuple[str, ...] = ()
+) -> FileArray:
+    """Return a series as its array [column, row, slice], values in units of the modality; raises ImageError."""
+    options = options or VolumeOptions()
+    slices = series.slices
+    if len(slices) < LEAST:
+        raise ImageError(f"{series}: a volume needs at least {LEAST} slices", "no_volume")
+    orientation = np.array(slices[0].orientation)
+    along = along_normal(np.array([part.position for part in slices]), orientation)
+    first = np.concatenate([[True], np.diff(along) > SAME])
+    kept = [part for part, is_first in zip(slices, first, strict=True) if is_first]
+    positions = np.array([part.position for part in kept])
+    along, offsets = along[first], aside(positions, orientation)
+    spacing = slices[0].spacing
+    shape = upright_shape((len(kept), *slices[0].size), offsets, spacing)
+    is_upright = check_upright(offsets, along, options)
+    places = even_places(along, options)
+    check_size(
+        (len(kept) if places is None else len(places), *(slices[0].size if is_upright else shape[1:])), max_voxels
+    )
+
+    stack = _stack(slices, first)
+    if dropped := len(slices) - len(kept):
+        steps = (*steps, f"{dropped} slices at the places of others, equal to them, left out")
+    start = np.zeros(2)
+    if not is_upright:
+        stack, start = straighten(stack, offsets, spacing, AIR if slices[0].modality == "CT" else 0.0)
+        steps = (*steps, "leaning stack brought onto a straight grid")
+    if places is not None:
+        steps = (*steps, f"gaps: {len(kept)} slices interpolated to {len(places)}")
+        stack, along = interpolate(stack, along, places), places
+    affine = np.eye(4)
+    affine[:3, 0] = orientation[:3] * spacing[1]
+    affine[:3, 1] = orientation[3:] * spacing[0]
+    affine[:3, 2] = normal_of(orientation) * (along[-1] - along[0]) / (len(along) - 1)
+    affine[:3, 3] = positions[0] + orientation[:3] * start[0] + orientation[3:] * start[1]
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+    return FileArray(stack.transpose(2, 1, 0), affine, is_scaled=True, modality=slices[0].modality, steps=steps)
+
+
+def _slices(path: Path, left_out: Counter[str]) -> Iterator[Slice]:
+    """Yield the slices of a file, and count what is none; raises ImageError for a damaged file."""
+    try:
+        with open_regular(path) as file:
+            is_marked = file.read(132)[128:] == b"DICM"
+            length = file.seek(0, 2)
+        dataset = read_header(path)
+        with quiet():
+            kind = _left_out(dataset)
+            frames = 1 if kind else check_frames(dataset, length)
+            found = [] if kind else [_slice(path, dataset, frame, frames) for frame in range(frames)]
+    except ImageError as error:
+        raise ImageError(f"{path.name}: {error}", error.reason, counted=error.counted) from None
+    except Exception as error:  # pydicom raises many kinds on damaged headers
+        if is_marked:
+            raise ImageError(f"{path.name}: DICOM: {redact_error(error)}", "bad_header") from None
+        kind, found = "file that is not DICOM", []
+    if kind:
+        left_out[kind] += 1
+    for part in found:
+        if part is None:
+            left_out["slice without a position"] += 1
+        elif isinstance(part, str):
+            left_out[part] += 1
+        else:
+            yield part
+
+
+def _left_out(dataset: Any) -> str:
+    """Return what a file is that holds no slice of a volume, "" for one that does."""
+    if "SOPClassUID" not in dataset and "Rows" not in dataset:
+        return "file that is not DICOM"
+    if not_an_image(dataset) or "Rows" not in dataset:
+        return "file that is no image"
+    if text(dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE):
+        return "secondary capture"
+    return _scout(dataset)
+
+
+def _scout(place: Any) -> str:
+    words = [text(place, name) for name in ("ImageType", "FrameType")]
+    found = re.findall(r"\w+", " ".join(words).upper())
+    scout = next((word for word in found if any(name in word for name in SCOUTS)), "")
+    return f"localiser (ImageType {scout})" if scout else ""
+
+
+def _slice(path: Path, dataset: Any, frame: int, frames: int) -> Slice | str | None:
+    """Return a frame as a slice, what else it is, or None where the header does not say where it lies; raises ImageError."""
+
+    def described(macro: str) -> Any:
+        return describe(dataset, frame, macro)
+
+    if frames > 1 and described("PlanePositionSequence") is dataset:
+        return None  # frames of one position are no slices
+    if scout := _scout(described("CTImageFrameTypeSequence")) or _scout(described("MRImageFrameTypeSequence")):
+        return scout
+    position = numbers(described("PlanePositionSequence"), "ImagePositionPatient")
+    orientation = numbers(described("PlaneOrientationSequence"), "ImageOrientationPatient")
+    spacing = numbers(described("PixelMeasuresSequence"), "PixelSpacing")
+    if len(position) != 3 or len(orientation) != 6:
+        return None
+    directions = np.array(orientation).reshape(2, 3)
+    if np.abs(directions @ directions.T - np.eye(2)).max() > 1e-2:
+        raise ImageError("DICOM ImageOrientationPatient is no two directions at a right angle", "bad_affine")
+    if len(spacing) != 2 or min(spacing) <= 0:
+        raise ImageError(
+            f"DICOM PixelSpacing is {spacing or 'missing'}: expected two positive millimetres", "bad_spacing"
+        )
+    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    return Slice(
+        path,
+        frame,
+        text(dataset, "SeriesInstanceUID"),
+        text(dataset, "SOPInstanceUID"),
+        text(dataset, "Modality").upper(),
+        text(dataset, "FrameOfReferenceUID"),
+        (whole(dataset, "Rows"), whole(dataset, "Columns")),
+        (spacing[0], spacing[1]),
+        tuple(position),
+        tuple(float(part) for part in unit.ravel()),
+        tuple(_apart(dataset, described, name) for name in APART),
+    )
+
+
+def _apart(dataset: Any, described: Any, name: str) -> str:
+    """Return a value that tells phases apart, of a frame or else of the file, "" where there is none."""
+    places = {
+        "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
+        "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
+        "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
+        "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
+        "KVP": ("CTXRayDetailsSequence", "KVP"),
+    }
+    macro, inner = places.get(name, ("", ""))
+    return (macro and text(described(macro), inner)) or text(dataset, name)
+
+
+def _is_parallel(one: Slice, other: Slice) -> bool:
+    """Return whether two slices may be of one volume; what is rounded in headers is no difference."""
+    same = (one.series, one.modality, one.frame_of_reference, one.size) == (
+        other.series,
+        other.modality,
+        other.frame_of_reference,
+        other.size,
+    )
+    near = np.allclose(one.orientation, other.orientation, rtol=0, atol=2e-3)
+    return same and near and np.allclose(one.spacing, other.spacing, rtol=1e-3)
+
+
+def _sorted(slices: list[Slice]) -> list[Slice]:
+    along = along_normal(np.array([part.position for part in slices]), np.array(slices[0].orientation))
+    return [slices[index] for index in np.argsort(along, kind="stable")]
+
+
+def _split(slices: list[Slice]) -> list[Series]:
+    """Return slices as volumes: more than one where slices share places and a tag tells them apart."""
+    if not _has_doubles(slices):
+        return [Series(tuple(slices))]
+    for index, name in enumerate(APART):
+        parts: dict[str, list[Slice]] = {}
+        for part in slices:
+            parts.setdefault(part.apart[index], []).append(part)
+        whole_parts = all(len(part) >= LEAST and not _has_doubles(part) for part in parts.values())
+        if len(parts) > 1 and "" not in parts and whole_parts:
+            return [
+                Series(tuple(part), f"{name} {number + 1} of {len(parts)}")
+                for number, part in enumerate(parts.values())
+            ]
+    return [Series(tuple(slices))]
+
+
+def _has_doubles(slices: list[Slice]) -> bool:
+    along = along_normal(np.array([part.position for part in slices]), np.array(slices[0].orientation))
+    return bool((np.diff(along) <= SAME).any())
+
+
+def _stack(slices: Sequence[Slice], first: np.ndarray) -> np.ndarray:
+    """Return the values of slices [n, rows, columns], one for each place; raises ImageError where two of one place differ."""
+    found: np.ndarray | None = None
+    count, opened, dataset = -1, Path(), None
+    for part, is_first in zip(slices, first, strict=True):
+        try:
+            if opened != part.path:
+                opened, dataset = part.path, open_dicom(part.path)
+            with quiet():
+                values = _values(dataset, part)
+        except ImageError as error:
+            named = str(error).startswith(part.path.name)
+            raise ImageError(str(error) if named else f"{part.path.name}: {error}", error.reason) from None
+        if found is None:
+            kind = np.int16 if part.modality == "CT" else np.float32
+            found = np.empty((int(first.sum()), *part.size), kind)
+        if is_first:
+            count += 1
+            found[count] = values
+        elif not np.array_equal(found[count], values.astype(found.dtype)):
+            raise _two_at_one_place(slices, part)
+    assert found is not None
+    return found
+
+
+def _values(dataset: Any, part: Slice) -> np.ndarray:
+    """Return a frame's values in units of the modality, padding as air, int16 of a CT; raises ImageError."""
+    stored = decode_frame(dataset, part.frame)
+    if stored.shape != part.size:
+        raise ImageError(
+            f"pixels of {list(stored.shape)}, expected {list(part.size)}: grey, of the header's size", "bad_header"
+        )
+    values, padding = modality_values(stored, dataset, part.frame)
+    if padding is not None:
+        values[padding] = AIR if part.modality == "CT" else 0
+    if part.modality != "CT":
+        return values
+    try:
+        return np.asarray(hounsfield.to_int16(values[None])[0])
+    except ImageError as error:
+        described = describe(dataset, part.frame, "PixelValueTransformationSequence")
+        slope, intercept = (numbers(described, f"Rescale{name}")[:1] for name in ("Slope", "Intercept"))
+        raise ImageError(f"{error} (its own slope {slope}, intercept {intercept})", error.reason) from None
+
+
+def _two_at_one_place(slices: Sequence[Slice], part: Slice) -> ImageError:
+    at = along_normal(np.array([part.position]), np.array(part.orientation))[0]
+    differ = [name for index, name in enumerate(APART) if len({other.apart[index] for other in slices}) > 1]
+    return ImageError(
+        f"several slices with unequal pixels at one place ({at:.4g} mm along the normal): phases or echoes of one series that "
+        f"no tag tells apart (differing: {', '.join(differ) or 'none'} of {', '.join(APART)}); give the files of one volume",
+        "two_slices_at_one_place",
+    )

@@ -1,0 +1,100 @@
+"""How a volume's file is read where it does not say all, and what a reader hands on before it is turned and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from vlp.core.config import config
+
+from ..image.errors import ImageError
+
+OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+
+
+@config
+class VolumeOptions:
+    """What is said of a file beside the file, and what may be done to one that is not regular.
+
+    `orientation`: where the axes i, j, k of the file's array point (such as LPS, IPL), and `spacing` in millimetres, to the
+    head, front and right (z, y, x): both instead of what the header says. `volume`: which of the volumes of a 4-D file, or
+    of the series in a folder, from 0. `gaps`: where slices are missing, `fill` puts interpolated ones in their places;
+    `resample` interpolates any slices onto their median gap. `tilt`: `resample` brings slices that lie aslant of their
+    stack (a gantry tilt, a shear) onto a straight one. `rescale`: slope and intercept that a table has and the file lacks.
+    `modality`: of files that name none (CT where nothing is said), and in a folder the series that are read.
+    """
+
+    orientation: str = ""
+    spacing: tuple[float, float, float] | None = None
+    volume: int | None = None
+    gaps: Literal["refuse", "fill", "resample"] = "refuse"
+    tilt: Literal["refuse", "resample"] = "refuse"
+    rescale: tuple[float, float] | None = None
+    modality: str = ""
+
+    def __post_init__(self) -> None:
+        axes = {frozenset((letter, OPPOSITE.get(letter, ""))) for letter in self.orientation}
+        if self.orientation and (
+            len(self.orientation) != 3 or len(axes) != 3 or not set(self.orientation) <= set(OPPOSITE)
+        ):
+            raise ValueError(
+                f"orientation {self.orientation!r}: expected three letters, one of R L, A P, S I each, as LPS"
+            )
+        if self.spacing and min(self.spacing) <= 0:
+            raise ValueError(f"spacing must be positive millimetres, found {self.spacing}")
+        if self.volume is not None and self.volume < 0:
+            raise ValueError(f"volume counts from 0, found {self.volume}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileArray:
+    """What a file holds: its array [i, j, k] as it lies there, and what its header says of it.
+
+    `affine` [4, 4] to millimetres in RAS, None where the header names no orientation; `spacing` along i, j, k, where it
+    names one. A voxel's value is `scale[0] * stored + scale[1]`, and `is_scaled` says that
+    the file's own slopes are applied already; `modality` is "" where the file has none.
+    """
+
+    array: np.ndarray
+    affine: np.ndarray | None
+    spacing: tuple[float, ...] | None = None
+    scale: tuple[float, float] = (1.0, 0.0)
+    is_scaled: bool = False
+    modality: str = ""
+    steps: tuple[str, ...] = ()
+
+
+def affine_of(codes: str, spacing: tuple[float, ...], shape: tuple[int, ...]) -> np.ndarray:
+    """Return the affine of an array whose axes point where `codes` say, its middle at 0; `spacing` along i, j, k."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, letter in enumerate(codes):
+        world = next(number for number, pair in enumerate(("RL", "AP", "SI")) if letter in pair)
+        affine[world, axis] = spacing[axis] if letter in "RAS" else -spacing[axis]
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return affine
+
+
+def check_size(shape: tuple[int, ...], max_voxels: int) -> None:
+    """Raise ImageError for an array without voxels or of more than allowed."""
+    count = 1
+    for side in shape:
+        count *= int(side)
+    if min(shape) < 1 or count > max_voxels:
+        raise ImageError(
+            f"a volume of {' x '.join(map(str, shape))} voxels, the limit is {max_voxels} (max_voxels)",
+            "volume_too_large" if min(shape) > 0 else "bad_header",
+        )
+
+
+def pick(count: int, options: VolumeOptions, what: str) -> int:
+    """Return which of several volumes the options name; raises ImageError, `what` being all that there are."""
+    if options.volume is None or options.volume >= count:
+        missing = "" if options.volume is None else f", and `volume: {options.volume}` is none of them"
+        raise ImageError(
+            f"{what}{missing}: say which one is read by the option `volume: i`, from 0 to {count - 1}",
+            "several_volumes",
+        )
+    return options.volume
