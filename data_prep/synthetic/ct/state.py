@@ -112,7 +112,9 @@ def _place(finding: str, free: list[tuple[str, str]], rng: np.random.Generator) 
         low, high = RADII[finding]
         radius = float(rng.uniform(low, high))
         size = "small" if radius < (low + high) / 2 else "large"
-        x, y, z = (float(c + rng.uniform(-reach, reach)) for c, reach in zip(PLACES[side, lobe], (9, 13, 13), strict=True))
+        x, y, z = (
+            float(c + rng.uniform(-reach, reach)) for c, reach in zip(PLACES[side, lobe], (9, 13, 13), strict=True)
+        )
         return Instance(finding, side, lobe, size, (x, y, z), radius)
     if finding == "calcification":
         aortic = bool(rng.random() < 0.5)
