@@ -1,6 +1,6 @@
 """Word a synthetic chest CT: sentences in random order, synonyms, negations, and an impression.
 
-Wording of training stands in the constants below; what evaluation says (`vlp_eval`'s prompts of the synthetic CT) occurs in none.
+Wording of training stands in the constants below; the sentences of evaluation's prompts occur in none of them.
 """
 
 from __future__ import annotations

@@ -95,11 +95,9 @@ def draw_state(index: int, seed: int) -> State:
     shift = tuple(float(move) for move in rng.uniform(-7, 7, 3))
     contrast = bool(rng.random() < 0.5)
     free = [(side, lobe) for side, lobes in LOBES.items() for lobe in lobes]
-    instances = []
-    for finding in FINDINGS:
-        if rng.random() < PREVALENCE[finding]:
-            instances.append(_place(finding, free, rng))
-    return State(index, seed, scale, (shift[0], shift[1], shift[2]), contrast, tuple(instances))
+    there = [finding for finding in FINDINGS if rng.random() < PREVALENCE[finding]]
+    instances = tuple(_place(finding, free, rng) for finding in there)
+    return State(index, seed, scale, (shift[0], shift[1], shift[2]), contrast, instances)
 
 
 def _place(finding: str, free: list[tuple[str, str]], rng: np.random.Generator) -> Instance:
