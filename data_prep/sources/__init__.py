@@ -24,6 +24,7 @@ from . import (
     rsna_pneumonia,
     siim_acr,
     synthetic,
+    synthetic_ct,
     vindr_cxr,
     voc,
     vqa_rad,

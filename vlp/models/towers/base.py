@@ -145,6 +145,10 @@ class Tower(nn.Module):
         tree = {"kind": self.kind, **to_tree(self.config)}
         return {**tree, "pretrained": None}
 
+    def inner_towers(self) -> dict[str, Tower]:
+        """Return the towers that this one is made of, by the keys of their configurations in its own."""
+        return {}
+
     def default_weights(self) -> str | None:
         """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
         return None
@@ -204,6 +208,12 @@ class Tower(nn.Module):
         return self
 
 
+def with_inner(towers: Mapping[str, Tower]) -> dict[str, Tower]:
+    """Return towers by their places in the recipe (`image`), and those that they are made of (`image.tower`)."""
+    inner = {f"{place}.{key}": found for place, tower in towers.items() for key, found in tower.inner_towers().items()}
+    return {**towers, **inner}
+
+
 def _frozen_subtrees(module: nn.Module) -> list[nn.Module]:
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
@@ -246,6 +256,9 @@ class ImageTower(Tower):
 
     def drop_local_branch(self) -> None:
         """Drop parameters that only patch tokens need: called when no objective asks for patches."""
+
+    def check_weights(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        """Raise ConfigError for weights, by their names in this tower's own layout, that it would misread."""
 
     def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         """Return patch tokens [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.

@@ -7,7 +7,6 @@ with their special tokens kept apart, first layers go between one and three chan
 from __future__ import annotations
 
 import logging
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,10 +18,12 @@ from torch import Tensor, nn
 
 from vlp.core.config import ConfigError
 
-from ..towers.base import ImageTower, Tower, TowerConfig
+from ..towers.base import ImageTower, Tower, TowerConfig, with_inner
 from .expectations import tell
 from .files import locate_weights, read_weights
+from .inflation import Rule, inflate
 from .names import Part, canonical, looks_like_sam, tensorflow_efficientnet
+from .positions import place_positions
 from .roles import needed, role
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
             )
         tensors = tensorflow_efficientnet(tensors, own)
     wanted = {name: part for name, part in canonical(own).items() if not part.name.endswith("num_batches_tracked")}
-    prefix, given = _best(tensors, wanted, image, student)
+    rule: Rule = getattr(tower.config, "inflate", "mean")
+    prefix, given = _best(tensors, wanted, image, student, rule)
+    if isinstance(tower, ImageTower):
+        tower.check_weights({name: part.value for name, part in given.items() if name in wanted}, source)
     report = Report(source, prefix=prefix)
     table, ours = given.get("tokens.weight"), wanted.get("tokens.weight")
     if table is not None and ours is not None and table.value.shape != ours.value.shape:
@@ -98,9 +102,9 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
     filled: dict[str, bool] = {}
     used: set[str] = set()
     with torch.no_grad():
-        found = {**given, **_place_positions(wanted, given, image)}
+        found = {**given, **place_positions(wanted, given, tower)}
         for name, part in wanted.items():
-            value = _fitting(found.get(name) or _projection(name, tensors, part), part)
+            value = _fitting(found.get(name) or _projection(name, tensors, part), part, rule)
             if value is not None:
                 part.value.copy_(value)
                 if name in given:
@@ -117,7 +121,7 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
 
 
 def _best(
-    tensors: Mapping[str, Tensor], wanted: Mapping[str, Part], image: bool, student: bool
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Part], image: bool, student: bool, rule: Rule
 ) -> tuple[str, dict[str, Part]]:
     """Return the prefix under which most of the tower is found, and the tensors there by common name."""
     prefixes = {""}
@@ -131,7 +135,7 @@ def _best(
     for prefix in sorted(prefixes):
         inside = canonical({name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)})
         score = sum(
-            name in inside and (name in ("pos", "cls") or _fitting(inside[name], part) is not None)
+            name in inside and (name in ("pos", "cls") or _fitting(inside[name], part, rule) is not None)
             for name, part in wanted.items()
         )
         teacher = any(name in prefix for name in TEACHERS)
@@ -141,13 +145,15 @@ def _best(
     return best[3], best[4]
 
 
-def _fitting(part: Part | None, target: Part) -> Tensor | None:
+def _fitting(part: Part | None, target: Part, rule: Rule) -> Tensor | None:
     """Return the source's tensor in the target's shape, None where no allowed change leads there."""
     if part is None:
         return None
     value, shape = part.value, target.value.shape
     if value.shape == shape:
         return value
+    if value.dim() in (4, 5) and len(shape) == 5:  # before what follows: three colours are no three planes
+        return inflate(value, shape, rule, "patch" in target.name)
     if value.squeeze().shape == target.value.squeeze().shape:
         return value.reshape(shape)
     if value.dim() == 4 == len(shape) and value.shape[0] == shape[0]:
@@ -168,48 +174,6 @@ def _projection(name: str, tensors: Mapping[str, Tensor], part: Part) -> Part | 
     other = {"proj": "visual_projection.weight", "text_projection": "text_projection.weight"}.get(name, "")
     if other in tensors and tensors[other].T.shape == part.value.shape:
         return Part(other, tensors[other].T)
-    return None
-
-
-def _place_positions(wanted: Mapping[str, Part], found: Mapping[str, Part], image: bool) -> dict[str, Part]:
-    """Return an image's position table interpolated, or a text's cut, and the class token with a position of its own added.
-
-    Empty where the table does not fit: positions that were never trained would be noise.
-    """
-    from timm.layers import resample_abs_pos_embed
-
-    if "pos" not in wanted or "pos" not in found:
-        return {}
-    target, value = wanted["pos"].value, found["pos"].value.float()
-    table, shape = value.reshape(-1, value.shape[-1]), target.shape
-    length, width = target.reshape(-1, target.shape[-1]).shape
-    if table.shape[1] != width:
-        return {}
-    if not image:
-        return {"pos": Part(found["pos"].name, table[:length].reshape(shape))} if len(table) >= length else {}
-    before, after = _special(len(table), "cls" in found), _special(length, "cls" in wanted)
-    if before is None or after is None:
-        return {}
-    old, new = math.isqrt(len(table) - before), math.isqrt(length - after)
-    placed = resample_abs_pos_embed(  # as transformers does: with registers it is anti-aliased
-        table[None], [new, new], [old, old], num_prefix_tokens=before, antialias="registers" in found
-    )[0]
-    moved: dict[str, Part] = {}
-    if after > before:
-        placed = torch.cat([torch.zeros(after, width), placed])
-    elif before > after:
-        if "cls" in wanted and "cls" in found:  # the class token carries its position itself
-            cls = found["cls"].value.reshape(1, width) + placed[:before]
-            moved["cls"] = Part(found["cls"].name, cls.reshape(wanted["cls"].value.shape))
-        placed = placed[before:]
-    return {**moved, "pos": Part(found["pos"].name, placed.reshape(shape))}
-
-
-def _special(length: int, has_class: bool) -> int | None:
-    """Return how many positions before the square of cells there are; None where the rest is no square."""
-    for count in (1, 0) if has_class else (0, 1):
-        if math.isqrt(length - count) ** 2 == length - count:
-            return count
     return None
 
 
@@ -328,7 +292,7 @@ def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -
 
 def _short(name: str) -> str:
     """Return a parameter's name without the part that holds another library's model inside of a tower."""
-    return re.sub(r"^(image_tower|text_tower)\.model\.", r"\1.", name)
+    return re.sub(r"^((?:image_tower|text_tower)(?:\.tower)?)\.model\.", r"\1.", name)
 
 
 def _without_new_heads(report: Report, tensors: Mapping[str, Tensor]) -> Report:
@@ -350,10 +314,11 @@ def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> di
     """
     reports: dict[str, Report] = {}
     state = {_short(name): value for name, value in model.state_dict().items()}
-    towers: dict[str, Tower] = {"image": model.image_tower, "text": model.text_tower}
+    towers = with_inner({"image": model.image_tower, "text": model.text_tower})
 
     def load(part: str, source: str, options: ModelConfig | TowerConfig) -> None:
-        where, inside = (f"model.{part}", f"{part}_tower.") if part in towers else (part, "")
+        side, _, rest = part.partition(".")
+        where, inside = (f"model.{part}", f"{side}_tower.{rest}{'.' if rest else ''}") if part in towers else (part, "")
         path = locate_weights(source, f"{where}.pretrained")
         try:
             if isinstance(options, TowerConfig):
@@ -370,7 +335,7 @@ def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> di
             lambda: {_short(name).removeprefix(inside) for name in unused()},
         )
         reports[part] = require(report, options.minimum_loaded, lacking, where)
-        tell(source, path, model, (part,) if part in towers else tuple(towers), where)
+        tell(source, path, model, (side,) if part in towers else ("image", "text"), where)
 
     if model.config.pretrained:
         load("model", model.config.pretrained, model.config)

@@ -1,0 +1,114 @@
+"""Word a synthetic chest CT: sentences in random order, synonyms, negations, and an impression.
+
+Wording of training stands in the constants below; the sentences of evaluation's prompts occur in none of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vlp.sample import Report
+
+from .state import FINDINGS, Instance, State
+
+NAMES = {
+    "nodule": ("nodule", "lung nodule", "pulmonary nodule", "nodular opacity"),
+    "mass": ("mass", "lung mass", "pulmonary mass"),
+    "consolidation": ("consolidation", "airspace consolidation", "airspace disease"),
+    "effusion": ("effusion", "pleural effusion", "pleural fluid collection"),
+    "emphysema": ("emphysema", "centrilobular emphysema", "emphysematous change"),
+    "pneumothorax": ("pneumothorax",),
+    "calcification": ("calcification", "coarse calcification"),
+    "cardiomegaly": ("cardiomegaly", "cardiac enlargement", "enlarged heart"),
+}
+UNCOUNTED = ("consolidation", "disease", "emphysema", "change", "calcification", "cardiomegaly", "enlargement")
+"""Names that end in one of these take no article."""
+
+SIZES = {
+    "small": ("small", "limited"),
+    "large": ("large", "extensive"),
+    "mild": ("mild", "slight"),
+    "marked": ("marked", "severe"),
+}
+WHERE = {
+    "effusion": ("on the {side}", "in the {side} pleural space", "layering on the {side}"),
+    "pneumothorax": ("on the {side}", "in the {side} hemithorax", "anteriorly on the {side}"),
+    "emphysema": ("in the {side} upper lobe", "in the {side} apex", "in the upper part of the {side} lung"),
+    "aorta": ("by the descending vessel", "in the back of the mediastinum"),
+    "heart": ("in front of the heart", "in the front of the mediastinum"),
+    "cardiomegaly": ("",),
+}
+IN_LOBE = ("in the {side} {lobe} lobe", "within the {side} {lobe} lobe")
+LEVEL = ("at the level of the {level}", "at {level} level")
+POSITIVE = (
+    "There is {a} {np}.",
+    "{NP} is noted.",
+    "{NP} is present on this study.",
+    "We note {a} {np}.",
+    "{NP}.",
+    "The study reveals {a} {np}.",
+)
+NEGATIVE = ("No {x}.", "There is no {x}.", "No evidence of {x}.", "No {x} is identified.", "{X} is not seen.")
+NORMAL = ("No acute abnormality of the chest.", "Normal chest CT.", "Unremarkable study.")
+
+
+def write(state: State, rng: np.random.Generator) -> Report:
+    """Return the report of a study, its sentences and its two sections."""
+    stated = [_present(instance, rng) for instance in state.instances]
+    denied = [
+        _filled(_pick(NEGATIVE, rng), _pick(NAMES[finding], rng))
+        for finding in FINDINGS
+        if not state.has(finding) and rng.random() < 0.45
+    ]
+    found = stated + denied or [_pick(NORMAL, rng)]
+    findings = [found[number] for number in rng.permutation(len(found))]
+    impression = [_capital(f"{_named(instance, rng)}.") for instance in state.instances[:3]] or [_pick(NORMAL, rng)]
+    text, spans, sections = "", [], {}
+    for name, sentences in (("findings", findings), ("impression", impression)):
+        text += f"{chr(10) if text else ''}{name.upper()}: "
+        begin = len(text)
+        for number, sentence in enumerate(sentences):
+            text += " " if number else ""
+            spans.append((len(text), len(text) + len(sentence)))
+            text += sentence
+        sections[name] = (begin, len(text))
+    return Report(text, tuple(spans), sections)
+
+
+def phrase(instance: Instance) -> str:
+    """Return a box's phrase: size, plain name and place."""
+    place = _place(instance, np.random.default_rng(0), plain=True)
+    return " ".join(word for word in (instance.size, NAMES[instance.finding][0], place) if word)
+
+
+def _present(instance: Instance, rng: np.random.Generator) -> str:
+    named = _named(instance, rng)
+    if instance.finding != "cardiomegaly" and rng.random() < 0.6:
+        named = f"{named} {_pick(LEVEL, rng).format(level=instance.level)}"
+    counted = not any(name in named for name in UNCOUNTED)
+    article = ("an" if named[0] in "aeiou" else "a") if counted else ""
+    frame = _pick(POSITIVE, rng)
+    return _capital(" ".join(frame.format(a=article, np=named, NP=named).split()))
+
+
+def _named(instance: Instance, rng: np.random.Generator) -> str:
+    words = (_pick(SIZES[instance.size], rng), _pick(NAMES[instance.finding], rng), _place(instance, rng))
+    return " ".join(word for word in words if word)
+
+
+def _place(instance: Instance, rng: np.random.Generator, plain: bool = False) -> str:
+    kinds = WHERE.get(instance.finding) or WHERE.get(instance.lobe) or IN_LOBE
+    chosen = kinds[0] if plain else _pick(kinds, rng)
+    return chosen.format(side=instance.side, lobe=instance.lobe)
+
+
+def _filled(frame: str, name: str) -> str:
+    return frame.format(x=name, X=_capital(name))
+
+
+def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
