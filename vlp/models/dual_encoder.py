@@ -150,7 +150,7 @@ class DualEncoder(nn.Module):
         """
         if self.windows is not None:
             is_raw = image.shape[1] != self.mean.shape[1] or self.mean.shape[1] == 1
-            return (self.windows(image) - self.mean) / self.std if is_raw else image
+            return cast(Tensor, self.windows(image)) if is_raw else image
         if image.dtype == torch.uint8:
             if image.shape[1] != self.mean.shape[1] and image.shape[1] == 1:
                 image = image.expand(-1, self.mean.shape[1], -1, -1)
