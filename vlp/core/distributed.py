@@ -103,10 +103,7 @@ class _Shift(torch.autograd.Function):
 
 def _exchange(tensor: Tensor, to: int, source: int) -> Tensor:
     received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    work = [
-        td.P2POp(td.isend, tensor.contiguous(), to % world()),
-        td.P2POp(td.irecv, received, source % world()),
-    ]
+    work = [td.P2POp(td.isend, tensor.contiguous(), to % world()), td.P2POp(td.irecv, received, source % world())]
     for request in td.batch_isend_irecv(work):
         request.wait()
     return received
