@@ -47,6 +47,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print how many groups there are; write groups and the thinned set where asked."""
+    near_duplicates.load_faiss()  # an error now, not after the whole set was read
     if args.thin:
         check_apart(args.thin, args.folder)
     reading = Reading(args.folder, args.max_rejected)
@@ -91,12 +92,8 @@ def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Itera
     else:
         if args.model is None:
             raise ConfigError("--by embedding needs --model, a run folder or an export")
-        try:
-            return near_duplicates.near_embeddings(
-                near_duplicates.embed(args.model, _images(reading, rows), trust=args.trust), args.similarity
-            )
-        except ImportError as error:
-            raise ConfigError(str(error)) from None
+        embeddings = near_duplicates.embed(args.model, _images(reading, rows), trust=args.trust)
+        return near_duplicates.near_embeddings(embeddings, args.similarity)
     distance = args.distance
     if distance is None:
         distance = near_duplicates.TEXT_DISTANCE if args.by == "text" else near_duplicates.IMAGE_DISTANCE

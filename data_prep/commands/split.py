@@ -22,7 +22,7 @@ from vlp.modalities.image.errors import ImageError
 from ..pipeline.data_card import resplit_card
 from ..pipeline.shard_writer import ShardWriter
 from ..readers.samples import Reading, max_rejected_option
-from ..splits.near_duplicates import IMAGE_DISTANCE, group, image_hash, near_hashes
+from ..splits.near_duplicates import IMAGE_DISTANCE, group, image_hash, load_faiss, near_hashes
 from ..splits.split import SHARES, choose, leaks, parse_shares
 
 
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.images:
+        load_faiss()
     patients: list[tuple[str, str | None, str]] = []
     images: list[tuple[str, str, Any]] = []
     readings = [Reading(folder, args.max_rejected) for folder in args.folders]

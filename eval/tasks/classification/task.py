@@ -28,7 +28,7 @@ from ...zero_shot import prompts as prompt_files
 from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding
 from ...zero_shot.prompts import PromptSet
 from ...zero_shot.scoring import Scoring
-from ..base import Auroc, Comparable, Context, Mean, MeanAuroc, Outcome, Plan, Task, Words, families, require_any
+from ..base import Auroc, Comparable, Context, Mean, MeanAuroc, Outcome, Plan, Task, families, require_any, words_of
 from .decisions import decided_class, decided_macro
 from .figures import calibration_figure, class_areas, confidence_figure, curve_figure, section, single_finding_confusion
 from .labels import Settings, fewest, truth_of, uncertain
@@ -64,25 +64,7 @@ class Labelled(Plan):
 class Classification(Task[Labelled]):
     Config: ClassVar[type] = Settings
     needs = frozenset({"labels"})
-    titles: ClassVar[Words] = (
-        ("auroc", "AUROC"),
-        ("auroc_macro", "Macro AUROC"),
-        ("ap_macro", "Macro average precision"),
-        ("auroc_macro_over_prompt_sets", "Macro AUROC, mean over prompt sets"),
-        ("accuracy_over_prompt_sets", "Accuracy, mean over prompt sets"),
-        ("accuracy_macro", "Macro accuracy"),
-        ("balanced_accuracy_macro", "Macro balanced accuracy"),
-        ("f1_macro", "Macro F1"),
-        ("kappa(?:_macro)?", "Cohen's kappa"),
-        ("mcc(?:_macro)?", "Matthews correlation"),
-        ("ece", "Expected calibration error (ECE)"),
-        ("ece_macro", "Macro expected calibration error (ECE)"),
-        (r"sensitivity_at_([\d.]+)_specificity_macro", "Macro sensitivity at {0} specificity"),
-    )
-    meanings: ClassVar[Words] = (
-        ("auroc_macro", "probability that a positive image scores above a negative one"),
-        ("accuracy", "share of images whose class is predicted"),
-    )
+    titles, meanings = words_of("classification")
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)

@@ -21,7 +21,7 @@ from ...drawing.cards import Section
 from ...maps.phrase_maps import Maps
 from ...metrics.grounding import box_mask
 from ...results import TaskResult
-from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any
+from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any, words_of
 from ..controls import CONTROLS, Rectangle, centre_map, partners
 from ..map_task import MapTask
 from .figures import example_cards, triptychs
@@ -41,26 +41,7 @@ class Queries(Plan):
 class Grounding(MapTask[Queries]):
     Config = Settings
     needs = frozenset({"boxes"})
-    titles = (
-        ("pointing", "Pointing game"),
-        ("pointing_minus_shuffled", "Pointing game, difference from the shuffled image"),
-        ("cnr", "Contrast-to-noise ratio (CNR)"),
-        ("cnr_absolute", "Absolute CNR"),
-        ("miou", "mIoU over thresholds .1 to .5"),
-        ("pixel_auroc", "Pixel AUROC"),
-        ("pixel_ap", "Pixel average precision"),
-        ("dice", "Dice"),
-        ("box_iou", "IoU of the map's box"),
-        ("iobb", "IoBB of the map's box"),
-        ("pointing_macro", "Pointing game, mean over findings"),
-        ("cnr_macro", "CNR, mean over findings"),
-        ("cnr_absolute_macro", "Absolute CNR, mean over findings"),
-        ("miou_macro", "mIoU over thresholds .1 to .5, mean over findings"),
-    )
-    meanings = (
-        ("pointing", "share of phrases whose map has its maximum inside a box"),
-        ("cnr", "mean of the map inside the boxes minus outside, in units of its noise"),
-    )
+    titles, meanings = words_of("grounding")
     unbounded = r"(bare_)?cnr.*"
 
     @classmethod
