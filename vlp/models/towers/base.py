@@ -120,6 +120,8 @@ class Tower(nn.Module):
     kind: str
     config: TowerConfig
     width: int
+    recorder: Any = None
+    """What notes the pooling token's attention (a hook, a `ClsAttention`), None where nothing does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,6 +153,8 @@ class Tower(nn.Module):
 
     def disable_attention_capture(self) -> None:
         """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
+        if self.recorder is not None:
+            self.recorder.remove()
 
     def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
         """Return this tower, followed by `head` into `dim` dimensions, as open_clip builds it.

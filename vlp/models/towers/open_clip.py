@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
@@ -120,9 +119,8 @@ class OpenClipImageTower(OpenClipTower, ImageTower):
         blank = torch.zeros(1, 3, spec.size, spec.size)
         self.grid, self.patch_width = trace_tower(self.model, run, blank, "this open_clip tower")
         self.seen: Tensor | None = None
-        self.watching: RemovableHandle | None = None
         if hasattr(self.model, "transformer") and self.model.pool_type == "tok" and self.model.attn_pool is None:
-            self.watching = self.model.transformer.resblocks[-1].ln_1.register_forward_hook(self._watch)
+            self.recorder = self.model.transformer.resblocks[-1].ln_1.register_forward_hook(self._watch)
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, embed_dim] and cells [B, C, h, w]."""
@@ -163,10 +161,6 @@ class OpenClipImageTower(OpenClipTower, ImageTower):
             query, key = (states.view(*states.shape[:2], heads, -1).transpose(1, 2).float() for states in (query, key))
             weights = (query @ key.transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, 1:]
-
-    def disable_attention_capture(self) -> None:
-        if self.watching is not None:
-            self.watching.remove()
 
     def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         projection = getattr(self.model, "proj", None)
