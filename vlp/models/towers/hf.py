@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,17 +104,14 @@ def build(found: Any, pooler: bool, where: str) -> nn.Module:
     found._attn_implementation = None
     try:
         if found.model_type in NOT_IN_AUTO:
-            model: nn.Module = getattr(transformers, NOT_IN_AUTO[found.model_type])(found)
-            return model
+            return cast(nn.Module, getattr(transformers, NOT_IN_AUTO[found.model_type])(found))
         cls = transformers.AutoModel._model_mapping[type(found)]
         cls = cls[0] if isinstance(cls, (list, tuple)) else cls
         takes_it = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-        model = transformers.AutoModel.from_config(
-            found, trust_remote_code=False, **({"add_pooling_layer": pooler} if takes_it else {})
-        )
+        options = {"add_pooling_layer": pooler} if takes_it else {}
+        return cast(nn.Module, transformers.AutoModel.from_config(found, trust_remote_code=False, **options))
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"{where}.config: transformers cannot build a {found.model_type!r}: {error}") from None
-    return model
 
 
 class HfTower(Tower):

@@ -6,7 +6,7 @@ These towers project into the joint space themselves, so their heads are usually
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -167,8 +167,7 @@ class OpenClipImageTower(OpenClipTower, ImageTower):
         if isinstance(projection, Tensor):
             return patch_tokens @ projection
         if hasattr(self.model, "head") and self.patch_width == self.model.trunk.num_features:
-            projected: Tensor = self.model.head(patch_tokens)
-            return projected
+            return cast(Tensor, self.model.head(patch_tokens))
         return None
 
     def checkpoint_activations(self) -> None:
