@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -180,7 +180,7 @@ class Concept(Objective[ConceptConfig]):
         correct = logits[:, own][image, torch.arange(len(image), device=image.device)]
         to_concept = (torch.logaddexp(others[image], correct) - correct).sum()
         share = config.image_to_concept
-        return cast(Tensor, (share * to_concept + (1 - share) * to_image) * (rows.world / total))
+        return (share * to_concept + (1 - share) * to_image) * (rows.world / total)
 
     def _per_report(self, z: Tensor, true: Tensor, concepts: Concepts, rows: RankRows) -> Tensor:
         index = concepts.owner.expand(z.shape[0], -1)
