@@ -23,13 +23,7 @@ from vlp.needs.base import Part, find_needs
 from vlp.needs.words import by_word
 
 from .heads import HeadConfig, build_head, project
-from .towers.base import (
-    Features,
-    ImageTower,
-    TextFeatures,
-    TextTower,
-    Tower,
-)
+from .towers.base import Features, ImageTower, TextFeatures, TextTower, Tower
 
 
 @config

@@ -42,10 +42,7 @@ class Concepts:
         start = sum(counts[: distributed.rank()])
         facts = distributed.gather_uneven(torch.stack([owner + rows.start, code], 1))[0]
         return cls(
-            vectors=everyone,
-            owner=facts[:, 0],
-            code=facts[:, 1],
-            own=slice(start, start + counts[distributed.rank()]),
+            vectors=everyone, owner=facts[:, 0], code=facts[:, 1], own=slice(start, start + counts[distributed.rank()])
         )
 
     def of(self, rows: RankRows) -> tuple[Tensor, Tensor]:

@@ -25,12 +25,7 @@ Exchange = Literal["gather", "ring"]
 
 
 def sigmoid_sum(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    related: PositiveRelation | None,
-    rows: RankRows,
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, related: PositiveRelation | None, rows: RankRows
 ) -> Tensor:
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
@@ -57,14 +52,7 @@ def ring_sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -
     return total
 
 
-def siglip_loss(
-    output: ModelOutput,
-    batch: Batch,
-    positives: Positives,
-    exchange: Exchange,
-    *,
-    even: bool,
-) -> Losses:
+def siglip_loss(output: ModelOutput, batch: Batch, positives: Positives, exchange: Exchange, *, even: bool) -> Losses:
     """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
     rows = RankRows.of(batch, even=even)
     image, text = l2_normalize(output.image), l2_normalize(output.text)

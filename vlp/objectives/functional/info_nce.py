@@ -94,11 +94,7 @@ def over_ranks(partial: Tensor) -> Tensor:
 
 
 def info_nce(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    rows: RankRows,
-    relation: PositiveRelation | None = None,
+    image: Tensor, text: Tensor, scale: Tensor, rows: RankRows, relation: PositiveRelation | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return this rank's shares of the image-to-text and the text-to-image cross-entropy, each a mean over all N rows.
 
