@@ -21,7 +21,7 @@ from typing import Any
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.output import PARTIAL, partial_of, remove
-from vlp.core.untrusted import read_object
+from vlp.core.untrusted import MAX_TEXT, read_object
 
 FOLDER = "checkpoints"
 LAST = "last"
@@ -136,4 +136,4 @@ def read_counters(folder: Path) -> dict[str, Any]:
     path = folder / "state" / "counters.json"
     if not path.exists():
         raise ConfigError(f"{folder}: no training state in it ({path} is missing), so it cannot be resumed")
-    return read_object(path)
+    return read_object(path, MAX_TEXT)
