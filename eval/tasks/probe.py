@@ -21,7 +21,7 @@ from ..metrics.arithmetic import unit
 from ..metrics.shift import neighbour_counts, robustness
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
-from .base import Context, Outcome, Plan, Task, families, require_any
+from .base import Context, Outcome, Plan, Task, families, require_any, words_of
 from .classification.labels import Settings as ClassSettings
 from .classification.labels import truth_of
 
@@ -52,11 +52,7 @@ class Probe(Task[Plan]):
 
     Config = Settings
     needs = frozenset({"labels", "train"})
-    titles = (
-        (r"auroc_(\d+)_shots", "Linear probe macro AUROC, {0} images of each outcome"),
-        (r"auroc_(.+)", "Linear probe macro AUROC, training share {0}"),
-    )
-    meanings = ((r"auroc_.+", "probability that a positive image scores above a negative one"),)
+    titles, meanings = words_of("probe")
 
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
@@ -160,13 +156,7 @@ class RobustnessIndex(Task[Members]):
 
     Config = RobustSettings
     needs = frozenset({"labels"})
-    titles = ((r"robustness_(index|ratio)@(\d+)", "Robustness {0}, {1} neighbours"),)
-    meanings = (
-        (
-            r"robustness_index@\d+",
-            "share of neighbours with the same finding among those that differ in finding or hospital",
-        ),
-    )
+    titles, meanings = words_of("robustness")
     unbounded = r"robustness_ratio@\d+"
 
     def check(self, data: Data) -> Findings:

@@ -21,7 +21,7 @@ from ...metrics.arithmetic import codes, ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
 from ...results import metric
 from ...zero_shot import prompts as prompt_files
-from ..base import Context, Outcome, Plan, Task, families, require_any
+from ..base import Context, Outcome, Plan, Task, families, require_any, words_of
 
 
 @config
@@ -52,8 +52,7 @@ class ClassRetrieval(Task[Members]):
     Config = Settings
     needs = frozenset({"labels"})
     compares_samples = True
-    titles = ((r"p@(\d+)", "Precision@{0}"), ("map", "Mean average precision"))
-    meanings = ((r"p@(\d+)", "share of the top {0} results that have the query's class"),)
+    titles, meanings = words_of("class_retrieval")
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
