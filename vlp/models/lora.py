@@ -11,7 +11,7 @@ from torch import nn
 from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
-from .towers.base import Adapter, Tower
+from .towers.base import Adapter, Tower, with_inner
 
 if TYPE_CHECKING:
     from .dual_encoder import DualEncoder
@@ -46,17 +46,17 @@ def add_lora(tower: Tower, adapter: Adapter, where: str) -> list[str]:
 
 def add_lora_to_towers(model: DualEncoder) -> None:
     """Put adapters into the towers whose configuration asks for them."""
-    for name, tower in model.towers.items():
+    for name, tower in with_inner(model.towers).items():
         if tower.config.adapter is not None:
             add_lora(tower, tower.config.adapter, f"model.{name}")
 
 
 def merge_lora(model: DualEncoder) -> DualEncoder:
     """Return the model with adapters added into the weights that they stand beside; itself when it has none."""
-    if all(tower.config.adapter is None for tower in model.towers.values()):
+    if all(tower.config.adapter is None for tower in with_inner(model.towers).values()):
         return model
     model = copy.deepcopy(model)
-    for tower in model.towers.values():
+    for tower in with_inner(model.towers).values():
         for name, module in list(tower.named_modules()):
             if hasattr(module, "lora_A") and hasattr(module, "get_base_layer"):
                 _merge(tower, name, module)

@@ -146,6 +146,10 @@ class Tower(nn.Module):
         """Return the recipe of this tower with everything written out, so that it is rebuilt without its sources."""
         return {"kind": self.kind, **to_tree(self.config), "pretrained": None}
 
+    def inner_towers(self) -> dict[str, Tower]:
+        """Return the towers that this one is made of, by the keys of their configurations in its own."""
+        return {}
+
     def default_weights(self) -> str | None:
         """Return where this tower's weights are when `pretrained` says nothing: in the folder of its configuration."""
         return None
@@ -205,6 +209,12 @@ class Tower(nn.Module):
             for inner in module.modules():
                 inner.training = False
         return self
+
+
+def with_inner(towers: Mapping[str, Tower]) -> dict[str, Tower]:
+    """Return towers by their places in the recipe (`image`), and those that they are made of (`image.tower`)."""
+    inner = {f"{place}.{key}": found for place, tower in towers.items() for key, found in tower.inner_towers().items()}
+    return {**towers, **inner}
 
 
 def _frozen_subtrees(module: nn.Module) -> list[nn.Module]:

@@ -16,6 +16,7 @@ from torch import nn
 
 from vlp.core.config import ConfigError
 from vlp.core.untrusted import read_object
+from vlp.modalities.image.spec import ImageSpec
 
 from .files import IN_FOLDER
 from .names import TABLES
@@ -56,15 +57,22 @@ def tell(source: str, path: Path, model: DualEncoder, towers: Sequence[str], whe
                 f"these weights were trained with the activation {wanted}, model.{name} computes {found}: say so in its config "
                 "(open_clip: quick_gelu: true beside vision_cfg or text_cfg; transformers: hidden_act)"
             )
-    for key in ("mean", "std", "size", "interpolation", "resize") if "image" in towers else ():
+    section = "image" if isinstance(model.spec, ImageSpec) else "volume"
+    shared = ("mean", "std") if section == "volume" else ("mean", "std", "size", "interpolation", "resize")
+    for key in shared if "image" in towers else ():
         own, theirs = getattr(model.spec, key), getattr(expected, key)
         plain = not isinstance(theirs, tuple)
-        if theirs is not None and not (own == theirs if plain else np.allclose(own, theirs, rtol=0, atol=2e-3)):
+        if theirs is not None and not (own == theirs if plain else _agree(own, theirs)):
             shown = theirs if plain else f"[{', '.join(f'{value:.6g}' for value in theirs)}]"
-            lines.append(f"these weights expect image.{key}={shown}, the recipe has {own if plain else list(own)}")
+            lines.append(f"these weights expect {section}.{key}={shown}, the recipe has {own if plain else list(own)}")
     for line in lines:
         log.info("%s.pretrained: %s", where, line)
     return lines
+
+
+def _agree(own: Sequence[float], theirs: Sequence[float]) -> bool:
+    """Return whether two lists of a value for each channel, or one for all, are the same."""
+    return len({1, len(own), len(theirs)}) < 3 and np.allclose(own, theirs, rtol=0, atol=2e-3)
 
 
 def activation_of(tower: nn.Module) -> str | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vlp.core.config import ConfigError
 
-from ..towers.base import ImageTower, Tower, TowerConfig
+from ..towers.base import ImageTower, Tower, TowerConfig, with_inner
 from .expectations import tell
 from .files import locate_weights, read_weights
 from .inflation import Rule, inflate
@@ -292,7 +292,7 @@ def load_whole(model: DualEncoder, tensors: Mapping[str, Tensor], source: str) -
 
 def _short(name: str) -> str:
     """Return a parameter's name without the part that holds another library's model inside of a tower."""
-    return re.sub(r"^(image_tower|text_tower)\.model\.", r"\1.", name)
+    return re.sub(r"^((?:image_tower|text_tower)(?:\.tower)?)\.model\.", r"\1.", name)
 
 
 def _without_new_heads(report: Report, tensors: Mapping[str, Tensor]) -> Report:
@@ -314,10 +314,11 @@ def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> di
     """
     reports: dict[str, Report] = {}
     state = {_short(name): value for name, value in model.state_dict().items()}
-    towers: dict[str, Tower] = {"image": model.image_tower, "text": model.text_tower}
+    towers = with_inner({"image": model.image_tower, "text": model.text_tower})
 
     def load(part: str, source: str, options: ModelConfig | TowerConfig) -> None:
-        where, inside = (f"model.{part}", f"{part}_tower.") if part in towers else (part, "")
+        side, _, rest = part.partition(".")
+        where, inside = (f"model.{part}", f"{side}_tower.{rest}{'.' if rest else ''}") if part in towers else (part, "")
         path = locate_weights(source, f"{where}.pretrained")
         try:
             if isinstance(options, TowerConfig):
@@ -334,7 +335,7 @@ def load_initial(model: DualEncoder, unused: Callable[[], set[str]] = set) -> di
             lambda: {_short(name).removeprefix(inside) for name in unused()},
         )
         reports[part] = require(report, options.minimum_loaded, lacking, where)
-        tell(source, path, model, (part,) if part in towers else tuple(towers), where)
+        tell(source, path, model, (side,) if part in towers else ("image", "text"), where)
 
     if model.config.pretrained:
         load("model", model.config.pretrained, model.config)

@@ -12,9 +12,13 @@ from torch import Tensor
 from tests.models.towers.volume.planted import build, noise, settle, shift_of_cells, spec
 from vlp.models.towers.base import build_image_tower
 
+VIT = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 3, "embed_dim": 24, "patch_size": 8}}
+RESNET = {"kind": "timm", "name": "resnet10t", "stage": 1}
 TOWERS: dict[str, tuple[dict[str, Any], tuple[int, int, int], tuple[float, float, float]]] = {
     "patch_conv": ({"kind": "patch_conv", "hidden": 16, "width": 16, "local_width": 8}, (12, 20, 16), (4, 4, 4)),
     "inflated": ({"kind": "inflated", "stage": 1, "axes": "zxy"}, (16, 24, 40), (2, 4, 4)),
+    "slices of a transformer": ({"kind": "slices", "tower": VIT, "chunk": 2}, (6, 32, 32), (1, 8, 8)),
+    "slices of a CNN": ({"kind": "slices", "tower": RESNET, "pool": "mean", "chunk": 4}, (8, 96, 96), (1, 4, 4)),
 }
 RECOMPUTING = [name for name in TOWERS if name != "patch_conv"]
 
