@@ -285,7 +285,9 @@ def test_damaged_and_compressed_files(tmp_path) -> None:
     (folder / "s004").write_bytes(data[:200] + bytes(range(256)) + data[456:])
     with pytest.raises(ImageError):
         read(folder)
-    (folder / "s004").write_bytes(data)
+    for size in (330, 400, 500):
+        (folder / "s004").write_bytes(data[:size])
+        refused(folder, "bad_header", "s004: DICOM")
     packed = slice_of(STACK[4], (0, 0, 8))
     packed.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")
     packed.PixelData = encapsulate([bytes(200)])

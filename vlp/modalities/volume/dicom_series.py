@@ -17,7 +17,16 @@ import numpy as np
 
 from vlp.core.untrusted import open_regular
 
-from ..image.dicom import check_frames, decode_frame, not_an_image, open_dicom, quiet, read_header, redact_error
+from ..image.dicom import (
+    check_frames,
+    decode_frame,
+    kind_of,
+    not_an_image,
+    open_dicom,
+    quiet,
+    read_header,
+    redact_error,
+)
 from ..image.errors import ImageError
 from ..image.grey_scale import describe, modality_values, numbers, text, whole
 from . import hounsfield
@@ -47,6 +56,7 @@ APART = (
 )
 """What tells the phases and echoes of one series apart."""
 LEAST = 8
+DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SCOUTS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM")
 SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
@@ -183,7 +193,7 @@ def _slices(path: Path, left_out: Counter[str]) -> Iterator[Slice]:
             length = file.seek(0, 2)
         dataset = read_header(path)
         with quiet():
-            kind = _left_out(dataset)
+            kind = _left_out(dataset, is_marked)
             frames = 1 if kind else check_frames(dataset, length)
             found = [] if kind else [_slice(path, dataset, frame, frames) for frame in range(frames)]
     except ImageError as error:
@@ -203,12 +213,17 @@ def _slices(path: Path, left_out: Counter[str]) -> Iterator[Slice]:
             yield part
 
 
-def _left_out(dataset: Any) -> str:
-    """Return what a file is that holds no slice of a volume, "" for one that does."""
-    if "SOPClassUID" not in dataset and "Rows" not in dataset:
+def _left_out(dataset: Any, is_marked: bool) -> str:
+    """Return what a file is that holds no slice of a volume, "" for one that does; raises ImageError for a damaged one."""
+    bare = "Rows" not in dataset
+    if bare and "SOPClassUID" not in dataset:
+        if is_marked and text(dataset.file_meta, "MediaStorageSOPClassUID") != DIRECTORY:
+            raise ImageError("DICOM that ends in its header", "bad_header")
         return "file that is not DICOM"
-    if not_an_image(dataset) or "Rows" not in dataset:
+    if not_an_image(dataset) or (bare and "Image Storage" not in kind_of(dataset)):
         return "file that is no image"
+    if bare:
+        raise ImageError("DICOM that ends in its header", "bad_header")
     if text(dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE):
         return "secondary capture"
     return _scout(dataset)
@@ -301,9 +316,16 @@ def _split(slices: list[Slice]) -> list[Series]:
         if len(parts) > 1 and "" not in parts and whole_parts:
             return [
                 Series(tuple(part), f"{name} {number + 1} of {len(parts)}")
-                for number, part in enumerate(parts.values())
+                for number, (_, part) in enumerate(sorted(parts.items(), key=lambda item: _by_number(item[0])))
             ]
     return [Series(tuple(slices))]
+
+
+def _by_number(value: str) -> tuple[float, str]:
+    try:
+        return float(value), value
+    except ValueError:
+        return 0.0, value
 
 
 def _has_doubles(slices: list[Slice]) -> bool:
@@ -343,17 +365,22 @@ def _values(dataset: Any, part: Slice) -> np.ndarray:
         raise ImageError(
             f"pixels of {list(stored.shape)}, expected {list(part.size)}: grey, of the header's size", "bad_header"
         )
-    values, padding = modality_values(stored, dataset, part.frame)
+    low, high = int(stored.min()), int(stored.max())
+    by_level = (
+        stored.dtype.kind in "iu" and high - low < stored.size
+    )  # each value is worked out once, wherever it stands
+    levels = np.arange(low, high + 1).astype(stored.dtype) if by_level else stored.ravel()
+    values, padding = modality_values(levels, dataset, part.frame)
     if padding is not None:
         values[padding] = AIR if part.modality == "CT" else 0
-    if part.modality != "CT":
-        return values
-    try:
-        return np.asarray(hounsfield.to_int16(values[None])[0])
-    except ImageError as error:
-        described = describe(dataset, part.frame, "PixelValueTransformationSequence")
-        slope, intercept = (numbers(described, f"Rescale{name}")[:1] for name in ("Slope", "Intercept"))
-        raise ImageError(f"{error} (its own slope {slope}, intercept {intercept})", error.reason) from None
+    if part.modality == "CT":
+        try:
+            values = hounsfield.to_int16(values[None])[0]
+        except ImageError as error:
+            described = describe(dataset, part.frame, "PixelValueTransformationSequence")
+            slope, intercept = (numbers(described, f"Rescale{name}")[:1] for name in ("Slope", "Intercept"))
+            raise ImageError(f"{error} (its own slope {slope}, intercept {intercept})", error.reason) from None
+    return np.asarray(values[stored.astype(np.int32) - low] if by_level else values.reshape(stored.shape))
 
 
 def _two_at_one_place(slices: Sequence[Slice], part: Slice) -> ImageError:
