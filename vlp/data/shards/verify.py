@@ -49,7 +49,7 @@ def index_folder(
     """
     folder, choices, findings = Path(folder), choices or Choices(), Findings()
     tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")
-    paths = sorted(path for path in tars if not _is_hidden(path.relative_to(folder)))
+    paths = sorted(path for path in tars if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     findings.archives = archives_of(folder)
     if not paths:
         there = f"; what is there is not read: {', '.join(findings.archives[:10])}" if findings.archives else ""
@@ -83,10 +83,6 @@ def index_folder(
         for line in findings.lines():
             progress(line)
     return Manifest.read(folder)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
 
 
 def verify(place: Path | str, decode: bool = True, limit: int = 100) -> list[Problem]:
