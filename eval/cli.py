@@ -1,8 +1,4 @@
-"""`vlp-eval`: list, show and check tasks; run a suite; cache embeddings and score them again; compare; report.
-
-Exit codes: 0 all scored, 1 the machine or the program failed, 2 nothing could be scored (or the command is wrong), 3 some
-tasks could not be scored, 130 ctrl-C, 141 nothing reads the output any more.
-"""
+"""`vlp-eval`: list, show and check tasks; run a suite; cache embeddings and score them again; compare; report."""
 
 from __future__ import annotations
 
@@ -115,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         from . import commands
 
-        return commands.VERBS[options.verb](options)
+        code: int = getattr(commands, options.verb)(options)
+        return code
 
     return run_command("vlp-eval", run, "--resume goes on from here")
 

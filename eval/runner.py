@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,7 @@ class Datasets:
         key = json.dumps([to_tree(spec), split], sort_keys=True)
         if key not in self._read:
             try:
-                scored = split == ""
-                self._read[key] = read(spec, self.root, split, self.limit if scored else None)
+                self._read[key] = read(spec, self.root, split, self.limit if split == "" else None)
             except DataError as error:
                 self._read[key] = error
         found = self._read[key]
@@ -88,19 +88,13 @@ class Datasets:
             if isinstance(data, Data) and data.unreadable and data is not but
         )
 
-    def other(self, spec: DataSpec) -> Callable[[str], Data | None]:
-        """Return a function that gives another split of the same data, None where there is none."""
-
-        def split(name: str) -> Data | None:
-            if name == spec.split:
-                return None
-            try:
-                found = self.get(spec, name)
-                return found if found.digest != self.get(spec).digest else None
-            except DataError:
-                return None
-
-        return split
+    def other(self, spec: DataSpec, split: str) -> Data | None:
+        """Return another split of the same data, None where there is none."""
+        try:
+            found = self.get(spec, split) if split != spec.split else None
+            return found if found and found.digest != self.get(spec).digest else None
+        except DataError:
+            return None
 
 
 class Session:
@@ -116,7 +110,7 @@ class Session:
         return Context(
             data=data,
             cache=self.cache,
-            split=self.datasets.other(task.spec.data),
+            split=partial(self.datasets.other, task.spec.data),
             read=self.datasets.get,
             seed=self.settings.seed,
             resamples=self.settings.resamples,
@@ -163,9 +157,10 @@ class Session:
             try:
                 plan = plan or task.plan(context)
                 if plan.patches and self.cache.grid is None:
-                    hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
-                    name = self.cache.card.name
-                    raise DataError(f"{name} has no patch features, which {task.spec.family} needs; {hint}")
+                    raise DataError(
+                        f"{self.cache.card.name} has no patch features, which {task.spec.family} needs; "
+                        "give the task a `source` (gradcam, gscorecam, m2ib)"
+                    )
                 return context, task.run(context, plan)
             except UnreadableError as error:
                 if not self.settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
@@ -317,20 +312,15 @@ def training_curve(model: str, out: Path) -> None:
     folder = Path(model)
     if not folder.exists():
         return
-    resolved = folder.resolve()
-    places = [place / "log.jsonl" for place in (resolved, resolved.parent, resolved.parent.parent, folder.parent)]
-    path = next((place for place in places if place.is_file()), None)
+    places = (folder.resolve(), *folder.resolve().parents[:2], folder.parent)
+    path = next((place / "log.jsonl" for place in places if (place / "log.jsonl").is_file()), None)
     rows = []
     for line in read_text(path, MAX_FILE).splitlines() if path else ():
-        try:
+        with contextlib.suppress(ValueError):  # the last line of a run that was killed
             row = parse_json(line)
-        except ValueError:
-            continue  # the last line of a run that was killed
-        if not isinstance(row, dict):
-            continue
-        loss = row.get("loss")
-        if "step" in row and isinstance(loss, float) and math.isfinite(loss):
-            rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
+            loss = row.get("loss") if isinstance(row, dict) and "step" in row else None
+            if isinstance(loss, float) and math.isfinite(loss):
+                rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
         write_whole(out / CURVE, json.dumps(rows) + "\n")
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import ConfigError, config, digest, to_tree, validate
-from vlp.core.registry import UnknownNameError, did_you_mean
+from vlp.core.config import ConfigError, config, digest, find, to_tree, validate
+from vlp.core.registry import did_you_mean
 
 from .failures import reason_of
 from .tasks.base import NAME, Task, TaskSpec, families
@@ -100,10 +100,7 @@ def build(tree: dict[str, Any], where: str, folder: Path) -> Task[Any]:
     common = {item.name for item in fields(TaskSpec)}
     spec = validate(TaskSpec, {key: value for key, value in tree.items() if key in common}, where)
     rest = {key: value for key, value in tree.items() if key not in common}
-    try:
-        family = families.get(spec.family)
-    except UnknownNameError as error:
-        raise ConfigError(f"{where}.family: {error}") from None
+    family = find(families, spec.family, f"{where}.family")
     return family(spec, validate(family.Config, rest, where), folder)
 
 

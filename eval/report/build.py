@@ -14,7 +14,7 @@ from vlp.core.untrusted import read_json
 
 from .. import results as result_files
 from ..drawing import charts
-from ..drawing.cards import mark_kinds, references_of, row, scale_of
+from ..drawing.cards import Row, mark_kinds, references_of, scale_of
 from ..drawing.wording import SIDE, cut, interval_words
 from ..tasks.base import family_of, is_unbounded, worded
 
@@ -87,7 +87,7 @@ def headlines(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
             result.append(
                 {
                     "task": task["id"],
-                    "row": row(metric, family.title(name), scale, references_of(task, name)),
+                    "row": Row(metric, family.title(name), scale, references_of(task, name)),
                     "n": metric.get("n", metric.get("n_queries", task["data"]["n"])),
                     "meaning": worded(family.meanings, name),
                     "controls": ", ".join(f"{words} {x:.3f}" for words, x in controls.items() if x is not None),
