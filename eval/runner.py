@@ -279,10 +279,7 @@ def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] 
         warnings.append(f"{len(data.rejected)} damaged records left out, the first: {first}")
     warnings += more
     return {
-        "id": task.spec.id,
-        "version": task.spec.version,
-        "family": task.spec.family,
-        "about": task.spec.about,
+        **{name: getattr(task.spec, name) for name in ("id", "version", "family", "about")},
         "status": "ok",
         "config_sha256": config_digest(task),
         "data": {
@@ -297,11 +294,7 @@ def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] 
             "excluded": outcome.excluded,
             "prevalence": outcome.prevalence,
         },
-        "prompts": outcome.prompts,
-        "scoring": outcome.scoring,
-        "metrics": outcome.metrics,
-        "per_class": outcome.per_class,
-        "subgroups": outcome.subgroups,
+        **{name: getattr(outcome, name) for name in ("prompts", "scoring", "metrics", "per_class", "subgroups")},
         "references": to_tree(task.spec.references),
         "warnings": warnings,
     }

@@ -6,13 +6,11 @@ the records keeps no pixels. Images that cannot be read are an error, or counted
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vlp.sample import Sample
-
 from .dataset import Data
+from .labels import field_of
 from .spec import DataError, DataSpec
 from .table import _read_table
 
@@ -37,20 +35,17 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     chosen = spec.split if split == "" else split
     from_table = spec.table and _manifest(spec, root) is None
     data = _read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
-    keep = [index for index, record in enumerate(data.records) if _passes(record, spec.where or {})]
+    wanted = spec.where or {}
+    keep = [
+        index
+        for index, record in enumerate(data.records)
+        if all((record.source if name == "source" else field_of(record, name)) == wanted[name] for name in wanted)
+    ]
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
     records, places = [data.records[index] for index in keep], [data.places[index] for index in keep]
     return replace(data, records=records, places=places)
-
-
-def _passes(record: Sample, where: Mapping[str, str]) -> bool:
-    for name, wanted in where.items():
-        value = getattr(record, name) if name in ("modality", "view", "source") else record.groups.get(name)
-        if value != wanted:
-            return False
-    return True
 
 
 def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:

@@ -152,12 +152,9 @@ def mark_kinds(rows: Iterable[Row]) -> set[str]:
 
 def scale_of(entries: Iterable[Mapping[str, Any]], bounded: bool = True) -> Scale:
     """Return a track's range for metrics with their intervals and chance: at least [0, 1], [-0.5, 2] where not `bounded`."""
-    values = [
-        value
-        for entry in entries
-        if entry["value"] is not None
-        for value in (entry["value"], *entry.get("ci", ()), *([entry["chance"]] if "chance" in entry else ()))
-    ]
+    known = [entry for entry in entries if entry["value"] is not None]
+    values = [value for entry in known for value in (entry["value"], *entry.get("ci", ()))]
+    values += [entry["chance"] for entry in known if "chance" in entry]
     if not bounded:
         return min(0.0, -0.5, *values), max(2.0, *values) * 1.05
     low = min([0.0, *values])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, floor, log10
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -146,11 +147,8 @@ def training(rows: Sequence[Mapping[str, Any]]) -> Markup | None:
 def smooth(points: Points) -> list[tuple[float, float]]:
     """Return running means over about a thirtieth of the points, centred."""
     reach = max(1, len(points) // 60)
-    result = []
-    for at in range(len(points)):
-        part = points[max(0, at - reach) : at + reach + 1]
-        result.append((points[at][0], sum(y for _, y in part) / len(part)))
-    return result
+    parts = (points[max(0, at - reach) : at + reach + 1] for at in range(len(points)))
+    return [(x, fmean(y for _, y in part)) for (x, _), part in zip(points, parts, strict=True)]
 
 
 def reliability(entries: Sequence[Mapping[str, Any]]) -> Markup:

@@ -88,9 +88,11 @@ class Embedder(Protocol):
 
     card: Card
 
+    @abstractmethod
     def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
         """Return the model's input [C, S, S] of an encoded image, and the image's height and width."""
 
+    @abstractmethod
     def encode(self, modality: str, items: Sequence[Any]) -> dict[str, Floats]:
         """Return arrays by name, a row for each item; none is normalised. Raises DataError for what the model cannot do.
 
@@ -100,10 +102,8 @@ class Embedder(Protocol):
         """
 
 
-class DualEncoder(ABC):
+class DualEncoder(Embedder, ABC):
     """The embedder of a torch model: a library says how it is loaded and how images and texts go in."""
-
-    card: Card
 
     def __init__(self, model: Any, image_tower: Any, device: str) -> None:
         self._model, self._image_tower, self._device = model.to(device).eval(), image_tower, device
@@ -113,13 +113,10 @@ class DualEncoder(ABC):
     def load(cls, name: str, device: str, trust: Sequence[str]) -> Embedder:
         """Load what follows the library's name in `--model`; `trust` are modules that it may name. Raises ConfigError."""
 
-    @abstractmethod
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
-        """Return the model's input of an encoded image, and the image's height and width."""
-
-    @abstractmethod
     def _images(self, pixels: Tensor) -> Tensor:
         """Return embeddings [n, D] of normalised images [n, C, S, S]."""
+        rows: Tensor = self._model.encode_image(pixels)
+        return rows
 
     def _texts(self, texts: list[str]) -> Tensor:
         """Return embeddings [n, D] of `TEXT_ROWS` texts."""

@@ -28,9 +28,7 @@ def write(out: Path) -> Path:
 
     tree = result_files.read(out)
     scored = result_files.scored(out, tree)
-    samples: list[dict[str, Any]] = next(
-        (found for task in scored.values() if (found := task.figures.get("samples"))), []
-    )
+    samples = next((found for task in scored.values() if (found := task.figures.get("samples"))), [])
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -55,9 +53,8 @@ def write(out: Path) -> Path:
         mark_kinds=mark_kinds,
         shown=2 * SIDE,
     )
-    path = out / FILE
-    write_whole(path, page)
-    return path
+    write_whole(out / FILE, page)
+    return out / FILE
 
 
 def with_code(text: str) -> Markup:
@@ -76,23 +73,17 @@ def headlines(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the headline of the page: the primary metrics of all tasks, each with its controls."""
     result = []
     for task in tree["tasks"]:
-        family = family_of(task["family"])
-        for name, metric in task.get("metrics", {}).items():
+        family, metrics = family_of(task["family"]), task.get("metrics", {})
+        for name, metric in metrics.items():
             if not metric.get("primary") or metric["value"] is None:
                 continue
             scale = scale_of([metric], bounded=not is_unbounded(family, name))
-            controls = {
-                words: task["metrics"].get(f"{name}_{key}", {}).get("value") for key, words in family.controls.items()
-            }
-            result.append(
-                {
-                    "task": task["id"],
-                    "row": Row(metric, family.title(name), scale, references_of(task, name)),
-                    "n": metric.get("n", metric.get("n_queries", task["data"]["n"])),
-                    "meaning": worded(family.meanings, name),
-                    "controls": ", ".join(f"{words} {x:.3f}" for words, x in controls.items() if x is not None),
-                }
-            )
+            row = Row(metric, family.title(name), scale, references_of(task, name))
+            count = metric.get("n", metric.get("n_queries", task["data"]["n"]))
+            values = {words: metrics.get(f"{name}_{key}", {}).get("value") for key, words in family.controls.items()}
+            controls = ", ".join(f"{words} {value:.3f}" for words, value in values.items() if value is not None)
+            meaning = worded(family.meanings, name)
+            result.append({"task": task["id"], "row": row, "n": count, "meaning": meaning, "controls": controls})
     return result
 
 

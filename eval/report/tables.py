@@ -69,9 +69,6 @@ def csv_table(tree: Mapping[str, Any]) -> str:
                 (label, name, value) for name, value in values.items() if isinstance(value, dict) and "value" in value
             ]
         for label, name, metric in entries:
-            low, high = metric.get("ci", ("", ""))
-            value = "" if metric["value"] is None else metric["value"]
-            writer.writerow(
-                [task["id"], label, name, value, low, high, metric.get("chance", ""), metric.get("reason", "")]
-            )
+            facts = (*metric.get("ci", (None, None)), metric.get("chance"), metric.get("reason"))
+            writer.writerow([task["id"], label, name, metric["value"], *facts])
     return out.getvalue()
