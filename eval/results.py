@@ -182,12 +182,10 @@ def validate(tree: Any) -> None:
     from jsonschema import Draft202012Validator
 
     schema = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(
-        Draft202012Validator(schema).iter_errors(tree), key=lambda error: list(map(str, error.absolute_path))
-    )
-    if errors:
-        where = ".".join(str(part) for part in errors[0].absolute_path) or "results"
-        raise ConfigError(f"the results do not fit the schema: {where}: {errors[0].message[:300]}")
+    errors = Draft202012Validator(schema).iter_errors(tree)
+    if error := min(errors, key=lambda error: list(map(str, error.absolute_path)), default=None):
+        where = ".".join(map(str, error.absolute_path)) or "results"
+        raise ConfigError(f"the results do not fit the schema: {where}: {error.message[:300]}")
 
 
 def read(out: Path) -> dict[str, Any]:

@@ -127,13 +127,10 @@ def find_task(name: str, suite: str | None) -> Task[Any]:
 
     Raises ConfigError with the nearest id, or with the suites that an id is in when they are several.
     """
-    known: dict[str, list[tuple[str, Task[Any]]]] = {}
-    for home, task in every_task(suite):
-        known.setdefault(task.spec.id, []).append((home.name, task))
-    if name not in known:
-        raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}")
-    homes, tasks = zip(*known[name], strict=True)
-    if len(homes) > 1:
-        raise ConfigError(f"task {name!r} is in {' and '.join(homes)}: say which with --suite")
-    found: Task[Any] = tasks[0]
-    return found
+    known = list(every_task(suite))
+    found = {home.name: task for home, task in known if task.spec.id == name}
+    if not found:
+        raise ConfigError(f"no task {name!r}{did_you_mean(name, dict.fromkeys(task.spec.id for _, task in known))}")
+    if len(found) > 1:
+        raise ConfigError(f"task {name!r} is in {' and '.join(found)}: say which with --suite")
+    return next(iter(found.values()))

@@ -56,14 +56,11 @@ def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -
 def overlap(data: Data, train: Path, split: str) -> dict[str, int]:
     """Return how many patients, and how many image keys, the data shares with training shards."""
     other = data_files.read(DataSpec(split=split), train)
-    patients = {record.patient for record in other.records if record.patient}
     keys = {record.key for record in other.records}
-    shared = {record.patient for record in data.records if record.patient in patients}
-    return {
-        "images": len(other),
-        "patients_shared": len(shared),
-        "images_shared": sum(record.key in keys for record in data.records),
-    }
+    images = sum(record.key in keys for record in data.records)
+    patients = {record.patient for record in other.records if record.patient}
+    shared = patients & {record.patient for record in data.records}
+    return {"images": len(other), "patients_shared": len(shared), "images_shared": images}
 
 
 def unreadable(data: Data) -> list[str]:

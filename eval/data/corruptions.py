@@ -65,9 +65,5 @@ def scramble(pixels: Pixels, severity: int) -> Pixels:
 
 
 CORRUPTIONS: dict[str, Callable[[Pixels, int], Pixels]] = {
-    "noise": noise,
-    "blur": blur,
-    "contrast": contrast,
-    "occlusion": occlusion,
-    "scramble": scramble,
+    damage.__name__: damage for damage in (noise, blur, contrast, occlusion, scramble)
 }

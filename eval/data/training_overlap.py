@@ -108,13 +108,12 @@ class Training:
     def _is_known(self, data: Data, index: int, keys: Mapping[str, set[tuple[str, int]]]) -> bool:
         """Return whether an image lies in a training shard, or its key is one of the same source or the same content."""
         place = data.place_of(index)
-        if place is not None and place[0][:HASH] in self._shards:
-            return True
         record = data.records[index]
         alike = keys.get(record.key, ())
         if place is None:
             return bool(alike)
-        return any((source and source == record.source) or checksum == place[1] for source, checksum in alike)
+        is_alike = any((source and source == record.source) or checksum == place[1] for source, checksum in alike)
+        return is_alike or place[0][:HASH] in self._shards
 
 
 def overlap_words(found: Mapping[str, Any], references: bool) -> str:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +19,7 @@ from vlp.core.config import ConfigError
 from vlp.core.registry import Registry
 
 from ..data.spec import DataError
+from .patch_tokens import TokenHook
 
 if TYPE_CHECKING:
     import torch
@@ -64,22 +64,6 @@ class Tower:
     device: str = "cpu"
 
 
-@contextmanager
-def caught(modules: Iterable[torch.nn.Module]) -> Iterator[list[tuple[torch.nn.Module, Any]]]:
-    """Yield a list that fills with each of the modules as it is called and its output, of several the first."""
-    found: list[tuple[torch.nn.Module, Any]] = []
-
-    def hook(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        found.append((module, output[0] if isinstance(output, tuple) and output else output))
-
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class Embedder(Protocol):
     """All that the harness knows of a model: implement this, and `--model your_module:factory` scores your own.
 
@@ -105,6 +89,8 @@ class Embedder(Protocol):
 class DualEncoder(Embedder, ABC):
     """The embedder of a torch model: a library says how it is loaded and how images and texts go in."""
 
+    _hook: TokenHook | None = None
+
     def __init__(self, model: Any, image_tower: Any, device: str) -> None:
         self._model, self._image_tower, self._device = model.to(device).eval(), image_tower, device
 
@@ -124,7 +110,8 @@ class DualEncoder(Embedder, ABC):
 
     def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings [n, D] and patch features [n, P, D] of normalised images, of a model with a grid."""
-        raise NotImplementedError
+        assert self._hook is not None
+        return self._hook.run(lambda: self._images(pixels))
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         """Return prepared images on the device as the image tower takes them."""

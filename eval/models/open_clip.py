@@ -91,10 +91,6 @@ class OpenClipEmbedder(DualEncoder):
             batch = step(batch)
         return batch
 
-    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        assert self._hook is not None
-        return self._hook.run(lambda: self._images(pixels))
-
     def _texts(self, texts: list[str]) -> Tensor:
         rows: Tensor = self._model.encode_text(self._tokenizer(texts).to(self._device))
         return rows

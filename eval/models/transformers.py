@@ -18,7 +18,7 @@ from vlp.core.trust import check_model_folder
 from vlp.modalities.image.decode import decode
 
 from .base import DualEncoder, libraries, square_spec
-from .patch_tokens import HiddenPatches
+from .patch_tokens import TokenHook
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +35,10 @@ class TransformersEmbedder(DualEncoder):
         self._length = int(min(positions, tokenizer.model_max_length, 512))
         self._late = hasattr(processor, "rescale_and_normalize") and processor.do_rescale and processor.do_normalize
         side, resize = _geometry(processor)
-        self._hidden = HiddenPatches.of(model, side)
+        self._hook = TokenHook.of_transformers(model, side)
         image_spec = square_spec(side, resize, processor.image_mean, processor.image_std)
         reads = processor.to_json_string(), str(self._length), tokenizer_digest(tokenizer)
-        grid = self._hidden.grid if self._hidden else None
+        grid = self._hook.grid if self._hook else None
         self.card = self._describe("transformers", name, reads, image_spec, grid)
 
     @classmethod
@@ -89,10 +89,6 @@ class TransformersEmbedder(DualEncoder):
 
     def _images(self, pixels: Tensor) -> Tensor:
         return _pooled(self._model.get_image_features(pixel_values=pixels))
-
-    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        assert self._hidden is not None
-        return self._images(pixels), self._hidden.run(pixels)
 
     def _texts(self, texts: list[str]) -> Tensor:
         """Encode texts at full length: SigLIP is trained on padding, CLIP does not mind it."""

@@ -28,7 +28,8 @@ def write(out: Path) -> Path:
 
     tree = result_files.read(out)
     scored = result_files.scored(out, tree)
-    samples = next((found for task in scored.values() if (found := task.figures.get("samples"))), [])
+    figures = (task.figures.get("samples") for task in scored.values())
+    samples: list[dict[str, Any]] = next(filter(None, figures), [])
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
