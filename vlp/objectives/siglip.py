@@ -6,7 +6,7 @@ Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -30,8 +30,7 @@ def sigmoid_sum(
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
     if not is_small(image.shape[0], texts.shape[0]):
-        total: Tensor = SigmoidSum.apply(image, texts, scale, bias, related, rows.start)
-        return total
+        return cast(Tensor, SigmoidSum.apply(image, texts, scale, bias, related, rows.start))
     z = scale * (image @ texts.T) + bias
     if related is None:
         positive = diagonal(rows, z)

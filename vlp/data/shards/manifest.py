@@ -234,9 +234,7 @@ def _read_headers(path: Path, hosts: Collection[str]) -> tuple[list[Shard], list
 def _missing(path: Path) -> str:
     folder = path.parent if path.name == FILE else path
     if not folder.is_dir():
-        near = did_you_mean(
-            folder.name, [sibling.name for sibling in folder.parent.glob("*")] if folder.parent.is_dir() else []
-        )
+        near = did_you_mean(folder.name, [sibling.name for sibling in folder.parent.glob("*")])
         return f"no such folder: {folder}{near if 'mean' in near else ''}"
     if any(folder.glob("*.tar")):
         return f"no {FILE} in {folder}: run `vlp-prep index {folder}` once"

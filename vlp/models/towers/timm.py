@@ -58,7 +58,7 @@ class TimmTower(ImageTower):
         self.seen: Tensor | None = None
         last = _last_attention(self.model)
         pools_at_token = self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
-        self.watching = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
+        self.recorder = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
 
     def _features(self, image: Tensor, patches: bool) -> tuple[Tensor, Tensor]:
         """Return pooled [B, width] and cells [B, C, h, w]."""
@@ -89,10 +89,6 @@ class TimmTower(ImageTower):
             query, key = module.q_norm(mixed[0][:, :, :1]), module.k_norm(mixed[1])
             weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, self.prefix :]
-
-    def disable_attention_capture(self) -> None:
-        if self.watching is not None:
-            self.watching.remove()
 
     def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
         if head.kind != "linear":
