@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from .charts import Frame
 
 Scale = tuple[float, float]
 Legend = tuple[tuple[str, str], ...]
@@ -59,17 +59,17 @@ class Forest:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing of `charts` with its legend."""
+    """A chart with its legend."""
 
-    svg: Markup
+    frame: Frame
     legend: Legend = ()
 
 
 @dataclass(frozen=True)
 class Multiples:
-    """Small charts (drawing, caption, number) side by side; folded away under a `summary` where one is given."""
+    """Small charts (chart, caption, number) side by side; folded away under a `summary` where one is given."""
 
-    charts: Sequence[tuple[Markup, str, str]]
+    charts: Sequence[tuple[Frame, str, str]]
     summary: str = ""
 
 

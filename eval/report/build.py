@@ -51,6 +51,7 @@ def write(out: Path) -> Path:
         kind_of=lambda piece: type(piece).__name__,
         interval=interval_words,
         number=format_number,
+        tick_words=charts.number,
         mark_kinds=mark_kinds,
         shown=2 * SIDE,
     )
