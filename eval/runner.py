@@ -1,7 +1,4 @@
-"""The run: read data, encode what all tasks together need, score task by task, write each result as it is done.
-
-A task that cannot be scored says why and the others go on; the exit code says whether all (0), none (2) or some (3) were.
-"""
+"""The run: read data, encode what all tasks together need, score task by task, write each result as it is done."""
 
 from __future__ import annotations
 
@@ -172,13 +169,13 @@ class Session:
         """Run one task; write its samples and figures; return its entry in the results."""
         context, outcome = self.attempt(task)
         rows = outcome.rows or [context.row(index) for index in outcome.indices]
-        files = {"samples": f"samples/{task.spec.id}.jsonl", "figures": f"figures/{task.spec.id}.json"}
-        content = {"samples": "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in rows)}
-        if outcome.figures:
-            content["figures"] = json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n"
-        for name, text in content.items():
-            (out / files[name]).parent.mkdir(exist_ok=True)
-            write_whole(out / files[name], text)
+        figures = f"figures/{task.spec.id}.json" if outcome.figures else None
+        files = {"samples": f"samples/{task.spec.id}.jsonl", "figures": figures}
+        for name, lines in (("samples", rows), ("figures", [outcome.figures])):
+            if path := files[name]:
+                (out / path).parent.mkdir(exist_ok=True)
+                text = "".join(json.dumps(clean(line), ensure_ascii=False) + "\n" for line in lines)
+                write_whole(out / path, text)
         entry = entry_of(task, context.data, outcome, self.datasets.left_out(context.data))
         found = training.overlap(context.data, outcome.indices)
         entry["data"]["training"] = found
@@ -187,7 +184,7 @@ class Session:
             entry["warnings"].insert(0, overlap_words(found, bool(task.spec.references)))
         elif found["status"] == "unknown" and task.spec.references:
             entry["warnings"].insert(0, doubt_words(found))
-        return entry | {name: path if name in content else None for name, path in files.items()}
+        return entry | files
 
 
 def run(suite: Suite, session: Session, out: Path, resume: bool, say: Callable[[str], None]) -> int:
@@ -247,6 +244,7 @@ def embed(suite: Suite, session: Session, say: Callable[[str], None]) -> int:
 
 
 def exit_code(done: Sequence[bool]) -> int:
+    """Return whether all tasks were scored, some or none."""
     return OK if all(done) else PARTIAL if any(done) else DATA
 
 
@@ -260,13 +258,13 @@ def verdict(error: Exception) -> tuple[str, str]:
 def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
     """Return a task's entry in the results, but for its files; `more` are warnings about other data than the scored."""
     keys = [data.records[index].key for index in outcome.indices]
-    warnings = list(outcome.warnings)
+    warnings = []
     if data.is_whole:
-        warnings.insert(
-            0,
+        warnings.append(
             f"{data.name} names no split: all of its {len(data)} records are scored, whatever the model was trained on "
-            "(split: null in the suite says that this is meant)",
+            "(split: null in the suite says that this is meant)"
         )
+    warnings += outcome.warnings
     if data.unit != "patient":
         warnings.append(
             f"no record says its patient: intervals are by {data.unit}, and too short if patients have several"
@@ -328,10 +326,6 @@ def require_place(out: Path, what: str = "--out") -> None:
 def require_empty(out: Path) -> None:
     """Raise ConfigError when a folder holds shards, or anything that is not a run of vlp-eval."""
     require_place(out)
-    if (
-        out.exists()
-        and any(path.name != LOCK for path in out.iterdir())
-        and not (out / "results.json").is_file()
-        and not (out / ".embeddings").is_dir()
-    ):
+    is_ours = (out / "results.json").is_file() or (out / ".embeddings").is_dir()
+    if not is_ours and out.exists() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"--out {out} is not empty and holds no results.json; choose another folder")

@@ -43,7 +43,6 @@ class Suite:
 
     name: str
     version: str
-    about: str
     tasks: tuple[Task[Any], ...]
     unbuilt: tuple[Unbuilt, ...] = ()
     order: tuple[str, ...] = ()
@@ -86,7 +85,7 @@ def read(name: str) -> Suite:
         seen[name.casefold()] = name
     if not made:
         raise ConfigError("; ".join(unbuilt.reason for unbuilt in failed) or f"{path} has no tasks")
-    return Suite(path.stem, content.version, content.about, tuple(made), tuple(failed), tuple(order))
+    return Suite(path.stem, content.version, tuple(made), tuple(failed), tuple(order))
 
 
 def _unbuilt(tree: dict[str, Any], at: int, reason: str) -> Unbuilt:

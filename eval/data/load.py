@@ -1,8 +1,4 @@
-"""What is scored: the records of one split, in the order of the manifest, and their pixels on demand.
-
-Two sorts of data set look alike to a task: webdataset shards with a manifest, and a CSV or JSONL table of images. Reading
-the records keeps no pixels. Images that cannot be read are an error, or counted and left out when the user allows it.
-"""
+"""What is scored: the records of one split, of webdataset shards in the order of the manifest, or of a table of images."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ from pathlib import Path
 from .dataset import Data
 from .labels import field_of
 from .spec import DataError, DataSpec
-from .table import _read_table
+from .table import read_table
 
 
 def present(spec: DataSpec, root: Path) -> bool:
@@ -34,7 +30,7 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     """Read the records that a spec names; `split` overrides the spec's ("" keeps it). Raises DataError."""
     chosen = spec.split if split == "" else split
     from_table = spec.table and _manifest(spec, root) is None
-    data = _read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
+    data = read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
     wanted = spec.where or {}
     keep = [
         index

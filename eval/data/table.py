@@ -19,14 +19,14 @@ from vlp.data.tables.read import numbered_rows
 from vlp.sample import Report, Sample
 
 from .dataset import Data
-from .spec import Columns, DataError, DataSpec, _named
+from .spec import Columns, DataError, DataSpec
 
 
-def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
+def read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     columns, folder = spec.columns, root / spec.folder
     try:
         path = inside(folder, str(spec.table), follow_links=True)
-        found = list(numbered_rows(path, _named(columns), columns.encoding, separator=columns.separator))
+        found = list(numbered_rows(path, columns.named(), columns.encoding, separator=columns.separator))
         stamp = hashlib.sha256(read_regular(path))
     except (ConfigError, OSError) as error:  # the reader names the options of vlp-prep
         raise DataError(re.sub(r"--(encoding|separator)\b", r"columns.\1", str(error))) from None

@@ -1,7 +1,4 @@
-"""What a task's section of the page is made of: rows of cards, each a title and pieces. `page.html` draws a piece by its kind.
-
-A task family composes its section of these in `Task.section`; the page knows no family.
-"""
+"""What a section of the page is made of: rows of cards, each a title and pieces. `page.html` draws a piece by its kind."""
 
 from __future__ import annotations
 

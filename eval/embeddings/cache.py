@@ -55,14 +55,13 @@ class EmbeddingCache:
             self.card = embedder.card
             with locked(folder / ".lock"):
                 if path.is_file() and read_card(path).fingerprint != self.card.fingerprint:
-                    raise ConfigError(
-                        f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
-                    )
+                    what = "the embeddings of another model or preprocessing"
+                    raise ConfigError(f"{folder} holds {what}; choose another folder")
                 write_whole(path, json.dumps(asdict(self.card), indent=1) + "\n")
-        else:
-            if not path.is_file():
-                raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
+        elif path.is_file():
             self.card = read_card(path)
+        else:
+            raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
         self._at = cache(lambda place: RowFiles(self.folder / place))
         self._reasons = cache(self._known_reasons)
 
