@@ -52,9 +52,13 @@ def of_mean(values: Floats, drawn: Resamples, bounded: bool = True) -> Interval 
     size = effective(inside, kept.owners)
     if patients >= FEW_PATIENTS and min(value, 1 - value) * size >= FEW_EVENTS:
         return base
-    low, high = beta_bounds(value, size)
-    doubt = f"{patients} {kept.unit}s" if patients < TOO_FEW else ""
-    return replace(base, low=low, high=high, method=kept.method("beta"), unreliable=doubt)
+    return _bounded(base, beta_bounds(value, size), kept.method("beta"), patients, f"{kept.unit}s")
+
+
+def _bounded(base: Interval, bounds: tuple[float, float], method: str, few: int, what: str) -> Interval:
+    """Return an interval with the bounds of another method, unreliable where too few patients carry it."""
+    doubt = f"{few} {what}" if few < TOO_FEW else ""
+    return replace(base, low=bounds[0], high=bounds[1], method=method, unreliable=doubt)
 
 
 def effective(values: Floats, owners: NDArray[np.int64]) -> float:
@@ -100,9 +104,8 @@ def of_auroc(value: float, labels: NDArray[np.int64], draws: Floats, drawn: Resa
             return None
         kept = int(np.isfinite(draws).sum())
         base = Interval(value, value, value, 0.0, kept, len(draws) - kept)
-    low, high = score_bounds(value, positive, negative, base.deviation**2)
-    doubt = f"{few} {drawn.unit}s on one side" if few < TOO_FEW else ""
-    return replace(base, low=low, high=high, method=drawn.method("score"), unreliable=doubt)
+    bounds = score_bounds(value, positive, negative, base.deviation**2)
+    return _bounded(base, bounds, drawn.method("score"), few, f"{drawn.unit}s on one side")
 
 
 def auroc_part(labels: NDArray[np.int64], scores: Floats, drawn: Resamples) -> Part | None:
@@ -147,9 +150,8 @@ def of_average_precision(value: float, labels: NDArray[np.int64], draws: Floats,
     positive = drawn[labels == 1].patients
     if positive >= FEW_ON_A_SIDE and min(value, 1 - value) * positive >= TOO_FEW:
         return base
-    low, high = beta_bounds(value, positive)
-    doubt = f"{positive} {drawn.unit}s with a positive" if positive < TOO_FEW else ""
-    return replace(base, low=low, high=high, method=drawn.method("beta"), unreliable=doubt)
+    bounds = beta_bounds(value, positive)
+    return _bounded(base, bounds, drawn.method("beta"), positive, f"{drawn.unit}s with a positive")
 
 
 def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Interval | None:

@@ -22,11 +22,8 @@ def check_labels(data: Data, called: Mapping[str, tuple[str, ...]], truth: str) 
 def check_boxes(data: Data) -> Findings:
     """Return counts of boxes and phrases; that there are none, and boxes without area, are problems."""
     boxes = [box for record in data.records for box in record.boxes]
-    facts = {
-        "images": sum(bool(record.boxes) for record in data.records),
-        "boxes": len(boxes),
-        "phrases": len({box.phrase for box in boxes}),
-    }
+    images, phrases = sum(bool(record.boxes) for record in data.records), {box.phrase for box in boxes}
+    facts = {"images": images, "boxes": len(boxes), "phrases": len(phrases)}
     flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
     problems = ([] if boxes else ["no image has a box"]) + ([f"{flat} boxes have no area"] if flat else [])
     return {"boxes": facts}, problems

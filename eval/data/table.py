@@ -47,11 +47,9 @@ def read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
             raise DataError(f"{path}: two images have the key {sample.key!r}, {images[sample.key]} and {name}")
         before = samples.get(sample.key)
         samples[sample.key] = sample if before is None else _joined(before, sample, f"{path}, line {line}")
-    records = [
-        sample
-        for sample in samples.values()
-        if split is None or split in (sample.split, split_of_word(sample.split or ""))
-    ]
+    records = list(samples.values())
+    if split is not None:
+        records = [record for record in records if split in (record.split, split_of_word(record.split or ""))]
     for record in records:
         # Other columns of one table may give a key another image.
         stamp.update(f"{record.key}|{images[record.key]}\n".encode())
@@ -99,12 +97,10 @@ def _joined(first: Sample, more: Sample, where: str) -> Sample:
     for name, value in more.labels.items():
         if first.labels.get(name, value) != value:
             raise DataError(f"{where}: label {name!r} has another value than in an earlier row of the same image")
-    parts = dict.fromkeys(
-        sample.report.text for sample in (first, more) if sample.report is not None and sample.report.text
-    )
+    reports = dict.fromkeys(sample.report.text for sample in (first, more) if sample.report and sample.report.text)
     return replace(
         first,
-        report=Report("\n".join(parts)) if first.report is not None else None,
+        report=Report("\n".join(reports)) if first.report is not None else None,
         captions=tuple(dict.fromkeys((*first.captions, *more.captions))),
         labels={**first.labels, **more.labels},
         groups={**more.groups, **first.groups},

@@ -64,11 +64,10 @@ def headline(entry: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def warnings_of(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the first warnings of a task, and how many more there are."""
-    yield from entry["warnings"][:LINES]
-    if len(entry["warnings"]) > LINES:
-        yield f"and {len(entry['warnings']) - LINES} more warnings in results.json"
+def warnings_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the first warnings of a task, and how many more there are."""
+    first, more = entry["warnings"][:LINES], len(entry["warnings"]) - LINES
+    return [*first, f"and {more} more warnings in results.json"] if more > 0 else first
 
 
 def summary_table(tree: Mapping[str, Any]) -> Table:
