@@ -70,7 +70,7 @@ class TokenHook:
                 return cells @ visual.proj if visual.proj is not None else cells
 
             return cls(visual.transformer, grid, project)
-        trunk = getattr(visual, "trunk", None)
+        trunk: Any = getattr(visual, "trunk", None)
         if not hasattr(trunk, "blocks") or not hasattr(trunk, "patch_embed"):
             return None
         found = stem_grid(trunk.patch_embed, side)
