@@ -8,6 +8,7 @@ forward with a graph and pushes the embeddings' gradients through it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -87,24 +88,20 @@ def _cached(engine: Engine, batch: Batch, progress: float, count: int) -> Losses
     others = [replace(chunk, prompts=None) for chunk in others]
     with torch.no_grad():
         states, embedded = zip(*((torch_states(), engine.embed(chunk)) for chunk in others), strict=True)
-    cached = [_leaves(output) for output in embedded]
+    cached = [_with_each(output, lambda value: value.detach().requires_grad_()) for output in embedded]
     losses = engine.forward(first, progress, whole=[batch, first, *others], cached=cached)
     engine.backward(losses.total)
     after = torch_states()
     for chunk, state, output in zip(others, states, cached, strict=True):
         set_torch_states(state)
-        replay = engine.forward(chunk, progress, gradients=_gradients(output))
+        # None where the loss does not use an output
+        replay = engine.forward(chunk, progress, gradients=_with_each(output, lambda value: value.grad))
         engine.backward(replay.total, is_scaled=True)
     set_torch_states(after)
     return losses
 
 
-def _leaves(output: ModelOutput) -> ModelOutput:
-    leaves: dict[str, Any] = {name: value.detach().requires_grad_() for name, value in tensors(output).items()}
-    return replace(output, **leaves)
-
-
-def _gradients(output: ModelOutput) -> ModelOutput:
-    """Return the gradients that the loss left on a cached output's leaves; None where the loss does not use a field."""
-    found: dict[str, Any] = {name: value.grad for name, value in tensors(output).items()}
-    return replace(output, **found)
+def _with_each(output: ModelOutput, change: Callable[[torch.Tensor], torch.Tensor | None]) -> ModelOutput:
+    """Return an output with each tensor that can carry a gradient changed."""
+    changed: dict[str, Any] = {name: change(value) for name, value in tensors(output).items()}
+    return replace(output, **changed)

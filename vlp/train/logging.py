@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vlp.core import distributed
 from vlp.core.config import config
-from vlp.core.output import whole
+from vlp.core.output import write_whole
 
 if TYPE_CHECKING:
     from vlp.batch import Batch, Losses
@@ -224,8 +224,7 @@ def forget(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    with whole(path) as file:
-        file.write("".join(kept))
+    write_whole(path, "".join(kept))
 
 
 def rounded(value: Any) -> Any:

@@ -17,7 +17,7 @@ from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.core.config import ConfigError, dump_yaml, read_yaml, to_tree
 from vlp.core.config import digest as digest_of
-from vlp.core.output import hold, partial_of, remove, whole
+from vlp.core.output import hold, partial_of, remove, write_whole
 from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
 from vlp.data.stream import Stream, check_texts, open_stream
@@ -121,8 +121,7 @@ def _prepare_run_dir(recipe: Recipe, resume: bool) -> Path | None:
         remove(run / "log.jsonl", checkpoint.MADE_BY)
         remove(run / "tokenizer", checkpoint.MADE_BY, *sources)
     checkpoint.rotate(run, recipe.train.keep)
-    with whole(run / "recipe.yaml") as file:
-        file.write(dump_yaml(recipe))
+    write_whole(run / "recipe.yaml", dump_yaml(recipe))
     return found
 
 

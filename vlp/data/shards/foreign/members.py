@@ -25,16 +25,7 @@ ARCHIVES = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst
 
 _MASK_OF_ANOTHER = re.compile(r"masks?|segs?|segm|segments?|segmentations?")
 _MASK = re.compile(_MASK_OF_ANOTHER.pattern + r"|[a-z]+masks?|labels?|labelmaps?|annots?|annotations?|gt|rois?")
-_BESIDE_MASKS: tuple[list[str], ...] = (
-    [],
-    ["images"],
-    ["image"],
-    ["img"],
-    ["imgs"],
-    ["imagestr"],
-    ["imagests"],
-    ["data"],
-)
+_BESIDE_MASKS = ("images", "image", "img", "imgs", "imagestr", "imagests", "data")
 _SPLITS = {name: name for name in ("train", "val", "valid", "validation", "dev", "test")}
 _SPLITS |= {"training": "train", "testing": "test", "development": "dev"}
 _SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(?:set|s|split|data|part|samples|images)?")
@@ -60,8 +51,9 @@ def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
     *folders, name = key.lower().split("/")
     if any(_MASK_OF_ANOTHER.fullmatch(word) for folder in folders for word in re.findall(r"[a-z]+", folder)):
         return True
+    places = [[], *([place] for place in _BESIDE_MASKS)]
     for at, folder in enumerate(folders):
-        beside = ("/".join([*folders[:at], *place, *folders[at + 1 :], name]) for place in _BESIDE_MASKS)
+        beside = ("/".join([*folders[:at], *place, *folders[at + 1 :], name]) for place in places)
         if _MASK.fullmatch(re.sub(r"(?:tr|ts)$|[^a-z]", "", folder)) and any(other in others for other in beside):
             return True
     stem, _, last = re.sub(r"[_ ]", "-", name).rpartition("-")
@@ -74,6 +66,11 @@ def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
 def images(members: tuple[str, ...]) -> tuple[str, ...]:
     """Return the members that may be a sample's image: by their ending, masks apart."""
     return tuple(sorted(name for name in members if name.rpartition(".")[2] in IMAGE_ENDINGS and not is_mask(name)))
+
+
+def is_read(name: str) -> bool:
+    """Return whether a member is read: as an image, a mask, a text or a record."""
+    return name in READ or bool(numbered_texts([name])) or name.endswith(".mask.png") or bool(images((name,)))
 
 
 def numbered_texts(members: Iterable[str]) -> list[str]:
