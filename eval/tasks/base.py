@@ -275,9 +275,8 @@ def scores_card(family: type[Task[Any]], result: TaskResult) -> Card:
     """Return a card of all metrics that are fractions and no control of another, with their published numbers."""
     rows = []
     for name, entry in result.metrics.items():
-        if entry["value"] is None or "control_of" in entry or is_unbounded(family, name):
-            continue
-        if not -1 <= entry["value"] <= 1:
+        value = entry["value"]
+        if value is None or not -1 <= value <= 1 or "control_of" in entry or is_unbounded(family, name):
             continue
         style = "main" if entry.get("primary") else ""
         references = references_of(result.entry, name)
