@@ -259,10 +259,9 @@ class Build:
         read = stats.samples + len(lines)
         write_whole(self.out / "README.md", render_card(self._about(), stats, reasons, read))
         counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
-        counts["unread"] = stats.counts.get("steps", Counter())[UNREAD]
-        counts["concepts"] = stats.counts.get("with", Counter())["concepts"]
-        counts["without patient"] = stats.samples - stats.counts.get(GROUPED_BY, Counter())["patient"]
-        counts["boxes cut"] = stats.counts.get("steps", Counter())[CUT]
+        counts["unread"], counts["boxes cut"] = stats.counts["steps"][UNREAD], stats.counts["steps"][CUT]
+        counts["concepts"] = stats.counts["with"]["concepts"]
+        counts["without patient"] = stats.samples - stats.counts[GROUPED_BY]["patient"]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
 

@@ -9,7 +9,6 @@ another tool, can so write one shard of a set alone; `ShardWriter` fills a folde
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -28,7 +27,7 @@ from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAY_TURN, ImageError, decode_file, decode_mask, read_image
 from vlp.sample import Sample
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+from ..images.store import as_uint8, encode
 
 
 class ShardFile:
@@ -144,7 +143,7 @@ def encode_sample(sample: Sample, source: str = "") -> dict[str, bytes]:
         extension: image,
     }
     for name, mask in sorted(sample.masks.items()):
-        if not mask.startswith(_PNG):
+        if not mask.startswith(png.START):
             raise SampleError(f"mask {name!r} of key {sample.key!r} is not a PNG")
         members[f"{encode_name(name).lower()}.mask.png"] = _clean_mask(mask, name, sample.key)
     return members
@@ -153,16 +152,16 @@ def encode_sample(sample: Sample, source: str = "") -> dict[str, bytes]:
 def _encoded(sample: Sample) -> tuple[bytes, str]:
     """Return the image as JPEG or PNG bytes, unchanged where it is that already, and its extension."""
     image = sample.image
-    if isinstance(image, np.ndarray):
-        return _png(image, sample.key), "png"
     try:
+        if isinstance(image, np.ndarray):
+            return encode(as_uint8(image), "png"), "png"
         data = image if isinstance(image, bytes) else read_image(image)
-        if not data.startswith((_JPEG, _PNG)):
+        if not data.startswith((jpeg.START, png.START)):
             raise ImageError("it is neither JPEG nor PNG: decode it to pixels first")
         clean = _pixels_only(data)
         if clean is None:  # turned, or with a palette: what holds a name may be what its pixels need
-            return _png(decode_file(data).pixels, sample.key), "png"
-        return clean, "jpg" if data.startswith(_JPEG) else "png"
+            return encode(decode_file(data).pixels, "png"), "png"
+        return clean, "jpg" if data.startswith(jpeg.START) else "png"
     except ImageError as error:
         raise SampleError(f"the image of key {sample.key!r} cannot be stored: {error}") from None
 
@@ -171,28 +170,16 @@ def _clean_mask(mask: bytes, name: str, key: str) -> bytes:
     """Return a mask with nothing in it but pixels."""
     try:
         clean = _pixels_only(mask)
-        return _png(decode_mask(mask).astype(np.uint8) * 255, key) if clean is None else clean
+        return encode(decode_mask(mask).astype(np.uint8) * 255, "png") if clean is None else clean
     except ImageError as error:
         raise SampleError(f"mask {name!r} of key {key!r} cannot be stored: {error}") from None
 
 
 def _pixels_only(data: bytes) -> bytes | None:
     """Return a JPEG or PNG with nothing in it but pixels, itself where it is that already, None where that is no copy."""
-    if data.startswith(_JPEG):
+    if data.startswith(jpeg.START):
         return jpeg.pixels_only(data) if jpeg.orientation(data) == 1 else None
     layout = png.read_layout(data)
     if not png.besides_pixels(data):
         return data
     return None if layout.has(*MAY_TURN) else png.pixels_only(data, layout)
-
-
-def _png(pixels: np.ndarray, key: str) -> bytes:
-    from PIL import Image
-
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise SampleError(
-            f"the pixels of key {key!r} are {pixels.dtype} {list(pixels.shape)}: expected uint8 [H, W] or [H, W, 3]"
-        )
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()

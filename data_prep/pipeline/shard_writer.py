@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class ShardWriter:
         self.out = Path(out)
         self.shard_size, self.shard_bytes = shard_size, shard_bytes
         self.source, self.version = source, version
-        self.counts: dict[str, int] = {}
+        self.counts = Counter[str]()
         self._open: dict[str | None, ShardFile] = {}
         self._numbers: dict[str | None, int] = {}
         self._finished: list[tuple[ShardFile, str]] = []
@@ -76,7 +77,7 @@ class ShardWriter:
             shard = self._open[sample.split] = self._start(sample.split)
         shard.append(sample.key, members, text_length(sample))
         self._keys.add(mark)
-        self.counts[sample.split or ""] = self.counts.get(sample.split or "", 0) + 1
+        self.counts[sample.split or "all"] += 1
 
     def close(self) -> None:
         """Finish all shards and write the manifest. Raises ConfigError when nothing was written."""

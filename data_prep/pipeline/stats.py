@@ -46,8 +46,7 @@ class DatasetStats:
             self.labels[name][LABEL_VALUES.get(stated, str(stated))] += 1
         texts = ([sample.report.text] if sample.report else []) + list(sample.captions)
         self._count("texts per image", str(len(texts)))
-        for text in texts:
-            self.words[len(text.split())] += 1
+        self.words.update(len(text.split()) for text in texts)
         for mention in sample.concepts:
             self._count("concepts", mention.assertion)
         for kind, items in (("boxes", sample.boxes), ("concepts", sample.concepts), ("masks", sample.masks)):

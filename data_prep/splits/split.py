@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from vlp.core.config import ConfigError
 
@@ -63,21 +62,8 @@ def choose(owner: str, shares: Mapping[str, float], seed: int) -> str | None:
     return [name for name, share in shares.items() if share > 0][-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Something that is on two sides of a split: a patient or a pair of near-identical images."""
-
-    kind: str
-    splits: tuple[str, ...]
-    keys: tuple[str, ...]
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.keys[:4]) + (", ..." if len(self.keys) > 4 else "")
-        return f"{self.kind} in {' and '.join(self.splits)}: {shown}"
-
-
-def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") -> list[Leak]:
-    """Return the groups (patients, or groups of near-identical images) found in more than one split.
+def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") -> list[str]:
+    """Return a line for each group (a patient, or near-identical images) that is found in more than one split.
 
     `rows` are (split, group, key); rows without a group are skipped.
     """
@@ -85,5 +71,10 @@ def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") ->
     for split, group, key in rows:
         if group:
             sides.setdefault(group, {}).setdefault(split, key)
-    found = [where for _, where in sorted(sides.items()) if len(where) > 1]
-    return [Leak(kind, tuple(sorted(where)), tuple(where[side] for side in sorted(where))) for where in found]
+    lines = []
+    for _, keys in sorted(sides.items()):
+        names = sorted(keys)
+        if len(names) > 1:
+            shown = ", ".join([keys[name] for name in names[:4]] + ["..."] * (len(names) > 4))
+            lines.append(f"{kind} in {' and '.join(names)}: {shown}")
+    return lines

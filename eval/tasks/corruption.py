@@ -196,13 +196,13 @@ class OutOfDistribution(Task[Plan]):
             owners = [context.data.patient(index) for index in inside] + [data.patient(index) for index in outside]
             resamples = draw(owners, context.resamples, context.seed, context.data.unit)
             drawn = Ranking.of(labels, np.r_[values]).auroc(resamples.weights)
-            bounds = of_auroc(found.auroc, labels.astype(np.int64), drawn, resamples)
-            main = key == self.settings.score
-            outcome.metrics[f"ood_auroc_{key}"] = metric(found.auroc, bounds, chance=0.5, primary=main)
-            outcome.metrics[f"fpr95_{key}"] = metric(found.fpr95, chance=0.95, higher_is_better=False)
-            outcome.metrics[f"ap_in_{key}"] = metric(found.ap_in, chance=len(inside) / len(labels))
-            outcome.metrics[f"ap_out_{key}"] = metric(found.ap_out, chance=len(outside) / len(labels))
-            outcome.metrics[f"detection_accuracy_{key}"] = metric(found.detection_accuracy, chance=0.5)
+            bounds = of_auroc(found["ood_auroc"], labels.astype(np.int64), drawn, resamples)
+            main = {"primary": key == self.settings.score, "interval": bounds}
+            chance = {"ood_auroc": 0.5, "fpr95": 0.95, "ap_in": len(inside) / len(labels)}
+            chance |= {"ap_out": len(outside) / len(labels), "detection_accuracy": 0.5}
+            for name, value in found.items():
+                facts = main if name == "ood_auroc" else {"higher_is_better": name != "fpr95"}
+                outcome.metrics[f"{name}_{key}"] = metric(value, chance=chance[name], **facts)
         outcome.rows = [
             context.row(index) | {"msp": float(value)}
             for index, value in zip(inside, max_softmax(home.logits), strict=True)
