@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
-from ..models.base import Tower, caught
+from ..models.base import Tower
+from ..models.patch_tokens import caught
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from vlp.core.config import to_tree
 
-from ..drawing.cards import Card, Forest, Note, Piece, Section, Table, row, scale_of
+from ..drawing.cards import Card, Forest, Note, Piece, Row, Section, Table, scale_of
 from ..drawing.wording import hidden
 from ..results import TaskResult
 from .base import Selection, Task, class_rows, is_unbounded, published
@@ -61,7 +61,7 @@ def _main(family: type[Task[Any]], result: TaskResult) -> list[Card]:
             }
             scale = scale_of(known.values(), bounded=not is_unbounded(family, name))
             if ("model", "main") in known:
-                rows = [row(entry, title, scale, style=style) for (title, style), entry in known.items()]
+                rows = [Row(entry, title, scale, style=style) for (title, style), entry in known.items()]
                 cards.append(Card(f"{family.title(name)}{words}", [Forest(rows)]))
     return cards
 
