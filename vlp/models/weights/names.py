@@ -1,4 +1,4 @@
-"""One name for each weight, whatever library wrote it: DINOv2's, MAE's, timm's, open_clip's and transformers' spellings.
+"""One name for each weight, whatever library wrote it: DINOv2's, MAE's, timm's, open_clip's, transformers' and MONAI's.
 
 Both the file and the tower are brought to these names, so that no pair of libraries needs a table of its own. A fused
 query-key-value matrix becomes three views into it: copying into a view fills the matrix.
@@ -18,11 +18,15 @@ RULES: list[tuple[str, str]] = [
     (r"^(?:transformer\.resblocks|(?:encoder|model)\.layers?|layers?|blocks)\.(\d+)\.", r"block.\1."),
     # before the layers
     (
-        r"^(?:embeddings\.patch_embeddings\.projection|embeddings\.patch_embeddings?|patch_embed\.proj|conv1)\.",
+        r"^(?:embeddings\.patch_embeddings\.projection|embeddings\.patch_embeddings?|patch_embedding\.patch_embeddings"
+        r"|patch_embed\.proj|conv1)\.",
         "patch.",
     ),
     (r"^(?:embeddings\.cls_token|embeddings\.class_embedding|class_embedding|cls_token)$", "cls"),
-    (r"^(?:embeddings\.position_embeddings?(?:\.weight)?|positional_embedding|pos_embed)$", "pos"),
+    (
+        r"^(?:embeddings\.position_embeddings?(?:\.weight)?|patch_embedding\.position_embeddings|positional_embedding|pos_embed)$",
+        "pos",
+    ),
     (r"^(?:embeddings\.register_tokens|register_tokens|reg_token|storage_tokens)$", "registers"),
     (r"^embeddings\.mask_token$", "mask_token"),
     (r"^(?:embeddings\.word_embeddings|embeddings\.token_embedding|token_embedding)\.", "tokens."),
@@ -45,8 +49,8 @@ RULES: list[tuple[str, str]] = [
     (r"\.attn\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
     (r"\.attn\.([qkv])_bias$", r".attn.\1.bias"),
     (r"\.(?:attention\.output\.dense|attention\.o_proj|self_attn\.out_proj|attn\.out_proj|attn\.proj)\.", ".attn.out."),
-    (r"\.(?:intermediate\.dense|mlp\.fc1|mlp\.c_fc)\.", ".mlp.1."),
-    (r"(\.\d+)\.(?:output\.dense|mlp\.fc2|mlp\.c_proj)\.", r"\1.mlp.2."),
+    (r"\.(?:intermediate\.dense|mlp\.fc1|mlp\.linear1|mlp\.c_fc)\.", ".mlp.1."),
+    (r"(\.\d+)\.(?:output\.dense|mlp\.fc2|mlp\.linear2|mlp\.c_proj)\.", r"\1.mlp.2."),
     # a gated one: silu(gate) * up, in one matrix or in two
     (r"\.(?:mlp\.w12|mlp\.weights_in)\.", ".mlp.gated."),
     (r"\.(?:mlp\.gate_proj|mlp\.fc1_g|mlp\.w1)\.", ".mlp.gate."),
