@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
@@ -38,12 +38,7 @@ class Tokens:
 
     def take(self, rows: slice | Tensor, width: int | None = None) -> Tokens:
         """Return some of the texts, without the columns from `width` on."""
-        return Tokens(
-            ids=self.ids[rows, :width].contiguous(),
-            mask=self.mask[rows, :width].contiguous(),
-            words=self.words[rows, :width].contiguous(),
-            most_words=self.most_words,
-        )
+        return _each(self, lambda tensor: tensor[rows, :width].contiguous())
 
     def trimmed(self, rows: slice | Tensor) -> Tokens:
         """Return some of the texts, as wide as the longest of them."""
@@ -66,8 +61,7 @@ class Tokens:
 
     def to(self, device: torch.device | str) -> Tokens:
         """Return the texts on `device`."""
-        moved: Tokens = _each(self, lambda tensor: tensor.to(device))
-        return moved
+        return _each(self, lambda tensor: tensor.to(device))
 
     def count_words(self) -> int:
         """Return how many words the longest text has, at least 1; waits for the device."""
@@ -94,8 +88,7 @@ class Ragged:
     def take(self, rows: slice | Tensor, count: int) -> Self:
         """Return the entries of some of a batch's `count` rows."""
         own, owner = self.entries(rows, count)
-        taken: Self = _each(self, lambda tensor: tensor[own])
-        return replace(taken, owner=owner)
+        return replace(_each(self, lambda tensor: tensor[own]), owner=owner)
 
     def joined_order(self, rows: int) -> Tensor:
         """Return the order that brings the entries of consecutive chunks of `rows` rows back to this one's."""
@@ -164,8 +157,7 @@ class Entry(Generic[T]):
         value: Any = self if holder is None else holder
         for step in self.path if holder is not None else ():
             value = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
-        found: T = value
-        return found
+        return cast(T, value)
 
     def __set__(self, holder: Any, value: T) -> None:
         place, name, *inner = self.path
@@ -277,22 +269,23 @@ class Batch(Named):
 
     def to(self, device: torch.device | str, non_blocking: bool = True) -> Batch:
         """Return the batch with every tensor on `device`."""
-        moved: Batch = _each(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
-        return moved
+        return _each(self, lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
         """Return the batch with every tensor in page-locked memory, from which copies to a GPU overlap with its work."""
-        pinned: Batch = _each(self, lambda tensor: tensor.pin_memory())
-        return pinned
+        return _each(self, lambda tensor: tensor.pin_memory())
 
 
-def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _each(value: T, change: Callable[[Tensor], Tensor]) -> T:
     """Return a value with every tensor in it changed, however deep in dataclasses and dictionaries."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{item.name: _each(getattr(value, item.name), change) for item in fields(value)})
-    if isinstance(value, dict):
-        return {name: _each(inner, change) for name, inner in value.items()}
-    return change(value) if hasattr(value, "is_floating_point") else value
+    found: Any = value
+    if is_dataclass(found):
+        found = replace(found, **{item.name: _each(getattr(found, item.name), change) for item in fields(found)})
+    elif isinstance(found, dict):
+        found = {name: _each(inner, change) for name, inner in found.items()}
+    elif hasattr(found, "is_floating_point"):
+        found = change(found)
+    return cast(T, found)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -42,11 +43,10 @@ def run(args: argparse.Namespace) -> int:
     flags = {name: value for name, value in vars(args).items() if name not in ("source_", "overrides")}
     options = read_options(args.source_, flags, args.overrides)
     with Build(options) as build:
-        with Bar(build.name) as bar:
-            counts = build.run(bar)
+        with progress_bar(build.name) as tell:
+            counts = build.run(tell)
         _print_counts(counts, options.out)
-        is_ours = options.text.concepts in ("vocabulary", "none")
-        if not is_ours and not counts["missing"]:
+        if options.text.concepts not in ("vocabulary", "none") and not counts["missing"]:
             found = f"{counts['concepts']} of {counts['written']}"
             sys.stdout.write(f"{options.text.concepts} has mentions for {found} samples\n")
         if options.ids == "auto" and build.key is None and build.source.name == "pairs":
@@ -66,11 +66,8 @@ def _print_counts(counts: Counter[str], out: Path) -> None:
     if counts["missing"]:
         sys.stdout.write(f"{counts['missing']} of {counts['shards']} shards are other jobs' and not there yet\n")
         return
-    reasons = ", ".join(
-        f"{name.removeprefix('reason ')} {number}"
-        for name, number in sorted(counts.items())
-        if name.startswith("reason ")
-    )
+    named = sorted(name for name in counts if name.startswith("reason "))
+    reasons = ", ".join(f"{name.removeprefix('reason ')} {counts[name]}" for name in named)
     sys.stdout.write(
         f"read {counts['read']} = written {counts['written']} + rejected {counts['rejected']}"
         f"{f' ({reasons})' if reasons else ''}\n{out}: {counts['shards']} shards\n"
@@ -82,36 +79,32 @@ def _print_counts(counts: Counter[str], out: Path) -> None:
         )
 
 
-class Bar:
-    """A progress bar with samples/s and time to go; called with the events of `Build.run`."""
+@contextmanager
+def progress_bar(name: str) -> Iterator[Callable[[str, int], None]]:
+    """Show samples/s and time to go on stderr; yields what is called with the events of `Build.run`."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.0f} samples/s"),
+        TextColumn("{task.fields[rejected]} rejected"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    bar = progress.add_task(name, total=None, rate=0.0, rejected=0)
 
-    def __init__(self, name: str) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]:.0f} samples/s"),
-            TextColumn("{task.fields[rejected]} rejected"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._progress.add_task(name, total=None, rate=0.0, rejected=0)
-        self._rejected = 0
-
-    def __enter__(self) -> Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress.live.is_started:
-            self._progress.stop()
-
-    def __call__(self, event: str, number: int) -> None:
-        task = self._progress.tasks[0]
-        self._progress.start()  # not before: an error in the options stays one line
+    def tell(event: str, number: int) -> None:
+        progress.start()  # not before: an error in the options stays one line
         if event == "total":
-            self._progress.reset(self._task, total=number)
+            progress.reset(bar, total=number)
             return
-        if event == "rejected":
-            self._rejected += number
+        task = progress.tasks[0]
+        rejected = task.fields["rejected"] + (number if event == "rejected" else 0)
         rate = (task.completed + number) / max(task.elapsed or 0.0, 1e-3)
-        self._progress.update(self._task, advance=number, rate=rate, rejected=self._rejected)
+        progress.update(bar, advance=number, rate=rate, rejected=rejected)
+
+    try:
+        yield tell
+    finally:
+        if progress.live.is_started:
+            progress.stop()

@@ -7,15 +7,13 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from vlp.core.config import ConfigError
 from vlp.core.output import check_apart, write_whole
-from vlp.data.shards.sample_io import SampleError
 from vlp.modalities.image.decode import decode
-from vlp.modalities.image.errors import ImageError
 
 from ..pipeline.shard_writer import ShardWriter
 from ..readers.samples import Reading, max_rejected_option
@@ -47,11 +45,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print how many groups there are; write groups and the thinned set where asked."""
+    near_duplicates.load_faiss()  # an error now, not after the whole set was read
     if args.thin:
         check_apart(args.thin, args.folder)
     reading = Reading(args.folder, args.max_rejected)
-    rows: list[int] = []
-    pairs = list(_pairs(args, reading, rows))
+    rows, pairs = _compare(args, reading)
     groups = [[rows[at] for at in members] for members in near_duplicates.group(pairs, len(rows))]
     keys = [reading.shards.key(index) for index in range(len(reading.shards))]
     extra = sum(len(members) - 1 for members in groups)
@@ -63,71 +61,47 @@ def run(args: argparse.Namespace) -> int:
         ]
         write_whole(args.out, "".join(f"{line}\n" for line in lines))
     if args.thin:
-        _write(args, reading, near_duplicates.thin(groups, keys, args.keep, args.seed))
+        _write(args, reading, keys, near_duplicates.thin(groups, keys, args.keep, args.seed))
     reading.finish()
     return 0
 
 
-def _pairs(args: argparse.Namespace, reading: Reading, rows: list[int]) -> Iterator[Any]:
-    """Return blocks of near pairs as positions in `rows`, which is filled with the samples that have what is compared."""
-    hashes = []
-    if args.by == "text":
-        known: dict[str, Any] = {}
-        for index, sample in reading.samples(pixels=False):
-            if sample.report is not None:
-                text = sample.report.text
-                known[text] = known[text] if text in known else near_duplicates.text_hash(text)
-                rows.append(index)
-                hashes.append(known[text])
-    elif args.by == "image":
-        for index, sample in reading.samples():
-            assert isinstance(sample.image, bytes)
-            try:
-                hashes.append(near_duplicates.image_hash(sample.image))
-            except ImageError as error:
-                reading.reject(index, error)
-                continue
-            rows.append(index)
-    else:
+def _compare(args: argparse.Namespace, reading: Reading) -> tuple[list[int], list[Any]]:
+    """Return the samples that have what is compared, and blocks of near pairs as positions in that list."""
+    if args.by == "embedding":
         if args.model is None:
             raise ConfigError("--by embedding needs --model, a run folder or an export")
-        try:
-            return near_duplicates.near_embeddings(
-                near_duplicates.embed(args.model, _images(reading, rows), trust=args.trust), args.similarity
-            )
-        except ImportError as error:
-            raise ConfigError(str(error)) from None
-    distance = args.distance
-    if distance is None:
-        distance = near_duplicates.TEXT_DISTANCE if args.by == "text" else near_duplicates.IMAGE_DISTANCE
-    return near_duplicates.near_hashes(np.stack(hashes), distance) if hashes else iter(())
+        rows: list[int] = []
+        embeddings = near_duplicates.embed(args.model, _images(reading, rows), trust=args.trust)
+        return rows, list(near_duplicates.near_embeddings(embeddings, args.similarity))
+    if args.by == "text":
+        usual = near_duplicates.TEXT_DISTANCE
+        samples = reading.samples(pixels=False)
+        texts = {index: sample.report.text for index, sample in samples if sample.report is not None}
+        known = {text: near_duplicates.text_hash(text) for text in set(texts.values())}
+        hashes = {index: known[text] for index, text in texts.items()}
+    else:
+        usual = near_duplicates.IMAGE_DISTANCE
+        hashes = {index: found for index, _, found in reading.images(near_duplicates.image_hash)}
+    if not hashes:
+        return [], []
+    distance = usual if args.distance is None else args.distance
+    return list(hashes), list(near_duplicates.near_hashes(np.stack(list(hashes.values())), distance))
 
 
 def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
     """Yield the images that decode, and note in `rows` whose they are."""
-    for index, sample in reading.samples():
-        assert isinstance(sample.image, bytes)
-        try:
-            decode(sample.image, 1)
-        except ImageError as error:
-            reading.reject(index, error)
-            continue
+    for index, sample, _ in reading.images(lambda data: decode(data, 1)):
         rows.append(index)
-        yield sample.image
+        yield cast(bytes, sample.image)
 
 
-def _write(args: argparse.Namespace, reading: Reading, dropped: set[int]) -> None:
-    shards, kept = reading.shards, 0
-    with ShardWriter(args.thin, source=shards.manifest.shards[0].source) as writer:
-        for index, sample in reading.samples(index for index in range(len(shards)) if index not in dropped):
-            try:
-                writer.write(sample)
-            except SampleError as error:
-                reading.reject(index, error)
-                continue
-            kept += 1
+def _write(args: argparse.Namespace, reading: Reading, keys: Sequence[str], dropped: set[int]) -> None:
+    kept = (index for index in range(len(keys)) if index not in dropped)
+    with ShardWriter(args.thin, source=reading.shards.manifest.shards[0].source) as writer:
+        written = reading.copy(reading.samples(kept), writer).total()
         rule = {"rule": THIN_RULE, "seed": args.seed, "keep": args.keep, "by": args.by}
-        lines = [json.dumps(rule), *(json.dumps({"key": shards.key(index)}) for index in sorted(dropped))]
+        lines = [json.dumps(line) for line in (rule, *({"key": keys[index]} for index in sorted(dropped)))]
         write_whole(args.thin / "dropped.jsonl", "".join(f"{line}\n" for line in lines))  # before it is a set
     rejected = f" + rejected {len(reading.rejected)}" if reading.rejected else ""
-    sys.stdout.write(f"read {len(shards)} = written {kept} + dropped {len(dropped)}{rejected}: {args.thin}\n")
+    sys.stdout.write(f"read {len(keys)} = written {written} + dropped {len(dropped)}{rejected}: {args.thin}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ import numpy as np
 from vlp.core.config import ConfigError
 from vlp.core.output import check_apart, write_whole
 from vlp.core.untrusted import read_regular, read_text
-from vlp.data.shards.sample_io import SampleError
 from vlp.data.tables.read import rows
 from vlp.modalities.image.errors import ImageError
+from vlp.sample import Sample
 
 from ..pipeline.data_card import resplit_card
 from ..pipeline.shard_writer import ShardWriter
 from ..readers.samples import Reading, max_rejected_option
-from ..splits.near_duplicates import IMAGE_DISTANCE, group, image_hash, near_hashes
+from ..splits.near_duplicates import IMAGE_DISTANCE, group, image_hash, load_faiss, near_hashes
 from ..splits.split import SHARES, choose, leaks, parse_shares
 
 
@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    if args.images:
+        load_faiss()
     patients: list[tuple[str, str | None, str]] = []
     images: list[tuple[str, str, Any]] = []
     readings = [Reading(folder, args.max_rejected) for folder in args.folders]
@@ -91,17 +93,14 @@ def _split(args: argparse.Namespace) -> int:
     shares = parse_shares(args.split)
     reading = Reading(args.folders[0], args.max_rejected)
     together = _together(args.groups, reading) if args.groups else {}
-    counts: Counter[str] = Counter()
-    with ShardWriter(args.out, source=reading.shards.manifest.shards[0].source) as writer:
+
+    def divided() -> Iterator[tuple[int, Sample]]:
         for index, sample in reading.samples():
-            owner = sample.patient or sample.study or sample.key
-            split = choose(together.get(owner, owner), shares, args.seed)
-            try:
-                writer.write(replace(sample, split=split))
-            except SampleError as error:
-                reading.reject(index, error)
-                continue
-            counts[split or "all"] += 1
+            owner = _owner(sample)
+            yield index, replace(sample, split=choose(together.get(owner, owner), shares, args.seed))
+
+    with ShardWriter(args.out, source=reading.shards.manifest.shards[0].source) as writer:
+        counts = reading.copy(divided(), writer)
         _keep_card(args, counts)  # before it is a set
     sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f": {args.out}\n")
     reading.finish()
@@ -118,11 +117,13 @@ def _keep_card(args: argparse.Namespace, counts: Counter[str]) -> None:
         write_whole(out / "rejected.jsonl", read_regular(source / "rejected.jsonl"))
 
 
+def _owner(sample: Sample) -> str:
+    return sample.patient or sample.study or sample.key
+
+
 def _together(groups: Path, reading: Reading) -> dict[str, str]:
     """Return for each patient in a group of duplicates the name that all patients connected to them share."""
-    owner = {}
-    for _, sample in reading.samples(pixels=False):
-        owner[sample.key] = sample.patient or sample.study or sample.key
+    owner = {sample.key: _owner(sample) for _, sample in reading.samples(pixels=False)}
     names = sorted(set(owner.values()))
     place = {name: at for at, name in enumerate(names)}
     pairs: list[tuple[int, int]] = []

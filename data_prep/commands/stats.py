@@ -13,7 +13,6 @@ from typing import Any
 
 from vlp.core.config import compose, validate
 from vlp.modalities.image.decode import image_size
-from vlp.modalities.image.errors import ImageError
 from vlp.modalities.text.spec import TextSpec
 
 from ..pipeline.stats import DatasetStats, quantiles
@@ -39,15 +38,9 @@ def run(args: argparse.Namespace) -> int:
     stats, texts = DatasetStats(), []
     sizes: Counter[int] = Counter()
     reading = Reading(args.folder, args.max_rejected, args.split)
-    for index, sample in reading.samples():
-        try:
-            assert isinstance(sample.image, bytes)
-            side = max(image_size(sample.image))
-        except ImageError as error:
-            reading.reject(index, error)
-            continue
+    for _, sample, size in reading.images(image_size):
         stats.add(sample)
-        sizes[side] += 1
+        sizes[max(size)] += 1
         if args.tokenizer:
             texts.append(sample.report.text if sample.report else "\n".join(sample.captions))
     record: dict[str, Any] = stats.to_json()
@@ -56,10 +49,7 @@ def run(args: argparse.Namespace) -> int:
     record["longer side"] = quantiles(sizes)
     if args.tokenizer:
         record["tokens"], record["truncated"] = _tokens(args.tokenizer, [text for text in texts if text])
-    if args.json:
-        sys.stdout.write(json.dumps(record, indent=1) + "\n")
-    else:
-        sys.stdout.write(_text(record))
+    sys.stdout.write(json.dumps(record, indent=1) + "\n" if args.json else _text(record))
     reading.finish()
     return 0
 

@@ -8,6 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vlp.core.config import ConfigError
+from vlp.core.output import hold
+from vlp.data.shards.manifest import Manifest
+from vlp.data.shards.shard_set import ShardSet
+from vlp.modalities.text.shared_words import PatientText
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import LEFT_OUT
 
@@ -33,9 +37,6 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, save, and print how many tokens a word takes."""
-    from vlp.core.output import hold
-    from vlp.data.shards.manifest import Manifest
-    from vlp.data.shards.shard_set import ShardSet
     from vlp.modalities.text.tokenizers.load import build_tokenizer
 
     shards = ShardSet(Manifest.read(args.folder).select(args.split))
@@ -56,12 +57,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def texts(shards: object, limit: int = 0) -> Iterator[str]:
+def texts(shards: ShardSet, limit: int = 0) -> Iterator[str]:
     """Yield the report, or else the captions, of each sample, with its patient."""
-    from vlp.data.shards.shard_set import ShardSet
-    from vlp.modalities.text.shared_words import PatientText
-
-    assert isinstance(shards, ShardSet)
     for index in range(min(len(shards), limit) if limit else len(shards)):
         sample = shards.record(index)
         owner = sample.patient or sample.study or sample.key

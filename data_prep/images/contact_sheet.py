@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import base64
-import html
 import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -22,6 +22,7 @@ COLOURS = ((86, 180, 233), (230, 159, 0), (0, 158, 115), (240, 228, 66), (213, 9
 """RGB, distinguishable with any colour vision (Okabe and Ito)."""
 
 SIDE, TEXT_HEIGHT, LINE = 320, 150, 15
+TEMPLATE = Path(__file__).with_name("contact_sheet.html.jinja")
 
 
 def picture(sample: Sample, side: int = SIDE) -> Array:
@@ -51,13 +52,10 @@ def picture(sample: Sample, side: int = SIDE) -> Array:
 
 def facts(sample: Sample) -> list[str]:
     """Return what is known of a sample besides its text, one line each, no ids of patients or studies."""
-    lines = [", ".join(str(word) for word in (sample.split, sample.modality, sample.view) if word)]
-    stated = {1: "", 0: "no ", -1: "? "}
-    lines.append("; ".join(f"{stated.get(value, '')}{name}" for name, value in sample.labels.items() if value != 0))
-    lines.append(
-        "; ".join(f"{'no ' if mention.assertion == 'absent' else ''}{mention.text}" for mention in sample.concepts)
-    )
-    return [line for line in lines if line]
+    labels = [f"{'? ' if value == -1 else ''}{name}" for name, value in sample.labels.items() if value != 0]
+    concepts = [f"{'no ' if mention.assertion == 'absent' else ''}{mention.text}" for mention in sample.concepts]
+    made = ", ".join(filter(None, (sample.split, sample.modality, sample.view)))
+    return [line for line in (made, "; ".join(labels), "; ".join(concepts)) if line]
 
 
 def text_of(sample: Sample) -> str:
@@ -86,28 +84,16 @@ def render_png(samples: Sequence[Sample], columns: int = 4) -> bytes:
     return encode(sheet, "png")
 
 
-STYLE = """body{background:#181818;color:#e6e6e6;font:13px/1.4 system-ui,sans-serif;margin:16px}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(320px,1fr));gap:16px}
-figure{margin:0;background:#222;padding:8px;border-radius:6px}img{width:100%;image-rendering:auto}
-.key{color:#999;font-family:monospace}.fact{color:#bbb}p{margin:4px 0;white-space:pre-wrap}"""
-
-
 def render_html(samples: Sequence[Sample], title: str) -> str:
     """Return the sheet as one HTML page without anything to load from elsewhere."""
-    figures = []
-    for sample in samples:
-        source = base64.b64encode(encode(picture(sample, 2 * SIDE), "png")).decode()
-        phrases = "".join(
-            f'<p style="color:rgb{COLOURS[at % len(COLOURS)]}">{html.escape(box.phrase)}</p>'
-            for at, box in enumerate(sample.boxes)
-        )
-        known = "".join(f'<p class="fact">{html.escape(line)}</p>' for line in facts(sample))
-        figures.append(
-            f'<figure><img alt="{html.escape(sample.key)}" src="data:image/png;base64,{source}">'
-            f'<figcaption><p class="key">{html.escape(sample.key)}</p>{phrases}{known}'
-            f"<p>{html.escape(text_of(sample))}</p></figcaption></figure>"
-        )
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1><main>{''.join(figures)}</main></html>\n"
+    from jinja2 import Environment, StrictUndefined
+
+    pages = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=True, undefined=StrictUndefined)
+    return pages.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        samples=samples,
+        picture=lambda sample: base64.b64encode(encode(picture(sample, 2 * SIDE), "png")).decode(),
+        colours=COLOURS,
+        facts=facts,
+        text_of=text_of,
     )

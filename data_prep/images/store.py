@@ -52,7 +52,7 @@ class Stored:
 def store_image(image: Path | bytes | np.ndarray[Any, Any], options: ImageOptions) -> Stored:
     """Check an image and return its bytes for the shard; raises ImageError with the reason."""
     if isinstance(image, np.ndarray):
-        return _encode(_as_uint8(image), "jpg", options, ())
+        return _encode(as_uint8(image), "jpg", options, ())
     data = read_image(image) if isinstance(image, Path) else image
     if not data:
         raise ImageError("zero bytes", "image_empty")
@@ -64,9 +64,10 @@ def store_image(image: Path | bytes | np.ndarray[Any, Any], options: ImageOption
     return _encode(decoded.pixels, "png" if is_png else "jpg", options, decoded.steps, keep=clean)
 
 
-def _as_uint8(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def as_uint8(pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return pixels that can be stored; raises ImageError for others."""
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
-        raise ImageError(f"expected uint8 [H, W] or [H, W, 3], found {pixels.dtype} {pixels.shape}")
+        raise ImageError(f"expected uint8 [H, W] or [H, W, 3], found {pixels.dtype} {list(pixels.shape)}")
     return pixels
 
 

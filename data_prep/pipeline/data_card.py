@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .stats import GROUPED_BY, DatasetStats, quantiles
 
 LONGEST = 100
+TEMPLATE = Path(__file__).with_name("data_card.md.jinja")
 
 
 def plain(text: object) -> str:
@@ -30,50 +32,20 @@ def code(text: object) -> str:
 
 def render_card(about: Mapping[str, Any], stats: DatasetStats, rejected: Counter[str], read: int) -> str:
     """Return the card as Markdown. `about` holds source, version, licence, homepage and the options of the build."""
-    written = stats.samples
-    lines = [
-        f"# {plain(about['source'])}",
-        "",
-        f"Webdataset shards made by {code('vlp-prep build ' + about['source'])} from {about['homepage'] or 'local data'}"
-        f"{', version ' + about['version'] if about['version'] else ''}.",
-        "",
-        f"**Licence:** {plain(about['licence'])}",
-        "",
-        "## Counts",
-        "",
-        f"read {read} = written {written} + rejected {sum(rejected.values())}",
-        "",
-        *_table("split", stats.counts.get("split", Counter()), written),
-        f"Patients: {len(stats.people['patient'])}. Studies: {len(stats.people['study'])}.",
-        "",
-        *_without_patient(stats),
-    ]
-    if rejected:
-        lines += ["## Rejected", "", "Each one with its reason in `rejected.jsonl`.", ""]
-        lines += _table("reason", rejected, read)
-    lines += ["## Images", ""]
-    for column in ("modality", "view", "licence", "sex", "age", "site", "with", "steps"):
-        if column in stats.counts:
-            lines += _table(column, stats.counts[column], written)
-    lines += ["## Texts", ""]
-    lines += _table("texts per image", stats.counts.get("texts per image", Counter()), written)
-    length = quantiles(stats.words)
-    if length:
-        lines += ["| words per text | |", "|---|---|"]
-        lines += [f"| {name} | {value:.4g} |" for name, value in length.items()]
-        lines += [""]
-    if "concepts" in stats.counts:
-        lines += _table("concept mentions", stats.counts["concepts"], sum(stats.counts["concepts"].values()))
-    if stats.labels:
-        lines += ["## Labels", "", "| label | present | absent | uncertain |", "|---|---|---|---|"]
-        lines += [
-            f"| {plain(name)} | {seen['present']} | {seen['absent']} | {seen['uncertain']} |"
-            for name, seen in sorted(stats.labels.items())
-        ]
-        lines += [""]
-    lines += ["## How it was made", "", "| option | value |", "|---|---|"]
-    lines += [f"| {plain(name)} | {code(value)} |" for name, value in about["options"].items()]
-    return "\n".join(lines) + "\n"
+    from jinja2 import Environment, StrictUndefined
+
+    templates = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
+    templates.filters |= {"plain": plain, "code": code}
+    return templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        about=about,
+        stats=stats,
+        count=lambda column: stats.counts.get(column, Counter[str]()),
+        rejected=rejected,
+        read=read,
+        table=lambda *counted: "\n".join(_table(*counted)),
+        grouped_by=GROUPED_BY,
+        length=quantiles(stats.words),
+    )
 
 
 SPLIT_ANEW = "## Split anew"
@@ -85,19 +57,6 @@ def resplit_card(card: str, counts: Counter[str], shares: str, seed: int) -> str
     made = code(f"vlp-prep split --split {shares} --seed {seed}")
     lines = ["", SPLIT_ANEW, "", f"By {made}; this table holds in place of the one under Counts.", ""]
     return "\n".join([before, *lines, *_table("split", counts, sum(counts.values()))]) + "\n"
-
-
-def _without_patient(stats: DatasetStats) -> list[str]:
-    grouped = stats.counts.get(GROUPED_BY, Counter())
-    without = stats.samples - grouped["patient"]
-    if not without:
-        return []
-    by = " or ".join(name for name in ("study", "image") if grouped[name])
-    return [
-        f"**{without} of {stats.samples} images state no patient.** For them splits are by {by}, and so are the intervals "
-        "of scores: images of one patient may lie on both sides of a split, and intervals may be too narrow.",
-        "",
-    ]
 
 
 def _table(title: str, counter: Counter[str], total: int, most: int = 20) -> list[str]:

@@ -9,7 +9,6 @@ another tool, can so write one shard of a set alone; `ShardWriter` fills a folde
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tarfile
@@ -21,15 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from vlp.core.output import partial_of
+from vlp.data.shards.foreign.members import MASKS
 from vlp.data.shards.manifest import Shard, format_line, text_length
-from vlp.data.shards.sample_io import MASKS, SampleError
+from vlp.data.shards.sample_io import SampleError
 from vlp.data.shards.tar_index import FORMAT, Entry, encode_name
 from vlp.modalities.image import jpeg, png
 from vlp.modalities.image.decode import MAY_TURN, ImageError, decode_file, decode_mask, read_image
 from vlp.modalities.volume.store import ENDING
 from vlp.sample import Sample, Voxels
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+from ..images.store import as_uint8, encode
 
 
 class ShardFile:
@@ -145,7 +145,7 @@ def encode_sample(sample: Sample, source: str = "") -> dict[str, bytes]:
         extension: image,
     }
     for name, mask in sorted(sample.masks.items()):
-        if sample.volume is None and not mask.startswith(_PNG):
+        if sample.volume is None and not mask.startswith(png.START):
             raise SampleError(f"mask {name!r} of key {sample.key!r} is not a PNG")
         is_png = sample.volume is None
         members[f"{encode_name(name).lower()}{MASKS[not is_png]}"] = (
@@ -161,16 +161,16 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
         return image, ENDING
     if isinstance(image, Voxels):
         raise SampleError(f"the volume of key {sample.key!r} is not stored yet: `store_volume` makes its bytes")
-    if isinstance(image, np.ndarray):
-        return _png(image, sample.key), "png"
     try:
+        if isinstance(image, np.ndarray):
+            return encode(as_uint8(image), "png"), "png"
         data = image if isinstance(image, bytes) else read_image(image)
-        if not data.startswith((_JPEG, _PNG)):
+        if not data.startswith((jpeg.START, png.START)):
             raise ImageError("it is neither JPEG nor PNG: decode it to pixels first")
         clean = _pixels_only(data)
         if clean is None:  # turned, or with a palette: what holds a name may be what its pixels need
-            return _png(decode_file(data).pixels, sample.key), "png"
-        return clean, "jpg" if data.startswith(_JPEG) else "png"
+            return encode(decode_file(data).pixels, "png"), "png"
+        return clean, "jpg" if data.startswith(jpeg.START) else "png"
     except ImageError as error:
         raise SampleError(f"the image of key {sample.key!r} cannot be stored: {error}") from None
 
@@ -179,28 +179,16 @@ def _clean_mask(mask: bytes, name: str, key: str) -> bytes:
     """Return a mask with nothing in it but pixels."""
     try:
         clean = _pixels_only(mask)
-        return _png(decode_mask(mask).astype(np.uint8) * 255, key) if clean is None else clean
+        return encode(decode_mask(mask).astype(np.uint8) * 255, "png") if clean is None else clean
     except ImageError as error:
         raise SampleError(f"mask {name!r} of key {key!r} cannot be stored: {error}") from None
 
 
 def _pixels_only(data: bytes) -> bytes | None:
     """Return a JPEG or PNG with nothing in it but pixels, itself where it is that already, None where that is no copy."""
-    if data.startswith(_JPEG):
+    if data.startswith(jpeg.START):
         return jpeg.pixels_only(data) if jpeg.orientation(data) == 1 else None
     layout = png.read_layout(data)
     if not png.besides_pixels(data):
         return data
     return None if layout.has(*MAY_TURN) else png.pixels_only(data, layout)
-
-
-def _png(pixels: np.ndarray, key: str) -> bytes:
-    from PIL import Image
-
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] == 3)):
-        raise SampleError(
-            f"the pixels of key {key!r} are {pixels.dtype} {list(pixels.shape)}: expected uint8 [H, W] or [H, W, 3]"
-        )
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
-    return buffer.getvalue()

@@ -6,8 +6,10 @@ The same counts are kept while a build writes (for the data card) and filled fro
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 from vlp.sample import Sample
@@ -81,20 +83,13 @@ class DatasetStats:
         }
 
 
-def quantiles(lengths: Counter[int], at: tuple[float, ...] = (0.05, 0.5, 0.95)) -> dict[str, float]:
-    """Return minimum, quantiles, mean and maximum of a histogram {value: count}, {} when it is empty."""
-    total = sum(lengths.values())
-    if not total:
+def quantiles(lengths: Counter[int]) -> dict[str, float]:
+    """Return minimum, 5, 50 and 95 % quantiles, mean and maximum of a histogram {value: count}, {} when it is empty."""
+    if not lengths.total():
         return {}
-    ordered = sorted(lengths.items())
-    found = {"min": float(ordered[0][0])}
-    for share in at:
-        seen = 0
-        for value, count in ordered:
-            seen += count
-            if seen >= share * total:
-                found[f"p{share * 100:g}"] = float(value)
-                break
-    found["mean"] = sum(value * count for value, count in ordered) / total
-    found["max"] = float(ordered[-1][0])
-    return found
+    values, counts = zip(*sorted(lengths.items()), strict=True)
+    seen, total = list(accumulate(counts)), sum(counts)
+    found = {"min": float(values[0])}
+    found |= {f"p{share * 100:g}": float(values[bisect_left(seen, share * total)]) for share in (0.05, 0.5, 0.95)}
+    mean = sum(value * count for value, count in lengths.items()) / total
+    return found | {"mean": mean, "max": float(values[-1])}

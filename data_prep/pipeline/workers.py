@@ -133,23 +133,6 @@ def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
 
 
-def open_engine(engine: str, workers: int) -> tuple[Executor | None, int]:
-    """Return what runs chunks, and how many to have under way; None is this process alone.
-
-    "processes" starts `workers` of them here; "ray" or "ray:ADDRESS" sends chunks to a Ray cluster, whose machines must see
-    the raw folder under the same path. Raises ConfigError.
-    """
-    if engine.partition(":")[0] == "ray":
-        tasks = RayTasks(engine.partition(":")[2])
-        return tasks, 2 * tasks.cores
-    if engine != "processes":
-        raise ConfigError(f"--engine {engine!r}: expected processes, ray or ray:ADDRESS")
-    if not workers:
-        return None, 0
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start), 3 * workers
-
-
 class RayTasks(Executor):
     """An executor on a Ray cluster or, without an address, on one that is started here."""
 
@@ -191,11 +174,26 @@ class Pool:
         self._ahead = 0
 
     def start(self, workers: int) -> None:
-        """Start the workers, if that has not been done: they import what they need while the main process goes on."""
-        if self._executor is None:
-            self._executor, self._ahead = open_engine(self._engine, workers)
-            for _ in range(workers if self._executor else 0):
-                self._executor.submit(run_chunk, self._job, None, [])  # type: ignore[union-attr]
+        """Start the workers, if that has not been done: they import what they need while the main process goes on.
+
+        "processes" starts `workers` of them here; "ray" or "ray:ADDRESS" sends chunks to a Ray cluster, whose machines must
+        see the raw folder under the same path. Raises ConfigError.
+        """
+        engine, _, address = self._engine.partition(":")
+        if engine != "ray" and self._engine != "processes":
+            raise ConfigError(f"--engine {self._engine!r}: expected processes, ray or ray:ADDRESS")
+        if self._executor is not None:
+            return
+        if engine == "ray":
+            self._executor = tasks = RayTasks(address)
+            self._ahead = 2 * tasks.cores
+        elif workers:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+            self._ahead = 3 * workers
+        if self._executor is not None:
+            for _ in range(workers):
+                self._executor.submit(run_chunk, self._job, None, [])
 
     def __enter__(self) -> Pool:
         return self

@@ -49,25 +49,21 @@ def stated_files(place: Path, subset: str | None) -> Files | None:
 
 def is_named(place: str, pattern: str) -> bool:
     """Return whether a relative path is one of those that a pattern stands for: `*` in a name, `**` any folders."""
-    return _is_named(place.split("/"), pattern.split("/"))
-
-
-def _is_named(parts: Sequence[str], patterns: Sequence[str]) -> bool:
-    reached = {0}  # how many of the patterns may be used up
-    for part in parts:
-        folders = {at for at in _past_folders(reached, patterns) if at < len(patterns)}
-        reached = {at for at in folders if patterns[at] == "**"}
-        reached |= {at + 1 for at in folders if patterns[at] != "**" and fnmatchcase(part, patterns[at])}
-    return len(patterns) in reached or (bool(patterns) and patterns[-1] == "**" and len(patterns) - 1 in reached)
+    patterns = pattern.split("/")
+    reached = _past_folders({0}, patterns)  # how many of the patterns may be used up
+    for part in place.split("/"):
+        going = {at for at in reached if patterns[at : at + 1] == ["**"]}
+        ending = {at + 1 for at in reached - going if at < len(patterns) and fnmatchcase(part, patterns[at])}
+        reached = _past_folders(going | ending, patterns)
+    return len(patterns) in reached
 
 
 def _past_folders(reached: set[int], patterns: Sequence[str]) -> set[int]:
     """Return the places that are reached where `**` stands for no folder too."""
-    found = set(reached)
-    for at in range(len(patterns)):
-        if at in found and patterns[at] == "**":
-            found.add(at + 1)
-    return found
+    for at, pattern in enumerate(patterns):
+        if at in reached and pattern == "**":
+            reached.add(at + 1)
+    return reached
 
 
 def _chosen(card: Path, configurations: list[Mapping[str, Any]], subset: str | None) -> Mapping[str, Any] | None:

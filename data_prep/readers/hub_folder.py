@@ -24,8 +24,11 @@ SAVED = ("state.json", "dataset_dict.json")
 _METADATA = re.compile(r"metadata\.(csv|jsonl|parquet)")
 _TABLES = re.compile(r".*\.(parquet|csv|tsv|jsonl|ndjson|json)(\.gz)?")
 _NO_TABLES = frozenset(("dataset_info.json", "dataset_infos.json", "state.json", "dataset_dict.json", "config.json"))
-_SPLITS = {"train": ("train", "training"), "val": ("validation", "valid", "val", "dev"), "test": ("test", "testing")}
-_SPLITS["test"] += ("eval", "evaluation")
+_SPLITS = {
+    "train": ("train", "training"),
+    "val": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 
 
 def split_of(place: str) -> str | None:
@@ -52,7 +55,7 @@ def tables_of(place: Path, subset: str | None, encoding: str, separator: str | N
     stated = stated_files(place, subset)
     if stated is not None:
         return _stated_tables(place, stated, encoding, separator)
-    files = sorted(path for path in _walk(place) if _chosen(path.relative_to(place).as_posix(), subset))
+    files = sorted(path for path in _walk(place) if subset is None or subset in path.relative_to(place).parts[:-1])
     found = _table_files(files)
     if found:
         if subset is None:
@@ -60,7 +63,7 @@ def tables_of(place: Path, subset: str | None, encoding: str, separator: str | N
         return [_table(path, path.parent, path.relative_to(place).as_posix(), encoding, separator) for path in found]
     images = [path for path in files if path.suffix.lower() in IMAGES]
     if images:
-        return _class_folders(place, images, _classes(place, images))
+        return _class_folders(place, images, images)
     shown = f" for --subset {subset!r}" if subset else ""
     raise ConfigError(f"hf: {place} holds no tables and no images{shown}")
 
@@ -87,11 +90,10 @@ def _stated_tables(place: Path, stated: Files, encoding: str, separator: str | N
             found.append(_table(path, path.parent, name, encoding, separator, named))
         images = [path for path in paths if path.suffix.lower() in IMAGES]
         if not tables and not images:
-            raise ConfigError(
-                f"hf: what the card of {place} names for split {shown(split or 'all')} is no table or image"
-            )
+            words = f"what the card of {place} names for split {shown(split or 'all')}"
+            raise ConfigError(f"hf: {words} is no table or image")
         if not tables:
-            found += _class_folders(place, images, _classes(place, files.values()), named)
+            found += _class_folders(place, images, files.values(), named)
     return found
 
 
@@ -103,11 +105,9 @@ def _named_split(name: str) -> str:
 
 def _table_files(files: Sequence[Path]) -> list[Path]:
     """Return the tables of an imagefolder, else the Parquet files, else the other tables."""
-    found = [path for path in files if _METADATA.fullmatch(path.name.lower())]
-    if not found:
-        found = [path for path in files if _TABLES.fullmatch(path.name.lower()) and path.name not in _NO_TABLES]
-        found = [path for path in found if path.name.lower().endswith(".parquet")] or found
-    return found
+    tables = [path for path in files if _TABLES.fullmatch(path.name.lower()) and path.name not in _NO_TABLES]
+    metadata = [path for path in tables if _METADATA.fullmatch(path.name.lower())]
+    return metadata or [path for path in tables if path.name.lower().endswith(".parquet")] or tables
 
 
 def _walk(place: Path) -> Iterator[Path]:
@@ -115,10 +115,6 @@ def _walk(place: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
         if not hidden and path.is_file() and stays_inside(place, path):
             yield path
-
-
-def _chosen(place: str, subset: str | None) -> bool:
-    return subset is None or subset in place.split("/")[:-1]
 
 
 def _one_configuration(place: Path, found: Sequence[Path]) -> None:
@@ -158,13 +154,10 @@ class ClassFolders:
         return ""
 
 
-def _classes(place: Path, files: Iterable[Path]) -> list[str]:
-    """Return the names of the folders that images lie in, those of splits apart."""
+def _class_folders(place: Path, images: list[Path], files: Iterable[Path], named: str | None = None) -> list[Table]:
+    """Return the images by split; the classes are the folders that any image of `files` lies in, those of splits apart."""
     folders = {path.parent for path in files if path.suffix.lower() in IMAGES and path.parent != place}
-    return sorted({folder.name for folder in folders if split_of(folder.name) is None})
-
-
-def _class_folders(place: Path, images: list[Path], classes: list[str], named: str | None = None) -> list[Table]:
+    classes = sorted({folder.name for folder in folders if split_of(folder.name) is None})
     by_split: dict[str | None, list[Path]] = {}
     for path in images:
         split = named or split_of(path.parent.relative_to(place).as_posix())

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from vlp.core.config import ConfigError
 from vlp.data.shards.manifest import Manifest
 from vlp.data.shards.sample_io import SampleError
 from vlp.data.shards.shard_set import ShardSet
+from vlp.modalities.image.errors import ImageError
 from vlp.sample import Sample
 
+from ..pipeline.shard_writer import ShardWriter
+
+T = TypeVar("T")
 SHOWN = 20
 """How many rejected samples are named on the console."""
 
@@ -50,6 +56,28 @@ class Reading:
                 words = error.strerror or str(error)
                 raise ConfigError(f"{self.shards.manifest.base}: {shard} cannot be read: {words}") from None
             yield index, sample
+
+    def images(self, measure: Callable[[bytes], T]) -> Iterator[tuple[int, Sample, T]]:
+        """Yield (number, sample, what `measure` returns for its image); where that raises ImageError it is rejected."""
+        for index, sample in self.samples():
+            assert isinstance(sample.image, bytes)
+            try:
+                measured = measure(sample.image)
+            except ImageError as error:
+                self.reject(index, error)
+            else:
+                yield index, sample, measured
+
+    def copy(self, samples: Iterable[tuple[int, Sample]], out: ShardWriter) -> Counter[str]:
+        """Write samples into another set, and return how many went into each split; one that cannot be is rejected."""
+        counts = Counter[str]()
+        for index, sample in samples:
+            try:
+                out.write(sample)
+                counts[sample.split or "all"] += 1
+            except SampleError as error:
+                self.reject(index, error)
+        return counts
 
     def reject(self, index: int, error: Exception) -> None:
         """Leave a sample out from here on."""

@@ -77,7 +77,7 @@ def _words(sentence: str, language: PlaceWords) -> list[_Word]:
     for match in language.words.finditer(sentence):
         text = match[0].lower()
         if text in language.lobes:
-            side, zone = language.lobes[text]
+            side, zone = language.lobes[text].split()
             words.append(_Word(match.start(), match.end(), Place({side}, {zone})))
         elif text in language.both and (
             not re.match(r"\s+[a-z]", sentence[match.end() :], re.IGNORECASE)

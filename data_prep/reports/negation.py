@@ -1,7 +1,7 @@
 """Is a finding that a sentence names there, not there, or only possible? Cues and their reach, after ConText's idea.
 
 medspaCy and negspaCy do this on top of spaCy; they would bring a pipeline, a model package and a second tokenizer into
-every worker for what amounts to lists of cues, so the lists are ours: in `languages/`, one file a language. Cues are
+every worker for what amounts to lists of cues, so the lists are ours: in `languages/rules/`, one file a language. Cues are
 regular expressions on a sentence; a cue reaches forward or backward until a clause, a verb or a new item of a list ends
 it, and the nearest cue wins. A mention is compared with its nearest `NEAREST` cues and no further than `REACH`.
 """

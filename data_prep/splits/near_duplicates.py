@@ -2,8 +2,9 @@
 
 Images: a perceptual hash of 256 bits, the signs of the 16 x 16 lowest frequencies of a 64 x 64 thumbnail. Radiographs
 look alike, so the usual 64 bits are too few: they call different patients equal. Texts: a similarity hash of 64 bits
-over word triples. Both are compared all against all, exactly, in blocks; equal ones are put together first, so that copies
-cost nothing, and what is connected is found block by block (scipy), so that memory does not grow with the pairs.
+over word triples. Both are compared all against all, exactly, in blocks (faiss, an optional dependency); equal ones are put
+together first, so that copies cost nothing, and what is connected is found block by block (scipy), so that memory does not
+grow with the pairs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from vlp.core.config import ConfigError
 from vlp.modalities.image.decode import decode
 
 IMAGE_DISTANCE = 20
@@ -53,50 +55,48 @@ def text_hash(text: str) -> Array:
 def near_hashes(hashes: Array, distance: int) -> Iterator[Array]:
     """Yield pairs [P, 2] (i < j) of rows of `hashes` [N, bytes] uint8 that differ in at most `distance` bits.
 
-    Of equal rows, each is paired with the first of them, and only that one with others.
+    Of equal rows, each is paired with the first of them, and only that one with others. Raises ConfigError without faiss.
     """
-    firsts, copies = _distinct(hashes)
+    rows, firsts, copies = _distinct(hashes)
     yield copies
-    words = np.ascontiguousarray(hashes[firsts]).view(np.uint64)
-    for start in range(0, len(words), BLOCK):
-        block = words[start : start + BLOCK]
-        for other in range(start, len(words), BLOCK):
-            apart = np.zeros((len(block), len(words[other : other + BLOCK])), np.uint16)
-            for column in range(words.shape[1]):
-                apart += np.bitwise_count(block[:, column, None] ^ words[None, other : other + BLOCK, column])
-            found = np.argwhere(apart <= distance) + np.array([start, other])
-            yield firsts[found[found[:, 0] < found[:, 1]]]
+    radius = distance + 1  # faiss returns what is nearer than this
+    yield from _near(load_faiss().IndexBinaryFlat(8 * rows.shape[1]), rows, radius, firsts)
 
 
 def near_embeddings(embeddings: Array, similarity: float) -> Iterator[Array]:
-    """Yield pairs [P, 2] (i < j) of rows [N, D] float32 whose cosine is at least `similarity`, through faiss.
+    """Yield pairs [P, 2] (i < j) of rows [N, D] float32 whose cosine is at least `similarity`.
 
-    Of equal rows, each is paired with the first of them, and only that one with others. Raises ImportError with the name
-    of the extra where faiss is missing.
+    Of equal rows, each is paired with the first of them, and only that one with others. Raises ConfigError without faiss.
     """
+    rows, firsts, copies = _distinct(embeddings)
+    yield copies
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    yield from _near(load_faiss().IndexFlatIP(rows.shape[1]), unit.astype(np.float32), similarity - 1e-6, firsts)
+
+
+def load_faiss() -> Any:
+    """Return the module that finds near duplicates; raises ConfigError with the names of the extras that have it."""
     try:
         import faiss
     except ImportError:
-        raise ImportError("embeddings need faiss: install vlp[cpu] or vlp[gpu]") from None
-    firsts, copies = _distinct(embeddings)
-    yield copies
-    rows = embeddings[firsts]
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    unit = np.ascontiguousarray(unit, np.float32)
-    index = faiss.IndexFlatIP(unit.shape[1])
-    index.add(unit)
-    for start in range(0, len(unit), BLOCK):
-        limits, _, found = index.range_search(unit[start : start + BLOCK], float(similarity) - 1e-6)
+        raise ConfigError("near duplicates are found with faiss: install vlp[cpu] or vlp[gpu]") from None
+    return faiss
+
+
+def _near(index: Any, rows: Array, radius: float, names: Array) -> Iterator[Array]:
+    """Yield the pairs of names whose rows an index of faiss finds within a radius, those of a block of rows at a time."""
+    index.add(rows)
+    for start in range(0, len(rows), BLOCK):
+        limits, _, found = index.range_search(rows[start : start + BLOCK], radius)
         mine = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits).astype(np.int64))
-        yield firsts[np.stack([mine, found], 1)[mine < found]]
+        yield names[np.stack([mine, found], 1)[mine < found]]
 
 
-def _distinct(rows: Array) -> tuple[Array, Array]:
-    """Return the first index of each distinct row, in order, and the pairs [P, 2] (first, other) of equal ones."""
+def _distinct(rows: Array) -> tuple[Array, Array, Array]:
+    """Return the distinct rows in order, the first index of each, and the pairs [P, 2] (first, other) of equal ones."""
     _, first, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    owner = first[inverse.reshape(-1)]
-    place = np.arange(len(rows))
-    return np.sort(first), np.stack([owner, place], 1)[owner != place]
+    owner, firsts, place = first[inverse.reshape(-1)], np.sort(first), np.arange(len(rows))
+    return rows[firsts], firsts, np.stack([owner, place], 1)[owner != place]
 
 
 def embed(model: Path, images: Iterable[bytes], batch: int = 32, trust: Sequence[str] = ()) -> Array:

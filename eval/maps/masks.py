@@ -79,19 +79,15 @@ def mean_field(
     `spreads`: pixels of the first, pixels and grey levels of the second. Kernels have no diagonal and are normalised as
     D^-1/2 K D^-1/2, so that a weight means the same at any spread.
     """
-    shape = unary.shape
-    place = np.indices(shape).reshape(2, -1).T.astype(np.float64)
+    from scipy.spatial.distance import cdist
+
+    place = np.indices(unary.shape).reshape(2, -1).T.astype(np.float64)
     shade = colours.reshape(len(place), -1).astype(np.float64)
-
-    def apart(rows: Floats) -> Floats:
-        square = (rows**2).sum(1)
-        return np.asarray(np.maximum(square[:, None] + square - 2 * rows @ rows.T, 0))
-
-    distance = apart(place)
+    distance, contrast = (cdist(rows, rows, "sqeuclidean") for rows in (place, shade))
     kernel = np.zeros_like(distance)
     for weight, exponent in (
         (weights[0], distance / (2 * spreads[0] ** 2)),
-        (weights[1], distance / (2 * spreads[1] ** 2) + apart(shade) / (2 * spreads[2] ** 2)),
+        (weights[1], distance / (2 * spreads[1] ** 2) + contrast / (2 * spreads[2] ** 2)),
     ):
         alike = np.exp(-exponent)
         np.fill_diagonal(alike, 0)
@@ -100,7 +96,7 @@ def mean_field(
     odds = start = unary.reshape(-1)
     for _ in range(steps):
         odds = start + kernel @ np.tanh(odds / 2)  # of a log-odds x, the beliefs differ by tanh(x / 2)
-    return np.asarray(odds.reshape(shape))
+    return np.asarray(odds.reshape(unary.shape))
 
 
 def largest_parts(mask: ArrayLike, count: int = 1) -> list[Mask]:

@@ -59,9 +59,8 @@ def find_layer(tower: Tower, image: Tensor, name: str | None = None) -> Layer:
         score = tower.encode(image.detach().clone().requires_grad_(True)).float().norm(dim=-1).sum()
     import torch
 
-    declared = any(
-        getattr(module, "output_fmt", None) == "NHWC" for module in tower.module.modules()
-    )  # as timm's Swin says
+    # as timm's Swin says
+    declared = any(getattr(module, "output_fmt", None) == "NHWC" for module in modules.values())
     for module, output in reversed(found):
         if not hasattr(output, "dim"):
             continue
@@ -122,8 +121,8 @@ def _activations(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer) -> 
 def grad_cam(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer) -> Floats:
     """Return ReLU(sum over channels of mean gradient x activation) (Selvaraju et al. 2017)."""
     activations, gradients = _activations(tower, pixels, target, layer)
-    result: Floats = (activations * gradients.mean((1, 2), keepdim=True)).sum(0).relu().double().cpu().numpy()
-    return result
+    field = (activations * gradients.mean((1, 2), keepdim=True)).sum(0)
+    return np.asarray(field.relu().double().cpu())
 
 
 def g_score_cam(
@@ -141,40 +140,29 @@ def g_score_cam(
     channels = activations[order]
     low, high = channels.amin((1, 2), keepdim=True), channels.amax((1, 2), keepdim=True)
     masks = (channels - low) / (high - low).clamp_min(1e-8)
-    spread = torch.nn.functional.interpolate(
-        masks[:, None], size=pixels.shape[-2:], mode="bilinear", align_corners=False
-    )
+    size = pixels.shape[-2:]
+    spread = torch.nn.functional.interpolate(masks[:, None], size=size, mode="bilinear", align_corners=False)
     with torch.no_grad():
         scores = torch.cat([_cosine(tower.encode(pixels * part), target) for part in torch.split(spread, 32)])
     weights = (scale * scores).softmax(0)
-    result: Floats = (weights[:, None, None] * channels).sum(0).relu().double().cpu().numpy()
-    return result
+    return np.asarray((weights[:, None, None] * channels).sum(0).relu().double().cpu())
 
 
-def m2ib(
-    tower: Tower,
-    pixels: Tensor,
-    target: Tensor,
-    layer: Layer,
-    beta: float = 0.1,
-    steps: int = 10,
-    copies: int = 10,
-    rate: float = 1.0,
-    seed: int = 0,
-) -> Floats:
+def m2ib(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer, steps: int = 10) -> Floats:
     """Return the information [h, w] that a noise bottleneck must let through for the text (M2IB, Wang et al. 2023).
 
     t = l z + (1 - l) e with l = sigmoid(a), a from 5; loss = beta mean KL(N(l z, (1 - l)^2) | N(0, 1)) - cosine; Adam. The
-    map is the KL summed over channels, scaled to [0, 1].
+    map is the KL summed over channels, scaled to [0, 1]. beta .1, rate 1 and ten draws of noise a step, as published.
     """
     import torch
 
-    generator = torch.Generator(device="cpu").manual_seed(seed)
+    beta, copies = 0.1, 10
+    generator = torch.Generator(device="cpu").manual_seed(0)
     with caught([layer.module]) as outputs, torch.no_grad():
         tower.encode(pixels)
     signal: Tensor = outputs[-1][1].detach().float()
     alpha = torch.full_like(signal, 5.0, requires_grad=True)
-    optimiser = torch.optim.Adam([alpha], lr=rate)
+    optimiser = torch.optim.Adam([alpha], lr=1.0)
 
     def blend(_module: Any, _inputs: Any, output: Any) -> Any:
         gate = alpha.sigmoid()

@@ -56,8 +56,6 @@ class Ranking:
 
     def auroc(self, weights: ArrayLike) -> Floats:
         """Return the AUROC [R] under sample weights [R, n] (multiplicities of a resample); NaN where it is undefined."""
-        if not len(self.order):
-            return np.full(len(np.atleast_2d(np.asarray(weights))), np.nan)
         positive, negative = self.grouped(weights)
         below = negative.sum(1, keepdims=True) - np.cumsum(negative, axis=1)
         wins = (positive * (below + 0.5 * negative)).sum(1)
@@ -66,8 +64,6 @@ class Ranking:
 
     def average_precision(self, weights: ArrayLike) -> Floats:
         """Return the AP [R] under sample weights [R, n]; NaN without a positive."""
-        if not len(self.order):
-            return np.full(len(np.atleast_2d(np.asarray(weights))), np.nan)
         positive, negative = self.grouped(weights)
         hits, seen = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
         precision = np.divide(hits, seen, out=np.zeros_like(hits), where=seen > 0)

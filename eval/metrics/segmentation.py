@@ -35,39 +35,26 @@ def iou(predicted: ArrayLike, truth: ArrayLike) -> float | None:
     return float((first & second).sum() / total) if total else None
 
 
-def _contour(mask: Mask, spacing: tuple[float, float]) -> Floats:
+def _contour(mask: Mask) -> Floats:
     """Return the contour length [H + 1, W + 1] in each 2 x 2 neighbourhood of a mask padded by one pixel."""
     padded = np.pad(mask, 1).astype(np.uint8)
     code = 8 * padded[:-1, :-1] + 4 * padded[:-1, 1:] + 2 * padded[1:, :-1] + padded[1:, 1:]
-    height, width = spacing
-    diagonal = 0.5 * float(np.hypot(height, width))
     lengths = np.zeros(16)
-    lengths[[1, 2, 4, 8, 7, 11, 13, 14]] = diagonal  # one corner stands apart
-    lengths[[3, 12]] = width  # upper and lower half
-    lengths[[5, 10]] = height  # left and right half
-    lengths[[6, 9]] = 2 * diagonal  # opposite corners
+    lengths[[1, 2, 4, 8, 7, 11, 13, 14]] = np.sqrt(0.5)  # one corner stands apart
+    lengths[[3, 12, 5, 10]] = 1  # upper and lower, left and right half
+    lengths[[6, 9]] = np.sqrt(2)  # opposite corners
     result: Floats = lengths[code]
     return result
 
 
-def _surface_distances(
-    predicted: Mask, truth: Mask, spacing: tuple[float, float]
-) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
+def _surface_distances(predicted: Mask, truth: Mask) -> tuple[tuple[Floats, Floats], tuple[Floats, Floats]]:
     """Return, for each of the two masks, how far each piece of its contour is from the other's, and its length."""
     from scipy.spatial import KDTree
 
-    contours = [_contour(mask, spacing) for mask in _cropped(predicted, truth)]
+    contours = [_contour(mask) for mask in _cropped(predicted, truth)]
     first, second = (np.argwhere(contour) for contour in contours)
-
-    def away(own: NDArray[np.intp], other: NDArray[np.intp]) -> Floats:
-        if not len(own) or not len(other):
-            return np.full(len(own), np.inf)
-        _, nearest = KDTree(other * spacing).query(own * spacing)
-        result: Floats = np.sqrt((((own - other[nearest]) * spacing) ** 2).sum(1))
-        return result
-
     there, back = (contour[contour > 0] for contour in contours)
-    return (away(first, second), there), (away(second, first), back)
+    return (KDTree(second).query(first)[0], there), (KDTree(first).query(second)[0], back)
 
 
 def _cropped(first: Mask, second: Mask) -> tuple[Mask, Mask]:
@@ -80,30 +67,23 @@ def _cropped(first: Mask, second: Mask) -> tuple[Mask, Mask]:
     return first[box], second[box]
 
 
-def surface_dice(
-    predicted: ArrayLike, truth: ArrayLike, tolerance: float, spacing: tuple[float, float] = (1.0, 1.0)
-) -> float | None:
-    """Return NSD: the share of both contours' length that lies within `tolerance` of the other. None where both are empty.
-
-    `tolerance` and `spacing` (rows, columns) are in the same unit, pixels by default.
-    """
+def surface_dice(predicted: ArrayLike, truth: ArrayLike, tolerance: float) -> float | None:
+    """Return NSD: the share of both contours' length within `tolerance` (pixels) of the other. None where both are empty."""
     first, second = _masks(predicted, truth)
-    (there, length_there), (back, length_back) = _surface_distances(first, second, spacing)
+    (there, length_there), (back, length_back) = _surface_distances(first, second)
     total = float(length_there.sum() + length_back.sum())
     if total == 0:
         return None
     return float((length_there[there <= tolerance].sum() + length_back[back <= tolerance].sum()) / total)
 
 
-def hausdorff(
-    predicted: ArrayLike, truth: ArrayLike, percentile: float = 95, spacing: tuple[float, float] = (1.0, 1.0)
-) -> float | None:
+def hausdorff(predicted: ArrayLike, truth: ArrayLike, percentile: float = 95) -> float | None:
     """Return the larger of the two directed distances at a percentile of contour length; None where a mask is empty."""
     first, second = _masks(predicted, truth)
     if not first.any() or not second.any():
         return None
     worst = 0.0
-    for distances, lengths in _surface_distances(first, second, spacing):
+    for distances, lengths in _surface_distances(first, second):
         order = np.argsort(distances)
         passed = np.cumsum(lengths[order]) / lengths.sum()
         at = min(int(np.searchsorted(passed, percentile / 100)), len(distances) - 1)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import logsumexp, softmax
 
 from .arithmetic import ratio, unit
-from .ranking import auroc, average_precision, roc_curve
+from .ranking import Ranking, roc_curve
 
 Floats = NDArray[np.float64]
 
@@ -24,33 +22,25 @@ def energy(logits: ArrayLike) -> Floats:
     return np.asarray(logsumexp(np.asarray(logits, dtype=np.float64), axis=-1), dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class OutOfDistribution:
-    auroc: float
-    fpr95: float
-    ap_in: float
-    ap_out: float
-    detection_accuracy: float
-
-
-def out_of_distribution(inside: ArrayLike, outside: ArrayLike) -> OutOfDistribution | None:
+def out_of_distribution(inside: ArrayLike, outside: ArrayLike) -> dict[str, float] | None:
     """Score how well a score (high = in distribution) tells the two sets apart; None where either is empty.
 
-    FPR95 is taken at the highest threshold that keeps at least 95 % of the in-distribution set.
+    AUROC; FPR at the highest threshold that keeps at least 95 % of the in-distribution set; average precision of either
+    side; accuracy at the best threshold.
     """
     home, away = np.asarray(inside, dtype=np.float64), np.asarray(outside, dtype=np.float64)
     if not len(home) or not len(away):
         return None
     scores, labels = np.r_[home, away], np.r_[np.ones(len(home)), np.zeros(len(away))]
     wrong, kept, _ = roc_curve(labels, scores)
-    area, ap_in, ap_out = (
-        auroc(labels, scores),
-        average_precision(labels, scores),
-        average_precision(1 - labels, -scores),
-    )
-    assert area is not None and ap_in is not None and ap_out is not None
-    best = float((0.5 * (kept + 1 - wrong)).max())
-    return OutOfDistribution(area, float(wrong[np.argmax(kept >= 0.95)]), ap_in, ap_out, best)
+    ones, home_first, away_first = np.ones(len(labels)), Ranking.of(labels, scores), Ranking.of(1 - labels, -scores)
+    return {
+        "ood_auroc": float(home_first.auroc(ones)[0]),
+        "fpr95": float(wrong[np.argmax(kept >= 0.95)]),
+        "ap_in": float(home_first.average_precision(ones)[0]),
+        "ap_out": float(away_first.average_precision(ones)[0]),
+        "detection_accuracy": float((0.5 * (kept + 1 - wrong)).max()),
+    }
 
 
 def robustness(counts: ArrayLike) -> tuple[Floats, Floats]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vlp.core.config import config
+from vlp.core.config import config, read_yaml
 from vlp.core.registry import Registry
 
 from ..bootstrap import Resamples, draw
@@ -219,6 +219,7 @@ class Task(ABC, Generic[Selection]):
         return [[scores_card(cls, result)]]
 
 
+TITLES = read_yaml(Path(__file__).with_name("titles.yaml"))
 Families = Registry[type[Task[Any]]]
 families: Families = Registry("task family", package="vlp_eval.tasks")
 
@@ -235,6 +236,11 @@ def family_of(name: str) -> type[Task[Any]]:
 def is_unbounded(family: type[Task[Any]], name: str) -> bool:
     """Return whether a metric's range is not [0, 1]."""
     return re.fullmatch(family.unbounded, name) is not None
+
+
+def words_of(family: str) -> tuple[Words, Words]:
+    """Return the titles and the meanings of the metrics of a family of the harness."""
+    return tuple(TITLES[family]["titles"].items()), tuple(TITLES[family]["meanings"].items())
 
 
 def worded(table: Words, name: str) -> str:

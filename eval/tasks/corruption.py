@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ from ..results import TaskResult, macro_metric, metric
 from ..zero_shot import prompts as prompt_files
 from ..zero_shot.classifier import UNKNOWN, Scores, score
 from ..zero_shot.scoring import Scoring
-from .base import Comparable, Context, Outcome, Plan, Task, Words, families, scores_card
+from .base import Comparable, Context, Outcome, Plan, Task, families, scores_card, words_of
 from .classification.labels import Settings as ClassSettings
 from .classification.subgroups import mean_part
 from .classification.task import Classification, Labelled
@@ -49,13 +49,7 @@ class Corruption(Classification):
     """Macro AUROC under corruption, with paired intervals of the loss."""
 
     Config = Settings
-    titles = (
-        ("auroc_macro", "Macro AUROC, clean images"),
-        ("auroc_corrupted", "Macro AUROC, mean over corruptions"),
-        (r"auroc_([a-z]+)", "Macro AUROC under {0}"),
-        (r"change_([a-z]+)", "Change of macro AUROC under {0}"),
-    )
-    meanings: ClassVar[Words] = (("auroc_corrupted", "probability that a positive image scores above a negative one"),)
+    titles, meanings = words_of("corruption")
 
     @classmethod
     def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
@@ -161,14 +155,7 @@ class OutOfDistribution(Task[Plan]):
     """OOD detection by class scores: maximum softmax probability (MSP), largest logit, energy."""
 
     Config = OutSettings
-    titles = (
-        (r"ood_auroc_(.+)", "OOD detection AUROC ({0})"),
-        (r"fpr95_(.+)", "OOD detection FPR at 95 % TPR ({0})"),
-        (r"ap_in_(.+)", "OOD detection average precision, in-distribution ({0})"),
-        (r"ap_out_(.+)", "OOD detection average precision, OOD ({0})"),
-        (r"detection_accuracy_(.+)", "OOD detection accuracy, best threshold ({0})"),
-    )
-    meanings = ((r"ood_auroc_.+", "probability that an OOD image scores below an in-distribution one"),)
+    titles, meanings = words_of("ood")
 
     def __init__(self, spec: Any, settings: OutSettings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -209,13 +196,13 @@ class OutOfDistribution(Task[Plan]):
             owners = [context.data.patient(index) for index in inside] + [data.patient(index) for index in outside]
             resamples = draw(owners, context.resamples, context.seed, context.data.unit)
             drawn = Ranking.of(labels, np.r_[values]).auroc(resamples.weights)
-            bounds = of_auroc(found.auroc, labels.astype(np.int64), drawn, resamples)
-            main = key == self.settings.score
-            outcome.metrics[f"ood_auroc_{key}"] = metric(found.auroc, bounds, chance=0.5, primary=main)
-            outcome.metrics[f"fpr95_{key}"] = metric(found.fpr95, chance=0.95, higher_is_better=False)
-            outcome.metrics[f"ap_in_{key}"] = metric(found.ap_in, chance=len(inside) / len(labels))
-            outcome.metrics[f"ap_out_{key}"] = metric(found.ap_out, chance=len(outside) / len(labels))
-            outcome.metrics[f"detection_accuracy_{key}"] = metric(found.detection_accuracy, chance=0.5)
+            bounds = of_auroc(found["ood_auroc"], labels.astype(np.int64), drawn, resamples)
+            main = {"primary": key == self.settings.score, "interval": bounds}
+            chance = {"ood_auroc": 0.5, "fpr95": 0.95, "ap_in": len(inside) / len(labels)}
+            chance |= {"ap_out": len(outside) / len(labels), "detection_accuracy": 0.5}
+            for name, value in found.items():
+                facts = main if name == "ood_auroc" else {"higher_is_better": name != "fpr95"}
+                outcome.metrics[f"{name}_{key}"] = metric(value, chance=chance[name], **facts)
         outcome.rows = [
             context.row(index) | {"msp": float(value)}
             for index, value in zip(inside, max_softmax(home.logits), strict=True)

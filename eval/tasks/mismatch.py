@@ -18,7 +18,7 @@ from vlp.core.config import config
 from ..data.checks import check_reports
 from ..data.dataset import Data, Findings
 from ..metrics.arithmetic import unit
-from .base import Context, Outcome, Plan, Task, families, mean_metric, require_any
+from .base import Context, Outcome, Plan, Task, families, mean_metric, require_any, words_of
 from .controls import partners
 from .retrieval.pairs import texts_of
 
@@ -83,12 +83,7 @@ class Mismatch(Task[Pairs]):
     Config = Settings
     needs = frozenset({"report"})
     compares_samples = True
-    titles = (
-        ("notices_wrong_report", "Report mismatch accuracy: another patient's report"),
-        ("notices_wrong_side", "Report mismatch accuracy: left and right exchanged"),
-        ("notices_negation", "Report mismatch accuracy: findings negated"),
-    )
-    meanings = ((r"notices_.+", "share of images that score higher with their own text than with the wrong one"),)
+    titles, meanings = words_of("mismatch")
 
     def check(self, data: Data) -> Findings:
         return check_reports(data)

@@ -21,9 +21,8 @@ from ..metrics.arithmetic import unit
 from ..metrics.shift import neighbour_counts, robustness
 from ..results import metric
 from ..zero_shot.classifier import UNKNOWN
-from .base import Context, Outcome, Plan, Task, families, require_any
-from .classification.labels import Settings as ClassSettings
-from .classification.labels import truth_of
+from .base import Context, Outcome, Plan, Task, families, require_any, words_of
+from .classification.labels import labels_of
 
 Table = tuple[NDArray[np.float64], NDArray[np.int64]]
 """Unit rows of images [n, D] and the labels of classes [n, C]."""
@@ -52,11 +51,7 @@ class Probe(Task[Plan]):
 
     Config = Settings
     needs = frozenset({"labels", "train"})
-    titles = (
-        (r"auroc_(\d+)_shots", "Linear probe macro AUROC, {0} images of each outcome"),
-        (r"auroc_(.+)", "Linear probe macro AUROC, training share {0}"),
-    )
-    meanings = ((r"auroc_.+", "probability that a positive image scores above a negative one"),)
+    titles, meanings = words_of("probe")
 
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
@@ -84,8 +79,8 @@ class Probe(Task[Plan]):
         return outcome
 
     def _table(self, context: Context, data: Data, indices: Sequence[int]) -> Table:
-        settings = ClassSettings(classes=self.settings.classes, truth=self.settings.truth, prompts=())
-        return unit(context.cache.images(data, indices)), truth_of(data, indices, settings)
+        labels = labels_of(data, indices, self.settings.classes, self.settings.truth)
+        return unit(context.cache.images(data, indices)), labels
 
     def _areas(
         self, seen: Table, test: Table, drawn: Resamples, chosen: NDArray[np.int64], shots: int = 0, seed: int = 0
@@ -160,32 +155,23 @@ class RobustnessIndex(Task[Members]):
 
     Config = RobustSettings
     needs = frozenset({"labels"})
-    titles = ((r"robustness_(index|ratio)@(\d+)", "Robustness {0}, {1} neighbours"),)
-    meanings = (
-        (
-            r"robustness_index@\d+",
-            "share of neighbours with the same finding among those that differ in finding or hospital",
-        ),
-    )
+    titles, meanings = words_of("robustness")
     unbounded = r"robustness_ratio@\d+"
 
     def check(self, data: Data) -> Findings:
         return check_labels(data, {name: (name,) for name in self.settings.biology}, self.settings.truth)
 
     def plan(self, context: Context) -> Members:
-        settings = ClassSettings(classes=self.settings.biology, truth=self.settings.truth, prompts=())
-        table = truth_of(context.data, context.usable, settings)
+        table = labels_of(context.data, context.usable, self.settings.biology, self.settings.truth)
         found = []
         for index, row in zip(context.usable, table, strict=True):
             centre = context.data.records[index].groups.get(self.settings.centre)
             if (row == 1).sum() == 1 and centre:
                 found.append((index, self.settings.biology[int((row == 1).argmax())], centre))
         what = f"exactly one of the findings and a {self.settings.centre}"
-        return Members(
-            images=require_any([index for index, _, _ in found], what, context.data),
-            kind=[kind for _, kind, _ in found],
-            centre=[centre for _, _, centre in found],
-        )
+        require_any([index for index, *_ in found], what, context.data)
+        images, kind, centres = map(list, zip(*found, strict=True))
+        return Members(images=images, kind=kind, centre=centres)
 
     def run(self, context: Context, plan: Members) -> Outcome:
         indices, kind, centre = plan.images, plan.kind, plan.centre

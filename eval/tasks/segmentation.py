@@ -20,7 +20,7 @@ from ..maps.masks import Rule, Sam, by_crf, by_kmeans, by_threshold, largest_par
 from ..maps.phrase_maps import Maps, Source
 from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
-from .base import Context, Outcome, Plan, families, mean_metric, require_any
+from .base import Context, Outcome, Plan, families, mean_metric, require_any, words_of
 from .controls import centre_map, control_of, partners
 from .grounding.location_prior import Truth, learn_masks, map_of_masks, mask_of
 from .map_task import MapTask
@@ -79,14 +79,7 @@ class Segmentation(MapTask[Masks]):
     Config = Settings
     needs = frozenset({"masks"})
     compares_samples = True
-    titles = (
-        ("dice", "Dice"),
-        ("iou", "IoU"),
-        ("nsd", "Normalised surface Dice (NSD)"),
-        ("hd95", "Hausdorff distance, 95th percentile (pixels)"),
-        ("pixel_auroc", "Pixel AUROC"),
-    )
-    meanings = (("dice", "overlap of the predicted and the true mask"),)
+    titles, meanings = words_of("segmentation")
     unbounded = r"hd95.*"
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:

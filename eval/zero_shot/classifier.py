@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -111,30 +111,20 @@ def _xplainer(
     temperature: float,
     together: Together,
 ) -> Scores:
-    found, missing = [], []
+    sides = []
     for name, texts in positive.items():
         p = pair_softmax(rows @ unit(texts).T, rows @ unit(negative[name]).T, temperature)
-        present, absent = xplainer(together(p))
-        found.append(present)
-        missing.append(absent)
-    present, absent = np.stack(found, axis=1), np.stack(missing, axis=1)
+        sides.append(xplainer(together(p)))
+    present, absent = (np.stack(side, axis=1) for side in zip(*sides, strict=True))
     return Scores(present, present, present > absent, np.log(present) - np.log(absent), temperature)
 
 
 def with_no_finding(scores: Scores, at: int) -> Scores:
     """Return scores with a column inserted at `at` for an image without any of the findings: 1 - max P (Xplainer)."""
     value = 1 - scores.probability.max(1)
-
-    def put(values: Floats, column: Floats) -> Floats:
-        return np.insert(values, at, column, axis=1)
-
-    return Scores(
-        put(scores.ranking, value),
-        put(scores.probability, value),
-        np.insert(scores.decision, at, value > 0.5, axis=1),
-        put(scores.logits, np.log(value) - np.log1p(-value)),
-        scores.temperature,
-    )
+    logits = np.log(value) - np.log1p(-value)
+    columns = {"ranking": value, "probability": value, "decision": value > 0.5, "logits": logits}
+    return replace(scores, **{name: np.insert(getattr(scores, name), at, columns[name], axis=1) for name in columns})
 
 
 def by_study(data: Data, indices: Sequence[int], truth: NDArray[np.int64]) -> tuple[list[int], NDArray[np.int64]]:

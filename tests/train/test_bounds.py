@@ -18,8 +18,7 @@ from tests.train.toys import WIDTH, batch, shard, step_of
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
 from vlp.objectives import build_objectives
-from vlp.train.engines.base import EngineConfig
-from vlp.train.engines.build import build_engine
+from vlp.train.engines.base import EngineConfig, build_engine
 from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig, bounded_parameters
 from vlp.train.train_step import TrainStep

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeVar, cast, dataclass_transform
 
 import yaml
 
@@ -49,7 +49,9 @@ except ImportError:  # a PyYAML that was built without libyaml
 class _Named(io.StringIO):
     """A text with the name that messages give it."""
 
-    name: str
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
 
 
 class _Loader(_SafeLoader):
@@ -68,8 +70,7 @@ class _Loader(_SafeLoader):
                     f"{key_node.start_mark.name}:{key_node.start_mark.line + 1}: key {key!r} is given twice"
                 )
             seen.add(key)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+        return cast("dict[Any, Any]", super().construct_mapping(node, deep))
 
 
 _Loader.add_implicit_resolver(
@@ -84,9 +85,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = read_text(path, MAX_YAML)
     except FileNotFoundError:
-        near = (
-            did_you_mean(path.name, [file.name for file in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""
-        )
+        near = did_you_mean(path.name, [file.name for file in path.parent.glob("*.y*ml")])
         raise ConfigError(f"no such file: {path}{near}") from None
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
@@ -99,11 +98,7 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     """Return the mapping in a YAML text, which `name` names in messages; raises ConfigError."""
     try:
         _check_size(text, name)
-        loader = _Loader(_named(text, name))
-        try:
-            tree = loader.get_single_data()
-        finally:
-            loader.dispose()
+        tree = yaml.load(_Named(text, name), Loader=_Loader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: dates and numbers that there are not
         if isinstance(error, ConfigError):
             raise
@@ -115,18 +110,12 @@ def parse_yaml(text: str, name: str) -> dict[str, Any]:
     return tree
 
 
-def _named(text: str, name: str) -> _Named:
-    stream = _Named(text)
-    stream.name = name
-    return stream
-
-
 def _check_size(text: str, name: str) -> None:
     """Raise ConfigError for YAML that is nested too deeply, holds too much once its aliases are written out, or numbers
     of thousands of digits; before anything is built, for each of these can end the process or take hours."""
     written: dict[str, int] = {}  # anchor -> how many values it stands for
     open_: list[tuple[str | None, int]] = []  # anchor of each collection that is open, and values in it so far
-    for event in yaml.parse(_named(text, name), Loader=_Loader):
+    for event in yaml.parse(_Named(text, name), Loader=_Loader):
         where = f"{name}:{event.start_mark.line + 1}" if event.start_mark else name
         if isinstance(event, (yaml.ScalarEvent, yaml.CollectionStartEvent)) and event.tag not in (None, "!", _TEXT):
             raise ConfigError(f"{where}: tag {shown(event.tag)}: expected none, or !!str")
@@ -226,8 +215,7 @@ def parse_override(text: str, tree: Mapping[str, Any], kind: Any = Any) -> dict[
         parsed = declared.read(value, kind, at)
     except yaml.YAMLError as error:
         raise ConfigError(f"override {text!r} is not valid YAML: {' '.join(str(error).split())}") from None
-    nested: dict[str, Any] = _nest(keys, parsed, tree, text)
-    return nested
+    return cast("dict[str, Any]", _nest(keys, parsed, tree, text))
 
 
 def _nest(keys: list[str], value: Any, tree: Any, text: str) -> Any:
@@ -237,10 +225,9 @@ def _nest(keys: list[str], value: Any, tree: Any, text: str) -> Any:
     if isinstance(tree, list):
         if not head.isdigit() or int(head) >= len(tree):
             raise ConfigError(f"override {text!r}: {head!r} is not an index into the list of {len(tree)}")
-        items = list(tree)
-        inner = _nest(rest, value, items[int(head)], text)
-        old = items[int(head)]
-        items[int(head)] = merge(old, inner) if isinstance(old, Mapping) and isinstance(inner, Mapping) else inner
+        items, at = list(tree), int(head)
+        inner = _nest(rest, value, items[at], text)
+        items[at] = merge(items[at], inner) if isinstance(items[at], Mapping) and isinstance(inner, Mapping) else inner
         return items
     below = tree.get(head) if isinstance(tree, Mapping) else None
     return {head: _nest(rest, value, below, text)}

@@ -24,10 +24,7 @@ from .registry import Registry, UnknownNameError
 MAPPINGS = (dict, Mapping)
 SEQUENCES = (tuple, list, set, frozenset, Sequence)
 NULLS = ("", "null", "Null", "NULL", "~")
-BOOLEANS = {
-    **dict.fromkeys(("true", "yes", "on"), True),
-    **dict.fromkeys(("false", "no", "off"), False),
-}
+BOOLEANS = {**dict.fromkeys(("true", "yes", "on"), True), **dict.fromkeys(("false", "no", "off"), False)}
 INTEGER = re.compile(r"[-+]?[0-9]+(?:_[0-9]+)*")
 FLOAT = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]+)*\.?[0-9]*|\.[0-9]+)(?:e[-+]?[0-9]+)?|[-+]?\.inf|\.nan", re.IGNORECASE)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as td
@@ -103,10 +103,7 @@ class _Shift(torch.autograd.Function):
 
 def _exchange(tensor: Tensor, to: int, source: int) -> Tensor:
     received = torch.empty_like(tensor, memory_format=torch.contiguous_format)
-    work = [
-        td.P2POp(td.isend, tensor.contiguous(), to % world()),
-        td.P2POp(td.irecv, received, source % world()),
-    ]
+    work = [td.P2POp(td.isend, tensor.contiguous(), to % world()), td.P2POp(td.irecv, received, source % world())]
     for request in td.batch_isend_irecv(work):
         request.wait()
     return received
@@ -129,29 +126,21 @@ class _SumReduce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (grad,) = grads
-        result = grad.clone().contiguous()
-        td.all_reduce(result)
-        return result
+        return sum_over_ranks(*grads)
 
 
 def gather(tensor: Tensor) -> Tensor:
     """Concatenate `tensor` [n, ...] of all ranks in rank order -> [n * world, ...]; differentiable; n equal on all ranks."""
     if world() == 1:
         return tensor
-    if tensor.requires_grad:
-        result: Tensor = _Gather.apply(tensor)
-        return result
-    return _gather(tensor)
+    return cast(Tensor, _Gather.apply(tensor)) if tensor.requires_grad else _gather(tensor)
 
 
 def counts(n: int) -> list[int]:
     """Return every rank's `n`."""
     if world() == 1:
         return [n]
-    on_gpu = td.get_backend() == "nccl"
-    found: list[int] = _gather(torch.tensor([n], device=device() if on_gpu else "cpu")).tolist()
-    return found
+    return cast("list[int]", _gather(torch.tensor([n], device=_exchange_device())).tolist())
 
 
 def gather_uneven(tensor: Tensor) -> tuple[Tensor, list[int]]:
@@ -173,18 +162,12 @@ def gather_uneven(tensor: Tensor) -> tuple[Tensor, list[int]]:
 
 def shift(tensor: Tensor) -> Tensor:
     """Return the previous rank's `tensor` [n, ...] (rank 0 takes the last one's); differentiable; equal shapes."""
-    if world() == 1:
-        return tensor
-    result: Tensor = _Shift.apply(tensor)
-    return result
+    return tensor if world() == 1 else cast(Tensor, _Shift.apply(tensor))
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:
     """Sum over ranks, differentiable; the same value on each."""
-    if world() == 1:
-        return tensor
-    result: Tensor = _SumReduce.apply(tensor)
-    return result
+    return tensor if world() == 1 else cast(Tensor, _SumReduce.apply(tensor))
 
 
 def agree(flag: bool) -> bool:
@@ -196,9 +179,13 @@ def agree_each(flags: list[bool]) -> list[bool]:
     """As `agree`, for several flags with one exchange."""
     if world() == 1:
         return flags
-    values = torch.tensor([int(flag) for flag in flags], device=device() if td.get_backend() == "nccl" else "cpu")
+    values = torch.tensor([int(flag) for flag in flags], device=_exchange_device())
     td.all_reduce(values, op=td.ReduceOp.MAX)
     return [bool(value) for value in values.tolist()]
+
+
+def _exchange_device() -> torch.device:
+    return device() if td.get_backend() == "nccl" else torch.device("cpu")
 
 
 def gather_objects(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import re
 import select
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 DONE, FAILED, WRONG, INTERRUPTED, UNREAD = 0, 1, 2, 130, 141
 
@@ -149,18 +149,16 @@ def _is_unread() -> bool:
 
 def printable(text: str) -> str:
     """Return a text as a terminal may be shown it: control characters of keys and names are spelled, lines are kept."""
-    if text.isascii() and text.replace("\n", "").isprintable():
-        return text
-    spelled = (
+    return "".join(
         letter if letter in "\n\t" or letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
     )
-    return "".join(spelled)
 
 
 def _refusal(error: BaseException) -> tuple[int, BaseException] | None:
     """Return the operating system's error number behind an error or one of its causes, and the cause that had it."""
-    for cause in _chain(error):
+    cause: BaseException | None = error
+    while cause is not None:
         if isinstance(cause, OSError) and cause.errno:
             return cause.errno, cause
         if isinstance(cause, MemoryError):
@@ -169,13 +167,8 @@ def _refusal(error: BaseException) -> tuple[int, BaseException] | None:
             return errno.EMFILE, cause
         if match := TORCH.search(str(cause)):  # libraries in other languages give the number in their text only
             return int(next(group for group in match.groups() if group)), cause
+        cause = cause.__cause__
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
 
 
 def handle_limit() -> str:

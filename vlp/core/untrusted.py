@@ -122,17 +122,15 @@ def read_json(path: Path | str, limit: int = MAX_TEXT) -> Any:
     return parse_json(read_regular(path, limit))
 
 
-def check_files(folder: Path, limit: int = MAX_TOKENIZER) -> None:
-    """Raise OSError for what a library would wait for or fill the memory with in a folder: FIFOs, devices, and files of
-    more than `limit` bytes that are no weights.
-    """
+def check_files(folder: Path) -> None:
+    """Raise OSError for what a library would wait for or fill the memory with: FIFOs, devices, large files but weights."""
     for path in sorted(folder.iterdir()):
         if path.is_dir() or not path.exists():
             continue
         status = os.stat(path)
         _check_kind(status, path)
-        if status.st_size > limit and path.suffix in READ_WHOLE:
-            raise _too_large(path, limit)
+        if status.st_size > MAX_TOKENIZER and path.suffix in READ_WHOLE:
+            raise _too_large(path, MAX_TOKENIZER)
 
 
 def parse_json(data: bytes | str) -> Any:
@@ -167,13 +165,13 @@ def parse_object(data: bytes | str, where: str, kind: type[ConfigError] = Config
     return tree
 
 
-def read_object(path: Path, limit: int = 16 * MIB, kind: type[ConfigError] = ConfigError) -> dict[str, Any]:
-    """Return the JSON object in a file, by default a configuration's; raises `kind` for anything else."""
+def read_object(path: Path, limit: int = 16 * MIB) -> dict[str, Any]:
+    """Return the JSON object in a file, by default a configuration's; raises ConfigError for anything else."""
     try:
         data = read_regular(path, limit)
     except OSError as error:
-        raise kind(f"cannot read {path}: {error.strerror}") from None
-    return parse_object(data, f"cannot read {path}", kind)
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    return parse_object(data, f"cannot read {path}")
 
 
 def open_gzip(path: Path | str, limit: int | None = None) -> IO[bytes]:

@@ -170,11 +170,7 @@ def select_text(sample: Sample, rng: np.random.Generator | None, view: TextView)
 
 
 def _choose_sentences(
-    text: str,
-    spans: Sequence[tuple[int, int]],
-    view: TextView,
-    rng: np.random.Generator | None,
-    offset: int | None,
+    text: str, spans: Sequence[tuple[int, int]], view: TextView, rng: np.random.Generator | None, offset: int | None
 ) -> SelectedText:
     chosen: Sequence[int] | None = None
     if rng is not None and spans:

@@ -96,14 +96,7 @@ class PipeStream:
 class PipeDataset(IterableDataset[WorkerResult]):
     """One rank's batches from `cursor` on, without end; see the module for what is not promised."""
 
-    def __init__(
-        self,
-        stream: PipeStream,
-        collator: Collator,
-        rank: int,
-        world: int,
-        cursor: int,
-    ) -> None:
+    def __init__(self, stream: PipeStream, collator: Collator, rank: int, world: int, cursor: int) -> None:
         self.shards, self.seed, self.collator = stream.shards, stream.seed, collator
         self.size, self.most_rejected = stream.config.batch_size, stream.config.max_rejected
         self.rank, self.world, self.cursor = rank, world, cursor

@@ -139,15 +139,12 @@ def _bucket(order: np.ndarray, lengths: np.ndarray, unit: int, start: int, seed:
     body = order[head : head + runs * unit].reshape(runs, unit)
     pieces = [order[:head]]
     if runs:
-        alike = []
-        for first in range(0, runs, _POOL):
-            pool = body[first : first + _POOL].reshape(-1)
-            alike.append(pool[np.argsort(lengths[pool], kind="stable")])
+        pools = (body[first : first + _POOL].reshape(-1) for first in range(0, runs, _POOL))
+        alike = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
         body = np.concatenate(alike).reshape(runs, unit)
         pieces.append(body[permutation(seed_of("runs", seed), runs)].reshape(-1))
     pieces.append(order[head + runs * unit :])
-    joined: np.ndarray = np.concatenate(pieces)
-    return joined
+    return np.concatenate(pieces)
 
 
 class Mixture:
@@ -181,13 +178,12 @@ class Mixture:
 
 def _round_to_sum(values: np.ndarray, total: int) -> np.ndarray:
     """Round positive values to integers of at least 1 that sum to `total`, by largest remainder."""
-    rounded = np.maximum(np.floor(values).astype(np.int64), 1)
+    rounded: np.ndarray = np.maximum(np.floor(values).astype(np.int64), 1)
     while rounded.sum() != total:
         gap = values - rounded
         step = 1 if rounded.sum() < total else -1
         rounded[int(np.argmax(np.where(rounded + step >= 1, gap * step, -np.inf)))] += step
-    result: np.ndarray = rounded
-    return result
+    return rounded
 
 
 class Plan:

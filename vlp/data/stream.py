@@ -100,10 +100,9 @@ class Stream:
 
     def trained_on(self) -> list[dict[str, Any]]:
         """Return for each source its digest and the first 16 digits of its shards' sha256: what a checkpoint keeps of it."""
-        manifests = [source.shards.manifest for source in self.sources]
+        manifests = (source.shards.manifest for source in self.sources)
         return [
-            {"digest": manifest.digest, "shards": [shard.sha256[:16] for shard in manifest.shards]}
-            for manifest in manifests
+            {"digest": found.digest, "shards": [shard.sha256[:16] for shard in found.shards]} for found in manifests
         ]
 
     def texts(self, limit: int = 100_000) -> Iterator[str]:
@@ -171,10 +170,11 @@ def open_sources(config: DataConfig, split: str) -> list[Source]:
     else:
         chosen = [(path, split, 1.0) for path in dict.fromkeys(source.path for source in train)]
     sources = []
+    names = VALIDATION_SPLITS if split in VALIDATION_SPLITS else (split,)
     for path, name, weight in chosen:
         manifest = Manifest.read(path, cache)
         if split != "train":
-            name = _held_out(manifest, split)
+            name = next((held_out for held_out in names if held_out in manifest.splits), None)
             if name is None and (config.val is None or manifest.splits):
                 if config.val is not None:
                     manifest.select(split)  # raises, with the splits that there are
@@ -183,11 +183,6 @@ def open_sources(config: DataConfig, split: str) -> list[Source]:
         title = part.shards[0].source or Path(path.rstrip("/")).name
         sources.append(Source(title, ShardSet(part, cache), weight))
     return sources
-
-
-def _held_out(manifest: Manifest, split: str) -> str | None:
-    names = VALIDATION_SPLITS if split in VALIDATION_SPLITS else (split,)
-    return next((name for name in names if name in manifest.splits), None)
 
 
 def open_stream(config: DataConfig, seed: int, split: str, ranks: int) -> Stream | PipeStream:

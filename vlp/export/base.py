@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
+from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import Registry
 
 if TYPE_CHECKING:
@@ -76,6 +77,18 @@ class Exporter(ABC):
     def path_dependent_files(self, folder: Path, repository: str | None) -> dict[str, bytes]:
         """Return the files that name the place where the model is: its final folder, or a repository of the Hub."""
         return {}
+
+    def require_plain_image(self, model: DualEncoder) -> None:
+        """Raise UnsupportedByFormat for an image tower of one channel, and for a head that adds patches."""
+        if model.config.image_head.add_patches is not None:
+            raise UnsupportedByFormat(
+                f"{self.library} cannot add pooled patches to the global embedding: export with --format vlp"
+            )
+        if model.image_tower.channels != 3:
+            raise UnsupportedByFormat(
+                f"{self.library}'s models take three channels, this image tower takes one: export with --format vlp or "
+                "onnx, or train with a three-channel tower (grey images are repeated)"
+            )
 
     def without_local_heads(self, loaded: Pretrained) -> list[str]:
         """Return the note that a format without patches and words owes to the user."""

@@ -83,8 +83,7 @@ def _mean(output: Any) -> np.ndarray:
 
     states = output.last_hidden_state
     mean = states.mean(1) if states.dim() == 3 else states.mean((2, 3))
-    result: np.ndarray = torch.nn.functional.normalize(mean, dim=1).numpy()
-    return result
+    return np.asarray(torch.nn.functional.normalize(mean, dim=1))
 
 
 def _pixels(preprocess: ImageProcessor, channels: int, images: Images) -> Tensor:

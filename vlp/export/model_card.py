@@ -14,7 +14,7 @@ import yaml
 from vlp.core.config import ConfigError, read_yaml
 from vlp.core.untrusted import MAX_TEXT, read_object, read_text
 from vlp.core.version import __version__
-from vlp.modalities.text.tokenizers.base import LEFT_OUT, Tokenizer
+from vlp.modalities.text.tokenizers.base import LEFT_OUT
 
 from .base import Exporter
 
@@ -37,7 +37,7 @@ def render(
     from huggingface_hub import ModelCardData
     from jinja2 import Environment, StrictUndefined
 
-    recipe = _recipe(source)
+    recipe = read_yaml(source / "recipe.yaml") if (source / "recipe.yaml").is_file() else {}
     name = name or str(recipe.get("name") or repository.rpartition("/")[2])
     scored = [_results(path) for path in results] or _near(source, loaded)
     metrics = eval_results(scored)
@@ -68,11 +68,6 @@ def render(
     )
 
 
-def _recipe(source: Path) -> dict[str, Any]:
-    path = source / "recipe.yaml"
-    return read_yaml(path) if path.is_file() else {}
-
-
 def _near(source: Path, loaded: Pretrained) -> list[dict[str, Any]]:
     """Return the results in the run's own folder that scored this very step."""
     folder = source.resolve()
@@ -92,26 +87,21 @@ def _results(path: Path) -> dict[str, Any]:
 def describe(loaded: Pretrained) -> list[str]:
     """Return the model's size and make in sentences."""
     model, spec, tree = loaded.model, loaded.preprocess.spec, loaded.config["model"]
-    towers = {part: tree[part].get("name") or _kind(tree[part]) for part in ("image", "text")}
+    image, text = (
+        tower.get("name") or (tower.get("config") or {}).get("model_type") or tower["kind"]
+        for tower in (tree["image"], tree["text"])
+    )
+    trained = loaded.tokenizer.trained  # pieces that are learnt from reports could hold patients
+    origin = LEFT_OUT.format(**trained) if trained else "with no record of how it was trained"
     return [
-        f"image tower {towers['image']}, text tower {towers['text']}, joint width {model.dim}",
+        f"image tower {image}, text tower {text}, joint width {model.dim}",
         f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters",
         f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}; "
         f"preprocessing {loaded.preprocess.fingerprint}",
         f"texts: up to {loaded.tokenizer.length} tokens of {loaded.tokenizer.vocab_size}; "
-        f"tokenizer {loaded.tokenizer.fingerprint}, {_origin(loaded.tokenizer)}",
+        f"tokenizer {loaded.tokenizer.fingerprint}, {origin}",
         f"weights sha256 {loaded.config['weights_sha256']}",
     ]
-
-
-def _origin(tokenizer: Tokenizer) -> str:
-    """Return where a tokenizer's pieces come from: those of one trained on reports could hold patients."""
-    return LEFT_OUT.format(**tokenizer.trained) if tokenizer.trained else "with no record of how it was trained"
-
-
-def _kind(tower: Mapping[str, Any]) -> str:
-    config = tower.get("config") or {}
-    return str(config.get("model_type") or tower["kind"])
 
 
 def base_models(recipe: Mapping[str, Any]) -> Iterable[str]:

@@ -109,8 +109,7 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
         def embed(group: Texts) -> np.ndarray:
             tokens = tokenizer(list(group)).tokens
             inputs = {"ids": tokens.ids.numpy(), "mask": tokens.mask.numpy().astype(np.int64)}
-            rows: np.ndarray = text.run(None, inputs)[0]
-            return rows
+            return np.asarray(text.run(None, inputs)[0])
 
         together = embed(texts)
         if not np.allclose(np.concatenate([embed([sentence]) for sentence in texts]), together, atol=1e-4):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from vlp.hub import Pretrained
     from vlp.modalities.image.spec import ImageSpec
-    from vlp.models.dual_encoder import DualEncoder
     from vlp.models.towers.base import OpenClipForm
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -55,7 +54,8 @@ tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")"""
         from safetensors.torch import save_file
 
         model, spec = loaded.model, loaded.preprocess.spec
-        image = image_form(model)
+        self.require_plain_image(model)
+        image = model.image_tower.as_open_clip(model.config.image_head, model.dim)
         text = model.text_tower.as_open_clip(model.config.text_head, model.dim)
         config = {
             "embed_dim": model.dim,
@@ -113,20 +113,6 @@ tokenizer = open_clip.get_tokenizer("hf-hub:{repo}")"""
                 "images": model.encode_image(pixels, normalize=True).numpy(),
                 "texts": model.encode_text(tokenizer(list(texts)), normalize=True).numpy(),
             }
-
-
-def image_form(model: DualEncoder) -> OpenClipForm:
-    """Return the image tower in open_clip's words; raises UnsupportedByFormat."""
-    if model.image_tower.channels != 3:
-        raise UnsupportedByFormat(
-            "open_clip's models take three channels, this image tower takes one: export with --format vlp, or train with "
-            "a three-channel tower (grey images are repeated)"
-        )
-    if model.config.image_head.add_patches is not None:
-        raise UnsupportedByFormat(
-            "open_clip cannot add pooled patches to the global embedding: export with --format vlp"
-        )
-    return model.image_tower.as_open_clip(model.config.image_head, model.dim)
 
 
 def text_config(loaded: Pretrained, form: OpenClipForm) -> dict[str, Any]:

@@ -68,5 +68,4 @@ def _mean(states: Any, mask: Any) -> np.ndarray:
     import torch
 
     real = mask.unsqueeze(-1)
-    result: np.ndarray = torch.nn.functional.normalize((states * real).sum(1) / real.sum(1), dim=1).numpy()
-    return result
+    return np.asarray(torch.nn.functional.normalize((states * real).sum(1) / real.sum(1), dim=1))

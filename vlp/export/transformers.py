@@ -39,15 +39,7 @@ classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_tem
 
     def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
         model, spec = loaded.model, loaded.preprocess.spec
-        if model.config.image_head.add_patches is not None:
-            raise UnsupportedByFormat(
-                "transformers cannot add pooled patches to the global embedding: export with --format vlp"
-            )
-        if model.image_tower.channels != 3:
-            raise UnsupportedByFormat(
-                "transformers' processors make three channels, this image tower takes one: export with --format vlp or "
-                "onnx, or train with a three-channel tower (grey images are repeated)"
-            )
+        self.require_plain_image(model)
         image_processor = hf_processor.image_processor(spec, approximate)
         image, text = model.image_tower.as_transformers(), model.text_tower.as_transformers()
         kinds = image.config.model_type, text.config.model_type
@@ -100,8 +92,21 @@ def _linear(model: DualEncoder, side: str) -> Any:
     return head.weight.detach()
 
 
-def _dual(model: DualEncoder, image: TransformersForm, text: TransformersForm) -> Any:
+def _projected(made: Any, model: DualEncoder, image: TransformersForm, text: TransformersForm, *factors: float) -> Any:
+    """Return a dual encoder filled with the towers and with the heads, divided by what its poolers multiply by."""
     import torch
+
+    weights = _linear(model, "image"), _linear(model, "text")
+    with torch.no_grad():
+        _fill(made.vision_model, image.model.state_dict())
+        _fill(made.text_model, text.model.state_dict())
+        made.visual_projection.weight.copy_(weights[0] / factors[0])
+        made.text_projection.weight.copy_(weights[1] / factors[1])
+        made.logit_scale.fill_(log_scale(model))
+    return made
+
+
+def _dual(model: DualEncoder, image: TransformersForm, text: TransformersForm) -> Any:
     from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
     image_factor, text_factor = pooler_factor_of_images(image), pooler_factor_of_texts(text)
@@ -111,14 +116,7 @@ def _dual(model: DualEncoder, image: TransformersForm, text: TransformersForm) -
             *configs, projection_dim=model.dim, logit_scale_init_value=log_scale(model)
         )
     )
-    image_weight, text_weight = _linear(model, "image"), _linear(model, "text")
-    with torch.no_grad():
-        _fill(made.vision_model, image.model.state_dict())
-        _fill(made.text_model, text.model.state_dict())
-        made.visual_projection.weight.copy_(image_weight / image_factor)
-        made.text_projection.weight.copy_(text_weight / text_factor)
-        made.logit_scale.fill_(log_scale(model))
-    return made
+    return _projected(made, model, image, text, image_factor, text_factor)
 
 
 def _fill(module: Any, state: dict[str, Any]) -> None:
@@ -173,21 +171,13 @@ def _plain(config: Any, pooler_factor: float = 1.0) -> Any:
 
 
 def _clip(model: DualEncoder, image: TransformersForm, text: TransformersForm) -> Any:
-    import torch
     from transformers import CLIPConfig, CLIPModel
 
     _require_own_pooling(image, text)
     config = CLIPConfig(
         text_config=text.config.to_dict(), vision_config=image.config.to_dict(), projection_dim=model.dim
     )
-    made = CLIPModel(config)
-    with torch.no_grad():
-        made.vision_model.load_state_dict(image.model.state_dict())
-        made.text_model.load_state_dict(text.model.state_dict())
-        made.visual_projection.weight.copy_(_linear(model, "image"))
-        made.text_projection.weight.copy_(_linear(model, "text"))
-        made.logit_scale.fill_(log_scale(model))
-    return made
+    return _projected(CLIPModel(config), model, image, text, 1.0, 1.0)
 
 
 def _siglip(loaded: Pretrained, image: TransformersForm, text: TransformersForm) -> Any:

@@ -99,7 +99,8 @@ def embed(loaded: Pretrained, source: str, exporter: Exporter, **environment: st
         variables = {**os.environ, **offline, **environment}
         done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
         if done.returncode != 0:
-            raise ConfigError(f"the {exporter.name} export does not load in a fresh process: {_last_line(done.stderr)}")
+            said = done.stderr.strip().rpartition("\n")[2].strip()[:300] or "it ended without a message"
+            raise ConfigError(f"the {exporter.name} export does not load in a fresh process: {said}")
         with np.load(out) as found:
             return dict(found)
 
@@ -128,11 +129,6 @@ def compare(
                 )
             notes.append(f"images that have to be resized: a cosine of {cosine:.5f} with the native embedding")
     return notes
-
-
-def _last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it ended without a message"
 
 
 def run(name: str, source: str, probe_file: Path, out: Path, trust: Sequence[str]) -> None:

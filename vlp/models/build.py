@@ -17,12 +17,7 @@ from vlp.modalities.text.tokenizers.base import Tokenizer
 
 from .dual_encoder import DualEncoder, ModelConfig
 from .lora import add_lora_to_towers
-from .towers.base import (
-    build_image_tower,
-    build_text_tower,
-    build_tower,
-    towers_of,
-)
+from .towers.base import build_image_tower, build_text_tower, build_tower, towers_of
 
 log = logging.getLogger("vlp")
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
-from vlp.batch import Batch, Grid, ModelOutput, Tokens
+from vlp.batch import Batch, ModelOutput, Tokens
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.declared import Kinds
 from vlp.modalities.kinds import Spec
@@ -25,13 +25,7 @@ from vlp.needs.base import Part, find_needs
 from vlp.needs.words import by_word
 
 from .heads import HeadConfig, build_head, project
-from .towers.base import (
-    Features,
-    ImageTower,
-    TextFeatures,
-    TextTower,
-    Tower,
-)
+from .towers.base import Features, ImageTower, TextFeatures, TextTower, Tower
 
 
 @config
@@ -73,8 +67,7 @@ class Encoder(nn.Module):
     def forward(self, inputs: Any) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.tower.is_frozen):
             features = self.tower(inputs)
-        embedded: Tensor = self.head(features.pooled)
-        return embedded
+        return cast(Tensor, self.head(features.pooled))
 
 
 class DualEncoder(nn.Module):
@@ -108,8 +101,7 @@ class DualEncoder(nn.Module):
         if "attention" not in self.uses:
             image_tower.disable_attention_capture()
             text_tower.disable_attention_capture()
-        self.image_tower, self.text_tower = image_tower, text_tower
-        self.grid: Grid = image_tower.grid
+        self.image_tower, self.text_tower, self.grid = image_tower, text_tower, image_tower.grid
         dim = config.dim
         self.image_head = build_head(config.image_head, image_tower.width, dim, "model.image_head")
         self.text_head = build_head(config.text_head, text_tower.width, dim, "model.text_head")
@@ -150,7 +142,7 @@ class DualEncoder(nn.Module):
         """
         if self.windows is not None:
             is_raw = image.shape[1] != self.mean.shape[1] or self.mean.shape[1] == 1
-            return (self.windows(image) - self.mean) / self.std if is_raw else image
+            return cast(Tensor, self.windows(image)) if is_raw else image
         if image.dtype == torch.uint8:
             if image.shape[1] != self.mean.shape[1] and image.shape[1] == 1:
                 image = image.expand(-1, self.mean.shape[1], -1, -1)
@@ -213,8 +205,7 @@ class DualEncoder(nn.Module):
                 "this model has no patch embeddings: it was trained without an objective that needs patches, and its "
                 "image head does not fit the tower's cells"
             )
-        embedded: Tensor = head(pooled)
-        return embedded
+        return cast(Tensor, head(pooled))
 
     def _text(self, tokens: Tokens) -> TextFeatures:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.text_tower.is_frozen):
@@ -273,8 +264,7 @@ class DualEncoder(nn.Module):
 
     def encode_text(self, tokens: Tokens) -> Tensor:
         """Embed tokenised texts -> [B, D], unnormalised."""
-        embedded: Tensor = self.text_head(self._text(tokens).pooled)
-        return embedded
+        return cast(Tensor, self.text_head(self._text(tokens).pooled))
 
     def encode_part(self, tokens: Tokens, part: Tensor) -> Tensor:
         """Embed a part of each text within its context -> [B, D]: the mean over its tokens, in the space of the patches.
@@ -289,8 +279,7 @@ class DualEncoder(nn.Module):
             states, of_word = by_word(states, tokens)
             part = (of_word & part.unsqueeze(-1)).any(1)
         share = part.to(states.dtype).unsqueeze(-1)
-        embedded: Tensor = (self.word_head(states) * share).sum(1) / share.sum(1)
-        return embedded
+        return cast(Tensor, (self.word_head(states) * share).sum(1) / share.sum(1))
 
     def resolved_config(self) -> dict[str, Any]:
         """Return plain JSON values from which `rebuild` makes the same architecture, without any of its sources."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +57,7 @@ class NormalisedHead(nn.Sequential):
 
 def project(head: nn.Module, features: Tensor, real: Tensor | None) -> Tensor:
     """Return head(features) for rows [..., C] of which those outside `real` [...] count for nothing: padding, no text."""
-    projected: Tensor = head(features, real) if isinstance(head, NormalisedHead) else head(features)
-    return projected
+    return cast(Tensor, head(features, real) if isinstance(head, NormalisedHead) else head(features))
 
 
 class BatchNorm(nn.Module):

@@ -40,9 +40,7 @@ class SentencePhrases(Need):
         owner = [row for row, phrases in enumerate(rows.prepared) for _ in phrases]
         codes = [code for phrases in rows.prepared for _, code in phrases]
         return Phrases(
-            tokens=rows.own,
-            owner=torch.tensor(owner, dtype=torch.int64),
-            code=torch.tensor(codes, dtype=torch.int64),
+            tokens=rows.own, owner=torch.tensor(owner, dtype=torch.int64), code=torch.tensor(codes, dtype=torch.int64)
         )
 
     def short_texts(self, batch: Batch) -> Tokens | None:

@@ -16,7 +16,7 @@ from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT
 
-from .base import Objective, Positive, l2_normalize, mean_over_ranks, objectives
+from .base import Objective, Positive, l2_normalize, mean_over_ranks, objectives, paired_prompts
 
 
 @config
@@ -58,14 +58,9 @@ class Assertion(Objective[AssertionConfig]):
         )
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        assert batch.prompts is not None
-        if output.prompts is None or output.prompts.shape[0] != 2 * len(batch.prompts.findings):
-            raise ConfigError(
-                f"objective {self.name!r} needs ModelOutput.prompts with {2 * len(batch.prompts.findings)} rows: "
-                "build the model with this objective's needs"
-            )
-        logits = l2_normalize(output.image) @ l2_normalize(output.prompts).T / self.config.temperature
-        loss = asserted_loss(logits, batch.prompts.asserted)
+        embedded, prompts = paired_prompts(self.name, output, batch)
+        logits = l2_normalize(output.image) @ l2_normalize(embedded).T / self.config.temperature
+        loss = asserted_loss(logits, prompts.asserted)
         return Losses(loss, {"global": loss})
 
 

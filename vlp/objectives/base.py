@@ -10,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Generic, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Generic, TypeVar, cast, get_args
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vlp.batch import Batch, Losses, ModelOutput, PromptSpec
+from vlp.batch import Batch, Losses, ModelOutput, Prompts, PromptSpec
 from vlp.core import distributed
 from vlp.core.config import ConfigError, component
 from vlp.core.registry import Registry
@@ -336,17 +336,25 @@ class _L2Normalize(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (grad,) = grads
         vectors, inverse = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad, vectors)[..., None] * inverse.square()
-        result: Tensor = torch.addcmul(grad, vectors, along, value=-1).mul_(inverse)
-        return result
+        along = torch.linalg.vecdot(grads[0], vectors)[..., None] * inverse.square()
+        return torch.addcmul(grads[0], vectors, along, value=-1).mul_(inverse)
 
 
 def l2_normalize(vectors: Tensor) -> Tensor:
     """Scale vectors [..., D] to length 1; a zero vector stays zero, with a finite gradient."""
-    result: Tensor = _L2Normalize.apply(vectors)
-    return result
+    return cast(Tensor, _L2Normalize.apply(vectors))
+
+
+def paired_prompts(name: str, output: ModelOutput, batch: Batch) -> tuple[Tensor, Prompts]:
+    """Return the embeddings [2F, D] of a batch's F pairs of prompts, and these; raises ConfigError where rows are missing."""
+    assert batch.prompts is not None  # Objective.check has seen them
+    count = 2 * len(batch.prompts.findings)
+    if output.prompts is None or output.prompts.shape[0] != count:
+        raise ConfigError(
+            f"objective {name!r} needs ModelOutput.prompts with {count} rows: build the model with this objective's needs"
+        )
+    return output.prompts, batch.prompts
 
 
 def mean_over_ranks(losses: Tensor, counted: Tensor) -> Tensor:

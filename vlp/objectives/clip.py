@@ -43,5 +43,4 @@ class Clip(Objective[ClipConfig]):
         self.scale_init = (math.log(config.scale), None)
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
-        config = self.config
-        return clip_loss(output, batch, config.positives, even=self.training)
+        return clip_loss(output, batch, self.config.positives, even=self.training)

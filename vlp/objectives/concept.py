@@ -42,10 +42,7 @@ class Concepts:
         start = sum(counts[: distributed.rank()])
         facts = distributed.gather_uneven(torch.stack([owner + rows.start, code], 1))[0]
         return cls(
-            vectors=everyone,
-            owner=facts[:, 0],
-            code=facts[:, 1],
-            own=slice(start, start + counts[distributed.rank()]),
+            vectors=everyone, owner=facts[:, 0], code=facts[:, 1], own=slice(start, start + counts[distributed.rank()])
         )
 
     def of(self, rows: RankRows) -> tuple[Tensor, Tensor]:
@@ -182,12 +179,10 @@ class Concept(Objective[ConceptConfig]):
         image = concepts.owner[own] - rows.start
         correct = logits[:, own][image, torch.arange(len(image), device=image.device)]
         to_concept = (torch.logaddexp(others[image], correct) - correct).sum()
-        share: float = config.image_to_concept
-        loss: Tensor = (share * to_concept + (1 - share) * to_image) * (rows.world / total)
-        return loss
+        share = config.image_to_concept
+        return (share * to_concept + (1 - share) * to_image) * (rows.world / total)
 
     def _per_report(self, z: Tensor, true: Tensor, concepts: Concepts, rows: RankRows) -> Tensor:
-        config = self.config
         index = concepts.owner.expand(z.shape[0], -1)
         blank = z.new_full((z.shape[0], rows.total), -torch.inf)
         top = blank.scatter_reduce(1, index, z.detach(), "amax")
@@ -200,7 +195,7 @@ class Concept(Objective[ConceptConfig]):
         images = torch.arange(rows.start, rows.start + rows.count, device=z.device)
         itself = (images[:, None] == torch.arange(rows.total, device=z.device))[:, held]
         # A report is true of another's image when each of its concepts is.
-        return rows.share(_sigmoid(joined, itself, (mentioned == count)[:, held], config.matches))
+        return rows.share(_sigmoid(joined, itself, (mentioned == count)[:, held], self.config.matches))
 
 
 def _sigmoid(z: Tensor, mentioned: Tensor, true: Tensor, matches: str) -> Tensor:

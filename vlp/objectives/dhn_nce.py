@@ -55,9 +55,7 @@ class DhnNce(Objective[DhnNceConfig]):
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
         rows = RankRows.of(batch, even=self.training)
-        if (
-            rows.total < 2 and batch.has_text is not None
-        ):  # so few of the batch's images have a text: nothing to compare
+        if rows.total < 2 and batch.has_text is not None:  # so few of the images have a text: nothing to compare
             return Losses(0 * (output.image.sum() + output.text.sum()))
         if rows.total < 2:
             raise ValueError(f"objective {self.name!r} compares negatives: a batch of 1 has none, use at least 2")
@@ -101,8 +99,7 @@ class DhnNce(Objective[DhnNceConfig]):
 
     def _log_weighted(self, hard: Tensor, soft: Tensor, beta: float, negatives: Tensor) -> Tensor:
         """Return `log sum w exp(a)` from the log-sum-exps of (1 + β) a and of β a."""
-        config = self.config
-        if config.detach_weights:
+        if self.config.detach_weights:
             pulled = hard / (1 + beta)
             hard, soft = pulled + (hard - pulled).detach(), soft.detach()
         return hard - soft + negatives.clamp(min=1).log()

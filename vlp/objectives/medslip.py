@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -122,8 +122,7 @@ class MedSlip(Objective[MedSlipConfig]):
     def _read(self, name: str, stream: Tensor, book: Tensor) -> Tensor:
         parts: Any = self.streams[name]
         queries = self.query(book.to(stream.dtype)).expand(stream.shape[0], -1, -1)
-        features: Tensor = parts["decoder"](queries, parts["enter"](stream))
-        return features
+        return cast(Tensor, parts["decoder"](queries, parts["enter"](stream)))
 
 
 def triplets(spans: Spans, batch: int, codes: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ Representation Learning*, NeurIPS 2022 (arXiv 2210.06044).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -97,9 +98,7 @@ class Mgca(Objective[MgcaConfig]):
         config = self.config
         assert output.words is not None and output.word_mask is not None and output.patches is not None
         words, patches, mask = l2_normalize(output.words), l2_normalize(output.patches), output.word_mask
-        attention = output.word_attention
-        if attention is None:
-            attention = mask.to(words.dtype)
+        attention = mask if output.word_attention is None else output.word_attention
         word_weights = clipped_weights(attention.to(words.dtype) * mask)
         if output.patch_attention is None:
             patch_weights = torch.full_like(patches[..., 0], 1 / patches.shape[1])
@@ -107,22 +106,14 @@ class Mgca(Objective[MgcaConfig]):
             patch_weights = clipped_weights(output.patch_attention.to(patches.dtype))
         # A report without words has nothing for patches to attend to.
         patch_weights = patch_weights * mask.any(1, keepdim=True)
-        temperature = config.token_temperature
         every_patch = torch.ones_like(patches[..., 0], dtype=torch.bool)
-
-        def word_side(words: Tensor, patches: Tensor, mask: Tensor, every: Tensor, weights: Tensor) -> Tensor:
-            return token_contrast(words, patches, every, mask, weights, temperature, normalise=True)
-
-        def patch_side(words: Tensor, patches: Tensor, mask: Tensor, every: Tensor, weights: Tensor) -> Tensor:
-            return token_contrast(
-                patches, words, mask, every, weights, temperature, normalise=config.normalise_attended
-            )
-
-        tokens = (words, patches, mask, every_patch)
+        word_side = partial(token_contrast, temperature=config.token_temperature, normalise=True)
+        patch_side = partial(token_contrast, temperature=config.token_temperature, normalise=config.normalise_attended)
+        of_words = (words, patches, every_patch, mask, word_weights)
+        of_patches = (patches, words, mask, every_patch, patch_weights)
         count, width, height = words.shape[0], words.shape[1], patches.shape[1]
-        from_words = by_chunks(word_side, (*tokens, word_weights), (), held=3 * count * width * (width + height))
-        from_patches = by_chunks(patch_side, (*tokens, patch_weights), (), held=3 * count * height * (width + height))
-        return from_words + from_patches
+        from_words = by_chunks(word_side, of_words, (), held=3 * count * width * (width + height))
+        return from_words + by_chunks(patch_side, of_patches, (), held=3 * count * height * (width + height))
 
 
 def token_contrast(

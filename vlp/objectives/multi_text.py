@@ -18,7 +18,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 from vlp.sample import ABSENT, PRESENT, UNKNOWN
 
-from .base import Objective, Positive, Share, l2_normalize, mean_over_ranks, objectives
+from .base import Objective, Positive, Share, l2_normalize, mean_over_ranks, objectives, paired_prompts
 from .functional.info_nce import over_ranks
 from .functional.tiled import MASKED
 
@@ -58,18 +58,12 @@ class MultiText(Objective[MultiTextConfig]):
 
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
-        assert batch.prompts is not None
-        count = len(batch.prompts.findings)
-        if output.prompts is None or output.prompts.shape[0] != 2 * count:
-            raise ConfigError(
-                f"objective {self.name!r} needs ModelOutput.prompts with {2 * count} rows: "
-                "build the model with this objective's needs"
-            )
-        asserted = batch.prompts.asserted
+        embedded, prompts = paired_prompts(self.name, output, batch)
+        asserted = prompts.asserted
         positive, negative = asserted == PRESENT, asserted == ABSENT
         if config.unmentioned == "negative":
             negative = negative | (asserted == UNKNOWN)
-        logits = l2_normalize(output.image) @ l2_normalize(output.prompts[:count]).T / config.temperature
+        logits = l2_normalize(output.image) @ l2_normalize(embedded[: len(prompts.findings)]).T / config.temperature
         from_image, from_text = facet_losses(logits, positive, negative)
         share = config.image_to_text
         return Losses(

@@ -6,7 +6,7 @@ Zhai, Mustafa, Kolesnikov, Beyer, *Sigmoid Loss for Language Image Pre-Training*
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -25,18 +25,12 @@ Exchange = Literal["gather", "ring"]
 
 
 def sigmoid_sum(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    bias: Tensor,
-    related: PositiveRelation | None,
-    rows: RankRows,
+    image: Tensor, text: Tensor, scale: Tensor, bias: Tensor, related: PositiveRelation | None, rows: RankRows
 ) -> Tensor:
     """Return `-sum log sigmoid(y z)` of own images [b, D] with the texts of all ranks, `z = scale * cosine + bias`."""
     texts = rows.gather(text)
     if not is_small(image.shape[0], texts.shape[0]):
-        total: Tensor = SigmoidSum.apply(image, texts, scale, bias, related, rows.start)
-        return total
+        return cast(Tensor, SigmoidSum.apply(image, texts, scale, bias, related, rows.start))
     z = scale * (image @ texts.T) + bias
     if related is None:
         positive = diagonal(rows, z)
@@ -57,14 +51,7 @@ def ring_sigmoid_sum(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -
     return total
 
 
-def siglip_loss(
-    output: ModelOutput,
-    batch: Batch,
-    positives: Positives,
-    exchange: Exchange,
-    *,
-    even: bool,
-) -> Losses:
+def siglip_loss(output: ModelOutput, batch: Batch, positives: Positives, exchange: Exchange, *, even: bool) -> Losses:
     """Return SigLIP's loss over the batch of all ranks; see `SigLip`."""
     rows = RankRows.of(batch, even=even)
     image, text = l2_normalize(output.image), l2_normalize(output.text)

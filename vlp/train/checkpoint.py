@@ -21,6 +21,7 @@ from typing import Any
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.output import PARTIAL, partial_of, remove
+from vlp.core.untrusted import MAX_TEXT, read_object
 
 FOLDER = "checkpoints"
 LAST = "last"
@@ -133,10 +134,6 @@ def write_counters(folder: Path, counters: dict[str, Any]) -> None:
 def read_counters(folder: Path) -> dict[str, Any]:
     """Return the counters of a checkpoint; raises ConfigError when it holds none (an export has no training state)."""
     path = folder / "state" / "counters.json"
-    try:
-        counters: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: no training state in it ({path} is missing), so it cannot be resumed") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path}: not valid JSON ({error})") from None
-    return counters
+    if not path.exists():
+        raise ConfigError(f"{folder}: no training state in it ({path} is missing), so it cannot be resumed")
+    return read_object(path, MAX_TEXT)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 PLANNED_STEPS = 3
+LAYOUTS = {"ddp / zero 0": (16, 0), "zero 1": (8, 12), "zero 2": (4, 16), "zero 3": (0, 20), "fsdp2 (shard)": (0, 16)}
+"""Bytes of a trained parameter that each process keeps, and that all processes share out."""
 
 
 def print_plan(recipe: Recipe) -> None:
@@ -38,17 +40,10 @@ def memory_table(trained: int, frozen: int, world: int) -> list[tuple[str, float
     Bytes a trained parameter: 4 parameter + 4 gradient + 8 moments; ZeRO 1 shares out the moments, 2 gradients as well,
     3 (and FSDP2) everything; the frozen ones are 4, shared out by 3 only. A ZeRO stage also keeps its fp32 master copy.
     """
-    table = []
-    for name, kept, shared in (
-        ("ddp / zero 0", 16, 0),
-        ("zero 1", 8, 12),
-        ("zero 2", 4, 16),
-        ("zero 3", 0, 20),
-        ("fsdp2 (shard)", 0, 16),
-    ):
-        rest = 4 * frozen / (world if kept == 0 else 1)
-        table.append((name, (trained * (kept + shared / world) + rest) / 2**20))
-    return table
+    return [
+        (name, (trained * (kept + shared / world) + 4 * frozen / (1 if kept else world)) / 2**20)
+        for name, (kept, shared) in LAYOUTS.items()
+    ]
 
 
 def dry_run(recipe: Recipe) -> None:

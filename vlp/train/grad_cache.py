@@ -8,6 +8,7 @@ forward with a graph and pushes the embeddings' gradients through it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core.config import ConfigError
 from vlp.needs.rows import take
 
+from .random_state import set_torch_states, torch_states
 from .train_step import tensors
 
 if TYPE_CHECKING:
@@ -84,42 +86,22 @@ def _cached(engine: Engine, batch: Batch, progress: float, count: int) -> Losses
     first, *others = split_batch(batch, count)
     # Prompts are no row's: the first chunk encodes them for all.
     others = [replace(chunk, prompts=None) for chunk in others]
-    states: list[tuple[torch.Tensor, ...]] = []
-    embedded: list[ModelOutput] = []
     with torch.no_grad():
-        for chunk in others:
-            states.append(random_state(batch.image.device))
-            embedded.append(engine.embed(chunk))
-    cached = [_leaves(output) for output in embedded]
+        states, embedded = zip(*((torch_states(), engine.embed(chunk)) for chunk in others), strict=True)
+    cached = [_with_each(output, lambda value: value.detach().requires_grad_()) for output in embedded]
     losses = engine.forward(first, progress, whole=[batch, first, *others], cached=cached)
     engine.backward(losses.total)
-    after = random_state(batch.image.device)
+    after = torch_states()
     for chunk, state, output in zip(others, states, cached, strict=True):
-        set_random_state(batch.image.device, state)
-        replay = engine.forward(chunk, progress, gradients=_gradients(output))
+        set_torch_states(state)
+        # None where the loss does not use an output
+        replay = engine.forward(chunk, progress, gradients=_with_each(output, lambda value: value.grad))
         engine.backward(replay.total, is_scaled=True)
-    set_random_state(batch.image.device, after)
+    set_torch_states(after)
     return losses
 
 
-def _leaves(output: ModelOutput) -> ModelOutput:
-    leaves: dict[str, Any] = {name: value.detach().requires_grad_() for name, value in tensors(output).items()}
-    return replace(output, **leaves)
-
-
-def _gradients(output: ModelOutput) -> ModelOutput:
-    """Return the gradients that the loss left on a cached output's leaves; None where the loss does not use a field."""
-    found: dict[str, Any] = {name: value.grad for name, value in tensors(output).items()}
-    return replace(output, **found)
-
-
-def random_state(device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Return the state of the generators that a forward on `device` may draw from."""
-    cpu = torch.get_rng_state()
-    return (cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (cpu,)
-
-
-def set_random_state(device: torch.device, state: tuple[torch.Tensor, ...]) -> None:
-    torch.set_rng_state(state[0])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state[1], device)
+def _with_each(output: ModelOutput, change: Callable[[torch.Tensor], torch.Tensor | None]) -> ModelOutput:
+    """Return an output with each tensor that can carry a gradient changed."""
+    changed: dict[str, Any] = {name: change(value) for name, value in tensors(output).items()}
+    return replace(output, **changed)

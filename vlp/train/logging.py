@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vlp.core import distributed
 from vlp.core.config import config
-from vlp.core.output import whole
+from vlp.core.output import write_whole
 
 if TYPE_CHECKING:
     from vlp.batch import Batch, Losses
@@ -59,9 +59,9 @@ class Meter:
 
     def clear(self) -> None:
         self.started = time.perf_counter()
-        self.rows = self.truncated = self.rejected = self.without_text = 0
         self.waited = 0.0
         self.steps: list[StepRecord] = []
+        self.counts: Counter[str] = Counter()
         self.sources: Counter[str] = Counter()
 
     def add(self, number: int, batch: Batch, losses: Losses, report: StepReport, waited: float) -> None:
@@ -69,10 +69,8 @@ class Meter:
         held = {"loss": losses.total, **losses.parts, "grad_norm": report.grad_norm}
         held = {name: value.detach().float().reshape(()) for name, value in held.items()}
         self.steps.append(StepRecord(number, batch.keys, held, {}))
-        self.rows += len(batch)
-        self.truncated += batch.truncated
-        self.rejected += batch.rejected
-        self.without_text += len(batch) - batch.texts
+        rows, texts = len(batch), batch.texts
+        self.counts.update(rows=rows, truncated=batch.truncated, rejected=batch.rejected, without_text=rows - texts)
         self.waited += waited
         self.sources.update(batch.sources)
 
@@ -104,33 +102,22 @@ class Meter:
             for name, value in step.values.items():
                 if name != "grad_norm":
                     sums[name] = sums.get(name, 0.0) + value
-        own = {
-            "sums": sums,
-            "sources": dict(self.sources),
-            "rows": self.rows,
-            "truncated": self.truncated,
-            "rejected": self.rejected,
-            "without_text": self.without_text,
-            "waited": self.waited,
-            "memory_mb": peak_memory_mb(),
-        }
-        ranks = distributed.gather_objects(own)
+        own = {"sums": sums, "waited": self.waited, "memory_mb": peak_memory_mb()}
+        ranks = distributed.gather_objects({**own, "counts": self.counts, "sources": self.sources})
         names = list(dict.fromkeys(name for part in ranks for name in part["sums"]))
         summary: dict[str, Any] = {"grad_norm": steps[-1].values["grad_norm"]}  # every rank's, as it is of the average
         summary |= {
             name: sum(part["sums"].get(name, 0.0) for part in ranks) / len(ranks) / len(steps) for name in names
         }
-        rows = sum(part["rows"] for part in ranks)
-        sources: Counter[str] = Counter()
-        for part in ranks:
-            sources.update(part["sources"])
+        counts = sum((part["counts"] for part in ranks), Counter())
+        sources = sum((part["sources"] for part in ranks), Counter())
         summary |= {
-            "samples_per_s": rows / max(seconds, 1e-9),
+            "samples_per_s": counts["rows"] / max(seconds, 1e-9),
             # a batch is fetched in the step before the one that counts it, which the line before may have closed
             "data_wait": min(1.0, max(part["waited"] for part in ranks) / max(seconds, 1e-9)),
-            "truncated": sum(part["truncated"] for part in ranks) / max(1, rows),
-            "rejected": sum(part["rejected"] for part in ranks),
-            "without_text": sum(part["without_text"] for part in ranks),
+            "truncated": counts["truncated"] / max(1, counts["rows"]),
+            "rejected": counts["rejected"],
+            "without_text": counts["without_text"],
             "sources": dict(sorted(sources.items())),
             "memory_mb": max(part["memory_mb"] for part in ranks),
         }
@@ -170,14 +157,8 @@ class RunLog:
     def _start_console(self, step: int) -> None:
         self._console = Console(stderr=True, soft_wrap=True)
         if self._console.is_terminal:
-            columns = (
-                TextColumn("training"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.description}"),
-            )
-            self._progress = Progress(*columns, console=self._console)
+            columns = TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+            self._progress = Progress(*columns, TextColumn("{task.description}"), console=self._console)
             self._task = self._progress.add_task("", total=self.steps, completed=step)
             self._progress.start()
 
@@ -243,8 +224,7 @@ def forget(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    with whole(path) as file:
-        file.write("".join(kept))
+    write_whole(path, "".join(kept))
 
 
 def rounded(value: Any) -> Any:

@@ -71,16 +71,12 @@ def parameter_groups(step: nn.Module, config: OptimConfig) -> list[dict[str, Any
     Each holds `params`, `names`, `weight_decay`, `lr` and `multiplier`. Raises ConfigError for a prefix in `multipliers`
     that fits no parameter.
     """
-    owners = {
-        f"{path}.{name}" if path else name: module
-        for path, module in step.named_modules()
-        for name, _ in module.named_parameters(recurse=False)
-    }
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in step.named_parameters():
         if not parameter.requires_grad:
             continue
-        decayed, scale = is_decayed(name, parameter, owners[name]), multiplier(name, config.multipliers)
+        owner = step.get_submodule(name.rpartition(".")[0])
+        decayed, scale = is_decayed(name, parameter, owner), multiplier(name, config.multipliers)
         decay = config.weight_decay if decayed else 0.0
         group = groups.setdefault(
             (decayed, scale),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,24 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002 - not ours, but a library may draw from it
 
 
+def torch_states() -> dict[str, Tensor]:
+    """Return the state of the generators that a forward may draw from."""
+    return {
+        "torch": torch.get_rng_state(),
+        **({"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}),
+    }
+
+
+def set_torch_states(states: dict[str, Tensor]) -> None:
+    """Put torch's generators back to where `torch_states` saw them."""
+    torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+
+
 def random_states() -> dict[str, Tensor]:
     """Return the state of every generator of this process that training may draw from, as uint8 tensors."""
-    states = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.get_rng_state()
+    states = torch_states()
     _, words, _ = random.getstate()
     states["python"] = torch.tensor(words, dtype=torch.int64)
     legacy: Any = np.random.get_state(legacy=True)  # noqa: NPY002
@@ -33,9 +46,7 @@ def random_states() -> dict[str, Tensor]:
 
 def set_random_states(states: dict[str, Tensor]) -> None:
     """Put every generator back to where `random_states` saw it."""
-    torch.set_rng_state(states["torch"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
+    set_torch_states(states)
     random.setstate((3, tuple(states["python"].tolist()), None))
     *keys, position = states["numpy"].tolist()
     legacy: Any = ("MT19937", np.array(keys, dtype=np.uint32), position)
@@ -48,5 +59,4 @@ def write_random_states(states: dict[str, Tensor], folder: Path, rank: int) -> N
 
 
 def read_random_states(folder: Path, rank: int) -> dict[str, Tensor]:
-    states: dict[str, Tensor] = load_file(folder / f"rank-{rank:05d}.safetensors")
-    return states
+    return cast("dict[str, Tensor]", load_file(folder / f"rank-{rank:05d}.safetensors"))

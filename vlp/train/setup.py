@@ -17,7 +17,7 @@ from vlp.batch import Batch
 from vlp.core import distributed
 from vlp.core.config import ConfigError, dump_yaml, read_yaml, to_tree
 from vlp.core.config import digest as digest_of
-from vlp.core.output import hold, partial_of, remove, whole
+from vlp.core.output import hold, partial_of, remove, write_whole
 from vlp.core.trust import LIBRARIES, dotted_modules
 from vlp.data.pipe_stream import PipeStream
 from vlp.data.stream import Stream, check_texts, open_stream
@@ -33,8 +33,7 @@ from .. import hub
 from ..data.loader import Loader
 from ..objectives import build_objectives
 from . import checkpoint
-from .engines.base import Engine
-from .engines.build import build_engine
+from .engines.base import Engine, build_engine
 from .grad_cache import check_accumulation, check_batch, split_batch
 from .random_state import random_states, read_random_states, seed_all, set_random_states, write_random_states
 from .recipe import Recipe, check_resume, check_world, from_tree
@@ -123,27 +122,21 @@ def _prepare_run_dir(recipe: Recipe, resume: bool) -> Path | None:
         remove(run / "log.jsonl", checkpoint.MADE_BY)
         remove(run / "tokenizer", checkpoint.MADE_BY, *sources)
     checkpoint.rotate(run, recipe.train.keep)
-    with whole(run / "recipe.yaml") as file:
-        file.write(dump_yaml(recipe))
+    write_whole(run / "recipe.yaml", dump_yaml(recipe))
     return found
 
 
 def source_folders(recipe: Recipe) -> list[Path]:
     """Return the files and folders of this machine that a recipe reads from: data, tokenizers, weights."""
-    found: list[Path] = []
+    return list(_places({part: to_tree(getattr(recipe, part)) for part in ("data", "tokenizer", "model")}, ""))
 
-    def look(value: Any, key: str) -> None:
-        if isinstance(value, dict):
-            for name, item in value.items():
-                look(item, name)
-        elif isinstance(value, list):
-            for item in value:
-                look(item, key)
-        elif isinstance(value, str) and key in READ_FROM and os.path.exists(value):
-            found.append(Path(value))
 
-    look({part: to_tree(getattr(recipe, part)) for part in ("data", "tokenizer", "model")}, "")
-    return found
+def _places(value: Any, key: str) -> Iterator[Path]:
+    if isinstance(value, (dict, list)):
+        for name, item in value.items() if isinstance(value, dict) else [(key, item) for item in value]:
+            yield from _places(item, name)
+    elif isinstance(value, str) and key in READ_FROM and os.path.exists(value):
+        yield Path(value)
 
 
 def _with_defaults(saved: dict[str, Any]) -> dict[str, Any]:
@@ -309,16 +302,8 @@ def load_checkpoint(components: Components, recipe: Recipe, folder: Path) -> tup
     components.engine.set_scalars(counters["engine"])
     components.loader.load_state(counters["loader"])
     components.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
-    states = (
-        read_random_states(folder / "state" / "random", distributed.rank())
-        if counters["world"] == distributed.world()
-        else None
-    )
-
-    def restore() -> None:
-        if states is None:
-            seed_all((recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + distributed.rank())
-        else:
-            set_random_states(states)
-
+    if counters["world"] == distributed.world():
+        restore = partial(set_random_states, read_random_states(folder / "state" / "random", distributed.rank()))
+    else:
+        restore = partial(seed_all, (recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + distributed.rank())
     return counters["step"], counters["samples"], restore

@@ -56,11 +56,9 @@ class TrainStep(nn.Module):
         if "gradients" in chunk:
             return inner_product(output, chunk["gradients"]), {}
         if "whole" in chunk:
-            full, *chunks = chunk["whole"]
-            output, batch = (
-                merge_outputs([output, *chunk["cached"]], chunks, full, cast("frozenset[str]", self.objectives.needs)),
-                full,
-            )
+            batch, *chunks = chunk["whole"]
+            needs = cast("frozenset[str]", self.objectives.needs)
+            output = merge_outputs([output, *chunk["cached"]], chunks, batch, needs)
         losses: Losses = self.objectives(output, batch, progress)
         parts = {name: part.detach() for name, part in losses.parts.items()}
         if output.logit_scale is not None:

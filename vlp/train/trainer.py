@@ -167,13 +167,12 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
 
 def fetch(iterator: Iterator[Batch], components: Components) -> PendingBatch:
     """Take the next batch; a failure is kept for all ranks to hear of, as raising here would leave the others waiting."""
-    started = time.perf_counter()
+    batch, failure, started = None, None, time.perf_counter()
     try:
         batch = next(iterator)
     except Exception as error:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        return PendingBatch(None, components.loader.state(), time.perf_counter() - started, message)
-    return PendingBatch(batch, components.loader.state(), time.perf_counter() - started)
+        failure = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return PendingBatch(batch, components.loader.state(), time.perf_counter() - started, failure)
 
 
 def failures(fetched: PendingBatch) -> str:

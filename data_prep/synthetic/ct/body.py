@@ -55,7 +55,8 @@ def hounsfield(state: State, axes: Axes) -> np.ndarray:
         if instance.finding == "pneumothorax":
             line = lungs[instance.side] & (abs(y - _edge(instance)) < 2.5)
             values = np.where(line, -100, values)
-    return values.astype(np.float32, copy=False)
+    drawn: np.ndarray = values.astype(np.float32, copy=False)
+    return drawn
 
 
 def scan(state: State, shape: tuple[int, int, int], affine: np.ndarray, deviation: float = 20.0) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What the page draws of a classification: curves with bands, reliability, confusion, subgroups, prompt sensitivity.
 
-`*_figure` make plain numbers when the task runs; `section` draws them.
+`section` draws the plain numbers that the others make when the task runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GRID = np.linspace(0, 1, 51)
 BANDS = 200
 
 
-def curve_figure(
+def curves(
     names: Sequence[str], truth: NDArray[np.int64], ranking: Floats, weights: NDArray[np.int32]
 ) -> list[dict[str, Any]]:
     """Return each class's ROC on a grid of false-positive rates, and PR curve, with 95 % bands; undefined ones left out.
@@ -51,21 +51,10 @@ def curve_figure(
         pr_low, pr_high = np.percentile(drawn_pr, [2.5, 97.5], axis=0) if drawn else (GRID, GRID)
         precision, recall, _ = precision_recall_curve(labels, values)
         keep = np.unique(np.linspace(0, len(recall) - 1, 80).astype(int))
-        figures.append(
-            {
-                "name": name,
-                "auroc": area,
-                "fpr": GRID.tolist(),
-                "tpr": _on_grid(false_rate, true_rate).tolist(),
-                "low": low.tolist(),
-                "high": high.tolist(),
-                "recall": recall[keep].tolist(),
-                "precision": precision[keep].tolist(),
-                "pr_low": pr_low.tolist(),
-                "pr_high": pr_high.tolist(),
-                "prevalence": float((labels == 1).mean()),
-            }
-        )
+        roc = {"fpr": GRID, "tpr": _on_grid(false_rate, true_rate), "low": low, "high": high}
+        pr = {"recall": recall[keep], "precision": precision[keep], "pr_low": pr_low, "pr_high": pr_high}
+        lines = {key: values.tolist() for key, values in (roc | pr).items()}
+        figures.append({"name": name, "auroc": area, **lines, "prevalence": float((labels == 1).mean())})
     return figures
 
 
@@ -86,50 +75,38 @@ def _precision_on_grid(precision: Floats, recall: Floats) -> Floats:
     return np.asarray(precision[np.searchsorted(recall, GRID - 1e-12, "left")])
 
 
-def calibration_figure(
+def calibration(
     truth: NDArray[np.int64],
     main: Scores,
+    error: float | None,
     counted: Sequence[int],
     held_out: tuple[Scores, NDArray[np.int64]] | None,
     split: str | None,
 ) -> list[dict[str, Any]]:
     """Return reliability bins over all known labels: with the model's temperature, and with one fitted on another split.
 
-    The ECE beside them is the run's own (`ece_macro`): the mean over the columns `counted`. `held_out`: the logits and
-    labels [n, C] of that split, None where the data has none.
+    The ECE beside them is the run's own `error`, the mean over the columns `counted`. `held_out`: the logits and labels
+    [n, C] of that split, None where the data has none.
     """
-    entries = [_findings("uncalibrated", main.probability, truth, main.temperature, counted)]
-    if held_out is None:
-        return entries
-    scores, labels = held_out
-    known = labels != UNKNOWN
-    scale = fit_temperature(scores.logits[known], labels[known])
-    if scale is not None:
-        title = f"temperature fitted on {split}"
-        entries.append(_findings(title, expit(main.logits / scale), truth, main.temperature * scale, counted))
-    return entries
-
-
-def confidence_figure(main: Scores, right: Floats) -> list[dict[str, Any]]:
-    """Return reliability bins of the answers' confidences, whose ECE is the run's own (`ece`)."""
-    error = calibration_error(main.probability.max(1), right)
-    return [_bins("uncalibrated", main.probability.max(1), right, main.temperature, error)]
-
-
-def _findings(
-    title: str, probability: Floats, truth: NDArray[np.int64], temperature: float, counted: Sequence[int]
-) -> dict[str, Any]:
     known = truth != UNKNOWN
-    errors = [
-        calibration_error(probability[known[:, column], column], truth[known[:, column], column]) for column in counted
-    ]
-    defined = [error for error in errors if error is not None]
-    return _bins(title, probability[known], truth[known], temperature, float(np.mean(defined)) if defined else None)
+    figures = [reliability_bins("uncalibrated", main.probability[known], truth[known], main.temperature, error)]
+    if held_out is None:
+        return figures
+    scores, labels = held_out
+    scale = fit_temperature(scores.logits[labels != UNKNOWN], labels[labels != UNKNOWN])
+    if scale is not None:
+        fitted = expit(main.logits / scale)
+        errors = [calibration_error(fitted[known[:, at], at], truth[known[:, at], at]) for at in counted]
+        mean = float(np.mean([error for error in errors if error is not None]))
+        title, temperature = f"temperature fitted on {split}", main.temperature * scale
+        figures.append(reliability_bins(title, fitted[known], truth[known], temperature, mean))
+    return figures
 
 
-def _bins(
+def reliability_bins(
     title: str, probability: Floats, labels: NDArray[Any], temperature: float, error: float | None
 ) -> dict[str, Any]:
+    """Return the reliability bins of probabilities [n] and outcomes [n], beside their ECE."""
     bins = [
         {"confidence": float(mean), "accuracy": float(share), "count": int(count)}
         for count, mean, share in zip(*reliability(probability, labels), strict=True)

@@ -72,6 +72,11 @@ def truth_of(data: Data, indices: Sequence[int], settings: Settings) -> NDArray[
     return table
 
 
+def labels_of(data: Data, indices: Sequence[int], classes: tuple[str, ...], truth: str) -> NDArray[np.int64]:
+    """Return labels [n, C] of 1, 0 and -2 (unknown) under the settings that a classification has by default."""
+    return truth_of(data, indices, Settings(classes=classes, truth=truth, prompts=()))
+
+
 def uncertain(context: Context, names: Sequence[str]) -> NDArray[np.bool_]:
     """Return which usable records [n] leave one of the classes uncertain: they show no single one."""
     records = (context.data.records[index] for index in context.usable)

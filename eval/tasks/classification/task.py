@@ -28,24 +28,14 @@ from ...zero_shot import prompts as prompt_files
 from ...zero_shot.classifier import UNKNOWN, Scores, by_study, score, with_no_finding
 from ...zero_shot.prompts import PromptSet
 from ...zero_shot.scoring import Scoring
-from ..base import Auroc, Comparable, Context, Mean, MeanAuroc, Outcome, Plan, Task, Words, families, require_any
+from ..base import Auroc, Comparable, Context, Mean, MeanAuroc, Outcome, Plan, Task, families, require_any, words_of
+from . import figures
 from .decisions import decided_class, decided_macro
-from .figures import calibration_figure, class_areas, confidence_figure, curve_figure, section, single_finding_confusion
 from .labels import Settings, fewest, truth_of, uncertain
 from .subgroups import by_subgroup, left_out_words, mean_part
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What is to be summed up: records, their labels [n, C], a score of each prompt set, resamples."""
-
-    context: Context
-    indices: list[int]
-    truth: NDArray[np.int64]
-    scores: list[Scores]
-    drawn: Resamples
+Ints = NDArray[np.int64]
 
 
 @dataclass(kw_only=True)
@@ -53,7 +43,7 @@ class Labelled(Plan):
     """Images, the records that stand in the results (`views: mean`: the first image of each study), their labels [n, C]."""
 
     records: list[int]
-    truth: NDArray[np.int64]
+    truth: Ints
 
     @property
     def scored_records(self) -> list[int]:
@@ -64,25 +54,7 @@ class Labelled(Plan):
 class Classification(Task[Labelled]):
     Config: ClassVar[type] = Settings
     needs = frozenset({"labels"})
-    titles: ClassVar[Words] = (
-        ("auroc", "AUROC"),
-        ("auroc_macro", "Macro AUROC"),
-        ("ap_macro", "Macro average precision"),
-        ("auroc_macro_over_prompt_sets", "Macro AUROC, mean over prompt sets"),
-        ("accuracy_over_prompt_sets", "Accuracy, mean over prompt sets"),
-        ("accuracy_macro", "Macro accuracy"),
-        ("balanced_accuracy_macro", "Macro balanced accuracy"),
-        ("f1_macro", "Macro F1"),
-        ("kappa(?:_macro)?", "Cohen's kappa"),
-        ("mcc(?:_macro)?", "Matthews correlation"),
-        ("ece", "Expected calibration error (ECE)"),
-        ("ece_macro", "Macro expected calibration error (ECE)"),
-        (r"sensitivity_at_([\d.]+)_specificity_macro", "Macro sensitivity at {0} specificity"),
-    )
-    meanings: ClassVar[Words] = (
-        ("auroc_macro", "probability that a positive image scores above a negative one"),
-        ("accuracy", "share of images whose class is predicted"),
-    )
+    titles, meanings = words_of("classification")
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -123,7 +95,7 @@ class Classification(Task[Labelled]):
 
     @classmethod
     def section(cls, result: TaskResult) -> Section:
-        return section(cls, result)
+        return figures.section(cls, result)
 
     def check(self, data: Data) -> Findings:
         called = {name: self.settings.names_of(name) for name in self.settings.classes}
@@ -138,7 +110,7 @@ class Classification(Task[Labelled]):
             tree["local_words"] = self.sets[0].named()
         return tree
 
-    def select(self, context: Context) -> tuple[list[int], NDArray[np.int64]]:
+    def select(self, context: Context) -> tuple[list[int], Ints]:
         """Return the records that count and their labels [n, C]."""
         table = truth_of(context.data, context.usable, self.settings)
         if self.settings.kind == "multiclass":
@@ -163,11 +135,12 @@ class Classification(Task[Labelled]):
 
     def run(self, context: Context, plan: Labelled) -> Outcome:
         scores = [self.scores(context, context.data, plan.images, prompt_set) for prompt_set in self.sets]
-        main = scores[0]
-        scored = Scored(context, plan.records, plan.truth, scores, context.draw(plan.records))
-        outcome = self._multiclass(scored) if self.settings.kind == "multiclass" else self._multilabel(scored)
+        drawn, outcome = context.draw(plan.records), Outcome(plan.records, {})
+        enter = self._multiclass if self.settings.kind == "multiclass" else self._multilabel
+        enter(context, outcome, plan.truth, scores, drawn)
+        outcome.rows = self._rows(context, plan.records, plan.truth, scores[0])
         outcome.prompts = [prompt_set.to_tree() for prompt_set in self.sets]
-        outcome.scoring = self._rule() | {"temperature": main.temperature, "ties": "half"}
+        outcome.scoring = self._rule() | {"temperature": scores[0].temperature, "ties": "half"}
         return outcome
 
     def scores(self, context: Context, data: Data, indices: Sequence[int], prompts: PromptSet) -> Scores:
@@ -175,7 +148,7 @@ class Classification(Task[Labelled]):
         found = score(context.cache, data, indices, prompts, self.scoring)
         return with_no_finding(found, self.settings.classes.index(self.derived)) if self.derived else found
 
-    def _held_out(self, context: Context) -> tuple[Scores, NDArray[np.int64]] | None:
+    def _held_out(self, context: Context) -> tuple[Scores, Ints] | None:
         """Return scores and labels [n, C] of the split that a temperature is fitted on."""
         data = context.split(self.settings.calibrate) if self.settings.calibrate else None
         if data is None:
@@ -185,7 +158,7 @@ class Classification(Task[Labelled]):
         return scores, by_study(data, indices, truth)[1] if self.scoring.views == "mean" else truth
 
     def _class_scores(
-        self, outcome: Outcome, truth: NDArray[np.int64], ranking: Floats, main: Scores, drawn: Resamples, ece: str
+        self, outcome: Outcome, truth: Ints, ranking: Floats, main: Scores, drawn: Resamples, ece: str
     ) -> dict[str, dict[str, Part]]:
         """Enter the scores of each class by itself, `ece` being what its ECE is called; return those of the defined ones."""
         parts: dict[str, dict[str, Part]] = {}
@@ -206,9 +179,7 @@ class Classification(Task[Labelled]):
         outcome.warnings += left_out_words(left_out)
         return parts
 
-    def _ranking_scores(
-        self, entry: dict[str, Any], labels: NDArray[np.int64], values: Floats, drawn: Resamples
-    ) -> dict[str, Part]:
+    def _ranking_scores(self, entry: dict[str, Any], labels: Ints, values: Floats, drawn: Resamples) -> dict[str, Part]:
         """Enter what is scored of a class's ranking; return its AUROC and average precision."""
         first, precision = auroc_part(labels, values, drawn), average_precision(labels, values)
         assert first is not None and precision is not None
@@ -224,15 +195,13 @@ class Classification(Task[Labelled]):
 
     # multi-label
 
-    def _multilabel(self, scored: Scored) -> Outcome:
-        context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
+    def _multilabel(
+        self, context: Context, outcome: Outcome, truth: Ints, scores: Sequence[Scores], drawn: Resamples
+    ) -> None:
         main, names = scores[0], self.settings.classes
-        outcome = Outcome(scored.indices, {})
-        parts = self._class_scores(outcome, truth, main.ranking, main, resamples, "ece")
-        counts = {name: (entry["n_pos"], entry["n_neg"]) for name, entry in outcome.per_class.items()}
-        outcome.prevalence = {
-            name: positive / max(1, positive + negative) for name, (positive, negative) in counts.items()
-        }
+        parts = self._class_scores(outcome, truth, main.ranking, main, drawn, "ece")
+        for name, entry in outcome.per_class.items():
+            outcome.prevalence[name] = entry["n_pos"] / max(1, entry["n_pos"] + entry["n_neg"])
         counted = [name for name in parts if name != self.settings.no_finding]
         if not counted:
             raise DataError(f"{context.data.name}: none of the classes has both positives and negatives")
@@ -245,7 +214,9 @@ class Classification(Task[Labelled]):
             outcome.metrics[f"{key}_macro"] = metric(value, bounds, chance=chance, primary=key == "auroc", **facts)
         wording = {
             prompt_set.name: {
-                name: area for name, area in class_areas(names, truth, of_set.ranking).items() if name in counted
+                name: area
+                for name, area in figures.class_areas(names, truth, of_set.ranking).items()
+                if name in counted
             }
             for prompt_set, of_set in zip(self.sets, scores, strict=True)
         }
@@ -253,100 +224,84 @@ class Classification(Task[Labelled]):
             means = {name: float(np.mean(list(values.values()))) for name, values in wording.items()}
             outcome.metrics["auroc_macro_over_prompt_sets"] = over_sets(means, chance=0.5)
         outcome.metrics |= decided_macro(outcome.per_class, counted, parts)
-        self._subgroups(scored, outcome, counted)
-        outcome.rows = self._rows(context, scored.indices, truth, main)
-        outcome.figures = {
-            "curves": curve_figure(names, truth, main.ranking, resamples.weights),
-            "calibration": calibration_figure(
-                truth, main, [names.index(name) for name in counted], self._held_out(context), self.settings.calibrate
-            ),
-            "confusion": single_finding_confusion(names, truth, main.ranking),
-            "wording": wording,
-        }
-        return outcome
-
-    def _subgroups(self, scored: Scored, outcome: Outcome, counted: Sequence[str]) -> None:
-        """Score the macro AUROC of each subgroup."""
-        ranking = scored.scores[0].ranking
 
         def inside(members: NDArray[np.bool_]) -> Part | None:
-            parts = []
-            for column, name in enumerate(self.settings.classes):
-                known = members & (scored.truth[:, column] != UNKNOWN)
-                labels, values = scored.truth[known, column], ranking[known, column]
-                if name in counted and (part := auroc_part(labels, values, scored.drawn[known])):
-                    parts.append(part)
-            return mean_part(parts) if len(parts) == len(counted) else None
+            found = []
+            for name in counted:
+                known = members & (truth[:, names.index(name)] != UNKNOWN)
+                labels, values = (table[known, names.index(name)] for table in (truth, main.ranking))
+                found.append(auroc_part(labels, values, drawn[known]))
+            defined = [part for part in found if part is not None]
+            return mean_part(defined) if len(defined) == len(counted) else None
 
-        by_subgroup(scored.context, outcome, self.settings, "auroc_macro", 0.5, inside)
+        by_subgroup(context, outcome, self.settings, "auroc_macro", 0.5, inside)
+        columns, error = [names.index(name) for name in counted], outcome.metrics["ece_macro"]["value"]
+        held_out, split = self._held_out(context), self.settings.calibrate
+        outcome.figures = {
+            "curves": figures.curves(names, truth, main.ranking, drawn.weights),
+            "calibration": figures.calibration(truth, main, error, columns, held_out, split),
+            "confusion": figures.single_finding_confusion(names, truth, main.ranking),
+            "wording": wording,
+        }
 
-    def _rows(
-        self, context: Context, indices: Sequence[int], truth: NDArray[np.int64], main: Scores
-    ) -> list[dict[str, Any]]:
-        rows = []
-        for row, index in enumerate(indices):
-            known = {
-                name: int(truth[row, c]) for c, name in enumerate(self.settings.classes) if truth[row, c] != UNKNOWN
-            }
-            values = {name: float(main.ranking[row, c]) for c, name in enumerate(self.settings.classes)}
+    def _rows(self, context: Context, indices: Sequence[int], truth: Ints, main: Scores) -> list[dict[str, Any]]:
+        rows, names = [], self.settings.classes
+        for index, labels, scores in zip(indices, truth, main.ranking.tolist(), strict=True):
+            known = {name: int(label) for name, label in zip(names, labels, strict=True) if label != UNKNOWN}
             groups = {subgroup: group_of(context.data.records[index], subgroup) for subgroup in self.settings.subgroups}
+            values = dict(zip(names, scores, strict=True))
             rows.append(context.row(index) | {"labels": known, "scores": values, "groups": groups})
         return rows
 
     # multi-class
 
-    def _multiclass(self, scored: Scored) -> Outcome:
+    def _multiclass(
+        self, context: Context, outcome: Outcome, truth: Ints, scores: Sequence[Scores], drawn: Resamples
+    ) -> None:
         from sklearn.metrics import confusion_matrix
 
-        context, truth, scores, resamples = scored.context, scored.truth, scored.scores, scored.drawn
         main, names = scores[0], self.settings.classes
         answer, decided = (truth == 1).argmax(1), main.ranking.argmax(1)
-        outcome = Outcome(scored.indices, {})
         right = (answer == decided).astype(np.float64)
         share = np.bincount(answer, minlength=len(names)) / len(answer)
-        outcome.prevalence = {name: float(share[column]) for column, name in enumerate(names)}
+        outcome.prevalence = dict(zip(names, share.tolist(), strict=True))
         present = int((share > 0).sum())
         if present < 2:
             raise DataError(f"{context.data.name}: only one of the classes {', '.join(names)} occurs")
         outcome.metrics["accuracy"] = metric(
-            float(right.mean()), of_mean(right, resamples), chance=float(share.max()), primary=True, n_classes=present
+            float(right.mean()), of_mean(right, drawn), chance=float(share.max()), primary=True, n_classes=present
         )
         seen = class_decisions(answer, decided, len(names), np.ones(len(answer)))
-        draws = class_decisions(answer, decided, len(names), resamples.weights[:300])
-        for key, name, chance in (
-            ("balanced_accuracy", "balanced_accuracy", 1 / present),
-            ("f1_macro", "f1", None),
-            ("kappa", "kappa", 0.0),
-            ("mcc", "mcc", 0.0),
-        ):
+        draws = class_decisions(answer, decided, len(names), drawn.weights[:300])
+        for name, chance in {"balanced_accuracy": 1 / present, "f1": None, "kappa": 0.0, "mcc": 0.0}.items():
             value = float(seen[name][0])
-            bounds = of_draws(draws[name], resamples, resamples[right == 0].patients)
+            bounds = of_draws(draws[name], drawn, drawn[right == 0].patients)
             reason = "one class is always chosen"
-            outcome.metrics[key] = metric(value if np.isfinite(value) else None, bounds, chance=chance, reason=reason)
+            entry = metric(value if np.isfinite(value) else None, bounds, chance=chance, reason=reason)
+            outcome.metrics["f1_macro" if name == "f1" else name] = entry
         one_hot = np.eye(len(names), dtype=np.int64)[answer]
-        parts = self._class_scores(outcome, one_hot, main.probability, main, resamples, "ece_one_against_rest")
+        parts = self._class_scores(outcome, one_hot, main.probability, main, drawn, "ece_one_against_rest")
         areas = [found["auroc"] for found in parts.values()]
         outcome.metrics["auroc_macro"] = macro_metric(areas, chance=0.5, n_classes=len(areas))
 
         def inside(members: NDArray[np.bool_]) -> Part | None:
-            drawn = resamples[members]
-            return Part(float(right[members].mean()), drawn.means(right[members]), of_mean(right[members], drawn))
+            kept, hits = drawn[members], right[members]
+            return Part(float(hits.mean()), kept.means(hits), of_mean(hits, kept))
 
         by_subgroup(context, outcome, self.settings, "accuracy", None, inside)
-        confidence = calibration_error(main.probability.max(1), right)
-        outcome.metrics["ece"] = metric(confidence, higher_is_better=False, reason="no samples")
+        confidence = main.probability.max(1)
+        error = calibration_error(confidence, right)
+        outcome.metrics["ece"] = metric(error, higher_is_better=False, reason="no samples")
         if len(scores) > 1:
             shares = [float((answer == of_set.ranking.argmax(1)).mean()) for of_set in scores]
             sets = {prompt_set.name: share for prompt_set, share in zip(self.sets, shares, strict=True)}
             outcome.metrics["accuracy_over_prompt_sets"] = over_sets(sets)
-        outcome.rows = self._rows(context, scored.indices, truth, main)
         counts = confusion_matrix(answer, decided, labels=range(len(names)))
         outcome.figures = {
-            "curves": curve_figure(names, one_hot, main.probability, resamples.weights),
+            "curves": figures.curves(names, one_hot, main.probability, drawn.weights),
             "confusion": confusion_figure("Confusion", names, counts),
-            "calibration": confidence_figure(main, right),
+            "calibration": [figures.reliability_bins("uncalibrated", confidence, right, main.temperature, error)],
         }
-        return outcome
 
 
 def over_sets(values: dict[str, float], chance: float | None = None) -> dict[str, Any]:

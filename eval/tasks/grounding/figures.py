@@ -66,18 +66,17 @@ def triptychs(
     scale = float(np.quantile(np.concatenate(finite), 0.995)) if finite else 1.0
     examples = []
     for row, (own, other) in zip(chosen, heats, strict=True):
-        query = queries[row]
-        examples.append(
-            {
-                "phrase": query.phrase if context.show_text else query.category,
-                "label": query.category,
-                "cnr": table[row]["cnr"],
-                "hit": bool(table[row]["pointing"]),
-                "own": _panel(context, indices[query.place], own, scale, query.boxes),
-                "shuffled": _panel(context, indices[others[query.place]], other, scale, ()),
-                "cnr_shuffled": None if np.isnan(table[row]["cnr_shuffled"]) else table[row]["cnr_shuffled"],
-            }
-        )
+        query, scores = queries[row], table[row]
+        index, another = indices[query.place], indices[others[query.place]]
+        example: dict[str, Any] = {
+            "phrase": query.phrase if context.show_text else query.category,
+            "label": query.category,
+        }
+        example |= {"cnr": scores["cnr"], "hit": bool(scores["pointing"])}
+        example["own"] = _panel(context, index, own, scale, query.boxes)
+        example["shuffled"] = _panel(context, another, other, scale, ())
+        example["cnr_shuffled"] = None if np.isnan(scores["cnr_shuffled"]) else scores["cnr_shuffled"]
+        examples.append(example)
     return {"examples": examples, "scale": scale, "samples": sample_images(context, indices)}
 
 

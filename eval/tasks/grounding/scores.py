@@ -12,19 +12,15 @@ from ...bootstrap import Resamples
 from ...intervals import Part, of_mean
 from ...maps.masks import scaled
 from ...maps.phrase_maps import Map
-from ...metrics.grounding import (
-    best_overlap,
-    box_of_map,
-    contrast_to_noise,
-    dice_at,
-    mean_iou,
-    pixel_ranking,
-    pointing_hit,
-)
+from ...metrics import grounding
 from ...results import macro_metric
 from ..base import mean_metric
 from ..controls import CONTROLS, Rectangle, control_of
+from .query import Settings
 
+Floats = NDArray[np.float64]
+Scores = dict[str, float]
+"""Scores of a phrase by name, NaN where one is undefined."""
 NOTHING = float("nan")
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
 MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
@@ -38,35 +34,26 @@ HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5,
 
 
 def scores_of(
-    heat: Map | None,
-    truth: NDArray[np.bool_],
-    boxes: Sequence[Rectangle],
-    thresholds: Sequence[float],
-    cut: float,
-    control: str = "",
-) -> dict[str, float]:
-    """Return all scores of a map, or of a control's (`control` ends their names), NaN where one is undefined.
+    heat: Map | None, truth: NDArray[np.bool_], boxes: Sequence[Rectangle], settings: Settings, control: str = ""
+) -> Scores:
+    """Return all scores of a map, or of a control's (`control` ends their names).
 
-    `thresholds` are of the raw map (mIoU); `cut` is of the map scaled to [0, 1] (Dice, and the box around the part of the
-    map that holds its maximum, against the nearest of the phrase's boxes).
+    The box around the part of the map that holds its maximum is held against the nearest of the phrase's boxes.
     """
     values = dict.fromkeys(SCORES, NOTHING)
     seen = np.isfinite(heat) if heat is not None else np.zeros_like(truth)
     if heat is not None and truth[seen].any():
-        cnr, overlap, ranking = (
-            contrast_to_noise(heat, truth),
-            mean_iou(heat, truth, thresholds),
-            pixel_ranking(heat, truth),
-        )
+        cnr, overlap = grounding.contrast_to_noise(heat, truth), grounding.mean_iou(heat, truth, settings.thresholds)
+        ranking = grounding.pixel_ranking(heat, truth)
         field = np.where(seen, scaled(heat), np.nan)
-        box = box_of_map(field, cut)
-        best = best_overlap(box, inside(boxes, truth.shape)) if box else (0.0, 0.0)
+        box = grounding.box_of_map(field, settings.cut)
+        best = grounding.best_overlap(box, inside(boxes, truth.shape)) if box else (0.0, 0.0)
         found = {
-            "pointing": pointing_hit(heat, truth),
+            "pointing": grounding.pointing_hit(heat, truth),
             "cnr": cnr,
             "cnr_absolute": None if cnr is None else abs(cnr),
             "miou": overlap and overlap[1],
-            "dice": dice_at(field, truth, cut),
+            "dice": grounding.dice_at(field, truth, settings.cut),
         }
         found |= dict(zip(("pixel_auroc", "pixel_ap"), ranking or (), strict=False))
         found |= dict(zip(("box_iou", "iobb"), best or (), strict=False))
@@ -81,12 +68,7 @@ def inside(boxes: Sequence[Rectangle], size: tuple[int, ...]) -> list[Rectangle]
 
 
 def summary(
-    values: NDArray[np.float64],
-    drawn: Resamples,
-    name: str,
-    primary: bool = False,
-    areas: Sequence[float] = (),
-    prefix: str = "",
+    values: Floats, drawn: Resamples, name: str, primary: bool = False, areas: Floats | None = None, prefix: str = ""
 ) -> dict[str, Any]:
     """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
     known = np.isfinite(values)
@@ -96,15 +78,13 @@ def summary(
     if name in HITS and known.any():
         extra["share_above"] = {f"{overlap:g}": float((values[known] > overlap).mean()) for overlap in HITS[name]}
     chance = CHANCE.get(name)
-    if name in ("pointing", "pixel_ap") and areas:
-        chance = float(np.mean(areas))
+    if name in ("pointing", "pixel_ap") and areas is not None:
+        chance = float(areas.mean())
     reason, bounded = "undefined for every phrase", not name.startswith(UNBOUNDED)
     return mean_metric(values, drawn, bounded=bounded, chance=chance, primary=primary, reason=reason, **extra)
 
 
-def macro(
-    values: NDArray[np.float64], findings: Sequence[str], drawn: Resamples, name: str, areas: NDArray[np.float64]
-) -> dict[str, Any]:
+def macro(values: Floats, findings: Sequence[str], drawn: Resamples, name: str, areas: Floats) -> dict[str, Any]:
     """Return the mean over findings of the means over their phrases (BioViL's protocol), with its interval.
 
     `values`, `findings` and `areas` (the boxes' shares of the image) are of phrases [n]; `drawn` are resamples of patients,

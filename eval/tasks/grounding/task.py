@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,13 +20,13 @@ from ...drawing.cards import Section
 from ...maps.phrase_maps import Maps
 from ...metrics.grounding import box_mask
 from ...results import TaskResult
-from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any
+from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any, words_of
 from ..controls import CONTROLS, Rectangle, centre_map, partners
 from ..map_task import MapTask
 from .figures import example_cards, triptychs
 from .location_prior import learn_boxes, map_of_boxes
 from .query import Query, Settings
-from .scores import MACRO, NAMES, NOTHING, macro, scores_of, summary
+from .scores import MACRO, NAMES, Scores, macro, scores_of, summary
 
 
 @dataclass(kw_only=True)
@@ -41,26 +40,7 @@ class Queries(Plan):
 class Grounding(MapTask[Queries]):
     Config = Settings
     needs = frozenset({"boxes"})
-    titles = (
-        ("pointing", "Pointing game"),
-        ("pointing_minus_shuffled", "Pointing game, difference from the shuffled image"),
-        ("cnr", "Contrast-to-noise ratio (CNR)"),
-        ("cnr_absolute", "Absolute CNR"),
-        ("miou", "mIoU over thresholds .1 to .5"),
-        ("pixel_auroc", "Pixel AUROC"),
-        ("pixel_ap", "Pixel average precision"),
-        ("dice", "Dice"),
-        ("box_iou", "IoU of the map's box"),
-        ("iobb", "IoBB of the map's box"),
-        ("pointing_macro", "Pointing game, mean over findings"),
-        ("cnr_macro", "CNR, mean over findings"),
-        ("cnr_absolute_macro", "Absolute CNR, mean over findings"),
-        ("miou_macro", "mIoU over thresholds .1 to .5, mean over findings"),
-    )
-    meanings = (
-        ("pointing", "share of phrases whose map has its maximum inside a box"),
-        ("cnr", "mean of the map inside the boxes minus outside, in units of its noise"),
-    )
+    titles, meanings = words_of("grounding")
     unbounded = r"(bare_)?cnr.*"
 
     @classmethod
@@ -100,15 +80,14 @@ class Grounding(MapTask[Queries]):
 
     def run(self, context: Context, plan: Queries) -> Outcome:
         indices, queries = plan.images, plan.queries
-        excluded: dict[str, int] = {}
         settings = self.settings
+        outcome = Outcome(indices, {})
         maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(plan.texts, context.cache.texts(plan.texts), strict=True))
         prior = learn_boxes(context, settings.prior_split, indices)
         others = partners(context.data, indices, context.seed)
         wrong = wrong_phrases(queries, context.seed)
-        table: list[dict[str, float]] = []
-        rows: list[dict[str, Any]] = []
+        table: list[Scores] = []
         kept: list[Query] = []
         for query, phrase in zip(queries, wrong, strict=True):
             height, width = maps.size(query.place)
@@ -117,7 +96,7 @@ class Grounding(MapTask[Queries]):
             if not truth[np.isfinite(heat)].any():
                 flat = all(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in query.boxes)
                 reason = "box without area" if flat else "box outside of the image or of what the model sees"
-                excluded[reason] = excluded.get(reason, 0) + 1
+                outcome.excluded[reason] = outcome.excluded.get(reason, 0) + 1
                 continue
             shuffled = maps.of(others[query.place], texts[query.phrase])
             moved = rescale(query.boxes, (height, width), shuffled.shape)
@@ -128,73 +107,55 @@ class Grounding(MapTask[Queries]):
                 "prior": map_of_boxes(prior, query, indices[query.place], truth.shape),
                 "centre": centre_map(truth.shape),
             }
-            values: dict[str, float] = {}
+            values: Scores = {}
             for control, of_control in heats.items():
                 boxes = moved if control == "shuffled" else query.boxes
                 inside = box_mask(moved, *shuffled.shape) if control == "shuffled" else truth
-                values |= scores_of(of_control, inside, boxes, settings.thresholds, settings.cut, control)
+                values |= scores_of(of_control, inside, boxes, settings, control)
                 values.setdefault("area", float(truth[np.isfinite(heat)].mean()))
             kept.append(query)
             table.append(values)
-            rows.append(
+            outcome.rows.append(
                 context.row(indices[query.place])
                 | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
                 | {name: None if np.isnan(value) else value for name, value in values.items()}
             )
         require_any(list(range(len(kept))), "a box that can be scored", context.data)
-        outcome = Outcome(indices, {}, excluded=excluded, rows=rows)
-        outcome.scoring = {
-            "map": self.settings.source,
-            "sigma": self.settings.sigma,
-            "thresholds": list(self.settings.thresholds),
-            "cut": self.settings.cut,
-            "cnr": "signed, population variance",
-            "pointing": "first maximum",
-            "prior": prior.source,
-        }
-        self._metrics(context, outcome, kept, table, indices)
+        outcome.scoring = {"map": settings.source, "sigma": settings.sigma, "thresholds": list(settings.thresholds)}
+        outcome.scoring |= {"cut": settings.cut, "cnr": "signed, population variance", "pointing": "first maximum"}
+        outcome.scoring["prior"] = prior.source
+        self._metrics(context, outcome, kept, table)
         if context.draw_images:
             outcome.figures = triptychs(context, maps, indices, kept, table, texts, others)
         return outcome
 
-    def _metrics(
-        self,
-        context: Context,
-        outcome: Outcome,
-        queries: Sequence[Query],
-        table: Sequence[dict[str, float]],
-        indices: Sequence[int],
-    ) -> None:
-        groups = {"": [row for row, query in enumerate(queries) if not query.bare]}
-        if self.settings.bare:
-            groups["bare_"] = [row for row, query in enumerate(queries) if query.bare]
-        for prefix, members in groups.items():
-            if not members:
+    def _metrics(self, context: Context, outcome: Outcome, queries: Sequence[Query], table: Sequence[Scores]) -> None:
+        """Enter the scores of phrases that name a place and of the `bare` ones, of each finding, and means over findings."""
+        columns = {name: np.array([scores[name] for scores in table]) for name in (*NAMES, "area")}
+        owners = np.array([outcome.indices[query.place] for query in queries])
+        bare = np.array([query.bare for query in queries])
+        labels = np.array([query.category for query in queries])
+        for prefix, members in (("", ~bare), ("bare_", bare)):
+            if not members.any():
                 continue
-            drawn = context.draw([indices[queries[row].place] for row in members])
+            drawn, areas = context.draw(owners[members].tolist()), columns["area"][members]
             for name in NAMES:
-                values = np.array([table[row].get(name, NOTHING) for row in members])
                 main = not prefix and name in ("pointing", "cnr")
-                areas = [table[row]["area"] for row in members]
-                outcome.metrics[f"{prefix}{name}"] = summary(
-                    values, drawn, name, primary=main, areas=areas, prefix=prefix
-                )
-            for label in sorted({queries[row].category for row in members}) if not prefix else []:
-                inside = [row for row in members if queries[row].category == label]
-                outcome.per_class[label] = {"n": len(inside)}
-                own = context.draw([indices[queries[row].place] for row in inside])
-                for name in (*MACRO, *(f"pointing_{control}" for control in CONTROLS)):
-                    values = np.array([table[row].get(name, NOTHING) for row in inside])
-                    outcome.per_class[label][name] = summary(values, own, name)
-        members = groups[""]
-        drawn = context.draw([indices[queries[row].place] for row in members])
-        gain = np.array([table[row]["pointing"] - table[row]["pointing_shuffled"] for row in members])
+                entry = summary(columns[name][members], drawn, name, main, areas, prefix)
+                outcome.metrics[f"{prefix}{name}"] = entry
+        for label in sorted(set(labels[~bare].tolist())):
+            inside = ~bare & (labels == label)
+            own = context.draw(owners[inside].tolist())
+            outcome.per_class[label] = {"n": int(inside.sum())}
+            for name in (*MACRO, *(f"pointing_{control}" for control in CONTROLS)):
+                outcome.per_class[label][name] = summary(columns[name][inside], own, name)
+        drawn = context.draw(owners[~bare].tolist())
+        gain = (columns["pointing"] - columns["pointing_shuffled"])[~bare]
         outcome.metrics["pointing_minus_shuffled"] = summary(gain, drawn, "pointing_minus_shuffled")
-        named = np.array([queries[row].labelled for row in members])
-        findings = [queries[row].label for row in members if queries[row].labelled]
-        for name in MACRO if findings else ():
-            values, areas = (np.array([table[row][key] for row in members])[named] for key in (name, "area"))
-            outcome.metrics[f"{name}_macro"] = macro(values, findings, drawn[named], name, areas)
+        named = ~bare & np.array([query.labelled for query in queries])
+        for name in MACRO if named.any() else ():
+            values, areas = columns[name][named], columns["area"][named]
+            outcome.metrics[f"{name}_macro"] = macro(values, labels[named].tolist(), drawn[named[~bare]], name, areas)
 
 
 def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:

@@ -21,7 +21,8 @@ from ...metrics.arithmetic import codes, ratio, unit
 from ...metrics.retrieval import average_precisions, precision_at
 from ...results import metric
 from ...zero_shot import prompts as prompt_files
-from ..base import Context, Outcome, Plan, Task, families, require_any
+from ..base import Context, Outcome, Plan, Task, families, require_any, words_of
+from ..classification.labels import labels_of
 
 
 @config
@@ -52,8 +53,7 @@ class ClassRetrieval(Task[Members]):
     Config = Settings
     needs = frozenset({"labels"})
     compares_samples = True
-    titles = ((r"p@(\d+)", "Precision@{0}"), ("map", "Mean average precision"))
-    meanings = ((r"p@(\d+)", "share of the top {0} results that have the query's class"),)
+    titles, meanings = words_of("class_retrieval")
 
     def __init__(self, spec: Any, settings: Settings, folder: Any = None) -> None:
         super().__init__(spec, settings, folder)
@@ -69,20 +69,12 @@ class ClassRetrieval(Task[Members]):
         return check_labels(data, {name: (name,) for name in self.settings.classes}, self.settings.truth)
 
     def plan(self, context: Context) -> Members:
-        rows = []
-        for index in context.usable:
-            record = context.data.records[index]
-            if self.settings.truth == "labels":
-                flags = [record.labels.get(name) == 1 for name in self.settings.classes]
-            else:
-                flags = [record.groups.get(self.settings.truth) == name for name in self.settings.classes]
-            if any(flags):
-                rows.append((index, flags))
-        indices = require_any(
-            [index for index, _ in rows], f"a class of {', '.join(self.settings.classes)}", context.data
-        )
+        found = labels_of(context.data, context.usable, self.settings.classes, self.settings.truth) == 1
+        known = np.flatnonzero(found.any(1))
+        what = f"a class of {', '.join(self.settings.classes)}"
+        indices = require_any([context.usable[row] for row in known], what, context.data)
         texts = self.prompts.all() if self.prompts else []
-        return Members(images=indices, texts=texts, classes=np.array([flags for _, flags in rows]))
+        return Members(images=indices, texts=texts, classes=found[known])
 
     def run(self, context: Context, plan: Members) -> Outcome:
         indices, classes = plan.images, plan.classes
@@ -103,12 +95,8 @@ class ClassRetrieval(Task[Members]):
             bounds = of_mean(values, drawn[found.keep]) if by_image else of_draws(draws, drawn, drawn.patients)
             main = name == f"p@{self.settings.primary_k}"
             outcome.metrics[name] = metric(float(values.mean()), bounds, chance=found.chance, primary=main)
-        outcome.scoring = {
-            "queries": self.settings.queries,
-            "n_queries": len(found.keep),
-            "gallery": len(gallery.rows),
-            "ties": "index",
-        }
+        outcome.scoring = {"queries": self.settings.queries, "n_queries": len(found.keep)}
+        outcome.scoring |= {"gallery": len(gallery.rows), "ties": "index"}
         if by_image:
             outcome.rows = [context.row(index) for index in indices]
             for row, shares in zip(found.keep, found.values.tolist(), strict=True):
@@ -150,7 +138,7 @@ def search(queries: Side, gallery: Side, ks: Sequence[int], weights: NDArray[np.
     right = candidates = 0
     ks = [k for k in ks if k <= len(gallery.rows)]
     drawn = np.zeros((0, len(gallery.rows)), np.int32) if weights is None else weights
-    sums, defined = np.zeros((len(drawn), len(ks) + 1)), np.zeros((len(drawn), len(ks) + 1))
+    sums, defined = np.zeros((2, len(drawn), len(ks) + 1))
     for block in blocks(len(queries.rows), 8 * len(gallery.rows)):
         scores = queries.rows[block] @ gallery.rows.T
         relevant = queries.classes[block].astype(np.int64) @ gallery.classes.T.astype(np.int64) > 0

@@ -22,7 +22,7 @@ from ...intervals import of_mean
 from ...metrics.arithmetic import codes, unit
 from ...metrics.retrieval import Ranks, Ties, chance_hit, rank_positives
 from ...results import TaskResult, metric
-from ..base import Context, Outcome, Plan, Task, families, require_any, scores_card, worded
+from ..base import Context, Outcome, Plan, Task, families, require_any, scores_card, worded, words_of
 from .pairs import Ints, Pool, Which, texts_of, values_of
 
 Direction = Literal["image-to-text", "text-to-image"]
@@ -67,14 +67,7 @@ class Retrieval(Task[Pairs]):
     Config = Settings
     needs = frozenset({"report"})
     compares_samples = True
-    titles = (
-        (r"r@(\d+)_pool_(\d+)", "R@{0} in pools of {1}"),
-        (r"r@(\d+)", "R@{0}"),
-        (r"recall@(\d+)", "recall@{0} over all positives"),
-        ("median_rank", "median rank"),
-        ("mrr", "mean reciprocal rank"),
-    )
-    meanings = ((r"(i2t|t2i)_r@(\d+)", "share of queries with a right answer in the top {1}"),)
+    titles, meanings = words_of("retrieval")
     unbounded = r".*_median_rank"
 
     @classmethod

@@ -189,6 +189,27 @@ def test_near_identical_reports_and_embeddings(tmp_path: Path, capsys: pytest.Ca
     assert np.concatenate(list(near_embeddings(rows, 0.99))).tolist() == [[3, 30]]
 
 
+def test_only_near_duplicates_need_faiss_and_say_how_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = write(tmp_path / "set", [sample(number, f"Report {number}.") for number in range(4)])
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    for words in (
+        ["dedup"],
+        ["dedup", "--by", "text"],
+        ["dedup", "--by", "embedding"],
+        ["split", "--check", "--images"],
+    ):
+        assert main([words[0], str(out), *words[1:]]) == 2
+        said = capsys.readouterr().err
+        assert "install vlp[cpu] or vlp[gpu]" in said and said.count("\n") == 1
+    assert main(["split", str(out), "--out", str(tmp_path / "halves"), "--split", "0.5,0.5,0"]) == 0
+    assert main(["split", str(tmp_path / "halves"), "--check"]) == 0
+    groups = tmp_path / "groups.jsonl"
+    groups.write_text('{"keys": ["k0", "k1"]}\n')
+    assert main(["split", str(out), "--out", str(tmp_path / "third"), "--groups", str(groups)]) == 0
+
+
 @pytest.mark.skipif(not (SHARED_DATA / "vqa_rad").is_dir(), reason="../shared/data is not here")
 def test_no_two_different_real_images_are_called_the_same_and_copies_are(tmp_path: Path) -> None:
     import cv2

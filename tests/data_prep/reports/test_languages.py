@@ -88,3 +88,8 @@ def test_it_is_said_at_build_and_in_the_card(tmp_path: Path, capsys: pytest.Capt
     card = (out / "README.md").read_text()
     assert "report in a language that the vocabulary does not know | 1 |" in card
     assert "report had a word of more than 200 characters, cut | 1 |" in card
+
+
+def test_spanish_words_of_place_stand_behind_their_finding_but_both() -> None:
+    places = LANGUAGES["es"].places
+    assert places.behind == {*places.lobes, *places.sides, *places.zones} - {"ambos", "ambas"}

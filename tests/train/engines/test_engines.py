@@ -13,8 +13,7 @@ from safetensors.torch import load_file, save_file
 from tests.train.ranks import run_ranks
 from tests.train.toys import FINDINGS, batch, shard, step_of
 from vlp.core import distributed
-from vlp.train.engines.base import Engine, EngineConfig, Part
-from vlp.train.engines.build import build_engine
+from vlp.train.engines.base import Engine, EngineConfig, Part, build_engine
 from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig, lr_scale
 

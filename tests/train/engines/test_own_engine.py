@@ -14,8 +14,7 @@ import torch
 from tests.train.engines.toy_engine import CarefulEngine
 from tests.train.toys import batch, step_of
 from vlp.core.config import ConfigError
-from vlp.train.engines.base import EngineConfig, engines
-from vlp.train.engines.build import build_engine
+from vlp.train.engines.base import EngineConfig, build_engine, engines
 from vlp.train.optimizer import OptimConfig
 from vlp.train.recipe import from_tree, load_recipe
 

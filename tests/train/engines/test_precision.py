@@ -22,8 +22,7 @@ from vlp.modalities.text.tokenizers.load import build_tokenizer
 from vlp.models.build import build_model
 from vlp.models.dual_encoder import ModelConfig
 from vlp.objectives import build_objectives
-from vlp.train.engines.base import Engine, EngineConfig, resolve_precision
-from vlp.train.engines.build import build_engine
+from vlp.train.engines.base import Engine, EngineConfig, build_engine, resolve_precision
 from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig
 from vlp.train.train_step import TrainStep

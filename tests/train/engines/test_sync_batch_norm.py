@@ -24,8 +24,7 @@ from vlp.modalities.image.spec import ImageSpec
 from vlp.models.build import build_model
 from vlp.models.dual_encoder import ModelConfig
 from vlp.objectives import build_objectives
-from vlp.train.engines.base import Engine, EngineConfig, average_gradients
-from vlp.train.engines.build import build_engine
+from vlp.train.engines.base import Engine, EngineConfig, average_gradients, build_engine
 from vlp.train.engines.sync_batch_norm import RanksBatchNorm, share_statistics
 from vlp.train.grad_cache import accumulate_gradients
 from vlp.train.optimizer import OptimConfig

@@ -38,6 +38,7 @@ MOST_OF_A_LINE = 16
 LEAST_OF_A_SAMPLE = 4
 """The fewest characters that a sample takes in its manifest line."""
 
+_HEADER = ("shard", "split", "samples", "texts", "bytes", "sha256", "source", "version")
 _START, _COLUMNS = b'{"shard": ', b', "keys": ['
 _AGAIN = "run `vlp-prep index` on the folder"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -127,8 +128,7 @@ class Manifest:
             raise ManifestError(f"{path} cannot be read: {error.strerror or error}") from None
         if not shards:
             raise ManifestError(f"{path} lists no shards")
-        names = {shard.shard for shard in shards}
-        if len(names) < len(shards):
+        if len({shard.shard for shard in shards}) < len(shards):
             raise ManifestError(f"{path} lists a shard twice")
         return cls(base, path, shards, np.array(lines, dtype=np.int64).reshape(-1, 2))
 
@@ -234,9 +234,7 @@ def _read_headers(path: Path, hosts: Collection[str]) -> tuple[list[Shard], list
 def _missing(path: Path) -> str:
     folder = path.parent if path.name == FILE else path
     if not folder.is_dir():
-        near = did_you_mean(
-            folder.name, [sibling.name for sibling in folder.parent.glob("*")] if folder.parent.is_dir() else []
-        )
+        near = did_you_mean(folder.name, [sibling.name for sibling in folder.parent.glob("*")])
         return f"no such folder: {folder}{near if 'mean' in near else ''}"
     if any(folder.glob("*.tar")):
         return f"no {FILE} in {folder}: run `vlp-prep index {folder}` once"
@@ -251,19 +249,10 @@ def write_manifest(folder: Path, lines: Sequence[str]) -> None:
 
 def format_line(shard: Shard, entries: Sequence[Entry]) -> str:
     """Return the manifest line of a shard, without its line end; header first, columns last."""
-    header = {
-        "shard": shard.shard,
-        "split": shard.split,
-        "samples": shard.samples,
-        "texts": sum(entry.chars > 0 for entry in entries),
-        "bytes": shard.bytes,
-        "sha256": shard.sha256,
-        "source": shard.source,
-        "version": shard.version,
-    }
-    names = sorted({name for entry in entries for name in entry.members})
+    header = {name: getattr(shard, name) for name in _HEADER}
+    header["texts"] = sum(entry.chars > 0 for entry in entries)
     members = {}
-    for name in names:
+    for name in sorted({name for entry in entries for name in entry.members}):
         pairs = [entry.members.get(name, (-1, 0)) for entry in entries]
         members[name] = [[offset for offset, _ in pairs], [size for _, size in pairs]]
     columns = {
@@ -304,31 +293,26 @@ def _word(record: dict[str, Any], name: str, where: str, optional: bool = False)
     if optional and value is None:
         return ""
     if not isinstance(value, str) or len(value) > MAX_WORD or not value.isprintable():
-        raise ManifestError(
-            f"{where}: not a shard's line: {name}: expected at most {MAX_WORD} printable characters, found "
-            f"{_found(record, name)}: {_AGAIN}"
-        )
+        raise _wrong_field(record, name, f"at most {MAX_WORD} printable characters", where)
     return value
 
 
 def _count(record: dict[str, Any], name: str, most: int, where: str) -> int:
     value = record.get(name)
     if type(value) is not int or not 0 <= value <= most:
-        raise ManifestError(
-            f"{where}: not a shard's line: {name}: expected a whole number of 0 to {most}, found "
-            f"{_found(record, name)}: {_AGAIN}"
-        )
+        raise _wrong_field(record, name, f"a whole number of 0 to {most}", where)
     return value
 
 
-def _found(record: dict[str, Any], name: str) -> str:
-    """Return what is there instead, for a message: a number itself, of all else the type."""
-    if name not in record:
-        return "nothing"
-    value = record[name]
+def _wrong_field(record: dict[str, Any], name: str, expected: str, where: str) -> ManifestError:
+    """Return the error of a field, with what is there instead: a number itself, of all else the type."""
+    value = record.get(name)
+    found = f"a value of type {type(value).__name__}" if name in record else "nothing"
     if isinstance(value, str):
-        return f"{len(value)} characters"
-    return shown(str(value), 24) if type(value) in (int, float) else f"a value of type {type(value).__name__}"
+        found = f"{len(value)} characters"
+    elif type(value) in (int, float):
+        found = shown(str(value), 24)
+    return ManifestError(f"{where}: not a shard's line: {name}: expected {expected}, found {found}: {_AGAIN}")
 
 
 def parse_columns(line: bytes, where: str) -> Columns:
@@ -375,9 +359,7 @@ def parse_columns(line: bytes, where: str) -> Columns:
 def _integers(values: Any, rows: int, low: int, high: int, where: str) -> np.ndarray:
     """Return a column of a manifest [rows] int64, whose values lie in `low` to `high`. Raises ManifestError."""
     if not isinstance(values, list) or len(values) != rows or not all(type(value) is int for value in values):
-        raise ManifestError(
-            f"{where}: broken columns: expected {rows} whole numbers: run `vlp-prep index` on the folder"
-        )
+        raise ManifestError(f"{where}: broken columns: expected {rows} whole numbers: {_AGAIN}")
     if rows and not (low <= min(values) and max(values) <= high):
         raise ManifestError(f"{where}: broken columns: expected numbers of {low} to {high}")
     return np.array(values, dtype=np.int64)

@@ -11,7 +11,7 @@ import json
 import re
 from codecs import BOM_UTF8
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,12 +22,10 @@ from vlp.modalities.image.decode import ImageError, is_turned
 from vlp.sample import UNKNOWN, Box, Mention, Report, Sample, VolumeInfo
 
 from ..tables.cells import CellError
-from .foreign.members import CHOSEN_FIELD, IMAGE_ENDINGS, images
+from .foreign.members import CHOSEN_FIELD, IMAGE_ENDINGS, MASKS, images
 from .foreign.sample import foreign_record
 from .tar_index import FORMAT, ManifestError, decode_name
 
-MASKS = (".mask.png", ".mask.b2nd")
-"""Endings of the members that are masks, of images and of volumes."""
 MAX_RECORD = 64 << 20
 MAX_TEXT = 10_000_000
 """The most characters of a report, a caption or a phrase."""
@@ -41,7 +39,7 @@ _LABELS = frozenset((1, 0, -1, UNKNOWN))
 _SPLIT = re.compile(r"[A-Za-z0-9_+=@,~]{1,100}")
 _WORDS = ("study", "patient", "modality", "view", "split", "source", "licence")
 
-T = TypeVar("T")
+Many = TypeVar("Many", list[Any], dict[str, Any])
 
 
 class FieldError(ValueError):
@@ -90,10 +88,9 @@ def decode_sample(key: str, members: Mapping[str, bytes], where: str = "", notes
                 "boxes" if sample.boxes else "masks", "an image that no orientation turns: turn the file first"
             )
         return sample
-    except CellError as error:
-        raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {error.detail}") from None
-    except FieldError as error:
-        raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {error}") from None
+    except (CellError, FieldError) as error:
+        wrong = error.detail if isinstance(error, CellError) else error
+        raise SampleError(f"{where}: the record of key {key!r} is not a sample's: {wrong}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         # Their messages quote the value or the name that they could not take, which may be text.
         said = repr(error) if isinstance(error, (KeyError, AttributeError)) else type(error).__name__
@@ -139,13 +136,13 @@ def read_sample(record: Mapping[str, Any], image: Path | bytes | np.ndarray, mas
         key=record.get("key"),  # type: ignore[arg-type]  # checked below, as all values are
         image=image,
         report=read_report(record.get("report")),
-        captions=tuple(read_list(record, "captions")),
-        labels=read_mapping(record, "labels"),
-        concepts=read_items(record, "concepts", read_mention),
-        boxes=read_items(record, "boxes", read_box),
+        captions=tuple(read_many(record, "captions", list)),
+        labels=read_many(record, "labels", dict),
+        concepts=tuple([read_mention(value) for value in read_many(record, "concepts", list)]),
+        boxes=tuple([read_box(value) for value in read_many(record, "boxes", list)]),
         masks=masks,
-        groups=read_mapping(record, "groups"),
-        steps=tuple(read_list(record, "steps")),
+        groups=read_many(record, "groups", dict),
+        steps=tuple(read_many(record, "steps", list)),
         volume=read_volume_info(record.get("volume")),
         **values,
     )
@@ -271,14 +268,12 @@ def read_report(value: Any) -> Report | None:
     if not isinstance(value, Mapping):
         raise FieldError("report", "a text, or a mapping with a text", value)
     check_text(value.get("text"), "report.text")
+    sentences = enumerate(read_many(value, "sentences", list))
+    sections = read_many(value, "sections", dict).items()
     return Report(
         text=value["text"],
-        sentences=tuple(
-            _pair(pair, f"report.sentences[{number}]") for number, pair in enumerate(read_list(value, "sentences"))
-        ),
-        sections={
-            name: _pair(pair, f"report.sections.{name}") for name, pair in read_mapping(value, "sections").items()
-        },
+        sentences=tuple(_pair(pair, f"report.sentences[{number}]") for number, pair in sentences),
+        sections={name: _pair(pair, f"report.sections.{name}") for name, pair in sections},
     )
 
 
@@ -301,42 +296,29 @@ def read_volume_info(value: Any) -> VolumeInfo | None:
         raise FieldError("volume", "a mapping with shape, spacing, affine, orientation and unit", value) from None
 
 
-def read_mention(value: Any, field: str) -> Mention:
+def read_mention(value: Any) -> Mention:
     """Return a mention of its fields; what it holds is checked by `check_mention`. Raises FieldError."""
     try:
         return Mention(**value)
     except TypeError:
-        raise FieldError(field, "a mapping with text, code, start and end", value) from None
+        raise FieldError("concepts", "a mapping with text, code, start and end", value) from None
 
 
-def read_box(value: Any, field: str) -> Box:
+def read_box(value: Any) -> Box:
     """Return a box of its fields; what it holds is checked by `check_box`. Raises FieldError."""
     try:
         return Box(**{**value, "xyxy": tuple(value["xyxy"])})
     except (TypeError, KeyError):
-        raise FieldError(field, "a mapping with phrase and xyxy, four finite numbers", value) from None
+        raise FieldError("boxes", "a mapping with phrase and xyxy, four finite numbers", value) from None
 
 
-def read_items(record: Mapping[str, Any], name: str, read: Callable[[Any, str], T]) -> tuple[T, ...]:
-    """Return the mentions or boxes of a record, each made by `read`, which is given the field's name."""
-    return tuple([read(value, name) for value in read_list(record, name)])
-
-
-def read_list(record: Mapping[str, Any], name: str) -> list[Any]:
+def read_many(record: Mapping[str, Any], name: str, kind: type[Many]) -> Many:
+    """Return a list or a mapping of a record, an empty one where it has none. Raises FieldError."""
     value = record.get(name)
     if value is None:
-        return []
-    if not isinstance(value, list) or len(value) > MAX_ITEMS:
-        raise FieldError(name, f"a list of at most {MAX_ITEMS}", value)
-    return value
-
-
-def read_mapping(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    value = record.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict) or len(value) > MAX_ITEMS:
-        raise FieldError(name, f"a mapping of at most {MAX_ITEMS}", value)
+        return kind()
+    if not isinstance(value, kind) or len(value) > MAX_ITEMS:
+        raise FieldError(name, f"a {'list' if kind is list else 'mapping'} of at most {MAX_ITEMS}", value)
     return value
 
 

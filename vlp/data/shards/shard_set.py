@@ -15,10 +15,11 @@ from typing import Any
 from vlp.core.untrusted import open_descriptor, open_regular, stays_inside
 from vlp.sample import Sample
 
+from .foreign.members import MASKS
 from .manifest import Manifest
 from .remote.cache import Cache
 from .remote.urls import is_remote, join
-from .sample_io import MASKS, SampleError, decode_sample, image_extension
+from .sample_io import SampleError, decode_sample, image_extension
 
 GAP = 64 << 10
 MAX_OPEN_FILES = 64

@@ -89,20 +89,15 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def verify(
-    place: Path | str, decode: bool = True, progress: Callable[[str], None] | None = None, limit: int = 100
-) -> list[Problem]:
+def verify(place: Path | str, decode: bool = True, limit: int = 100) -> list[Problem]:
     """Check every byte of a set against its manifest and, with `decode`, that every image and mask decodes.
 
-    Returns at most `limit` problems, [] for a sound set; `progress` is called with each shard's name. Raises
-    ManifestError when there is no readable manifest.
+    Returns at most `limit` problems, [] for a sound set. Raises ManifestError when there is no readable manifest.
     """
     manifest = Manifest.read(place)
     problems: list[Problem] = []
     shards = ShardSet(manifest)
-    for number, shard in enumerate(manifest.shards):
-        if progress:
-            progress(shard.shard)
+    for number in range(len(manifest.shards)):
         problems.extend(_verify_shard(shards, number, decode))
         if len(problems) >= limit:
             break

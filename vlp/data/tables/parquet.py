@@ -13,6 +13,7 @@ from vlp.core.untrusted import read_regular
 
 from .cells import TableError
 
+LISTS, BYTES = ("list", "large_list", "map"), ("binary", "large_binary")
 MAX_COLUMN = 8 << 30
 MAX_BATCH = 1 << 30
 """The most bytes that the rows of a Parquet table take that are unpacked at once."""
@@ -30,7 +31,7 @@ def parquet_rows(path: Path, skip_bytes: bool) -> Iterator[tuple[int, dict[str, 
     """Yield (number, row) of a table, counted from 1; cells of bytes are "" with `skip_bytes`. Raises TableError."""
     with _parquet_file(path) as file:
         names = file.schema_arrow.names
-        heavy = [name for name in names if skip_bytes and _is_bytes(file.schema_arrow.field(name).type)]
+        heavy = [name for name in names if skip_bytes and _holds(file.schema_arrow.field(name).type, BYTES)]
         number = 0
         for batch in _batches(path, file, [name for name in names if name not in heavy], range(file.num_row_groups)):
             columns = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -50,29 +51,19 @@ def _batches(path: Path, file: Any, columns: list[str], groups: Iterable[int]) -
         sizes = (about.column(place).total_uncompressed_size for place in range(about.num_columns))
         size = max(1, min(256, MAX_BATCH // max([1, *sizes])))
         for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=columns):
-            nested = [column for column in batch.columns if _is_nested(column.type)]
+            nested = [column for column in batch.columns if _holds(column.type, LISTS)]
             if sum(_unpacked_size(column) for column in nested) > MAX_BATCH:
                 raise TableError(f"{path}: the lists of {batch.num_rows} rows unpack to more than {MAX_BATCH} bytes")
             yield batch
 
 
-def _holds(kind: Any, *sorts: str) -> bool:
-    """Return whether a column, or a field of its structures, is of one of pyarrow's sorts ("list", "binary")."""
+def _holds(kind: Any, sorts: tuple[str, ...]) -> bool:
+    """Return whether a column, or a field of its structures (`{bytes, path}`), is of one of pyarrow's sorts."""
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
-        return any(_holds(kind.field(position).type, *sorts) for position in range(kind.num_fields))
+        return any(_holds(kind.field(position).type, sorts) for position in range(kind.num_fields))
     return any(getattr(pa.types, f"is_{sort}")(kind) for sort in sorts)
-
-
-def _is_nested(kind: Any) -> bool:
-    """Return whether a column holds lists."""
-    return _holds(kind, "list", "large_list", "map")
-
-
-def _is_bytes(kind: Any) -> bool:
-    """Return whether a column holds bytes, or `{bytes, path}` as the datasets library stores images."""
-    return _holds(kind, "binary", "large_binary")
 
 
 def _unpacked_size(column: Any) -> int:
@@ -85,7 +76,7 @@ def _unpacked_size(column: Any) -> int:
         return int(pc.sum(lengths.take(column.indices)).as_py() or 0)
     if pa.types.is_map(column.type):
         return _unpacked_size(column.keys) + _unpacked_size(column.items)
-    if _is_nested(column.type) and not pa.types.is_struct(column.type):
+    if _holds(column.type, LISTS) and not pa.types.is_struct(column.type):
         return _unpacked_size(column.flatten())
     if pa.types.is_struct(column.type):
         return sum(_unpacked_size(part) for part in column.flatten())

@@ -30,6 +30,7 @@ Numbered = Iterator[tuple[int, Row]]
 MAX_CELL = 64 * 1024 * 1024
 MAX_JSON = 1 << 30
 SEPARATORS = (",", ";", "\t", "|")
+KINDS = {"ndjson": "jsonl", "pq": "parquet", **{kind: kind for kind in ("csv", "tsv", "jsonl", "json", "parquet")}}
 SPELLED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 _MARKS = (
     (b"\xef\xbb\xbf", "utf-8-sig"),
@@ -95,19 +96,10 @@ def columns_of(path: Path, encoding: str = "utf-8", separator: str | None = None
 
 def table_kind(path: Path) -> str:
     """Return csv, tsv, jsonl, json or parquet by the file's ending; raises TableError for another."""
-    name = path.name.lower().removesuffix(".gz")
-    for ending, kind in (
-        (".csv", "csv"),
-        (".tsv", "tsv"),
-        (".jsonl", "jsonl"),
-        (".ndjson", "jsonl"),
-        (".json", "json"),
-    ):
-        if name.endswith(ending):
-            return kind
-    if name.endswith((".parquet", ".pq")):
-        return "parquet"
-    raise TableError(f"{path}: expected a table ending in .csv, .tsv, .jsonl, .json or .parquet (.gz allowed)")
+    ending = Path(path.name.lower().removesuffix(".gz")).suffix[1:]
+    if ending not in KINDS:
+        raise TableError(f"{path}: expected a table ending in .csv, .tsv, .jsonl, .json or .parquet (.gz allowed)")
+    return KINDS[ending]
 
 
 def open_text(path: Path, encoding: str = "utf-8") -> IO[str]:
@@ -147,7 +139,7 @@ def _explained(path: Path, encoding: str) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError:
-        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")]) if path.parent.is_dir() else ""
+        near = did_you_mean(path.name, [other.name for other in path.parent.glob("*")])
         raise TableError(f"no such table: {path}{near}") from None
     except UnicodeDecodeError as error:
         raise TableError(_advice(path, encoding, error)) from None

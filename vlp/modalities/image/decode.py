@@ -62,13 +62,28 @@ def decode_native(
     data: bytes, channels: int, max_pixels: int = MAX_PIXELS, shrink: Shrink | None = None, window: str = "file"
 ) -> Pixels:
     """As `decode`, but a grey image is [H, W] also for three channels; `shrink` may have a JPEG decoded smaller."""
-    pixels = _decode(data, channels == 1, max_pixels, shrink, window).pixels
+    pixels = decode_file(data, max_pixels, window, grey=channels == 1, shrink=shrink).pixels
     return to_channels(pixels, 1) if channels == 1 and pixels.ndim == 3 else pixels
 
 
-def decode_file(data: bytes, max_pixels: int = MAX_PIXELS, window: str = "file") -> Decoded:
-    """Decode an image in its own colours; `window` is DICOM's, see `DicomOptions`. Raises ImageError."""
-    return _decode(data, False, max_pixels, None, window)
+def decode_file(
+    data: bytes, max_pixels: int = MAX_PIXELS, window: str = "file", *, grey: bool = False, shrink: Shrink | None = None
+) -> Decoded:
+    """Decode an image in its own colours; `window` is DICOM's, see `DicomOptions`. Raises ImageError.
+
+    A JPEG comes as grey where that is asked for, and smaller where `shrink` says so.
+    """
+    with _as_image_errors(len(data)):
+        if data[:2] == jpeg.START:
+            return _decode_jpeg(data, grey, max_pixels, shrink)
+        if data[:8] == png.START:
+            return _decode_png(data, max_pixels)
+        if is_dicom(data):
+            from .dicom import read_dicom
+            from .grey_scale import DicomOptions
+
+            return Decoded(*read_dicom(data, DicomOptions(window=window), max_pixels))
+        return _decode_other(data, max_pixels)
 
 
 def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -163,8 +178,7 @@ def to_channels(pixels: Pixels, channels: int) -> Pixels:
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
         raise ImageError(f"pixels must be [H, W] or [H, W, 3], found {list(pixels.shape)}")
     if channels == 1:
-        grey: Pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY) if pixels.ndim == 3 else pixels
-        return grey
+        return np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)) if pixels.ndim == 3 else pixels
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
@@ -184,22 +198,6 @@ def _as_image_errors(size: int) -> Iterator[None]:
         )
         reason = "image_truncated" if cut else "image_unreadable"
         raise ImageError(f"cannot decode the image ({size} bytes): {text}", reason) from error
-
-
-def _decode(data: bytes, grey: bool, max_pixels: int, shrink: Shrink | None, window: str = "file") -> Decoded:
-    with _as_image_errors(len(data)):
-        if data[:2] == jpeg.START:
-            found = _decode_jpeg(data, grey, max_pixels, shrink)
-        elif data[:8] == png.START:
-            found = _decode_png(data, max_pixels)
-        elif is_dicom(data):
-            from .dicom import read_dicom
-            from .grey_scale import DicomOptions
-
-            return Decoded(*read_dicom(data, DicomOptions(window=window), max_pixels))
-        else:
-            found = _decode_other(data, max_pixels)
-    return found
 
 
 def _decode_jpeg(data: bytes, grey: bool, max_pixels: int, shrink: Shrink | None) -> Decoded:
@@ -338,8 +336,7 @@ def _converted(image: Image, steps: list[str]) -> Pixels:
 
 
 def _on_black(colours: Pixels, alpha: Pixels) -> Pixels:
-    laid: Pixels = ((colours.astype(np.uint16) * alpha.astype(np.uint16) + 127) // 255).astype(np.uint8)
-    return laid
+    return np.asarray((colours.astype(np.uint16) * alpha.astype(np.uint16) + 127) // 255, np.uint8)
 
 
 def _grey_if_equal(pixels: Pixels) -> Pixels:
@@ -361,8 +358,7 @@ def to_eight_bits(values: Pixels, steps: list[str]) -> Pixels:
     steps.append(f"more than 8 bits: {low:g}..{high:g} scaled to 0..255")
     wide = np.float32 if values.dtype.itemsize <= 2 else np.float64
     scaled = np.subtract(values, low, dtype=wide) * (255.0 / max(high - low, 1e-12))
-    eight: Pixels = np.nan_to_num(np.clip(np.rint(scaled), 0, 255), nan=0.0).astype(np.uint8)
-    return eight
+    return np.asarray(np.nan_to_num(np.clip(np.rint(scaled), 0, 255), nan=0.0), np.uint8)
 
 
 def _orientation(image: Image) -> int:

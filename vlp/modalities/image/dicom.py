@@ -21,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from vlp.core.untrusted import open_regular
+from vlp.core.words import words
 
 from . import jpeg
 from .errors import MAX_PIXELS, ImageError, size_error
@@ -38,12 +39,9 @@ from .grey_scale import (
 )
 
 COMPRESSED = "no decoder is installed for its compression, {name} (python-gdcm has most)"
-NO_IMAGE = frozenset(
-    re.findall(
-        r"\w+",
-        "ANN AR ASMT AU CTPROTOCOL DOC ECG EEG EMG EOG EPS FID HC HD KER KO LEN M3D OAM OPV PLAN POS PR REG RESP RTDOSE "
-        "RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SMR SR SRF STAIN TEXTUREMAP VA XAPROTOCOL",
-    )
+NO_IMAGE = words(
+    "ANN AR ASMT AU CTPROTOCOL DOC ECG EEG EMG EOG EPS FID HC HD KER KO LEN M3D OAM OPV PLAN POS PR REG RESP RTDOSE "
+    "RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SMR SR SRF STAIN TEXTUREMAP VA XAPROTOCOL"
 )
 """Modalities of what is derived or measured (PS3.3 C.7.3.1.1.1): reports, segmentations, doses, curves."""
 
@@ -193,11 +191,9 @@ class Frames:
             return pixels, (*steps, *done)
 
     def _full_range(self, stored: Array) -> Scale:
-        if self._range is None and self._count == 1:
-            self._range = value_range(stored, self.dataset, 0)
-        elif self._range is None:
-            frames = range(self._count)
-            self._range = widest(value_range(decode_frame(self.dataset, at), self.dataset, at) for at in frames)
+        if self._range is None:
+            frames = [stored] if self._count == 1 else (decode_frame(self.dataset, at) for at in range(self._count))
+            self._range = widest(value_range(frame, self.dataset, at) for at, frame in enumerate(frames))
         return self._range
 
 
@@ -341,8 +337,7 @@ def _clear_unused_bits(values: Array, dataset: Any) -> Array:
     top = 1 << (bits - signed)
     if values.max() < top and values.min() >= (-top if signed else 0):
         return values
-    cleared: Array = (values << (size - bits)) >> (size - bits)
-    return cleared
+    return np.asarray((values << (size - bits)) >> (size - bits))
 
 
 def _guess_syntax(dataset: Any) -> None:
@@ -352,9 +347,8 @@ def _guess_syntax(dataset: Any) -> None:
 
     implicit, little = dataset.original_encoding
     uid = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
-    meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
-    meta.TransferSyntaxUID = uid
-    dataset.file_meta = meta
+    dataset.file_meta = getattr(dataset, "file_meta", None) or FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = uid
 
 
 def _colour(values: Array) -> tuple[Array, tuple[str, ...]]:

@@ -269,8 +269,7 @@ def resize(pixels: np.ndarray, height: int, width: int, interpolation: str) -> n
         if shrinks and pixels.ndim == 2:
             return shrink_grey(pixels, height, width)
         how: Any = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        resized: np.ndarray = cv2.resize(pixels, (width, height), interpolation=how)
-        return resized
+        return np.asarray(cv2.resize(pixels, (width, height), interpolation=how))
     from PIL import Image
 
     how = Image.Resampling.BICUBIC if interpolation == "bicubic" else Image.Resampling.BILINEAR

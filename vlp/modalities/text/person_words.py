@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from vlp.core.words import words
 
-from .identifiers import scan
+from .identifiers import TABLES, scan
 
 MARK = "\ue000"
 """Stands in a text for an identifier that a pattern found."""
@@ -31,42 +31,11 @@ DIGITS = re.compile(r"\d")
 _PART = re.compile(rf"[^\W_]+|_{{2,}}|{MARK}|[.!?;:](?!\S)|\n")
 _SENTENCE_END = re.compile(r"[.!?:;|>)\]-]$")
 _GERMAN = frozenset({"kein", "keine", "und", "der", "die", "nicht", "mit", "im", "ist", "ohne", "beidseits", "keinen"})
-
-
-TITLES = words(
-    "dr mr mrs miss prof professor doctor nurse sr sra srta dra dres don dona senor senora doctora doktor herr herrn frau "
-    "physician radiologist radiologo radiologa medico radiologe radiologin arzt arztin signed firmado gez unterschrift "
-    "unterzeichnet"
+TITLES, _ASKED, _VERBS, _BY, _OTHERS = (
+    words(TABLES["words"][name]) for name in ("titles", "asked", "verbs", "by", "not_names")
 )
-"""A name follows them, whatever stands between but a dot or a colon."""
-_ASKED = words("patient patientin patienten paciente name surname nombre apellido apellidos nachname vorname")
-"""A name follows them after a colon; without one, often."""
-_VERBS = words(
-    "signed dictated read reported interpreted reviewed verified approved discussed communicated transcribed electronically "
-    "firmado informado validado dictado befundet diktiert besprochen validiert freigegeben requested referred ordered"
-)
-_BY = words("by with to por con von mit an")
-_NOT_NAMES = (
-    TITLES
-    | _ASKED
-    | _VERBS
-    | _BY
-    | words(
-        "mrn acc accession id nr no nhc record number phone telephone telefon tel fax pager fallnummer historia mri ct ms md "
-        "a an the of in on at and or but for from as is are was were be been being has have had do does did not there this "
-        "that these those it its he she his her they their who which also now then than when while per via due into over "
-        "under after before during since between may can could should would will seen shows show showed noted date time "
-        "history age aged year years old male female man woman first last given family birth born dob ssn "
-        "el la los las un una unos unas de del y o e se su sus al en es son fue ha sin para como que lo le observa "
-        "der die das den dem des ein eine einen einem einer und oder ist sind war wird wurde wurden hat kein keine keinen "
-        "keiner im am vom zum zur bei nach aus auf als auch nicht ohne es er sie geb geboren untersucht "
-        # what a patient is said to be or do, and what stands beside any finding
-        "rotated rotation positioning position positioned motion movement presented presents presenting underwent received "
-        "complains denies remains condition habitus body size status examined supine upright erect intubated breathing "
-        "respiration inspiration identifier care safety s possible suspected probable likely unlikely"
-    )
-)
-"""Words of titles and labels themselves, those that join words, and what is often said of a patient."""
+"""What names follow, and what is no name; see `identifiers.yaml`."""
+_NOT_NAMES = TITLES | _ASKED | _VERBS | _BY | _OTHERS
 
 
 @lru_cache(maxsize=50_000)

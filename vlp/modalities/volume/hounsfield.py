@@ -82,7 +82,8 @@ def unscaled(values: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray
     for index, plane in enumerate(values):
         scaled = _scaled(plane, scale)
         _check_finite(scaled, index)
-        found[index] = scaled
+        with np.errstate(over="ignore"):
+            found[index] = scaled
     if not np.isfinite(found).all():
         raise ImageError("values beyond what 32-bit floats hold", "bad_voxels")
     positive = found[found > 0]

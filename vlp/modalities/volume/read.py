@@ -115,7 +115,8 @@ def _finished(found: FileArray, max_voxels: int, options: VolumeOptions) -> Volu
             f"an array of {' x '.join(map(str, shape))}: a volume needs at least {LEAST} slices", "no_volume"
         )
     affine = _affine(found, options)
-    _check_place(affine, shape)
+    _check_spacing(affine, shape)
+    _check_span(affine)
     modality = found.modality or options.modality or "CT"
     scale = _scale(found, options)
     if scale != (1.0, 0.0):
@@ -150,7 +151,7 @@ def _affine(found: FileArray, options: VolumeOptions) -> np.ndarray:
     if not options.orientation:
         affine = np.array(found.affine, np.float64)
         if options.spacing is not None:
-            _check_place(affine, found.array.shape)
+            _check_span(affine)
             _, _, axes = to_ras(np.empty((2, 2, 2), bool), affine)
             for ours, theirs in enumerate(axes.order):
                 affine[:3, theirs] *= options.spacing[ours] / np.linalg.norm(affine[:3, theirs])
@@ -162,20 +163,26 @@ def _affine(found: FileArray, options: VolumeOptions) -> np.ndarray:
     return affine_of(options.orientation, tuple(spacing), found.array.shape)
 
 
-def _check_place(affine: np.ndarray, shape: tuple[int, ...]) -> None:
+def _check_span(affine: np.ndarray) -> None:
     if not np.isfinite(affine).all():
-        raise ImageError("its affine holds what is no number", "bad_affine")
+        axes = [
+            f"axis {name}" for name, column in zip("ijk", affine.T[:3], strict=True) if not np.isfinite(column).all()
+        ]
+        raise ImageError(f"its affine holds what is no number: {', '.join(axes) or 'the origin'}", "bad_affine")
+    try:
+        to_ras(np.empty((2, 2, 2), bool), affine)
+    except ValueError as error:
+        raise ImageError(str(error), "bad_affine") from None
+
+
+def _check_spacing(affine: np.ndarray, shape: tuple[int, ...]) -> None:
     for axis, spacing in enumerate(np.linalg.norm(affine[:3, :3], axis=0)):
-        if not SPACING[0] <= spacing <= SPACING[1]:
+        if np.isfinite(spacing) and not SPACING[0] <= spacing <= SPACING[1]:
             raise ImageError(
                 f"spacing of axis {'ijk'[axis]} (of {shape[axis]} voxels) is {spacing:.4g} mm: expected {SPACING[0]} "
                 f"to {SPACING[1]:g}; is the unit right (xyzt_units of NIfTI)? The option `spacing` says another",
                 "bad_spacing",
             )
-    try:
-        to_ras(np.empty((2, 2, 2), bool), affine)
-    except ValueError as error:
-        raise ImageError(str(error), "bad_affine") from None
 
 
 def _straight(

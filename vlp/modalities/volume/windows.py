@@ -9,17 +9,28 @@ from .spec import VolumeSpec, window_of
 
 
 class Windows(nn.Module):
-    """HU [B, 1, D, H, W] to channels in [0, 1], one a window; values that are in [0, 1] already (an MR) pass."""
+    """HU [B, 1, D, H, W] to normalised channels, one a window; of an MR, whose values lie in [0, 1] already, to one.
 
+    Window, mean and deviation are one product, one sum and one clamp: of a batch of volumes every pass costs.
+    """
+
+    gain: Tensor
+    shift: Tensor
     low: Tensor
-    width: Tensor
+    high: Tensor
 
     def __init__(self, spec: VolumeSpec) -> None:
         super().__init__()
-        found = [window_of(name) for name in spec.windows] or [(0.5, 1.0)]
-        low, width = [level - width / 2 for level, width in found], [width for _, width in found]
-        self.register_buffer("low", torch.tensor(low).view(1, -1, 1, 1, 1), persistent=False)
-        self.register_buffer("width", torch.tensor(width).view(1, -1, 1, 1, 1), persistent=False)
+        level, width = torch.tensor([window_of(name) for name in spec.windows] or [(0.5, 1.0)], dtype=torch.float64).T
+        mean, std = (torch.tensor(values, dtype=torch.float64).expand(len(level)) for values in (spec.mean, spec.std))
+        constants = {
+            "gain": 1 / (width * std),
+            "shift": (0.5 - level / width - mean) / std,
+            "low": -mean / std,
+            "high": (1 - mean) / std,
+        }
+        for name, values in constants.items():
+            self.register_buffer(name, values.float().view(1, -1, 1, 1, 1), persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
-        return ((values - self.low) / self.width).clamp(0, 1)
+        return torch.addcmul(self.shift, values, self.gain).clamp(self.low, self.high)

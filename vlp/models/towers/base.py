@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 from torch import Tensor, nn
 
 from vlp.batch import Grid, Tokens
-from vlp.core.config import ConfigError, config, to_tree
+from vlp.core.config import ConfigError, component, config, to_tree
 from vlp.core.errors import UnsupportedByFormat
 from vlp.core.registry import Registry
 from vlp.modalities.text.processor import TextShape
@@ -120,6 +120,8 @@ class Tower(nn.Module):
     kind: str
     config: TowerConfig
     width: int
+    recorder: Any = None
+    """What notes the pooling token's attention (a hook, a `ClsAttention`), None where nothing does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,8 +144,7 @@ class Tower(nn.Module):
 
     def to_config(self) -> dict[str, Any]:
         """Return the recipe of this tower with everything written out, so that it is rebuilt without its sources."""
-        tree = {"kind": self.kind, **to_tree(self.config)}
-        return {**tree, "pretrained": None}
+        return {"kind": self.kind, **to_tree(self.config), "pretrained": None}
 
     def inner_towers(self) -> dict[str, Tower]:
         """Return the towers that this one is made of, by the keys of their configurations in its own."""
@@ -155,6 +156,8 @@ class Tower(nn.Module):
 
     def disable_attention_capture(self) -> None:
         """Stop noting the pooling token's attention, for good: what others do with the module has no use for it."""
+        if self.recorder is not None:
+            self.recorder.remove()
 
     def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
         """Return this tower, followed by `head` into `dim` dimensions, as open_clip builds it.
@@ -228,9 +231,7 @@ def longest_stack(module: nn.Module) -> list[nn.Module]:
         for stack in module.modules()
         if isinstance(stack, (nn.ModuleList, nn.Sequential)) and len({type(child) for child in stack.children()}) == 1
     ]
-    if not stacks:
-        return []
-    return max(stacks, key=len)
+    return max(stacks, key=len, default=[])
 
 
 def add_prefix(prefix: str, module: nn.Module) -> dict[str, Tensor]:
@@ -332,8 +333,6 @@ def build_text_tower(tree: Any, shape: TextShape, where: str = "model.text") -> 
 
 def build_tower(registry: Registry[Any], tree: Any, where: str, given: Any) -> Any:
     """Return the tower of `{kind: ..., ...}`, with random weights; `given` is the specification of its modality's processor."""
-    from vlp.core.config import component
-
     cls, options = component(registry, tree, where)
     tower = cls(options, given)
     tower.kind = tree if isinstance(tree, str) else str(tree["kind"])

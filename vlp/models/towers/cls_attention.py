@@ -42,10 +42,7 @@ class ClsAttention:
 
     def take(self) -> Tensor | None:
         """Return what the last forward recorded [B, L]."""
-        if self.module is None:
-            return None
-        found: Tensor | None = self.module.__dict__.pop("first_token_attention", None)
-        return found
+        return None if self.module is None else self.module.__dict__.pop("first_token_attention", None)
 
 
 def _attend(

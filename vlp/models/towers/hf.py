@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -104,17 +104,14 @@ def build(found: Any, pooler: bool, where: str) -> nn.Module:
     found._attn_implementation = None
     try:
         if found.model_type in NOT_IN_AUTO:
-            model: nn.Module = getattr(transformers, NOT_IN_AUTO[found.model_type])(found)
-            return model
+            return cast(nn.Module, getattr(transformers, NOT_IN_AUTO[found.model_type])(found))
         cls = transformers.AutoModel._model_mapping[type(found)]
         cls = cls[0] if isinstance(cls, (list, tuple)) else cls
         takes_it = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-        model = transformers.AutoModel.from_config(
-            found, trust_remote_code=False, **({"add_pooling_layer": pooler} if takes_it else {})
-        )
+        options = {"add_pooling_layer": pooler} if takes_it else {}
+        return cast(nn.Module, transformers.AutoModel.from_config(found, trust_remote_code=False, **options))
     except (KeyError, ValueError, TypeError, AssertionError) as error:
         raise ConfigError(f"{where}.config: transformers cannot build a {found.model_type!r}: {error}") from None
-    return model
 
 
 class HfTower(Tower):
@@ -123,17 +120,13 @@ class HfTower(Tower):
     config: HfConfig
     hf_config: Any
     model: nn.Module
-    attention: ClsAttention | None
+    recorder: ClsAttention | None
 
     def default_weights(self) -> str | None:
         path = self.config.path
         if path is None or not self.config.weights:
             return None
         return path if Path(path).is_dir() else f"hf:{path.removeprefix('hf:')}"
-
-    def disable_attention_capture(self) -> None:
-        if self.attention is not None:
-            self.attention.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.gradient_checkpointing_enable()  # type: ignore[operator]
@@ -187,7 +180,7 @@ class HfTextTower(HfTower, TextTower):
         self.vocab_size = int(table.num_embeddings)
         # CLIP and SigLIP pool at their last token, so what the first attends to says nothing
         first = config.pooling in ("cls", "pooler") and not found.model_type.startswith(("clip", "siglip"))
-        self.attention = ClsAttention(self.model) if first else None
+        self.recorder = ClsAttention(self.model) if first else None
         # Given as a row of texts, the mask is looked at to see whether it hides anything, and the host waits for the device
         plain = found.model_type in ("bert", "roberta", "xlm-roberta", "camembert", "electra") and not found.is_decoder
         self.takes_pairs = plain and found._attn_implementation == "sdpa"
@@ -227,7 +220,7 @@ class HfTextTower(HfTower, TextTower):
         pooled = (
             result.pooler_output if self.config.pooling == "pooler" else pool(states, tokens.mask, self.config.pooling)
         )
-        return TextFeatures(pooled, states, self.attention.take() if self.attention is not None else None)
+        return TextFeatures(pooled, states, self.recorder.take() if self.recorder is not None else None)
 
     def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
         if self.config.pooling not in POOLERS or self.hf_config.model_type.startswith(("clip", "siglip")):
@@ -314,7 +307,7 @@ class HfImageTower(HfTower, ImageTower):
             raise ConfigError(f"model.image.pooling: a {found.model_type!r} has no pooler; use auto, cls or mean")
         if self.pooling == "cls" and not self.prefix:
             raise ConfigError(f"model.image.pooling is cls, but a {found.model_type!r} has no class token")
-        self.attention = ClsAttention(self.model) if self.prefix and self.pooling in ("cls", "pooler") else None
+        self.recorder = ClsAttention(self.model) if self.prefix and self.pooling in ("cls", "pooler") else None
 
     def _run(self, image: Tensor) -> Any:
         """Return the model's output, of all patches in their order: an MAE would hide most and shuffle the rest."""
@@ -334,7 +327,7 @@ class HfImageTower(HfTower, ImageTower):
             pooled = result.pooler_output.flatten(1)
         else:
             pooled = states[:, 0] if self.pooling == "cls" else cells.mean(1)
-        attention = self.attention.take() if self.attention is not None else None
+        attention = self.recorder.take() if self.recorder is not None else None
         if not patches:
             return Features(pooled)
         return Features(pooled, cells, None if attention is None else attention[:, self.prefix :])

@@ -6,11 +6,10 @@ These towers project into the joint space themselves, so their heads are usually
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vlp.batch import Tokens
 from vlp.core.config import ConfigError, config
@@ -120,9 +119,8 @@ class OpenClipImageTower(OpenClipTower, ImageTower):
         blank = torch.zeros(1, 3, spec.size, spec.size)
         self.grid, self.patch_width = trace_tower(self.model, run, blank, "this open_clip tower")
         self.seen: Tensor | None = None
-        self.watching: RemovableHandle | None = None
         if hasattr(self.model, "transformer") and self.model.pool_type == "tok" and self.model.attn_pool is None:
-            self.watching = self.model.transformer.resblocks[-1].ln_1.register_forward_hook(self._watch)
+            self.recorder = self.model.transformer.resblocks[-1].ln_1.register_forward_hook(self._watch)
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Return pooled [B, embed_dim] and cells [B, C, h, w]."""
@@ -164,17 +162,12 @@ class OpenClipImageTower(OpenClipTower, ImageTower):
             weights = (query @ key.transpose(-1, -2) * (width // heads) ** -0.5).softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, 1:]
 
-    def disable_attention_capture(self) -> None:
-        if self.watching is not None:
-            self.watching.remove()
-
     def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         projection = getattr(self.model, "proj", None)
         if isinstance(projection, Tensor):
             return patch_tokens @ projection
         if hasattr(self.model, "head") and self.patch_width == self.model.trunk.num_features:
-            projected: Tensor = self.model.head(patch_tokens)
-            return projected
+            return cast(Tensor, self.model.head(patch_tokens))
         return None
 
     def checkpoint_activations(self) -> None:

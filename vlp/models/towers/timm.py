@@ -45,13 +45,12 @@ class TimmBased(ImageTower):
     def __init__(self) -> None:
         super().__init__()
         self.seen: Tensor | None = None
-        self.watching: Any = None
 
     def watch_attention(self) -> None:
         """Note in each forward what the class token attends to, where the model pools at it."""
         last = _last_attention(self.model)
         pools_at_token = self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
-        self.watching = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
+        self.recorder = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
 
     def _watch(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
         """Note the class token's attention in the last block, detached; its tokens are projected a second time for it."""
@@ -62,10 +61,6 @@ class TimmBased(ImageTower):
             query, key = module.q_norm(mixed[0][:, :, :1]), module.k_norm(mixed[1])
             weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
             self.seen = weights[:, self.prefix :]
-
-    def disable_attention_capture(self) -> None:
-        if self.watching is not None:
-            self.watching.remove()
 
     def checkpoint_activations(self) -> None:
         self.model.set_grad_checkpointing(True)

@@ -19,23 +19,14 @@ from vlp.core.untrusted import read_object
 from vlp.modalities.image.spec import ImageSpec
 
 from .files import IN_FOLDER
+from .names import TABLES
 
 if TYPE_CHECKING:
     from ..dual_encoder import DualEncoder
 
 log = logging.getLogger("vlp")
 
-ACTIVATIONS = {
-    "QuickGELU": "quick_gelu",
-    "QuickGELUActivation": "quick_gelu",
-    "GELUActivation": "gelu",
-    "NewGELUActivation": "gelu_tanh",
-    "FastGELUActivation": "gelu_tanh",
-    "PytorchGELUTanh": "gelu_tanh",
-    "GELUTanh": "gelu_tanh",
-    "ReLU": "relu",
-    "SiLU": "silu",
-}
+ACTIVATIONS: dict[str, str] = TABLES["activations"]
 SPELLINGS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "swish": "silu"}
 CROPS, PADS = ("crop", "shortest", "center"), ("pad", "longest", "border")
 RESIZES = {"squash": "squash", **dict.fromkeys(CROPS, "crop"), **dict.fromkeys(PADS, "pad")}

@@ -8,61 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-RULES: list[tuple[str, str]] = [
-    # where the layers are
-    (r"^blocks\.\d+\.(\d+)\.(?=norm|attn|mlp|ls)", r"block.\1."),  # DINOv2 trained in chunks
-    (r"^(?:transformer\.resblocks|(?:encoder|model)\.layers?|layers?|blocks)\.(\d+)\.", r"block.\1."),
-    # before the layers
-    (
-        r"^(?:embeddings\.patch_embeddings\.projection|embeddings\.patch_embeddings?|patch_embedding\.patch_embeddings"
-        r"|patch_embed\.proj|conv1)\.",
-        "patch.",
-    ),
-    (r"^(?:embeddings\.cls_token|embeddings\.class_embedding|class_embedding|cls_token)$", "cls"),
-    (
-        r"^(?:embeddings\.position_embeddings?(?:\.weight)?|patch_embedding\.position_embeddings|positional_embedding|pos_embed)$",
-        "pos",
-    ),
-    (r"^(?:embeddings\.register_tokens|register_tokens|reg_token|storage_tokens)$", "registers"),
-    (r"^embeddings\.mask_token$", "mask_token"),
-    (r"^(?:embeddings\.word_embeddings|embeddings\.token_embedding|token_embedding)\.", "tokens."),
-    (r"^(?:pre_layrnorm|ln_pre|norm_pre)\.", "norm_pre."),
-    # after the layers
-    (r"^(?:layernorm|post_layernorm|final_layer_norm|ln_post|ln_final|fc_norm)\.", "norm."),
-    # SigLIP's pooling
-    (r"^(?:head\.probe|attn_pool\.latent)$", "pool.latent"),
-    (r"^head\.attention\.in_proj_(weight|bias)$", r"pool.qkv.\1"),
-    (r"^(?:head\.attention\.out_proj|attn_pool\.proj)\.", "pool.out."),
-    (r"^head\.layernorm\.", "pool.norm."),
-    (r"^head\.mlp\.", "pool.mlp."),
-    (r"^attn_pool\.", "pool."),
-    # inside a layer
-    (r"\.(?:layernorm_before|layer_norm1|ln_1)\.", ".norm1."),
-    (r"\.(?:layernorm_after|layer_norm2|ln_2)\.", ".norm2."),
-    (r"\.(?:attention\.attention|attention\.self|attention|self_attn|attn)\.(?:query|q_proj)\.", ".attn.q."),
-    (r"\.(?:attention\.attention|attention\.self|attention|self_attn|attn)\.(?:key|k_proj)\.", ".attn.k."),
-    (r"\.(?:attention\.attention|attention\.self|attention|self_attn|attn)\.(?:value|v_proj)\.", ".attn.v."),
-    (r"\.attn\.in_proj_(weight|bias)$", r".attn.qkv.\1"),
-    (r"\.attn\.([qkv])_bias$", r".attn.\1.bias"),
-    (r"\.(?:attention\.output\.dense|attention\.o_proj|self_attn\.out_proj|attn\.out_proj|attn\.proj)\.", ".attn.out."),
-    (r"\.(?:intermediate\.dense|mlp\.fc1|mlp\.linear1|mlp\.c_fc)\.", ".mlp.1."),
-    (r"(\.\d+)\.(?:output\.dense|mlp\.fc2|mlp\.linear2|mlp\.c_proj)\.", r"\1.mlp.2."),
-    # a gated one: silu(gate) * up, in one matrix or in two
-    (r"\.(?:mlp\.w12|mlp\.weights_in)\.", ".mlp.gated."),
-    (r"\.(?:mlp\.gate_proj|mlp\.fc1_g|mlp\.w1)\.", ".mlp.gate."),
-    (r"\.(?:mlp\.up_proj|mlp\.fc1_x|mlp\.w2)\.", ".mlp.up."),
-    (r"\.(?:mlp\.down_proj|mlp\.w3|mlp\.weights_out)\.", ".mlp.2."),
-    (r"\.(?:ls1\.gamma|ls_1\.gamma|layer_scale1\.lambda1|gamma_1)$", ".scale1"),
-    (r"\.(?:ls2\.gamma|ls_2\.gamma|layer_scale2\.lambda1|gamma_2)$", ".scale2"),
-    # BERT's first checkpoints
-    (r"LayerNorm\.gamma$", "LayerNorm.weight"),
-    (r"LayerNorm\.beta$", "LayerNorm.bias"),
-]
-_COMPILED = [(re.compile(pattern), replacement) for pattern, replacement in RULES]
+from vlp.core.config import read_yaml
+
+TABLES = read_yaml(Path(__file__).with_name("names.yaml"))
+_RULES = [(re.compile(pattern), common) for pattern, common in TABLES["rules"].items()]
 _FUSED = {"qkv": ("q", "k", "v"), "kv": ("k", "v"), "gated": ("gate", "up")}
 
 
@@ -85,8 +39,8 @@ def canonical(state: Mapping[str, Tensor]) -> dict[str, Part]:
 
 
 def _renamed(name: str) -> str:
-    for pattern, replacement in _COMPILED:
-        name = pattern.sub(replacement, name)
+    for pattern, common in _RULES:
+        name = pattern.sub(common, name)
     return name
 
 
@@ -125,24 +79,15 @@ def tensorflow_efficientnet(source: Mapping[str, Tensor], target: Mapping[str, T
         dict.fromkeys(match.group(1) for name in target if (match := re.match(r"(blocks\.\d+\.\d+)\.", name)))
     )
     expands = {block for block in blocks if f"{block}.conv_pwl.weight" in target}
-    long = {
-        "_expand_conv": "conv_pw",
-        "_bn0": "bn1",
-        "_depthwise_conv": "conv_dw",
-        "_bn1": "bn2",
-        "_project_conv": "conv_pwl",
-        "_bn2": "bn3",
-    }
-    short = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+    tables = TABLES["efficientnet"]
     renamed: dict[str, Tensor] = {}
     for name, value in source.items():
         match = re.match(r"_blocks\.(\d+)\.(_\w+)\.(.*)", name)
         if match and int(match.group(1)) < len(blocks):
             block = blocks[int(match.group(1))]
-            table = long if block in expands else short
+            table = tables["long" if block in expands else "short"]
             renamed[f"{block}.{table.get(match.group(2), match.group(2))}.{match.group(3)}"] = value
         else:
             first, _, rest = name.partition(".")
-            renamed[f"{outside.get(first, first)}.{rest}"] = value
+            renamed[f"{tables['outside'].get(first, first)}.{rest}"] = value
     return renamed

@@ -7,15 +7,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from torch import Tensor
 
-ROLES = (
-    ("a relative position table", r"relative_position_bias|relative_attention_bias|rel_pos|cpb_mlp|position_bias"),
-    ("positions", r"(?:^|[._])(?:pos|position|positional)(?:_?embed|$)|^pos$|rope|freqs"),
-    ("an embedding table", r"token_embedding|word_embeddings|tok_embeddings|embed_tokens|\bwte\b"),
-    ("a pooling layer", r"attn_?pool|pooler|probe|head\.(?:attention|layernorm|mlp)"),
-    ("a projection", r"(?:^|[._])(?:proj|projection|head)(?:$|[._])|_head\."),
-    ("a special token", r"cls_token|class_embedding|register|reg_token"),
-)
-"""What a message calls a tensor, by its name; one of no such name is a layer's weight."""
+from .names import TABLES
 
 HARMLESS = re.compile(r"(?:^|\.)(?:mask_token|num_batches_tracked|logit_scale|logit_bias)$")
 """Tensors that no output of a tower depends on, or that a run may start anew."""
@@ -23,7 +15,7 @@ HARMLESS = re.compile(r"(?:^|\.)(?:mask_token|num_batches_tracked|logit_scale|lo
 
 def role(name: str) -> str:
     """Return what a tensor of this name is, for a message."""
-    return next((shown for shown, pattern in ROLES if re.search(pattern, name)), "a weight")
+    return next((shown for pattern, shown in TABLES["roles"].items() if re.search(pattern, name)), "a weight")
 
 
 def is_harmless(name: str, value: Tensor) -> bool:

@@ -75,8 +75,8 @@ def similarity_sums(
     else:
         by_row, by_column, own = LogSumExp.apply(image, texts, scales, relation, rows.start, exclude)
         if relation is not None and n_positives is not None:
-            positive_row = PositiveSums.apply(image, texts, relation)[0] / n_positives[rows.own]
-            positive_column = PositiveSums.apply(image, texts / n_positives[:, None], relation)[0]
+            positive_row = PositiveSums.apply(image, texts, relation) / n_positives[rows.own]
+            positive_column = PositiveSums.apply(image, texts / n_positives[:, None], relation)
     if relation is None:
         positive_row = positive_column = own
     return Sums(by_row, over_ranks(by_column), positive_row, positive_column)
@@ -94,11 +94,7 @@ def over_ranks(partial: Tensor) -> Tensor:
 
 
 def info_nce(
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor,
-    rows: RankRows,
-    relation: PositiveRelation | None = None,
+    image: Tensor, text: Tensor, scale: Tensor, rows: RankRows, relation: PositiveRelation | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return this rank's shares of the image-to-text and the text-to-image cross-entropy, each a mean over all N rows.
 

@@ -68,6 +68,7 @@ class RankRows:
         return own_sum * (self.world / max(1, self.total))
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class PositiveRelation:
     """Which of all N rows are positives of this rank's own rows; asked for in blocks, never held as a whole.
 
@@ -76,20 +77,11 @@ class PositiveRelation:
     related, or, with `overlap`, related by their Jaccard index. A row is always related to itself, by weight 1.
     """
 
-    def __init__(
-        self,
-        rows: RankRows,
-        *,
-        ids: Tensor | None = None,
-        present: Tensor | None = None,
-        known: Tensor | None = None,
-        overlap: bool = False,
-    ) -> None:
-        self.rows = rows
-        self.ids = ids
-        self.present = present
-        self.known = known
-        self.overlap = overlap
+    rows: RankRows
+    ids: Tensor | None = None
+    present: Tensor | None = None
+    known: Tensor | None = None
+    overlap: bool = False
 
     def block(self, own: slice, other: slice, like: Tensor) -> Tensor:
         """Return the weights [own, other] of a block: `own` counts this rank's rows, `other` all rows; dtype of `like`."""

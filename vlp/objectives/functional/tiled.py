@@ -43,10 +43,6 @@ def _holds_positives(relation: PositiveRelation | None, start: int, rows: slice,
     return relation is not None or (rows.start + start < columns.stop and columns.start < rows.stop + start)
 
 
-def _add_log(total: Tensor, more: Tensor) -> None:
-    torch.logaddexp(total, more, out=total)
-
-
 class LogSumExp(torch.autograd.Function):
     """Per-row and per-column log-sum-exp of scaled similarities, for several scales in one pass, and the own similarities.
 
@@ -75,9 +71,9 @@ class LogSumExp(torch.autograd.Function):
                 logits = similarity * factor
                 if hide is not None:
                     logits.masked_fill_(hide, MASKED)
-                row, column = _tile_log_sums(logits)
-                _add_log(by_row[index, rows], row)
-                _add_log(by_column[index, columns], column)
+                sums = by_row[index, rows], by_column[index, columns]
+                for total, more in zip(sums, _tile_log_sums(logits), strict=True):
+                    torch.logaddexp(total, more, out=total)
         ctx.save_for_backward(a, b, scales, by_row, by_column)
         ctx.relation, ctx.start, ctx.exclude = relation, start, exclude
         return by_row, by_column, torch.linalg.vecdot(a, b[start : start + n])
@@ -146,28 +142,24 @@ def _tile_slope(logits: Tensor, row: Tensor, column: Tensor, grad_row: Tensor, g
 
 
 class PositiveSums(torch.autograd.Function):
-    """Weighted sums of each row's and each column's similarities to its positives."""
+    """Weighted sums of each row's similarities to its positives."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, relation: PositiveRelation) -> tuple[Tensor, Tensor]:
-        """Return `[n]` and `[m]`: sums of `relation * (a @ b.T)` over the other side."""
-        by_row, by_column = a.new_zeros(a.shape[0]), a.new_zeros(b.shape[0])
+    def forward(ctx: Any, a: Tensor, b: Tensor, relation: PositiveRelation) -> Tensor:
+        """Return `[n]`: sums of `relation * (a @ b.T)` over the rows of `b`."""
+        by_row = a.new_zeros(a.shape[0])
         for rows, columns in tiles(a.shape[0], b.shape[0]):
-            weights = relation.block(rows, columns, a)
-            pull = weights.mul_(a[rows] @ b[columns].T)
-            by_row[rows] += pull.sum(1)
-            by_column[columns] += pull.sum(0)
+            by_row[rows] += relation.block(rows, columns, a).mul_(a[rows] @ b[columns].T).sum(1)
         ctx.save_for_backward(a, b)
         ctx.relation = relation
-        return by_row, by_column
+        return by_row
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_row, grad_column = grads
         a, b = ctx.saved_tensors
         grad_a, grad_b = torch.zeros_like(a), torch.zeros_like(b)
         for rows, columns in tiles(a.shape[0], b.shape[0]):
-            slope = ctx.relation.block(rows, columns, a).mul_(grad_row[rows, None] + grad_column[columns])
+            slope = ctx.relation.block(rows, columns, a).mul_(grads[0][rows, None])
             grad_a[rows] += slope @ b[columns]
             grad_b[columns].addmm_(slope.T, a[rows])
         return grad_a, grad_b, None

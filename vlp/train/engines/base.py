@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from vlp.batch import Batch, Losses, ModelOutput
 from vlp.core import distributed
-from vlp.core.config import ConfigError, config
+from vlp.core.config import ConfigError, config, find
 from vlp.core.registry import Registry
 
 from ..optimizer import OptimConfig
+from .sync_batch_norm import share_statistics
 
 if TYPE_CHECKING:
     from ..train_step import Chunk, TrainStep
@@ -119,6 +120,15 @@ class Engine(ABC):
 
 
 engines = Registry[type[Engine]]("engine", package="vlp.train.engines")
+
+
+def build_engine(step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> Engine:
+    """Return the engine that a recipe asks for, with `step` moved to `device` and wrapped; raises ConfigError."""
+    cls = find(engines, config.kind, "engine.kind")
+    share_statistics(step)
+    if config.compile:
+        step.model.compile()
+    return cls(step, optim, config, device)
 
 
 def resolve_precision(config: EngineConfig, device: torch.device) -> str:

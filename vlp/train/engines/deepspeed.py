@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,13 +94,14 @@ class DeepSpeedEngine(Engine):
     def __init__(self, step: TrainStep, optim: OptimConfig, config: EngineConfig, device: torch.device) -> None:
         super().__init__(step, optim, config, device)
         self.groups = parameter_groups(step, optim)
-        self.names = [(name, parameter) for name, parameter in step.named_parameters()]
+        self.names = list(step.named_parameters())
+        self.trained = {name for group in self.groups for name in group["names"]}
         settings = deepspeed_config(config, optim, self.precision)
-        deepspeed = _import(config.timeout_minutes)
+        self.library = _import(config.timeout_minutes)
         for parameter in step.parameters():  # it flattens them, and cannot even broadcast channels-last ones
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
         optimizer = build_optimizer(self.groups, optim)
-        self.engine: Any = deepspeed.initialize(
+        self.engine: Any = self.library.initialize(
             model=step, optimizer=optimizer, config=settings, dist_init_required=False
         )[0]
         self.bounded = bounded_parameters(step)
@@ -120,8 +121,7 @@ class DeepSpeedEngine(Engine):
         return Losses(total, parts)
 
     def embed(self, batch: Batch) -> ModelOutput:
-        output: ModelOutput = self.engine(batch, embed=True)
-        return output
+        return cast(ModelOutput, self.engine(batch, embed=True))
 
     def backward(self, loss: Tensor, is_scaled: bool = False) -> None:
         self.engine.backward(loss / self._scale() if is_scaled else loss, scale_wrt_gas=False)
@@ -151,10 +151,9 @@ class DeepSpeedEngine(Engine):
         """Bring a parameter back into its range, and the fp32 copy that the optimiser updates, each rank its own part."""
         parts = [parameter.data]
         if self.config.zero == 3:
-            from deepspeed.utils import safe_get_local_fp32_param, safe_set_local_fp32_param
-
             parts.append(parameter.ds_tensor.data)
-            safe_set_local_fp32_param(parameter, safe_get_local_fp32_param(parameter).clamp(low, high))
+            own = self.library.utils.safe_get_local_fp32_param(parameter).clamp(low, high)
+            self.library.utils.safe_set_local_fp32_param(parameter, own)
         elif self.config.zero and parameter._hp_mapping is not None:
             parts.append(parameter._hp_mapping.hp_fragment.data)
         for part in parts:
@@ -164,10 +163,9 @@ class DeepSpeedEngine(Engine):
 
     def save(self, folder: Path) -> None:
         state: dict[str, Tensor] = {}
-        trained = {name for group in self.groups for name in group["names"]}
         for name, parameter in self.names:
             state[f"param.{name}"] = self._whole(parameter)
-            step = self._count(parameter) if name in trained else None
+            step = self._count(parameter) if name in self.trained else None
             if step is not None:
                 state[f"step.{name}"] = torch.tensor(step, dtype=torch.float32)
                 for key in MOMENTS:
@@ -179,19 +177,18 @@ class DeepSpeedEngine(Engine):
         write_state({name: value.detach().cpu() for name, value in state.items()}, folder)
 
     def load(self, folder: Path) -> None:
-        trained = {name for group in self.groups for name in group["names"]}
         state: dict[str, Tensor] = {}
         for name, parameter in self.names:
             shape = getattr(parameter, "ds_shape", parameter.shape)
             state[f"param.{name}"] = torch.zeros(shape)
-            if name in trained:
+            if name in self.trained:
                 state[f"step.{name}"] = torch.zeros(1)
                 state.update({f"{key}.{name}": torch.zeros(shape) for key in MOMENTS})
         present = read_state(state | self.buffers(), folder)
-        started = {name for name in trained if f"step.{name}" in present}
+        started = {name for name in self.trained if f"step.{name}" in present}
         self._start_moments({name: float(state[f"step.{name}"]) for name in started})
         for name, parameter in self.names:
-            self._set_whole(parameter, state[f"param.{name}"].to(self.device), name in trained)
+            self._set_whole(parameter, state[f"param.{name}"].to(self.device), name in self.trained)
             for key in MOMENTS if name in started else ():
                 self._set_moment(parameter, key, state[f"{key}.{name}"].to(self.device))
 
@@ -199,17 +196,14 @@ class DeepSpeedEngine(Engine):
         module, prefix = self.module.get_submodule(part), f"{part}."
         found = {}
         for name, parameter in self.names:
-            if not name.startswith(prefix):
-                continue
-            whole = self._whole(parameter)
-            if distributed.is_main():
-                found[name.removeprefix(prefix)] = whole.cpu()
+            if name.startswith(prefix):
+                whole = self._whole(parameter)
+                if distributed.is_main():
+                    found[id(parameter)] = whole.cpu()
         if not distributed.is_main():
             return {}
         # Tied parameters have one name in `names` and several in a state dict; buffers only the latter has.
-        holders = {id(parameter): name.removeprefix(prefix) for name, parameter in self.names}
-        tied = module.named_parameters(remove_duplicate=False)
-        full = {name: found[holders[id(parameter)]] for name, parameter in tied}
+        full = {name: found[id(parameter)] for name, parameter in module.named_parameters(remove_duplicate=False)}
         kept = module.state_dict().keys()
         full.update({name: value.cpu() for name, value in module.named_buffers() if name in kept})
         return full
@@ -224,9 +218,7 @@ class DeepSpeedEngine(Engine):
         """Return a parameter's full value. Collective at stage 3."""
         if self.config.zero < 3:
             return parameter.detach()
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([parameter]):
+        with self.library.zero.GatheredParameters([parameter]):
             return parameter.detach().clone()
 
     def _set_whole(self, parameter: nn.Parameter, value: Tensor, is_trained: bool) -> None:
@@ -234,17 +226,12 @@ class DeepSpeedEngine(Engine):
         if self.config.zero < 3:
             parameter.data.copy_(value)
             if self.config.zero and is_trained:
-                from deepspeed.utils import safe_set_full_fp32_param
-
-                safe_set_full_fp32_param(parameter, value)
+                self.library.utils.safe_set_full_fp32_param(parameter, value)
             return
-        import deepspeed
-        from deepspeed.utils import safe_set_local_fp32_param
-
-        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+        with self.library.zero.GatheredParameters([parameter], modifier_rank=0):
             parameter.data.copy_(value)
         if is_trained:
-            safe_set_local_fp32_param(parameter, self._own_part(parameter, value))
+            self.library.utils.safe_set_local_fp32_param(parameter, self._own_part(parameter, value))
 
     def _own_part(self, parameter: Any, value: Tensor) -> Tensor:
         """Return this rank's slice of a full tensor as stage 3 cuts it: flat, padded to equal slices."""
@@ -254,13 +241,8 @@ class DeepSpeedEngine(Engine):
 
     def _flats(self) -> list[Tensor]:
         """Return the flat fp32 partitions that stages 1 to 3 optimise, a list of this rank's."""
-        optimizer = self.engine.optimizer
-        flats: list[Tensor] = (
-            optimizer.fp32_partitioned_groups_flat
-            if self.config.zero == 3
-            else optimizer.single_partition_of_fp32_groups
-        )
-        return flats
+        name = "fp32_partitioned_groups_flat" if self.config.zero == 3 else "single_partition_of_fp32_groups"
+        return cast("list[Tensor]", getattr(self.engine.optimizer, name))
 
     def _count(self, parameter: nn.Parameter) -> float | None:
         """Return AdamW's step count of a parameter, None before the first step. The flat partitions all count alike."""
@@ -271,12 +253,9 @@ class DeepSpeedEngine(Engine):
     def _moment(self, parameter: Any, key: str) -> Tensor:
         """Return a parameter's full moment. Collective at stages 1 to 3."""
         if self.config.zero == 0:
-            value: Tensor = self.inner.state[parameter][key]
-            return value
+            return cast(Tensor, self.inner.state[parameter][key])
         if self.config.zero == 3:
-            from deepspeed.utils import safe_get_full_optimizer_state
-
-            found: Tensor = safe_get_full_optimizer_state(parameter, key)
+            found: Tensor = self.library.utils.safe_get_full_optimizer_state(parameter, key)
             return found.reshape(parameter.ds_shape)
         whole = torch.zeros_like(parameter, dtype=torch.float32, memory_format=torch.contiguous_format)
         fragment, here = self._fragment(parameter, key), whole.view(-1)
@@ -285,7 +264,10 @@ class DeepSpeedEngine(Engine):
         return distributed.sum_over_ranks(whole)
 
     def _fragment(self, parameter: Any, key: str) -> tuple[Tensor, Any] | None:
-        """Return the piece of a moment that this rank holds at stages 1 and 2, and where in the parameter it belongs."""
+        """Return the piece of a moment that this rank holds at stages 1 and 2, and where in the parameter it belongs.
+
+        DeepSpeed's own way to it knows the first group of parameters only: it is set up before the others have a moment.
+        """
         mapping = parameter._hp_mapping
         if mapping is None:
             return None
@@ -311,13 +293,9 @@ class DeepSpeedEngine(Engine):
         if self.config.zero == 0:
             self.inner.state[parameter][key].copy_(value)
         elif self.config.zero == 3:
-            from deepspeed.utils import safe_set_local_optimizer_state
-
-            safe_set_local_optimizer_state(parameter, self._own_part(parameter, value), key)
-        else:
-            fragment = self._fragment(parameter, key)
-            if fragment is not None:
-                fragment[0].copy_(value.flatten().narrow(0, fragment[1].start, fragment[1].numel))
+            self.library.utils.safe_set_local_optimizer_state(parameter, self._own_part(parameter, value), key)
+        elif (fragment := self._fragment(parameter, key)) is not None:
+            fragment[0].copy_(value.flatten().narrow(0, fragment[1].start, fragment[1].numel))
 
 
 def _show_dataclasses_to_hooks() -> None:

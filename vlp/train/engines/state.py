@@ -28,15 +28,15 @@ def write_state(state: dict[str, Tensor], folder: Path) -> None:
     from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
     from torch.distributed.checkpoint.state_dict_saver import save
 
-    failures = {
-        failure for failure in distributed.attempt(lambda: folder.mkdir(parents=True, exist_ok=True)) if failure
-    }
+    failures = set(filter(None, distributed.attempt(lambda: folder.mkdir(parents=True, exist_ok=True))))
     if failures:  # before a rank waits in `save` for a rank that has no folder
         raise OSError("; ".join(sorted(failures)))
     writer = HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    # in the plain layout: it cannot write channels-last tensors
+    pieces = {name: value.contiguous() for name, value in _at_least_1d(state).items()}
     try:
         with _quiet():
-            save(_contiguous(_at_least_1d(state)), storage_writer=writer, no_dist=not distributed.is_distributed())
+            save(pieces, storage_writer=writer, no_dist=not distributed.is_distributed())
     except CheckpointException as error:
         raise OSError(_failures(error)) from None
 
@@ -56,10 +56,10 @@ def read_state(state: dict[str, Tensor], folder: Path) -> set[str]:
         raise ConfigError(f"{folder}: no engine state to resume from")
     reader = HuggingFaceStorageReader(str(folder))
     try:
-        metadata: dict[str, Any] = dict(reader.read_metadata().state_dict_metadata)
+        metadata: dict[str, Any] = reader.read_metadata().state_dict_metadata
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{folder}: the engine state cannot be read: {error}") from None
-    saved: dict[str, torch.Size] = {name: one.size for name, one in metadata.items()}
+    saved: dict[str, torch.Size] = {name: about.size for name, about in metadata.items()}
     wanted = {name: value for name, value in _at_least_1d(state).items() if name in saved}
     missing = [name for name in state if name not in saved and name.startswith(("param.", "buffer."))]
     unknown = [name for name in saved if name not in state and name.startswith("param.")]
@@ -89,11 +89,6 @@ def _failures(error: Any) -> str:
 def _at_least_1d(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return views of shape (1,) for 0-dim tensors, which the storage cannot slice."""
     return {name: value.view(1) if value.ndim == 0 else value for name, value in state.items()}
-
-
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies in the plain layout where a tensor has another (channels last), which the storage cannot write."""
-    return {name: value.contiguous() for name, value in state.items()}
 
 
 @contextmanager

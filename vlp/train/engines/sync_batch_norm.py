@@ -162,15 +162,15 @@ def share_statistics(module: nn.Module) -> None:
     """
     if distributed.world() == 1:
         return
-    for name, one in module.named_modules():
-        if not isinstance(one, _BatchNorm) or isinstance(one, RanksBatchNorm):
+    for name, part in module.named_modules():
+        if not isinstance(part, _BatchNorm) or isinstance(part, RanksBatchNorm):
             continue
-        plain = type(one).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
-        if plain or {"drop", "act"} <= one._modules.keys():
-            one.__class__ = RanksBatchNorm  # in place: towers keep references to their parts
+        plain = type(part).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+        if plain or {"drop", "act"} <= part._modules.keys():
+            part.__class__ = RanksBatchNorm  # in place: towers keep references to their parts
         else:
             log.warning(
                 "%s: a %s is left as it is; unless it looks at the rows of all ranks, the result depends on their number",
                 name,
-                type(one).__name__,
+                type(part).__name__,
             )

@@ -15,7 +15,7 @@ from vlp.core.untrusted import open_regular, parse_json, shown
 
 from ...tables.cells import absent
 from ..manifest import MAX_MEMBER, Shard, text_length
-from ..sample_io import MASKS, SampleError, decode_sample
+from ..sample_io import SampleError, decode_sample
 from ..tar_index import Entry, ManifestError, checksum, encode_name, scan_tar
 from .members import (
     ARCHIVES,
@@ -23,12 +23,11 @@ from .members import (
     CHOSEN_FIELD,
     CHOSEN_TEXT,
     IMAGE_ENDINGS,
-    READ,
     TEXT_MEMBERS,
     SplitNameError,
     images,
     is_mask_key,
-    numbered_texts,
+    is_read,
     split_of_key,
     split_of_path,
     split_of_word,
@@ -94,7 +93,7 @@ class Findings:
         return found
 
     def _unread(self) -> str:
-        names = [(name, count) for name, count in self.members.most_common() if not _is_read(name)]
+        names = [(name, count) for name, count in self.members.most_common() if not is_read(name)]
         return ", ".join(f"{name} ({count})" for name, count in names[:_SHOWN])
 
     def leave_out(self, reason: str, what: str) -> None:
@@ -102,10 +101,6 @@ class Findings:
         self.first_left_out = self.first_left_out or what
         if sum(self.left_out.values()) <= NAMED:
             log.warning("left out: %s", what)
-
-
-def _is_read(name: str) -> bool:
-    return name in READ or bool(numbered_texts([name])) or name.endswith(MASKS) or bool(images((name,)))
 
 
 def archives_of(folder: Path) -> list[str]:

@@ -14,7 +14,9 @@ IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "jp2", "bm
 TEXT_MEMBERS = ("report", "text", "txt")
 CAPTION_MEMBERS = ("caption", "captions")
 READ = frozenset({*TEXT_MEMBERS, *CAPTION_MEMBERS, "json"})
-"""Members beside the image that are read; so are `{name}.mask.png`."""
+"""Members beside the image that are read; so are those that end as `MASKS`."""
+MASKS = (".mask.png", ".mask.b2nd")
+"""Endings of the members that are masks, of images and of volumes."""
 
 CHOSEN_TEXT, CHOSEN_FIELD = "chosen.txt", ".chosen.json"
 """How a manifest calls the member that the user named as the text, and a json (`FIELD.chosen.json`) of which a field is."""
@@ -25,16 +27,7 @@ ARCHIVES = (".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst
 
 _MASK_OF_ANOTHER = re.compile(r"masks?|segs?|segm|segments?|segmentations?")
 _MASK = re.compile(_MASK_OF_ANOTHER.pattern + r"|[a-z]+masks?|labels?|labelmaps?|annots?|annotations?|gt|rois?")
-_BESIDE_MASKS: tuple[list[str], ...] = (
-    [],
-    ["images"],
-    ["image"],
-    ["img"],
-    ["imgs"],
-    ["imagestr"],
-    ["imagests"],
-    ["data"],
-)
+_BESIDE_MASKS = ("images", "image", "img", "imgs", "imagestr", "imagests", "data")
 _SPLITS = {name: name for name in ("train", "val", "valid", "validation", "dev", "test")}
 _SPLITS |= {"training": "train", "testing": "test", "development": "dev"}
 _SPLIT = re.compile(rf"({'|'.join(_SPLITS)})(?:set|s|split|data|part|samples|images)?")
@@ -60,8 +53,9 @@ def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
     *folders, name = key.lower().split("/")
     if any(_MASK_OF_ANOTHER.fullmatch(word) for folder in folders for word in re.findall(r"[a-z]+", folder)):
         return True
+    places = [[], *([place] for place in _BESIDE_MASKS)]
     for at, folder in enumerate(folders):
-        beside = ("/".join([*folders[:at], *place, *folders[at + 1 :], name]) for place in _BESIDE_MASKS)
+        beside = ("/".join([*folders[:at], *place, *folders[at + 1 :], name]) for place in places)
         if _MASK.fullmatch(re.sub(r"(?:tr|ts)$|[^a-z]", "", folder)) and any(other in others for other in beside):
             return True
     stem, _, last = re.sub(r"[_ ]", "-", name).rpartition("-")
@@ -74,6 +68,11 @@ def is_mask_key(key: str, others: Iterable[str] = ()) -> bool:
 def images(members: tuple[str, ...]) -> tuple[str, ...]:
     """Return the members that may be a sample's image: by their ending, masks apart."""
     return tuple(sorted(name for name in members if name.rpartition(".")[2] in IMAGE_ENDINGS and not is_mask(name)))
+
+
+def is_read(name: str) -> bool:
+    """Return whether a member is read: as an image, a mask, a text or a record."""
+    return name in READ or bool(numbered_texts([name])) or name.endswith(MASKS) or bool(images((name,)))
 
 
 def numbered_texts(members: Iterable[str]) -> list[str]:

@@ -25,27 +25,16 @@ class OpenClipTokenizer(Tokenizer):
     kind = "open_clip"
 
     def __init__(self, merges: bytes | None, length: int, overflow: str) -> None:
-        self.merges, self.length, self.overflow = merges, length, overflow
-        self._build()
-
-    @classmethod
-    def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> Self:
-        return cls(read_file(spec.path) if spec.path else None, spec.length, spec.overflow)
-
-    @classmethod
-    def read(cls, folder: Path, length: int, overflow: str) -> Self:
-        return cls(read_file(folder / FILE) if (folder / FILE).is_file() else None, length, overflow)
-
-    def _build(self) -> None:
         import tempfile
 
         from open_clip.tokenizer import SimpleTokenizer
 
-        if self.merges is None:
+        self.merges, self.length, self.overflow = merges, length, overflow
+        if merges is None:
             self.encoder = SimpleTokenizer()
         else:
             with tempfile.NamedTemporaryFile(suffix=".gz") as file:
-                file.write(self.merges)
+                file.write(merges)
                 file.flush()
                 try:
                     with open_gzip(file.name, MERGES) as unpacked:
@@ -61,12 +50,16 @@ class OpenClipTokenizer(Tokenizer):
                     ) from None
         self.vocab_size, self.pad_id = self.encoder.vocab_size, 0
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"merges": self.merges, "length": self.length, "overflow": self.overflow}
+    @classmethod
+    def build(cls, spec: TextSpec, texts: Iterable[str] | None) -> Self:
+        return cls(read_file(spec.path) if spec.path else None, spec.length, spec.overflow)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._build()
+    @classmethod
+    def read(cls, folder: Path, length: int, overflow: str) -> Self:
+        return cls(read_file(folder / FILE) if (folder / FILE).is_file() else None, length, overflow)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.merges, self.length, self.overflow)
 
     def _pieces(self, texts: list[str]) -> Pieces:
         encoder, found = self.encoder, list[tuple[list[Row], bool]]()

@@ -33,8 +33,23 @@ class SentencePieceTokenizer(Tokenizer):
     kind = "sentencepiece"
 
     def __init__(self, model: bytes, length: int, overflow: str, siglip: Siglip | None = None) -> None:
+        from sentencepiece import SentencePieceProcessor
+
         self.model, self.length, self.overflow, self.siglip = model, length, overflow, siglip
-        self._build()
+        self.processor = SentencePieceProcessor(model_proto=self.model)
+        self.vocab_size = self.processor.get_piece_size()
+        self.pad_id = max(self.processor.pad_id(), 0)
+        # 0.2.2 renamed the call and refuses the old name
+        modern = hasattr(self.processor, "EncodeAsProto")
+        self._encode = self.processor.EncodeAsProto if modern else self.processor.EncodeAsImmutableProto  # type: ignore[attr-defined]
+        ends = [piece.end for piece in self._encode("é").pieces]
+        self.in_bytes = max(ends, default=0) > 1  # of one character: some versions count bytes
+        opening, closing = self._special(self.processor.bos_id()), self._special(self.processor.eos_id())
+        self.frame: tuple[list[Row], list[Row]] = (opening, closing)
+        if self.siglip is not None:
+            self.frame = ([], self._special(self.processor.piece_to_id(self.siglip.eos)))
+            self.pad_id = self.processor.piece_to_id(self.siglip.pad)
+            self.before = len(self._encode(self.siglip.unknown).pieces)
 
     @classmethod
     def needs_texts(cls, spec: TextSpec) -> bool:
@@ -60,34 +75,12 @@ class SentencePieceTokenizer(Tokenizer):
         except (OSError, ValueError, RuntimeError, AttributeError) as error:
             raise ConfigError(f"tokenizer.path: cannot read {path}: {str(error)[:200]}") from None
 
-    def _build(self) -> None:
-        from sentencepiece import SentencePieceProcessor
-
-        self.processor = SentencePieceProcessor(model_proto=self.model)
-        self.vocab_size = self.processor.get_piece_size()
-        self.pad_id = max(self.processor.pad_id(), 0)
-        # 0.2.2 renamed the call and refuses the old name
-        modern = hasattr(self.processor, "EncodeAsProto")
-        self._encode = self.processor.EncodeAsProto if modern else self.processor.EncodeAsImmutableProto  # type: ignore[attr-defined]
-        ends = [piece.end for piece in self._encode("é").pieces]
-        self.in_bytes = max(ends, default=0) > 1  # of one character: some versions count bytes
-        opening, closing = self._special(self.processor.bos_id()), self._special(self.processor.eos_id())
-        self.frame: tuple[list[Row], list[Row]] = (opening, closing)
-        if self.siglip is not None:
-            self.frame = ([], self._special(self.processor.piece_to_id(self.siglip.eos)))
-            self.pad_id = self.processor.piece_to_id(self.siglip.pad)
-            self.before = len(self._encode(self.siglip.unknown).pieces)
-
     @staticmethod
     def _special(token: int) -> list[Row]:
         return [(token, -1, -1, -1)] if token >= 0 else []
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"model": self.model, "length": self.length, "overflow": self.overflow, "siglip": self.siglip}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._build()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.model, self.length, self.overflow, self.siglip)
 
     def _pieces(self, texts: list[str]) -> Pieces:
         opening, closing = self.frame
