@@ -47,7 +47,12 @@ def run(args: argparse.Namespace) -> int:
         totals.update(marks)
         if marks:
             found.setdefault(sample.key, set()).update(marks)
-    _print(totals, len(found), size)
+    for kind, number in sorted(totals.items()):
+        sys.stdout.write(f"{kind:16} {number}\n")
+    sys.stdout.write(
+        f"{len(found)} of {size} samples hold something that may identify a patient\n"
+        "(regular expressions for English, Spanish and German: bare names in running text are not found)\n"
+    )
     if args.out:
         lines = (json.dumps({"key": key, "kinds": sorted(kinds)}) for key, kinds in sorted(found.items()))
         write_whole(args.out, "".join(f"{line}\n" for line in lines))
@@ -59,12 +64,3 @@ def _texts(sample: Sample) -> list[str]:
     """Return every text that a sample carries."""
     written = [] if sample.report is None else [sample.report.text]
     return [*written, *sample.captions, *(box.phrase for box in sample.boxes)]
-
-
-def _print(totals: Counter[str], samples: int, size: int) -> None:
-    for kind, number in sorted(totals.items()):
-        sys.stdout.write(f"{kind:16} {number}\n")
-    sys.stdout.write(f"{samples} of {size} samples hold something that may identify a patient\n")
-    sys.stdout.write(
-        "(regular expressions for English, Spanish and German: bare names in running text are not found)\n"
-    )

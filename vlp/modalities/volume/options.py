@@ -16,23 +16,22 @@ OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 @config
 class VolumeOptions:
-    """What is said of a file beside the file, and what may be done to one that is not regular.
-
-    `orientation`: where the axes i, j, k of the file's array point (such as LPS, IPL), and `spacing` in millimetres, to the
-    head, front and right (z, y, x): both instead of what the header says. `volume`: which of the volumes of a 4-D file, or
-    of the series in a folder, from 0. `gaps`: where slices are missing, `fill` puts interpolated ones in their places;
-    `resample` interpolates any slices onto their median gap. `tilt`: `resample` brings slices that lie aslant of their
-    stack (a gantry tilt, a shear) onto a straight one. `rescale`: slope and intercept that a table has and the file lacks.
-    `modality`: of files that name none (CT where nothing is said), and in a folder the series that are read.
-    """
+    """What is said of a file beside the file, and what may be done to one that is not regular."""
 
     orientation: str = ""
+    """Where the axes i, j, k of a volume's array point (LPS, IPL), instead of what the header says; with spacing."""
     spacing: tuple[float, float, float] | None = None
+    """Millimetres between voxels to the head, front and right (z, y, x), instead of what the header says."""
     volume: int | None = None
+    """Which of the volumes of a 4-D file, or of the series in a folder, from 0."""
     gaps: Literal["refuse", "fill", "resample"] = "refuse"
+    """Missing slices: fill puts interpolated ones there, resample interpolates any slices onto their median gap."""
     tilt: Literal["refuse", "resample"] = "refuse"
+    """Slices that lie aslant of their stack (a gantry tilt): resample brings them onto a straight one."""
     rescale: tuple[float, float] | None = None
+    """Slope and intercept that a table has and the file lacks."""
     modality: str = ""
+    """Modality of volumes whose files name none (CT where nothing is said), and of the series that are read."""
 
     def __post_init__(self) -> None:
         axes = {frozenset((letter, OPPOSITE.get(letter, ""))) for letter in self.orientation}

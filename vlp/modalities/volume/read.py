@@ -33,6 +33,11 @@ RAD_CHESTCT = ("IPL", (0.8, 0.8, 0.8))
 """How the arrays of Rad-ChestCT lie, which their files do not say: from the top, the front and the right."""
 
 
+def is_volume_file(path: Path) -> bool:
+    """Return whether a file is a volume by its name; DICOM files may be images as well."""
+    return path.name.lower().endswith((*NIFTI, *ITK, NPZ))
+
+
 def read_volume(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions | None = None) -> Volume:
     """Return the volume of a file, of a folder of DICOM slices or of a list of these; raises ImageError."""
     options = options or VolumeOptions()

@@ -36,8 +36,47 @@ class TimmConfig(TowerConfig):
     stage: int | None = None
 
 
+class TimmBased(ImageTower):
+    """A tower around a model of timm: what its classifier would see, its attention, its layers."""
+
+    model: Any
+    prefix: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: Tensor | None = None
+
+    def watch_attention(self) -> None:
+        """Note in each forward what the class token attends to, where the model pools at it."""
+        last = _last_attention(self.model)
+        pools_at_token = self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
+        self.recorder = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
+
+    def _watch(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
+        """Note the class token's attention in the last block, detached; its tokens are projected a second time for it."""
+        states = inputs[0]
+        with torch.no_grad():
+            batch, length, _ = states.shape
+            mixed = module.qkv(states).reshape(batch, length, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
+            query, key = module.q_norm(mixed[0][:, :, :1]), module.k_norm(mixed[1])
+            weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
+            self.seen = weights[:, self.prefix :]
+
+    def checkpoint_activations(self) -> None:
+        self.model.set_grad_checkpointing(True)
+
+    def stages(self) -> list[list[nn.Module | nn.Parameter]]:
+        from timm.models import group_parameters
+
+        groups = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
+        by_group: dict[int, list[nn.Module | nn.Parameter]] = {}
+        for name, group in groups.items():
+            by_group.setdefault(int(group), []).append(self.model.get_parameter(name))
+        return [by_group[group] for group in sorted(by_group)]
+
+
 @image_towers.register("timm")
-class TimmTower(ImageTower):
+class TimmTower(TimmBased):
     """A timm model without its classifier: `pooled` is what its classifier would see."""
 
     Config = TimmConfig
@@ -55,10 +94,7 @@ class TimmTower(ImageTower):
 
         blank = torch.zeros(1, config.channels, spec.size, spec.size)
         self.grid, (self.width, self.patch_width) = trace_tower(self.model, run, blank, f"timm's {config.name!r}")
-        self.seen: Tensor | None = None
-        last = _last_attention(self.model)
-        pools_at_token = self.prefix > 0 and getattr(self.model, "global_pool", "") == "token"
-        self.recorder = last.register_forward_pre_hook(self._watch) if last is not None and pools_at_token else None
+        self.watch_attention()
 
     def _features(self, image: Tensor, patches: bool) -> tuple[Tensor, Tensor]:
         """Return pooled [B, width] and cells [B, C, h, w]."""
@@ -79,16 +115,6 @@ class TimmTower(ImageTower):
         if not patches:
             return Features(pooled)
         return Features(pooled, cells.flatten(2).transpose(1, 2), attention)
-
-    def _watch(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
-        """Note the class token's attention in the last block, detached; its tokens are projected a second time for it."""
-        states = inputs[0]
-        with torch.no_grad():
-            batch, length, _ = states.shape
-            mixed = module.qkv(states).reshape(batch, length, 3, module.num_heads, -1).permute(2, 0, 3, 1, 4)
-            query, key = module.q_norm(mixed[0][:, :, :1]), module.k_norm(mixed[1])
-            weights = ((query * module.scale) @ key.transpose(-1, -2)).float().softmax(-1).mean(1)[:, 0]
-            self.seen = weights[:, self.prefix :]
 
     def as_open_clip(self, head: HeadConfig, dim: int) -> OpenClipForm:
         if head.kind != "linear":
@@ -116,18 +142,6 @@ class TimmTower(ImageTower):
         model = TimmWrapperModel(config)
         model.timm_model = self.model
         return TransformersForm(model.eval(), config, "pooler")
-
-    def checkpoint_activations(self) -> None:
-        self.model.set_grad_checkpointing(True)
-
-    def stages(self) -> list[list[nn.Module | nn.Parameter]]:
-        from timm.models import group_parameters
-
-        groups = group_parameters(self.model, self.model.group_matcher(coarse=True), reverse=True)
-        by_group: dict[int, list[nn.Module | nn.Parameter]] = {}
-        for name, group in groups.items():
-            by_group.setdefault(int(group), []).append(self.model.get_parameter(name))
-        return [by_group[group] for group in sorted(by_group)]
 
 
 def create(config: TimmConfig, size: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""One name for each weight, whatever library wrote it: DINOv2's, MAE's, timm's, open_clip's and transformers' spellings.
+"""One name for each weight, whatever library wrote it: DINOv2's, MAE's, timm's, open_clip's, transformers' and MONAI's.
 
 Both the file and the tower are brought to these names, so that no pair of libraries needs a table of its own. A fused
 query-key-value matrix becomes three views into it: copying into a view fills the matrix.

@@ -59,7 +59,7 @@ def _grids(
     if tower.takes == "image":
         return _square(length, "cls" in found), _square(own_length, "cls" in wanted)
     own = tower.grid.shape
-    if "patch.weight" not in found or found["patch.weight"].value.dim() != 5:
+    if "patch.weight" in found and found["patch.weight"].value.dim() == 4:
         return _square(length, "cls" in found), own
     given: tuple[int, ...] | None = getattr(tower.config, "pretrained_grid", None)
     options = (grid_of(length - count, given, own) for count in ((1, 0) if "cls" in found else (0, 1)))
@@ -78,13 +78,14 @@ def _square(length: int, has_class: bool) -> tuple[int, ...] | None:
 def inflate_positions(cells: Tensor, grid: tuple[int, ...]) -> Tensor:
     """Return positions of a plane's cells [h * w, C], already of its size, for every plane of a grid -> [P, C].
 
-    Planes differ by a sine and cosine of their index, as large on average as the positions themselves.
+    Planes differ by a sine and cosine of their index, as large as the positions themselves; their mean is the plane's.
     """
     depth, width = grid[0], cells.shape[1]
     rate = 10000 ** (-torch.arange(math.ceil(width / 2)) / math.ceil(width / 2))
     angle = torch.arange(depth).unsqueeze(1) * rate
     planes = torch.cat([angle.sin(), angle.cos()], 1)[:, :width]
-    planes = planes * (cells.square().mean() / planes.square().mean()).sqrt()
+    planes = planes - planes.mean(0)
+    planes = planes * (cells.square().mean() / planes.square().mean().clamp(min=1e-12)).sqrt()
     return (planes.unsqueeze(1) + cells).flatten(0, 1)
 
 
