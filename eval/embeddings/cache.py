@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,31 +55,19 @@ class EmbeddingCache:
             self.card = embedder.card
             with locked(folder / ".lock"):
                 if path.is_file() and read_card(path).fingerprint != self.card.fingerprint:
-                    raise ConfigError(
-                        f"{folder} holds the embeddings of another model or preprocessing; choose another folder"
-                    )
+                    what = "the embeddings of another model or preprocessing"
+                    raise ConfigError(f"{folder} holds {what}; choose another folder")
                 write_whole(path, json.dumps(asdict(self.card), indent=1) + "\n")
-        else:
-            if not path.is_file():
-                raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
+        elif path.is_file():
             self.card = read_card(path)
-        self._files: dict[str, RowFiles] = {}
-        self._unreadable: dict[str, dict[str, str]] = {}
+        else:
+            raise ConfigError(f"no embeddings in {folder}: make them with `vlp-eval embed`")
+        self._at = cache(lambda place: RowFiles(self.folder / place))
+        self._reasons = cache(self._known_reasons)
 
-    def _at(self, place: str) -> RowFiles:
-        if place not in self._files:
-            self._files[place] = RowFiles(self.folder / place)
-        return self._files[place]
-
-    def _reasons(self, place: str) -> dict[str, str]:
-        """Return the images of a place that did not decode, by key: those of this process, of any where there is no model.
-
-        A model tries once more, for the file may have been put right.
-        """
-        if place not in self._unreadable:
-            path = self.folder / f"{place}.unreadable.json"
-            self._unreadable[place] = read_reasons(path) if self.embedder is None else {}
-        return self._unreadable[place]
+    def _known_reasons(self, place: str) -> dict[str, str]:
+        """Return why images of a place did not decode, by key; none for a model, for a file may have been put right."""
+        return read_reasons(self.folder / f"{place}.unreadable.json") if self.embedder is None else {}
 
     @property
     def grid(self) -> Grid | None:
@@ -119,10 +107,8 @@ class EmbeddingCache:
         asked = [index for index in sorted(set(indices)) if not files.has(data.records[index].key, modality)]
         todo = [index for index in asked if data.records[index].key not in unreadable]
         if todo and self.embedder is None:
-            what = "patch features" if patches else "embedding"
-            raise DataError(
-                f"{self.folder} has no {what} of image {data.records[todo[0]].key!r} ({len(todo)} are missing)"
-            )
+            what = f"{'patch features' if patches else 'embedding'} of image {data.records[todo[0]].key!r}"
+            raise DataError(f"{self.folder} has no {what} ({len(todo)} are missing)")
         if todo and self.embedder is not None:
             bad: dict[str, str] = {}
             task = self.progress.add_task(f"encode {len(todo)} images{f' ({view})' if view else ''}", total=len(todo))

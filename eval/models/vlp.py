@@ -60,10 +60,6 @@ class FolderEmbedder(DualEncoder):
         pixels: Tensor = self._model.normalise(inputs)
         return pixels
 
-    def _images(self, pixels: Tensor) -> Tensor:
-        rows: Tensor = self._model.encode_image(pixels)
-        return rows
-
     def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         rows, cells = self._model.encode_image(pixels, patches=True)
         return rows, cells

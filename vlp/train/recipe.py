@@ -146,10 +146,8 @@ def check_world(recipe: Recipe, world: int) -> None:
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """Return (key, old value, new value) for every leaf in which two trees differ; a missing one is None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        return found
+        paths = {key: f"{path}.{key}" if path else str(key) for key in (*old, *new)}
+        return [found for key, at in paths.items() for found in differences(old.get(key), new.get(key), at)]
     return [] if old == new else [(path, old, new)]
 
 

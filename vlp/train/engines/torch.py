@@ -139,21 +139,15 @@ class TorchEngine(Engine):
         return {name: parameter for pairs in named for name, parameter in pairs}
 
     def load(self, folder: Path) -> None:
-        state: dict[str, Tensor] = {f"param.{name}": value.detach() for name, value in self.module.named_parameters()}
-        state |= self.buffers()
-        for name, parameter in self._trained().items():
+        for parameter in self._trained().values():
             # Fused AdamW counts on the parameter's device, the plain one on the CPU.
             place = parameter.device if self.optimizer.defaults["fused"] else "cpu"
-            count = torch.zeros((), dtype=torch.float32, device=place)
-            state[f"step.{name}"] = count
-            for key in ("exp_avg", "exp_avg_sq"):
-                state[f"{key}.{name}"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
-        present = read_state(state, folder)
+            moments = {name: torch.zeros_like(parameter).detach() for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.zeros((), dtype=torch.float32, device=place), **moments}
+        present = read_state(self._state(), folder)
         for name, parameter in self._trained().items():
-            if f"step.{name}" in present:
-                self.optimizer.state[parameter] = {
-                    key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+            if f"step.{name}" not in present:  # it had no gradient yet
+                del self.optimizer.state[parameter]
 
     def weights(self, part: Part = "model") -> dict[str, Tensor]:
         module = self.module.get_submodule(part)
