@@ -143,13 +143,11 @@ def _scaled(box: Box, stored: Stored) -> tuple[Box, bool]:
     Raises Reject for a box with nothing inside.
     """
     down, across = stored.scale
-    x1, y1, x2, y2 = box.xyxy
-    left, right = max(0.0, x1 * across), min(float(stored.width), x2 * across)
-    top, bottom = max(0.0, y1 * down), min(float(stored.height), y2 * down)
+    wanted = [value * scale for value, scale in zip(box.xyxy, (across, down) * 2, strict=True)]
+    left, right = max(0.0, wanted[0]), min(float(stored.width), wanted[2])
+    top, bottom = max(0.0, wanted[1]), min(float(stored.height), wanted[3])
     if left >= right or top >= bottom:
         size = f"{stored.width} x {stored.height}"
         raise Reject("bad_box", f"{box.phrase!r} {box.xyxy} has no area inside the image of {size} stored pixels")
-    inside = (left, top, right, bottom)
-    wanted = (x1 * across, y1 * down, x2 * across, y2 * down)
-    is_cut = any(abs(edge - other) > 0.5 for edge, other in zip(inside, wanted, strict=True))
+    is_cut = any(abs(edge - other) > 0.5 for edge, other in zip((left, top, right, bottom), wanted, strict=True))
     return replace(box, xyxy=(round(left, 2), round(top, 2), round(right, 2), round(bottom, 2))), is_cut

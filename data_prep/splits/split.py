@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from itertools import chain, repeat
 
 from vlp.core.config import ConfigError
 
@@ -21,13 +22,10 @@ def parse_shares(text: str) -> dict[str, float]:
     if text == "none":
         return {}
     shares: dict[str, float] = {}
-    parts = text.split(",")
-    for position, part in enumerate(parts):
+    for usual, part in zip(chain(NAMES, repeat("")), text.split(","), strict=False):
         name, equals, number = part.rpartition("=")
-        if not equals:
-            name = NAMES[position] if position < len(NAMES) else ""
         try:
-            shares[name.strip()] = float(number)
+            shares[name.strip() if equals else usual] = float(number)
         except ValueError:
             raise ConfigError(f"--split {text!r}: {number!r} is not a number") from None
     if "" in shares or any(value < 0 for value in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
@@ -44,17 +42,12 @@ def without_test(shares: Mapping[str, float]) -> dict[str, float]:
     return {name: share / total for name, share in rest.items()} if total else {"train": 1.0}
 
 
-def position(owner: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the seed and on whom the sample belongs to, and on nothing else."""
-    digest = hashlib.blake2b(f"{seed}\0{owner}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 def choose(owner: str, shares: Mapping[str, float], seed: int) -> str | None:
     """Return the split of a patient: shares laid end to end on [0, 1), and where the patient's hash falls."""
     if not shares:
         return None
-    at, edge = position(owner, seed), 0.0
+    digest = hashlib.blake2b(f"{seed}\0{owner}".encode(), digest_size=8).digest()
+    at, edge = int.from_bytes(digest, "big") / 2**64, 0.0
     for name, share in shares.items():
         edge += share
         if at < edge:
