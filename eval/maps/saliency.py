@@ -153,7 +153,7 @@ def m2ib(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer, steps: int 
     """Return the information [h, w] that a noise bottleneck must let through for the text (M2IB, Wang et al. 2023).
 
     t = l z + (1 - l) e with l = sigmoid(a), a from 5; loss = beta mean KL(N(l z, (1 - l)^2) | N(0, 1)) - cosine; Adam. The
-    map is the KL summed over channels, scaled to [0, 1]. beta .1, rate 1 and ten draws of noise a step, as published.
+    map is the KL summed over channels, scaled to [0, 1]. beta is .1, the rate 1; each step draws the noise ten times.
     """
     import torch
 
