@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ LEAST = 8
 DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SCOUTS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM")
+UNPLACED = "slice without a position"
 SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
 
 
@@ -95,6 +96,15 @@ class Series:
         return f"{len(self.slices)} {plane} {first.modality} slices of {size} at {spacing} mm{told}"
 
 
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """What files hold: volumes, how many of which kind are no slices, and what is wrong with the damaged ones."""
+
+    series: list[Series]
+    left_out: Counter[str]
+    damaged: list[ImageError]
+
+
 def files_below(folder: Path) -> list[Path]:
     """Return the files of a folder that may be DICOM, in the order of their names."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() not in SKIPPED and path.name != "DICOMDIR")
@@ -103,41 +113,50 @@ def files_below(folder: Path) -> list[Path]:
 
 def read_files(paths: Sequence[Path], max_voxels: int, options: VolumeOptions) -> FileArray:
     """Return the volume in DICOM files, its array [column, row, slice]; raises ImageError."""
-    series, left_out = find_series(paths)
+    found = find_series(paths)
+    if found.damaged:
+        raise found.damaged[0]
+    series, left_out = found.series, found.left_out
     if options.modality:
-        other = [found for found in series if found.slices[0].modality != options.modality]
-        for found in other:
-            left_out[f"{found.slices[0].modality} slice, asked for {options.modality}"] += len(found.slices)
-        series = [found for found in series if found not in other]
+        for other in (one for one in series if one.slices[0].modality != options.modality):
+            left_out[f"{other.slices[0].modality} slice, asked for {options.modality}"] += len(other.slices)
+        series = [one for one in series if one.slices[0].modality == options.modality]
     if not series:
         raise ImageError(f"no slice of a volume ({counted(left_out) or 'no files'})", "no_volume")
     index = 0
     if len(series) > 1 or options.volume:
-        kinds = "; ".join(f"{number}: {found}" for number, found in enumerate(series))
-        one = "one series" if len({found.slices[0].series for found in series}) == 1 else "one folder"
-        index = pick(len(series), options, f"{len(series)} volumes in {one} ({kinds})")
+        kinds = "; ".join(f"{number}: {one}" for number, one in enumerate(series))
+        where = "one series" if len({one.slices[0].series for one in series}) == 1 else "one folder"
+        index = pick(len(series), options, f"{len(series)} volumes in {where} ({kinds})")
     steps = (f"left out: {counted(left_out)}",) if left_out else ()
     return read_series(series[index], max_voxels, options, steps)
 
 
-def find_series(paths: Iterable[Path]) -> tuple[list[Series], Counter[str]]:
-    """Return the volumes that files hold, and how many of which kind are no slices; raises ImageError for damaged files."""
+def find_series(paths: Iterable[Path]) -> Sorted:
+    """Return the volumes that files hold, by their headers."""
     left_out: Counter[str] = Counter()
-    groups: list[list[Slice]] = []
-    seen = set()
+    groups: dict[tuple[Any, ...], list[list[Slice]]] = {}
+    seen: set[tuple[str, int]] = set()
+    damaged = []
     for path in paths:
-        for part in _slices(path, left_out):
+        try:
+            parts = _slices(path, left_out)
+        except ImageError as error:
+            damaged.append(ImageError(f"{path.name}: {error}", error.reason, counted=error.counted))
+            continue
+        for part in parts:
             if (part.instance, part.frame) in seen and part.instance:
                 left_out["copy of another file"] += 1
                 continue
             seen.add((part.instance, part.frame))
-            group = next((group for group in groups if _is_parallel(group[0], part)), None)
+            alike = groups.setdefault((part.series, part.modality, part.frame_of_reference, part.size), [])
+            group = next((group for group in alike if _is_parallel(group[0], part)), None)
             if group is None:
-                groups.append([part])
+                alike.append([part])
             else:
                 group.append(part)
-    found = [series for group in groups for series in _split(_sorted(group))]
-    return sorted(found, key=lambda series: (series.slices[0].series, -len(series.slices))), left_out
+    found = [series for alike in groups.values() for group in alike for series in _split(_sorted(group))]
+    return Sorted(sorted(found, key=lambda one: (one.slices[0].series, -len(one.slices))), left_out, damaged)
 
 
 def counted(left_out: Counter[str]) -> str:
@@ -185,32 +204,28 @@ def read_series(
     return FileArray(stack.transpose(2, 1, 0), affine, is_scaled=True, modality=slices[0].modality, steps=steps)
 
 
-def _slices(path: Path, left_out: Counter[str]) -> Iterator[Slice]:
-    """Yield the slices of a file, and count what is none; raises ImageError for a damaged file."""
+def _slices(path: Path, left_out: Counter[str]) -> list[Slice]:
+    """Return the slices of a file, and count what is none; raises ImageError for a damaged file."""
     try:
         with open_regular(path) as file:
             is_marked = file.read(132)[128:] == b"DICM"
             length = file.seek(0, 2)
+    except OSError as error:
+        raise ImageError(f"cannot be read: {error.strerror}") from None
+    try:
         dataset = read_header(path)
         with quiet():
             kind = _left_out(dataset, is_marked)
             frames = 1 if kind else check_frames(dataset, length)
-            found = [] if kind else [_slice(path, dataset, frame, frames) for frame in range(frames)]
-    except ImageError as error:
-        raise ImageError(f"{path.name}: {error}", error.reason, counted=error.counted) from None
+            found = [kind] if kind else [_slice(path, dataset, frame, frames) for frame in range(frames)]
+    except ImageError:
+        raise
     except Exception as error:  # pydicom raises many kinds on damaged headers
         if is_marked:
-            raise ImageError(f"{path.name}: DICOM: {redact_error(error)}", "bad_header") from None
-        kind, found = "file that is not DICOM", []
-    if kind:
-        left_out[kind] += 1
-    for part in found:
-        if part is None:
-            left_out["slice without a position"] += 1
-        elif isinstance(part, str):
-            left_out[part] += 1
-        else:
-            yield part
+            raise ImageError(f"DICOM: {redact_error(error)}", "bad_header") from None
+        found = ["file that is not DICOM"]
+    left_out.update(part for part in found if isinstance(part, str))
+    return [part for part in found if isinstance(part, Slice)]
 
 
 def _left_out(dataset: Any, is_marked: bool) -> str:
@@ -236,21 +251,21 @@ def _scout(place: Any) -> str:
     return f"localiser (ImageType {scout})" if scout else ""
 
 
-def _slice(path: Path, dataset: Any, frame: int, frames: int) -> Slice | str | None:
-    """Return a frame as a slice, what else it is, or None where the header does not say where it lies; raises ImageError."""
+def _slice(path: Path, dataset: Any, frame: int, frames: int) -> Slice | str:
+    """Return a frame as a slice, or what else it is; raises ImageError."""
 
     def described(macro: str) -> Any:
         return describe(dataset, frame, macro)
 
     if frames > 1 and described("PlanePositionSequence") is dataset:
-        return None  # frames of one position are no slices
+        return UNPLACED  # frames of one position are no slices
     if scout := _scout(described("CTImageFrameTypeSequence")) or _scout(described("MRImageFrameTypeSequence")):
         return scout
     position = numbers(described("PlanePositionSequence"), "ImagePositionPatient")
     orientation = numbers(described("PlaneOrientationSequence"), "ImageOrientationPatient")
     spacing = numbers(described("PixelMeasuresSequence"), "PixelSpacing")
     if len(position) != 3 or len(orientation) != 6:
-        return None
+        return UNPLACED
     directions = np.array(orientation).reshape(2, 3)
     if np.abs(directions @ directions.T - np.eye(2)).max() > 1e-2:
         raise ImageError("DICOM ImageOrientationPatient is no two directions at a right angle", "bad_affine")
@@ -288,15 +303,10 @@ def _apart(dataset: Any, described: Any, name: str) -> str:
 
 
 def _is_parallel(one: Slice, other: Slice) -> bool:
-    """Return whether two slices may be of one volume; what is rounded in headers is no difference."""
-    same = (one.series, one.modality, one.frame_of_reference, one.size) == (
-        other.series,
-        other.modality,
-        other.frame_of_reference,
-        other.size,
-    )
-    near = np.allclose(one.orientation, other.orientation, rtol=0, atol=2e-3)
-    return same and near and np.allclose(one.spacing, other.spacing, rtol=1e-3)
+    """Return whether two slices lie alike; what is rounded in headers is no difference."""
+    turned = max(abs(first - second) for first, second in zip(one.orientation, other.orientation, strict=True))
+    wider = max(abs(first / second - 1) for first, second in zip(one.spacing, other.spacing, strict=True))
+    return turned < 2e-3 and wider < 1e-3
 
 
 def _sorted(slices: list[Slice]) -> list[Slice]:
