@@ -12,7 +12,7 @@ from vlp.modalities.volume.spec import VolumeSpec
 from vlp.modalities.volume.volume import Volume, to_ras
 from vlp.modalities.volume.windows import Windows
 
-from .files import ct, nifti
+from .written import ct, nifti
 
 HU = [-2000, -1024, -1000, -950, -600, -150, -100, 0, 40, 100, 240, 400, 1300, 3071]
 UNIT = {

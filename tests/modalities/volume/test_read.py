@@ -15,7 +15,7 @@ from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.spec import VolumeSpec
 from vlp.modalities.volume.volume import orientation
 
-from .files import ct, nifti, series
+from .written import ct, nifti, series
 
 LIMIT = 1 << 24
 

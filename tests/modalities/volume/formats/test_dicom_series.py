@@ -9,12 +9,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, RLELossless
 
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.volume.dicom_series import files_below, find_series
+from vlp.modalities.volume.formats.dicom_series import files_below, find_series
 from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.volume import Volume
 
-from .files import AXIAL, CT, MR, ct, enhanced, series, slice_of, steps, write
+from ..written import AXIAL, CT, MR, ct, enhanced, series, slice_of, steps, write
 
 LIMIT = 1 << 24
 STACK = ct((11, 9, 12)).transpose(2, 1, 0)  # slices, rows, columns
