@@ -74,15 +74,15 @@ def read_files(paths: Sequence[Path], max_voxels: int, options: VolumeOptions) -
         raise found.damaged[0]
     series, left_out = found.series, found.left_out
     if options.modality:
-        for other in (one for one in series if one.slices[0].modality != options.modality):
+        for other in (item for item in series if item.slices[0].modality != options.modality):
             left_out[f"{other.slices[0].modality} slice, asked for {options.modality}"] += len(other.slices)
-        series = [one for one in series if one.slices[0].modality == options.modality]
+        series = [item for item in series if item.slices[0].modality == options.modality]
     if not series:
         raise ImageError(f"no slice of a volume ({counted(left_out) or 'no files'})", "no_volume")
     index = 0
     if len(series) > 1 or options.volume:
-        kinds = "; ".join(f"{number}: {one}" for number, one in enumerate(series))
-        where = "one series" if len({one.slices[0].series for one in series}) == 1 else "one folder"
+        kinds = "; ".join(f"{number}: {item}" for number, item in enumerate(series))
+        where = "one series" if len({item.slices[0].series for item in series}) == 1 else "one folder"
         index = pick(len(series), options, f"{len(series)} volumes in {where} ({kinds})")
     steps = (f"left out: {counted(left_out)}",) if left_out else ()
     return read_series(series[index], max_voxels, options, steps)
@@ -112,7 +112,7 @@ def find_series(paths: Iterable[Path]) -> Sorted:
             else:
                 group.append(part)
     found = [series for alike in groups.values() for group in alike for series in _split(_sorted(group))]
-    return Sorted(sorted(found, key=lambda one: (one.slices[0].series, -len(one.slices))), left_out, damaged)
+    return Sorted(sorted(found, key=lambda item: (item.slices[0].series, -len(item.slices))), left_out, damaged)
 
 
 def counted(left_out: Counter[str]) -> str:
