@@ -198,6 +198,7 @@ def test_phases_and_echoes_are_a_volume_each(tmp_path, name: str) -> None:
     series(folder, STACK[:, ::-1], steps(12), prefix="b", kind=kind, **{name: values[1]})
     refused(folder, "several_volumes", f"2 volumes in one series .*{name} 1 of 2; 1: .*{name} 2 of 2")
     np.testing.assert_array_equal(read(folder, volume=1).voxels, read(folder, volume=0).voxels[:, ::-1])
+    assert read(folder, volume=1).steps == (f"one of several volumes in a series: {name} 2 of 2",)
 
 
 def test_missing_and_uneven_slices(tmp_path) -> None:

@@ -142,6 +142,8 @@ def read_series(
     )
 
     stack = _stack(slices, first)
+    if series.sequence:
+        steps = (*steps, f"one of several volumes in a series: {series.sequence}")
     if dropped := len(slices) - len(kept):
         steps = (*steps, f"{dropped} slices at the places of others, equal to them, left out")
     start = np.zeros(2)
