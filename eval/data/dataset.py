@@ -102,7 +102,7 @@ class Data:
     @property
     def synthetic(self) -> bool:
         """Whether the records are made up, so that their text may be shown."""
-        return all(record.source == "synthetic" for record in self.records)
+        return all(record.source in ("synthetic", "synthetic_ct") for record in self.records)
 
 
 class UnreadableError(DataError):
