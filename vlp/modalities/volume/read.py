@@ -6,7 +6,8 @@ turn to [z, y, x] in RAS, the checks of the place, values as Hounsfield units or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,50 @@ def is_volume_file(path: Path) -> bool:
     return path.name.lower().endswith((*NIFTI, *ITK, NPZ))
 
 
-def read_volume(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions | None = None) -> Volume:
-    """Return the volume of a file, of a folder of DICOM slices or of a list of these; raises ImageError."""
+Files = Path | Sequence[Path] | dicom_series.Series
+"""A file, a folder of DICOM slices, a list of these, or a series found among them (`dicom_series.find_series`)."""
+
+
+def read_volume(files: Files, max_voxels: int, options: VolumeOptions | None = None) -> Volume:
+    """Return the volume in files; raises ImageError."""
     options = options or VolumeOptions()
-    name = path.name if isinstance(path, Path) else f"{len(path)} files"
+    with _named(files):
+        return _finished(_file_array(files, max_voxels, options), max_voxels, options)
+
+
+def read_mask(files: Files, volume: Volume, options: VolumeOptions | None = None) -> np.ndarray:
+    """Return the labels of a mask's file [D, H, W] on the voxels of its volume; raises ImageError for another geometry."""
+    options = options or VolumeOptions()
+    with _named(files):
+        found = _file_array(files, max(int(np.prod(volume.shape)), 1 << 20), options)
+        affine = _affine(found, options)
+        _check_span(affine)
+        mask, affine, _ = to_ras(found.array, affine)
+        ends = np.array(np.meshgrid(*((0, side - 1) for side in mask.shape[::-1]), [1], indexing="ij")).reshape(4, -1)
+        apart = float(np.linalg.norm(((affine - volume.affine) @ ends)[:3], axis=0).max())
+        if mask.shape != volume.shape or apart > 0.1 * min(volume.spacing):
+            sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, volume.shape)]
+            raise ImageError(
+                f"a mask of {sizes[0]} voxels on a volume of {sizes[1]} (D x H x W), corners up to {apart:.4g} mm apart: "
+                "expected the voxels of its volume; resample it there",
+                "bad_mask",
+            )
+        if found.scale != (1.0, 0.0) or (mask != np.rint(mask)).any():
+            raise ImageError(
+                "a mask with values that are no labels: expected whole numbers without a slope", "bad_mask"
+            )
+        return np.ascontiguousarray(mask)
+
+
+@contextmanager
+def _named(files: Files) -> Iterator[None]:
+    """Put the name of what is read before what is wrong with it."""
+    if isinstance(files, Path):
+        name = files.name
+    else:
+        name = str(files) if isinstance(files, dicom_series.Series) else f"{len(files)} files"
     try:
-        return _finished(_file_array(path, max_voxels, options), max_voxels, options)
+        yield
     except ImageError as error:
         text = str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
         raise ImageError(text, error.reason, counted=error.counted) from None
@@ -48,7 +87,9 @@ def read_volume(path: Path | Sequence[Path], max_voxels: int, options: VolumeOpt
         raise ImageError(f"{name}: out of memory", "out_of_memory") from None
 
 
-def _file_array(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions) -> FileArray:
+def _file_array(path: Files, max_voxels: int, options: VolumeOptions) -> FileArray:
+    if isinstance(path, dicom_series.Series):
+        return dicom_series.read_series(path, max_voxels, options)
     if not isinstance(path, Path):
         return dicom_series.read_files(path, max_voxels, options)
     name = path.name.lower()

@@ -151,6 +151,9 @@ def test_what_does_not_belong_together_is_told_and_chosen(tmp_path) -> None:
     )
     np.testing.assert_array_equal(read(folder, volume=1).voxels, read(folder, volume=0).voxels[:, :, ::-1])
     np.testing.assert_array_equal(read(sorted(folder.glob("b*"))).voxels, read(folder, volume=1).voxels)
+    np.testing.assert_array_equal(
+        read(find_series(files_below(folder)).series[1]).voxels, read(folder, volume=1).voxels
+    )
     for name, stack, orientation, more in (
         ("size", STACK[:, :8], AXIAL, {}),
         ("spacing", STACK, AXIAL, {"PixelSpacing": [2, 2]}),
