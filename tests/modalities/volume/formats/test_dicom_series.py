@@ -180,6 +180,8 @@ def test_two_slices_at_one_place(tmp_path) -> None:
     expected = read(folder)
     (folder / "copy").write_bytes((folder / "s003").read_bytes())
     assert read(folder).steps == ("left out: 1 x copy of another file",)
+    one_name = series(tmp_path / "b", STACK, steps(12), SOPInstanceUID="1.2.3")
+    np.testing.assert_array_equal(read(one_name).voxels, expected.voxels)
     write(folder, "again", slice_of(STACK[5], (0, 0, 10)))
     found = read(folder)
     assert found.steps[1] == "1 slices at the places of others, equal to them, left out"
@@ -264,6 +266,8 @@ def test_too_few_too_many_and_too_large(tmp_path) -> None:
         "7 axial CT slices .*: a volume needs at least 8 slices",
     )
     refused(tmp_path / "a" / "s000", "no_volume", "1 axial CT slices")
+    (tmp_path / "a" / "thumbs.db").write_bytes(b"no DICOM")
+    refused(tmp_path / "a", "no_volume", r"at least 8 slices \(left out: 1 x file that is not DICOM\)")
     folder = series(tmp_path / "b", STACK, steps(12))
     with pytest.raises(ImageError, match="the limit is 1000") as found:
         read_volume(folder, 1000)
