@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .metrics.arithmetic import codes, ratio
 
 Floats = NDArray[np.float64]
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -32,24 +33,14 @@ class Interval:
     """Why the interval may be too short; empty where it is vouched for."""
 
     @classmethod
-    def of(cls, values: Floats, method: str = "bootstrap_patient", level: float = 0.95) -> Interval | None:
+    def of(cls, values: Floats, method: str = "bootstrap_patient") -> Interval | None:
         """Return the interval of resampled values, NaN where undefined; None when under half of them are defined."""
         known = values[np.isfinite(values)]
         if len(known) < max(2, len(values) / 2):
             return None
-        low, high = np.percentile(known, [50 * (1 - level), 50 * (1 + level)])
+        low, high = np.percentile(known, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
         spread = float(known.std(ddof=1))
         return cls(float(low), float(high), float(known.mean()), spread, len(known), len(values) - len(known), method)
-
-    @classmethod
-    def empty(cls, value: float, values: Floats) -> Interval:
-        """Return an interval without extent, for resamples that are mostly undefined."""
-        kept = int(np.isfinite(values).sum())
-        return cls(value, value, value, 0.0, kept, len(values) - kept)
-
-    @property
-    def bounds(self) -> list[float]:
-        return [self.low, self.high]
 
 
 @dataclass(frozen=True)

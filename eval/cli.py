@@ -1,8 +1,4 @@
-"""`vlp-eval`: list, show and check tasks; run a suite; cache embeddings and score them again; compare; report.
-
-Exit codes: 0 all scored, 1 the machine or the program failed, 2 nothing could be scored (or the command is wrong), 3 some
-tasks could not be scored, 130 ctrl-C, 141 nothing reads the output any more.
-"""
+"""`vlp-eval`: list, show and check tasks; run a suite; cache embeddings and score them again; compare; report."""
 
 from __future__ import annotations
 
@@ -12,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vlp.core.errors import run_command
+
+Verb = argparse.ArgumentParser
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,13 +74,11 @@ def _count(least: int) -> Callable[[str], int]:
     return number
 
 
-def _trust(
-    verb: argparse.ArgumentParser, words: str = "import this module, whose task families the results name"
-) -> None:
+def _trust(verb: Verb, words: str = "import this module, whose task families the results name") -> None:
     verb.add_argument("--trust", action="append", default=[], metavar="MODULE", help=words)
 
 
-def _model(verb: argparse.ArgumentParser) -> None:
+def _model(verb: Verb) -> None:
     verb.add_argument(
         "--model", required=True, help="run folder or export, open_clip:NAME[,PRETRAINED], hf:PATH, or module:factory"
     )
@@ -91,7 +87,7 @@ def _model(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--workers", type=_count(1), default=2, help="threads that decode images (default: 2)")
 
 
-def _suite(verb: argparse.ArgumentParser, out: str) -> None:
+def _suite(verb: Verb, out: str) -> None:
     verb.add_argument("--suite", required=True, help="a suite's name or a YAML file")
     verb.add_argument("--data", type=Path, required=True, help="folder of the data")
     verb.add_argument("--out", type=Path, required=True, help=out)
@@ -99,7 +95,7 @@ def _suite(verb: argparse.ArgumentParser, out: str) -> None:
     verb.add_argument("--allow-missing", action="store_true", help="exclude unreadable images and report their number")
 
 
-def _scored(verb: argparse.ArgumentParser) -> None:
+def _scored(verb: Verb) -> None:
     _suite(verb, "folder for results.json, samples and report.html")
     verb.add_argument("--resamples", type=_count(0), default=1000, help="bootstrap resamples (default: 1000)")
     verb.add_argument("--seed", type=int, default=0, help="seed of resampling and controls (default: 0)")
@@ -115,7 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
         from . import commands
 
-        return commands.VERBS[options.verb](options)
+        code: int = getattr(commands, options.verb)(options)
+        return code
 
     return run_command("vlp-eval", run, "--resume goes on from here")
 

@@ -29,6 +29,17 @@ from .report.terminal import add_row, console, new_table, print_text, say, summa
 from .tasks.base import Context, Task
 
 
+def alone(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Return a verb that holds its folder `--out` against other processes."""
+
+    def held(options: argparse.Namespace) -> int:
+        runner.require_empty(options.out)
+        with hold(options.out, runner.MADE_BY, is_ours=True):
+            return verb(options)
+
+    return held
+
+
 def ls(options: argparse.Namespace) -> int:
     """Print the tasks of a suite or of all, with what they need and whether it is there."""
     table = new_table("suite", "task", "family", "needs", "data", "references")
@@ -99,10 +110,10 @@ def _progress() -> Progress:
     return Progress(*columns, console=console, transient=True)
 
 
+@alone
 def run(options: argparse.Namespace) -> int:
     """Score a model on a suite."""
     suite = suites.read(options.suite)
-    runner.require_empty(options.out)
     if options.cache:
         runner.require_place(options.cache, "--cache")
     model = embedder.load(options.model, options.device, options.trust)
@@ -132,10 +143,10 @@ def embed(options: argparse.Namespace) -> int:
     return code
 
 
+@alone
 def score(options: argparse.Namespace) -> int:
     """Score cached embeddings."""
     suite = suites.read(options.suite)
-    runner.require_empty(options.out)
     cache = EmbeddingCache(options.embeddings, None)
     result_files.require_same(options.out, cache.card, suite.to_tree(), options.resume)
     session = runner.Session(cache, options.data, _settings(options))
@@ -197,26 +208,3 @@ def report(options: argparse.Namespace) -> int:
         return 0
     say(f"report: {write(options.out)}")
     return 0
-
-
-def alone(verb: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Return a verb that holds its folder `--out` against other processes."""
-
-    def held(options: argparse.Namespace) -> int:
-        runner.require_empty(options.out)
-        with hold(options.out, runner.MADE_BY, is_ours=True):
-            return verb(options)
-
-    return held
-
-
-VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "ls": ls,
-    "show": show,
-    "check": check,
-    "run": alone(run),
-    "embed": embed,
-    "score": alone(score),
-    "compare": compare,
-    "report": report,
-}

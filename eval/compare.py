@@ -7,7 +7,7 @@ AUROCs by DeLong where no patient has several images and by the resamples otherw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 
 from . import results as result_files
-from .bootstrap import Floats, Interval, Resamples, draw, paired_difference, sign_flip
+from .bootstrap import Floats, Resamples, draw, paired_difference, sign_flip
 from .intervals import FEW_EVENTS
 from .metrics.ranking import Delong, Ranking, auroc, delong
 from .results import TaskResult
@@ -71,11 +71,8 @@ def _differences_in_setup(first: TaskResult, second: TaskResult) -> list[str]:
         "digests of the data": old["data"]["data_digest"] != new["data"]["data_digest"],
         "settings or prompts of the task": old["config_sha256"] != new["config_sha256"],
     }
-    return [
-        f"{old['id']}: the {what} differ: a difference in scores need not come from the models"
-        for what, is_so in differ.items()
-        if is_so
-    ]
+    words = "differ: a difference in scores need not come from the models"
+    return [f"{old['id']}: the {what} {words}" for what, is_so in differ.items() if is_so]
 
 
 def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -> list[dict[str, Any]]:
@@ -83,25 +80,20 @@ def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -
     family = family_of(first.entry["family"])
     old, new = family.comparable(first), family.comparable(second)
     drawn = draw([row["patient"] for row in first.rows], resamples, seed)
-    areas = {
-        name: found
-        for name, left in old.items()
-        if isinstance(left, Auroc)
-        and isinstance(right := new.get(name), Auroc)
-        and (found := _areas(left, right, drawn))
-    }
+    pairs = {name: (left, new.get(name)) for name, left in old.items()}
+    areas: dict[str, _Areas] = {}
+    for name, (left, right) in pairs.items():
+        if isinstance(left, Auroc) and isinstance(right, Auroc) and (area := _areas(left, right, drawn)):
+            areas[name] = area
     result = []
-    for name, left in old.items():
-        right = new.get(name)
+    for name, (left, right) in pairs.items():
         entry = None
         if isinstance(left, Mean) and isinstance(right, Mean):
             entry = _mean_entry(name, left, right, drawn, seed)
         elif name in areas:
-            part = areas[name]
-            test = (
-                delong(part.labels, part.scores) if drawn.patients == len(first.rows) else None
-            )  # of independent images
-            entry = _auroc_entry(name, [part], test)
+            are_independent = drawn.patients == len(first.rows)
+            test = delong(areas[name].labels, areas[name].scores) if are_independent else None
+            entry = _auroc_entry(name, [areas[name]], test)
         elif isinstance(left, MeanAuroc) and left == right and areas.keys() >= set(left.of):
             entry = _auroc_entry(name, [areas[part] for part in left.of], None)
         result += [entry] if entry else []
@@ -109,19 +101,16 @@ def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -
 
 
 def _mean_entry(name: str, first: Mean, second: Mean, drawn: Resamples, seed: int) -> dict[str, Any] | None:
-    before, after = (
-        np.array([np.nan if value is None else value for value in side.values], dtype=np.float64)
-        for side in (first, second)
-    )
+    before, after = (np.array(side.values, dtype=np.float64) for side in (first, second))  # NaN for None
     known = np.isfinite(before) & np.isfinite(after)
     if not known.any():
         return None
     old, new, inside = before[known], after[known], drawn[known]
-    found = paired_difference(inside.means(old), inside.means(new))
     p = sign_flip(new - old, inside.owners, len(inside.weights), seed)
     differ = inside[old != new].patients
     doubt = "" if differ >= FEW_EVENTS or not differ else f"the runs differ in {differ} patients"
-    return _entry(name, (float(old.mean()), float(new.mean())), found, p, "sign flips of patients", doubt)
+    draws = inside.means(old), inside.means(new)
+    return _entry(name, (float(old.mean()), float(new.mean())), draws, p, "sign flips of patients", doubt)
 
 
 @dataclass(frozen=True)
@@ -149,27 +138,22 @@ def _areas(first: Auroc, second: Auroc, drawn: Resamples) -> _Areas | None:
 
 def _auroc_entry(name: str, parts: Sequence[_Areas], test: Delong | None) -> dict[str, Any] | None:
     """Return the difference of an AUROC, or of the mean of several; without a test by the resamples."""
-    values = np.mean([part.values for part in parts], axis=0)
-    before, after = np.mean([part.draws for part in parts], axis=0)
-    found = paired_difference(before, after)
+    before, after = np.mean([part.values for part in parts], axis=0).tolist()
     few = min(part.few for part in parts)
     doubt = "" if few >= FEW_EVENTS else f"{few} patients on one side"
     p, how = (test.p_value(), "DeLong") if test else (None, "bootstrap")
-    return _entry(name, (float(values[0]), float(values[1])), found, p, how, doubt)
+    return _entry(name, (before, after), np.mean([part.draws for part in parts], axis=0), p, how, doubt)
 
 
 def _entry(
-    name: str, values: tuple[float, float], found: tuple[Interval, float] | None, p: float | None, test: str, doubt: str
+    name: str, values: tuple[float, float], draws: Iterable[Floats], p: float | None, test: str, doubt: str
 ) -> dict[str, Any] | None:
+    """Return the difference of two values with its interval from `draws` of both; without a `p` of its own with theirs."""
+    before, after = values
+    found = paired_difference(*draws)
     if found is None:
         return None
-    entry = {
-        "metric": name,
-        "first": values[0],
-        "second": values[1],
-        "difference": values[1] - values[0],
-        "ci": found[0].bounds,
-        "p": found[1] if p is None else p,
-        "test": test,
-    }
-    return entry | ({"unreliable": doubt} if doubt else {})
+    interval, share = found
+    difference = {"metric": name, "first": before, "second": after, "difference": after - before}
+    test_of_it = {"ci": [interval.low, interval.high], "p": share if p is None else p, "test": test}
+    return difference | test_of_it | ({"unreliable": doubt} if doubt else {})

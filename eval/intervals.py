@@ -16,10 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from .bootstrap import Floats, Interval, Resamples
+from .bootstrap import LEVEL, Floats, Interval, Resamples
 from .metrics.ranking import Ranking
 
-LEVEL = 0.95
 FEW_PATIENTS = 100
 """With fewer patients than this percentiles of a resampled mean are too short."""
 FEW_ON_A_SIDE = 30
@@ -53,9 +52,13 @@ def of_mean(values: Floats, drawn: Resamples, bounded: bool = True) -> Interval 
     size = effective(inside, kept.owners)
     if patients >= FEW_PATIENTS and min(value, 1 - value) * size >= FEW_EVENTS:
         return base
-    low, high = beta_bounds(value, size)
-    doubt = f"{patients} {kept.unit}s" if patients < TOO_FEW else ""
-    return replace(base, low=low, high=high, method=kept.method("beta"), unreliable=doubt)
+    return _bounded(base, beta_bounds(value, size), kept.method("beta"), patients, f"{kept.unit}s")
+
+
+def _bounded(base: Interval, bounds: tuple[float, float], method: str, few: int, what: str) -> Interval:
+    """Return an interval with the bounds of another method, unreliable where too few patients carry it."""
+    doubt = f"{few} {what}" if few < TOO_FEW else ""
+    return replace(base, low=bounds[0], high=bounds[1], method=method, unreliable=doubt)
 
 
 def effective(values: Floats, owners: NDArray[np.int64]) -> float:
@@ -94,14 +97,15 @@ def of_auroc(value: float, labels: NDArray[np.int64], draws: Floats, drawn: Resa
     base = Interval.of(draws, drawn.method("bootstrap"))
     positive, negative = drawn[labels == 1].patients, drawn[labels != 1].patients
     few = min(positive, negative)
-    if base is None and len(draws) < 2:
-        return None
     if base is not None and few >= FEW_ON_A_SIDE and min(value, 1 - value) * few >= TOO_FEW:
         return base
-    base = base or Interval.empty(value, draws)
-    low, high = score_bounds(value, positive, negative, base.deviation**2)
-    doubt = f"{few} {drawn.unit}s on one side" if few < TOO_FEW else ""
-    return replace(base, low=low, high=high, method=drawn.method("score"), unreliable=doubt)
+    if base is None:  # most resamples are undefined
+        if len(draws) < 2:
+            return None
+        kept = int(np.isfinite(draws).sum())
+        base = Interval(value, value, value, 0.0, kept, len(draws) - kept)
+    bounds = score_bounds(value, positive, negative, base.deviation**2)
+    return _bounded(base, bounds, drawn.method("score"), few, f"{drawn.unit}s on one side")
 
 
 def auroc_part(labels: NDArray[np.int64], scores: Floats, drawn: Resamples) -> Part | None:
@@ -134,9 +138,8 @@ def score_bounds(value: float, positive: int, negative: int, seen: float) -> tup
     own = float(variance(np.array([min(max(value, at[0]), at[-1])]))[0])
     spread = np.sqrt(variance(at) * max(1.0, seen / own))
     kept = at[np.abs(at - value) <= float(ndtri((1 + LEVEL) / 2)) * spread]
-    low = float(kept.min()) if len(kept) else value
-    high = float(kept.max()) if len(kept) else value
-    return (0.0 if value <= at[0] else min(low, value)), (1.0 if value >= at[-1] else max(high, value))
+    low, high = float(kept.min(initial=value)), float(kept.max(initial=value))
+    return (0.0 if value <= at[0] else low), (1.0 if value >= at[-1] else high)
 
 
 def of_average_precision(value: float, labels: NDArray[np.int64], draws: Floats, drawn: Resamples) -> Interval | None:
@@ -147,9 +150,8 @@ def of_average_precision(value: float, labels: NDArray[np.int64], draws: Floats,
     positive = drawn[labels == 1].patients
     if positive >= FEW_ON_A_SIDE and min(value, 1 - value) * positive >= TOO_FEW:
         return base
-    low, high = beta_bounds(value, positive)
-    doubt = f"{positive} {drawn.unit}s with a positive" if positive < TOO_FEW else ""
-    return replace(base, low=low, high=high, method=drawn.method("beta"), unreliable=doubt)
+    bounds = beta_bounds(value, positive)
+    return _bounded(base, bounds, drawn.method("beta"), positive, f"{drawn.unit}s with a positive")
 
 
 def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> Interval | None:
@@ -161,35 +163,30 @@ def of_macro(parts: Sequence[Part], weights: Sequence[float] | None = None) -> I
     if not parts:
         return None
     shares = np.full(len(parts), 1 / len(parts)) if weights is None else np.asarray(weights, dtype=np.float64)
-    intervals = [part.interval for part in parts]
-    plain = next(
-        (part.method for part in intervals if part is not None and part.method.startswith("bootstrap")),
-        "bootstrap_patient",
-    )
-    base = Interval.of(shares @ np.stack([part.draws for part in parts]), plain)
-    known = [interval for interval in intervals if interval is not None]
-    if base is None and len(known) < len(parts):
-        return None
-    doubt = next((part.unreliable for part in known if part.unreliable), "")
-    if base is not None and all(part.method.startswith("bootstrap") for part in known):
+    draws = np.stack([part.draws for part in parts])
+    known = [part.interval for part in parts if part.interval is not None]
+    plain = [interval.method for interval in known if interval.method.startswith("bootstrap")]
+    base = Interval.of(shares @ draws, next(iter(plain), "bootstrap_patient"))
+    doubt = next((interval.unreliable for interval in known if interval.unreliable), "")
+    if base is not None and len(plain) == len(known):
         return replace(base, unreliable=doubt)
     if len(known) < len(parts):
         return replace(base, unreliable="a class has no interval") if base is not None else None
+    together = _correlations(draws)
+
+    def reach(distances: Sequence[float]) -> float:
+        shared = shares * np.array(distances)
+        return float(np.sqrt(max(0.0, float(shared @ together @ shared))))
+
     value = float(shares @ [part.value for part in parts])
-    together = _correlations([part.draws for part in parts])
-    below = shares * np.array([part.value - own.low for part, own in zip(parts, known, strict=True)])
-    above = shares * np.array([own.high - part.value for part, own in zip(parts, known, strict=True)])
-    low = value - float(np.sqrt(max(0.0, float(below @ together @ below))))
-    high = value + float(np.sqrt(max(0.0, float(above @ together @ above))))
-    unit = known[0].method.rpartition("_")[2]
-    method = known[0].method if len(parts) == 1 else f"mover_{unit}"
-    base = base or known[0]
-    return replace(base, low=low, high=high, method=method, unreliable=doubt)
+    low = value - reach([part.value - own.low for part, own in zip(parts, known, strict=True)])
+    high = value + reach([own.high - part.value for part, own in zip(parts, known, strict=True)])
+    method = known[0].method if len(parts) == 1 else f"mover_{known[0].method.rpartition('_')[2]}"
+    return replace(base or known[0], low=low, high=high, method=method, unreliable=doubt)
 
 
-def _correlations(draws: Sequence[Floats]) -> Floats:
-    """Return the correlations [K, K] of resamples; 0 between classes of which one never moves, 1 of a class with itself."""
-    rows = np.stack(draws)
+def _correlations(rows: Floats) -> Floats:
+    """Return the correlations [K, K] of resamples [K, R]; 0 between classes of which one never moves, 1 with itself."""
     shared = np.isfinite(rows).all(0)
     result = np.eye(len(rows))
     if shared.sum() > 2 and len(rows) > 1:

@@ -21,7 +21,7 @@ import numpy as np
 from vlp import __version__
 from vlp.core.config import ConfigError
 from vlp.core.output import write_whole
-from vlp.core.untrusted import inside, open_regular, parse_json, read_json
+from vlp.core.untrusted import MAX_TEXT, inside, open_regular, parse_json, read_json, read_object
 
 from .bootstrap import Interval
 from .intervals import Part, of_macro
@@ -49,11 +49,8 @@ def metric(
     if value is None:
         result["reason"] = reason
     elif interval is not None:
-        result |= {
-            "ci": clean(interval.bounds),
-            "ci_method": interval.method,
-            "n_boot": interval.kept + interval.skipped,
-        }
+        drawn = interval.kept + interval.skipped
+        result |= {"ci": clean([interval.low, interval.high]), "ci_method": interval.method, "n_boot": drawn}
         if interval.skipped:
             result["n_boot_undefined"] = interval.skipped
         if interval.unreliable:
@@ -99,10 +96,10 @@ def code_version() -> dict[str, Any]:
             return None
 
     top = git("rev-parse", "--show-toplevel")
-    ours = top is not None and Path(top).resolve() == root.resolve()
-    commit = git("rev-parse", "HEAD") if ours else None
-    dirty = bool(git("status", "--porcelain", "--untracked-files=no")) if ours else None
-    return {"version": __version__, "git": commit, "dirty": dirty}
+    if top is None or Path(top).resolve() != root.resolve():
+        return {"version": __version__, "git": None, "dirty": None}
+    dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+    return {"version": __version__, "git": git("rev-parse", "HEAD"), "dirty": dirty}
 
 
 class Results:
@@ -128,10 +125,9 @@ class Results:
             "settings": clean(settings),
             "tasks": [],
         }
-        if not self.path.is_file():
-            return
         if not resume:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)
+        if not self.path.is_file():
             return
         old = read(self.path)
         for part in ("model", "suite", "settings"):
@@ -166,15 +162,15 @@ def require_same(out: Path, card: Card, suite: Mapping[str, Any], resume: bool) 
     path = out / FILE
     if resume or not path.is_file():
         return
+    parts = []
     try:
         old = read_json(path)
-        model, made = old["model"], old["suite"]
-        same_model = model["fingerprint"] == card.fingerprint
-        same_suite = all(made[name] == suite[name] for name in ("name", "sha256"))
+        if old["model"]["fingerprint"] != card.fingerprint:
+            parts.append(f"the model {old['model'].get('name')}")
+        if any(old["suite"][name] != suite[name] for name in ("name", "sha256")):
+            parts.append(f"the suite {old['suite']['name']}, as it was then")
     except (ValueError, KeyError, TypeError):
         return  # damaged: nothing of it can be used
-    parts = [] if same_model else [f"the model {model.get('name')}"]
-    parts += [] if same_suite else [f"the suite {made['name']}, as it was then"]
     if parts:
         raise ConfigError(
             f"--out {out} holds the results of {' and '.join(parts)}: choose another folder, or delete {path}"
@@ -186,23 +182,15 @@ def validate(tree: Any) -> None:
     from jsonschema import Draft202012Validator
 
     schema = json.loads(Path(__file__).with_name("results.schema.json").read_text(encoding="utf-8"))
-    errors = sorted(
-        Draft202012Validator(schema).iter_errors(tree), key=lambda error: list(map(str, error.absolute_path))
-    )
-    if errors:
-        where = ".".join(str(part) for part in errors[0].absolute_path) or "results"
-        raise ConfigError(f"the results do not fit the schema: {where}: {errors[0].message[:300]}")
+    errors = Draft202012Validator(schema).iter_errors(tree)
+    if error := min(errors, key=lambda error: list(map(str, error.absolute_path)), default=None):
+        where = ".".join(map(str, error.absolute_path)) or "results"
+        raise ConfigError(f"the results do not fit the schema: {where}: {error.message[:300]}")
 
 
 def read(out: Path) -> dict[str, Any]:
     """Read and check the results of a run folder or a results file."""
-    path = out / FILE if out.is_dir() else out
-    try:
-        tree: dict[str, Any] = read_json(path)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from None
+    tree = read_object(out / FILE if out.is_dir() else out, MAX_TEXT)
     validate(tree)
     return tree
 
@@ -225,10 +213,9 @@ class TaskResult:
     @cached_property
     def figures(self) -> dict[str, Any]:
         """What the page draws; empty for a run without a page."""
-        if not self.entry.get("figures") or not inside(self.out, self.entry["figures"]).is_file():
-            return {}
-        found: dict[str, Any] = read_json(inside(self.out, self.entry["figures"]))
-        return found
+        name = self.entry.get("figures")
+        path = inside(self.out, name) if name else None
+        return read_object(path, MAX_TEXT) if path and path.is_file() else {}
 
 
 def scored(out: Path, tree: Mapping[str, Any]) -> dict[str, TaskResult]:

@@ -1,7 +1,4 @@
-"""The run: read data, encode what all tasks together need, score task by task, write each result as it is done.
-
-A task that cannot be scored says why and the others go on; the exit code says whether all (0), none (2) or some (3) were.
-"""
+"""The run: read data, encode what all tasks together need, score task by task, write each result as it is done."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +58,7 @@ class Datasets:
         key = json.dumps([to_tree(spec), split], sort_keys=True)
         if key not in self._read:
             try:
-                scored = split == ""
-                self._read[key] = read(spec, self.root, split, self.limit if scored else None)
+                self._read[key] = read(spec, self.root, split, self.limit if split == "" else None)
             except DataError as error:
                 self._read[key] = error
         found = self._read[key]
@@ -88,19 +85,13 @@ class Datasets:
             if isinstance(data, Data) and data.unreadable and data is not but
         )
 
-    def other(self, spec: DataSpec) -> Callable[[str], Data | None]:
-        """Return a function that gives another split of the same data, None where there is none."""
-
-        def split(name: str) -> Data | None:
-            if name == spec.split:
-                return None
-            try:
-                found = self.get(spec, name)
-                return found if found.digest != self.get(spec).digest else None
-            except DataError:
-                return None
-
-        return split
+    def other(self, spec: DataSpec, split: str) -> Data | None:
+        """Return another split of the same data, None where there is none."""
+        try:
+            found = self.get(spec, split) if split != spec.split else None
+            return found if found and found.digest != self.get(spec).digest else None
+        except DataError:
+            return None
 
 
 class Session:
@@ -116,7 +107,7 @@ class Session:
         return Context(
             data=data,
             cache=self.cache,
-            split=self.datasets.other(task.spec.data),
+            split=partial(self.datasets.other, task.spec.data),
             read=self.datasets.get,
             seed=self.settings.seed,
             resamples=self.settings.resamples,
@@ -163,9 +154,10 @@ class Session:
             try:
                 plan = plan or task.plan(context)
                 if plan.patches and self.cache.grid is None:
-                    hint = "give the task a `source` (gradcam, gscorecam, m2ib)"
-                    name = self.cache.card.name
-                    raise DataError(f"{name} has no patch features, which {task.spec.family} needs; {hint}")
+                    raise DataError(
+                        f"{self.cache.card.name} has no patch features, which {task.spec.family} needs; "
+                        "give the task a `source` (gradcam, gscorecam, m2ib)"
+                    )
                 return context, task.run(context, plan)
             except UnreadableError as error:
                 if not self.settings.allow_missing or error.reasons.keys() <= error.data.unreadable.keys():
@@ -177,13 +169,13 @@ class Session:
         """Run one task; write its samples and figures; return its entry in the results."""
         context, outcome = self.attempt(task)
         rows = outcome.rows or [context.row(index) for index in outcome.indices]
-        files = {"samples": f"samples/{task.spec.id}.jsonl", "figures": f"figures/{task.spec.id}.json"}
-        content = {"samples": "".join(json.dumps(clean(row), ensure_ascii=False) + "\n" for row in rows)}
-        if outcome.figures:
-            content["figures"] = json.dumps(clean(outcome.figures), ensure_ascii=False) + "\n"
-        for name, text in content.items():
-            (out / files[name]).parent.mkdir(exist_ok=True)
-            write_whole(out / files[name], text)
+        figures = f"figures/{task.spec.id}.json" if outcome.figures else None
+        files = {"samples": f"samples/{task.spec.id}.jsonl", "figures": figures}
+        for name, lines in (("samples", rows), ("figures", [outcome.figures])):
+            if path := files[name]:
+                (out / path).parent.mkdir(exist_ok=True)
+                text = "".join(json.dumps(clean(line), ensure_ascii=False) + "\n" for line in lines)
+                write_whole(out / path, text)
         entry = entry_of(task, context.data, outcome, self.datasets.left_out(context.data))
         found = training.overlap(context.data, outcome.indices)
         entry["data"]["training"] = found
@@ -192,7 +184,7 @@ class Session:
             entry["warnings"].insert(0, overlap_words(found, bool(task.spec.references)))
         elif found["status"] == "unknown" and task.spec.references:
             entry["warnings"].insert(0, doubt_words(found))
-        return entry | {name: path if name in content else None for name, path in files.items()}
+        return entry | files
 
 
 def run(suite: Suite, session: Session, out: Path, resume: bool, say: Callable[[str], None]) -> int:
@@ -252,6 +244,7 @@ def embed(suite: Suite, session: Session, say: Callable[[str], None]) -> int:
 
 
 def exit_code(done: Sequence[bool]) -> int:
+    """Return whether all tasks were scored, some or none."""
     return OK if all(done) else PARTIAL if any(done) else DATA
 
 
@@ -265,13 +258,13 @@ def verdict(error: Exception) -> tuple[str, str]:
 def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] = ()) -> dict[str, Any]:
     """Return a task's entry in the results, but for its files; `more` are warnings about other data than the scored."""
     keys = [data.records[index].key for index in outcome.indices]
-    warnings = list(outcome.warnings)
+    warnings = []
     if data.is_whole:
-        warnings.insert(
-            0,
+        warnings.append(
             f"{data.name} names no split: all of its {len(data)} records are scored, whatever the model was trained on "
-            "(split: null in the suite says that this is meant)",
+            "(split: null in the suite says that this is meant)"
         )
+    warnings += outcome.warnings
     if data.unit != "patient":
         warnings.append(
             f"no record says its patient: intervals are by {data.unit}, and too short if patients have several"
@@ -284,10 +277,7 @@ def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] 
         warnings.append(f"{len(data.rejected)} damaged records left out, the first: {first}")
     warnings += more
     return {
-        "id": task.spec.id,
-        "version": task.spec.version,
-        "family": task.spec.family,
-        "about": task.spec.about,
+        **{name: getattr(task.spec, name) for name in ("id", "version", "family", "about")},
         "status": "ok",
         "config_sha256": config_digest(task),
         "data": {
@@ -302,11 +292,7 @@ def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] 
             "excluded": outcome.excluded,
             "prevalence": outcome.prevalence,
         },
-        "prompts": outcome.prompts,
-        "scoring": outcome.scoring,
-        "metrics": outcome.metrics,
-        "per_class": outcome.per_class,
-        "subgroups": outcome.subgroups,
+        **{name: getattr(outcome, name) for name in ("prompts", "scoring", "metrics", "per_class", "subgroups")},
         "references": to_tree(task.spec.references),
         "warnings": warnings,
     }
@@ -317,20 +303,15 @@ def training_curve(model: str, out: Path) -> None:
     folder = Path(model)
     if not folder.exists():
         return
-    resolved = folder.resolve()
-    places = [place / "log.jsonl" for place in (resolved, resolved.parent, resolved.parent.parent, folder.parent)]
-    path = next((place for place in places if place.is_file()), None)
+    places = (folder.resolve(), *folder.resolve().parents[:2], folder.parent)
+    path = next((place / "log.jsonl" for place in places if (place / "log.jsonl").is_file()), None)
     rows = []
     for line in read_text(path, MAX_FILE).splitlines() if path else ():
-        try:
+        with contextlib.suppress(ValueError):  # the last line of a run that was killed
             row = parse_json(line)
-        except ValueError:
-            continue  # the last line of a run that was killed
-        if not isinstance(row, dict):
-            continue
-        loss = row.get("loss")
-        if "step" in row and isinstance(loss, float) and math.isfinite(loss):
-            rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
+            loss = row.get("loss") if isinstance(row, dict) and "step" in row else None
+            if isinstance(loss, float) and math.isfinite(loss):
+                rows.append({key: row[key] for key in ("event", "step", "samples", "loss") if key in row})
     if rows:
         write_whole(out / CURVE, json.dumps(rows) + "\n")
 
@@ -345,10 +326,6 @@ def require_place(out: Path, what: str = "--out") -> None:
 def require_empty(out: Path) -> None:
     """Raise ConfigError when a folder holds shards, or anything that is not a run of vlp-eval."""
     require_place(out)
-    if (
-        out.exists()
-        and any(path.name != LOCK for path in out.iterdir())
-        and not (out / "results.json").is_file()
-        and not (out / ".embeddings").is_dir()
-    ):
+    is_ours = (out / "results.json").is_file() or (out / ".embeddings").is_dir()
+    if not is_ours and out.exists() and any(path.name != LOCK for path in out.iterdir()):
         raise ConfigError(f"--out {out} is not empty and holds no results.json; choose another folder")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import ConfigError, config, digest, to_tree, validate
-from vlp.core.registry import UnknownNameError, did_you_mean
+from vlp.core.config import ConfigError, config, digest, find, to_tree, validate
+from vlp.core.registry import did_you_mean
 
 from .failures import reason_of
 from .tasks.base import NAME, Task, TaskSpec, families
@@ -43,7 +43,6 @@ class Suite:
 
     name: str
     version: str
-    about: str
     tasks: tuple[Task[Any], ...]
     unbuilt: tuple[Unbuilt, ...] = ()
     order: tuple[str, ...] = ()
@@ -86,7 +85,7 @@ def read(name: str) -> Suite:
         seen[name.casefold()] = name
     if not made:
         raise ConfigError("; ".join(unbuilt.reason for unbuilt in failed) or f"{path} has no tasks")
-    return Suite(path.stem, content.version, content.about, tuple(made), tuple(failed), tuple(order))
+    return Suite(path.stem, content.version, tuple(made), tuple(failed), tuple(order))
 
 
 def _unbuilt(tree: dict[str, Any], at: int, reason: str) -> Unbuilt:
@@ -100,10 +99,7 @@ def build(tree: dict[str, Any], where: str, folder: Path) -> Task[Any]:
     common = {item.name for item in fields(TaskSpec)}
     spec = validate(TaskSpec, {key: value for key, value in tree.items() if key in common}, where)
     rest = {key: value for key, value in tree.items() if key not in common}
-    try:
-        family = families.get(spec.family)
-    except UnknownNameError as error:
-        raise ConfigError(f"{where}.family: {error}") from None
+    family = find(families, spec.family, f"{where}.family")
     return family(spec, validate(family.Config, rest, where), folder)
 
 
@@ -130,13 +126,10 @@ def find_task(name: str, suite: str | None) -> Task[Any]:
 
     Raises ConfigError with the nearest id, or with the suites that an id is in when they are several.
     """
-    known: dict[str, list[tuple[str, Task[Any]]]] = {}
-    for home, task in every_task(suite):
-        known.setdefault(task.spec.id, []).append((home.name, task))
-    if name not in known:
-        raise ConfigError(f"no task {name!r}{did_you_mean(name, known)}")
-    homes, tasks = zip(*known[name], strict=True)
-    if len(homes) > 1:
-        raise ConfigError(f"task {name!r} is in {' and '.join(homes)}: say which with --suite")
-    found: Task[Any] = tasks[0]
-    return found
+    known = list(every_task(suite))
+    found = {home.name: task for home, task in known if task.spec.id == name}
+    if not found:
+        raise ConfigError(f"no task {name!r}{did_you_mean(name, dict.fromkeys(task.spec.id for _, task in known))}")
+    if len(found) > 1:
+        raise ConfigError(f"task {name!r} is in {' and '.join(found)}: say which with --suite")
+    return next(iter(found.values()))

@@ -278,14 +278,14 @@ class Batch(Named):
 
 def _each(value: T, change: Callable[[Tensor], Tensor]) -> T:
     """Return a value with every tensor in it changed, however deep in dataclasses and dictionaries."""
-    found: Any = value
-    if is_dataclass(found):
-        found = replace(found, **{item.name: _each(getattr(found, item.name), change) for item in fields(found)})
-    elif isinstance(found, dict):
-        found = {name: _each(inner, change) for name, inner in found.items()}
-    elif hasattr(found, "is_floating_point"):
-        found = change(found)
-    return cast(T, found)
+    changed: Any = value
+    if is_dataclass(value) and not isinstance(value, type):
+        changed = replace(value, **{item.name: _each(getattr(value, item.name), change) for item in fields(value)})
+    elif isinstance(value, dict):
+        changed = {name: _each(inner, change) for name, inner in value.items()}
+    elif hasattr(value, "is_floating_point"):
+        changed = change(changed)
+    return cast(T, changed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,15 +30,11 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Index the folder, saying what became of each shard."""
-
-    def say(line: str) -> None:
-        sys.stdout.write(f"{line}\n")
-
     if not args.folder.is_dir():
         raise ConfigError(f"{args.folder} is not a folder")
     choices = Choices(args.image, args.text, args.split)
     with hold(args.folder, "vlp-prep index", name=".vlp-index.lock"):
-        manifest = index_folder(args.folder, args.source, args.version, say, args.follow_links, choices)
+        manifest = index_folder(args.folder, args.source, args.version, print, args.follow_links, choices)
     splits = ", ".join(manifest.splits) or "none"
     sys.stdout.write(f"{len(manifest)} samples in {len(manifest.shards)} shards, splits: {splits}\n")
     return 0

@@ -41,10 +41,9 @@ def run(args: argparse.Namespace) -> int:
     if not samples:
         reading.finish()
         raise ConfigError(f"{args.folder}: no samples with boxes or masks")
-    if args.out.suffix == ".png":
-        write_whole(args.out, render_png(samples))
-    else:
-        write_whole(args.out, render_html(samples, f"{args.folder}: {len(samples)} of {size}"))
-    sys.stdout.write(f"{args.out}: {len(samples)} of {size} samples\n")
+    shown = f"{len(samples)} of {size}"
+    is_png = args.out.suffix == ".png"
+    write_whole(args.out, render_png(samples) if is_png else render_html(samples, f"{args.folder}: {shown}"))
+    sys.stdout.write(f"{args.out}: {shown} samples\n")
     reading.finish()
     return 0

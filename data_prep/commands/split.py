@@ -80,12 +80,13 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[Any]:
+def _image_leaks(images: list[tuple[str, str, Any]], distance: int) -> list[str]:
     if not images:
         return []
-    groups = group(near_hashes(np.stack([image[2] for image in images]), distance), len(images))
-    rows = [(images[at][0], str(number), images[at][1]) for number, members in enumerate(groups) for at in members]
-    return list(leaks(rows, "near-identical image"))
+    sides, keys, hashes = zip(*images, strict=True)
+    groups = group(near_hashes(np.stack(hashes), distance), len(images))
+    found = ((sides[at], str(number), keys[at]) for number, members in enumerate(groups) for at in members)
+    return leaks(found, "near-identical image")
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -100,9 +101,9 @@ def _split(args: argparse.Namespace) -> int:
             yield index, replace(sample, split=choose(together.get(owner, owner), shares, args.seed))
 
     with ShardWriter(args.out, source=reading.shards.manifest.shards[0].source) as writer:
-        counts = reading.copy(divided(), writer)
-        _keep_card(args, counts)  # before it is a set
-    sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(counts.items())) + f": {args.out}\n")
+        reading.copy(divided(), writer)
+        _keep_card(args, writer.counts)  # before it is a set
+    sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(writer.counts.items())) + f": {args.out}\n")
     reading.finish()
     return 0
 

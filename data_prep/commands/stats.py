@@ -56,35 +56,23 @@ def run(args: argparse.Namespace) -> int:
 
 def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:
     """Return quantiles of the number of tokens, and the share of texts longer than each usual limit."""
-    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.modalities.text.tokenizers.load import build_tokenizer, load_tokenizer
 
-    tree = _saved(where) if where.is_dir() else compose(where).get("tokenizer") or {}
-    spec = replace(validate(TextSpec, tree, f"{where}: tokenizer"), length=LONGEST, overflow="truncate")
-    tokenizer = build_tokenizer(spec, texts)
+    if where.is_dir():
+        tokenizer = type(load_tokenizer(where)).read(where, LONGEST, "truncate")
+    else:
+        spec = validate(TextSpec, compose(where).get("tokenizer") or {}, f"{where}: tokenizer")
+        tokenizer = build_tokenizer(replace(spec, length=LONGEST, overflow="truncate"), texts)
     lengths: Counter[int] = Counter()
     for at in range(0, len(texts), 256):
         lengths.update(int(count) for count in tokenizer(texts[at : at + 256]).tokens.mask.sum(1))
-    cut = {
-        str(limit): sum(count for length, count in lengths.items() if length > limit) / max(len(texts), 1)
-        for limit in LIMITS
-    }
-    return quantiles(lengths), cut
-
-
-def _saved(folder: Path) -> dict[str, Any]:
-    """Return the `tokenizer:` of a recipe that would use a saved tokenizer."""
-    from vlp.modalities.text.tokenizers.load import load_tokenizer
-
-    kind = load_tokenizer(folder).kind
-    files = {"sentencepiece": "spiece.model", "open_clip": "merges.txt.gz"}
-    path = folder / files[kind] if kind in files else folder
-    return {"kind": kind, "path": str(path) if path.exists() else None}
+    longer = {limit: sum(count for length, count in lengths.items() if length > limit) for limit in LIMITS}
+    return quantiles(lengths), {str(limit): count / max(len(texts), 1) for limit, count in longer.items()}
 
 
 def _text(record: dict[str, Any]) -> str:
-    lines = [
-        f"samples {record['samples']}, patients {record['people']['patient']}, studies {record['people']['study']}"
-    ]
+    people = record["people"]
+    lines = [f"samples {record['samples']}, patients {people['patient']}, studies {people['study']}"]
     for column, counter in record["counts"].items():
         shown = sorted(counter.items(), key=lambda item: (-item[1], item[0]))
         rest = f", {len(shown) - 8} more" if len(shown) > 8 else ""
@@ -95,9 +83,8 @@ def _text(record: dict[str, Any]) -> str:
         if record.get(name)
     ]
     if "truncated" in record:
-        lines.append(
-            "longer than: " + ", ".join(f"{at} tokens {share:.1%}" for at, share in record["truncated"].items())
-        )
+        shares = (f"{at} tokens {share:.1%}" for at, share in record["truncated"].items())
+        lines.append(f"longer than: {', '.join(shares)}")
     for name, seen in record["labels"].items():
         values = ", ".join(f"{value} {count} ({count / record['samples']:.1%})" for value, count in seen.items())
         lines.append(f"label {name}: {values}")

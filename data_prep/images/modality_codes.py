@@ -35,10 +35,8 @@ def modality_of(text: str | None) -> str | None:
 def view_of(text: str | None) -> str | None:
     """Return a view in capitals (`AP`, `PA`, `LATERAL`, `AP SUPINE`, `CC`), `UNKNOWN` for others, None for none."""
     words = _words(text).upper()
-    if not words:
-        return None
     view = _VIEW.get(words, words)
-    return view if view in _VIEWS else UNKNOWN
+    return (view if view in _VIEWS else UNKNOWN) if words else None
 
 
 def sex_of(text: str | None) -> str | None:

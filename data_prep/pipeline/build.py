@@ -14,7 +14,7 @@ import os
 import pickle
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -131,12 +131,11 @@ class Build:
             self.private.unlink(missing_ok=True)  # of a set that was here and is gone
         write_whole(self.state / "options.json", json.dumps({"fingerprint": self._fingerprint}))
 
-    def run(self, report: Any = None) -> Counter[str]:
+    def run(self, tell: Callable[[str, int], None]) -> Counter[str]:
         """Make the shards that are not there yet and gather what is, inside `with build:`; return the counts of `gather`.
 
-        `report(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
+        `tell(event, number)` is told "total" (records to do), "written" and "rejected". Raises ConfigError.
         """
-        tell = report or (lambda *_: None)
         with tempfile.TemporaryFile(dir=self.state) as list_file, self._pool() as pool:
             names, total = self._list(list_file, pool, tell)
             tell("total", total)
@@ -259,10 +258,9 @@ class Build:
         read = stats.samples + len(lines)
         write_whole(self.out / "README.md", render_card(self._about(), stats, reasons, read))
         counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
-        counts["unread"] = stats.counts.get("steps", Counter())[UNREAD]
-        counts["concepts"] = stats.counts.get("with", Counter())["concepts"]
-        counts["without patient"] = stats.samples - stats.counts.get(GROUPED_BY, Counter())["patient"]
-        counts["boxes cut"] = stats.counts.get("steps", Counter())[CUT]
+        counts["unread"], counts["boxes cut"] = stats.counts["steps"][UNREAD], stats.counts["steps"][CUT]
+        counts["concepts"] = stats.counts["with"]["concepts"]
+        counts["without patient"] = stats.samples - stats.counts[GROUPED_BY]["patient"]
         counts.update({f"reason {name}": number for name, number in reasons.items()})
         return counts
 

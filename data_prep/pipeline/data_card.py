@@ -16,18 +16,19 @@ TEMPLATE = Path(__file__).with_name("data_card.md.jinja")
 
 def plain(text: object) -> str:
     """Return a text of the data as Markdown that shows it as it is: no HTML, link, image, emphasis or new line in it."""
-    shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    shown = shown if len(shown) <= LONGEST else f"{shown[:LONGEST]}..."
-    shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    shown = _line(text, LONGEST).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     shown = re.sub(r"([\\`*_{}\[\]()#|!~])", r"\\\1", shown)
     return re.sub(r"(?i)(?<=[a-z])(:)(?=//)|(?<=www)(\.)|(@)", r"\\\g<0>", shown)
 
 
 def code(text: object) -> str:
     """Return a value as code within a table's cell."""
+    return "`" + _line(text, 4 * LONGEST).replace("`", "'").replace("|", "\\|") + "`"
+
+
+def _line(text: object, longest: int) -> str:
     shown = "".join(letter if letter.isprintable() else " " for letter in str(text))
-    shown = shown if len(shown) <= 4 * LONGEST else f"{shown[: 4 * LONGEST]}..."
-    return "`" + shown.replace("`", "'").replace("|", "\\|") + "`"
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def render_card(about: Mapping[str, Any], stats: DatasetStats, rejected: Counter[str], read: int) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from vlp.core.config import ConfigError, config, merge, parse_override, validate
 from vlp.core.declared import Kinds, bare, choices, docs_of
+from vlp.modalities.volume.options import VolumeOptions
 
 from ..images.store import ImageOptions
 from ..sources.base import sources
@@ -57,6 +58,7 @@ class BuildOptions:
     """Follow links that lead out of the raw folder."""
     image: ImageOptions = ImageOptions()
     text: TextOptions = TextOptions()
+    volume: VolumeOptions = VolumeOptions()
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -110,7 +112,7 @@ def _leaves(kind: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 def _add_flag(group: Any, path: tuple[str, ...], kind: Any, default: Any, text: str) -> None:
     name, flag, words = ".".join(path), f"--{path[-1].replace('_', '-')}", text.rstrip(".")
-    if path[0] in ("image", "text"):
+    if path[0] in ("image", "text", "volume"):
         words = f"{words} [{name}]"
     if default not in (None, False, True, dataclasses.MISSING, "", ()) and "default" not in words:
         words = f"{words} (default: {default})"

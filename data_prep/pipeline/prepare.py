@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from vlp.core.config import config
 from vlp.data.shards.sample_io import FieldError, check_sample
+from vlp.modalities.volume.options import VolumeOptions
+from vlp.modalities.volume.read import is_volume_file, read_volume
 from vlp.sample import Box, Report, Sample, Voxels
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of
@@ -75,6 +77,7 @@ class SampleProcessor:
     text: TextOptions
     extractor: ConceptExtractor | None = None
     hasher: IdHasher | None = None
+    volume: VolumeOptions | None = None
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
         """Return the sample as it is written; raises Reject."""
@@ -118,6 +121,8 @@ class SampleProcessor:
 
     def _stored(self, sample: Sample) -> Stored:
         image = sample.image
+        if isinstance(image, Path) and is_volume_file(image):
+            image = read_volume(image, self.image.max_voxels, self.volume)
         return (
             store_volume(image, self.image.max_voxels) if isinstance(image, Voxels) else store_image(image, self.image)
         )

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 from ..sources.base import LEARN, Record
 from ..splits.split import choose, without_test
@@ -48,13 +50,12 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
     """Yield the shards; memory holds one open shard per split and 8 bytes of hash per key.
 
     A record with its own `split` keeps it; the others are split by patient, else study, else key, those of `LEARN` among
-    all shares but `test`. A key that was seen
-    before is set aside as a duplicate of the shard that it would have gone to.
+    all shares but `test`. A key that was seen before is set aside as a duplicate of the shard that it would have gone to.
     """
     learning = without_test(shares)
     filling: dict[str | None, ShardPlan] = {}
-    numbers: dict[str | None, int] = {}
-    ordinal = 0
+    numbers = Counter[str | None]()
+    ordinals = count()
     seen: set[int] = set()
     for index, record in enumerate(records):
         owner = record.patient or record.study or record.key
@@ -63,8 +64,8 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
         else:
             split = standard_split(record.split) if record.split else choose(owner, shares, seed)
         if split not in filling:
-            filling[split] = ShardPlan(-1, split, numbers.get(split, 0))
-            numbers[split] = filling[split].number + 1
+            filling[split] = ShardPlan(-1, split, numbers[split])
+            numbers[split] += 1
         shard = filling[split]
         key = int.from_bytes(hashlib.blake2b(record.key.encode(), digest_size=8).digest(), "big")
         if key in seen:
@@ -73,8 +74,8 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
         seen.add(key)
         shard.records.append((index, record))
         if len(shard.records) == shard_size:
-            shard.ordinal, ordinal = ordinal, ordinal + 1
+            shard.ordinal = next(ordinals)
             yield filling.pop(split)
     for split in sorted(filling, key=str):
-        filling[split].ordinal, ordinal = ordinal, ordinal + 1
+        filling[split].ordinal = next(ordinals)
         yield filling[split]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,19 +28,14 @@ class ShardWriter:
     """
 
     def __init__(
-        self,
-        out: Path | str,
-        shard_size: int = 500,
-        source: str = "",
-        version: str = "",
-        shard_bytes: int = 512 << 20,
+        self, out: Path | str, shard_size: int = 500, source: str = "", version: str = "", shard_bytes: int = 512 << 20
     ) -> None:
         if shard_size < 1:
             raise ConfigError(f"shard_size must be at least 1, found {shard_size}")
         self.out = Path(out)
         self.shard_size, self.shard_bytes = shard_size, shard_bytes
         self.source, self.version = source, version
-        self.counts: dict[str, int] = {}
+        self.counts = Counter[str]()
         self._open: dict[str | None, ShardFile] = {}
         self._numbers: dict[str | None, int] = {}
         self._finished: list[tuple[ShardFile, str]] = []
@@ -59,9 +55,12 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                self.close()
+                self._close()
         finally:
-            self.abort()
+            for shard in self._open.values():
+                shard.discard()
+            self._remove_partials()
+            self._held.close()
 
     def write(self, sample: Sample) -> None:
         """Append a sample. Raises SampleError for a key used before, an unknown image format or an unsafe split name."""
@@ -76,28 +75,18 @@ class ShardWriter:
             shard = self._open[sample.split] = self._start(sample.split)
         shard.append(sample.key, members, text_length(sample))
         self._keys.add(mark)
-        self.counts[sample.split or ""] = self.counts.get(sample.split or "", 0) + 1
+        self.counts[sample.split or "all"] += 1
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Finish all shards and write the manifest. Raises ConfigError when nothing was written."""
         for split in list(self._open):
             self._finish(split)
         if not self._finished:
-            self.abort()
             raise ConfigError(f"no samples were written to {self.out}: nothing to make shards of")
         self._finished.sort(key=lambda finished: finished[0].path)
         for shard, _ in self._finished:
             shard.publish()
         write_manifest(self.out, [line for _, line in self._finished])
-        self._held.close()
-
-    def abort(self) -> None:
-        """Remove everything that this writer wrote."""
-        for shard in self._open.values():
-            shard.discard()
-        self._open.clear()
-        self._remove_partials()
-        self._held.close()
 
     def _remove_partials(self) -> None:
         for path in self.out.glob(f".*.tar{PARTIAL}"):
@@ -111,7 +100,5 @@ class ShardWriter:
         return ShardFile(self.out / f"{prefix}-{number:06d}.tar", split, self.source, self.version)
 
     def _finish(self, split: str | None) -> None:
-        shard = self._open[split]
-        line = shard.finish()
-        del self._open[split]
-        self._finished.append((shard, line))
+        line = self._open[split].finish()
+        self._finished.append((self._open.pop(split), line))

@@ -36,9 +36,8 @@ class DatasetStats:
         self.samples += 1
         self._count("split", sample.split or "none")
         self._count(GROUPED_BY, "patient" if sample.patient else "study" if sample.study else "image")
-        self._count("modality", sample.modality or "not stated")
-        self._count("view", sample.view or "not stated")
-        self._count("licence", sample.licence or "not stated")
+        for column in ("modality", "view", "licence"):
+            self._count(column, getattr(sample, column) or "not stated")
         for name, value in sample.groups.items():
             if name in ("sex", "site") or value == UNKNOWN:
                 self._count(name, value)
@@ -46,12 +45,11 @@ class DatasetStats:
             self.labels[name][LABEL_VALUES.get(stated, str(stated))] += 1
         texts = ([sample.report.text] if sample.report else []) + list(sample.captions)
         self._count("texts per image", str(len(texts)))
-        for text in texts:
-            self.words[len(text.split())] += 1
+        self.words.update(len(text.split()) for text in texts)
         for mention in sample.concepts:
             self._count("concepts", mention.assertion)
-        for kind, items in (("boxes", sample.boxes), ("concepts", sample.concepts), ("masks", sample.masks)):
-            if items:
+        for kind in ("boxes", "concepts", "masks"):
+            if getattr(sample, kind):
                 self._count("with", kind)
         for step in sample.steps:
             self._count("steps", step.split(":")[0].split(" from ")[0])

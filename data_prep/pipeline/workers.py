@@ -74,7 +74,7 @@ class Worker:
         self._hasher = IdHasher(job.key) if job.key else None
         self._left_out = job.left_out
         self.trail: Trail | None = None
-        self._prepare = SampleProcessor(options.image, options.text, job.extractor, self._hasher)
+        self._prepare = SampleProcessor(options.image, options.text, job.extractor, self._hasher, options.volume)
 
     def __call__(self, split: str | None, chunk: list[tuple[int, Record]]) -> list[Sample | Rejected]:
         done = []

@@ -35,12 +35,11 @@ def _lines(grey: np.ndarray[Any, Any]) -> bool:
     peaks = cv2.morphologyEx(grey, cv2.MORPH_TOPHAT, kernel)
     strong = (peaks > 90).astype(np.uint8)
     count, _, boxes, _ = cv2.connectedComponentsWithStats(strong, connectivity=8)
-    characters = []
-    for x, y, width, height, area in boxes[1:count]:
-        fill = area / (width * height)
-        if 7 <= height <= 40 and 2 <= width <= 1.5 * height and 0.15 <= fill <= 0.95:
-            characters.append((int(x), int(y), int(width), int(height)))
-    characters.sort()
+    characters = sorted(
+        (x, y, width, height)
+        for x, y, width, height, area in boxes[1:count].tolist()
+        if 7 <= height <= 40 and 2 <= width <= 1.5 * height and 0.15 <= area / (width * height) <= 0.95
+    )
     for position, (x, y, width, height) in enumerate(characters):
         row, edge = 1, x + width
         for other_x, other_y, other_width, other_height in characters[position + 1 :]:

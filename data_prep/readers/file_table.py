@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,32 +33,31 @@ class Table(Protocol):
     def cell(self, number: int, column: str) -> Any: ...
 
 
+@dataclass
 class FileTable:
     """A table in a file."""
 
-    def __init__(
-        self,
-        path: Path,
-        folder: Path,
-        split: str | None = None,
-        prefix: str = "row",
-        encoding: str = "utf-8",
-        separator: str | None = None,
-        inside: str = "",
-    ) -> None:
-        self.name, self.folder, self.inside, self.split, self.prefix = str(path), folder, inside, split, prefix
-        self._path, self._encoding, self._separator = path, encoding, separator
+    path: Path
+    folder: Path
+    split: str | None = None
+    prefix: str = "row"
+    encoding: str = "utf-8"
+    separator: str | None = None
+    inside: str = ""
+
+    def __post_init__(self) -> None:
+        self.name = str(self.path)
 
     @cached_property
     def columns(self) -> Sequence[str]:
-        return columns_of(self._path, self._encoding, self._separator)
+        return columns_of(self.path, self.encoding, self.separator)
 
     @cached_property
     def classes(self) -> Mapping[str, Sequence[str]]:
-        return class_names(self._path) if table_kind(self._path) == "parquet" else {}
+        return class_names(self.path) if table_kind(self.path) == "parquet" else {}
 
     def rows(self) -> Iterator[Row]:
-        return rows(self._path, (), self._encoding, skip_bytes=True, separator=self._separator)
+        return rows(self.path, (), self.encoding, skip_bytes=True, separator=self.separator)
 
     def cell(self, number: int, column: str) -> Any:
-        return row_at(self._path, number, column) if table_kind(self._path) == "parquet" else ""
+        return row_at(self.path, number, column) if table_kind(self.path) == "parquet" else ""

@@ -42,8 +42,8 @@ def stated_files(place: Path, subset: str | None) -> Files | None:
         return None
     folder = _path(card, str(entry["data_dir"]).strip("/")) + "/" if entry.get("data_dir") else ""
     return [
-        (split, [_path(card, folder + pattern.removeprefix("./")) for pattern in patterns])
-        for split, patterns in _splits(card, entry.get("data_files") or "**")
+        (None if split is None else str(split), _patterns(card, folder, patterns))
+        for split, patterns in _splits(entry.get("data_files") or "**")
     ]
 
 
@@ -79,22 +79,19 @@ def _chosen(card: Path, configurations: list[Mapping[str, Any]], subset: str | N
     return default[0]
 
 
-def _splits(card: Path, stated: Any) -> Files:
+def _splits(stated: Any) -> list[tuple[Any, Any]]:
     if isinstance(stated, Mapping):
-        return [(str(split), _patterns(card, patterns)) for split, patterns in stated.items()]
+        return list(stated.items())
     if isinstance(stated, list) and all(isinstance(entry, Mapping) for entry in stated):
-        return [
-            (None if entry.get("split") is None else str(entry["split"]), _patterns(card, entry.get("path")))
-            for entry in stated
-        ]
-    return [(None, _patterns(card, stated))]
+        return [(entry.get("split"), entry.get("path")) for entry in stated]
+    return [(None, stated)]
 
 
-def _patterns(card: Path, stated: Any) -> list[str]:
+def _patterns(card: Path, folder: str, stated: Any) -> list[str]:
     patterns = stated if isinstance(stated, list) else [stated]
     if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
         raise ConfigError(f"hf: {card}: data_files: expected paths, or a list of split and path")
-    return patterns
+    return [_path(card, folder + pattern.removeprefix("./")) for pattern in patterns]
 
 
 def _path(card: Path, pattern: str) -> str:

@@ -24,10 +24,10 @@ def polygon_mask(corners: Sequence[Any], height: int, width: int) -> Mask:
     Corners are edges of pixels, as boxes are: (0, 0, w, 0, w, h, 0, h) is the whole image. A pixel is inside where its
     centre is; what the outline encloses twice is outside (even-odd).
     """
-    if len(corners) < 6 or len(corners) % 2 or not all(_is_finite(value) for value in corners):
-        raise CellError(
-            "bad_mask", f"a polygon needs three or more corners of two finite numbers, found {len(corners)}"
-        )
+    are_numbers = all(type(value) in (int, float) and math.isfinite(value) for value in corners)
+    if len(corners) < 6 or len(corners) % 2 or not are_numbers:
+        words = f"a polygon needs three or more corners of two finite numbers, found {len(corners)}"
+        raise CellError("bad_mask", words)
     points = np.asarray(corners, np.float64).reshape(-1, 2)
     x1, y1 = points.T
     x2, y2 = np.roll(points, -1, axis=0).T
@@ -114,7 +114,3 @@ def parse_xml(data: bytes) -> ET.Element:
     except (expat.ExpatError, ET.ParseError, LookupError, ValueError) as error:
         place = getattr(error, "lineno", None)
         raise CellError("bad_xml", f"not XML{f': line {place}' if place else ''}") from None
-
-
-def _is_finite(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)

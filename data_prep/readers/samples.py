@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -68,16 +67,13 @@ class Reading:
             else:
                 yield index, sample, measured
 
-    def copy(self, samples: Iterable[tuple[int, Sample]], out: ShardWriter) -> Counter[str]:
-        """Write samples into another set, and return how many went into each split; one that cannot be is rejected."""
-        counts = Counter[str]()
+    def copy(self, samples: Iterable[tuple[int, Sample]], out: ShardWriter) -> None:
+        """Write samples into another set; one that cannot be written is rejected."""
         for index, sample in samples:
             try:
                 out.write(sample)
-                counts[sample.split or "all"] += 1
             except SampleError as error:
                 self.reject(index, error)
-        return counts
 
     def reject(self, index: int, error: Exception) -> None:
         """Leave a sample out from here on."""

@@ -22,19 +22,19 @@ class SyntheticCt(Source):
 
     @config
     class Config:
-        """`n` studies of the world `seed`, from study `start` on, at `spacing` millimetres."""
+        """`n` studies of the world `seed`, from study `start` on, with voxels of `voxel` millimetres."""
 
         n: int = 2000
-        spacing: float = 6.0
+        voxel: float = 6.0
         seed: int = 0
         start: int = 0
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
-        if config.n < 1 or not 0.5 <= config.spacing <= 20 or config.seed < 0 or config.start < 0:
+        if config.n < 1 or not 0.5 <= config.voxel <= 20 or config.seed < 0 or config.start < 0:
             raise ConfigError(
-                "synthetic_ct: n >= 1, spacing from 0.5 to 20 mm, seed >= 0 and start >= 0 are needed, found "
-                f"n={config.n}, spacing={config.spacing}, seed={config.seed}, start={config.start}"
+                "synthetic_ct: n >= 1, voxel from 0.5 to 20 mm, seed >= 0 and start >= 0 are needed, found "
+                f"n={config.n}, voxel={config.voxel}, seed={config.seed}, start={config.start}"
             )
         self._extract: Any = None
 
@@ -52,5 +52,5 @@ class SyntheticCt(Source):
 
         if self._extract is None:
             self._extract = Extractor(roll_up=FINDINGS).of_report
-        sample = generate(record.data["index"], self.config.seed, self.config.spacing)
+        sample = generate(record.data["index"], self.config.seed, self.config.voxel)
         return replace(sample, concepts=self._extract(sample.report))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from itertools import chain, repeat
 
 from vlp.core.config import ConfigError
 
@@ -22,13 +22,10 @@ def parse_shares(text: str) -> dict[str, float]:
     if text == "none":
         return {}
     shares: dict[str, float] = {}
-    parts = text.split(",")
-    for position, part in enumerate(parts):
+    for usual, part in zip(chain(NAMES, repeat("")), text.split(","), strict=False):
         name, equals, number = part.rpartition("=")
-        if not equals:
-            name = NAMES[position] if position < len(NAMES) else ""
         try:
-            shares[name.strip()] = float(number)
+            shares[name.strip() if equals else usual] = float(number)
         except ValueError:
             raise ConfigError(f"--split {text!r}: {number!r} is not a number") from None
     if "" in shares or any(value < 0 for value in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
@@ -45,17 +42,12 @@ def without_test(shares: Mapping[str, float]) -> dict[str, float]:
     return {name: share / total for name, share in rest.items()} if total else {"train": 1.0}
 
 
-def position(owner: str, seed: int) -> float:
-    """Return a number in [0, 1) that depends on the seed and on whom the sample belongs to, and on nothing else."""
-    digest = hashlib.blake2b(f"{seed}\0{owner}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") / 2**64
-
-
 def choose(owner: str, shares: Mapping[str, float], seed: int) -> str | None:
     """Return the split of a patient: shares laid end to end on [0, 1), and where the patient's hash falls."""
     if not shares:
         return None
-    at, edge = position(owner, seed), 0.0
+    digest = hashlib.blake2b(f"{seed}\0{owner}".encode(), digest_size=8).digest()
+    at, edge = int.from_bytes(digest, "big") / 2**64, 0.0
     for name, share in shares.items():
         edge += share
         if at < edge:
@@ -63,21 +55,8 @@ def choose(owner: str, shares: Mapping[str, float], seed: int) -> str | None:
     return [name for name, share in shares.items() if share > 0][-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """Something that is on two sides of a split: a patient or a pair of near-identical images."""
-
-    kind: str
-    splits: tuple[str, ...]
-    keys: tuple[str, ...]
-
-    def __str__(self) -> str:
-        shown = ", ".join(self.keys[:4]) + (", ..." if len(self.keys) > 4 else "")
-        return f"{self.kind} in {' and '.join(self.splits)}: {shown}"
-
-
-def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") -> list[Leak]:
-    """Return the groups (patients, or groups of near-identical images) found in more than one split.
+def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") -> list[str]:
+    """Return a line for each group (a patient, or near-identical images) that is found in more than one split.
 
     `rows` are (split, group, key); rows without a group are skipped.
     """
@@ -85,5 +64,10 @@ def leaks(rows: Iterable[tuple[str, str | None, str]], kind: str = "patient") ->
     for split, group, key in rows:
         if group:
             sides.setdefault(group, {}).setdefault(split, key)
-    found = [where for _, where in sorted(sides.items()) if len(where) > 1]
-    return [Leak(kind, tuple(sorted(where)), tuple(where[side] for side in sorted(where))) for where in found]
+    lines = []
+    for _, keys in sorted(sides.items()):
+        names = sorted(keys)
+        if len(names) > 1:
+            shown = ", ".join([keys[name] for name in names[:4]] + ["..."] * (len(names) > 4))
+            lines.append(f"{kind} in {' and '.join(names)}: {shown}")
+    return lines

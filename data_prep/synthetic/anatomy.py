@@ -8,65 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vlp.core.config import read_yaml
+
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
 HILUM = (0.21, 0.0)
-LUNG = (
-    (0.30, -0.76),
-    (0.45, -0.68),
-    (0.58, -0.47),
-    (0.67, -0.15),
-    (0.72, 0.18),
-    (0.745, 0.44),
-    (0.73, 0.64),
-    (0.62, 0.53),
-    (0.48, 0.46),
-    (0.32, 0.46),
-    (0.18, 0.53),
-    (0.12, 0.38),
-    (0.11, 0.10),
-    (0.11, -0.25),
-    (0.13, -0.50),
-    (0.19, -0.69),
-)
-HEART = (
-    (-0.11, -0.45),
-    (-0.125, -0.15),
-    (-0.165, 0.05),
-    (-0.205, 0.25),
-    (-0.185, 0.42),
-    (-0.05, 0.54),
-    (0.20, 0.58),
-    (0.38, 0.55),
-    (0.435, 0.45),
-    (0.40, 0.32),
-    (0.31, 0.16),
-    (0.19, 0.02),
-    (0.135, -0.12),
-    (0.12, -0.20),
-    (0.165, -0.28),
-    (0.155, -0.38),
-    (0.10, -0.46),
-)
-TORSO = (
-    (0.20, -1.40),
-    (0.21, -1.00),
-    (0.33, -0.90),
-    (0.66, -0.85),
-    (0.92, -0.74),
-    (1.06, -0.52),
-    (1.04, -0.20),
-    (0.95, 0.10),
-    (0.91, 0.50),
-    (0.91, 0.90),
-    (0.93, 1.50),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +93,15 @@ def smooth(points: NDArray[np.float64], closed: bool = True, steps: int = 5) -> 
 
 @lru_cache
 def outline(name: str) -> NDArray[np.float64]:
-    """Return a fixed outline: "lung" (the image's right one) or "torso"; not to be written to."""
-    if name == "lung":
-        return np.array(LUNG)
-    half = np.array(TORSO)
-    return np.concatenate([half, half[::-1] * (-1, 1)])
+    """Return an outline of `outlines.yaml`, "torso" with its mirror image; not to be written to."""
+    points = np.array(read_yaml(Path(__file__).parent / "outlines.yaml")[name])
+    return np.concatenate([points, points[::-1] * (-1, 1)]) if name == "torso" else points
 
 
 def lung(sign: int, dome: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return the control points [16, 2] of a lung; `sign` -1 for the image's left; `dome` > 0 lifts the diaphragm."""
-    points = outline("lung") + rng.uniform(-0.012, 0.012, (len(LUNG), 2))
+    points = outline("lung")
+    points = points + rng.uniform(-0.012, 0.012, points.shape)
     low = points[:, 1] > 0.3
     points[low, 1] -= dome * np.clip((points[low, 1] - 0.3) / 0.2, 0, 1)
     return np.asarray(points * (sign, 1))
@@ -157,7 +109,8 @@ def lung(sign: int, dome: float, rng: np.random.Generator) -> NDArray[np.float64
 
 def heart(stretch: float, rng: np.random.Generator) -> NDArray[np.float64]:
     """Return the outline [N, 2] of heart and great vessels; `stretch` 1 is normal; the apex goes to x > 0."""
-    points = np.array(HEART) + rng.uniform(-0.008, 0.008, (len(HEART), 2))
+    points = outline("heart")
+    points = points + rng.uniform(-0.008, 0.008, points.shape)
     low = np.clip((points[:, 1] + 0.12) / 0.25, 0, 1)  # the vessels do not grow with the heart
     left = np.where(points[:, 0] > 0, stretch, 0.45 + 0.55 * stretch)
     points[:, 0] *= 1 + low * (left - 1)

@@ -22,11 +22,8 @@ def check_labels(data: Data, called: Mapping[str, tuple[str, ...]], truth: str) 
 def check_boxes(data: Data) -> Findings:
     """Return counts of boxes and phrases; that there are none, and boxes without area, are problems."""
     boxes = [box for record in data.records for box in record.boxes]
-    facts = {
-        "images": sum(bool(record.boxes) for record in data.records),
-        "boxes": len(boxes),
-        "phrases": len({box.phrase for box in boxes}),
-    }
+    images, phrases = sum(bool(record.boxes) for record in data.records), {box.phrase for box in boxes}
+    facts = {"images": images, "boxes": len(boxes), "phrases": len(phrases)}
     flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
     problems = ([] if boxes else ["no image has a box"]) + ([f"{flat} boxes have no area"] if flat else [])
     return {"boxes": facts}, problems
@@ -56,14 +53,11 @@ def prevalence(data: Data, classes: Mapping[str, tuple[str, ...]], truth: str) -
 def overlap(data: Data, train: Path, split: str) -> dict[str, int]:
     """Return how many patients, and how many image keys, the data shares with training shards."""
     other = data_files.read(DataSpec(split=split), train)
-    patients = {record.patient for record in other.records if record.patient}
     keys = {record.key for record in other.records}
-    shared = {record.patient for record in data.records if record.patient in patients}
-    return {
-        "images": len(other),
-        "patients_shared": len(shared),
-        "images_shared": sum(record.key in keys for record in data.records),
-    }
+    images = sum(record.key in keys for record in data.records)
+    patients = {record.patient for record in other.records if record.patient}
+    shared = patients & {record.patient for record in data.records}
+    return {"images": len(other), "patients_shared": len(shared), "images_shared": images}
 
 
 def unreadable(data: Data) -> list[str]:

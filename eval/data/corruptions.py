@@ -57,17 +57,10 @@ def scramble(pixels: Pixels, severity: int) -> Pixels:
     columns = np.array_split(np.arange(pixels.shape[1]), count)
     height, width = min(map(len, rows)), min(map(len, columns))
     tiles = [pixels[r[:height]][:, c[:width]] for r in rows for c in columns]
-    order = _seed(pixels).permutation(len(tiles))
-    lines = [
-        np.concatenate([tiles[place] for place in order[at : at + count]], axis=1) for at in range(0, len(tiles), count)
-    ]
-    return np.ascontiguousarray(np.concatenate(lines, axis=0))
+    order = _seed(pixels).permutation(len(tiles)).reshape(count, count)
+    return np.vstack([np.hstack([tiles[place] for place in line]) for line in order])
 
 
 CORRUPTIONS: dict[str, Callable[[Pixels, int], Pixels]] = {
-    "noise": noise,
-    "blur": blur,
-    "contrast": contrast,
-    "occlusion": occlusion,
-    "scramble": scramble,
+    damage.__name__: damage for damage in (noise, blur, contrast, occlusion, scramble)
 }

@@ -9,6 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vlp.core.untrusted import read_regular
 from vlp.sample import Sample
 
@@ -55,12 +58,10 @@ class Data:
                 raise DataError(
                     f"image of {self.records[index].key!r}: cannot read {image}: {error.strerror}"
                 ) from None
-        if isinstance(image, bytes):
-            return image
-        import cv2
-
-        pixels = image if image.ndim == 2 else image[..., ::-1]
-        return bytes(cv2.imencode(".png", pixels)[1].tobytes())
+        if isinstance(image, np.ndarray):
+            return png_of(image)
+        assert isinstance(image, bytes)  # volumes are encoded in shards
+        return image
 
     def place_of(self, index: int) -> tuple[str, int] | None:
         """Return the sha256 of the shard that a record lies in and the checksum of its members; None outside of shards."""
@@ -105,7 +106,7 @@ class Data:
     @property
     def synthetic(self) -> bool:
         """Whether the records are made up, so that their text may be shown."""
-        return all(record.source == "synthetic" for record in self.records)
+        return all(record.source in ("synthetic", "synthetic_ct") for record in self.records)
 
 
 class UnreadableError(DataError):
@@ -116,6 +117,13 @@ class UnreadableError(DataError):
         more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
         super().__init__(f"unreadable image {first!r}{more}: {reasons[first]} (--allow-missing leaves such images out)")
         self.reasons, self.data = reasons, data
+
+
+def png_of(pixels: NDArray[Any]) -> bytes:
+    """Return grey or RGB pixels as a PNG."""
+    import cv2
+
+    return bytes(cv2.imencode(".png", pixels if pixels.ndim == 2 else pixels[..., ::-1])[1].tobytes())
 
 
 def ids_digest(keys: Sequence[str]) -> str:

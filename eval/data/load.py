@@ -1,20 +1,14 @@
-"""What is scored: the records of one split, in the order of the manifest, and their pixels on demand.
-
-Two sorts of data set look alike to a task: webdataset shards with a manifest, and a CSV or JSONL table of images. Reading
-the records keeps no pixels. Images that cannot be read are an error, or counted and left out when the user allows it.
-"""
+"""What is scored: the records of one split, of webdataset shards in the order of the manifest, or of a table of images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from vlp.sample import Sample
-
 from .dataset import Data
+from .labels import field_of
 from .spec import DataError, DataSpec
-from .table import _read_table
+from .table import read_table
 
 
 def present(spec: DataSpec, root: Path) -> bool:
@@ -36,21 +30,18 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     """Read the records that a spec names; `split` overrides the spec's ("" keeps it). Raises DataError."""
     chosen = spec.split if split == "" else split
     from_table = spec.table and _manifest(spec, root) is None
-    data = _read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
-    keep = [index for index, record in enumerate(data.records) if _passes(record, spec.where or {})]
+    data = read_table(spec, root, chosen) if from_table else _read_shards(spec, root, chosen)
+    wanted = spec.where or {}
+    keep = [
+        index
+        for index, record in enumerate(data.records)
+        if all((record.source if name == "source" else field_of(record, name)) == wanted[name] for name in wanted)
+    ]
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
     keep = keep[:limit]
     records, places = [data.records[index] for index in keep], [data.places[index] for index in keep]
     return replace(data, records=records, places=places)
-
-
-def _passes(record: Sample, where: Mapping[str, str]) -> bool:
-    for name, wanted in where.items():
-        value = getattr(record, name) if name in ("modality", "view", "source") else record.groups.get(name)
-        if value != wanted:
-            return False
-    return True
 
 
 def _read_shards(spec: DataSpec, root: Path, split: str | None) -> Data:

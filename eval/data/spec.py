@@ -34,6 +34,11 @@ class Columns:
     separator: str | None = None
     follow_links: bool = False
 
+    def named(self) -> list[str]:
+        """Return the columns that must be there."""
+        named = [self.image, self.key, self.report, self.captions, self.patient, self.study, self.split, self.boxes]
+        return [name for name in (*named, *(self.labels or {}).values(), *self.groups) if name is not None]
+
 
 @config
 class DataSpec:
@@ -60,10 +65,3 @@ class DataSpec:
     def takes_whole(self, split: str | None) -> bool:
         """Return whether all of a set that is not split stands for the split."""
         return split == "test" and self.whole_if_unsplit
-
-
-def _named(columns: Columns) -> list[str]:
-    """Return the columns that must be there."""
-    named = [columns.image, columns.key, columns.report, columns.captions, columns.patient, columns.study]
-    named += [columns.split, columns.boxes, *(columns.labels or {}).values(), *columns.groups]
-    return [name for name in named if name is not None]

@@ -19,14 +19,14 @@ from vlp.data.tables.read import numbered_rows
 from vlp.sample import Report, Sample
 
 from .dataset import Data
-from .spec import Columns, DataError, DataSpec, _named
+from .spec import Columns, DataError, DataSpec
 
 
-def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
+def read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
     columns, folder = spec.columns, root / spec.folder
     try:
         path = inside(folder, str(spec.table), follow_links=True)
-        found = list(numbered_rows(path, _named(columns), columns.encoding, separator=columns.separator))
+        found = list(numbered_rows(path, columns.named(), columns.encoding, separator=columns.separator))
         stamp = hashlib.sha256(read_regular(path))
     except (ConfigError, OSError) as error:  # the reader names the options of vlp-prep
         raise DataError(re.sub(r"--(encoding|separator)\b", r"columns.\1", str(error))) from None
@@ -47,11 +47,9 @@ def _read_table(spec: DataSpec, root: Path, split: str | None) -> Data:
             raise DataError(f"{path}: two images have the key {sample.key!r}, {images[sample.key]} and {name}")
         before = samples.get(sample.key)
         samples[sample.key] = sample if before is None else _joined(before, sample, f"{path}, line {line}")
-    records = [
-        sample
-        for sample in samples.values()
-        if split is None or split in (sample.split, split_of_word(sample.split or ""))
-    ]
+    records = list(samples.values())
+    if split is not None:
+        records = [record for record in records if split in (record.split, split_of_word(record.split or ""))]
     for record in records:
         # Other columns of one table may give a key another image.
         stamp.update(f"{record.key}|{images[record.key]}\n".encode())
@@ -99,12 +97,10 @@ def _joined(first: Sample, more: Sample, where: str) -> Sample:
     for name, value in more.labels.items():
         if first.labels.get(name, value) != value:
             raise DataError(f"{where}: label {name!r} has another value than in an earlier row of the same image")
-    parts = dict.fromkeys(
-        sample.report.text for sample in (first, more) if sample.report is not None and sample.report.text
-    )
+    reports = dict.fromkeys(sample.report.text for sample in (first, more) if sample.report and sample.report.text)
     return replace(
         first,
-        report=Report("\n".join(parts)) if first.report is not None else None,
+        report=Report("\n".join(reports)) if first.report is not None else None,
         captions=tuple(dict.fromkeys((*first.captions, *more.captions))),
         labels={**first.labels, **more.labels},
         groups={**more.groups, **first.groups},

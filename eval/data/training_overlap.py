@@ -6,11 +6,12 @@ A published number means nothing beside a score on one's own training data, so i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlp.core.config import ConfigError
+from vlp.core.config import read_yaml
 from vlp.core.untrusted import read_json
 
 from .dataset import Data
@@ -19,6 +20,8 @@ MOST_RECORDS = 200_000
 """Of larger training sets the patients are not read: that takes a read of each record."""
 HASH = 16
 """So many digits of a shard's sha256 tell shards apart."""
+UNUSABLE = (OSError, ValueError, KeyError, TypeError, AttributeError)
+"""What a file that is not there, or not as we write it, is found out by."""
 
 
 def training_of(folder: Path) -> tuple[dict[str, Any], ...] | None:
@@ -28,26 +31,16 @@ def training_of(folder: Path) -> tuple[dict[str, Any], ...] | None:
     were (a checkpoint's recipe).
     """
     found: list[dict[str, Any]] = []
-    try:
-        tree = read_json(folder / "config.json")
-        found = [
-            {"digest": str(folder["digest"]), "shards": [str(name)[:HASH] for name in folder["shards"]]}
-            for folder in (tree.get("extra") or {}).get("trained_on") or ()
+    with suppress(*UNUSABLE):
+        stated = (read_json(folder / "config.json").get("extra") or {}).get("trained_on") or ()
+        found += [
+            {"digest": str(data["digest"]), "shards": [str(name)[:HASH] for name in data["shards"]]} for data in stated
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        found = []
-    return tuple(found + _recipe_sources(folder / "recipe.yaml")) or None
-
-
-def _recipe_sources(path: Path) -> list[dict[str, Any]]:
-    from vlp.core.config import read_yaml
-
-    try:
-        train = (read_yaml(path).get("data") or {}).get("train") or ()
+    with suppress(*UNUSABLE):
+        train = (read_yaml(folder / "recipe.yaml").get("data") or {}).get("train") or ()
         sources = [{"path": train}] if isinstance(train, str) else [dict(source) for source in train]
-        return [{"path": str(source["path"]), "split": source.get("split", "train")} for source in sources]
-    except (ConfigError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
+        found += [{"path": str(source["path"]), "split": source.get("split", "train")} for source in sources]
+    return tuple(found) or None
 
 
 class Training:
@@ -81,11 +74,8 @@ class Training:
                 if len(manifest) > MOST_RECORDS:
                     large.append(f"the patients of {path.name}, which has {len(manifest)} records")
                     continue
-                records = ShardSet(manifest)
-                for index in range(len(records)):
-                    record = records.record(index)
-                    if record.patient:
-                        patients.add((record.source, record.patient))
+                records = map(ShardSet(manifest).record, range(len(manifest)))
+                patients.update((record.source, record.patient) for record in records if record.patient)
             except (ValueError, OSError):
                 missing.append(f"the training set {path.name}")
         return keys, patients, missing, large
@@ -107,11 +97,9 @@ class Training:
             reasons.append(
                 "the checkpoint keeps digests of shards only, so the same images in other files are not noticed"
             )
-        if not data.build:  # a table's ids may be those of any hospital
-            alike = len({record.patient for record in scored} & {name for _, name in patients})
-            reasons += [
-                f"{alike} patients have ids of training patients; whether they are the same is not known"
-            ] * bool(alike)
+        alike = len({record.patient for record in scored} & {name for _, name in patients})
+        if alike and not data.build:  # a table's ids may be those of any hospital
+            reasons.append(f"{alike} patients have ids of training patients; whether they are the same is not known")
         certain = (keys and not missing) or any(name[:HASH] in self._shards for name in data.build)
         status = "found" if images or shared else "none" if certain else "unknown"
         found: dict[str, Any] = {"status": status, "images": images, "patients": shared}
@@ -120,13 +108,12 @@ class Training:
     def _is_known(self, data: Data, index: int, keys: Mapping[str, set[tuple[str, int]]]) -> bool:
         """Return whether an image lies in a training shard, or its key is one of the same source or the same content."""
         place = data.place_of(index)
-        if place is not None and place[0][:HASH] in self._shards:
-            return True
         record = data.records[index]
         alike = keys.get(record.key, ())
         if place is None:
             return bool(alike)
-        return any((source and source == record.source) or checksum == place[1] for source, checksum in alike)
+        is_alike = any((source and source == record.source) or checksum == place[1] for source, checksum in alike)
+        return is_alike or place[0][:HASH] in self._shards
 
 
 def overlap_words(found: Mapping[str, Any], references: bool) -> str:

@@ -1,15 +1,12 @@
-"""What a task's section of the page is made of: rows of cards, each a title and pieces. `page.html` draws a piece by its kind.
-
-A task family composes its section of these in `Task.section`; the page knows no family.
-"""
+"""What a section of the page is made of: rows of cards, each a title and pieces. `page.html` draws a piece by its kind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
+from .charts import Frame
 
 Scale = tuple[float, float]
 Legend = tuple[tuple[str, str], ...]
@@ -18,23 +15,35 @@ Legend = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a forest plot, places in percent of the track. `fill` (left, width) lies between 0 and the value, `marks`
-    are (place, kind, words), `dots` (place, words). A row without a value says the `reason`.
+    """A row of a forest plot: a metric's entry in the results on a track of this `scale`, or why it is undefined.
+
+    `count` stands beside the title, `dots` are (value, words), `references` published numbers.
     """
 
+    entry: Mapping[str, Any]
     title: str
-    value: float | None
-    text: str = ""
-    bounds: str = ""
-    place: float = 0.0
-    fill: tuple[float, float] = (0.0, 0.0)
-    low: float | None = None
-    high: float | None = None
-    marks: list[tuple[float, str, str]] = field(default_factory=list)
-    dots: list[tuple[float, str]] = field(default_factory=list)
+    scale: Scale = (0.0, 1.0)
+    references: Sequence[Mapping[str, Any]] = ()
     style: str = ""
     count: str = ""
-    reason: str = ""
+    dots: Sequence[tuple[float, str]] = ()
+
+    def place(self, value: float) -> float:
+        """Return where a value lies, in percent of the track."""
+        low, high = self.scale
+        return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 2)
+
+    @property
+    def fill(self) -> tuple[float, float]:
+        """Where the bar between 0 and the value begins and how wide it is, in percent of the track."""
+        zero, place = self.place(0.0), self.place(self.entry["value"])
+        return min(zero, place), round(abs(place - zero), 2)
+
+    @property
+    def bounds(self) -> str:
+        """The interval in words; empty where there is none."""
+        low, high = self.entry.get("ci", (None, None))
+        return "" if low is None else f"{low:.3f} to {high:.3f}{' ?' if 'unreliable' in self.entry else ''}"
 
 
 @dataclass(frozen=True)
@@ -47,17 +56,17 @@ class Forest:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing of `charts` with its legend."""
+    """A chart with its legend."""
 
-    svg: Markup
+    frame: Frame
     legend: Legend = ()
 
 
 @dataclass(frozen=True)
 class Multiples:
-    """Small charts (drawing, caption, number) side by side; folded away under a `summary` where one is given."""
+    """Small charts (chart, caption, number) side by side; folded away under a `summary` where one is given."""
 
-    charts: Sequence[tuple[Markup, str, str]]
+    charts: Sequence[tuple[Frame, str, str]]
     summary: str = ""
 
 
@@ -125,43 +134,6 @@ Section = list[list[Card]]
 """Rows of cards: two or more of a row stand side by side."""
 
 
-def row(
-    entry: Mapping[str, Any],
-    title: str,
-    scale: Scale = (0.0, 1.0),
-    references: Sequence[Mapping[str, Any]] = (),
-    style: str = "",
-    count: str = "",
-    dots: Iterable[tuple[float, str]] = (),
-) -> Row:
-    """Return the forest row of a metric's entry in the results; `count` stands beside the title, `dots` are (value, words)."""
-    if entry["value"] is None:
-        return Row(title, None, count=count, reason=entry.get("reason", "undefined"))
-
-    def place(value: float) -> float:
-        return round(100 * min(1.0, max(0.0, (value - scale[0]) / (scale[1] - scale[0]))), 2)
-
-    marks = [(place(entry[kind]), kind, f"{kind} {entry[kind]:.3f}") for kind in ("chance", "oracle") if kind in entry]
-    for reference in references:
-        words = f"{reference['model']} {reference['value']:.3f} ({reference['source']}; {reference['tag']})"
-        marks.append((place(reference["value"]), "reference", words))
-    bounds = entry.get("ci")
-    return Row(
-        title=title,
-        value=entry["value"],
-        text=f"{entry['value']:.3f}",
-        bounds=f"{bounds[0]:.3f} to {bounds[1]:.3f}{' ?' if 'unreliable' in entry else ''}" if bounds else "",
-        place=place(entry["value"]),
-        fill=(min(place(0.0), place(entry["value"])), round(abs(place(entry["value"]) - place(0.0)), 2)),
-        low=place(bounds[0]) if bounds else None,
-        high=place(bounds[1]) if bounds else None,
-        marks=marks,
-        dots=[(place(value), words) for value, words in dots],
-        style=style,
-        count=count,
-    )
-
-
 def references_of(task: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     """Return the published numbers that stand beside a metric, or beside the main metric of a class."""
     return [reference for reference in task["references"] if reference["metric"] == name]
@@ -169,19 +141,17 @@ def references_of(task: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]
 
 def mark_kinds(rows: Iterable[Row]) -> set[str]:
     """Return which sorts of marks occur in rows: chance, oracle, reference, interval, control."""
-    rows = list(rows)
-    kinds = {kind for entry in rows for _, kind, _ in entry.marks} | {entry.style for entry in rows}
-    return kinds | ({"interval"} if any(entry.bounds for entry in rows) else set())
+    known = [row for row in rows if row.entry["value"] is not None]
+    names = {"chance": "chance", "oracle": "oracle", "ci": "interval"}
+    kinds = {kind for row in known for name, kind in names.items() if name in row.entry}
+    return kinds | {row.style for row in known} | ({"reference"} if any(row.references for row in known) else set())
 
 
 def scale_of(entries: Iterable[Mapping[str, Any]], bounded: bool = True) -> Scale:
     """Return a track's range for metrics with their intervals and chance: at least [0, 1], [-0.5, 2] where not `bounded`."""
-    values = [
-        value
-        for entry in entries
-        if entry["value"] is not None
-        for value in (entry["value"], *entry.get("ci", ()), *([entry["chance"]] if "chance" in entry else ()))
-    ]
+    known = [entry for entry in entries if entry["value"] is not None]
+    values = [value for entry in known for value in (entry["value"], *entry.get("ci", ()))]
+    values += [entry["chance"] for entry in known if "chance" in entry]
     if not bounded:
         return min(0.0, -0.5, *values), max(2.0, *values) * 1.05
     low = min([0.0, *values])

@@ -63,8 +63,7 @@ def confusion_figure(title: str, names: Sequence[str], counts: NDArray[np.int64]
         return {"title": title, "classes": list(names), "counts": counts.tolist()}
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
-    order = np.argsort(-wrong, axis=None, kind="stable")[: 2 * SIDE]
-    places = [divmod(int(place), len(names)) for place in order if wrong.flat[int(place)]]
-    totals = counts.sum(1)
-    pairs = [[names[row], names[column], int(wrong[row, column]), int(totals[row])] for row, column in places]
+    order = np.argsort(-wrong, axis=None, kind="stable")[: 2 * SIDE].tolist()
+    places = [divmod(place, len(names)) for place in order if wrong.flat[place]]
+    pairs = [[names[row], names[column], int(wrong[row, column]), int(counts[row].sum())] for row, column in places]
     return {"title": title, "pairs": pairs, "n_classes": len(names)}

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..data.dataset import Data
+from ..data.dataset import Data, png_of
 from ..failures import stable_message
 from ..models.base import Embedder
 
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-Prepared = tuple[str, tuple[int, int], NDArray[Any]]
-"""An image's key, its height and width, and the model's input."""
+Prepared = tuple[str, tuple[float, ...], NDArray[Any]]
+"""An image's key, its extent (see `Embedder.prepare`), and the model's input."""
 
 
 def prepared(
@@ -30,14 +30,16 @@ def prepared(
     import cv2
     import torch
 
+    from vlp.modalities.image.decode import decode
+
     threads = torch.get_num_threads()
 
     def prepare(index: int) -> Prepared | tuple[str, str]:
         key = data.records[index].key
         try:
-            content = data.image(index)
-            inputs, size = embedder.prepare(apply(content, transform) if transform else content)
-            return key, size, inputs
+            image = data.image(index)
+            inputs, extent = embedder.prepare(png_of(transform(decode(image, 3))) if transform else image)
+            return key, extent, inputs
         except (ValueError, OSError, cv2.error) as error:
             return key, stable_message(error)
 
@@ -63,13 +65,3 @@ def lower_thread_priority() -> None:
     torch.set_num_threads(1)  # of this thread: the model's keeps its own number
     with contextlib.suppress(OSError, AttributeError):  # Linux counts niceness by thread; elsewhere it stays as it is
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-
-
-def apply(image: bytes, transform: Transform) -> bytes:
-    """Return an encoded image with its pixels transformed, losslessly encoded."""
-    import cv2
-
-    from vlp.modalities.image.decode import decode
-
-    changed = transform(decode(image, 3))
-    return bytes(cv2.imencode(".png", changed[..., ::-1])[1].tobytes())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ..metrics.retrieval import Ranks, Ties
 
 Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
 BUDGET = 64 << 20
 """Bytes of one block of similarities."""
 
@@ -33,16 +34,14 @@ def _scores(queries: Floats, across: Floats) -> Floats:
 class _Positives:
     """The gallery rows of each query's group. `rows` [M]: whose group each of `gallery_group` [M] is, None for one each."""
 
-    def __init__(
-        self, query_group: NDArray[np.int64], gallery_group: NDArray[np.int64], rows: NDArray[np.int64] | None
-    ) -> None:
+    def __init__(self, query_group: Ints, gallery_group: Ints, rows: Ints | None) -> None:
         order = np.argsort(gallery_group, kind="stable")
         ranked = gallery_group[order]
         self._rows = order if rows is None else rows[order]
         self._first = np.searchsorted(ranked, query_group, "left")
         self.counts = np.searchsorted(ranked, query_group, "right") - self._first
 
-    def of(self, block: slice) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    def of(self, block: slice) -> tuple[Ints, Ints, Ints]:
         """Return the positives of a block of queries: the query in the block and the gallery row of each, query by query,
         and where each query's begin.
         """
@@ -54,11 +53,7 @@ class _Positives:
 
 
 def rank(
-    queries: Floats,
-    gallery: Floats,
-    query_group: NDArray[np.int64],
-    gallery_group: NDArray[np.int64],
-    rows_of_groups: NDArray[np.int64] | None = None,
+    queries: Floats, gallery: Floats, query_group: Ints, gallery_group: Ints, rows_of_groups: Ints | None = None
 ) -> Ranks:
     """Return where each query's best positive stands; candidates of its group are its positives.
 
@@ -69,8 +64,7 @@ def rank(
     positives = _Positives(query_group, gallery_group, rows_of_groups)
     if (positives.counts < 1).any():
         raise ValueError(f"{int((positives.counts < 1).sum())} queries have no positive in the gallery")
-    above = np.empty(len(queries), np.int64)
-    level, level_positives, before = above.copy(), above.copy(), above.copy()
+    above, level, level_positives, before = np.zeros((4, len(queries)), np.int64)
     across = np.ascontiguousarray(gallery.T)
     for block in blocks(len(queries), len(gallery)):
         scores = _scores(queries[block], across)
@@ -79,10 +73,8 @@ def rank(
         best = np.maximum.reduceat(of_positives, starts)
         tied = of_positives == best[row_of]
         above[block] = np.count_nonzero(scores > best[:, None], axis=1)
-        at_least = np.count_nonzero(scores >= best[:, None], axis=1)
-        level[block] = at_least - above[block]
+        level[block] = np.count_nonzero(scores == best[:, None], axis=1)
         level_positives[block] = np.add.reduceat(tied.astype(np.int64), starts)
-        before[block] = 0
         for row in np.flatnonzero(level[block] > level_positives[block]):
             mine = place[row_of == row]
             winners = mine[scores[row, mine] == best[row]]
@@ -94,11 +86,11 @@ def rank(
 def found(
     queries: Floats,
     gallery: Floats,
-    query_group: NDArray[np.int64],
-    gallery_group: NDArray[np.int64],
+    query_group: Ints,
+    gallery_group: Ints,
     ks: Sequence[int],
     ties: Ties = "expected",
-    rows_of_groups: NDArray[np.int64] | None = None,
+    rows_of_groups: Ints | None = None,
 ) -> NDArray[np.float64]:
     """Return how many of each query's positives are among its first k, [Q, len(ks)]: a mean over tied orders if `expected`.
 
@@ -131,7 +123,7 @@ def found(
     return result
 
 
-def top(queries: Floats, gallery: Floats, k: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def top(queries: Floats, gallery: Floats, k: int) -> tuple[Ints, NDArray[np.float64]]:
     """Return the first k gallery rows of each query [Q, k] and their scores; equal scores in the order of the gallery.
 
     Products are of float64 and summed the same way for each row, so that equal rows have equal scores.

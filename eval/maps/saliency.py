@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from vlp.core.config import ConfigError
 from vlp.core.registry import did_you_mean
 
-from ..models.base import Tower, caught
+from ..models.base import Tower
+from ..models.patch_tokens import caught
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +153,7 @@ def m2ib(tower: Tower, pixels: Tensor, target: Tensor, layer: Layer, steps: int 
     """Return the information [h, w] that a noise bottleneck must let through for the text (M2IB, Wang et al. 2023).
 
     t = l z + (1 - l) e with l = sigmoid(a), a from 5; loss = beta mean KL(N(l z, (1 - l)^2) | N(0, 1)) - cosine; Adam. The
-    map is the KL summed over channels, scaled to [0, 1]. beta .1, rate 1 and ten draws of noise a step, as published.
+    map is the KL summed over channels, scaled to [0, 1]. beta is .1, the rate 1; each step draws the noise ten times.
     """
     import torch
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +19,7 @@ from vlp.core.config import ConfigError
 from vlp.core.registry import Registry
 
 from ..data.spec import DataError
+from .patch_tokens import TokenHook
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,10 @@ TEXT_ROWS = 32
 
 @dataclass(frozen=True)
 class Card:
-    """What a result says of its model; `fingerprint` stands for the weights and everything that changes an embedding."""
+    """What a result says of its model; `fingerprint` stands for the weights and everything that changes an embedding.
+
+    `image_spec`: what it expects of an image; of a volume it says `kind: volume`.
+    """
 
     name: str
     kind: str
@@ -53,6 +56,10 @@ class Card:
     trained_on: tuple[dict[str, Any], ...] | None = None
     """What is known of the training data (`overlap.training_of`); None: nothing."""
 
+    @property
+    def reads_volumes(self) -> bool:
+        return self.image_spec.get("kind") == "volume"
+
 
 @dataclass(frozen=True)
 class Tower:
@@ -64,22 +71,6 @@ class Tower:
     device: str = "cpu"
 
 
-@contextmanager
-def caught(modules: Iterable[torch.nn.Module]) -> Iterator[list[tuple[torch.nn.Module, Any]]]:
-    """Yield a list that fills with each of the modules as it is called and its output, of several the first."""
-    found: list[tuple[torch.nn.Module, Any]] = []
-
-    def hook(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
-        found.append((module, output[0] if isinstance(output, tuple) and output else output))
-
-    handles = [module.register_forward_hook(hook) for module in modules]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 class Embedder(Protocol):
     """All that the harness knows of a model: implement this, and `--model your_module:factory` scores your own.
 
@@ -88,9 +79,14 @@ class Embedder(Protocol):
 
     card: Card
 
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
-        """Return the model's input [C, S, S] of an encoded image, and the image's height and width."""
+    @abstractmethod
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
+        """Return the model's input [C, S, S] of an encoded image, and the image's extent: its height and width.
 
+        Of a volume the input is [C, D, H, W], and the extent its voxels and then its spacing along D, H and W.
+        """
+
+    @abstractmethod
     def encode(self, modality: str, items: Sequence[Any]) -> dict[str, Floats]:
         """Return arrays by name, a row for each item; none is normalised. Raises DataError for what the model cannot do.
 
@@ -100,10 +96,10 @@ class Embedder(Protocol):
         """
 
 
-class DualEncoder(ABC):
+class DualEncoder(Embedder, ABC):
     """The embedder of a torch model: a library says how it is loaded and how images and texts go in."""
 
-    card: Card
+    _hook: TokenHook | None = None
 
     def __init__(self, model: Any, image_tower: Any, device: str) -> None:
         self._model, self._image_tower, self._device = model.to(device).eval(), image_tower, device
@@ -113,13 +109,10 @@ class DualEncoder(ABC):
     def load(cls, name: str, device: str, trust: Sequence[str]) -> Embedder:
         """Load what follows the library's name in `--model`; `trust` are modules that it may name. Raises ConfigError."""
 
-    @abstractmethod
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
-        """Return the model's input of an encoded image, and the image's height and width."""
-
-    @abstractmethod
     def _images(self, pixels: Tensor) -> Tensor:
         """Return embeddings [n, D] of normalised images [n, C, S, S]."""
+        rows: Tensor = self._model.encode_image(pixels)
+        return rows
 
     def _texts(self, texts: list[str]) -> Tensor:
         """Return embeddings [n, D] of `TEXT_ROWS` texts."""
@@ -127,7 +120,8 @@ class DualEncoder(ABC):
 
     def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings [n, D] and patch features [n, P, D] of normalised images, of a model with a grid."""
-        raise NotImplementedError
+        assert self._hook is not None
+        return self._hook.run(lambda: self._images(pixels))
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         """Return prepared images on the device as the image tower takes them."""

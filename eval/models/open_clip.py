@@ -67,7 +67,7 @@ class OpenClipEmbedder(DualEncoder):
             raise ConfigError(f"open_clip cannot make {name!r}: {first_line(error)}") from None
         return cls(model, transform, tokenizer, name, device)
 
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
         from PIL import Image
 
         pixels = decode_native(image, 3)
@@ -91,14 +91,6 @@ class OpenClipEmbedder(DualEncoder):
             batch = step(batch)
         return batch
 
-    def _images(self, pixels: Tensor) -> Tensor:
-        rows: Tensor = self._model.encode_image(pixels)
-        return rows
-
-    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        assert self._hook is not None
-        return self._hook.run(lambda: self._images(pixels))
-
     def _texts(self, texts: list[str]) -> Tensor:
         rows: Tensor = self._model.encode_text(self._tokenizer(texts).to(self._device))
         return rows
@@ -121,10 +113,10 @@ def check_folder(name: str) -> None:
         check_model_folder(path.parent, name)
     model = read_object(path).get("model_cfg")
     refuse_loaders(model, f"{name}: model_cfg")
-    vision = model.get("vision_cfg") if isinstance(model, dict) else None
-    text = model.get("text_cfg") if isinstance(model, dict) else None
-    refuse_paths(text.get("tokenizer_kwargs") if isinstance(text, dict) else None, f"{name}: tokenizer_kwargs")
-    trunk = str(vision.get("timm_model_name") or "") if isinstance(vision, dict) else ""
+    parts = (model.get(part) if isinstance(model, dict) else None for part in ("vision_cfg", "text_cfg"))
+    vision, text = (part if isinstance(part, dict) else {} for part in parts)
+    refuse_paths(text.get("tokenizer_kwargs"), f"{name}: tokenizer_kwargs")
+    trunk = str(vision.get("timm_model_name") or "")
     if ":" in trunk or "/" in trunk:
         raise ConfigError(f"{name}: model_cfg.vision_cfg.timm_model_name: {trunk!r} is no model of timm's own")
 

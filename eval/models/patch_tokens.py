@@ -6,12 +6,30 @@ same norm and projection. Towers that are no ViT have none, and are left to grad
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from vlp.batch import Grid
 
-from .base import caught
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def caught(modules: Iterable[torch.nn.Module]) -> Iterator[list[tuple[torch.nn.Module, Any]]]:
+    """Yield a list that fills with each of the modules as it is called and its output, of several the first."""
+    found: list[tuple[torch.nn.Module, Any]] = []
+
+    def hook(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+        found.append((module, output[0] if isinstance(output, tuple) and output else output))
+
+    handles = [module.register_forward_hook(hook) for module in modules]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def patch_grid(side: int, patch: int) -> Grid:
@@ -36,7 +54,7 @@ def stem_grid(stem: Any, side: int) -> Grid | None:
 
 
 class TokenHook:
-    """The tokens of an open_clip VisionTransformer: caught before pooling, then normed and projected."""
+    """The tokens of another library's vision transformer: caught before pooling, then normed and projected."""
 
     def __init__(self, module: Any, grid: Grid, project: Callable[[Any], Any]) -> None:
         self._module, self.grid, self._project = module, grid, project
@@ -52,8 +70,8 @@ class TokenHook:
                 return cells @ visual.proj if visual.proj is not None else cells
 
             return cls(visual.transformer, grid, project)
-        trunk = getattr(visual, "trunk", None)
-        if trunk is None or not hasattr(trunk, "blocks") or not hasattr(trunk, "patch_embed"):
+        trunk: Any = getattr(visual, "trunk", None)
+        if not hasattr(trunk, "blocks") or not hasattr(trunk, "patch_embed"):
             return None
         found = stem_grid(trunk.patch_embed, side)
         if found is None:
@@ -61,34 +79,24 @@ class TokenHook:
         norm, count = getattr(trunk, "fc_norm", lambda tokens: tokens), found.cells
         return cls(trunk.blocks, found, lambda tokens: visual.head(norm(trunk.norm(tokens)[:, -count:])))
 
+    @classmethod
+    def of_transformers(cls, model: Any, side: int) -> TokenHook | None:
+        """Return the hook for the vision tower of a dual encoder of transformers; None for one that is no ViT."""
+        patch = model.config.vision_config.to_dict().get("patch_size") if hasattr(model, "vision_model") else None
+        if not isinstance(patch, int):  # convolutional towers have none
+            return None
+        grid, tower = patch_grid(side, patch), model.vision_model
+        is_clip = model.config.model_type.startswith("clip")  # SigLIP's tower returns normed tokens
+
+        def project(output: Any) -> Any:
+            tokens = output.last_hidden_state[:, -grid.cells :]
+            tokens = tower.post_layernorm(tokens) if is_clip and hasattr(tower, "post_layernorm") else tokens
+            return model.visual_projection(tokens) if hasattr(model, "visual_projection") else tokens
+
+        return cls(tower, grid, project)
+
     def run(self, forward: Callable[[], Any]) -> tuple[Any, Any]:
         """Return what `forward` returns and the projected patch tokens [n, P, D]."""
         with caught([self._module]) as found:
             rows = forward()
         return rows, self._project(found[0][1])
-
-
-class HiddenPatches:
-    """The last hidden states of a transformers vision tower, normed and projected as its pooled output is."""
-
-    def __init__(self, model: Any, grid: Grid) -> None:
-        self._model, self.grid = model, grid
-
-    @classmethod
-    def of(cls, model: Any, side: int) -> HiddenPatches | None:
-        if not hasattr(model, "vision_model"):
-            return None
-        patch = model.config.vision_config.to_dict().get("patch_size")  # convolutional towers have none
-        if not isinstance(patch, int):
-            return None
-        return cls(model, patch_grid(side, patch))
-
-    def run(self, pixels: Any) -> Any:
-        """Return patch features [n, P, D] of normalised pixels [n, 3, S, S]."""
-        tower = self._model.vision_model
-        tokens = tower(pixel_values=pixels).last_hidden_state[:, -self.grid.cells :]
-        norm = getattr(tower, "post_layernorm", None)
-        if norm is not None and self._model.config.model_type.startswith("clip"):
-            tokens = norm(tokens)  # SigLIP's tower returns normed tokens already
-        project = getattr(self._model, "visual_projection", None)
-        return project(tokens) if project is not None else tokens

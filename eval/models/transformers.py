@@ -18,7 +18,7 @@ from vlp.core.trust import check_model_folder
 from vlp.modalities.image.decode import decode
 
 from .base import DualEncoder, libraries, square_spec
-from .patch_tokens import HiddenPatches
+from .patch_tokens import TokenHook
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +35,10 @@ class TransformersEmbedder(DualEncoder):
         self._length = int(min(positions, tokenizer.model_max_length, 512))
         self._late = hasattr(processor, "rescale_and_normalize") and processor.do_rescale and processor.do_normalize
         side, resize = _geometry(processor)
-        self._hidden = HiddenPatches.of(model, side)
+        self._hook = TokenHook.of_transformers(model, side)
         image_spec = square_spec(side, resize, processor.image_mean, processor.image_std)
         reads = processor.to_json_string(), str(self._length), tokenizer_digest(tokenizer)
-        grid = self._hidden.grid if self._hidden else None
+        grid = self._hook.grid if self._hook else None
         self.card = self._describe("transformers", name, reads, image_spec, grid)
 
     @classmethod
@@ -69,7 +69,7 @@ class TransformersEmbedder(DualEncoder):
             raise ConfigError(f"hf:{name} is a {type(model).__name__}, not a dual encoder of images and texts")
         return cls(model, processor, tokenizer, Path(name).name, device)
 
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
         from PIL import Image
 
         pixels = decode(image, 3)
@@ -88,11 +88,8 @@ class TransformersEmbedder(DualEncoder):
         return pixels
 
     def _images(self, pixels: Tensor) -> Tensor:
-        return _pooled(self._model.get_image_features(pixel_values=pixels))
-
-    def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        assert self._hidden is not None
-        return self._images(pixels), self._hidden.run(pixels)
+        rows: Tensor = self._model.get_image_features(pixel_values=pixels).pooler_output
+        return rows
 
     def _texts(self, texts: list[str]) -> Tensor:
         """Encode texts at full length: SigLIP is trained on padding, CLIP does not mind it."""
@@ -102,7 +99,8 @@ class TransformersEmbedder(DualEncoder):
         siglip = self._model.config.model_type.startswith("siglip")
         names = ("input_ids",) if siglip else ("input_ids", "attention_mask")
         inputs = {name: tokens[name].to(self._device) for name in names if name in tokens}
-        return _pooled(self._model.get_text_features(**inputs))
+        rows: Tensor = self._model.get_text_features(**inputs).pooler_output
+        return rows
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -111,20 +109,13 @@ def tokenizer_digest(tokenizer: Any) -> str:
     about["sides"] = [tokenizer.padding_side, tokenizer.truncation_side]
     if hasattr(tokenizer, "backend_tokenizer"):
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        about["rules"] = {
-            name: rule for name, rule in rules.items() if name not in ("truncation", "padding")
-        }  # per call
+        per_call = ("truncation", "padding")
+        about["rules"] = {name: rule for name, rule in rules.items() if name not in per_call}
     else:
         with tempfile.TemporaryDirectory() as folder:
             files = tokenizer.save_vocabulary(folder)
             about["files"] = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-def _pooled(output: Any) -> Tensor:
-    """Return the embedding of `get_*_features`: a tensor up to transformers 4, an output with `pooler_output` from 5 on."""
-    rows: Tensor = output if hasattr(output, "detach") else output.pooler_output
-    return rows
 
 
 def _geometry(processor: Any) -> tuple[int, str]:

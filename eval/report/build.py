@@ -14,7 +14,7 @@ from vlp.core.untrusted import read_json
 
 from .. import results as result_files
 from ..drawing import charts
-from ..drawing.cards import mark_kinds, references_of, row, scale_of
+from ..drawing.cards import Row, mark_kinds, references_of, scale_of
 from ..drawing.wording import SIDE, cut, interval_words
 from ..tasks.base import family_of, is_unbounded, worded
 
@@ -28,9 +28,8 @@ def write(out: Path) -> Path:
 
     tree = result_files.read(out)
     scored = result_files.scored(out, tree)
-    samples: list[dict[str, Any]] = next(
-        (found for task in scored.values() if (found := task.figures.get("samples"))), []
-    )
+    figures = (task.figures.get("samples") for task in scored.values())
+    samples: list[dict[str, Any]] = next(filter(None, figures), [])
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -52,12 +51,12 @@ def write(out: Path) -> Path:
         kind_of=lambda piece: type(piece).__name__,
         interval=interval_words,
         number=format_number,
+        tick_words=charts.number,
         mark_kinds=mark_kinds,
         shown=2 * SIDE,
     )
-    path = out / FILE
-    write_whole(path, page)
-    return path
+    write_whole(out / FILE, page)
+    return out / FILE
 
 
 def with_code(text: str) -> Markup:
@@ -76,23 +75,17 @@ def headlines(tree: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the headline of the page: the primary metrics of all tasks, each with its controls."""
     result = []
     for task in tree["tasks"]:
-        family = family_of(task["family"])
-        for name, metric in task.get("metrics", {}).items():
+        family, metrics = family_of(task["family"]), task.get("metrics", {})
+        for name, metric in metrics.items():
             if not metric.get("primary") or metric["value"] is None:
                 continue
             scale = scale_of([metric], bounded=not is_unbounded(family, name))
-            controls = {
-                words: task["metrics"].get(f"{name}_{key}", {}).get("value") for key, words in family.controls.items()
-            }
-            result.append(
-                {
-                    "task": task["id"],
-                    "row": row(metric, family.title(name), scale, references_of(task, name)),
-                    "n": metric.get("n", metric.get("n_queries", task["data"]["n"])),
-                    "meaning": worded(family.meanings, name),
-                    "controls": ", ".join(f"{words} {x:.3f}" for words, x in controls.items() if x is not None),
-                }
-            )
+            row = Row(metric, family.title(name), scale, references_of(task, name))
+            count = metric.get("n", metric.get("n_queries", task["data"]["n"]))
+            values = {words: metrics.get(f"{name}_{key}", {}).get("value") for key, words in family.controls.items()}
+            controls = ", ".join(f"{words} {value:.3f}" for words, value in values.items() if value is not None)
+            meaning = worded(family.meanings, name)
+            result.append({"task": task["id"], "row": row, "n": count, "meaning": meaning, "controls": controls})
     return result
 
 

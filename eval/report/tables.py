@@ -63,15 +63,9 @@ def csv_table(tree: Mapping[str, Any]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["task", "class", "metric", "value", "low", "high", "chance", "reason"])
     for task in tree["tasks"]:
-        entries = [("", name, metric) for name, metric in task.get("metrics", {}).items()]
-        for label, values in task.get("per_class", {}).items():
-            entries += [
-                (label, name, value) for name, value in values.items() if isinstance(value, dict) and "value" in value
-            ]
-        for label, name, metric in entries:
-            low, high = metric.get("ci", ("", ""))
-            value = "" if metric["value"] is None else metric["value"]
-            writer.writerow(
-                [task["id"], label, name, value, low, high, metric.get("chance", ""), metric.get("reason", "")]
-            )
+        for label, values in (("", task.get("metrics", {})), *task.get("per_class", {}).items()):
+            for name, metric in values.items():
+                if isinstance(metric, dict) and "value" in metric:
+                    facts = (*metric.get("ci", (None, None)), metric.get("chance"), metric.get("reason"))
+                    writer.writerow([task["id"], label, name, metric["value"], *facts])
     return out.getvalue()

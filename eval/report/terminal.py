@@ -48,12 +48,6 @@ def new_table(*columns: str) -> Table:
     return Table(*columns, box=None, pad_edge=False)
 
 
-def controls_of(metrics: Mapping[str, Any], name: str) -> dict[str, Mapping[str, Any]]:
-    """Return the controls of a metric by what their names add to its own."""
-    found = {key: metric for key, metric in metrics.items() if metric.get("control_of") == name}
-    return {key.removeprefix(f"{name}_"): metric for key, metric in found.items()}
-
-
 def headline(entry: Mapping[str, Any]) -> str:
     """Return the primary metrics of a task in one line, each with its controls."""
     parts = []
@@ -61,17 +55,19 @@ def headline(entry: Mapping[str, Any]) -> str:
         if metric.get("primary") and metric["value"] is not None:
             bounds = f", 95 % interval {interval_words(metric)}" if "ci" in metric else ""
             chance = f", chance {chance_words(metric)}" if "chance" in metric else ""
-            known = controls_of(entry["metrics"], name).items()
-            shown = ", ".join(f"{key} {value_words(control)}" for key, control in known if control["value"] is not None)
-            parts.append(f"{name} {value_words(metric)}{bounds}{chance}{f', controls: {shown}' if shown else ''}")
+            controls = ", ".join(
+                f"{key.removeprefix(f'{name}_')} {value_words(control)}"
+                for key, control in entry["metrics"].items()
+                if control.get("control_of") == name and control["value"] is not None
+            )
+            parts.append(f"{name} {value_words(metric)}{bounds}{chance}{controls and f', controls: {controls}'}")
     return "; ".join(parts)
 
 
-def warnings_of(entry: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the first warnings of a task, and how many more there are."""
-    yield from entry["warnings"][:LINES]
-    if len(entry["warnings"]) > LINES:
-        yield f"and {len(entry['warnings']) - LINES} more warnings in results.json"
+def warnings_of(entry: Mapping[str, Any]) -> list[str]:
+    """Return the first warnings of a task, and how many more there are."""
+    first, more = entry["warnings"][:LINES], len(entry["warnings"]) - LINES
+    return [*first, f"and {more} more warnings in results.json"] if more > 0 else first
 
 
 def summary_table(tree: Mapping[str, Any]) -> Table:

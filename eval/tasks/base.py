@@ -20,7 +20,7 @@ from vlp.core.registry import Registry
 from ..bootstrap import Resamples, draw
 from ..data.dataset import Data, Findings
 from ..data.spec import DataError, DataSpec
-from ..drawing.cards import Card, Forest, Published, Row, Section, references_of, row, scale_of
+from ..drawing.cards import Card, Forest, Published, Row, Section, references_of, scale_of
 from ..drawing.wording import ends
 from ..intervals import of_mean
 from ..results import TaskResult, metric
@@ -275,13 +275,12 @@ def scores_card(family: type[Task[Any]], result: TaskResult) -> Card:
     """Return a card of all metrics that are fractions and no control of another, with their published numbers."""
     rows = []
     for name, entry in result.metrics.items():
-        if entry["value"] is None or "control_of" in entry or is_unbounded(family, name):
-            continue
-        if not -1 <= entry["value"] <= 1:
+        value = entry["value"]
+        if value is None or not -1 <= value <= 1 or "control_of" in entry or is_unbounded(family, name):
             continue
         style = "main" if entry.get("primary") else ""
         references = references_of(result.entry, name)
-        rows.append(row(entry, family.title(name), scale_of([entry]), references, style))
+        rows.append(Row(entry, family.title(name), scale_of([entry]), references, style))
     return Card("Scores", [Forest(rows), *published(family, result)])
 
 
@@ -301,6 +300,6 @@ def class_rows(result: TaskResult, metric: str, count: Callable[[Mapping[str, An
     """Return a row for the metric of each class, those at both ends of many; `count` says what stands beside its name."""
     shown = ends(list(result.entry["per_class"].items()), lambda pair: pair[1][metric]["value"])
     return [
-        row(entry[metric], name, references=references_of(result.entry, name), count=count(entry))
+        Row(entry[metric], name, references=references_of(result.entry, name), count=count(entry))
         for name, entry in shown
     ]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from vlp.core.config import to_tree
 
-from ..drawing.cards import Card, Forest, Note, Piece, Section, Table, row, scale_of
+from ..drawing.cards import Card, Forest, Note, Piece, Row, Section, Table, scale_of
 from ..drawing.wording import hidden
 from ..results import TaskResult
 from .base import Selection, Task, class_rows, is_unbounded, published
@@ -52,9 +52,8 @@ def _main(family: type[Task[Any]], result: TaskResult) -> list[Card]:
     cards = []
     for name in family.class_metrics(result.entry):
         for prefix, words in kinds.items():
-            styles = {"": ("model", "main")} | {
-                f"_{control}": (words, "control") for control, words in CONTROLS.items()
-            }
+            of_controls = {f"_{control}": (title, "control") for control, title in CONTROLS.items()}
+            styles = {"": ("model", "main")} | of_controls
             known = {
                 (title, style): entry
                 for end, (title, style) in styles.items()
@@ -62,7 +61,7 @@ def _main(family: type[Task[Any]], result: TaskResult) -> list[Card]:
             }
             scale = scale_of(known.values(), bounded=not is_unbounded(family, name))
             if ("model", "main") in known:
-                rows = [row(entry, title, scale, style=style) for (title, style), entry in known.items()]
+                rows = [Row(entry, title, scale, style=style) for (title, style), entry in known.items()]
                 cards.append(Card(f"{family.title(name)}{words}", [Forest(rows)]))
     return cards
 
@@ -72,11 +71,9 @@ def _table(family: type[Task[Any]], result: TaskResult) -> Card:
     metrics = result.metrics
     rows = []
     for name in metrics:
-        controls = [f"{name}_{control}" for control in CONTROLS]
-        if not name.startswith("bare_") and (
-            any(control in metrics for control in controls) or name.endswith("_macro")
-        ):
-            values = [metrics[key]["value"] if key in metrics else None for key in (name, *controls)]
+        keys = [name, *(f"{name}_{control}" for control in CONTROLS)]
+        if not name.startswith("bare_") and (name.endswith("_macro") or any(key in metrics for key in keys[1:])):
+            values = [metrics[key]["value"] if key in metrics else None for key in keys]
             rows.append((family.title(name), *values))
     note = Note("A score is evidence of grounding only as far as it exceeds its controls.")
     table = Table(("", "model", *SHORT.values()), rows, "controls")

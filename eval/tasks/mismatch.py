@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,8 +125,6 @@ class Mismatch(Task[Pairs]):
             outcome.metrics[name] = mean_metric(noticed, drawn, chance=0.5, primary=edit == "side", reason=reason)
             columns[name] = noticed
         for at, index in enumerate(plan.images):
-            values: dict[str, Any] = {
-                name: None if np.isnan(column[at]) else float(column[at]) for name, column in columns.items()
-            }
+            values = {name: None if np.isnan(column[at]) else float(column[at]) for name, column in columns.items()}
             outcome.rows.append(context.row(index) | values)
         return outcome

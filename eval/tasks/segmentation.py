@@ -187,16 +187,10 @@ class Segmentation(MapTask[Masks]):
         result = {}
         for name in table[0]:
             values = np.array([np.nan if row[name] is None else row[name] for row in table], dtype=np.float64)
-            result[name] = mean_metric(
-                values,
-                drawn,
-                bounded=not name.startswith("hd95"),
-                primary=name == "dice",
-                higher_is_better=not name.startswith("hd95"),
-                reason="undefined for every mask",
-                chance=0.5 if name == "pixel_auroc" else None,
-                **control_of(name, SCORES),
-            )
+            distance, chance = name.startswith("hd95"), 0.5 if name == "pixel_auroc" else None
+            facts = {"primary": name == "dice", "higher_is_better": not distance, **control_of(name, SCORES)}
+            reason = "undefined for every mask"
+            result[name] = mean_metric(values, drawn, bounded=not distance, chance=chance, reason=reason, **facts)
         return result
 
     def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: Sam | None) -> Mask:

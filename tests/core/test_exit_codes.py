@@ -45,10 +45,7 @@ def stopped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, C
 
     def run(command: str, action: Callable[[], Any]) -> int:
         cli, words, module, name = COMMANDS[command]
-        if command == "vlp-eval":
-            monkeypatch.setitem(import_module(module).VERBS, name, lambda *_: action())
-        else:
-            monkeypatch.setattr(import_module(module), name, lambda *_: action())
+        monkeypatch.setattr(import_module(module), name, lambda *_: action())
         code: int = import_module(cli).main(words)
         return code
 

@@ -341,7 +341,7 @@ def test_results_that_were_damaged_are_not_gone_on_with(run: Run, shards: Path, 
     path.write_text(path.read_text()[:500])
     capsys.readouterr()
     assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect", "--limit", 40, "--resume") == 2
-    assert "results.json is not JSON" in capsys.readouterr().err
+    assert "results.json: not JSON" in capsys.readouterr().err
     assert score(run, shards, tmp_path / "out", "tests.eval.factories:perfect", "--limit", 40) == 0
 
 

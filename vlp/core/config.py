@@ -249,12 +249,10 @@ def validate(kind: type[T], tree: Any, where: str = "") -> T:
             elif problem["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
                 lines.append(f"missing key {path!r}")
             else:
-                lines.append(f"{path or 'recipe'}: {problem['msg']}, found {_cut(repr(problem['input']))}")
+                found = repr(problem["input"])
+                cut = found if len(found) <= MAX_NUMBER else f"{found[:MAX_NUMBER]}..."
+                lines.append(f"{path or 'recipe'}: {problem['msg']}, found {cut}")
         raise ConfigError("; ".join(lines)) from None
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_NUMBER else f"{text[:MAX_NUMBER]}..."
 
 
 def _known(kind: Any, path: list[str]) -> list[str]:

@@ -1,9 +1,6 @@
 """Names, files and JSON that others wrote: what is checked before any of it is used. A leaf; see SECURITY.md.
 
-Manifests, tables, Hub repositories and model folders name files: `inside` is the one way from such a name to a path.
-Whatever the user or the data names is opened by `open_regular` or read by `read_regular`, so that a FIFO, a device or a
-directory is an error at once and no file fills the memory. JSON is parsed by `parse_json`, which bounds its depth and
-takes no NaN, no lone surrogates and nothing but UTF-8.
+`inside` is the one way from a name to a path, `open_regular` and `read_regular` from a path to bytes, `parse_json` to JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 from .errors import ConfigError
 
@@ -184,28 +181,20 @@ def open_gzip(path: Path | str, limit: int | None = None) -> IO[bytes]:
     return io.BufferedReader(_Unpacked(open_regular(path), path, limit))
 
 
-class _Unpacked(io.RawIOBase):
+class _Unpacked(gzip.GzipFile):
     """What comes out of a gzipped file, up to a limit."""
 
     def __init__(self, packed: BinaryIO, path: Path | str, limit: int) -> None:
-        self._packed, self._file = packed, gzip.GzipFile(fileobj=packed)
-        self._path, self._limit, self._left = path, limit, limit
+        super().__init__(fileobj=packed)
+        self.myfileobj = cast(Any, packed)  # which is closed with this one
+        self._path, self._limit = path, limit
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._file.read(min(len(buffer), self._left + 1))
-        self._left -= len(data)
-        if self._left < 0:
+    def read(self, size: int | None = -1) -> bytes:
+        room = self._limit - self.tell() + 1
+        data = super().read(room if size is None or size < 0 else min(size, room))
+        if len(data) == room:
             raise _too_large(self._path, self._limit, " unpacked")
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self._file.close()
-        self._packed.close()
-        super().close()
+        return data
 
 
 @contextmanager

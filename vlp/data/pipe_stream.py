@@ -14,6 +14,7 @@ import itertools
 import random
 import tarfile
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
@@ -140,40 +141,33 @@ class PipeDataset(IterableDataset[WorkerResult]):
 
     def _members(self, reader: int, readers: int) -> Iterator[tuple[int, str, dict[str, bytes]]]:
         """Yield (epoch, key, members) without end, from every `readers`-th shard of each epoch's order."""
-        import webdataset
-
         mine = self.shards[reader::readers]
         epoch = 0
         while True:
             order = permutation(seed_of("stream", self.seed, self.cursor, reader, epoch), len(mine))
             rng = random.Random(seed_of("buffer", self.seed, self.cursor, reader, epoch))
-            pipeline = webdataset.DataPipeline(
-                webdataset.SimpleShardList([mine[index] for index in order]),
-                webdataset.tarfile_to_samples(select_files=is_safe_name),
-                webdataset.shuffle(BUFFER, rng=rng),
-            )
             empty = True
-            for record in pipeline:
+            for key, members in _read([mine[index] for index in order], rng):
                 empty = False
-                yield epoch, record["__key__"], _bytes(record)
+                yield epoch, key, members
             if empty:
                 raise LoaderError(f"the stream has no samples: {mine[0]}")
             epoch += 1
 
 
-def _bytes(record: dict[str, Any]) -> dict[str, bytes]:
-    return {name: data for name, data in record.items() if isinstance(data, bytes) and not name.startswith("__")}
+def _read(shards: list[str], rng: random.Random | None = None) -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Yield the key and the members of each sample of some shards, in their order or shuffled."""
+    import webdataset
+
+    shuffled = [webdataset.shuffle(BUFFER, rng=rng)] if rng is not None else []
+    members = webdataset.tarfile_to_samples(select_files=is_safe_name)
+    for record in webdataset.DataPipeline(webdataset.SimpleShardList(shards), members, *shuffled):
+        named = {name: data for name, data in record.items() if isinstance(data, bytes) and not name.startswith("__")}
+        yield record["__key__"], named
 
 
 def samples(shards: list[str]) -> Iterator[Sample]:
     """Yield the samples of a stream once, in its order, for reading texts; damaged ones are passed over."""
-    import webdataset
-
-    pipeline = webdataset.DataPipeline(
-        webdataset.SimpleShardList(shards), webdataset.tarfile_to_samples(select_files=is_safe_name)
-    )
-    for record in pipeline:
-        try:
-            yield decode_sample(record["__key__"], _bytes(record), "stream")
-        except SampleError:
-            continue
+    for key, members in _read(shards):
+        with suppress(SampleError):
+            yield decode_sample(key, members, "stream")

@@ -192,10 +192,10 @@ class Concept(Objective[ConceptConfig]):
         mentioned = torch.zeros_like(blank).index_add(1, concepts.owner, true.to(z.dtype))
         held = count > 0
         joined = (summed[:, held] / count[held]).log() + top[:, held]
-        images = torch.arange(rows.start, rows.start + rows.count, device=z.device)
-        itself = (images[:, None] == torch.arange(rows.total, device=z.device))[:, held]
         # A report is true of another's image when each of its concepts is.
-        return rows.share(_sigmoid(joined, itself, (mentioned == count)[:, held], self.config.matches))
+        return rows.share(
+            _sigmoid(joined, rows.diagonal(z)[:, held], (mentioned == count)[:, held], self.config.matches)
+        )
 
 
 def _sigmoid(z: Tensor, mentioned: Tensor, true: Tensor, matches: str) -> Tensor:

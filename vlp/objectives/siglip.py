@@ -17,7 +17,7 @@ from vlp.core import distributed
 from vlp.core.config import ConfigError, config
 
 from .base import Objective, Scale, as_scalar, l2_normalize, objectives
-from .functional.info_nce import diagonal, is_small
+from .functional.info_nce import is_small
 from .functional.positives import PositiveRelation, Positives, RankRows, needs_of, relation
 from .functional.tiled import SigmoidSum
 
@@ -32,10 +32,7 @@ def sigmoid_sum(
     if not is_small(image.shape[0], texts.shape[0]):
         return cast(Tensor, SigmoidSum.apply(image, texts, scale, bias, related, rows.start))
     z = scale * (image @ texts.T) + bias
-    if related is None:
-        positive = diagonal(rows, z)
-    else:
-        positive = related.block(slice(0, rows.count), slice(0, rows.total), z) > 0
+    positive = rows.diagonal(z) if related is None else related.whole(z) > 0
     return -F.logsigmoid(torch.where(positive, z, -z)).sum()
 
 

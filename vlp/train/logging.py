@@ -109,8 +109,8 @@ class Meter:
         summary |= {
             name: sum(part["sums"].get(name, 0.0) for part in ranks) / len(ranks) / len(steps) for name in names
         }
-        counts = sum((part["counts"] for part in ranks), Counter())
-        sources = sum((part["sources"] for part in ranks), Counter())
+        counts = sum((part["counts"] for part in ranks), Counter[str]())
+        sources = sum((part["sources"] for part in ranks), Counter[str]())
         summary |= {
             "samples_per_s": counts["rows"] / max(seconds, 1e-9),
             # a batch is fetched in the step before the one that counts it, which the line before may have closed

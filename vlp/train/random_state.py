@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
@@ -53,10 +52,6 @@ def set_random_states(states: dict[str, Tensor]) -> None:
     np.random.set_state(legacy)  # noqa: NPY002
 
 
-def write_random_states(states: dict[str, Tensor], folder: Path, rank: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(states, folder / f"rank-{rank:05d}.safetensors")
-
-
-def read_random_states(folder: Path, rank: int) -> dict[str, Tensor]:
-    return cast("dict[str, Tensor]", load_file(folder / f"rank-{rank:05d}.safetensors"))
+def random_file(folder: Path, rank: int) -> Path:
+    """Return where a checkpoint keeps the random states of a rank."""
+    return folder / "state" / "random" / f"rank-{rank:05d}.safetensors"

@@ -157,10 +157,8 @@ def check_world(recipe: Recipe, world: int) -> None:
 def differences(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """Return (key, old value, new value) for every leaf in which two trees differ; a missing one is None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
-        found = []
-        for key in [*old, *(key for key in new if key not in old)]:
-            found += differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
-        return found
+        paths = {key: f"{path}.{key}" if path else str(key) for key in (*old, *new)}
+        return [found for key, at in paths.items() for found in differences(old.get(key), new.get(key), at)]
     return [] if old == new else [(path, old, new)]
 
 
@@ -191,10 +189,9 @@ def check_resume(recipe: Recipe, saved: Mapping[str, Any]) -> list[str]:
     notes: list[str] = []
     refused: list[str] = []
     for key, old, new in differences(saved, now := to_tree(recipe)):
-        if key in PLACES and without_paths(saved["data"][key[5:]]) == without_paths(now["data"][key[5:]]):
-            notes.append(f"{key}: {old!r} -> {new!r}")  # moved: the loader compares what lies there with what did
-            continue
-        fine = any(key == allowed_key or key.startswith(allowed_key + ".") for allowed_key in allowed)
+        # of what was moved, the loader compares what lies there with what did
+        moved = key in PLACES and without_paths(saved["data"][key[5:]]) == without_paths(now["data"][key[5:]])
+        fine = moved or any(key == allowed_key or key.startswith(allowed_key + ".") for allowed_key in allowed)
         (notes if fine else refused).append(f"{key}: {old!r} -> {new!r}")
     if refused:
         raise ConfigError(

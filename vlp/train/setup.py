@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlp.batch import Batch
@@ -35,7 +36,7 @@ from ..objectives import build_objectives
 from . import checkpoint
 from .engines.base import Engine, build_engine
 from .grad_cache import check_accumulation, check_batch, split_batch
-from .random_state import random_states, read_random_states, seed_all, set_random_states, write_random_states
+from .random_state import random_file, random_states, seed_all, set_random_states
 from .recipe import Recipe, check_resume, check_world, from_tree
 from .train_step import TrainStep
 
@@ -274,7 +275,9 @@ def write_checkpoint(
 
     def write(folder: Path) -> None:
         components.engine.save(folder / "state" / "engine")
-        write_random_states(random_states(), folder / "state" / "random", distributed.rank())
+        random = random_file(folder, distributed.rank())
+        random.parent.mkdir(parents=True, exist_ok=True)
+        save_file(random_states(), random)
         if distributed.is_main():
             hub.save_pretrained(
                 folder,
@@ -303,7 +306,7 @@ def load_checkpoint(components: Components, recipe: Recipe, folder: Path) -> tup
     components.loader.load_state(counters["loader"])
     components.loader.rejected = dict.fromkeys(counters.get("rejected", ()), "rejected before the checkpoint")
     if counters["world"] == distributed.world():
-        restore = partial(set_random_states, read_random_states(folder / "state" / "random", distributed.rank()))
+        restore = partial(set_random_states, load_file(random_file(folder, distributed.rank())))
     else:
         restore = partial(seed_all, (recipe.seed * 1_000_003 + counters["step"]) * 1_000_003 + distributed.rank())
     return counters["step"], counters["samples"], restore

@@ -14,20 +14,10 @@ import torch
 from vlp.core import distributed
 from vlp.core.config import ConfigError, to_tree
 
-from . import checkpoint
+from . import checkpoint, setup
 from .grad_cache import accumulate_gradients
 from .logging import Meter, RunLog, StepRecord
 from .optimizer import lr_scale
-from .setup import (
-    Components,
-    build,
-    check_vectors,
-    hold_run,
-    load_checkpoint,
-    open_data,
-    remove_failed_start,
-    write_checkpoint,
-)
 from .signals import StopRequest, register_rank
 
 if TYPE_CHECKING:
@@ -64,8 +54,8 @@ def train(recipe: Recipe, resume: bool = False) -> str:
     `checkpoint.CheckpointError` when a checkpoint cannot be written.
     """
     stop = StopRequest()
-    data = open_data(recipe)
-    with hold_run(recipe, resume) as start:
+    data = setup.open_data(recipe)
+    with setup.hold_run(recipe, resume) as start:
         return train_from(start, recipe, data, stop)
 
 
@@ -76,14 +66,14 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
 
     # ------------------------------------------------------------------ what
     try:
-        components = build(recipe, run, data, start)
+        components = setup.build(recipe, run, data, start)
     except ConfigError:
         if start is None:
-            remove_failed_start(recipe)
+            setup.remove_failed_start(recipe)
         raise
     engine, loader = components.engine, components.loader
-    step, samples, random_states = load_checkpoint(components, recipe, start) if start else (0, 0, None)
-    total = recipe.steps * recipe.data.batch_size
+    step, samples, random_states = setup.load_checkpoint(components, recipe, start) if start else (0, 0, None)
+    total, minutes = recipe.steps * recipe.data.batch_size, recipe.train.checkpoint_every_minutes
     error: str | None = None
     iterator = iter(loader)
     next_batch = fetch(iterator, components)
@@ -91,9 +81,9 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
         raise TrainingStopped(failures(next_batch))
     if start is None and next_batch.batch is not None:
         try:
-            check_vectors(engine, next_batch.batch.to(components.device), recipe.train.accumulate)
+            setup.check_vectors(engine, next_batch.batch.to(components.device), recipe.train.accumulate)
         except ConfigError:
-            remove_failed_start(recipe)
+            setup.remove_failed_start(recipe)
             raise
     log = RunLog(run, recipe.log, to_tree(recipe), recipe.steps, step)
     log.write("start" if start is None else "resume", step, world=distributed.world(), **components.summary())
@@ -115,7 +105,7 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
         )
         if step + 1 < recipe.steps:
             next_batch = fetch(iterator, components)
-        is_late = is_due_by_time(recipe, saved_time)
+        is_late = minutes is not None and time.monotonic() - saved_time > minutes * 60
         # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
         stopping, data_failed, checkpoint_due = distributed.agree_each(
             [bool(stop), next_batch.failure is not None, is_late and distributed.is_main()]
@@ -146,9 +136,8 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
         if validates:
             log.write("validate", step, samples=samples, **validate(components, samples / total))
         if should_save:
-            folder = checkpoint.save(
-                run, step, write_checkpoint(components, recipe, step, samples, current.position), recipe.train.keep
-            )
+            write = setup.write_checkpoint(components, recipe, step, samples, current.position)
+            folder = checkpoint.save(run, step, write, recipe.train.keep)
             log.write("checkpoint", step, samples=samples, folder=str(folder.relative_to(run)))
             saved_step, saved_time = step, time.monotonic()
         meter.exclude(time.perf_counter() - paused)
@@ -165,7 +154,7 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
     return outcome
 
 
-def fetch(iterator: Iterator[Batch], components: Components) -> PendingBatch:
+def fetch(iterator: Iterator[Batch], components: setup.Components) -> PendingBatch:
     """Take the next batch; a failure is kept for all ranks to hear of, as raising here would leave the others waiting."""
     batch, failure, started = None, None, time.perf_counter()
     try:
@@ -179,11 +168,6 @@ def failures(fetched: PendingBatch) -> str:
     """Return which ranks' data failed, and how. Collective."""
     found = distributed.gather_objects(fetched.failure)
     return "the data failed: " + "; ".join(f"rank {rank}: {failure}" for rank, failure in enumerate(found) if failure)
-
-
-def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
-    minutes = recipe.train.checkpoint_every_minutes
-    return minutes is not None and time.monotonic() - saved_time > minutes * 60
 
 
 def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:
@@ -212,7 +196,7 @@ def explain_non_finite(log: RunLog, own: StepRecord | None) -> str:
 
 
 @torch.no_grad()
-def validate(components: Components, progress: float) -> dict[str, Any]:
+def validate(components: setup.Components, progress: float) -> dict[str, Any]:
     """Return the mean losses over the validation split, every full batch of it once. Collective.
 
     Each batch counts by the rows that are compared: where the objectives need texts, those that have one. A last batch

@@ -64,7 +64,8 @@ def scan(state: State, shape: tuple[int, int, int], affine: np.ndarray, deviatio
     values = hounsfield(state, grid(shape, affine))
     rng = stream(state.seed, _NOISE, state.index)
     values = values + rng.standard_normal(values.shape, dtype=np.float32) * np.float32(deviation)
-    return np.rint(np.clip(values, -1024, 3071)).astype(np.int16)
+    stored: np.ndarray = np.rint(np.clip(values, -1024, 3071)).astype(np.int16)
+    return stored
 
 
 def masks(state: State, axes: Axes) -> Mapping[str, np.ndarray]:

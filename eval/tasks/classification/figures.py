@@ -196,7 +196,7 @@ def _wording(result: TaskResult) -> cards.Card | None:
     for name, value in found["sets"].items():
         shown = ends(list(each.get(name, {}).items()), lambda pair: pair[1])
         dots = [(score, f"{label} {score:.3f}") for label, score in shown]
-        rows.append(cards.row({"value": value}, name, dots=dots))
+        rows.append(cards.Row({"value": value}, name, dots=dots))
     small = "; small dots are classes, the large dot is their mean" if rows[0].dots else ""
     spread = f"Mean {found['value']:.3f}, standard deviation {found['std']:.3f}, range {found['spread']:.3f}."
     note = cards.Note(f"One row per prompt set{small}. {spread}")
@@ -213,6 +213,6 @@ def _subgroups(family: type[Task[Any]], result: TaskResult) -> cards.Card | None
         if words := hidden(len(entry["groups"]), "groups"):
             pieces.append(cards.Note(words))
         shown = ends(list(entry["groups"].items()), lambda pair: pair[1]["n"])
-        rows = [cards.row(values[name], group, count=f"{values['n']:,}") for group, values in shown]
+        rows = [cards.Row(values[name], group, count=f"{values['n']:,}") for group, values in shown]
         pieces.append(cards.Forest(rows, legend=False))
     return cards.Card("Subgroups", pieces) if pieces else None

@@ -85,14 +85,9 @@ def _panel(
 ) -> dict[str, Any]:
     height, width = heat.shape
     row, column = np.unravel_index(int(np.nanargmax(heat)), heat.shape)
-    return {
-        "image": images.thumbnail(context.data.image(index)),
-        "heat": images.heat(heat, scale),
-        "width": width,
-        "height": height,
-        "boxes": [[float(edge) for edge in box] for box in boxes],
-        "peak": [float(column) + 0.5, float(row) + 0.5],
-    }
+    panel: dict[str, Any] = {"image": images.thumbnail(context.data.image(index)), "heat": images.heat(heat, scale)}
+    panel |= {"width": width, "height": height, "boxes": [[float(edge) for edge in box] for box in boxes]}
+    return panel | {"peak": [float(column) + 0.5, float(row) + 0.5]}
 
 
 def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> list[dict[str, Any]]:
@@ -106,14 +101,8 @@ def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> l
             {"xyxy": list(box.xyxy), "label": box.label or (box.phrase if context.show_text else UNLABELLED)}
             for box in record.boxes
         ]
-        result.append(
-            {
-                "image": images.data_uri(pixels),
-                "width": width,
-                "height": height,
-                "boxes": boxes,
-                "text": record.report.text if record.report and context.show_text else None,
-                "facts": {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups},
-            }
-        )
+        facts = {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups}
+        text = record.report.text if record.report and context.show_text else None
+        sample: dict[str, Any] = {"image": images.data_uri(pixels), "width": width, "height": height, "boxes": boxes}
+        result.append(sample | {"text": text, "facts": facts})
     return result

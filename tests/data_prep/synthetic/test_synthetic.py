@@ -14,16 +14,7 @@ from vlp.sample import Sample
 from vlp_prep.synthetic.generate import generate, identify
 from vlp_prep.synthetic.patient import FINDINGS, PREVALENCE, Instance, State, draw_state, stream
 from vlp_prep.synthetic.render import render
-from vlp_prep.synthetic.report import (
-    EVAL_FRAMES,
-    EVAL_PHRASES,
-    EVAL_PROMPTS,
-    JOINT,
-    NEGATIVE,
-    POSITIVE,
-    describe,
-    write,
-)
+from vlp_prep.synthetic.report import EVAL_PHRASES, EVAL_PROMPTS, WORDING, describe, write
 
 MANY = 2500
 
@@ -137,7 +128,11 @@ def test_reports_have_the_length_and_the_order_of_no_fixed_form(states: list[Sta
     words = [len(report.text.split()) for report in reports]
     assert 30 <= float(np.mean(words)) <= 46 and max(words) < 110
     assert len({report.text for report in reports}) > 580
-    assert sum(len(one) for one in POSITIVE.values()) >= 9 and len(NEGATIVE) >= 8 and len(JOINT) >= 4
+    assert (
+        sum(len(one) for one in WORDING.positive.values()) >= 9
+        and len(WORDING.negative) >= 8
+        and len(WORDING.joint) >= 4
+    )
 
 
 @pytest.mark.parametrize("finding", FINDINGS)
@@ -177,7 +172,7 @@ def test_what_evaluation_says_is_never_said_in_training(sentences: set[str], sta
         for prompt in (*affirm, *deny):
             assert plain(prompt) not in sentences
             assert not plain(prompt).startswith("there is"), "the assertion objective is trained with this"
-    for affirm, deny in EVAL_FRAMES:
+    for affirm, deny in WORDING.eval_frames:
         for frame in (affirm, deny):
             pattern = re.compile(" ?.+ ?".join(plain(part) for part in re.split(r"\{\w\}", frame)))
             assert not [

@@ -101,7 +101,7 @@ def test_bootstrap_draws() -> None:
     assert interval is not None
     assert (interval.skipped, interval.kept) == (7, 1993)
     assert close([interval.mean, interval.deviation], [0.7659651638, 0.1607861772])
-    assert close(interval.bounds, [0.4145833333, 1.0])
+    assert close([interval.low, interval.high], [0.4145833333, 1.0])
 
 
 def test_delong() -> None:

@@ -260,7 +260,7 @@ def test_patches_of_timms_and_of_transformers_towers_that_do_not_tile_the_input(
     import timm
     from transformers import SiglipVisionConfig, SiglipVisionModel
 
-    from vlp_eval.models.patch_tokens import HiddenPatches, TokenHook
+    from vlp_eval.models.patch_tokens import TokenHook
 
     trunk = timm.create_model("vit_tiny_patch16_224", img_size=60, depth=1, num_classes=0)
     hook = TokenHook.of(SimpleNamespace(trunk=trunk, head=torch.nn.Identity()), 60)
@@ -270,9 +270,9 @@ def test_patches_of_timms_and_of_transformers_towers_that_do_not_tile_the_input(
     small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     tower = SiglipVisionModel(SiglipVisionConfig(**small, image_size=60, patch_size=16)).eval()
     model = SimpleNamespace(vision_model=tower, config=SimpleNamespace(vision_config=tower.config, model_type="siglip"))
-    hidden = HiddenPatches.of(model, 60)
+    hidden = TokenHook.of_transformers(model, 60)
     assert hidden is not None and hidden.grid == Grid((3, 3), (16, 16), (8, 8))
-    assert hidden.run(torch.zeros(1, 3, 60, 60)).shape == (1, 9, 16)
+    assert hidden.run(lambda: tower(torch.zeros(1, 3, 60, 60)))[1].shape == (1, 9, 16)
 
 
 # A planted square comes back to where it was

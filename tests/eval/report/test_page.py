@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.eval.conftest import Run
-from vlp_eval.drawing.cards import row
+from vlp_eval.drawing.cards import Row
 
 BROWSER = next((one for one in ("chromium", "chromium-browser", "google-chrome") if shutil.which(one)), None)
 
@@ -216,5 +216,5 @@ def test_nothing_on_the_page_is_cut_off(page: Path, tmp_path: Path, width: int) 
 
 def test_a_fill_lies_between_nothing_and_the_value() -> None:
     for value, expected in ((0.5, (20.0, 40.0)), (-0.25, (0.0, 20.0)), (0.0, (20.0, 0.0))):
-        found = row({"value": value}, "a score", (-0.25, 1.0))
+        found = Row({"value": value}, "a score", (-0.25, 1.0))
         assert found is not None and found.fill == pytest.approx(expected)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from vlp.core.untrusted import open_regular, stays_inside
@@ -49,7 +50,7 @@ def index_folder(
     """
     folder, choices, findings = Path(folder), choices or Choices(), Findings()
     tars = (path for path in folder.rglob("*") if path.suffix.lower() == ".tar")
-    paths = sorted(path for path in tars if not _is_hidden(path.relative_to(folder)))
+    paths = sorted(path for path in tars if not any(part.startswith(".") for part in path.relative_to(folder).parts))
     findings.archives = archives_of(folder)
     if not paths:
         there = f"; what is there is not read: {', '.join(findings.archives[:10])}" if findings.archives else ""
@@ -85,33 +86,23 @@ def index_folder(
     return Manifest.read(folder)
 
 
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
-
-
 def verify(place: Path | str, decode: bool = True, limit: int = 100) -> list[Problem]:
     """Check every byte of a set against its manifest and, with `decode`, that every image and mask decodes.
 
     Returns at most `limit` problems, [] for a sound set. Raises ManifestError when there is no readable manifest.
     """
-    manifest = Manifest.read(place)
-    problems: list[Problem] = []
-    shards = ShardSet(manifest)
-    for number in range(len(manifest.shards)):
-        problems.extend(_verify_shard(shards, number, decode))
-        if len(problems) >= limit:
-            break
-    return problems[:limit]
+    shards = ShardSet(Manifest.read(place))
+    numbers = range(len(shards.manifest.shards))
+    return list(islice((problem for number in numbers for problem in _verify_shard(shards, number, decode)), limit))
 
 
 def _verify_shard(shards: ShardSet, number: int, decode: bool) -> list[Problem]:
-    manifest = shards.manifest
-    shard = manifest.shards[number]
+    shard = shards.manifest.shards[number]
     try:
         path = shards.local(number)
         with open_regular(path) as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        columns = manifest.columns(number)
+        columns = shards.manifest.columns(number)
     except OSError as error:
         return [Problem(shard.shard, None, f"cannot be read ({error.strerror or error})")]
     except ManifestError as error:
@@ -169,10 +160,8 @@ def _not_listed(path: Path, columns: Columns) -> int:
 
 
 def _verify_sample(shards: ShardSet, number: int, row: int, decode: bool, unchanged: bool) -> list[Problem]:
-    manifest = shards.manifest
-    shard, columns = manifest.shards[number], manifest.columns(number)
-    key = columns.key(row)
-    members = columns.members(row)
+    shard, columns = shards.manifest.shards[number], shards.manifest.columns(number)
+    key, members = columns.key(row), columns.members(row)
     data = shards.read(number, members)
     if any(len(data[name]) != size for name, (_, size) in members.items()):
         return [Problem(shard.shard, key, "lies beyond the end of the file")]

@@ -11,28 +11,29 @@ from vlp.core.config import config
 
 from ..image.errors import ImageError
 
+LEAST = 8
+"""Slices of a volume: a stack of fewer is a set of pictures."""
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
 @config
 class VolumeOptions:
-    """What is said of a file beside the file, and what may be done to one that is not regular.
-
-    `orientation`: where the axes i, j, k of the file's array point (such as LPS, IPL), and `spacing` in millimetres, to the
-    head, front and right (z, y, x): both instead of what the header says. `volume`: which of the volumes of a 4-D file, or
-    of the series in a folder, from 0. `gaps`: where slices are missing, `fill` puts interpolated ones in their places;
-    `resample` interpolates any slices onto their median gap. `tilt`: `resample` brings slices that lie aslant of their
-    stack (a gantry tilt, a shear) onto a straight one. `rescale`: slope and intercept that a table has and the file lacks.
-    `modality`: of files that name none (CT where nothing is said), and in a folder the series that are read.
-    """
+    """What is said of a file beside the file, and what may be done to one that is not regular."""
 
     orientation: str = ""
+    """Where the axes i, j, k of a volume's array point (LPS, IPL), instead of what the header says; with spacing."""
     spacing: tuple[float, float, float] | None = None
+    """Millimetres between voxels to the head, front and right (z, y, x), instead of what the header says."""
     volume: int | None = None
+    """Which of the volumes of a 4-D file, or of the series in a folder, from 0."""
     gaps: Literal["refuse", "fill", "resample"] = "refuse"
+    """Missing slices: fill puts interpolated ones there, resample interpolates any slices onto their median gap."""
     tilt: Literal["refuse", "resample"] = "refuse"
+    """Slices that lie aslant of their stack (a gantry tilt): resample brings them onto a straight one."""
     rescale: tuple[float, float] | None = None
+    """Slope and intercept that a table has and the file lacks."""
     modality: str = ""
+    """Modality of volumes whose files name none (CT where nothing is said), and of the series that are read."""
 
     def __post_init__(self) -> None:
         axes = {frozenset((letter, OPPOSITE.get(letter, ""))) for letter in self.orientation}
@@ -87,6 +88,12 @@ def check_size(shape: tuple[int, ...], max_voxels: int) -> None:
             f"a volume of {' x '.join(map(str, shape))} voxels, the limit is {max_voxels} (max_voxels)",
             "volume_too_large" if min(shape) > 0 else "bad_header",
         )
+
+
+def axes_error(shape: tuple[int, ...]) -> ImageError:
+    """Return the error of an array that has not three axes."""
+    sides = " x ".join(map(str, shape)) or "no axes"
+    return ImageError(f"an array of {sides}: expected three axes; a volume needs at least {LEAST} slices", "no_volume")
 
 
 def pick(count: int, options: VolumeOptions, what: str) -> int:

@@ -54,15 +54,16 @@ class Report:
         return len(self.loaded) / max(len(self.loaded) + len(self.missing), 1)
 
     def __str__(self) -> str:
-        def few(names: list[str]) -> str:
-            return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") if names else "none"
-
         sizes = [f"{name} {list(old)} -> {list(new)}" for name, (old, new) in self.resized.items()]
         return (
             f"{self.source}: loaded {len(self.loaded)} of {len(self.loaded) + len(self.missing)} tensors"
-            f"{f' from {self.prefix}*' if self.prefix else ''}; missing {few(self.missing)}; "
-            f"unexpected {few(self.unexpected)}; resized {few(sizes)}"
+            f"{f' from {self.prefix}*' if self.prefix else ''}; missing {_few(self.missing)}; "
+            f"unexpected {_few(self.unexpected)}; resized {_few(sizes)}"
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "") or "none"
 
 
 def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student: bool = False) -> Report:
@@ -179,17 +180,11 @@ def _projection(name: str, tensors: Mapping[str, Tensor], part: Part) -> Part | 
 
 def fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Report:
     """Copy tensors into a module where name and shape agree; nothing else is touched."""
-    report = Report(source)
-    taken: dict[str, Tensor] = {}
-    for name, value in module.state_dict().items():
-        if name in tensors and tensors[name].shape == value.shape:
-            taken[name] = tensors[name]
-            report.loaded.append(name)
-        else:
-            report.missing.append(name)
-    report.unexpected = sorted(set(tensors) - set(taken))
+    own = module.state_dict()
+    taken = {name: tensors[name] for name in own if name in tensors and tensors[name].shape == own[name].shape}
     module.load_state_dict(taken, strict=False)
-    return report
+    missing = [name for name in own if name not in taken]
+    return Report(source, loaded=list(taken), missing=missing, unexpected=sorted(set(tensors) - set(taken)))
 
 
 def require(report: Report, minimum: float, lacking: Sequence[str], where: str) -> Report:
@@ -204,10 +199,9 @@ def require(report: Report, minimum: float, lacking: Sequence[str], where: str) 
             "probably weights of another architecture"
         )
     if lacking:
-        named = ", ".join(f"{name} ({role(name)})" for name in lacking[:5])
-        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        named = _few([f"{name} ({role(name)})" for name in lacking])
         raise ConfigError(
-            f"{where}.pretrained: {report}. Without {named}{more} the model is another one than the file's: describe the "
+            f"{where}.pretrained: {report}. Without {named} the model is another one than the file's: describe the "
             f"file's architecture in the recipe, or list what may start at random in {where}.allow_missing"
         )
     return report
@@ -244,10 +238,9 @@ def _head_tensor(
 ) -> Tensor | None:
     first, _, last = name.rpartition(".")
     for place in places:
-        options = [f"{place}.{name}"]
-        if first:
-            options.append(f"{place}.fc{layers.index(first) + 1}.{last}")  # timm's Mlp, in open_clip's wrapper
-        for option in options:
+        # timm's Mlp, in open_clip's wrapper
+        mlp = [f"{place}.fc{layers.index(first) + 1}.{last}"] if first else []
+        for option in (f"{place}.{name}", *mlp):
             if option in tensors and tensors[option].shape == shape:
                 return tensors[option]
         raw = tensors.get(place)  # open_clip's own projections are [width, D], without a layer around them
@@ -299,9 +292,9 @@ def _without_new_heads(report: Report, tensors: Mapping[str, Tensor]) -> Report:
     """Take what only patches and words need off what is missing where the file was trained without any: it is new."""
     for head in ("patch_head.", "word_head.", "image_tower.local."):
         if not any(name.startswith(head) for name in tensors):
-            new = [name for name in report.missing if name.startswith(head)]
-            report.missing = [name for name in report.missing if name not in new]
-            if new:
+            kept = [name for name in report.missing if not name.startswith(head)]
+            if len(kept) < len(report.missing):
+                report.missing = kept
                 log.info("%s has no %s: it starts at random", report.source, head.rstrip("."))
     return report
 

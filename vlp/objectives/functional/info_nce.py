@@ -60,12 +60,10 @@ def similarity_sums(
     n_positives = relation.n_positives(image) if relation is not None else None
     if is_small(image.shape[0], texts.shape[0]):
         similarity = image @ texts.T
-        weights = None
-        if relation is not None:
-            weights = relation.block(slice(0, rows.count), slice(0, rows.total), similarity)
+        weights = None if relation is None else relation.whole(similarity)
         logits = scales[:, None, None] * similarity
         if exclude:
-            logits = logits.masked_fill(weights > 0 if weights is not None else diagonal(rows, similarity), MASKED)
+            logits = logits.masked_fill(weights > 0 if weights is not None else rows.diagonal(similarity), MASKED)
         by_row, by_column = torch.logsumexp(logits, 2), torch.logsumexp(logits, 1)
         # Read off the matrix, so that distinct groups give the same bits as none.
         own = similarity[:, rows.own].diagonal()
@@ -80,12 +78,6 @@ def similarity_sums(
     if relation is None:
         positive_row = positive_column = own
     return Sums(by_row, over_ranks(by_column), positive_row, positive_column)
-
-
-def diagonal(rows: RankRows, like: Tensor) -> Tensor:
-    """Return a bool mask [b, N], True where a column is the row's own text."""
-    own = torch.arange(rows.start, rows.start + rows.count, device=like.device)
-    return own[:, None] == torch.arange(rows.total, device=like.device)
 
 
 def over_ranks(partial: Tensor) -> Tensor:
@@ -116,6 +108,6 @@ def info_nce_of_logits(
         positive_row = positive_column = logits[:, rows.own].diagonal()
     else:
         n_positives = relation.n_positives(logits)
-        pull = relation.block(slice(0, rows.count), slice(0, rows.total), logits) * logits
+        pull = relation.whole(logits) * logits
         positive_row, positive_column = pull.sum(1) / n_positives[rows.own], (pull / n_positives).sum(1)
     return rows.share((by_row - positive_row).sum()), rows.share(by_column[rows.own].sum() - positive_column.sum())

@@ -59,6 +59,10 @@ class RankRows:
         """Which of all rows are this rank's."""
         return slice(self.start, self.start + self.count)
 
+    def diagonal(self, like: Tensor) -> Tensor:
+        """Return a bool mask [count, total], True where a column is the row itself."""
+        return itself(slice(0, self.count), slice(0, self.total), self.start, like)
+
     def gather(self, tensor: Tensor) -> Tensor:
         """Return `tensor` [count, ...] of all ranks, [total, ...], differentiable."""
         return distributed.gather(tensor) if self.even else distributed.gather_uneven(tensor)[0]
@@ -66,6 +70,12 @@ class RankRows:
     def share(self, own_sum: Tensor) -> Tensor:
         """Turn a sum over own rows into this rank's share of the mean over all rows; 0 where there are none."""
         return own_sum * (self.world / max(1, self.total))
+
+
+def itself(own: slice, other: slice, start: int, like: Tensor) -> Tensor:
+    """Return a bool mask [own, other], True where `start` plus the number of an own row is that of the other."""
+    mine = torch.arange(own.start + start, own.stop + start, device=like.device)
+    return mine[:, None] == torch.arange(other.start, other.stop, device=like.device)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,17 +97,15 @@ class PositiveRelation:
         """Return the weights [own, other] of a block: `own` counts this rank's rows, `other` all rows; dtype of `like`."""
         start = self.rows.start
         mine = slice(own.start + start, own.stop + start)
-        columns = torch.arange(other.start, other.stop, device=like.device)
-        itself = torch.arange(mine.start, mine.stop, device=like.device)[:, None] == columns
+        related = itself(own, other, start, like)
         if self.ids is not None:
             a, b = self.ids[mine], self.ids[other]
-            related = itself
             for column in range(self.ids.shape[1]):
                 one = a[:, column, None]
                 related = related | ((one == b[None, :, column]) & (one != NO_GROUP))
             return related.to(like.dtype)
         if self.present is None or self.known is None:
-            return itself.to(like.dtype)
+            return related.to(like.dtype)
         a, b = self.present[mine], self.present[other]
         common = a @ b.T
         union = a.sum(1)[:, None] + b.sum(1) - common
@@ -107,7 +115,11 @@ class PositiveRelation:
         else:
             weight = (common == union).to(union.dtype)
         weight = weight * (self.known[mine][:, None] & self.known[other]).to(weight.dtype)
-        return torch.where(itself, torch.ones_like(weight), weight).to(like.dtype)
+        return torch.where(related, torch.ones_like(weight), weight).to(like.dtype)
+
+    def whole(self, like: Tensor) -> Tensor:
+        """Return the weights [count, total] of all pairs of this rank's rows."""
+        return self.block(slice(0, self.rows.count), slice(0, self.rows.total), like)
 
     def n_positives(self, like: Tensor) -> Tensor:
         """Return each row's total weight [N], itself included."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .positives import PositiveRelation
+from .positives import PositiveRelation, itself
 
 TILE_ROWS, TILE_COLUMNS = 512, 4096
 """Pairs looked at together: 2 million, 8 MiB in fp32; small enough for a cache, large enough for a matrix product."""
@@ -34,9 +34,7 @@ def _weights(relation: PositiveRelation | None, start: int, rows: slice, columns
     """Return the positives' weights in a tile; without a relation, 1 where own row + start is the column."""
     if relation is not None:
         return relation.block(rows, columns, like)
-    own = torch.arange(rows.start + start, rows.stop + start, device=like.device)
-    other = torch.arange(columns.start, columns.stop, device=like.device)
-    return (own[:, None] == other).to(like.dtype)
+    return itself(rows, columns, start, like).to(like.dtype)
 
 
 def _holds_positives(relation: PositiveRelation | None, start: int, rows: slice, columns: slice) -> bool:

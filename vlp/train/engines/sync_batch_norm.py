@@ -118,10 +118,7 @@ def _reduce(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return this rank's sums of dy and of dy (x - mean), and the gradients of weight and bias, each [C]."""
     if features.is_cuda:
-        found: tuple[Tensor, Tensor, Tensor, Tensor] = torch.batch_norm_backward_reduce(
-            grad, features, mean, scale, weight, True, True, True
-        )
-        return found
+        return torch.batch_norm_backward_reduce(grad, features, mean, scale, weight, True, True, True)
     grad, rows = at_least_single(grad), _rows(features)
     sums = grad.sum(rows)
     products = (grad * (at_least_single(features) - _across(mean, features))).sum(rows)
@@ -148,10 +145,8 @@ def _spread(
     factor = scale if weight is None else scale * weight
     slope = products / count * scale.square()
     centred = at_least_single(features) - _across(mean, features)
-    found = (at_least_single(grad) - _across(sums / count, grad) - centred * _across(slope, grad)) * _across(
-        factor, grad
-    )
-    return found.to(features.dtype)
+    found = at_least_single(grad) - _across(sums / count, grad) - centred * _across(slope, grad)
+    return (found * _across(factor, grad)).to(features.dtype)
 
 
 def share_statistics(module: nn.Module) -> None:

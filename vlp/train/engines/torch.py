@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,7 @@ class TorchEngine(Engine):
 
     def embed(self, batch: Batch) -> ModelOutput:
         with autocast(self.precision, self.device):
-            output: ModelOutput = self.wrapped(batch, embed=True)
-        return output
+            return cast(ModelOutput, self.wrapped(batch, embed=True))
 
     def backward(self, loss: Tensor, is_scaled: bool = False) -> None:
         scaled: Any = loss if is_scaled else self.scaler.scale(loss)
@@ -139,21 +138,15 @@ class TorchEngine(Engine):
         return {name: parameter for pairs in named for name, parameter in pairs}
 
     def load(self, folder: Path) -> None:
-        state: dict[str, Tensor] = {f"param.{name}": value.detach() for name, value in self.module.named_parameters()}
-        state |= self.buffers()
-        for name, parameter in self._trained().items():
+        for parameter in self._trained().values():
             # Fused AdamW counts on the parameter's device, the plain one on the CPU.
             place = parameter.device if self.optimizer.defaults["fused"] else "cpu"
-            count = torch.zeros((), dtype=torch.float32, device=place)
-            state[f"step.{name}"] = count
-            for key in ("exp_avg", "exp_avg_sq"):
-                state[f"{key}.{name}"] = torch.zeros_like(parameter, memory_format=torch.preserve_format).detach()
-        present = read_state(state, folder)
+            moments = {name: torch.zeros_like(parameter).detach() for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[parameter] = {"step": torch.zeros((), dtype=torch.float32, device=place), **moments}
+        present = read_state(self._state(), folder)
         for name, parameter in self._trained().items():
-            if f"step.{name}" in present:
-                self.optimizer.state[parameter] = {
-                    key: state[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+            if f"step.{name}" not in present:  # it had no gradient yet
+                del self.optimizer.state[parameter]
 
     def weights(self, part: Part = "model") -> dict[str, Tensor]:
         module = self.module.get_submodule(part)

@@ -92,7 +92,7 @@ def split_of_path(path: str) -> str | None:
 
     Raises SplitNameError for a path that names two of them, or something like a split that is none of the words known.
     """
-    words = [word for part in re.findall(r"[A-Za-z]+", path.rpartition(".")[0]) for word in _camel(part)]
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", path.rpartition(".")[0])  # those of camelCase too
     found = {split for word in words if (split := split_of_word(word))}
     if len(found) > 1:
         raise SplitNameError(
@@ -109,9 +109,4 @@ def split_of_path(path: str) -> str | None:
 
 def split_of_key(key: str) -> str | None:
     """Return the split that a folder of a key names (`test/0001`), None for none."""
-    found = [split for folder in key.split("/")[:-1] if (split := split_of_word(folder))]
-    return found[0] if found else None
-
-
-def _camel(word: str) -> list[str]:
-    return re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", word)
+    return next((split for folder in key.split("/")[:-1] if (split := split_of_word(folder))), None)
