@@ -9,12 +9,12 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID, RLELossless
 
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.volume.dicom_series import files_below, find_series
+from vlp.modalities.volume.formats.dicom_series import files_below, find_series
 from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.volume import Volume
 
-from .files import AXIAL, CT, MR, ct, enhanced, series, slice_of, steps, write
+from ..written import AXIAL, CT, MR, ct, enhanced, series, slice_of, steps, write
 
 LIMIT = 1 << 24
 STACK = ct((11, 9, 12)).transpose(2, 1, 0)  # slices, rows, columns
@@ -151,6 +151,9 @@ def test_what_does_not_belong_together_is_told_and_chosen(tmp_path) -> None:
     )
     np.testing.assert_array_equal(read(folder, volume=1).voxels, read(folder, volume=0).voxels[:, :, ::-1])
     np.testing.assert_array_equal(read(sorted(folder.glob("b*"))).voxels, read(folder, volume=1).voxels)
+    np.testing.assert_array_equal(
+        read(find_series(files_below(folder)).series[1]).voxels, read(folder, volume=1).voxels
+    )
     for name, stack, orientation, more in (
         ("size", STACK[:, :8], AXIAL, {}),
         ("spacing", STACK, AXIAL, {"PixelSpacing": [2, 2]}),
@@ -168,8 +171,8 @@ def test_what_does_not_belong_together_is_told_and_chosen(tmp_path) -> None:
     found = read(both, modality="CT")
     assert found.modality == "CT" and found.steps == ("left out: 12 x PT slice, asked for CT",)
     refused(tmp_path / "a", "no_volume", "24 x CT slice, asked for MR", modality="MR")
-    parts, _ = find_series(files_below(tmp_path / "frame"))
-    assert [len(part.slices) for part in parts] == [12, 5]
+    found = find_series(files_below(tmp_path / "frame"))
+    assert [len(part.slices) for part in found.series] == [12, 5] and not found.damaged
 
 
 def test_two_slices_at_one_place(tmp_path) -> None:
@@ -195,6 +198,7 @@ def test_phases_and_echoes_are_a_volume_each(tmp_path, name: str) -> None:
     series(folder, STACK[:, ::-1], steps(12), prefix="b", kind=kind, **{name: values[1]})
     refused(folder, "several_volumes", f"2 volumes in one series .*{name} 1 of 2; 1: .*{name} 2 of 2")
     np.testing.assert_array_equal(read(folder, volume=1).voxels, read(folder, volume=0).voxels[:, ::-1])
+    assert read(folder, volume=1).steps == (f"one of several volumes in a series: {name} 2 of 2",)
 
 
 def test_missing_and_uneven_slices(tmp_path) -> None:
@@ -288,6 +292,7 @@ def test_damaged_and_compressed_files(tmp_path) -> None:
     for size in (330, 400, 500):
         (folder / "s004").write_bytes(data[:size])
         refused(folder, "bad_header", "s004: DICOM")
+        assert [len(part.slices) for part in find_series(files_below(folder)).series] == [11]
     packed = slice_of(STACK[4], (0, 0, 8))
     packed.file_meta.TransferSyntaxUID = UID("1.2.840.10008.1.2.4.100")
     packed.PixelData = encapsulate([bytes(200)])
