@@ -11,11 +11,11 @@ from vlp.core.config import ConfigError, validate
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume.options import VolumeOptions, affine_of
 from vlp.modalities.volume.processor import VolumeProcessor
-from vlp.modalities.volume.read import read_volume
+from vlp.modalities.volume.read import read_mask, read_volume
 from vlp.modalities.volume.spec import VolumeSpec
 from vlp.modalities.volume.volume import orientation
 
-from .files import ct, nifti, series
+from .written import ct, nifti, series
 
 LIMIT = 1 << 24
 
@@ -89,6 +89,29 @@ def test_options_are_checked_where_they_are_written() -> None:
         affine = affine_of(codes, (1, 2, 3), (9, 10, 11))
         assert orientation(affine) == codes
         np.testing.assert_allclose((affine @ [4, 4.5, 5, 1])[:3], 0, atol=1e-12)
+
+
+def test_a_mask_lies_on_its_volume_or_is_refused(tmp_path) -> None:
+    array = ct((9, 10, 12))
+    affine = np.array([[-0.8, 0, 0, 100], [0, -0.8, 0, 90], [0, 0, 2.0, -50], [0, 0, 0, 1]])
+    volume = read_volume(nifti(tmp_path / "a.nii.gz", array, affine), LIMIT)
+    labels = (array > 300).astype(np.uint8) * 3
+    found = read_mask(nifti(tmp_path / "m.nii.gz", labels, affine), volume)
+    np.testing.assert_array_equal(found, (volume.voxels > 300) * 3)
+    other = labels.transpose(1, 2, 0).astype(np.float32)  # written in another order of axes, at the same places
+    other = nifti(tmp_path / "o.nii", other, affine[:, [1, 2, 0, 3]])
+    np.testing.assert_array_equal(read_mask(other, volume), found)
+    shifted = affine.copy()
+    shifted[0, 3] += 0.8
+    for name, mask, place, match in (
+        ("size", labels[:8], affine, r"12 x 10 x 8 voxels on a volume of 12 x 10 x 9 \(D x H x W\)"),
+        ("shift", labels, shifted, "corners up to 0.8 mm apart: expected the voxels of its volume"),
+        ("mirror", labels, affine * [[-1, 1, 1, 1]] * 1.0, "mm apart"),
+        ("parts", labels / np.float32(2), affine, "no labels"),
+    ):
+        with pytest.raises(ImageError, match=match) as error:
+            read_mask(nifti(tmp_path / f"{name}.nii", mask, place), volume)
+        assert error.value.reason == "bad_mask" and str(error.value).startswith(f"{name}.nii: ")
 
 
 def _body(world: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.volume import Volume
 
-from .files import ct
+from ..written import ct
 
 LIMIT = 1 << 24
 SHAPE = (9, 10, 12)

@@ -6,31 +6,21 @@ sorted along the normal of their plane: numbers and names of files say nothing o
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vlp.core.untrusted import open_regular
-
-from ..image.dicom import (
-    check_frames,
-    decode_frame,
-    kind_of,
-    not_an_image,
-    open_dicom,
-    quiet,
-    read_header,
-    redact_error,
-)
-from ..image.errors import ImageError
-from ..image.grey_scale import describe, modality_values, numbers, text, whole
-from . import hounsfield
-from .options import FileArray, VolumeOptions, check_size, pick
+from ...image.dicom import decode_frame, open_dicom, quiet
+from ...image.errors import ImageError
+from ...image.grey_scale import describe, modality_values, numbers
+from .. import hounsfield
+from ..options import LEAST, FileArray, VolumeOptions, check_size, pick
+from ..spec import AIR
+from .dicom_slice import APART, Slice, slices_of
 from .slices import (
     SAME,
     along_normal,
@@ -42,41 +32,8 @@ from .slices import (
     straighten,
     upright_shape,
 )
-from .spec import AIR
 
-APART = (
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "EchoTime",
-    "InversionTime",
-    "DiffusionBValue",
-    "TriggerTime",
-    "KVP",
-    "ContentTime",
-)
-"""What tells the phases and echoes of one series apart."""
-LEAST = 8
-DIRECTORY = "1.2.840.10008.1.3.10"
-SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-SCOUTS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM")
 SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """A frame of a file and where it lies, in LPS: the centre of its first pixel, row and column directions, millimetres."""
-
-    path: Path
-    frame: int
-    series: str
-    instance: str
-    modality: str
-    frame_of_reference: str
-    size: tuple[int, int]
-    spacing: tuple[float, float]
-    position: tuple[float, ...]
-    orientation: tuple[float, ...]
-    apart: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +52,15 @@ class Series:
         return f"{len(self.slices)} {plane} {first.modality} slices of {size} at {spacing} mm{told}"
 
 
+@dataclass(frozen=True, slots=True)
+class Sorted:
+    """What files hold: volumes, how many of which kind are no slices, and what is wrong with the damaged ones."""
+
+    series: list[Series]
+    left_out: Counter[str]
+    damaged: list[ImageError]
+
+
 def files_below(folder: Path) -> list[Path]:
     """Return the files of a folder that may be DICOM, in the order of their names."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() not in SKIPPED and path.name != "DICOMDIR")
@@ -103,41 +69,51 @@ def files_below(folder: Path) -> list[Path]:
 
 def read_files(paths: Sequence[Path], max_voxels: int, options: VolumeOptions) -> FileArray:
     """Return the volume in DICOM files, its array [column, row, slice]; raises ImageError."""
-    series, left_out = find_series(paths)
+    found = find_series(paths)
+    if found.damaged:
+        raise found.damaged[0]
+    series, left_out = found.series, found.left_out
     if options.modality:
-        other = [found for found in series if found.slices[0].modality != options.modality]
-        for found in other:
-            left_out[f"{found.slices[0].modality} slice, asked for {options.modality}"] += len(found.slices)
-        series = [found for found in series if found not in other]
+        for other in (item for item in series if item.slices[0].modality != options.modality):
+            left_out[f"{other.slices[0].modality} slice, asked for {options.modality}"] += len(other.slices)
+        series = [item for item in series if item.slices[0].modality == options.modality]
     if not series:
         raise ImageError(f"no slice of a volume ({counted(left_out) or 'no files'})", "no_volume")
     index = 0
     if len(series) > 1 or options.volume:
-        kinds = "; ".join(f"{number}: {found}" for number, found in enumerate(series))
-        one = "one series" if len({found.slices[0].series for found in series}) == 1 else "one folder"
-        index = pick(len(series), options, f"{len(series)} volumes in {one} ({kinds})")
+        kinds = "; ".join(f"{number}: {item}" for number, item in enumerate(series))
+        where = "one series" if len({item.slices[0].series for item in series}) == 1 else "one folder"
+        index = pick(len(series), options, f"{len(series)} volumes in {where} ({kinds})")
     steps = (f"left out: {counted(left_out)}",) if left_out else ()
     return read_series(series[index], max_voxels, options, steps)
 
 
-def find_series(paths: Iterable[Path]) -> tuple[list[Series], Counter[str]]:
-    """Return the volumes that files hold, and how many of which kind are no slices; raises ImageError for damaged files."""
+def find_series(paths: Iterable[Path]) -> Sorted:
+    """Return the volumes that files hold, by their headers."""
     left_out: Counter[str] = Counter()
-    groups: list[list[Slice]] = []
-    seen = set()
+    groups: dict[tuple[Any, ...], list[list[Slice]]] = {}
+    seen: set[tuple[Any, ...]] = set()
+    damaged = []
     for path in paths:
-        for part in _slices(path, left_out):
-            if (part.instance, part.frame) in seen and part.instance:
+        try:
+            parts = slices_of(path, left_out)
+        except ImageError as error:
+            damaged.append(ImageError(f"{path.name}: {error}", error.reason, counted=error.counted))
+            continue
+        for part in parts:
+            name = part.instance, part.frame, part.position  # some give all files of a series one identifier
+            if part.instance and name in seen:
                 left_out["copy of another file"] += 1
                 continue
-            seen.add((part.instance, part.frame))
-            group = next((group for group in groups if _is_parallel(group[0], part)), None)
+            seen.add(name)
+            alike = groups.setdefault((part.series, part.modality, part.frame_of_reference, part.size), [])
+            group = next((group for group in alike if _is_parallel(group[0], part)), None)
             if group is None:
-                groups.append([part])
+                alike.append([part])
             else:
                 group.append(part)
-    found = [series for group in groups for series in _split(_sorted(group))]
-    return sorted(found, key=lambda series: (series.slices[0].series, -len(series.slices))), left_out
+    found = [series for alike in groups.values() for group in alike for series in _split(_sorted(group))]
+    return Sorted(sorted(found, key=lambda item: (item.slices[0].series, -len(item.slices))), left_out, damaged)
 
 
 def counted(left_out: Counter[str]) -> str:
@@ -151,7 +127,8 @@ def read_series(
     options = options or VolumeOptions()
     slices = series.slices
     if len(slices) < LEAST:
-        raise ImageError(f"{series}: a volume needs at least {LEAST} slices", "no_volume")
+        told = f" ({'; '.join(steps)})" if steps else ""
+        raise ImageError(f"{series}: a volume needs at least {LEAST} slices{told}", "no_volume")
     orientation = np.array(slices[0].orientation)
     along = along_normal(np.array([part.position for part in slices]), orientation)
     first = np.concatenate([[True], np.diff(along) > SAME])
@@ -167,6 +144,8 @@ def read_series(
     )
 
     stack = _stack(slices, first)
+    if series.sequence:
+        steps = (*steps, f"one of several volumes in a series: {series.sequence}")
     if dropped := len(slices) - len(kept):
         steps = (*steps, f"{dropped} slices at the places of others, equal to them, left out")
     start = np.zeros(2)
@@ -185,118 +164,11 @@ def read_series(
     return FileArray(stack.transpose(2, 1, 0), affine, is_scaled=True, modality=slices[0].modality, steps=steps)
 
 
-def _slices(path: Path, left_out: Counter[str]) -> Iterator[Slice]:
-    """Yield the slices of a file, and count what is none; raises ImageError for a damaged file."""
-    try:
-        with open_regular(path) as file:
-            is_marked = file.read(132)[128:] == b"DICM"
-            length = file.seek(0, 2)
-        dataset = read_header(path)
-        with quiet():
-            kind = _left_out(dataset, is_marked)
-            frames = 1 if kind else check_frames(dataset, length)
-            found = [] if kind else [_slice(path, dataset, frame, frames) for frame in range(frames)]
-    except ImageError as error:
-        raise ImageError(f"{path.name}: {error}", error.reason, counted=error.counted) from None
-    except Exception as error:  # pydicom raises many kinds on damaged headers
-        if is_marked:
-            raise ImageError(f"{path.name}: DICOM: {redact_error(error)}", "bad_header") from None
-        kind, found = "file that is not DICOM", []
-    if kind:
-        left_out[kind] += 1
-    for part in found:
-        if part is None:
-            left_out["slice without a position"] += 1
-        elif isinstance(part, str):
-            left_out[part] += 1
-        else:
-            yield part
-
-
-def _left_out(dataset: Any, is_marked: bool) -> str:
-    """Return what a file is that holds no slice of a volume, "" for one that does; raises ImageError for a damaged one."""
-    bare = "Rows" not in dataset
-    if bare and "SOPClassUID" not in dataset:
-        if is_marked and text(dataset.file_meta, "MediaStorageSOPClassUID") != DIRECTORY:
-            raise ImageError("DICOM that ends in its header", "bad_header")
-        return "file that is not DICOM"
-    if not_an_image(dataset) or (bare and "Image Storage" not in kind_of(dataset)):
-        return "file that is no image"
-    if bare:
-        raise ImageError("DICOM that ends in its header", "bad_header")
-    if text(dataset, "SOPClassUID").startswith(SECONDARY_CAPTURE):
-        return "secondary capture"
-    return _scout(dataset)
-
-
-def _scout(place: Any) -> str:
-    words = [text(place, name) for name in ("ImageType", "FrameType")]
-    found = re.findall(r"\w+", " ".join(words).upper())
-    scout = next((word for word in found if any(name in word for name in SCOUTS)), "")
-    return f"localiser (ImageType {scout})" if scout else ""
-
-
-def _slice(path: Path, dataset: Any, frame: int, frames: int) -> Slice | str | None:
-    """Return a frame as a slice, what else it is, or None where the header does not say where it lies; raises ImageError."""
-
-    def described(macro: str) -> Any:
-        return describe(dataset, frame, macro)
-
-    if frames > 1 and described("PlanePositionSequence") is dataset:
-        return None  # frames of one position are no slices
-    if scout := _scout(described("CTImageFrameTypeSequence")) or _scout(described("MRImageFrameTypeSequence")):
-        return scout
-    position = numbers(described("PlanePositionSequence"), "ImagePositionPatient")
-    orientation = numbers(described("PlaneOrientationSequence"), "ImageOrientationPatient")
-    spacing = numbers(described("PixelMeasuresSequence"), "PixelSpacing")
-    if len(position) != 3 or len(orientation) != 6:
-        return None
-    directions = np.array(orientation).reshape(2, 3)
-    if np.abs(directions @ directions.T - np.eye(2)).max() > 1e-2:
-        raise ImageError("DICOM ImageOrientationPatient is no two directions at a right angle", "bad_affine")
-    if len(spacing) != 2 or min(spacing) <= 0:
-        raise ImageError(
-            f"DICOM PixelSpacing is {spacing or 'missing'}: expected two positive millimetres", "bad_spacing"
-        )
-    unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
-    return Slice(
-        path,
-        frame,
-        text(dataset, "SeriesInstanceUID"),
-        text(dataset, "SOPInstanceUID"),
-        text(dataset, "Modality").upper(),
-        text(dataset, "FrameOfReferenceUID"),
-        (whole(dataset, "Rows"), whole(dataset, "Columns")),
-        (spacing[0], spacing[1]),
-        tuple(position),
-        tuple(float(part) for part in unit.ravel()),
-        tuple(_apart(dataset, described, name) for name in APART),
-    )
-
-
-def _apart(dataset: Any, described: Any, name: str) -> str:
-    """Return a value that tells phases apart, of a frame or else of the file, "" where there is none."""
-    places = {
-        "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
-        "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
-        "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
-        "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
-        "KVP": ("CTXRayDetailsSequence", "KVP"),
-    }
-    macro, inner = places.get(name, ("", ""))
-    return (macro and text(described(macro), inner)) or text(dataset, name)
-
-
 def _is_parallel(one: Slice, other: Slice) -> bool:
-    """Return whether two slices may be of one volume; what is rounded in headers is no difference."""
-    same = (one.series, one.modality, one.frame_of_reference, one.size) == (
-        other.series,
-        other.modality,
-        other.frame_of_reference,
-        other.size,
-    )
-    near = np.allclose(one.orientation, other.orientation, rtol=0, atol=2e-3)
-    return same and near and np.allclose(one.spacing, other.spacing, rtol=1e-3)
+    """Return whether two slices lie alike; what is rounded in headers is no difference."""
+    turned = max(abs(first - second) for first, second in zip(one.orientation, other.orientation, strict=True))
+    wider = max(abs(first / second - 1) for first, second in zip(one.spacing, other.spacing, strict=True))
+    return turned < 2e-3 and wider < 1e-3
 
 
 def _sorted(slices: list[Slice]) -> list[Slice]:

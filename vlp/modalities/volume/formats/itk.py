@@ -15,8 +15,8 @@ import numpy as np
 from vlp.core.errors import ConfigError, first_line
 from vlp.core.untrusted import inside, open_regular, shown
 
-from ..image.errors import ImageError
-from .options import FileArray, VolumeOptions, check_size, pick
+from ...image.errors import ImageError
+from ..options import FileArray, VolumeOptions, axes_error, check_size, pick
 
 _HEADER_LIMIT = 1 << 16
 _DEFLATE = 1032
@@ -119,7 +119,7 @@ def _choose(reader: Any, max_voxels: int, options: VolumeOptions, available: int
     if reader.GetNumberOfComponents() != 1:
         raise ImageError(f"{reader.GetNumberOfComponents()} numbers a voxel: expected one", "bad_header")
     if len(shape) not in (3, 4):
-        raise ImageError(f"an array of {sides}: expected three axes; a volume needs at least 8 slices", "no_volume")
+        raise axes_error(shape)
     check_size(shape[:3], max_voxels)
     bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     least = int(np.prod(shape, dtype=np.int64)) * (int(bits[1]) if bits else 8) // 8
