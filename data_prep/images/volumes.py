@@ -11,14 +11,12 @@ import numpy as np
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume import store
 from vlp.modalities.volume.options import VolumeOptions
-from vlp.modalities.volume.read import read_volume
+from vlp.modalities.volume.read import read_mask
 from vlp.modalities.volume.volume import Volume, orientation
 from vlp.sample import HU_EDGES, Box, VolumeInfo, Voxels
 
 from .store import Stored
 
-APART = 0.25
-"""How far the corner of a mask may lie from that of its volume, in voxels: headers of 32-bit floats are rounded."""
 FACE = "may show a face"
 """The step of a volume of a head, of which a face can be rendered."""
 _TISSUE = -300
@@ -84,30 +82,14 @@ def shows_head(volume: Volume) -> bool:
     return found >= 4
 
 
-def read_mask(place: str, path: Path, volume: Volume, max_voxels: int, options: VolumeOptions) -> bytes:
+def mask_of(place: str, path: Path, volume: Volume, options: VolumeOptions) -> bytes:
     """Return a mask's file as it is stored beside its volume; raises ImageError for one of another geometry.
 
-    `place` names the mask as its table does, `path#5` a file of several of which the voxels of that value are inside.
+    `place` names the mask as its table does; `path#5` is where a file of several holds 5.
     """
-    own = VolumeOptions(orientation=options.orientation, spacing=options.spacing, modality="SEG")
-    mask = read_volume(path, max_voxels, own)
-    if mask.shape != volume.shape:
-        sides, wanted = (" x ".join(map(str, found.shape)) for found in (mask, volume))
-        raise ImageError(
-            f"mask {path.name} is {sides}, its volume {wanted} (D x H x W, in RAS): masks are never stretched, resample it "
-            "onto its volume first",
-            "mask_geometry",
-        )
-    ends = np.array(np.meshgrid(*((0, side - 1) for side in reversed(volume.shape)), [1], indexing="ij")).reshape(4, -1)
-    apart = float(np.linalg.norm(((mask.affine - volume.affine) @ ends)[:3], axis=0).max())
-    if not apart <= APART * min(volume.spacing):
-        raise ImageError(
-            f"mask {path.name} lies elsewhere: its corners are up to {apart:.4g} mm from those of its volume (voxels of "
-            f"{min(volume.spacing):.4g} mm): resample it onto its volume first",
-            "mask_geometry",
-        )
+    labels = read_mask(path, volume, VolumeOptions(orientation=options.orientation, spacing=options.spacing))
     value = place.rpartition("#")[2] if "#" in place else ""
-    return store.encode_mask(mask.voxels == int(value) if value.isdigit() else mask.voxels != 0)
+    return store.encode_mask(labels == int(value) if value.isdigit() else labels != 0)
 
 
 def turned(box: Box, volume: Volume) -> Box:

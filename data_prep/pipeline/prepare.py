@@ -113,7 +113,7 @@ class SampleProcessor:
             masks={name: self._mask(mask, name, stored) for name, mask in sorted(sample.masks.items())},
             volume=stored.info if isinstance(stored, StoredVolume) else None,
             split=split,
-            steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
+            steps=tuple(dict.fromkeys((*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])))),
         )
         if self.hasher:
             ready = self.hasher.sample(ready)

@@ -27,7 +27,7 @@ from vlp.modalities.volume.volume import Volume
 from vlp.sample import Sample
 
 from ..images.modality_codes import modality_of
-from ..images.volumes import read_mask, turned
+from ..images.volumes import mask_of, turned
 from ..readers.file_table import Table
 from .base import Record, Reject, Source
 
@@ -285,7 +285,7 @@ class TableSource(Source):
                     found[str(name)] = read_regular(self.image(path, root=folder))
                 else:
                     file = self.image(path.rpartition("#")[0] or path, path, root=folder)
-                    found[str(name)] = read_mask(path, file, volume, self.max_voxels, self.volume_options)
+                    found[str(name)] = mask_of(path, file, volume, self.volume_options)
         return found
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.data_prep.sources import trees, volumes
 from tests.data_prep.sources.test_chest import reasons, run
-from tests.modalities.volume import files
+from tests.modalities.volume import written as files
 from vlp.modalities.volume import store
 from vlp_prep.cli import main
 
@@ -90,7 +90,7 @@ def test_a_mask_of_another_geometry_is_refused(change: str, tmp_path: Path) -> N
     files.nifti(raw / "a_lung.nii.gz", mask, other)
     words = ("--no-text", "keep", "--masks", "lung={folder}/{stem}_lung.nii.gz", "--max-rejected", 1)
     assert main(["build", "nifti", "--raw", str(raw), "--out", str(tmp_path / "out-x"), *map(str, words)]) == 0
-    assert reasons(raw) == {"a": "mask_geometry"}
+    assert reasons(raw) == {"a": "bad_mask"}
 
 
 @pytest.mark.parametrize("unequal", ["reports", "labels"])

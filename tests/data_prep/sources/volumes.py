@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.modalities.volume import files
+from tests.modalities.volume import written as files
 
 SHAPE = (10, 12, 9)
 """[x, y, z] of a file."""
