@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         if options.text.concepts not in ("vocabulary", "none") and not counts["missing"]:
             found = f"{counts['concepts']} of {counts['written']}"
             sys.stdout.write(f"{options.text.concepts} has mentions for {found} samples\n")
-        if options.ids == "auto" and build.key is None and build.source.name == "pairs":
+        if options.ids == "auto" and build.key is None and build.source.name in ("pairs", "nifti"):
             sys.stderr.write(
                 "ids are kept as they are in the table: set VLP_PREP_KEY to replace them by keyed hashes\n"
             )
