@@ -316,3 +316,34 @@ def test_damaged_and_compressed_files(tmp_path) -> None:
     refused(skew, "bad_affine", "ImageOrientationPatient")
     far = series(tmp_path / "e", STACK, steps(12, (0, 0, 30)))
     refused(far, "bad_spacing", "axis k .* is 30 mm")
+
+
+def test_neither_messages_nor_steps_nor_warnings_quote_the_patient(tmp_path, recwarn, caplog) -> None:
+    who = {
+        "PatientName": "DOE^JANE",
+        "PatientID": "MRN-4711",
+        "PatientBirthDate": "19611224",
+        "AccessionNumber": "ACC-4711",
+        "SeriesInstanceUID": "1.2.840.4711",
+        "SeriesDescription": "DOE thorax",
+        "ContentTime": "DOE",  # no time: pydicom warns of it, with the value
+    }
+    whole = series(tmp_path / "whole", STACK, steps(12), ImageType=["ORIGINAL", "PRIMARY", "DOE"], **who)
+    broken = {
+        "missing": series(tmp_path / "missing", STACK, np.delete(steps(13), 6, 0), **who),
+        "two": series(series(tmp_path / "two", STACK, steps(12), **who), STACK[:, :4], steps(12), prefix="b", **who),
+        "double": series(series(tmp_path / "double", STACK, steps(12), **who), STACK + 1, steps(12), prefix="b", **who),
+        "spacing": series(tmp_path / "spacing", STACK, steps(12), PixelSpacing=[], **who),
+        "scout": series(tmp_path / "scout", STACK, steps(12), ImageType=["DOE", "DOE", "LOCALIZER"], **who),
+        "cut": series(tmp_path / "cut", STACK, steps(12), **who),
+    }
+    (broken["cut"] / "s003").write_bytes((broken["cut"] / "s003").read_bytes()[:420])
+    recwarn.clear()  # pydicom warns where the files are written, too
+    caplog.clear()
+    said = [*read(whole).steps]
+    for folder in broken.values():
+        with pytest.raises(ImageError) as found:
+            read(folder)
+        said.append(str(found.value))
+    said += [str(warning.message) for warning in recwarn if "DOE" in str(warning.message)] + caplog.messages
+    assert not [text for text in said for value in ("DOE", "4711", "19611224") if value in text]
