@@ -27,7 +27,8 @@ from .base import VolumeTower, require_whole_patches, to_cells
 class PatchConvConfig(TowerConfig):
     """`patch` in voxels; `hidden` units of its network; channels: `width` of the cells inside, `local_width` of those given.
 
-    `regions`: into how many parts of the body each axis is pooled (depth, height, width). `norm: layer` makes a volume's
+    `regions`: into how many parts of the body each axis is pooled (depth, height, width), or the next fewer of equal size.
+    `norm: layer` makes a volume's
     features independent of the batch's, as cached embeddings need to be exact, and learns more slowly.
     """
 
@@ -63,11 +64,11 @@ class PatchConvTower(VolumeTower):
         shape = require_whole_patches(spec, config.patch, "model.image.patch")
         self.config, self.channels, self.shape = config, spec.channels, shape
         self.grid = Grid(shape, tuple(map(float, config.patch)), tuple(side / 2 for side in config.patch))
-        self.regions: Any = tuple(min(count, cells) for count, cells in zip(config.regions, shape, strict=True))
+        regions = [_divisor(cells, count) for cells, count in zip(shape, config.regions, strict=True)]
+        self.region: Any = tuple(cells // count for cells, count in zip(shape, regions, strict=True))
         width, hidden, cells = config.width, config.hidden, self.grid.cells
         voxels = spec.channels * config.patch[0] * config.patch[1] * config.patch[2]
-        regions = math.prod(self.regions)
-        self.width, self.patch_width = 2 * width * regions + config.local_width, config.local_width
+        self.width, self.patch_width = 2 * width * math.prod(regions) + config.local_width, config.local_width
         self.embed = nn.Sequential(
             nn.Linear(voxels, hidden, bias=False),
             TokenNorm(config.norm, hidden),
@@ -88,12 +89,12 @@ class PatchConvTower(VolumeTower):
         local: Tensor = self.local(tokens)
         mixed = F.relu(tokens + self.mix_norm(to_cells(self.mix(self._map(tokens)))))
         by_region = self._map(mixed)
-        pooled = [F.adaptive_avg_pool3d(by_region, self.regions), F.adaptive_max_pool3d(by_region, self.regions)]
+        pooled = [F.avg_pool3d(by_region, self.region), F.max_pool3d(by_region, self.region)]
         whole = torch.cat([*(part.flatten(1) for part in pooled), local.amax(1)], 1)
         return Features(whole, local if patches else None)
 
     def _map(self, tokens: Tensor) -> Tensor:
-        return tokens.transpose(1, 2).reshape(len(tokens), -1, *self.shape)
+        return tokens.transpose(1, 2).unflatten(2, self.shape)
 
     def _patches(self, image: Tensor) -> Tensor:
         """Return the voxels of each patch [B, P, C * pd * ph * pw]: no convolution, whose kernels are slow on a CPU."""
@@ -104,3 +105,8 @@ class PatchConvTower(VolumeTower):
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:
         return [[self.embed, self.position], [self.mix, self.mix_norm]]
+
+
+def _divisor(cells: int, most: int) -> int:
+    """Return the largest number of equal parts, at most so many, that cells come to."""
+    return next(count for count in range(min(most, cells), 0, -1) if cells % count == 0)
