@@ -31,8 +31,8 @@ class PatchConvConfig(TowerConfig):
     """`patch` in voxels; `hidden` units of its network; channels: `width` of the cells inside, `local_width` of those given.
 
     `stride`: the convolution makes one of so many cells along each axis. `regions`: into how many parts of the body each
-    axis is pooled (depth, height, width), or the next fewer of equal size. `norm: layer` makes a volume's features independent of the batch's, as cached
-    embeddings need to be exact, and learns more slowly.
+    axis is pooled (depth, height, width), or the next fewer of equal size. `norm: layer` makes a volume's features
+    independent of the batch's, as cached embeddings need to be exact, and learns more slowly.
     """
 
     patch: tuple[int, int, int] = (4, 4, 4)
@@ -109,7 +109,8 @@ class PatchConvTower(VolumeTower):
 
 def _to_map(cells: Tensor, shape: Sequence[int]) -> Tensor:
     """Return cells [B, P, C] as a map [B, C, D, H, W]."""
-    return cells.transpose(1, 2).unflatten(2, tuple(shape))
+    by_channel: Tensor = cells.transpose(1, 2)
+    return by_channel.reshape(*by_channel.shape[:2], *shape)
 
 
 def _divisor(cells: int, most: int) -> int:
