@@ -8,8 +8,8 @@ body, and the maximum of the local features, without which a small finding drown
 
 from __future__ import annotations
 
-import math
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,12 @@ class PatchConvConfig(TowerConfig):
     norm: Literal["batch", "layer"] = "batch"
 
 
+def _parts(length: int, count: int) -> list[slice]:
+    """Return an axis in `count` parts of equal length, which overlap by a cell where the length is no multiple."""
+    count = min(count, length)
+    return [slice(part * length // count, -(-(part + 1) * length // count)) for part in range(count)]
+
+
 class TokenNorm(nn.Module):
     """Normalisation of tokens [B, P, C], by batch (over all tokens of all volumes) or by layer (each for itself)."""
 
@@ -63,11 +69,10 @@ class PatchConvTower(VolumeTower):
         shape = require_whole_patches(spec, config.patch, "model.image.patch")
         self.config, self.channels, self.shape = config, spec.channels, shape
         self.grid = Grid(shape, tuple(map(float, config.patch)), tuple(side / 2 for side in config.patch))
-        self.regions: Any = tuple(min(count, cells) for count, cells in zip(config.regions, shape, strict=True))
+        self.regions = list(product(*map(_parts, shape, config.regions)))
         width, hidden, cells = config.width, config.hidden, self.grid.cells
         voxels = spec.channels * config.patch[0] * config.patch[1] * config.patch[2]
-        regions = math.prod(self.regions)
-        self.width, self.patch_width = 2 * width * regions + config.local_width, config.local_width
+        self.width, self.patch_width = 2 * width * len(self.regions) + config.local_width, config.local_width
         self.embed = nn.Sequential(
             nn.Linear(voxels, hidden, bias=False),
             TokenNorm(config.norm, hidden),
@@ -87,10 +92,10 @@ class PatchConvTower(VolumeTower):
         tokens: Tensor = self.embed(self._patches(image)) + self.position
         local: Tensor = self.local(tokens)
         mixed = F.relu(tokens + self.mix_norm(to_cells(self.mix(self._map(tokens)))))
-        by_region = self._map(mixed)
-        pooled = [F.adaptive_avg_pool3d(by_region, self.regions), F.adaptive_max_pool3d(by_region, self.regions)]
-        whole = torch.cat([*(part.flatten(1) for part in pooled), local.amax(1)], 1)
-        return Features(whole, local if patches else None)
+        cells = mixed.view(len(mixed), *self.shape, -1)
+        regions = [cells[:, deep, high, wide].flatten(1, 3) for deep, high, wide in self.regions]
+        pooled = [*(region.mean(1) for region in regions), *(region.amax(1) for region in regions), local.amax(1)]
+        return Features(torch.cat(pooled, 1), local if patches else None)
 
     def _map(self, tokens: Tensor) -> Tensor:
         return tokens.transpose(1, 2).reshape(len(tokens), -1, *self.shape)
