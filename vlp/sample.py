@@ -20,6 +20,7 @@ PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 """The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
 
 ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
+_FOLD = re.compile(r"[\W_]+")
 _SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
 
 
@@ -167,6 +168,11 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 def sentences(report: Report) -> Sequence[tuple[int, int]]:
     """Return the spans of a report's sentences, split here where the source gave none."""
     return report.sentences or split_sentences(report.text)
+
+
+def fold(text: str) -> str:
+    """Return a text in lower case with white space and punctuation folded: equal for texts that differ by a comma."""
+    return _FOLD.sub(" ", text.casefold()).strip()
 
 
 def code_of(text: str) -> int:
