@@ -31,7 +31,9 @@ from vlp_eval.cli import main as vlp_eval
 from vlp_prep.cli import main as vlp_prep
 
 RECORD = Path(__file__).with_name("same_numbers.json")
-RECIPES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("base", "real_cpu"))
+RECIPES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("base", "real_cpu", "demo3d")
+)
 SUITES = ("smoke", "synthetic", "covid_cxr")
 SOURCES = ("synthetic", "covid_chestxray", "pairs")
 OF_REAL_DATA = {"covid_cxr", "covid_chestxray", "pairs"}

@@ -19,6 +19,9 @@ Assertion = Literal["present", "absent", "uncertain"]
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 """The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
 
+HU_EDGES = (-1000, -950, -850, -700, -500, -200, -100, -50, 0, 20, 40, 60, 100, 200, 400, 1000)
+"""Where the histogram of a CT is divided, in Hounsfield units: air, lung, fat, water, soft tissue, bone, metal."""
+
 ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
 _FOLD = re.compile(r"[\W_]+")
 _SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
@@ -78,6 +81,7 @@ class VolumeInfo:
 
     `shape` [D, H, W] and `spacing` in millimetres along them; `affine`, three rows of four: from a voxel's indices (x, y, z)
     to millimetres in RAS; `orientation` of the file that it came from, such as LPS; `unit` of its values, HU or none.
+    `histogram`: how many voxels lie below, between and above `HU_EDGES`, () where the values are no HU.
     """
 
     shape: tuple[int, int, int]
@@ -85,6 +89,7 @@ class VolumeInfo:
     affine: tuple[tuple[float, ...], ...]
     orientation: str
     unit: str
+    histogram: tuple[int, ...] = ()
 
 
 @runtime_checkable

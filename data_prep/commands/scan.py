@@ -12,7 +12,6 @@ from pathlib import Path
 from vlp.core.output import write_whole
 from vlp.modalities.image.decode import besides_pixels
 from vlp.modalities.text.identifiers import scan
-from vlp.sample import Sample
 
 from ..privacy.burned_in_text import has_text
 from ..readers.samples import Reading, max_rejected_option
@@ -35,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
     totals: Counter[str] = Counter()
     found: dict[str, set[str]] = {}
     for _, sample in reading.samples(range(size), pixels=False):
-        kinds = [finding.kind for text in _texts(sample) for finding in scan(text)]
+        reports = [] if sample.report is None else [sample.report.text]
+        texts = [*reports, *sample.captions, *(box.phrase for box in sample.boxes)]
+        kinds = [finding.kind for text in texts for finding in scan(text)]
         totals.update(kinds)
         if kinds:
             found[sample.key] = set(kinds)
@@ -58,9 +59,3 @@ def run(args: argparse.Namespace) -> int:
         write_whole(args.out, "".join(f"{line}\n" for line in lines))
     reading.finish()
     return 1 if totals else 0
-
-
-def _texts(sample: Sample) -> list[str]:
-    """Return every text that a sample carries."""
-    written = [] if sample.report is None else [sample.report.text]
-    return [*written, *sample.captions, *(box.phrase for box in sample.boxes)]

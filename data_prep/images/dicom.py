@@ -42,8 +42,7 @@ def header(dataset: Any) -> dict[str, str]:
 
 def ids(dataset: Any) -> dict[str, str]:
     """Return the ids that are replaced by keyed hashes before anything is written."""
-    found = {name: _text(dataset, element) for name, element in _IDS.items()}
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, element in _IDS.items() if (value := _text(dataset, element))}
 
 
 def _text(dataset: Any, element: str) -> str:

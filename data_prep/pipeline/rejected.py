@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 PREFIX = "rejected-private"
-MODE = 0o600
 
 
 def private_of(out: Path, suffix: str = "") -> Path:
@@ -26,7 +25,7 @@ def private_of(out: Path, suffix: str = "") -> Path:
 
 def add_private(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
     """Add lines to a private file, which only its owner can read from its first byte on."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, MODE)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "ab", buffering=0) as file:
         before, data = file.tell(), "".join(f"{json.dumps(line)}\n" for line in lines).encode()
         try:

@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 
 from vlp.core.output import partial_of
-from vlp.data.shards.foreign.members import MASKS
 from vlp.data.shards.manifest import Shard, format_line, text_length
 from vlp.data.shards.sample_io import SampleError
 from vlp.data.shards.tar_index import FORMAT, Entry, encode_name
@@ -145,12 +144,17 @@ def encode_sample(sample: Sample, source: str = "") -> dict[str, bytes]:
         extension: image,
     }
     for name, mask in sorted(sample.masks.items()):
-        if sample.volume is None and not mask.startswith(png.START):
-            raise SampleError(f"mask {name!r} of key {sample.key!r} is not a PNG")
-        is_png = sample.volume is None
-        members[f"{encode_name(name).lower()}{MASKS[not is_png]}"] = (
-            _clean_mask(mask, name, sample.key) if is_png else mask
-        )
+        if sample.volume is not None:  # made by `store_volume_mask`
+            members[f"{encode_name(name).lower()}.mask.{ENDING}"] = mask
+            continue
+        what = f"mask {name!r} of key {sample.key!r}"
+        if not mask.startswith(png.START):
+            raise SampleError(f"{what} is not a PNG")
+        try:
+            clean = _pixels_only(mask) or encode(decode_mask(mask).astype(np.uint8) * 255, "png")
+        except ImageError as error:
+            raise SampleError(f"{what} cannot be stored: {error}") from None
+        members[f"{encode_name(name).lower()}.mask.png"] = clean
     return members
 
 
@@ -173,15 +177,6 @@ def _encoded(sample: Sample) -> tuple[bytes, str]:
         return clean, "jpg" if data.startswith(jpeg.START) else "png"
     except ImageError as error:
         raise SampleError(f"the image of key {sample.key!r} cannot be stored: {error}") from None
-
-
-def _clean_mask(mask: bytes, name: str, key: str) -> bytes:
-    """Return a mask with nothing in it but pixels."""
-    try:
-        clean = _pixels_only(mask)
-        return encode(decode_mask(mask).astype(np.uint8) * 255, "png") if clean is None else clean
-    except ImageError as error:
-        raise SampleError(f"mask {name!r} of key {key!r} cannot be stored: {error}") from None
 
 
 def _pixels_only(data: bytes) -> bytes | None:

@@ -50,8 +50,7 @@ def plan(records: Iterable[Record], shares: Mapping[str, float], seed: int, shar
     """Yield the shards; memory holds one open shard per split and 8 bytes of hash per key.
 
     A record with its own `split` keeps it; the others are split by patient, else study, else key, those of `LEARN` among
-    all shares but `test`. A key that was seen
-    before is set aside as a duplicate of the shard that it would have gone to.
+    all shares but `test`. A key that was seen before is set aside as a duplicate of the shard that it would have gone to.
     """
     learning = without_test(shares)
     filling: dict[str | None, ShardPlan] = {}

@@ -1,43 +1,32 @@
 """Reports as hospitals write them: find their sections and sentences, and, when asked, clean what was not dictated.
 
-No language model and no training: headings (English, Spanish, German) and boilerplate are listed below, and a report that
-follows none of them is one run of sentences (`statements.py`). Offsets are characters `[start, end)`.
+No language model and no training: headings (English, Spanish, German) and boilerplate are listed in `headings.yaml`, and a
+report that follows none of them is one run of sentences (`statements.py`). Offsets are characters `[start, end)`.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from vlp.core.config import config, read_yaml, validate
 from vlp.sample import Report
 
 from .answers import BOX, is_answer, is_bare_label
 from .markup import plain_text
 from .statements import MARK, MARKS, blank_trimmed, split_sentences
 
-SECTIONS = {
-    "findings": "findings|finding|report|description|body of report|chest findings|hallazgos|hallazgo|informe|"
-    "descripción|resultado|befund|befunde|befundbericht",
-    "impression": "impression|impressions|final impression|conclusion|conclusions|opinion|summary|assessment|"
-    "interpretation|diagnosis|impression and plan|findings and impression|findings/impression|"
-    "impression/plan|impresión|impresión diagnóstica|conclusión|conclusiones|juicio diagnóstico|"
-    "diagnóstico|resumen|beurteilung|zusammenfassung|zusammenfassende beurteilung|diagnose",
-    "indication": "indication|indications|clinical indication|reason for exam|reason for examination|reason for study|"
-    "reason for this examination|clinical information|clinical history|clinical details|history|"
-    "patient history|medical condition|underlying medical condition|indicación|motivo|motivo de consulta|"
-    "motivo de la exploración|motivo de petición|datos clínicos|información clínica|antecedentes|"
-    "sospecha diagnóstica|indikation|rechtfertigende indikation|fragestellung|klinische angaben|"
-    "klinische fragestellung|klinik|anamnese|vorgeschichte",
-    "technique": "technique|procedure|exam|examination|exam type|type of examination|study|views|projection|"
-    "procedure comments|técnica|exploración|estudio|procedimiento|proyección|technik|methode|methodik|"
-    "untersuchung|untersuchungstechnik",
-    "comparison": "comparison|comparisons|comparison study|prior study|prior studies|comparative study|comparación|"
-    "estudio previo|estudios previos|vergleich|voraufnahme|voraufnahmen|voruntersuchung|voruntersuchungen",
-    "recommendation": "recommendation|recommendations|plan|follow-up|recomendación|recomendaciones|empfehlung",
-    "notification": "notification|wet read|addendum|addenda|nota|anexo|nachtrag|provisional findings impression (pfi)|"
-    "final report",
-}
-"""Section -> what its heading may be called, in any case, with bars between."""
+
+@config
+class _Headings:
+    """What `headings.yaml` holds: see the comments there."""
+
+    sections: dict[str, str]
+    boilerplate: tuple[str, ...]
+
+
+_LISTED = validate(_Headings, read_yaml(Path(__file__).parent / "headings.yaml"), "headings.yaml")
 
 CLINICAL = frozenset({"findings", "impression", "recommendation", "notification"})
 """Sections that speak of the image; what others name is asked for, remembered or compared, not seen."""
@@ -48,21 +37,6 @@ PRELIMINARY = frozenset({"indication", "technique", "comparison", "notification"
 JOINED = frozenset({"findings", "impression"})
 """Sections that are put together where a report repeats them."""
 
-BOILERPLATE = (
-    r"^\W*final report\W*$",
-    r"\b(?:electronically|digitally) (?:signed|approved|verified|authenticated)\b",
-    r"\b(?:dictated|transcribed|typed|signed|approved|interpreted|reported) (?:by|on|at)\b",
-    r"\battending (?:radiologist|physician)\b.*\breview",
-    r"\b(?:reviewed|read) (?:by|with) (?:the )?(?:attending|staff|resident)\b",
-    r"\bi(?:, the [^,]*,)? have (?:personally )?(?:reviewed|viewed|examined|interpreted)\b",
-    r"\b(?:discussed|communicated|telephoned|conveyed|relayed|reported|paged|called)\b.*\b(?:dr\b|doctor|physician|nurse"
-    r"|by (?:tele)?phone|via (?:tele)?phone|with the (?:referring|ordering|clinical))",
-    r"\b(?:dragon|powerscribe|voice[- ]recognition|speech[- ]recognition)\b",
-    r"^\W*(?:page \d+(?: of \d+)?|end of report|preliminary report|unofficial report)\W*$",
-    r"\bplease (?:call|contact|page)\b.*\b(?:question|radiolog)",
-)
-"""Sentences that say nothing of the image."""
-
 
 def _unaccented(name: str) -> str:
     return name.translate(str.maketrans("áéíóúüñ", "aeiouun"))
@@ -70,8 +44,8 @@ def _unaccented(name: str) -> str:
 
 _NAME_TO_SECTION = {
     spelled: section
-    for section, names in SECTIONS.items()
-    for name in names.split("|")
+    for section, names in _LISTED.sections.items()
+    for name in names.split(" | ")
     for spelled in (name, _unaccented(name))
 }
 _NAMES = "|".join(
@@ -82,7 +56,7 @@ _HEADING = re.compile(
     r"[ \t]{0,9}\*{0,2}[ \t]{0,9}(?:(?P<colon>:)\*{0,2}|(?P<dash>[-–—]{1,2})(?=\s)|(?P<alone>(?=\r?\n|$)))",
     re.IGNORECASE,
 )
-_BOILERPLATE = re.compile("|".join(f"(?:{pattern})" for pattern in BOILERPLATE), re.IGNORECASE | re.DOTALL)
+_BOILERPLATE = re.compile("|".join(f"(?:{pattern})" for pattern in _LISTED.boilerplate), re.IGNORECASE | re.DOTALL)
 _MARKED = re.compile(rf"[(\[]\s{{0,9}}(?:(?:{MARKS})\s{{0,9}}){{1,9}}[)\]]", re.DOTALL)
 """Brackets with nothing but marks in them."""
 _GAP = re.compile(r"\n[ \t]{0,99}\n\s{0,99}(?=\S)")

@@ -14,6 +14,7 @@ from . import (
     linked_concepts,
     mimic_cxr,
     ms_cxr,
+    nifti,
     nih_cxr14,
     openi,
     padchest,

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from vlp.core.untrusted import read_regular
@@ -57,7 +58,10 @@ class Data:
                 raise DataError(
                     f"image of {self.records[index].key!r}: cannot read {image}: {error.strerror}"
                 ) from None
-        return image if isinstance(image, bytes) else png_of(image)
+        if isinstance(image, np.ndarray):
+            return png_of(image)
+        assert isinstance(image, bytes)  # volumes are encoded in shards
+        return image
 
     def place_of(self, index: int) -> tuple[str, int] | None:
         """Return the sha256 of the shard that a record lies in and the checksum of its members; None outside of shards."""
@@ -102,7 +106,7 @@ class Data:
     @property
     def synthetic(self) -> bool:
         """Whether the records are made up, so that their text may be shown."""
-        return all(record.source == "synthetic" for record in self.records)
+        return all(record.source in ("synthetic", "synthetic_ct") for record in self.records)
 
 
 class UnreadableError(DataError):

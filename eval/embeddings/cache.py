@@ -1,7 +1,7 @@
 """The embeddings of a run: each image and each text encoded once, kept on disk, read back without the model.
 
 Rows are keyed by (model, preprocessing), (data, sample) and the text itself, and written in files that appear whole or
-not at all, so a killed run goes on where it was. The model always sees `ROWS` images at a time, the last ones padded:
+not at all, so a killed run goes on where it was. The model always sees as many images at a time, the last ones padded:
 results do not depend on order, batch size, workers, or on what else was asked for.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import cache, cached_property
@@ -33,13 +34,15 @@ from .decode_ahead import Prepared, Transform, prepared
 from .row_files import RowFiles
 
 if TYPE_CHECKING:
-    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.base import ImageLike
 
 Floats = NDArray[np.float32]
 ROWS = 32
 BLOCKS = 8
-AHEAD = 4 * ROWS
-"""The model works on `ROWS` images while the next `AHEAD` are decoded; so many `BLOCKS` of them are one file."""
+AHEAD = 4
+"""The model works on `ROWS` images while the next `AHEAD` times as many are decoded; so many `BLOCKS` are one file."""
+VOXELS = 1 << 24
+"""Of large volumes fewer than `ROWS` are worked on at a time: so many voxels of input, 64 MiB, or a single one."""
 
 
 class EmbeddingCache:
@@ -77,18 +80,31 @@ class EmbeddingCache:
         *shape, stride, offset = self.card.grid
         return Grid(tuple(shape), tuple(stride), tuple(offset))
 
-    @cached_property
-    def _processor(self) -> ImageProcessor:
-        from vlp.core.config import validate
-        from vlp.modalities.image.processor import ImageProcessor
-        from vlp.modalities.image.spec import ImageSpec
+    @property
+    def rows(self) -> int:
+        """How many images the model works on at a time, whatever machine this is: a row may depend on it."""
+        if not self.card.reads_volumes:
+            return ROWS
+        voxels: int = math.prod(self.card.image_spec["size"])
+        return max(1, min(ROWS, VOXELS // voxels))
 
-        return ImageProcessor(validate(ImageSpec, self.card.image_spec, "image"))
+    @cached_property
+    def _processor(self) -> ImageLike[Any]:
+        from vlp.core.config import validate
+        from vlp.modalities.kinds import KINDS, processor_of
+
+        spec = dict(self.card.image_spec)
+        kind = KINDS[spec.pop("kind", "image")]
+        return processor_of(validate(kind.Spec, spec, "image"))
 
     def geometry(self, data: Data, index: int) -> Geometry:
-        """Return how an encoded image lies on the model's input."""
-        height, width = self._at(_place(data)).facts[data.records[index].key]
-        return self._processor.geometry(height, width)
+        """Return how an encoded image, or a volume, lies on the model's input."""
+        return self._processor.geometry(*self._at(_place(data)).facts[data.records[index].key])
+
+    def spacing(self, data: Data, index: int) -> tuple[float, ...]:
+        """Return the millimetres from voxel to voxel of an encoded volume along D, H and W; empty for an image."""
+        extent = self._at(_place(data)).facts[data.records[index].key]
+        return tuple(map(float, extent[3:]))
 
     def encode_images(
         self,
@@ -102,6 +118,8 @@ class EmbeddingCache:
 
         Raises UnreadableError for images that do not decode, after the others are done.
         """
+        if transform and self.card.reads_volumes:
+            raise DataError(f"{view}: changes of grey pixels are of images, and {self.card.name} reads volumes in HU")
         place, modality = _place(data, view), "patches" if patches else "image"
         files, unreadable = self._at(place), self._reasons(place)
         asked = [index for index in sorted(set(indices)) if not files.has(data.records[index].key, modality)]
@@ -112,12 +130,12 @@ class EmbeddingCache:
         if todo and self.embedder is not None:
             bad: dict[str, str] = {}
             task = self.progress.add_task(f"encode {len(todo)} images{f' ({view})' if view else ''}", total=len(todo))
-            images = prepared(self.embedder, data, todo, transform, self.workers, AHEAD)
+            images = prepared(self.embedder, data, todo, transform, self.workers, AHEAD * self.rows)
             blocks = self._encoded(modality, _readable(images, bad), task)
             while part := list(islice(blocks, BLOCKS)):
                 arrays = {name: np.concatenate([block[2][name] for block in part]) for name in part[0][2]}
-                keys, sizes = ([row for block in part for row in block[side]] for side in (0, 1))
-                files.add(keys, sizes, arrays)
+                keys, extents = ([row for block in part for row in block[side]] for side in (0, 1))
+                files.add(keys, extents, arrays)
             self.progress.remove_task(task)
             if bad:
                 unreadable |= bad
@@ -130,12 +148,13 @@ class EmbeddingCache:
     def _encoded(
         self, modality: str, images: Iterator[Prepared], task: Any
     ) -> Iterator[tuple[Sequence[str], Sequence[Any], dict[str, Floats]]]:
-        """Yield keys, sizes and arrays of `ROWS` images at a time."""
+        """Yield keys, extents and arrays of as many images as go at a time."""
         assert self.embedder is not None
-        while batch := list(islice(images, ROWS)):
-            keys, sizes, inputs = zip(*batch, strict=True)
-            arrays = self.embedder.encode(modality, [*inputs, *[inputs[0]] * (ROWS - len(batch))])
-            yield keys, sizes, {name: rows[: len(batch)] for name, rows in arrays.items()}
+        rows = self.rows
+        while batch := list(islice(images, rows)):
+            keys, extents, inputs = zip(*batch, strict=True)
+            arrays = self.embedder.encode(modality, [*inputs, *[inputs[0]] * (rows - len(batch))])
+            yield keys, extents, {name: array[: len(batch)] for name, array in arrays.items()}
             self.progress.advance(task, len(batch))
 
     def images(self, data: Data, indices: Sequence[int], view: str = "", transform: Transform | None = None) -> Floats:
@@ -198,8 +217,8 @@ def read_card(path: Path) -> Card:
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
         if tree["grid"]:
-            height, width, stride, offset = tree["grid"]
-            tree["grid"] = (height, width, tuple(stride), tuple(offset))
+            *shape, stride, offset = tree["grid"]
+            tree["grid"] = (*shape, tuple(stride), tuple(offset))
         return Card(**tree)
     except (ValueError, LookupError, TypeError):
         raise ConfigError(f"{path} is no card of embeddings that vlp-eval wrote: choose another folder") from None

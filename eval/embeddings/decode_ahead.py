@@ -19,8 +19,8 @@ from ..failures import stable_message
 from ..models.base import Embedder
 
 Transform = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
-Prepared = tuple[str, tuple[int, int], NDArray[Any]]
-"""An image's key, its height and width, and the model's input."""
+Prepared = tuple[str, tuple[float, ...], NDArray[Any]]
+"""An image's key, its extent (see `Embedder.prepare`), and the model's input."""
 
 
 def prepared(
@@ -38,8 +38,8 @@ def prepared(
         key = data.records[index].key
         try:
             image = data.image(index)
-            inputs, size = embedder.prepare(png_of(transform(decode(image, 3))) if transform else image)
-            return key, size, inputs
+            inputs, extent = embedder.prepare(png_of(transform(decode(image, 3))) if transform else image)
+            return key, extent, inputs
         except (ValueError, OSError, cv2.error) as error:
             return key, stable_message(error)
 

@@ -35,7 +35,10 @@ TEXT_ROWS = 32
 
 @dataclass(frozen=True)
 class Card:
-    """What a result says of its model; `fingerprint` stands for the weights and everything that changes an embedding."""
+    """What a result says of its model; `fingerprint` stands for the weights and everything that changes an embedding.
+
+    `image_spec`: what it expects of an image; of a volume it says `kind: volume`.
+    """
 
     name: str
     kind: str
@@ -52,6 +55,10 @@ class Card:
     dtype: str = "float32"
     trained_on: tuple[dict[str, Any], ...] | None = None
     """What is known of the training data (`overlap.training_of`); None: nothing."""
+
+    @property
+    def reads_volumes(self) -> bool:
+        return self.image_spec.get("kind") == "volume"
 
 
 @dataclass(frozen=True)
@@ -73,8 +80,11 @@ class Embedder(Protocol):
     card: Card
 
     @abstractmethod
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
-        """Return the model's input [C, S, S] of an encoded image, and the image's height and width."""
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
+        """Return the model's input [C, S, S] of an encoded image, and the image's extent: its height and width.
+
+        Of a volume the input is [C, D, H, W], and the extent its voxels and then its spacing along D, H and W.
+        """
 
     @abstractmethod
     def encode(self, modality: str, items: Sequence[Any]) -> dict[str, Floats]:

@@ -67,7 +67,7 @@ class OpenClipEmbedder(DualEncoder):
             raise ConfigError(f"open_clip cannot make {name!r}: {first_line(error)}") from None
         return cls(model, transform, tokenizer, name, device)
 
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
         from PIL import Image
 
         pixels = decode_native(image, 3)

@@ -69,7 +69,7 @@ class TransformersEmbedder(DualEncoder):
             raise ConfigError(f"hf:{name} is a {type(model).__name__}, not a dual encoder of images and texts")
         return cls(model, processor, tokenizer, Path(name).name, device)
 
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
         from PIL import Image
 
         pixels = decode(image, 3)

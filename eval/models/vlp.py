@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.core.config import to_tree
+from vlp.modalities.volume.processor import VolumeProcessor
 
 from ..data.spec import DataError
 from ..data.training_overlap import training_of
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vlp.batch import Tokens
-    from vlp.modalities.image.processor import ImageProcessor
+    from vlp.modalities.base import ImageLike
     from vlp.modalities.text.tokenizers.base import Encoded
 
 
@@ -35,9 +36,11 @@ class FolderEmbedder(DualEncoder):
     def __init__(self, loaded: Any, name: str, device: str, step: int | None) -> None:
         super().__init__(loaded.model, loaded.model.image_tower, device)
         self._tokenizer = loaded.tokenizer
-        self._processor: ImageProcessor = loaded.preprocess
+        self._processor: ImageLike[Any] = loaded.preprocess
         reads = self._processor.fingerprint, self._tokenizer.fingerprint
-        self.card = self._describe("vlp", name, reads, to_tree(self._processor.spec), self._model.grid, step)
+        kind = {"kind": "volume"} if isinstance(self._processor, VolumeProcessor) else {}
+        image_spec = kind | to_tree(self._processor.spec)
+        self.card = self._describe("vlp", name, reads, image_spec, self._model.grid, step)
 
     @classmethod
     def load(cls, name: str, device: str, trust: Sequence[str] = ()) -> FolderEmbedder:
@@ -52,9 +55,9 @@ class FolderEmbedder(DualEncoder):
         embedder.card = replace(embedder.card, trained_on=training_of(resolved))
         return embedder
 
-    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[int, int]]:
-        pixels = self._processor.read(image)
-        return self._processor.eval(pixels)[0].numpy(), (pixels.shape[0], pixels.shape[1])
+    def prepare(self, image: bytes) -> tuple[NDArray[Any], tuple[float, ...]]:
+        native = self._processor.read(image)
+        return self._processor.eval(native)[0].numpy(), self._processor.extent(native)
 
     def _normalise(self, inputs: Tensor) -> Tensor:
         pixels: Tensor = self._model.normalise(inputs)

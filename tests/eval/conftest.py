@@ -64,6 +64,53 @@ def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return 40 synthetic CTs of 24 x 20 x 24 voxels as shards: train and test."""
+    from vlp_prep.images.volumes import store_volume
+    from vlp_prep.synthetic.ct.generate import generate as draw
+
+    folder = tmp_path_factory.mktemp("data") / "scans"
+    with ShardWriter(folder, source="synthetic_ct", version="1") as writer:
+        for index in range(40):
+            sample = draw(index, seed=7, spacing=12.0)
+            stored = store_volume(sample.image, 1 << 20)
+            split = "train" if index < 10 else "test"
+            writer.write(replace(sample, image=stored.data, volume=stored.info, split=split))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny3d(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return an export of a small untrained model of volumes."""
+    import torch
+
+    from vlp.hub import save_pretrained
+    from vlp.modalities.text.spec import TextSpec
+    from vlp.modalities.text.tokenizers.load import build_tokenizer
+    from vlp.modalities.volume.processor import VolumeProcessor
+    from vlp.modalities.volume.spec import VolumeSpec
+    from vlp.models.build import build_model
+    from vlp.models.dual_encoder import ModelConfig
+
+    torch.manual_seed(0)
+    spec = VolumeSpec(spacing=(12.0, 12.0, 12.0), size=(24, 20, 24), windows=("lung", "bone"))
+    texts = [
+        "There is a small nodule in the right upper lobe. No pleural effusion. Mass. Emphysema. The scan shows."
+    ] * 9
+    tokenizer = build_tokenizer(TextSpec(kind="wordpiece", vocab_size=120, length=96), texts)
+    text = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = ModelConfig(
+        dim=16,
+        image={"kind": "patch_conv", "hidden": 16, "width": 8, "local_width": 8},
+        text={"kind": "hf", "config": text | {"intermediate_size": 32}},
+    )
+    model = build_model(config, spec, tokenizer, {"patches", "logit_scale"}, (2.0, None)).eval()
+    folder = tmp_path_factory.mktemp("model") / "tiny3d"
+    save_pretrained(folder, model, VolumeProcessor(spec), tokenizer)
+    return folder
+
+
 @pytest.fixture
 def run() -> Run:
     """Return `vlp-eval` as a function of its words."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -59,10 +59,9 @@ class Registry(Generic[T]):
     def _import(self, name: str) -> T:
         module_name, _, attribute = name.partition(":")
         try:
-            component: T = getattr(importlib.import_module(module_name), attribute)
+            return cast(T, getattr(importlib.import_module(module_name), attribute))
         except (ImportError, AttributeError) as error:
             raise UnknownNameError(f"cannot import {self.sort} {name!r}: {error}") from error
-        return component
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._table))

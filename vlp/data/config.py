@@ -68,11 +68,9 @@ class DataConfig:
     cache_gb: float = 64.0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "window"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be at least 0, found {self.workers}")
+        for name, least in (("batch_size", 1), ("window", 1), ("workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, found {getattr(self, name)}")
 
     @property
     def sources(self) -> tuple[SourceConfig, ...]:

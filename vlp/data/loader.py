@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 
 MAX_SUBSTITUTES = 100
 
-
 _reading: weakref.WeakSet[Any] = weakref.WeakSet()
 _workers: weakref.WeakSet[Any] = weakref.WeakSet()
 

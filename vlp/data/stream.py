@@ -203,7 +203,6 @@ def check_texts(stream: Stream | PipeStream) -> None:
         return
     if not stream.without_text:
         return
-    manifests = [source.shards.manifest for source in stream.sources]
     if stream.without_text < stream.samples:
         log.warning(
             "%d of %d training samples have no text: they train as images without one, left out of every objective that "
@@ -212,7 +211,7 @@ def check_texts(stream: Stream | PipeStream) -> None:
             stream.samples,
         )
         return
-    members = sorted({name for manifest in manifests for name in manifest.columns(0).extensions})
+    members = sorted({name for source in stream.sources for name in source.shards.manifest.columns(0).extensions})
     raise ConfigError(
         f"data.train: none of the {stream.samples} samples has a text, and the objectives need texts. Members that are "
         f"there: {', '.join(members)}. A text is read from a member {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from "

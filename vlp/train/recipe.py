@@ -189,10 +189,9 @@ def check_resume(recipe: Recipe, saved: Mapping[str, Any]) -> list[str]:
     notes: list[str] = []
     refused: list[str] = []
     for key, old, new in differences(saved, now := to_tree(recipe)):
-        if key in PLACES and without_paths(saved["data"][key[5:]]) == without_paths(now["data"][key[5:]]):
-            notes.append(f"{key}: {old!r} -> {new!r}")  # moved: the loader compares what lies there with what did
-            continue
-        fine = any(key == allowed_key or key.startswith(allowed_key + ".") for allowed_key in allowed)
+        # of what was moved, the loader compares what lies there with what did
+        moved = key in PLACES and without_paths(saved["data"][key[5:]]) == without_paths(now["data"][key[5:]])
+        fine = moved or any(key == allowed_key or key.startswith(allowed_key + ".") for allowed_key in allowed)
         (notes if fine else refused).append(f"{key}: {old!r} -> {new!r}")
     if refused:
         raise ConfigError(

@@ -73,7 +73,7 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
         raise
     engine, loader = components.engine, components.loader
     step, samples, random_states = setup.load_checkpoint(components, recipe, start) if start else (0, 0, None)
-    total = recipe.steps * recipe.data.batch_size
+    total, minutes = recipe.steps * recipe.data.batch_size, recipe.train.checkpoint_every_minutes
     error: str | None = None
     iterator = iter(loader)
     next_batch = fetch(iterator, components)
@@ -105,7 +105,7 @@ def train_from(start: Path | None, recipe: Recipe, data: Stream | PipeStream, st
         )
         if step + 1 < recipe.steps:
             next_batch = fetch(iterator, components)
-        is_late = is_due_by_time(recipe, saved_time)
+        is_late = minutes is not None and time.monotonic() - saved_time > minutes * 60
         # All ranks learn of each other's trouble here and take the same branch; nothing else in a step may leave it.
         stopping, data_failed, checkpoint_due = distributed.agree_each(
             [bool(stop), next_batch.failure is not None, is_late and distributed.is_main()]
@@ -168,11 +168,6 @@ def failures(fetched: PendingBatch) -> str:
     """Return which ranks' data failed, and how. Collective."""
     found = distributed.gather_objects(fetched.failure)
     return "the data failed: " + "; ".join(f"rank {rank}: {failure}" for rank, failure in enumerate(found) if failure)
-
-
-def is_due_by_time(recipe: Recipe, saved_time: float) -> bool:
-    minutes = recipe.train.checkpoint_every_minutes
-    return minutes is not None and time.monotonic() - saved_time > minutes * 60
 
 
 def first_non_finite(meter: Meter, scale: float | None) -> StepRecord | None:

@@ -12,7 +12,7 @@ from vlp.modalities.volume.spec import VolumeSpec
 from vlp.modalities.volume.volume import Volume, to_ras
 from vlp.modalities.volume.windows import Windows
 
-from .files import ct, nifti
+from .written import ct, nifti
 
 HU = [-2000, -1024, -1000, -950, -600, -150, -100, 0, 40, 100, 240, 400, 1300, 3071]
 UNIT = {
@@ -27,11 +27,12 @@ UNIT = {
 
 
 def test_windows_are_channels_in_their_order() -> None:
-    windows = Windows(VolumeSpec(windows=tuple(UNIT)))
     values = torch.tensor(HU, dtype=torch.float32).view(1, 1, 1, 1, -1)
-    found = windows(values)
+    found = Windows(VolumeSpec(windows=tuple(UNIT), mean=(0.0,), std=(1.0,)))(values)
     assert found.shape == (1, 7, 1, 1, 14)
     np.testing.assert_allclose(found[0, :, 0, 0].numpy(), list(UNIT.values()), atol=1e-6)
+    normalised = Windows(VolumeSpec(windows=tuple(UNIT), mean=(0.449,), std=(0.226,)))(values)
+    np.testing.assert_allclose(normalised[0, :, 0, 0], (np.array(list(UNIT.values())) - 0.449) / 0.226, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,9 @@ def test_a_file_as_users_give_it_with_options_by_name(tmp_path) -> None:
     assert processor.native(found) is found
     with pytest.raises(ImageError, match="MR"):
         VolumeProcessor(VolumeSpec(modality="MR", windows=())).native(found)
+    with pytest.raises(ImageError, match="spacing is unknown") as error:
+        processor.native(Volume(found.voxels, np.diag([0.0, 0, 0, 1])))
+    assert error.value.reason == "volume_without_spacing"
     mr = VolumeProcessor(VolumeSpec(modality="MR", windows=(), size=(8, 8, 8)))
     values, _ = mr.eval(mr.native(nifti(tmp_path / "m.nii", np.abs(ct((12, 10, 9))))))
     assert values.min() == 0 and 0.9 < values.max() <= 1

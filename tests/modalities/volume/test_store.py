@@ -28,11 +28,11 @@ def packed(values: np.ndarray, meta: bool = True, **parameters: object) -> bytes
 
 
 def test_a_volume_comes_back_to_the_bit_with_all_that_is_said_of_it() -> None:
-    for one in (volume(), volume((9, 33, 7), np.float32)):
-        back = decode(encode(one), LIMIT)
-        np.testing.assert_array_equal(back.voxels[:], one.voxels)
+    for stored in (volume(), volume((9, 33, 7), np.float32)):
+        back = decode(encode(stored), LIMIT)
+        np.testing.assert_array_equal(back.voxels[:], stored.voxels)
         np.testing.assert_array_equal(back.affine, AFFINE)
-        assert (back.axes, back.steps, back.modality, back.range) == (one.axes, one.steps, "CT", None)
+        assert (back.axes, back.steps, back.modality, back.range) == (stored.axes, stored.steps, "CT", None)
     mask = np.random.default_rng(1).integers(0, 3, (9, 33, 7))
     np.testing.assert_array_equal(decode_mask(encode_mask(mask), LIMIT), mask != 0)
 

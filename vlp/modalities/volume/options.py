@@ -11,6 +11,8 @@ from vlp.core.config import config
 
 from ..image.errors import ImageError
 
+LEAST = 8
+"""Slices of a volume: a stack of fewer is a set of pictures."""
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 
 
@@ -86,6 +88,12 @@ def check_size(shape: tuple[int, ...], max_voxels: int) -> None:
             f"a volume of {' x '.join(map(str, shape))} voxels, the limit is {max_voxels} (max_voxels)",
             "volume_too_large" if min(shape) > 0 else "bad_header",
         )
+
+
+def axes_error(shape: tuple[int, ...]) -> ImageError:
+    """Return the error of an array that has not three axes."""
+    sides = " x ".join(map(str, shape)) or "no axes"
+    return ImageError(f"an array of {sides}: expected three axes; a volume needs at least {LEAST} slices", "no_volume")
 
 
 def pick(count: int, options: VolumeOptions, what: str) -> int:

@@ -6,31 +6,29 @@ turn to [z, y, x] in RAS, the checks of the place, values as Hounsfield units or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from vlp.core.errors import first_line
 from vlp.core.untrusted import open_regular
 
 from ..image.decode import is_dicom
 from ..image.errors import ImageError
-from . import dicom_series, hounsfield, itk, nifti
-from .options import FileArray, VolumeOptions, affine_of, check_size
-from .slices import ASIDE, check_upright, straighten, upright_shape
+from . import hounsfield
+from .formats import dicom_series, itk, nifti, rad_chestct
+from .formats.slices import ASIDE, check_upright, straighten, upright_shape
+from .options import LEAST, FileArray, VolumeOptions, affine_of, check_size
 from .spec import AIR
 from .volume import Volume, to_ras
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
 NPZ = ".npz"
-LEAST = 8
-"""Slices of a volume: a stack of fewer is a set of pictures."""
+DICOM = (".dcm", ".dicom", ".ima")
 SPACING = (0.05, 20.0)
 """In millimetres: what voxels of patients measure."""
-RAD_CHESTCT = ("IPL", (0.8, 0.8, 0.8))
-"""How the arrays of Rad-ChestCT lie, which their files do not say: from the top, the front and the right."""
 
 
 def is_volume_file(path: Path) -> bool:
@@ -38,19 +36,60 @@ def is_volume_file(path: Path) -> bool:
     return path.name.lower().endswith((*NIFTI, *ITK, NPZ))
 
 
-def read_volume(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions | None = None) -> Volume:
-    """Return the volume of a file, of a folder of DICOM slices or of a list of these; raises ImageError."""
+Files = Path | Sequence[Path] | dicom_series.Series
+"""A file, a folder of DICOM slices, a list of these, or a series found among them (`dicom_series.find_series`)."""
+
+
+def read_volume(files: Files, max_voxels: int, options: VolumeOptions | None = None) -> Volume:
+    """Return the volume in files; raises ImageError."""
     options = options or VolumeOptions()
-    name = path.name if isinstance(path, Path) else f"{len(path)} files"
+    with _named(files):
+        return _finished(_file_array(files, max_voxels, options), max_voxels, options)
+
+
+def read_mask(files: Files, volume: Volume, options: VolumeOptions | None = None) -> np.ndarray:
+    """Return the labels of a mask's file [D, H, W] on the voxels of its volume; raises ImageError for another geometry."""
+    options = options or VolumeOptions()
+    with _named(files):
+        found = _file_array(files, max(int(np.prod(volume.shape)), 1 << 20), options)
+        affine = _affine(found, options)
+        _check_span(affine)
+        mask, affine, _ = to_ras(found.array, affine)
+        ends = np.array(np.meshgrid(*((0, side - 1) for side in mask.shape[::-1]), [1], indexing="ij")).reshape(4, -1)
+        apart = float(np.linalg.norm(((affine - volume.affine) @ ends)[:3], axis=0).max())
+        if mask.shape != volume.shape or apart > 0.1 * min(volume.spacing):
+            sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, volume.shape)]
+            raise ImageError(
+                f"a mask of {sizes[0]} voxels on a volume of {sizes[1]} (D x H x W), corners up to {apart:.4g} mm apart: "
+                "expected the voxels of its volume; resample it there",
+                "bad_mask",
+            )
+        if found.scale != (1.0, 0.0) or (mask != np.rint(mask)).any():
+            raise ImageError(
+                "a mask with values that are no labels: expected whole numbers without a slope", "bad_mask"
+            )
+        return np.ascontiguousarray(mask)
+
+
+@contextmanager
+def _named(files: Files) -> Iterator[None]:
+    """Put the name of what is read before what is wrong with it."""
+    if isinstance(files, Path):
+        name = files.name
+    else:
+        name = str(files) if isinstance(files, dicom_series.Series) else f"{len(files)} files"
     try:
-        return _finished(_file_array(path, max_voxels, options), max_voxels, options)
+        yield
     except ImageError as error:
-        raise ImageError(f"{name}: {error}", error.reason, counted=error.counted) from None
+        text = str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
+        raise ImageError(text, error.reason, counted=error.counted) from None
     except MemoryError:
         raise ImageError(f"{name}: out of memory", "out_of_memory") from None
 
 
-def _file_array(path: Path | Sequence[Path], max_voxels: int, options: VolumeOptions) -> FileArray:
+def _file_array(path: Files, max_voxels: int, options: VolumeOptions) -> FileArray:
+    if isinstance(path, dicom_series.Series):
+        return dicom_series.read_series(path, max_voxels, options)
     if not isinstance(path, Path):
         return dicom_series.read_files(path, max_voxels, options)
     name = path.name.lower()
@@ -61,56 +100,18 @@ def _file_array(path: Path | Sequence[Path], max_voxels: int, options: VolumeOpt
     if name.endswith(ITK):
         return itk.read_itk(path, max_voxels, options)
     if name.endswith(NPZ):
-        return _rad_chestct(path, max_voxels, options)
+        return rad_chestct.read_npz(path, max_voxels, options)
     try:
         with open_regular(path) as file:
             head = file.read(132)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror}") from None
-    if is_dicom(head):
+    if is_dicom(head) or name.endswith(DICOM):
         return dicom_series.read_files([path], max_voxels, options)
     kinds = " ".join((*NIFTI, *ITK, NPZ))
     raise ImageError(
         f"is no volume that is read: expected {kinds}, a DICOM file, or a folder of DICOM slices", "no_volume"
     )
-
-
-def _rad_chestct(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
-    """Return the array `ct` of an .npz of Rad-ChestCT, its header looked at before it is unpacked; raises ImageError."""
-    import zipfile
-    import zlib
-
-    try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive, archive.open("ct.npy") as member:
-            version = np.lib.format.read_magic(member)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, is_fortran, kind = read(member)
-            if len(shape) != 3 or kind.kind not in "iuf":
-                raise ImageError(f"`ct` is {list(shape)} of {kind}: expected three axes of numbers", "no_volume")
-            check_size(shape, max_voxels)
-            size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-            data = member.read(size)
-    except KeyError:
-        raise ImageError("holds no array `ct`: expected an .npz of Rad-ChestCT", "no_volume") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        if isinstance(error, ImageError):
-            raise
-        raise ImageError(f"truncated or damaged: {first_line(error)}", "image_truncated") from None
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or first_line(error)}") from None
-    if len(data) < size:
-        raise ImageError(f"ends after {len(data)} of {size} bytes of voxels", "image_truncated")
-    array = np.frombuffer(data, kind).reshape(shape, order="F" if is_fortran else "C")
-    codes, spacing = RAD_CHESTCT
-    if options.orientation:
-        return FileArray(array, None, spacing)
-    if shape[1] != shape[2] and shape[0] in shape[1:]:
-        raise ImageError(
-            f"`ct` is {' x '.join(map(str, shape))}: the planes of {codes} are square, so these axes have another order; "
-            "name it by the option `orientation`",
-            "axis_order",
-        )
-    return FileArray(array, affine_of(codes, spacing, shape), spacing)
 
 
 def _finished(found: FileArray, max_voxels: int, options: VolumeOptions) -> Volume:

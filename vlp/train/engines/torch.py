@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,7 @@ class TorchEngine(Engine):
 
     def embed(self, batch: Batch) -> ModelOutput:
         with autocast(self.precision, self.device):
-            output: ModelOutput = self.wrapped(batch, embed=True)
-        return output
+            return cast(ModelOutput, self.wrapped(batch, embed=True))
 
     def backward(self, loss: Tensor, is_scaled: bool = False) -> None:
         scaled: Any = loss if is_scaled else self.scaler.scale(loss)

@@ -9,7 +9,7 @@ from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.volume import Volume
 
-from .files import ct
+from ..written import ct
 
 LIMIT = 1 << 24
 SHAPE = (9, 10, 12)
@@ -98,8 +98,14 @@ def test_truncated_files_are_refused(tmp_path, name: str, packed: bool) -> None:
     data = holder.read_bytes()
     for size in (len(data) - 20, len(data) - 500, len(data) // 2):
         holder.write_bytes(data[:size])
-        with pytest.raises(ImageError):
+        with pytest.raises(ImageError) as found:
             read(path)
+        assert found.value.reason == "image_truncated"
+    if packed:  # the libraries tell of it on the console, and go on with what they have got
+        for at in (len(data) - 900, len(data) - 300):
+            holder.write_bytes(data[:at] + bytes([data[at] ^ 0x10]) + data[at + 1 :])
+            with pytest.raises(ImageError, match="truncated or damaged"):
+                read(path)
 
 
 def test_what_is_too_large_or_of_other_axes(tmp_path) -> None:

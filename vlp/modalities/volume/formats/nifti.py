@@ -15,8 +15,8 @@ import numpy as np
 from vlp.core.errors import first_line
 from vlp.core.untrusted import open_gzip, open_regular
 
-from ..image.errors import ImageError
-from .options import FileArray, VolumeOptions, check_size, pick
+from ...image.errors import ImageError
+from ..options import FileArray, VolumeOptions, axes_error, check_size, pick
 
 UNITS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
@@ -83,9 +83,7 @@ def _shape(header: Any, options: VolumeOptions) -> tuple[tuple[int, int, int], i
     if len(shape) == 4:
         return shape[:3], pick(shape[3], options, f"a 4-D file of {sides}: axis 3 has {shape[3]} volumes")
     if len(shape) != 3:
-        raise ImageError(
-            f"an array of {sides or 'no axes'}: expected three axes; a volume needs at least 8 slices", "no_volume"
-        )
+        raise axes_error(shape)
     return shape, 0
 
 

@@ -13,7 +13,7 @@ from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.volume import Volume, to_ras
 
-from .files import ct, nifti, patched
+from ..written import ct, nifti, patched
 
 LIMIT = 1 << 24
 SHAPE = (9, 10, 12)

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.volume.options import VolumeOptions
-from vlp.modalities.volume.slices import (
+from vlp.modalities.volume.formats.slices import (
     along_normal,
     aside,
     check_upright,
@@ -16,6 +15,7 @@ from vlp.modalities.volume.slices import (
     straighten,
     table_of,
 )
+from vlp.modalities.volume.options import VolumeOptions
 
 AXIAL = [1, 0, 0, 0, 1, 0]
 REFUSE = VolumeOptions()

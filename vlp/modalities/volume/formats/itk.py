@@ -6,6 +6,7 @@ Both may name other files to hold their voxels, by any path: here these lie in t
 from __future__ import annotations
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ import numpy as np
 from vlp.core.errors import ConfigError, first_line
 from vlp.core.untrusted import inside, open_regular, shown
 
-from ..image.errors import ImageError
-from .options import FileArray, VolumeOptions, check_size, pick
+from ...image.errors import ImageError
+from ..options import FileArray, VolumeOptions, axes_error, check_size, pick
 
 _HEADER_LIMIT = 1 << 16
 _DEFLATE = 1032
@@ -32,7 +33,7 @@ def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
     kind = "MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO"
     try:
         with open_regular(path) as file:
-            fields = _fields(file.read(_HEADER_LIMIT), kind)
+            fields, start = _fields(file.read(_HEADER_LIMIT), kind)
         holder = _holder(path, fields)
         with open_regular(holder) as file:
             available = file.seek(0, 2)
@@ -43,7 +44,9 @@ def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
-        _choose(reader, max_voxels, options, available)
+        size = _choose(reader, max_voxels, options, available)
+        if _is_packed(fields):
+            _check_packed(holder, start if holder == path else 0, size)
         image = reader.Execute()
     except ImageError:
         raise
@@ -66,13 +69,15 @@ def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
     return FileArray(array, affine, spacing)
 
 
-def _fields(data: bytes, kind: str) -> dict[str, str]:
-    """Return the fields of a header's text, names in small letters; raises ImageError."""
+def _fields(data: bytes, kind: str) -> tuple[dict[str, str], int]:
+    """Return the fields of a header's text, names in small letters, and where it ends; raises ImageError."""
     separator = b"=" if kind == "MetaImageIO" else b":"
     if kind == "NrrdImageIO" and data[:4] != b"NRRD":
         raise ImageError("is no NRRD file", "image_unreadable")
     found: dict[str, str] = {}
-    for line in data.splitlines():
+    at = 0
+    for line in data.splitlines(keepends=True):
+        at += len(line)
         if kind == "NrrdImageIO" and not line.strip():
             break
         name, mark, value = line.partition(separator)
@@ -86,7 +91,7 @@ def _fields(data: bytes, kind: str) -> dict[str, str]:
             break
     if kind == "MetaImageIO" and "elementdatafile" not in found:
         raise ImageError("is no MetaImage file: no ElementDataFile", "image_unreadable")
-    return found
+    return found, at
 
 
 def _holder(path: Path, fields: dict[str, str]) -> Path:
@@ -105,8 +110,8 @@ def _holder(path: Path, fields: dict[str, str]) -> Path:
         raise ImageError(str(error), "foreign_file") from None
 
 
-def _choose(reader: Any, max_voxels: int, options: VolumeOptions, available: int) -> None:
-    """Check what a header says, and tell the reader which volume of a 4-D file is read; raises ImageError."""
+def _choose(reader: Any, max_voxels: int, options: VolumeOptions, available: int) -> int:
+    """Tell the reader which volume of a 4-D file is read, and return the bytes of all voxels; raises ImageError."""
     import SimpleITK as sitk
 
     shape = tuple(int(side) for side in reader.GetSize())
@@ -114,7 +119,7 @@ def _choose(reader: Any, max_voxels: int, options: VolumeOptions, available: int
     if reader.GetNumberOfComponents() != 1:
         raise ImageError(f"{reader.GetNumberOfComponents()} numbers a voxel: expected one", "bad_header")
     if len(shape) not in (3, 4):
-        raise ImageError(f"an array of {sides}: expected three axes; a volume needs at least 8 slices", "no_volume")
+        raise axes_error(shape)
     check_size(shape[:3], max_voxels)
     bits = re.search(r"(\d+)-bit", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
     least = int(np.prod(shape, dtype=np.int64)) * (int(bits[1]) if bits else 8) // 8
@@ -124,3 +129,22 @@ def _choose(reader: Any, max_voxels: int, options: VolumeOptions, available: int
         index = pick(shape[3], options, f"a 4-D file of {sides}: axis 3 has {shape[3]} volumes") if shape[3] > 1 else 0
         reader.SetExtractSize([*shape[:3], 0])
         reader.SetExtractIndex([0, 0, 0, index])
+    return least
+
+
+def _is_packed(fields: dict[str, str]) -> bool:
+    return fields.get("compresseddata", "").lower() == "true" or fields.get("encoding", "").lower() in ("gz", "gzip")
+
+
+def _check_packed(path: Path, start: int, size: int) -> None:
+    """Raise ImageError unless `size` bytes come out of a deflated file whole: the libraries go on with what they have got."""
+    unpack, found = zlib.decompressobj(32 + zlib.MAX_WBITS), 0
+    try:
+        with open_regular(path) as file:
+            file.seek(start)
+            while not unpack.eof and found <= size and (part := unpack.unconsumed_tail or file.read(1 << 20)):
+                found += len(unpack.decompress(part, 1 << 24))
+    except zlib.error as error:
+        raise ImageError(f"truncated or damaged: {error}", "image_truncated") from None
+    if not unpack.eof or found != size:
+        raise ImageError(f"truncated or damaged: {found} of {size} bytes of voxels come out of it", "image_truncated")

@@ -9,8 +9,8 @@ from collections import Counter
 
 import numpy as np
 
-from ..image.errors import ImageError
-from .options import VolumeOptions
+from ...image.errors import ImageError
+from ..options import VolumeOptions
 
 SAME = 1e-3
 """Positions that are less apart are one."""
