@@ -99,7 +99,7 @@ class PatchConvTower(VolumeTower):
         tokens: Tensor = self.place(self.embed(self._patches(image)) + self.position)
         local: Tensor = self.local(tokens)
         mixed: Tensor = self.mix(_to_map(tokens, self.shape))
-        cells = F.relu(self.mix_norm(to_cells(mixed))).view(len(mixed), *mixed.shape[2:], -1)
+        cells = F.relu(self.mix_norm(to_cells(mixed))).view(mixed.shape[0], *mixed.shape[2:], -1)
         regions = [cells[:, deep, high, wide].flatten(1, 3) for deep, high, wide in self.regions]
         pooled = [*(region.mean(1) for region in regions), *(region.amax(1) for region in regions), local.amax(1)]
         return Features(torch.cat(pooled, 1), local if patches else None)
@@ -117,4 +117,4 @@ class PatchConvTower(VolumeTower):
 
 def _to_map(cells: Tensor, shape: Sequence[int]) -> Tensor:
     """Return cells [B, P, C] as a map [B, C, D, H, W]."""
-    return cells.transpose(1, 2).reshape(len(cells), -1, *shape)
+    return cells.transpose(1, 2).reshape(cells.shape[0], -1, *shape)
