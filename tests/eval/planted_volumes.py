@@ -19,7 +19,7 @@ from vlp.sample import Sample
 from vlp_eval.models.base import Card
 
 SIZE = CELLS = (24, 20, 24)
-DIM = 16
+DIM = 32
 
 
 class PlantedVolumes:
@@ -62,11 +62,12 @@ def digest_of(image: Any) -> NDArray[np.uint8]:
 def cells_of(sample: Sample) -> NDArray[np.float64]:
     count = int(np.prod(CELLS))
     cells = direction(f"{sample.key}|cells", count * DIM).reshape(*CELLS, DIM) * 0.05 * count**0.5
+    cells += 0.5 * direction("background", DIM)
     centres = np.stack(np.meshgrid(*(np.arange(side) + 0.5 for side in CELLS), indexing="ij"), -1)
     for box in sample.boxes:
         low, high = np.array(box.xyxy[2::-1]), np.array(box.xyxy[:2:-1])
         middle = tuple(((low + high) / 2).astype(int))
-        meaning = direction(box.phrase, DIM) + direction(str(box.label), DIM)
+        meaning = 2 * (direction(box.phrase, DIM) + direction(str(box.label), DIM))
         cells[((centres >= low) & (centres < high)).all(-1)] += meaning
         cells[middle] += 1.5 * meaning
     return np.asarray(cells.reshape(count, DIM))
