@@ -22,6 +22,7 @@ COMMANDS = {
     "preview": "a contact sheet of samples with boxes and texts",
     "split": "list a patient-disjoint split, or check one for leaks",
     "dedup": "find near-identical images and texts; thin a set",
+    "phantoms": "write synthetic chest CTs as NIfTI and DICOM, with their table",
     "scan": "look for names, dates, numbers that identify a patient",
     "key": "make the secret that ids are hashed with",
     "tokenizer": "train a tokenizer on the texts of a set",

@@ -19,7 +19,11 @@ Assertion = Literal["present", "absent", "uncertain"]
 PRESENT, ABSENT, UNCERTAIN, UNKNOWN = 1, 0, -1, -2
 """The values of a label, in `Sample.labels` and in `Batch.labels`; UNKNOWN is a label that the source does not state."""
 
+HU_EDGES = (-1000, -950, -850, -700, -500, -200, -100, -50, 0, 20, 40, 60, 100, 200, 400, 1000)
+"""Where the histogram of a CT is divided, in Hounsfield units: air, lung, fat, water, soft tissue, bone, metal."""
+
 ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
+_FOLD = re.compile(r"[\W_]+")
 _SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
 
 
@@ -77,6 +81,7 @@ class VolumeInfo:
 
     `shape` [D, H, W] and `spacing` in millimetres along them; `affine`, three rows of four: from a voxel's indices (x, y, z)
     to millimetres in RAS; `orientation` of the file that it came from, such as LPS; `unit` of its values, HU or none.
+    `histogram`: how many voxels lie below, between and above `HU_EDGES`, () where the values are no HU.
     """
 
     shape: tuple[int, int, int]
@@ -84,6 +89,7 @@ class VolumeInfo:
     affine: tuple[tuple[float, ...], ...]
     orientation: str
     unit: str
+    histogram: tuple[int, ...] = ()
 
 
 @runtime_checkable
@@ -167,6 +173,11 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 def sentences(report: Report) -> Sequence[tuple[int, int]]:
     """Return the spans of a report's sentences, split here where the source gave none."""
     return report.sentences or split_sentences(report.text)
+
+
+def fold(text: str) -> str:
+    """Return a text in lower case with white space and punctuation folded: equal for texts that differ by a comma."""
+    return _FOLD.sub(" ", text.casefold()).strip()
 
 
 def code_of(text: str) -> int:

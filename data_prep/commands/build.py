@@ -25,6 +25,8 @@ WARNINGS = {
     "English, Spanish and German): no mentions were taken from them",
     "without patient": "{0} of {1} images state no patient: splits and intervals take each study, or image, for a patient of "
     "its own (--map patient=COLUMN, if one says whose they are)",
+    "faces": "{0} of {1} volumes seem to be of a head: a face can be rendered from them unless it was taken out; do so before "
+    "they leave the hospital",
     "boxes cut": "{0} images have boxes that reach beyond the edge; they are cut there",
 }
 """What is said of the samples that a build counts under these names: how many there are, of how many written ones."""
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         if options.text.concepts not in ("vocabulary", "none") and not counts["missing"]:
             found = f"{counts['concepts']} of {counts['written']}"
             sys.stdout.write(f"{options.text.concepts} has mentions for {found} samples\n")
-        if options.ids == "auto" and build.key is None and build.source.name == "pairs":
+        if options.ids == "auto" and build.key is None and build.source.name in ("pairs", "nifti"):
             sys.stderr.write(
                 "ids are kept as they are in the table: set VLP_PREP_KEY to replace them by keyed hashes\n"
             )

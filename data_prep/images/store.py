@@ -117,7 +117,7 @@ def _encode(
     height, width = source_size or pixels.shape[:2]
     check_size(height, width, options.max_pixels)
     form = natural if options.format == "auto" else options.format
-    if form == "jpg" and max(pixels.shape[:2]) > 65500:  # a volume stacked downwards is more than JPEG can hold
+    if form == "jpg" and max(pixels.shape[:2]) > 65500:  # more than JPEG can hold
         form = "png"
     if 0 < options.max_side < max(height, width):
         ratio = options.max_side / max(height, width)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume import store
+from vlp.modalities.volume.options import VolumeOptions
+from vlp.modalities.volume.read import read_mask
 from vlp.modalities.volume.volume import Volume, orientation
-from vlp.sample import VolumeInfo, Voxels
+from vlp.sample import HU_EDGES, Box, VolumeInfo, Voxels
 
 from .store import Stored
+
+FACE = "may show a face"
+"""The step of a volume of a head, of which a face can be rendered."""
+_TISSUE = -300
+_HEAD = ((100.0, 190.0), (120.0, 260.0))
+"""What a head measures across and from front to back, in millimetres, ears and nose included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +41,70 @@ def store_volume(volume: Voxels, max_voxels: int) -> StoredVolume:
     data = store.encode(volume)
     if not np.array_equal(store.decode(data, max_voxels).voxels[:], volume.voxels):
         raise ImageError("the stored volume reads back as another: report this", "volume_not_stored")
+    is_ct = volume.modality == "CT"  # int16, as the reader makes them
     info = VolumeInfo(
         volume.shape,
         volume.spacing,
         tuple(tuple(round(number, 6) for number in row) for row in volume.affine[:3].tolist()),
-        orientation(volume.file_affine()),
-        "HU" if volume.modality == "CT" else "none",
+        orientation(volume.file_affine()) if min(volume.spacing) > 0 else "unknown",
+        "HU" if is_ct else "none",
+        _histogram(volume.voxels) if is_ct else (),
     )
-    return StoredVolume(data, volume.shape, (1.0, 1.0, 1.0), volume.steps, info)
+    steps = (*volume.steps, FACE) if is_ct and shows_head(volume) else volume.steps
+    return StoredVolume(data, volume.shape, (1.0, 1.0, 1.0), steps, info)
+
+
+def _histogram(voxels: Any) -> tuple[int, ...]:
+    """Return how many int16 voxels lie below, between and above `HU_EDGES`."""
+    counts = np.zeros(1 << 16, np.int64)
+    for plane in voxels[:]:
+        counts += np.bincount(plane.ravel().view(np.uint16) ^ np.uint16(1 << 15), minlength=len(counts))
+    places = [0, *(edge + (1 << 15) for edge in HU_EDGES)]
+    return tuple(np.add.reduceat(counts, places).tolist())
+
+
+def shows_head(volume: Volume) -> bool:
+    """Return whether the upper end of a CT is as wide and deep as a head, with air around it.
+
+    A guess for a warning: shoulders are wider, necks narrower, and what the field of view cuts is not judged.
+    """
+    depth, height, width = volume.shape
+    spacing_z, spacing_y, spacing_x = volume.spacing
+    top = max(1, round(min(depth, 160 / spacing_z)))
+    found = 0
+    planes = np.linspace(depth - top, depth - 1, 9).round().astype(int)
+    for plane in (volume.voxels[int(index)] > _TISSUE for index in planes):
+        rows, columns = np.flatnonzero(plane.mean(1) > 0.02), np.flatnonzero(plane.mean(0) > 0.02)
+        if not len(rows) or rows[0] == 0 or columns[0] == 0 or rows[-1] == height - 1 or columns[-1] == width - 1:
+            continue
+        across, along = (columns[-1] - columns[0] + 1) * spacing_x, (rows[-1] - rows[0] + 1) * spacing_y
+        found += _HEAD[0][0] <= across <= _HEAD[0][1] and _HEAD[1][0] <= along <= _HEAD[1][1]
+    return found >= 4
+
+
+def mask_of(place: str, path: Path, volume: Volume, options: VolumeOptions) -> bytes:
+    """Return a mask's file as it is stored beside its volume; raises ImageError for one of another geometry.
+
+    `place` names the mask as its table does; `path#5` is where a file of several holds 5.
+    """
+    labels = read_mask(path, volume, VolumeOptions(orientation=options.orientation, spacing=options.spacing))
+    value = place.rpartition("#")[2] if "#" in place else ""
+    return store.encode_mask(labels == int(value) if value.isdigit() else labels != 0)
+
+
+def turned(box: Box, volume: Volume) -> Box:
+    """Return a box in voxels of the file's array (i, j, k, edges), turned as the array was; raises ImageError."""
+    if len(box.xyxy) != 6:
+        raise ImageError(
+            f"a box of {len(box.xyxy)} numbers for a volume: expected six, the low corner i, j, k and the high one",
+            "bad_box",
+        )
+    low, high = [], []
+    for side, theirs, flip in zip(volume.shape, volume.axes.order, volume.axes.flipped, strict=True):
+        first, last = box.xyxy[theirs], box.xyxy[theirs + 3]
+        low.append(side - last if flip else first)
+        high.append(side - first if flip else last)
+    return replace(box, xyxy=(*reversed(low), *reversed(high)))
 
 
 def store_volume_mask(mask: bytes, name: str, stored: Stored) -> bytes:

@@ -26,6 +26,7 @@ from vlp.core.output import partial_of, remove, whole, write_whole
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
 
+from ..images.volumes import FACE
 from ..privacy.identifiers import VARIABLE, IdHasher, read_key
 from ..reports.languages.detect import UNREAD
 from ..sources.base import Reject, sources
@@ -259,6 +260,7 @@ class Build:
         write_whole(self.out / "README.md", render_card(self._about(), stats, reasons, read))
         counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
         counts["unread"], counts["boxes cut"] = stats.counts["steps"][UNREAD], stats.counts["steps"][CUT]
+        counts["faces"] = stats.counts["steps"][FACE]
         counts["concepts"] = stats.counts["with"]["concepts"]
         counts["without patient"] = stats.samples - stats.counts[GROUPED_BY]["patient"]
         counts.update({f"reason {name}": number for name, number in reasons.items()})

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from vlp.core.config import config
 from vlp.data.shards.sample_io import FieldError, check_sample
 from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import is_volume_file, read_volume
+from vlp.modalities.volume.volume import Volume
 from vlp.sample import Box, Report, Sample, Voxels
 
 from ..images.modality_codes import age_of, modality_of, sex_of, view_of
@@ -90,7 +91,10 @@ class SampleProcessor:
             unread = self.extractor.unread(report)
             concepts = () if unread else self.extractor.of_report(report)
             steps += (unread,) if unread else ()
-        stored = self._stored(sample)
+        image = self._read(sample)
+        stored = (
+            store_volume(image, self.image.max_voxels) if isinstance(image, Voxels) else store_image(image, self.image)
+        )
         boxes = [_scaled(box, stored) for box in sample.boxes]
         if (boxes or sample.masks) and any(step.startswith("turned") for step in stored.steps):
             raise Reject("bad_box", "the image is turned by its EXIF orientation: turn the file, then mark it")
@@ -98,7 +102,7 @@ class SampleProcessor:
         ready = replace(
             sample,
             key=safe_key(sample.key),
-            modality=modality_of(sample.modality),
+            modality=modality_of(sample.modality or (image.modality if isinstance(image, Volume) else None)),
             view=view_of(sample.view),
             groups=_known(sample.groups),
             image=stored.data,
@@ -109,7 +113,7 @@ class SampleProcessor:
             masks={name: self._mask(mask, name, stored) for name, mask in sorted(sample.masks.items())},
             volume=stored.info if isinstance(stored, StoredVolume) else None,
             split=split,
-            steps=(*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])),
+            steps=tuple(dict.fromkeys((*sample.steps, *steps, *stored.steps, *([f"{CUT}: {cut}"] if cut else [])))),
         )
         if self.hasher:
             ready = self.hasher.sample(ready)
@@ -119,12 +123,15 @@ class SampleProcessor:
             raise Reject("bad_value", str(error)) from None
         return ready
 
-    def _stored(self, sample: Sample) -> Stored:
-        image = sample.image
-        if isinstance(image, Path) and is_volume_file(image):
-            image = read_volume(image, self.image.max_voxels, self.volume)
-        return (
-            store_volume(image, self.image.max_voxels) if isinstance(image, Voxels) else store_image(image, self.image)
+    def _read(self, sample: Sample) -> Any:
+        """Return a sample's image, read where it is the path of a volume's file."""
+        if not (isinstance(sample.image, Path) and is_volume_file(sample.image)):
+            return sample.image
+        options = self.volume or VolumeOptions()
+        return read_volume(
+            sample.image,
+            self.image.max_voxels,
+            replace(options, modality=options.modality or modality_of(sample.modality) or ""),
         )
 
     @staticmethod

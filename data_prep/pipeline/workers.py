@@ -70,7 +70,8 @@ class Worker:
     def __init__(self, job: Job) -> None:
         options = job.options
         self._source = sources.get(options.source["kind"])(options.raw, job.config, options.follow_links)
-        self._source.max_pixels = options.image.max_pixels
+        self._source.max_pixels, self._source.max_voxels = options.image.max_pixels, options.image.max_voxels
+        self._source.volume_options = options.volume
         self._hasher = IdHasher(job.key) if job.key else None
         self._left_out = job.left_out
         self.trail: Trail | None = None

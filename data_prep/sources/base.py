@@ -12,8 +12,8 @@ from __future__ import annotations
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -24,6 +24,10 @@ from vlp.data.tables.cells import CellError
 from vlp.data.tables.keys import safe_key as safe_key
 from vlp.data.tables.read import Row, rows
 from vlp.modalities.image.decode import MAX_PIXELS
+from vlp.modalities.volume.options import VolumeOptions
+from vlp.modalities.volume.read import read_volume
+from vlp.modalities.volume.store import MAX_VOXELS
+from vlp.modalities.volume.volume import Volume
 from vlp.sample import Report, Sample
 
 from ..images.modality_codes import RADIOGRAPH
@@ -84,7 +88,10 @@ class Source(ABC):
     identifying: ClassVar[bool] = False
     """True where ids come from a hospital and must not be written without being hashed."""
     max_pixels: int = MAX_PIXELS
-    """The largest image or volume that a source may make pixels of; a build's workers set their own."""
+    """The largest image that a source may make pixels of; a build's workers set their own, as of what follows."""
+    max_voxels: int = MAX_VOXELS
+    volume_options: VolumeOptions = VolumeOptions()
+    """How files of volumes are read."""
     language: ClassVar[str | None] = None
     """The ISO 639-1 code of all reports, None where each report's own is looked for."""
 
@@ -160,6 +167,14 @@ class Source(ABC):
                 return path
         listed = dict.fromkeys(shown(str(name)) for name in names)
         raise Reject("image_missing", f"no such file: {' or '.join(listed)}")
+
+    def volume(self, path: Path | Sequence[Path], **stated: Any) -> Volume:
+        """Return the volume of a file, or of DICOM files, read with the build's options; raises ImageError.
+
+        `stated` are options that the layout or a table states, in place of the build's.
+        """
+        known = {name: value for name, value in stated.items() if value not in (None, "")}
+        return read_volume(path, self.max_voxels, replace(self.volume_options, **known))
 
     def member(self, archive: Path, name: str) -> bytes:
         """Return a file out of a zip archive, which stays open for the next one; raises Reject."""

@@ -4,14 +4,14 @@
 
 Every file that is DICOM is read, whatever its name. A report is found by study (StudyInstanceUID), accession number, patient
 or image, whichever the mapping names; or in a text file beside the images (`reports: sidecar`). Ids become keyed hashes, and
-of the header only modality, view, sex and age are kept. Frames and series of slices become samples of their own or one tall
-image per volume, by choice.
+of the header only modality, view, sex and age are kept. Frames and series of slices become images of their own, or
+volumes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,28 +21,25 @@ from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
 from vlp.data.tables.cells import CellError, identity, text
 from vlp.data.tables.read import numbered_rows
-from vlp.modalities.image.dicom import (
-    Frames,
-    Slices,
-    check_frames,
-    not_an_image,
-    open_dicom,
-    quiet,
-    read_header,
-    read_volume,
-    redact_error,
-)
+from vlp.modalities.image.dicom import Frames, check_frames, not_an_image, open_dicom, quiet, read_header, redact_error
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.image.grey_scale import DicomOptions, numbers
+from vlp.modalities.image.grey_scale import DicomOptions, numbers, whole
+from vlp.modalities.image.grey_scale import text as element
+from vlp.modalities.volume.formats.dicom_series import counted, find_series
+from vlp.modalities.volume.formats.dicom_slice import SCOUTS
+from vlp.modalities.volume.formats.slices import along_normal
+from vlp.modalities.volume.options import LEAST
 from vlp.sample import Sample
 
 from ..images.dicom import header, ids
 from ..images.modality_codes import modality_of
+from ..images.volumes import FACE
 from .base import Record, Reject, Source, safe_key, sources
 
 LINKS = ("study", "accession", "patient", "image")
-PARALLEL = 0.99
-"""The least cosine between the normals of slices of one volume."""
+HEADS = frozenset(
+    ("BRAIN", "FACE", "HEAD", "HEADNECK", "JAW", "MANDIBLE", "MAXILLA", "NOSE", "ORBIT", "PARANASALSINUS", "SKULL")
+)
 SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
 
 
@@ -57,9 +54,10 @@ class DicomFolder(Source):
         """`table` of reports, `map` from study | accession | patient | image and report | findings | impression to columns.
         Rows of one id are one report, in the table's order (an addendum); `separator` of a CSV without commas.
 
-        `frames`: of a multi-frame file, the first, each as a slice, or all as one volume; `series`: files of one series as
-        separate images, or as one volume for each plane of theirs, in the order of their positions and on one grey scale.
-        `window`: "file", "range" or "center,width", see `vlp.modalities.image.grey_scale`. `modalities`: only these (CR,
+        `frames`: of a multi-frame file, the first, each as an image, or all as a volume; `series`: files of one series as
+        separate images, or as a volume for each stack of slices in it, whose own options are those of `volume`: what is
+        no slice of a volume is left out then. `window` of images: "file", "range" or "center,width", see
+        `vlp.modalities.image.grey_scale`. `modalities`: only these (CR,
         DX, CT, ...). Segmentations, dose maps, reports and what else is no picture of a patient is left out and counted;
         naming its modality (SEG) here takes it in.
         """
@@ -77,32 +75,56 @@ class DicomFolder(Source):
     _opened: tuple[str, Frames] | None = None
 
     def records(self) -> Iterator[Record]:
-        if self.config.series == "volume":  # the first record of a series grows with its files until all are seen
-            yield from list(self._walk())
-        else:
-            yield from self._walk()
-
-    def _walk(self) -> Iterator[Record]:
         reports, link = self._reports()
-        volumes: dict[str, list[_Plane]] = {}
+        stacks: dict[str, _Stack] = {}
         for path in sorted(self.raw.rglob("*")):
             if not path.is_file() or path.suffix.lower() in SKIPPED or path.name in ("DICOMDIR", ".DS_Store"):
                 continue
             name = path.relative_to(self.raw).as_posix()
             record = self._record(path, name, reports, link)
-            series = record.data.get("series") if self.config.series == "volume" else None
-            members = None
-            if series:
-                plane, is_new = _plane_of(volumes.setdefault(series, []), record.data["normal"])
-                plane.members.append((record.data["place"], name))
-                if not is_new:
-                    continue
-                members = plane.members
+            owner = self._stack_of(record)
+            if owner is not None:
+                stacks.setdefault(owner, _Stack(record)).add(record)
+                continue
             frames = record.data.get("frames", 1) if self.config.frames == "slices" else 1
             for number in range(frames):
                 key = f"{record.key}_{number:04d}" if frames > 1 else record.key
-                data = {**record.data, "frame": number, "members": members}
-                yield Record(key, data, record.patient, record.study)
+                yield Record(key, {**record.data, "frame": number}, record.patient, record.study)
+        for name, stack in stacks.items():
+            yield from self._volumes(name, stack)
+
+    def _stack_of(self, record: Record) -> str | None:
+        """Return the name of the stack of slices that a file belongs to, None where it is an image of its own."""
+        data = record.data
+        if "problem" in data:
+            return None
+        if self.config.series == "volume":
+            return data["series"] or str(Path(data["file"]).parent)
+        return record.key if self.config.frames == "volume" and data["frames"] > 1 else None
+
+    def _volumes(self, name: str, stack: _Stack) -> Iterator[Record]:
+        """Yield the volumes in a stack; where it is one that its headers do not show at once, all are looked at again."""
+        first = stack.first
+        for number, (problem, sequence) in enumerate(found := self._looked_at(stack)):
+            data = {**first.data, "members": stack.files, "volume": number if len(found) > 1 else None}
+            data |= {"sequence": sequence} | ({"problem": problem} if problem else {})
+            key = f"{safe_key(name)}_{number}" if len(found) > 1 else safe_key(name)
+            yield Record(key, data, first.patient, first.study)
+
+    def _looked_at(self, stack: _Stack) -> list[tuple[tuple[str, str, bool] | None, str]]:
+        """Return what is wrong with each volume of a stack, and which of several of one series it is."""
+        few = f"{len(stack.files)} slices, a volume has at least {LEAST}"
+        if stack.is_plain:
+            return [(("no_volume", few, False) if len(stack.files) < LEAST else None, "")]
+        found = find_series([self.raw / file for file in stack.files])
+        if found.damaged:
+            return [((found.damaged[0].reason, str(found.damaged[0]), found.damaged[0].counted), "")]
+        if not found.series:
+            return [(("no_volume", counted(found.left_out), False), "")]
+        return [
+            (("no_volume", str(series), False) if len(series.slices) < LEAST else None, series.sequence)
+            for series in found.series
+        ]
 
     def _record(self, path: Path, name: str, reports: dict[str, dict[str, str]], link: str) -> Record:
         try:
@@ -130,7 +152,6 @@ class DicomFolder(Source):
                 "header": header(dataset),
                 "frames": check_frames(dataset, path.stat().st_size),
                 "place": _place(dataset),
-                "normal": _normal(dataset),
                 "series": known.get("series"),
                 "report": self._sidecar(path) if self.config.reports == "sidecar" else reports.get(known.get(link, "")),
             },
@@ -173,21 +194,24 @@ class DicomFolder(Source):
     def sample(self, record: Record) -> Sample:
         data = record.data
         if "problem" in data:
-            reason, detail, counted = data["problem"]
-            if counted:
+            reason, detail, is_counted = data["problem"]
+            if is_counted and "members" not in data:
                 open_dicom(self.image(data["file"]))  # says why, for most
-            raise Reject(reason, detail, counted=counted)
+            raise Reject(reason, detail, counted=is_counted)
         known = data["header"]
         if self.config.modalities and not self._asked_for(known.get("modality", "")):
             raise Reject("other_modality", known.get("modality", ""), counted=False)
-        pixels, steps = self._pixels(data)
+        image, steps = self._image(data)
         return self.sample_of(
             record,
-            pixels,
+            image,
             report=self._text(data["report"]),
             modality=known.get("modality"),
             view=known.get("view"),
-            groups={name: known[name] for name in ("sex", "age") if name in known},
+            groups={
+                **{name: known[name] for name in ("sex", "age") if name in known},
+                "sequence": data.get("sequence"),
+            },
             licence="",
             steps=steps,
         )
@@ -197,36 +221,18 @@ class DicomFolder(Source):
         wanted = {name.upper() for name in self.config.modalities}
         return modality.upper() in wanted | {modality_of(name) for name in wanted}
 
-    def _pixels(self, data: Any) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
-        options = DicomOptions(window=self.config.window)
-        if data["members"] is not None:
-            names = [name for _, name in sorted(data["members"])]
-
-            def files(pixels: bool) -> Iterator[tuple[Any, int]]:
-                for name in names:
-                    path = self.image(name)
-                    yield (open_dicom(path, any_kind=True) if pixels else read_header(path)), 0
-
-            return self._stack(files, len(names), "slices of a series")
-        frames = self._frames(data["file"], options)
-        if self.config.frames == "volume" and len(frames) > 1:
-
-            def numbered(_: bool) -> Iterator[tuple[Any, int]]:
-                yield from ((frames.dataset, index) for index in range(len(frames)))
-
-            return self._stack(numbered, len(frames), "frames")
-        return frames.read(data["frame"])
+    def _image(self, data: Any) -> tuple[Any, tuple[str, ...]]:
+        """Return the pixels or the volume of a record, and what was done to them or is known of it."""
+        if "members" in data:
+            steps = (FACE,) if data["header"].get("body_part") in HEADS else ()
+            return self.volume([self.image(name) for name in data["members"]], volume=data["volume"]), steps
+        return self._frames(data["file"], DicomOptions(window=self.config.window)).read(data["frame"])
 
     def _frames(self, name: str, options: DicomOptions) -> Frames:
         """Return the frames of a file; the last file stays open for the next of its frames."""
         if self._opened is None or self._opened[0] != name:
             self._opened = name, Frames(open_dicom(self.image(name), any_kind=True), options, self.max_pixels)
         return self._opened[1]
-
-    def _stack(self, slices: Slices, count: int, kind: str) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
-        """Return a volume with its slices on top of each other, `[D * H, W]`; raises ImageError."""
-        pixels, steps = read_volume(slices, count, DicomOptions(window=self.config.window), self.max_pixels)
-        return np.concatenate(list(pixels)), (*steps, f"volume: {count} {kind} stacked downwards")
 
     def _text(self, texts: dict[str, str] | None) -> str:
         if not texts:
@@ -247,39 +253,34 @@ def _join(report: dict[str, str], more: dict[str, str]) -> None:
         report.setdefault(name, "")
 
 
-@dataclass
-class _Plane:
-    """The files of a series whose slices are parallel: their normal, and (place, name) of each."""
+class _Stack:
+    """The files of a series, and whether they show at once that they are the slices of one volume."""
 
-    normal: tuple[float, ...] | None
-    members: list[tuple[tuple[float, ...], str]] = field(default_factory=list)
+    def __init__(self, first: Record) -> None:
+        self.first = first
+        self.files: list[str] = []
+        self._places: set[float] = set()
+        self._planes: set[tuple[Any, ...]] = set()
 
+    def add(self, record: Record) -> None:
+        """Add a file; a report beside one of them is that of all."""
+        along, plane = record.data["place"]
+        self.files.append(record.data["file"])
+        self._places.add(along)
+        self._planes.add(plane)
+        if self.first.data["report"] is None and record.data["report"] is not None:
+            self.first = record
 
-def _plane_of(planes: list[_Plane], normal: tuple[float, ...] | None) -> tuple[_Plane, bool]:
-    """Return the plane of a series that a slice belongs to, made where there is none yet, and whether it is new.
-
-    A localizer holds slices of three planes under one series number: three volumes, not one.
-    """
-    for plane in planes:
-        same = plane.normal is None if normal is None else plane.normal is not None
-        if same and (normal is None or abs(np.dot(normal, plane.normal or ())) > PARALLEL):
-            return plane, False
-    planes.append(_Plane(normal))
-    return planes[-1], True
-
-
-def _normal(dataset: Any) -> tuple[float, ...] | None:
-    """Return the unit normal of a slice's plane, None where the header does not say it."""
-    plane = np.array(numbers(dataset, "ImageOrientationPatient"))
-    if len(plane) != 6 or not (length := np.linalg.norm(normal := np.cross(plane[:3], plane[3:]))):
-        return None
-    return tuple(float(part) for part in normal / length)
+    @property
+    def is_plain(self) -> bool:
+        return len(self._planes) == 1 and () not in self._planes and len(self._places) == len(self.files)
 
 
-def _place(dataset: Any) -> tuple[float, ...]:
-    """Return where a slice lies in its series: along the normal of its plane, else its instance number."""
-    number = (numbers(dataset, "InstanceNumber") or [0.0])[0]
-    position, normal = numbers(dataset, "ImagePositionPatient"), _normal(dataset)
-    if len(position) != 3 or normal is None:
-        return (0.0, number)
-    return (float(np.dot(normal, position)), number)
+def _place(dataset: Any) -> tuple[float, tuple[Any, ...]]:
+    """Return where a slice lies along its normal, and its plane: orientation and size, () for what is no plain slice."""
+    plane, position = numbers(dataset, "ImageOrientationPatient"), numbers(dataset, "ImagePositionPatient")
+    is_scout = any(word in element(dataset, "ImageType").upper() for word in SCOUTS)
+    if len(plane) != 6 or len(position) != 3 or whole(dataset, "NumberOfFrames", 1) > 1 or is_scout:
+        return 0.0, ()
+    along = float(along_normal(np.array([position]), np.array(plane))[0])
+    return round(along, 3), (*(round(part, 3) for part in plane), whole(dataset, "Rows"), whole(dataset, "Columns"))

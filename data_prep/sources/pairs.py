@@ -9,7 +9,10 @@ sample with all their texts.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vlp.core.config import ConfigError, config
+from vlp.data.tables.read import table_kind
 
 from ..readers.file_table import FileTable, Table
 from .base import sources
@@ -40,3 +43,6 @@ class Pairs(TableSource):
                 )
             path = found[0]
         return [FileTable(path, self.raw, encoding=self.config.encoding, separator=self.config.separator)]
+
+    def names_images(self, table: Table) -> bool:
+        return table_kind(Path(table.name)) != "parquet"

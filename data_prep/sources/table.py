@@ -22,14 +22,18 @@ from vlp.data.tables.cells import CellError, absent, describe, identity, structu
 from vlp.data.tables.keys import Names, path_name
 from vlp.data.tables.labels import cell_labels, is_value, names_in
 from vlp.data.tables.read import Row
+from vlp.modalities.volume.read import is_volume_file
+from vlp.modalities.volume.volume import Volume
 from vlp.sample import Sample
 
+from ..images.modality_codes import modality_of
+from ..images.volumes import mask_of, turned
 from ..readers.file_table import Table
 from .base import Record, Reject, Source
 
 FIELDS = (
     *("key", "image", "bytes", "report", "findings", "impression", "captions", "patient", "study", "view", "modality"),
-    *("split", "sex", "age", "site", "licence", "labels", "boxes", "masks"),
+    *("split", "sex", "age", "site", "sequence", "licence", "labels", "boxes", "masks"),
 )
 ALIASES = {
     "image": ("file_name", "image_file_name"),
@@ -41,7 +45,7 @@ ALIASES = {
 }
 """Columns that are taken for a field that is neither mapped nor there under its own name."""
 WORDS = ("modality", "view", "licence")
-GROUPS = ("sex", "age", "site")
+GROUPS = ("sex", "age", "site", "sequence")
 
 
 @config
@@ -49,7 +53,11 @@ class TableConfig:
     """`map` is field to column; `labels` may name several columns of values, joined by commas.
 
     `separator` of a CSV that is not separated by commas. `closed_labels`: a label that occurs elsewhere in the table and
-    not in this row is absent (0) in this row. `box_format`: what four numbers of a box are.
+    not in this row is absent (0) in this row. `box_format`: what the numbers of a box are: four, in pixels, or of a volume
+    six (i, j, k of the low corner, then the high one, or the size), in voxels of its file's array as it lies there.
+
+    A row that names a study and no image is of all images of that study: a report that they share. A mask of a volume is a
+    file of the same geometry; `path#5` is where such a file holds 5.
     """
 
     map: dict[str, str] = field(default_factory=dict)
@@ -67,6 +75,10 @@ class TableSource(Source):
     @abstractmethod
     def find_tables(self) -> list[Table]:
         """Return the tables of the set, in a stable order; raises ConfigError."""
+
+    def names_images(self, table: Table) -> bool:
+        """Return whether the images of a table are named in it, so that an empty cell is none; else they may lie in it."""
+        return False
 
     @cached_property
     def _tables(self) -> list[Table]:
@@ -96,6 +108,8 @@ class TableSource(Source):
         scan = _Scan(self._rows(), self.config.closed_labels)
         waiting: dict[int, list[_Row]] = {}
         for row in self._rows():
+            if row.of_study is not None:
+                continue
             group = scan.names.group(row.name, row.image)
             if scan.names.rows_of(group) == 1:
                 yield self._record([row], scan)
@@ -112,6 +126,8 @@ class TableSource(Source):
                 for row_again in rows_of_image:
                     if row_again not in distinct:  # the same in every cell: a duplicate, counted
                         yield self._record([row_again], scan)
+        for row in scan.without_images():
+            yield self._record([row], scan)
 
     def _rows(self) -> Iterator[_Row]:
         numbers: dict[str, int] = {}
@@ -119,16 +135,21 @@ class TableSource(Source):
             columns = self.columns(table)
             single = {name: column for name, column in columns.items() if name != "labels"}
             label_columns = columns["labels"].split(",") if "labels" in columns else []
+            is_text = "bytes" not in columns and self.names_images(table)
             for number, row in enumerate(table.rows()):
                 cells = {name: row.get(column, "") for name, column in single.items()}
                 cells["labels"] = {column: row.get(column, "") for column in label_columns}
                 overall = numbers.get(table.prefix, 0)
                 numbers[table.prefix] = overall + 1
-                yield _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table)
+                found = _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table)
+                if is_text and absent(cells.get("image", "")):
+                    found.of_study = _study(cells)
+                yield found
 
     def _record(self, group: list[_Row], scan: _Scan) -> Record:
         """Return the record of an image's rows; what is wrong with their ids is told when the sample is made."""
         first = group[0]
+        group = [*group, *scan.of_study(group)]
         data: dict[str, Any] = {
             "rows": [row.cells for row in group],
             "table": first.table,
@@ -171,7 +192,11 @@ class TableSource(Source):
             name: _agreed([found for row in group if (found := word(row.get(name, ""), columns.get(name, name)))], name)
             for name in (*WORDS, *GROUPS)
         }
-        reports = dict.fromkeys(found for row in group if (found := _report(row, columns)))
+        modality = words["modality"] or self.config.modality
+        image = self._image(record)
+        volume = None
+        if isinstance(image, Path) and is_volume_file(image):
+            volume = self.volume(image, modality=modality_of(modality))
         captions = dict.fromkeys(
             caption for row in group for caption in texts(row.get("captions", ""), columns.get("captions", "captions"))
         )
@@ -182,19 +207,26 @@ class TableSource(Source):
         )
         return self.sample_of(
             record,
-            self._image(record),
-            report="\n".join(reports),
+            volume or image,
+            report=self.texts(record),
             captions=tuple(captions),
-            modality=words["modality"] or self.config.modality,
+            modality=modality,
             view=words["view"],
-            labels=self._labels(data),
-            boxes=tuple(boxes),
-            masks=self._masks(record),
+            labels=self.labels(record),
+            boxes=tuple(turned(box, volume) if volume else box for box in boxes),
+            masks=self._masks(record, volume),
             groups={name: words[name] for name in GROUPS},
             licence=words["licence"] or self.config.licence or "",
         )
 
-    def _labels(self, data: Mapping[str, Any]) -> dict[str, int]:
+    def texts(self, record: Record) -> str:
+        """Return the report that the rows of an image state, "" for none; raises CellError."""
+        rows, columns = record.data["rows"], record.data["columns"]
+        return "\n".join(dict.fromkeys(found for row in rows if (found := _report(row, columns))))
+
+    def labels(self, record: Record) -> dict[str, int]:
+        """Return the labels that the rows of an image state; raises CellError."""
+        data = record.data
         classes = self._tables[data["table"]].classes
         stated: dict[str, int] = {}
         for row in data["rows"]:
@@ -231,7 +263,7 @@ class TableSource(Source):
                 raise Reject("image_unreadable", f"column {columns['bytes']!r} is not base64") from None
         return self.image(value, value.replace("\\", "/"), root=table.folder)
 
-    def _masks(self, record: Record) -> dict[str, bytes]:
+    def _masks(self, record: Record, volume: Volume | None) -> dict[str, bytes]:
         data = record.data
         column = data["columns"].get("masks", "masks")
         found: dict[str, bytes] = {}
@@ -246,15 +278,21 @@ class TableSource(Source):
             ):
                 raise CellError("bad_mask", f"column {column!r}: expected a path, or a mapping from names to paths")
             for name, path in value.items():
-                if not absent(path):
-                    found[str(name)] = read_regular(self.image(path, root=self._tables[data["table"]].folder))
+                if absent(path):
+                    continue
+                folder = self._tables[data["table"]].folder
+                if volume is None:
+                    found[str(name)] = read_regular(self.image(path, root=folder))
+                else:
+                    file = self.image(path.rpartition("#")[0] or path, path, root=folder)
+                    found[str(name)] = mask_of(path, file, volume, self.volume_options)
         return found
 
 
 class _Row:
     """A row on its way to a record: its cells by field, its name (which makes its key), and its image's."""
 
-    __slots__ = ("cells", "columns", "image", "is_path", "name", "number", "split", "table")
+    __slots__ = ("cells", "columns", "image", "is_path", "name", "number", "of_study", "split", "table")
 
     def __init__(
         self, place: int, number: int, cells: Row, columns: dict[str, str], unnamed: str, table: Table
@@ -270,6 +308,8 @@ class _Row:
         self.is_path = key is None and bool(path)
         self.name = key or path or unnamed
         self.image = path or unnamed
+        self.of_study: str | None = None
+        """The study of a row that names one and no image."""
 
 
 class _Scan:
@@ -278,7 +318,11 @@ class _Scan:
     def __init__(self, found: Iterable[_Row], names_wanted: bool) -> None:
         self.names, self.value_columns = Names(), set[str]()
         self._names: dict[str, set[str]] = {}
+        self._of_study: dict[str, list[_Row]] = {}
+        self._shown: set[str] = set()
         for row in found:
+            if row.of_study is not None:
+                self._of_study.setdefault(row.of_study, []).append(row)
             self.names.add(row.name, row.is_path, row.image)
             for column, cell in row.cells["labels"].items():
                 self._look(column, cell, names_wanted)
@@ -297,10 +341,31 @@ class _Scan:
         except CellError:
             return  # told when this row's own sample is made
 
+    def of_study(self, group: list[_Row]) -> list[_Row]:
+        """Return the rows without an image that are of the study of an image's rows."""
+        study = _study(group[0].cells) if self._of_study and group[0].of_study is None else None
+        if study not in self._of_study or study is None:
+            return []
+        self._shown.add(study)
+        return self._of_study[study]
+
+    def without_images(self) -> Iterator[_Row]:
+        """Yield the rows of studies whose images are not there."""
+        for study, rows in self._of_study.items():
+            if study not in self._shown:
+                yield from rows
+
     def label_names(self) -> list[str]:
         """Return every label of the tables: a column of values by its name, the others by what is in them."""
         stated = {name for column, known in self._names.items() if column not in self.value_columns for name in known}
         return sorted(stated | self.value_columns)
+
+
+def _study(cells: Row) -> str | None:
+    try:
+        return identity(cells.get("study", ""), "study")
+    except CellError:
+        return None  # told when this row's own sample is made
 
 
 def _agreed(found: list[str], column: str) -> str | None:

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from vlp.hub import Pretrained
     from vlp.models.dual_encoder import DualEncoder
 
-Images = Sequence[np.ndarray]
+Images = Sequence[Any]
+"""As a processor's `probes` returns them: uint8 pixels, or the bytes of volumes."""
 Texts = Sequence[str]
 Embeddings = dict[str, np.ndarray]
 """By what was embedded: `images` [N, D], `texts` [N, D]."""
@@ -44,6 +45,9 @@ class Exporter(ABC):
     usage: ClassVar[str]
     """Python for the model card; `{repo}` is where the model is."""
 
+    volumes: ClassVar[bool] = False
+    """Whether it holds models of volumes too."""
+
     decodes_files: ClassVar[bool] = False
     """Whether its users need not decode images themselves."""
 
@@ -55,6 +59,13 @@ class Exporter(ABC):
 
     def __init__(self, name: str) -> None:
         self.name = name
+
+    def require_kind(self, loaded: Pretrained) -> None:
+        """Raise UnsupportedByFormat for a model of volumes where the format has no preprocessing of these."""
+        if not self.volumes and len(loaded.model.grid.shape) == 3:
+            raise UnsupportedByFormat(
+                f"{self.library} has no preprocessing of volumes: export with --format vlp or onnx"
+            )
 
     @abstractmethod
     def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:

@@ -73,6 +73,7 @@ def export(options: argparse.Namespace) -> Path:
         loaded = from_pretrained(source, options.trust)
         loaded.model = merge_lora(loaded.model)
         try:
+            exporter.require_kind(loaded)
             notes = exporter.write(loaded, work, options.approximate)
             say(f"wrote {exporter.name} format; loading it in a fresh process")
             notes += verify.check(loaded, work, exporter, options.approximate)

@@ -51,12 +51,14 @@ def render(
         eval_results=metrics or None,
     )
     primary, others = score_rows(scored)
+    is_image = len(loaded.model.grid.shape) == 2
     templates = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     return templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         front=front.to_yaml(),
         name=name,
         version=__version__,
-        usage=exporter.usage.format(repo=repository),
+        usage=exporter.usage.format(repo=repository, file="image.png" if is_image else "scan.nii.gz"),
+        is_image=is_image,
         decodes_files=exporter.decodes_files,
         about=describe(loaded),
         notes=list(notes),
@@ -86,7 +88,7 @@ def _results(path: Path) -> dict[str, Any]:
 
 def describe(loaded: Pretrained) -> list[str]:
     """Return the model's size and make in sentences."""
-    model, spec, tree = loaded.model, loaded.preprocess.spec, loaded.config["model"]
+    model, tree = loaded.model, loaded.config["model"]
     image, text = (
         tower.get("name") or (tower.get("config") or {}).get("model_type") or tower["kind"]
         for tower in (tree["image"], tree["text"])
@@ -96,8 +98,7 @@ def describe(loaded: Pretrained) -> list[str]:
     return [
         f"image tower {image}, text tower {text}, joint width {model.dim}",
         f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.1f} million parameters",
-        f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}; "
-        f"preprocessing {loaded.preprocess.fingerprint}",
+        f"{loaded.preprocess.describe()}; preprocessing {loaded.preprocess.fingerprint}",
         f"texts: up to {loaded.tokenizer.length} tokens of {loaded.tokenizer.vocab_size}; "
         f"tokenizer {loaded.tokenizer.fingerprint}, {origin}",
         f"weights sha256 {loaded.config['weights_sha256']}",

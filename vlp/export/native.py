@@ -20,13 +20,14 @@ class NativeExporter(Exporter):
     )
     library = "vlp"
     decodes_files = True
+    volumes = True
     usage = """import vlp
 
 model = vlp.from_pretrained("{repo}")
 labels = ["there is a nodule", "there is no nodule"]
-scores = model.embed_images(["image.png"]) @ model.embed_texts(labels).T
+scores = model.embed_images(["{file}"]) @ model.embed_texts(labels).T
 print(labels[int(scores[0].argmax())])
-heat = model.heatmap("image.png", "nodule")  # [H, W], on the image's own pixels"""
+heat = model.heatmap("{file}", "nodule")  # on the file's own pixels or voxels"""
 
     def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
         from vlp.hub import save_pretrained

@@ -25,9 +25,11 @@ class OnnxExporter(Exporter):
     summary = "both towers with their heads, dynamic batch and text length"
     library = "onnx"
     tolerance = 1e-4
+    volumes = True
     usage = """import onnxruntime
 
 image = onnxruntime.InferenceSession("image.onnx")  # pixels: float32 [B, C, S, S], normalised as preprocess.json says
+# (of a model of volumes: HU [B, 1, D, H, W], of the spacing and size that it says)
 text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], from tokenizer/
 # config.json holds logit_scale (a logarithm) and logit_bias: logits are exp(logit_scale) * cosine + logit_bias"""
 
@@ -57,11 +59,13 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
                 return nn.functional.normalize(model.encode_text(Tokens(ids=ids, mask=mask.bool(), words=ids)), dim=1)
 
         batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=loaded.tokenizer.length)
-        size, channels = loaded.preprocess.spec.size, model.image_tower.channels
+        channels, example = model.image_tower.channels, loaded.preprocess.example()
+        if example.dim() == 4:
+            example = torch.zeros(1, channels, *example.shape[2:])
         ids = loaded.tokenizer(["a nodule in the left lung", "no effusion"]).tokens.ids
         axes = {0: batch, 1: length}
         graphs = {
-            "image": (Image(), {"pixels": torch.zeros(2, channels, size, size)}, ({0: batch},)),
+            "image": (Image(), {"pixels": torch.cat([example, example])}, ({0: batch},)),
             "text": (Text(), {"ids": ids, "mask": torch.ones_like(ids)}, (axes, axes)),
         }
         for name, (module, inputs, dynamic) in graphs.items():
@@ -95,11 +99,11 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
         import onnxruntime
 
         from vlp.hub import locate
-        from vlp.modalities.image.processor import ImageProcessor
+        from vlp.modalities.kinds import load_processor
         from vlp.modalities.text.tokenizers.load import load_tokenizer
 
         folder = locate(source)
-        preprocess, tokenizer = ImageProcessor.load(folder), load_tokenizer(folder / "tokenizer", trust)
+        preprocess, tokenizer = load_processor(folder), load_tokenizer(folder / "tokenizer", trust)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         image, text = (
@@ -114,8 +118,10 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
         together = embed(texts)
         if not np.allclose(np.concatenate([embed([sentence]) for sentence in texts]), together, atol=1e-4):
             raise ValueError("texts mean something else alone than in a padded batch")
+        pixels = preprocess.batch([preprocess.native(image) for image in images]).numpy().astype(np.float32)
+        if pixels.ndim == 5:  # a volume's windows are in the graph
+            return {"images": image.run(None, {"pixels": pixels})[0], "texts": together}
         channels, spec = read_json(folder / "config.json")["channels"], preprocess.spec
-        pixels = preprocess.batch(images).numpy().astype(np.float32) / 255
         mean, std = (np.array(values, np.float32).reshape(1, -1, 1, 1) for values in (spec.mean, spec.std))
-        normal = ((np.repeat(pixels, channels // pixels.shape[1], 1) - mean) / std).astype(np.float32)
+        normal = ((np.repeat(pixels / 255, channels // pixels.shape[1], 1) - mean) / std).astype(np.float32)
         return {"images": image.run(None, {"pixels": normal})[0], "texts": together}

@@ -35,7 +35,7 @@ class TransformersExporter(Exporter):
     usage = """from transformers import pipeline
 
 classify = pipeline("zero-shot-image-classification", "{repo}")
-classify("image.png", candidate_labels=["a nodule", "no nodule"], hypothesis_template="there is {{}}")"""
+classify("{file}", candidate_labels=["a nodule", "no nodule"], hypothesis_template="there is {{}}")"""
 
     def write(self, loaded: Pretrained, folder: Path, approximate: bool) -> list[str]:
         model, spec = loaded.model, loaded.preprocess.spec

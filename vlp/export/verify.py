@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,18 +32,9 @@ TEXTS = [
 SENTENCE = "There is a new opacity in the left lower zone. "
 
 
-def probe_images(loaded: Pretrained) -> list[np.ndarray]:
-    """Return three images of the model's own size, and one larger and oblong."""
-    size = loaded.preprocess.spec.size
-    rng = np.random.default_rng(0)
-    images = []
-    for shape in ((size, size), (size, size), (size, size), (330, 270)):
-        y, x = np.mgrid[: shape[0], : shape[1]]
-        waves = sum(
-            rng.uniform(20, 60) * np.sin(y * rng.uniform(-1, 1) / 7 + x * rng.uniform(-1, 1) / 7) for _ in range(4)
-        )
-        images.append(np.clip(128 + waves + rng.normal(0, 4, shape), 0, 255).astype(np.uint8))
-    return images
+def probe_images(loaded: Pretrained) -> list[Any]:
+    """Return images, or volumes, of the model's own size, and one that has to be resized."""
+    return loaded.preprocess.probes()
 
 
 def probe_texts(loaded: Pretrained) -> list[str]:
@@ -92,7 +83,8 @@ def embed(loaded: Pretrained, source: str, exporter: Exporter, **environment: st
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as work:
         given, out = Path(work) / "probes.npz", Path(work) / "embeddings.npz"
-        images = {f"image{index}": image for index, image in enumerate(probe_images(loaded))}
+        probes = enumerate(probe_images(loaded))
+        images = {f"image{at}": np.frombuffer(x, np.uint8) if isinstance(x, bytes) else x for at, x in probes}
         np.savez(str(given), allow_pickle=False, texts=np.array(probe_texts(loaded)), **images)
         words = [exporter.name, source, str(given), str(out), *loaded.trust]
         command = [sys.executable, "-m", "vlp.export.verify", *words]
@@ -135,7 +127,8 @@ def run(name: str, source: str, probe_file: Path, out: Path, trust: Sequence[str
     """Load `source` with the format's own library and write the probes' embeddings; `trust` is for our own format."""
     with np.load(probe_file) as given:
         texts = [str(text) for text in given["texts"]]
-        images = [given[key] for key in given.files if key != "texts"]
+        arrays = [given[key] for key in given.files if key != "texts"]
+        images = [array.tobytes() if array.ndim == 1 else array for array in arrays]
     found = exporters.get(name)(name).load(source, images, texts, trust)
     np.savez(str(out), allow_pickle=False, **found)
 

@@ -100,6 +100,17 @@ class ImageLike(Processor[Native, "Tensor"]):
     def geometry(self, *extent: Any) -> Geometry:
         """Return how a sample of that extent lies on the input that `eval` makes of it."""
 
+    @abstractmethod
+    def probes(self) -> list[Any]:
+        """Return examples as `native` takes them, by which a saved model is compared: uint8 arrays, or encoded bytes.
+
+        The last has to be resized, the others are of the input's size.
+        """
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return in a sentence what the model is given, for its card."""
+
     def read_reduced(self, data: bytes, augment: Any) -> Native:
         """As `read`, for training with `augment`: as small as it may be without being enlarged for the input."""
         return self.read(data)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from vlp.modalities.volume import store
 from vlp.modalities.volume.volume import Volume, to_ras
-from vlp.sample import Box, Sample
+from vlp.sample import Box, Report, Sample
 
 from ..patient import stream
-from . import body, report
+from . import report
+from .scan import FORMS, scan
 from .state import FINDINGS, State, draw_state
 
 _TEXT = 13
-FIELD = (288.0, 240.0, 288.0)
-"""Millimetres that a volume shows along x, y and z."""
 
 
 def identify(index: int, seed: int) -> tuple[str, str, str]:
@@ -25,37 +26,43 @@ def identify(index: int, seed: int) -> tuple[str, str, str]:
 def generate(index: int, seed: int, spacing: float = 6.0) -> Sample:
     """Return study `index` of the world `seed`: its volume, report, labels, boxes and masks in voxels of the volume."""
     state = draw_state(index, seed)
-    shape = tuple(round(side / spacing) for side in FIELD)
-    affine = np.diag([spacing, spacing, spacing, 1.0])
-    affine[:3, 3] = [(spacing - side) / 2 for side in FIELD]
-    scan = body.scan(state, (shape[0], shape[1], shape[2]), affine)
-    voxels, placed, axes = to_ras(scan, affine)
+    drawn = scan(state, FORMS["ras"], spacing)
+    voxels, placed, axes = to_ras(drawn.array, drawn.affine)
     volume = Volume(np.ascontiguousarray(voxels), placed, "CT", axes=axes, steps=("synthetic",))
-    inside = body.masks(state, body.grid((shape[0], shape[1], shape[2]), affine))
-    regions = {name: axes.to_volume(mask) for name, mask in inside.items() if mask.any()}
-    return sample_of(index, seed, state, volume, regions)
-
-
-def sample_of(index: int, seed: int, state: State, volume: Volume, regions: dict[str, np.ndarray]) -> Sample:
-    """Return a volume of a body as a sample; `regions`: where its findings are, bool [D, H, W]."""
+    regions = {name: axes.to_volume(mask) for name, mask in drawn.regions.items()}
     key, patient, study = identify(index, seed)
     return Sample(
         key=key,
         image=volume,
-        report=report.write(state, stream(seed, _TEXT, index)),
+        report=words(state),
         study=study,
         patient=patient,
         modality="CT",
-        labels={finding: int(state.has(finding)) for finding in FINDINGS},
-        boxes=tuple(
-            Box(report.phrase(instance), box_of(regions[instance.finding]), instance.finding)
-            for instance in state.instances
-            if instance.finding in regions
-        ),
+        labels=labels(state),
+        boxes=boxes(state, regions),
         masks={name: store.encode_mask(mask) for name, mask in regions.items()},
         groups={"state": str(state), "contrast": "yes" if state.contrast else "no"},
         source="synthetic_ct",
         licence="CC0-1.0",
+    )
+
+
+def words(state: State) -> Report:
+    """Return the report of a body: the same for every scan of it."""
+    return report.write(state, stream(state.seed, _TEXT, state.index))
+
+
+def labels(state: State) -> dict[str, int]:
+    """Return 1 or 0 for each finding."""
+    return {finding: int(state.has(finding)) for finding in FINDINGS}
+
+
+def boxes(state: State, regions: Mapping[str, np.ndarray]) -> tuple[Box, ...]:
+    """Return the boxes of a body's findings; `regions`: where they are, bool [D, H, W]."""
+    return tuple(
+        Box(report.phrase(instance), box_of(regions[instance.finding]), instance.finding)
+        for instance in state.instances
+        if instance.finding in regions
     )
 
 

@@ -1,13 +1,14 @@
-"""Folders of DICOM: planes of a localizer, one grey scale for a series, and files that are no pictures."""
+"""Folders of DICOM: series and frames as volumes, what is no slice of one, and files that are no pictures."""
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
-from tests.data_prep.sources import trees
+from tests.data_prep.sources import trees, volumes
 from tests.data_prep.sources.test_general import reasons, run
+from tests.modalities.volume import written as files
+from vlp_prep.cli import main
 
 AXIAL, SAGITTAL, CORONAL = [1, 0, 0, 0, 1, 0], [0, 1, 0, 0, 0, -1], [1, 0, 0, 0, 0, -1]
 
@@ -25,30 +26,99 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLP_PREP_KEY", "a secret of this hospital")
 
 
-WORDS = ("--series", "volume", "--no-text", "keep", "--format", "png", "--split", "none")
+WORDS = ("--series", "volume", "--no-text", "keep", "--split", "none")
 
 
-def middles(found: dict[str, object]) -> list[list[int]]:
-    images = [cv2.imdecode(np.frombuffer(bytes(one.image), np.uint8), cv2.IMREAD_UNCHANGED) for one in found.values()]  # type: ignore[attr-defined]
-    return sorted([int(part[8, 8]) for part in image.reshape(-1, 16, 16)] for image in images)
+def stack(raw: Path, array: np.ndarray, name: str = "s", **elements: object) -> np.ndarray:
+    """Write [n, rows, columns] as axial slices 2 mm apart, their files numbered from the head down."""
+    ids = {"StudyInstanceUID": "1.4", "PatientID": "P", "SeriesInstanceUID": "1.5"}
+    positions = files.steps(len(array))[::-1]
+    files.series(raw, array[::-1], positions, prefix=name, **{**ids, **elements})  # type: ignore[arg-type]
+    return array[:, ::-1, ::-1]  # [z, y, x] in RAS: rows go to the back, columns to the left
 
 
-def test_a_localizer_becomes_a_volume_of_each_plane(tmp_path: Path) -> None:
-    planes = [(AXIAL, [0, 0, 1]), (SAGITTAL, [1, 0, 0]), (CORONAL, [0, 1, 0])]
+def test_a_series_becomes_a_volume_in_the_order_of_its_positions(tmp_path: Path) -> None:
+    expected = stack(tmp_path / "raw", files.ct((10, 12, 9)))
+    trees.put(tmp_path / "raw/report.txt", "No nodule.")
+    (one,) = run("dicom_folder", tmp_path / "raw", "--reports", "sidecar", *WORDS).values()
+    assert np.array_equal(volumes.voxels(one), expected)
+    assert one.modality == "CT" and one.volume is not None and np.allclose(one.volume.spacing, (2, 1, 1))
+    assert one.report is not None and one.report.text == "No nodule."
+
+
+def test_a_localizer_and_what_is_too_few_are_left_out_and_counted_apart(tmp_path: Path) -> None:
+    raw, planes = tmp_path / "raw", [(AXIAL, [0, 0, 1]), (SAGITTAL, [1, 0, 0]), (CORONAL, [0, 1, 0])]
     for number in range(6):
         plane, step = planes[number % 3]
-        slice_of(tmp_path / "raw", number, 50 + number, plane, [number * one for one in step])
-    found = run("dicom_folder", tmp_path / "raw", *WORDS)
-    assert len(found) == 3 and all(len(volume) == 2 for volume in middles(found))
+        place = [number * part for part in step]
+        slice_of(raw, number, 50, plane, place, SeriesInstanceUID="1.7", PixelSpacing=[1, 1])
+    slice_of(raw, 9, 50, AXIAL, [0, 0, 0], SeriesInstanceUID="1.8", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    stack(raw, files.ct((10, 12, 9)))
+    assert len(run("dicom_folder", raw, *WORDS)) == 1  # four of five, and the limit is one in a hundred
+    assert list(reasons(raw).values()) == ["no_volume"] * 4
 
 
-@pytest.mark.parametrize("window", [False, True])
-def test_equal_values_in_a_series_are_equal_greys(window: bool, tmp_path: Path) -> None:
-    for number, value in enumerate([100, 100, 1000, 1000]):
-        own = {"WindowCenter": str(value // 2), "WindowWidth": str(value)} if window else {}
-        slice_of(tmp_path / "raw", number, value, AXIAL, [0, 0, number], **own)
-    (volume,) = middles(run("dicom_folder", tmp_path / "raw", *WORDS))
-    assert volume[0] == volume[1] < 40 and volume[2] == volume[3] > 250
+def test_phases_of_one_series_are_volumes_of_one_study(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    arrays = [stack(raw, files.ct((10, 12, 9), seed), f"p{seed}", AcquisitionNumber=seed + 1) for seed in range(2)]
+    found = list(run("dicom_folder", raw, *WORDS).values())
+    assert [dict(one.groups)["sequence"] for one in found] == ["AcquisitionNumber 1 of 2", "AcquisitionNumber 2 of 2"]
+    assert len({one.study for one in found}) == 1 and len({one.key for one in found}) == 2
+    for one, array in zip(found, arrays, strict=True):
+        assert np.array_equal(volumes.voxels(one), array)
+
+
+def test_frames_of_an_enhanced_file_become_a_volume(tmp_path: Path) -> None:
+    array = files.ct((10, 12, 9))
+    file = files.enhanced(array, files.steps(10), [(1, 0)] * 10, PatientID="P", StudyInstanceUID="1.4")
+    files.write(tmp_path / "raw", "e.dcm", file)
+    (one,) = run(
+        "dicom_folder", tmp_path / "raw", "--frames", "volume", "--no-text", "keep", "--split", "none"
+    ).values()
+    assert np.array_equal(volumes.voxels(one), array[:, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("wrong", ["missing", "uneven", "not_rescaled", "damaged"])
+def test_a_series_that_is_not_regular_is_refused_by_its_name(wrong: str, tmp_path: Path) -> None:
+    raw, array = tmp_path / "raw", files.ct((12, 12, 9))
+    stack(raw, array + 2000 if wrong == "not_rescaled" else array)
+    path = raw / "s005"
+    if wrong == "missing":
+        path.unlink()
+    if wrong == "damaged":
+        path.write_bytes(path.read_bytes()[:-100])
+    if wrong == "uneven":
+        files.write(raw, "s005", files.slice_of(array[5], [0, 0, 12.7], SeriesInstanceUID="1.5", PatientID="P"))
+    words = [
+        "build",
+        "dicom_folder",
+        "--raw",
+        str(raw),
+        "--out",
+        str(tmp_path / "out-1"),
+        *WORDS,
+        "--max-rejected",
+        "1",
+    ]
+    assert main(words) == 0
+    expected = {
+        "missing": "missing_slices",
+        "uneven": "uneven_gaps",
+        "not_rescaled": "not_rescaled",
+        "damaged": "image_truncated",
+    }
+    assert list(reasons(raw).values()) == [expected[wrong]]
+    if wrong == "missing":
+        assert len(run("dicom_folder", raw, *WORDS, "--gaps", "fill")) == 1
+
+
+def test_a_series_of_a_head_says_that_a_face_can_be_rendered(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack(tmp_path / "raw", files.ct((10, 12, 9)), BodyPartExamined="HEAD")
+    (one,) = run("dicom_folder", tmp_path / "raw", *WORDS).values()
+    assert "may show a face" in one.steps
+    assert "1 of 1 volumes seem to be of a head" in capsys.readouterr().err
 
 
 def test_what_is_no_picture_is_left_out_counted_and_no_bad_data(tmp_path: Path) -> None:
@@ -70,12 +140,11 @@ def test_what_is_no_picture_is_left_out_counted_and_no_bad_data(tmp_path: Path) 
 
 
 def test_what_a_series_may_hold_is_limited_before_it_is_read(tmp_path: Path) -> None:
-    for number in range(4):
-        slice_of(tmp_path / "raw", number, 50, AXIAL, [0, 0, number])
-    slice_of(tmp_path / "raw", 9, 50, AXIAL, [0, 0, 0], SeriesInstanceUID="1.6")
-    words = (*WORDS, "--max-pixels", 1000, "--max-rejected", 1)
+    stack(tmp_path / "raw", files.ct((10, 12, 9)))
+    stack(tmp_path / "raw", files.ct((8, 12, 9)), "t", SeriesInstanceUID="1.6")
+    words = (*WORDS, "--max-voxels", 1000, "--max-rejected", 1)
     assert len(run("dicom_folder", tmp_path / "raw", *words)) == 1
-    assert set(reasons(tmp_path / "raw").values()) == {"image_too_large"}
+    assert set(reasons(tmp_path / "raw").values()) == {"volume_too_large"}
 
 
 def test_a_header_that_names_the_patient_in_its_fields_leaves_nothing(

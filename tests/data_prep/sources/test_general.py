@@ -258,37 +258,3 @@ def test_dicom_folder_with_text_files_frames_and_bad_files(hospital: Path) -> No
     found = run("dicom_folder", hospital, *words)
     assert sorted(one.report.text for one in found.values() if one.report) == ["A loop."] * 3 + ["Opacity."]
     assert sorted(reasons(hospital).values()) == ["image_unreadable", "image_unreadable", "no_text", "text_encoding"]
-    volume = run(
-        "dicom_folder", hospital, "--reports", "sidecar", "--max-rejected", 1, "--frames", "volume", "--format", "png"
-    )
-    (loop,) = [one for one in volume.values() if one.report and one.report.text == "A loop."]
-    import cv2
-
-    stacked = cv2.imdecode(np.frombuffer(bytes(loop.image), np.uint8), cv2.IMREAD_UNCHANGED)  # type: ignore[arg-type]
-    assert stacked.shape == (24, 8) and loop.steps[-1] == "volume: 3 frames stacked downwards"
-
-
-def test_dicom_series_become_volumes_in_the_order_of_their_positions(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import cv2
-
-    monkeypatch.setenv("VLP_PREP_KEY", "a secret of this hospital")
-    raw = tmp_path / "ct"
-    for name, height, value in (("c", 30.0, 30), ("a", 10.0, 10), ("b", 20.0, 20)):
-        stored = np.full((4, 4), value, np.int16)
-        place = {"ImagePositionPatient": [0, 0, height], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
-        window = {"WindowCenter": "128", "WindowWidth": "256"}
-        trees.dicom(
-            raw / f"{name}.dcm",
-            stored,
-            SeriesInstanceUID="1.5",
-            StudyInstanceUID="1.4",
-            PatientID="P",
-            **place,
-            **window,
-        )
-    (one,) = run("dicom_folder", raw, "--series", "volume", "--no-text", "keep", "--format", "png").values()
-    stacked = cv2.imdecode(np.frombuffer(bytes(one.image), np.uint8), cv2.IMREAD_UNCHANGED)  # type: ignore[arg-type]
-    assert stacked.reshape(3, 4, 4)[:, 0, 0].tolist() == [10, 20, 30]
-    assert one.steps[-1] == "volume: 3 slices of a series stacked downwards"

@@ -20,7 +20,7 @@ from pydicom.uid import (
 )
 
 from vlp.modalities.image.decode import decode, decode_file
-from vlp.modalities.image.dicom import Frames, check_frames, open_dicom, read_dicom, read_header, read_volume
+from vlp.modalities.image.dicom import Frames, check_frames, open_dicom, read_dicom, read_header
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.grey_scale import DicomOptions
 
@@ -158,34 +158,6 @@ def test_a_voi_lut_is_scaled_by_what_it_holds(lut: Dataset, expected: list[int])
     ramp = np.tile(np.array([0, 1024, 2048, 4095], np.uint16), (4, 1))
     found = row(saved(made(ramp, BitsStored=12, HighBit=11, VOILUTSequence=[lut])))
     assert np.abs(np.subtract(found, expected)).max() <= 1
-
-
-def slices(*files: FileDataset):
-    def yield_them(pixels: bool):
-        for file in files:
-            yield (open_dicom(saved(file)) if pixels else read_header(saved(file))), 0
-
-    return yield_them
-
-
-def flat(value: int, **elements: object) -> FileDataset:
-    pixels = np.zeros((4, 4), np.uint16)
-    pixels[1:3, 1:3] = value
-    return made(pixels, "4", **elements)
-
-
-def test_equal_values_of_a_volume_are_equal_greys() -> None:
-    middles = lambda volume: [int(part[1, 1]) for part in volume[0]]  # noqa: E731
-    plain = read_volume(slices(flat(100), flat(1000)), 2, DicomOptions())
-    assert middles(plain) == [26, 255]
-    windows = [{"WindowCenter": "50", "WindowWidth": "100"}, {"WindowCenter": "500", "WindowWidth": "1000"}]
-    own = read_volume(slices(flat(100, **windows[0]), flat(100, **windows[1])), 2, DicomOptions())
-    assert len(set(middles(own))) == 1
-    slope = [{"RescaleSlope": "1", "RescaleIntercept": "0"}, {"RescaleSlope": "10", "RescaleIntercept": "0"}]
-    pet = read_volume(slices(flat(1000, **slope[0]), flat(100, **slope[1])), 2, DicomOptions())
-    assert middles(pet) == [255, 255]
-    with pytest.raises(ImageError, match="limit is 20 pixels"):
-        read_volume(slices(flat(1), flat(2)), 2, DicomOptions(), 20)
 
 
 def test_the_frames_of_a_file_share_its_range() -> None:

@@ -54,6 +54,26 @@ def test_rescaled_twice_is_refused(intercept: int, kind: tuple[tuple[float, floa
         check_air(to_int16(smooth, (1, intercept)))
 
 
+def test_lungs_cut_out_of_a_scan_are_no_scan_rescaled_twice() -> None:
+    lungs = scan(
+        (-850, 60),
+        (-850, 60),
+        (-850, 60),
+        (-600, 90),
+        (-700, 60),
+        (-850, 40),
+        (-800, 40),
+        (-850, 50),
+        (-300, 80),
+        (30, 20),
+    )
+    lungs[:7, :24] = -2000
+    assert check_air(lungs) == ("padding -2000 to -1024: 8400 voxels",)
+    empty = np.full((8, 25, 50), -2000, np.int16)
+    with pytest.raises(ImageError, match="beside padding of -2000 hardly a voxel"):
+        check_air(empty)
+
+
 def test_not_rescaled_is_refused() -> None:
     for intercept in (1024, 8192):
         with pytest.raises(ImageError, match=r"the 1st percentile is .* not rescaled.*`rescale`") as found:

@@ -109,6 +109,9 @@ def test_a_file_as_users_give_it_with_options_by_name(tmp_path) -> None:
     assert processor.native(found) is found
     with pytest.raises(ImageError, match="MR"):
         VolumeProcessor(VolumeSpec(modality="MR", windows=())).native(found)
+    with pytest.raises(ImageError, match="spacing is unknown") as error:
+        processor.native(Volume(found.voxels, np.diag([0.0, 0, 0, 1])))
+    assert error.value.reason == "volume_without_spacing"
     mr = VolumeProcessor(VolumeSpec(modality="MR", windows=(), size=(8, 8, 8)))
     values, _ = mr.eval(mr.native(nifti(tmp_path / "m.nii", np.abs(ct((12, 10, 9))))))
     assert values.min() == 0 and 0.9 < values.max() <= 1

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from vlp.modalities.image.decode import ImageError, is_turned
-from vlp.sample import UNKNOWN, Box, Mention, Report, Sample, VolumeInfo
+from vlp.sample import HU_EDGES, UNKNOWN, Box, Mention, Report, Sample, VolumeInfo
 
 from ..tables.cells import CellError
 from .foreign.members import CHOSEN_FIELD, IMAGE_ENDINGS, MASKS, images
@@ -291,8 +291,12 @@ def read_volume_info(value: Any) -> VolumeInfo | None:
             raise FieldError("volume", "a shape and a spacing of three numbers, an affine of three rows of four")
         for name in ("orientation", "unit"):
             check_word(value[name], f"volume.{name}")
-        return VolumeInfo(tuple(shape), tuple(spacing), tuple(map(tuple, affine)), value["orientation"], value["unit"])
-    except (TypeError, KeyError):
+        counts = value.get("histogram") or ()
+        if len(counts) not in (0, len(HU_EDGES) + 1) or not all(type(count) is int and count >= 0 for count in counts):
+            raise FieldError("volume.histogram", f"{len(HU_EDGES) + 1} counts")
+        places = tuple(shape), tuple(spacing), tuple(map(tuple, affine))
+        return VolumeInfo(*places, value["orientation"], value["unit"], tuple(counts))
+    except (TypeError, KeyError, AttributeError):
         raise FieldError("volume", "a mapping with shape, spacing, affine, orientation and unit", value) from None
 
 

@@ -19,10 +19,10 @@ DEEPEST = 6
 def parse_boxes(value: Any, form: str = "xyxy", column: str = "boxes", keep_flat: bool = False) -> tuple[Box, ...]:
     """Return the boxes of a cell: `{phrase: box}`, `{phrase: [box, ...]}`, `[{"phrase": ..., "box": ...}]`, `[box]`.
 
-    `form` says whether four numbers are corners ("xyxy") or corner and size ("xywh"); the names `xyxy` and `xywh` say it
-    themselves. A mapping may hold a list of boxes and as many phrases (`{"bbox": [...], "category": [...]}`). A box's
-    `label` is kept beside its phrase. `keep_flat` keeps boxes without an area, for a reader that counts them. Raises
-    CellError.
+    `form` says whether four numbers (of a volume six: x, y, z first) are corners ("xyxy") or corner and size ("xywh"); the
+    names `xyxy` and `xywh` say it themselves. A mapping may hold a list of boxes and as many phrases (`{"bbox": [...],
+    "category": [...]}`). A box's `label` is kept beside its phrase. `keep_flat` keeps boxes without an area, for a reader
+    that counts them. Raises CellError.
     """
     found = _parse(parse_json(value, column), form, "", None, column, 0)
     for box in () if keep_flat else found:
@@ -58,7 +58,7 @@ def _parse(value: Any, form: str, phrase: str, label: str | None, column: str, d
         kept = label if absent(own) else _word(own, column)
         return _parse(value[place], inner_form, _word(named, column), kept, column, depth + 1)
     if isinstance(value, (list, tuple)):
-        if len(value) == 4 and not any(isinstance(edge, (list, tuple, Mapping)) for edge in value):
+        if len(value) in (4, 6) and not any(isinstance(edge, (list, tuple, Mapping)) for edge in value):
             return [Box(phrase or "finding", _edges(value, form, column), label)]
         return [box for inner in value for box in _parse(inner, form, phrase, label, column, depth + 1)]
     raise CellError("bad_box", f"column {column!r}: expected boxes, found {describe(value)}")
@@ -66,33 +66,40 @@ def _parse(value: Any, form: str, phrase: str, label: str | None, column: str, d
 
 def corners(value: Any, form: str = "xyxy", column: str = "boxes") -> tuple[float, float, float, float]:
     """Return four numbers as corners; raises CellError for anything but finite numbers with a positive area."""
-    xyxy = _edges(value, form, column)
-    check_area(xyxy, column)
-    return xyxy
+    x1, y1, x2, y2 = _edges(value, form, column, (4,))
+    check_area((x1, y1, x2, y2), column)
+    return x1, y1, x2, y2
 
 
 def check_area(xyxy: tuple[float, ...], column: str) -> None:
     """Raise CellError for corners that enclose nothing."""
-    x1, y1, x2, y2 = xyxy
-    if not (x1 < x2 and y1 < y2):
-        raise CellError("bad_box", f"column {column!r}: a box of {x2 - x1:g} x {y2 - y1:g}, expected a positive area")
+    half = len(xyxy) // 2
+    sides = [high - low for low, high in zip(xyxy[:half], xyxy[half:], strict=True)]
+    if min(sides) <= 0:
+        shown = " x ".join(f"{side:g}" for side in sides)
+        raise CellError(
+            "bad_box", f"column {column!r}: a box of {shown}, expected a positive {'area' if half == 2 else 'volume'}"
+        )
 
 
-def _edges(value: Any, form: str, column: str) -> tuple[float, float, float, float]:
+def _edges(value: Any, form: str, column: str, counts: tuple[int, ...] = (4, 6)) -> tuple[float, ...]:
     if (
         not isinstance(value, (list, tuple))
-        or len(value) != 4
+        or len(value) not in counts
         or any(isinstance(edge, bool) or not isinstance(edge, (int, float)) for edge in value)
     ):
-        raise CellError("bad_box", f"column {column!r}: a box is four numbers")
+        words = " or ".join({4: "four", 6: "six"}[count] for count in counts)
+        raise CellError("bad_box", f"column {column!r}: a box is {words} numbers")
     try:
-        x, y, third, fourth = (float(edge) for edge in value)
+        edges = tuple(float(edge) for edge in value)
     except OverflowError:
         raise CellError("bad_box", f"column {column!r}: a number that is too large") from None
-    x2, y2 = (x + third, y + fourth) if form == "xywh" else (third, fourth)
-    if not all(map(math.isfinite, (x, y, x2, y2))):
+    if form == "xywh":
+        half = len(edges) // 2
+        edges = edges[:half] + tuple(low + side for low, side in zip(edges[:half], edges[half:], strict=True))
+    if not all(map(math.isfinite, edges)):
         raise CellError("bad_box", f"column {column!r}: a box with NaN or infinity")
-    return x, y, x2, y2
+    return edges
 
 
 def _word(value: Any, column: str) -> str:

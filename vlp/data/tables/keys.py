@@ -33,7 +33,7 @@ def path_name(path: str) -> str:
 
 def key_of(name: str, is_path: bool) -> str:
     """Return the key that a name makes: a path's without its ending, folders joined by `_`."""
-    stem = posixpath.splitext(name)[0] if is_path else name
+    stem = posixpath.splitext(name[:-3] if name.lower().endswith(".nii.gz") else name)[0] if is_path else name
     return safe_key(stem.replace("/", "_").replace("\\", "_"))
 
 

@@ -1,4 +1,4 @@
-"""DICOM files to 8-bit pixels: which files are images, how many frames they hold, and one grey scale for what belongs together.
+"""DICOM files to 8-bit pixels: which files are images, how many frames they hold, and one grey scale for those of a file.
 
 Overlays are never drawn, and the bits above the stored ones, where old files keep them, are cleared. What the header
 claims (frames, sizes) is held against what the file holds before anything is allocated. No message quotes a value of the
@@ -13,7 +13,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -30,7 +30,6 @@ from .grey_scale import (
     DicomOptions,
     Scale,
     choose_scale,
-    join_scales,
     map_grey,
     text,
     value_range,
@@ -195,45 +194,6 @@ class Frames:
             frames = [stored] if self._count == 1 else (decode_frame(self.dataset, at) for at in range(self._count))
             self._range = widest(value_range(frame, self.dataset, at) for at, frame in enumerate(frames))
         return self._range
-
-
-Slices = Callable[[bool], Iterator[tuple[Any, int]]]
-"""What yields the slices of a volume in their order, as (file, frame number), each time it is called: with pixels or not."""
-
-
-def read_volume(
-    slices: Slices, count: int, options: DicomOptions, max_pixels: int = MAX_PIXELS
-) -> tuple[Array, tuple[str, ...]]:
-    """Return `count` slices as uint8 [D, H, W] or [D, H, W, 3] on one grey scale, and what was done; raises ImageError.
-
-    Equal values become equal greys: the window of all slices where they agree on one, a window that holds all of theirs
-    where they do not, and the range of the volume where there is none.
-    """
-    with quiet():
-        scales, shapes = [], set()
-        for dataset, index in slices(False):
-            scales.append(choose_scale(dataset, index, options))
-            shapes.add((whole(dataset, "Rows"), whole(dataset, "Columns")))
-            if len(shapes) > 1:
-                raise ImageError(f"slices of different sizes: {sorted(shapes)}", "bad_volume")
-            rows, columns = next(iter(shapes))
-            if min(count, rows, columns) < 1 or count * rows * columns > max_pixels:
-                raise size_error(count * rows, columns, max_pixels)
-        scale: Scale | None = join_scales(scales)
-        if scale is None:
-            decoded = ((dataset, index, decode_frame(dataset, index)) for dataset, index in slices(True))
-            ranges = [value_range(stored, dataset, index) for dataset, index, stored in decoded if stored.ndim == 2]
-            scale = widest(ranges) if ranges else None
-        parts: list[Array] = []
-        steps: tuple[str, ...] = ()
-        for dataset, index in slices(True):
-            stored = decode_frame(dataset, index)
-            part, done = map_grey(stored, dataset, index, scale) if stored.ndim == 2 and scale else _colour(stored)
-            parts.append(part)
-            steps = steps or done
-        if len({part.shape for part in parts}) > 1:
-            raise ImageError("slices in grey and in colours", "bad_volume")
-        return np.stack(parts), steps
 
 
 def decode_frame(dataset: Any, index: int) -> Array:

@@ -132,18 +132,6 @@ def choose_scale(dataset: Any, index: int, options: DicomOptions) -> Window | Ta
     return Window(middle[0], span[0], function)
 
 
-def join_scales(scales: list[Window | Table | None]) -> Window | Table | None:
-    """Return the one scale of a volume, None for its full range: that of its slices, or a window that holds all theirs."""
-    if len(set(scales)) == 1:
-        return scales[0]
-    windows = [scale for scale in scales if isinstance(scale, Window)]
-    if len(windows) < len(scales) or any(scale.function == "SIGMOID" for scale in windows):
-        return None
-    low = min(scale.center - scale.width / 2 for scale in windows)
-    high = max(scale.center + scale.width / 2 for scale in windows)
-    return Window((low + high) / 2, high - low)
-
-
 def value_range(stored: Array, dataset: Any, index: int) -> Range:
     """Return the range of a frame's values in units of the modality, padding apart; raises ImageError."""
     levels, _ = _levels(stored, dataset)

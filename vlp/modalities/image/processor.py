@@ -224,6 +224,20 @@ class ImageProcessor(ImageLike[np.ndarray]):
     def example(self) -> Tensor:
         return self.batch([np.full((self.spec.size, self.spec.size), 128, np.uint8)])
 
+    def probes(self) -> list[np.ndarray]:
+        size, rng, images = self.spec.size, np.random.default_rng(0), []
+        for shape in ((size, size), (size, size), (size, size), (330, 270)):
+            y, x = np.mgrid[: shape[0], : shape[1]]
+            waves = sum(
+                rng.uniform(20, 60) * np.sin(y * rng.uniform(-1, 1) / 7 + x * rng.uniform(-1, 1) / 7) for _ in range(4)
+            )
+            images.append(np.clip(128 + waves + rng.normal(0, 4, shape), 0, 255).astype(np.uint8))
+        return images
+
+    def describe(self) -> str:
+        spec = self.spec
+        return f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}"
+
     def save(self, folder: Path | str) -> None:
         """Write `preprocess.json` into a folder."""
         text = json.dumps({**to_tree(self.spec), "version": VERSION}, indent=2) + "\n"

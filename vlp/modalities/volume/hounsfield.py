@@ -46,20 +46,25 @@ def check_air(voxels: np.ndarray) -> tuple[str, ...]:
     """Replace padding in int16 voxels by air, in place, and return the steps; raises ImageError for what is no HU."""
     steps: tuple[str, ...] = ()
     counts = _histogram(voxels)
-    below = counts[: LOWEST + _OFFSET]
+    below, kept = counts[: LOWEST + _OFFSET], voxels.size
     if below.any():
         padding = int(below.argmax()) - _OFFSET
+        count = int(below.max())
         for plane in voxels:
             plane[plane == padding] = int(AIR)
-        steps = (f"padding {padding} to {AIR:g}: {below.max()} voxels",)
-        counts[int(AIR) + _OFFSET] += below.max()
-        below[padding + _OFFSET] = 0
-    share = below.sum() / voxels.size
-    tissue = counts[-200 + _OFFSET :].sum()
-    if share > 0.01 or (steps and tissue < 0.01 * voxels.size):
+        steps = (f"padding {padding} to {AIR:g}: {count} voxels",)
+        counts[int(AIR) + _OFFSET] += count
+        below[padding + _OFFSET], kept = 0, kept - count
+    share, tissue = below.sum() / voxels.size, counts[-200 + _OFFSET :].sum()
+    found = ""
+    if share > 0.01:
+        found = f"{share:.0%} of the voxels lie below {LOWEST} HU"
+    elif steps and tissue <= 0.01 * kept:  # air of one value, moved, looks like padding; then the body is where air was
+        found = f"beside padding of {padding} hardly a voxel lies above -200 HU"
+    if found:
         raise ImageError(
-            f"{share:.0%} of the voxels lie below {LOWEST} HU ({_spread(counts)}): rescaled twice? The files of CT-RATE v2 are "
-            "in HU already: take version v2, or leave out the slope and intercept of the table",
+            f"{found} ({_spread(counts)}): rescaled twice? The files of CT-RATE v2 are in HU already: take version v2, or "
+            "leave out the slope and intercept of the table",
             "rescaled_twice",
         )
     first = _percentile(counts, 0.01)

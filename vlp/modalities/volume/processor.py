@@ -26,7 +26,7 @@ from . import store
 from .options import VolumeOptions
 from .read import read_volume
 from .resample import resample
-from .spec import VolumeSpec
+from .spec import VolumeSpec, window_of
 from .volume import Volume
 
 if TYPE_CHECKING:
@@ -142,6 +142,32 @@ class VolumeProcessor(ImageLike[Volume]):
 
         ramp = torch.linspace(-1000.0, 1000.0, math.prod(self.spec.size)).view(1, 1, *self.spec.size)
         return ramp if self.spec.modality == "CT" else (ramp + 1000) / 2000
+
+    def probes(self) -> list[bytes]:
+        """Return stored volumes: two of the input's own voxels, and one oblong and oblique that has to be resampled."""
+        rng = np.random.default_rng(0)
+        own = np.diag([*self.spec.spacing[::-1], 1.0])
+        turn = np.diag([1.3, 0.8, 2.1, 1.0]) @ np.array(
+            [[0.99, 0.1, 0, 9], [-0.1, 0.99, 0, -7], [0, 0, 1, 3], [0, 0, 0, 1]]
+        )
+        made = []
+        for shape, affine in ((self.spec.size, own), (self.spec.size, own), ((37, 41, 29), turn)):
+            z, y, x = np.ogrid[: shape[0], : shape[1], : shape[2]]
+            waves = sum(300 * np.sin(z * rng.uniform(-1, 1) / 3 + y / 5 + x * rng.uniform(-1, 1) / 4) for _ in range(3))
+            values = np.clip(waves - 300 + rng.normal(0, 20, shape), -1000, 1500).astype(np.int16)
+            is_mr = self.spec.modality == "MR"
+            volume = Volume(values, affine, self.spec.modality, (-700.0, 500.0) if is_mr else None)
+            made.append(store.encode(volume))
+        return made
+
+    def describe(self) -> str:
+        spec = self.spec
+        lengths, sides = (" x ".join(f"{number:g}" for number in numbers) for numbers in (spec.spacing, spec.size))
+        windows = ", ".join("{} ({:g}/{:g})".format(name, *window_of(name)) for name in spec.windows)
+        return (
+            f"volumes: {spec.modality}, {sides} voxels of {lengths} mm (depth to the head, height to the front, width to the "
+            f"patient's right: RAS); {f'windows in HU (level/width): {windows}' if windows else 'no windows'}"
+        )
 
     def save(self, folder: Path | str) -> None:
         """Write `preprocess.json` into a folder."""

@@ -180,6 +180,8 @@ def test_two_slices_at_one_place(tmp_path) -> None:
     expected = read(folder)
     (folder / "copy").write_bytes((folder / "s003").read_bytes())
     assert read(folder).steps == ("left out: 1 x copy of another file",)
+    one_name = series(tmp_path / "b", STACK, steps(12), SOPInstanceUID="1.2.3")
+    np.testing.assert_array_equal(read(one_name).voxels, expected.voxels)
     write(folder, "again", slice_of(STACK[5], (0, 0, 10)))
     found = read(folder)
     assert found.steps[1] == "1 slices at the places of others, equal to them, left out"
@@ -198,6 +200,7 @@ def test_phases_and_echoes_are_a_volume_each(tmp_path, name: str) -> None:
     series(folder, STACK[:, ::-1], steps(12), prefix="b", kind=kind, **{name: values[1]})
     refused(folder, "several_volumes", f"2 volumes in one series .*{name} 1 of 2; 1: .*{name} 2 of 2")
     np.testing.assert_array_equal(read(folder, volume=1).voxels, read(folder, volume=0).voxels[:, ::-1])
+    assert read(folder, volume=1).steps == (f"one of several volumes in a series: {name} 2 of 2",)
 
 
 def test_missing_and_uneven_slices(tmp_path) -> None:
@@ -263,6 +266,8 @@ def test_too_few_too_many_and_too_large(tmp_path) -> None:
         "7 axial CT slices .*: a volume needs at least 8 slices",
     )
     refused(tmp_path / "a" / "s000", "no_volume", "1 axial CT slices")
+    (tmp_path / "a" / "thumbs.db").write_bytes(b"no DICOM")
+    refused(tmp_path / "a", "no_volume", r"at least 8 slices \(left out: 1 x file that is not DICOM\)")
     folder = series(tmp_path / "b", STACK, steps(12))
     with pytest.raises(ImageError, match="the limit is 1000") as found:
         read_volume(folder, 1000)
@@ -311,3 +316,34 @@ def test_damaged_and_compressed_files(tmp_path) -> None:
     refused(skew, "bad_affine", "ImageOrientationPatient")
     far = series(tmp_path / "e", STACK, steps(12, (0, 0, 30)))
     refused(far, "bad_spacing", "axis k .* is 30 mm")
+
+
+def test_neither_messages_nor_steps_nor_warnings_quote_the_patient(tmp_path, recwarn, caplog) -> None:
+    who = {
+        "PatientName": "DOE^JANE",
+        "PatientID": "MRN-4711",
+        "PatientBirthDate": "19611224",
+        "AccessionNumber": "ACC-4711",
+        "SeriesInstanceUID": "1.2.840.4711",
+        "SeriesDescription": "DOE thorax",
+        "ContentTime": "DOE",  # no time: pydicom warns of it, with the value
+    }
+    whole = series(tmp_path / "whole", STACK, steps(12), ImageType=["ORIGINAL", "PRIMARY", "DOE"], **who)
+    broken = {
+        "missing": series(tmp_path / "missing", STACK, np.delete(steps(13), 6, 0), **who),
+        "two": series(series(tmp_path / "two", STACK, steps(12), **who), STACK[:, :4], steps(12), prefix="b", **who),
+        "double": series(series(tmp_path / "double", STACK, steps(12), **who), STACK + 1, steps(12), prefix="b", **who),
+        "spacing": series(tmp_path / "spacing", STACK, steps(12), PixelSpacing=[], **who),
+        "scout": series(tmp_path / "scout", STACK, steps(12), ImageType=["DOE", "DOE", "LOCALIZER"], **who),
+        "cut": series(tmp_path / "cut", STACK, steps(12), **who),
+    }
+    (broken["cut"] / "s003").write_bytes((broken["cut"] / "s003").read_bytes()[:420])
+    recwarn.clear()  # pydicom warns where the files are written, too
+    caplog.clear()
+    said = [*read(whole).steps]
+    for folder in broken.values():
+        with pytest.raises(ImageError) as found:
+            read(folder)
+        said.append(str(found.value))
+    said += [str(warning.message) for warning in recwarn if "DOE" in str(warning.message)] + caplog.messages
+    assert not [text for text in said for value in ("DOE", "4711", "19611224") if value in text]

@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.models.tiny import BERT, REPORTS, wordpieces
 from tests.models.towers.volume.planted import build, noise, settle, shift_of_cells, spec
+from vlp.batch import Batch
+from vlp.models.build import build_model
+from vlp.models.dual_encoder import ModelConfig
 from vlp.models.towers.base import build_image_tower
 
 VIT = {"kind": "timm", "name": "vit_tiny_patch16_224", "options": {"depth": 3, "embed_dim": 24, "patch_size": 8}}
@@ -20,7 +24,11 @@ TOWERS: dict[str, tuple[dict[str, Any], tuple[int, int, int], tuple[float, float
     "patch_conv": ({"kind": "patch_conv", "hidden": 16, "width": 16, "local_width": 8}, (12, 20, 16), (4, 4, 4)),
     "inflated": ({"kind": "inflated", "stage": 1, "axes": "zxy"}, (16, 24, 40), (2, 4, 4)),
     "slices of a transformer": ({"kind": "slices", "tower": VIT, "chunk": 2}, (6, 32, 32), (1, 8, 8)),
-    "slices of a CNN": ({"kind": "slices", "tower": RESNET, "pool": "mean", "chunk": 4}, (8, 96, 96), (1, 4, 4)),
+    "slices of a CNN": (
+        {"kind": "slices", "tower": RESNET, "pool": "mean", "chunk": 4, "turned": True},
+        (8, 96, 96),
+        (1, 4, 4),
+    ),
     "vit3d": ({"kind": "vit3d", "patch": [4, 8, 8], "options": {"depth": 3, "embed_dim": 24}}, (12, 40, 32), (4, 8, 8)),
     "monai swin_unetr": ({"kind": "monai", "stage": 1, "options": SWIN}, (32, 32, 32), (4, 4, 4)),
     "monai vit": ({"kind": "monai", "name": "vit", "options": MONAI_VIT}, (12, 40, 32), (4, 8, 8)),
@@ -79,6 +87,20 @@ def test_without_its_local_branch_every_parameter_is_reached_by_the_pooled_featu
     assert not [key for key, value in tower.named_parameters() if value.grad is None]
     projected = tower.pool_projection(features.patch_tokens)
     assert projected is None or projected.shape[-1] == tower.width
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_the_dual_encoder_embeds_volumes_in_hounsfield_units(name: str) -> None:
+    tree, size, _ = TOWERS[name]
+    tokenizer, needs = wordpieces(), frozenset({"patches", "attention"})
+    model = build_model(ModelConfig(image=tree, text=BERT, dim=16), spec(*size), tokenizer, needs)
+    volume = torch.randint(-1000, 400, (2, 1, *size)).float()
+    texts = tokenizer(REPORTS[:2]).tokens
+    output = model(Batch(image=volume, text=texts, group=torch.arange(4).view(2, 2), keys=["a", "b"]))
+    assert output.image.shape == (2, 16) and output.patches.shape == (2, model.grid.cells, 16)
+    assert output.grid == model.grid and len(model.grid.shape) == 3
+    sum(part.square().sum() for part in (output.image, output.patches, output.text)).backward()
+    assert all(value.grad is not None for value in model.parameters() if value.requires_grad)
 
 
 @pytest.mark.parametrize("name", RECOMPUTING)

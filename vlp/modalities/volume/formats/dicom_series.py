@@ -92,7 +92,7 @@ def find_series(paths: Iterable[Path]) -> Sorted:
     """Return the volumes that files hold, by their headers."""
     left_out: Counter[str] = Counter()
     groups: dict[tuple[Any, ...], list[list[Slice]]] = {}
-    seen: set[tuple[str, int]] = set()
+    seen: set[tuple[Any, ...]] = set()
     damaged = []
     for path in paths:
         try:
@@ -101,10 +101,11 @@ def find_series(paths: Iterable[Path]) -> Sorted:
             damaged.append(ImageError(f"{path.name}: {error}", error.reason, counted=error.counted))
             continue
         for part in parts:
-            if (part.instance, part.frame) in seen and part.instance:
+            name = part.instance, part.frame, part.position  # some give all files of a series one identifier
+            if part.instance and name in seen:
                 left_out["copy of another file"] += 1
                 continue
-            seen.add((part.instance, part.frame))
+            seen.add(name)
             alike = groups.setdefault((part.series, part.modality, part.frame_of_reference, part.size), [])
             group = next((group for group in alike if _is_parallel(group[0], part)), None)
             if group is None:
@@ -126,7 +127,8 @@ def read_series(
     options = options or VolumeOptions()
     slices = series.slices
     if len(slices) < LEAST:
-        raise ImageError(f"{series}: a volume needs at least {LEAST} slices", "no_volume")
+        told = f" ({'; '.join(steps)})" if steps else ""
+        raise ImageError(f"{series}: a volume needs at least {LEAST} slices{told}", "no_volume")
     orientation = np.array(slices[0].orientation)
     along = along_normal(np.array([part.position for part in slices]), orientation)
     first = np.concatenate([[True], np.diff(along) > SAME])
@@ -142,6 +144,8 @@ def read_series(
     )
 
     stack = _stack(slices, first)
+    if series.sequence:
+        steps = (*steps, f"one of several volumes in a series: {series.sequence}")
     if dropped := len(slices) - len(kept):
         steps = (*steps, f"{dropped} slices at the places of others, equal to them, left out")
     start = np.zeros(2)
