@@ -27,7 +27,18 @@ def score(run: Any, scans: Path, folder: Path, model: str, *more: object, **sett
         },
     ]
     (folder / "suite.yaml").write_text(yaml.safe_dump({"version": "1", "about": "for a test", "tasks": tasks}))
-    words = ["--suite", folder / "suite.yaml", "--data", scans, "--out", folder / "out", "--resamples", 50, "--limit", 14]
+    words = [
+        "--suite",
+        folder / "suite.yaml",
+        "--data",
+        scans,
+        "--out",
+        folder / "out",
+        "--resamples",
+        50,
+        "--limit",
+        14,
+    ]
     run("run", "--model", f"tests.eval.planted_volumes:{model}", *words, *more)
     return {task["id"]: task for task in results.read(folder / "out")["tasks"]}
 
@@ -56,7 +67,8 @@ def test_a_model_that_knows_points_into_its_boxes_and_its_controls_do_not(
 
 def test_a_model_that_is_always_wrong_is_seen_to_be(known: Path, tmp_path: Path, run: Any) -> None:
     found = {
-        name: entry["value"] for name, entry in score(run, known, tmp_path, "inverted", "--no-html")["ground"]["metrics"].items()
+        name: entry["value"]
+        for name, entry in score(run, known, tmp_path, "inverted", "--no-html")["ground"]["metrics"].items()
     }
     assert found["pointing"] < 0.1 and found["cnr"] < -1 and found["pixel_auroc"] < 0.3
 
