@@ -38,6 +38,7 @@ ROWS = {
     "zero_shot": "8: zero-shot evaluation",
     "random_access": "10: start and resume",
     "whole_job": "6, 9: whole jobs and their start",
+    "volumes": "11: volumes",
     "large": "4: the contrastive loss at N = 65,536",
     "gpu": "G: ViT-B/16 and BERT-base on a GPU",
 }

@@ -111,7 +111,7 @@ ONLY_IN = {
     "open_clip": HUB_LIBRARIES,
     "transformers": [*HUB_LIBRARIES, "vlp.core.trust", "vlp_eval.maps.masks"],  # it switches remote code off; SAM
     "timm": HUB_LIBRARIES,
-    "monai": HUB_LIBRARIES,
+    "monai": [*HUB_LIBRARIES, "vlp_eval.metrics"],
 }
 
 

@@ -23,6 +23,7 @@ HU_EDGES = (-1000, -950, -850, -700, -500, -200, -100, -50, 0, 20, 40, 60, 100, 
 """Where the histogram of a CT is divided, in Hounsfield units: air, lung, fat, water, soft tissue, bone, metal."""
 
 ASSERTIONS = {"present": PRESENT, "absent": ABSENT, "uncertain": UNCERTAIN}
+_FOLD = re.compile(r"[\W_]+")
 _SENTENCE = re.compile(r"[^\s.!?;][^.!?;\n]*(?:[.](?=\d)[^.!?;\n]*)*[.!?;]*")
 
 
@@ -172,6 +173,11 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 def sentences(report: Report) -> Sequence[tuple[int, int]]:
     """Return the spans of a report's sentences, split here where the source gave none."""
     return report.sentences or split_sentences(report.text)
+
+
+def fold(text: str) -> str:
+    """Return a text in lower case with white space and punctuation folded: equal for texts that differ by a comma."""
+    return _FOLD.sub(" ", text.casefold()).strip()
 
 
 def code_of(text: str) -> int:

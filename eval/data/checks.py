@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..drawing import slices
+from ..metrics.grounding import has_content, spans
 from . import load as data_files
 from .dataset import Data, Findings
 from .labels import label_of
@@ -24,7 +26,7 @@ def check_boxes(data: Data) -> Findings:
     boxes = [box for record in data.records for box in record.boxes]
     images, phrases = sum(bool(record.boxes) for record in data.records), {box.phrase for box in boxes}
     facts = {"images": images, "boxes": len(boxes), "phrases": len(phrases)}
-    flat = sum(box.xyxy[2] <= box.xyxy[0] or box.xyxy[3] <= box.xyxy[1] for box in boxes)
+    flat = sum(not has_content(box.xyxy) for box in boxes)
     problems = ([] if boxes else ["no image has a box"]) + ([f"{flat} boxes have no area"] if flat else [])
     return {"boxes": facts}, problems
 
@@ -67,12 +69,14 @@ def unreadable(data: Data) -> list[str]:
     problems = []
     for index, record in enumerate(data.records):
         try:
-            height, width = decode(data.image(index), 1).shape[:2]
+            image = data.image(index)
+            shape = slices.open_volume(image).shape if slices.is_volume(image) else decode(image, 1).shape[:2]
         except (ValueError, OSError) as error:
             problems.append(f"image {record.key!r}: {error}")
             continue
-        for box in record.boxes:
-            x1, y1, x2, y2 = box.xyxy
-            if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
-                problems.append(f"image {record.key!r}: a box of {box.label or 'a phrase'} lies outside of it")
+        problems += [
+            f"image {record.key!r}: a box of {box.label or 'a phrase'} lies outside of it"
+            for box in record.boxes
+            if any(low >= side or high <= 0 for (low, high), side in zip(spans(box.xyxy), shape, strict=True))
+        ]
     return problems

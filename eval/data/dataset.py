@@ -71,7 +71,7 @@ class Data:
         return str(self.manifest.shards[shard].sha256), int(self.manifest.columns(shard).crc32[row])
 
     def mask(self, index: int, name: str) -> bytes | None:
-        """Return a mask of a record as PNG bytes, or None."""
+        """Return a mask of a record as bytes, PNG or of a volume blosc2, or None."""
         return self.sample(self.places[index]).masks.get(name)
 
     def usable(self) -> list[int]:

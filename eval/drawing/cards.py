@@ -106,6 +106,10 @@ class Triptych(Note):
     """An image with its boxes, the map of a phrase on it, and the same phrase's map on another image."""
 
 
+class Slices(Note):
+    """Three slices of a volume through the maximum of a phrase's map, those of another volume, and a stack to look through."""
+
+
 class ColourScale(Note):
     """The colours of maps, from minus to plus this bound."""
 

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import slices
-
 SIDE = 192
 STOPS = np.array([0.0, 0.25, 0.5, 0.75, 1.0])
 WARM = np.array([[64, 16, 12], [176, 38, 28], [236, 96, 32], [252, 176, 60], [255, 248, 200]], dtype=np.float64)
@@ -43,8 +41,8 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
 
 
 def thumbnail(image: bytes, side: int = SIDE) -> str:
-    """Return an encoded image, of a volume the slice through its middle, as a small data URI."""
-    return data_uri(slices.middle(image, side) if slices.is_volume(image) else pixels_of(image, side)[0])
+    """Return an encoded image as a small data URI."""
+    return data_uri(pixels_of(image, side)[0])
 
 
 def heat(values: ArrayLike, scale: float, side: int = 96) -> str:

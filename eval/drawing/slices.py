@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from numpy.typing import NDArray
 
 from vlp.modalities.volume.store import MAX_VOXELS, decode
 from vlp.modalities.volume.volume import Volume
+
+from . import images
+from .images import SIDE, data_uri
 
 AXIAL, CORONAL, SAGITTAL = PLANES = (0, 1, 2)
 """The axis of [D, H, W] that a plane is cut across."""
@@ -60,8 +64,30 @@ def fitted(pixels: NDArray[np.uint8], size: tuple[float, float], side: int) -> N
     return np.asarray(resized, np.uint8)
 
 
-def middle(data: bytes, side: int) -> NDArray[np.uint8]:
-    """Return the coronal slice through the middle of a stored volume."""
-    volume = open_volume(data)
+def view(volume: Volume, plane: int, at: int, boxes: Sequence[Sequence[float]], side: int) -> dict[str, Any]:
+    """Return a slice with the boxes that cross it, in the coordinates of its picture; `away`: those that it misses."""
+    height, width = size_of(volume, plane)
+    found: dict[str, Any] = {"image": data_uri(fitted(picture(volume, plane, at), (height, width), side))}
+    found |= {"name": NAMES[plane], "width": width, "height": height, "boxes": [], "away": []}
+    for box in boxes:
+        low, high = on_picture(volume, plane, box[2::-1]), on_picture(volume, plane, box[:2:-1])
+        crosses = box[2 - plane] <= at + 0.5 < box[5 - plane]
+        found["boxes" if crosses else "away"].append([high[0], high[1], low[0], low[1]])
+    return found
+
+
+def on_picture(volume: Volume, plane: int, point: Sequence[float]) -> tuple[float, float]:
+    """Return where a point (z, y, x) of a volume, on edges, lies on a slice's picture: across, down."""
+    lengths = size_of(volume, plane)
+    rest = [axis for axis in PLANES if axis != plane]
+    down, across = (length * (1 - point[axis] / volume.shape[axis]) for length, axis in zip(lengths, rest, strict=True))
+    return float(across), float(down)
+
+
+def thumbnail(image: bytes, side: int = SIDE) -> str:
+    """Return an encoded image, of a volume the coronal slice through its middle, as a small data URI."""
+    if not is_volume(image):
+        return images.thumbnail(image, side)
+    volume = open_volume(image)
     pixels = picture(volume, CORONAL, volume.shape[CORONAL] // 2)
-    return fitted(pixels, size_of(volume, CORONAL), side)
+    return data_uri(fitted(pixels, size_of(volume, CORONAL), side))

@@ -37,12 +37,15 @@ class Maps:
         """Take where maps come from, their smoothing in cells, and the layer of a saliency method (None: the last)."""
         cache.encode_images(data, indices, patches=source == "patches")  # says which do not decode
         self._geometry = [cache.geometry(data, index) for index in indices]
+        self._spacing = [cache.spacing(data, index) for index in indices]
         self._source, self._sigma = source, sigma
         if source == "patches":
             self._cells = cache.patches(data, indices)
             assert cache.grid is not None
             self._grid = cache.grid
             return
+        if self.is_volume:
+            raise DataError(f"{source} is of 2-D towers: a model of volumes is asked by its patches (source: patches)")
         embedder = cache.embedder
         if embedder is None or not hasattr(embedder, "tower"):
             raise DataError(f"{source} needs the model itself, and one that gives its tower (`tower()`)")
@@ -57,12 +60,19 @@ class Maps:
 
         return torch.from_numpy(np.array(self._images[place]()))[None].to(self._tower.device)
 
-    def size(self, place: int) -> tuple[int, int]:
-        height, width = self._geometry[place].source
-        return height, width
+    @property
+    def is_volume(self) -> bool:
+        return bool(self._spacing and self._spacing[0])
+
+    def shape(self, place: int) -> tuple[int, ...]:
+        return self._geometry[place].source
+
+    def spacing(self, place: int) -> tuple[float, ...]:
+        """Return the millimetres from voxel to voxel along each axis of a volume; empty for an image."""
+        return self._spacing[place]
 
     def of(self, place: int, text: NDArray[np.float32]) -> Map:
-        """Return the map [H, W] of a text embedding on an image."""
+        """Return the map of a text embedding on an image [H, W], or a volume [D, H, W]."""
         if self._source == "patches":
             cells = cell_similarity(self._cells[place], text, self._grid, self._sigma)
         else:
@@ -85,7 +95,7 @@ def grid_of_layer(tower: Tower, image: Any, layer: Layer) -> Grid:
 
 
 def cell_similarity(patches: ArrayLike, text: ArrayLike, grid: Grid, sigma: float = 0.0) -> NDArray[np.float64]:
-    """Return the cosine [h, w] of patches [P, D] (row by row) with a text [D], smoothed by a Gaussian on the grid.
+    """Return the cosine of a grid's patches [P, D] (row by row) with a text [D], smoothed by a Gaussian on the grid.
 
     `sigma` is in cells (BioViL uses 1.5; scipy's reflecting border).
     """
@@ -103,6 +113,6 @@ def smooth(cells: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
 
 
 def to_image(cells: ArrayLike, grid: Grid, geometry: Geometry) -> NDArray[np.float32]:
-    """Return a map over cells [h, w] on the original image [H, W], NaN where the model never looked."""
+    """Return a map over a grid's cells on the original image, NaN where the model never looked."""
     values = np.asarray(cells, dtype=np.float32)
     return np.asarray(geometry.map_to_source(resample_grid(values, grid, geometry.input)), dtype=np.float32)

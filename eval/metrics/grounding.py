@@ -1,11 +1,13 @@
 """Whether a map points at the finding: CNR, mIoU over thresholds, pointing game, pixel AUROC and AP, Dice, box overlaps.
 
-A map is [H, W] on the original image; NaN marks pixels that the model never saw, and they are left out on both sides.
-The truth is a boolean mask [H, W], the union of the phrase's boxes.
+A map is [H, W] on the original image, or [D, H, W] on a volume; NaN marks pixels that the model never saw, and they are
+left out on both sides. The truth is a boolean mask of that shape, the union of the phrase's boxes. A box is its low corner,
+then its high corner, each with x first.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,18 +15,29 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Rectangle = tuple[float, float, float, float]
+Rectangle = tuple[float, ...]
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
-def box_mask(boxes: Sequence[Rectangle], height: int, width: int) -> Mask:
-    """Return the pixels [H, W] whose centres lie in any of the boxes (x1, y1, x2, y2); edges as in `vlp.sample.Box`."""
-    mask = np.zeros((height, width), dtype=bool)
-    for x1, y1, x2, y2 in boxes:
-        left, top = max(0, int(np.ceil(x1 - 0.5))), max(0, int(np.ceil(y1 - 0.5)))
-        right, bottom = max(left, int(np.ceil(x2 - 0.5))), max(top, int(np.ceil(y2 - 0.5)))
-        mask[top:bottom, left:right] = True
+def box_mask(boxes: Sequence[Rectangle], *shape: int) -> Mask:
+    """Return the pixels of `shape` whose centres lie in any of the boxes; edges as in `vlp.sample.Box`."""
+    mask = np.zeros(shape, dtype=bool)
+    for box in boxes:
+        starts = [max(0, int(np.ceil(edge - 0.5))) for edge, _ in spans(box)]
+        ends = [int(np.ceil(edge - 0.5)) for _, edge in spans(box)]
+        mask[tuple(slice(start, max(start, end)) for start, end in zip(starts, ends, strict=True))] = True
     return mask
+
+
+def spans(box: Rectangle) -> list[tuple[float, float]]:
+    """Return where a box begins and ends along each axis of the array: y and x, or z, y and x."""
+    half = len(box) // 2
+    return list(zip(box[half - 1 :: -1], box[: half - 1 : -1], strict=True))
+
+
+def has_content(box: Rectangle) -> bool:
+    """Return whether a box has an area, of a volume a content."""
+    return all(high > low for low, high in spans(box))
 
 
 def _inside_outside(heat: ArrayLike, truth: ArrayLike) -> tuple[Floats, Floats]:
@@ -77,6 +90,20 @@ def pointing_hit(heat: ArrayLike, truth: ArrayLike) -> bool | None:
     return bool(mask.flat[int(np.nanargmax(values))])
 
 
+def distance_to_boxes(heat: ArrayLike, boxes: Sequence[Rectangle], spacing: Sequence[float]) -> float | None:
+    """Return how far the centre of the map's first maximum is from the nearest of the boxes, in millimetres; 0 inside.
+
+    `spacing` along the axes of the map. None where the map has no seen voxel, or there is no box.
+    """
+    values = np.asarray(heat, dtype=np.float64)
+    if not boxes or not np.isfinite(values).any():
+        return None
+    point = np.add(np.unravel_index(int(np.nanargmax(values)), values.shape), 0.5)
+    low, high = (np.array([[span[side] for span in spans(box)] for box in boxes]) for side in (0, 1))
+    away = np.maximum(np.maximum(low - point, point - high), 0) * np.asarray(spacing)
+    return float(np.sqrt((away**2).sum(1)).min())
+
+
 def pixel_ranking(heat: ArrayLike, truth: ArrayLike) -> tuple[float, float] | None:
     """Return AUROC (ties half) and average precision of the map's pixels: no threshold to tune; None where a side is empty.
 
@@ -103,16 +130,17 @@ def dice_at(heat: ArrayLike, truth: ArrayLike, threshold: float) -> float | None
 
 
 def box_overlap(detected: Rectangle, truth: Rectangle) -> tuple[float, float]:
-    """Return IoU = intersection / union and IoBB = intersection / area of the detection of boxes (x1, y1, x2, y2).
+    """Return IoU = intersection / union and IoBB = intersection / area (content) of the detection of two boxes.
 
     Raises ValueError for a box without area.
     """
-    areas = [(x2 - x1) * (y2 - y1) if x2 > x1 and y2 > y1 else 0.0 for x1, y1, x2, y2 in (detected, truth)]
-    if not all(areas):
-        raise ValueError(f"a box without area: {detected if not areas[0] else truth}")
-    width = min(detected[2], truth[2]) - max(detected[0], truth[0])
-    height = min(detected[3], truth[3]) - max(detected[1], truth[1])
-    shared = max(0.0, width) * max(0.0, height)
+    for box in (detected, truth):
+        if not has_content(box):
+            raise ValueError(f"a box without area: {box}")
+    here, there = spans(detected)[::-1], spans(truth)[::-1]
+    areas = [math.prod(high - low for low, high in box) for box in (here, there)]
+    edges = [min(one[1], two[1]) - max(one[0], two[0]) for one, two in zip(here, there, strict=True)]
+    shared = math.prod(max(0.0, edge) for edge in edges)
     return shared / (areas[0] + areas[1] - shared), shared / areas[0]
 
 
@@ -125,12 +153,11 @@ def box_of_map(heat: ArrayLike, threshold: float) -> Rectangle | None:
     if not above.any():
         return None
     parts, _ = label(above)
-    row, column = np.unravel_index(int(np.nanargmax(values)), values.shape)
-    rows, columns = np.nonzero(parts == parts[row, column])
-    return float(columns.min()), float(rows.min()), float(columns.max() + 1), float(rows.max() + 1)
+    found = np.nonzero(parts == parts.flat[int(np.nanargmax(values))])[::-1]
+    return (*(float(places.min()) for places in found), *(float(places.max() + 1) for places in found))
 
 
 def best_overlap(detected: Rectangle, boxes: Sequence[Rectangle]) -> tuple[float, float] | None:
     """Return the largest IoU and the largest IoBB of a detected box with any of the boxes; None where none has an area."""
-    known = [box_overlap(detected, box) for box in boxes if box[2] > box[0] and box[3] > box[1]]
+    known = [box_overlap(detected, box) for box in boxes if has_content(box)]
     return (max(iou for iou, _ in known), max(iobb for _, iobb in known)) if known else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def write(out: Path) -> Path:
         tick_words=charts.number,
         mark_kinds=mark_kinds,
         shown=2 * SIDE,
+        fresh=count().__next__,
     )
     write_whole(out / FILE, page)
     return out / FILE

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..metrics.grounding import spans
+
 if TYPE_CHECKING:
     from ..data.dataset import Data
 
-Rectangle = tuple[float, float, float, float]
-"""x1, y1, x2, y2, as fractions of an image."""
+Rectangle = tuple[float, ...]
+"""x1, y1, x2, y2, or x1, y1, z1, x2, y2, z2, as fractions of an image or a volume."""
 
 CONTROLS = {
     "shuffled": "same phrase, another patient's image",
@@ -39,18 +41,18 @@ def control_of(name: str, scores: Sequence[str]) -> dict[str, str]:
 
 
 def box_map(box: Rectangle, size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a map [H, W] of a box given as fractions of the image: highest at its centre, flat outside of it."""
-    height, width = size[0], size[1]
-    x1, y1, x2, y2 = box[0] * width, box[1] * height, box[2] * width, box[3] * height
-    across = 1 - np.abs((np.arange(width) + 0.5 - (x1 + x2) / 2) / max(1.0, (x2 - x1) / 2))
-    down = 1 - np.abs((np.arange(height) + 0.5 - (y1 + y2) / 2) / max(1.0, (y2 - y1) / 2))
-    inside = np.minimum(across[None, :], down[:, None])
+    """Return a map of an image of that size, of a box given as fractions of it: highest at its centre, flat outside of it."""
+    inside = np.full(size, np.inf)
+    for axis, ((start, end), side) in enumerate(zip(spans(box), size, strict=True)):
+        low, high = start * side, end * side
+        along = 1 - np.abs((np.arange(side) + 0.5 - (low + high) / 2) / max(1.0, (high - low) / 2))
+        inside = np.minimum(inside, along.reshape(-1, *[1] * (len(size) - axis - 1)))
     return np.where(inside > 0, 1 + 0.01 * inside, 0).astype(np.float32)
 
 
 def centre_map(size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the map [H, W] of a box in the middle of the image, half as high and half as wide."""
-    return box_map((0.25, 0.25, 0.75, 0.75), size)
+    """Return the map of a box in the middle of an image of that size, half as long along each axis."""
+    return box_map((*[0.25] * len(size), *[0.75] * len(size)), size)
 
 
 def partners(data: Data, indices: Sequence[int], seed: int) -> list[int]:

@@ -18,6 +18,7 @@ from ..data.dataset import Data, Findings
 from ..data.spec import DataError
 from ..maps.masks import Rule, Sam, by_crf, by_kmeans, by_threshold, largest_parts
 from ..maps.phrase_maps import Maps, Source
+from ..maps.resize import stretched
 from ..metrics.grounding import pixel_ranking
 from ..metrics.segmentation import dice, hausdorff, iou, surface_dice
 from .base import Context, Outcome, Plan, families, mean_metric, require_any, words_of
@@ -37,9 +38,9 @@ class Settings:
     `parts` largest pieces become `prompt`s of the SAM in the folder `sam` (None: the pieces are the answer).
 
     `threshold` is of the map scaled to [0, 1]; it must not be chosen on the masks that are scored. `tolerance`: of the
-    surface score, in pixels. Controls: the same phrase on another patient's image; on the same image the phrase of another
-    mask, or `unrelated` where the task asks for one mask only; the mean mask of `prior_split`, or of the other patients; a
-    box in the middle. They go through the same `rule`, and the same SAM.
+    surface score, in pixels, of volumes in millimetres. Controls: the same phrase on another patient's image; on the same
+    image the phrase of another mask, or `unrelated` where the task asks for one mask only; the mean mask of `prior_split`, or
+    of the other patients; a box in the middle. They go through the same `rule`, and the same SAM.
     """
 
     masks: dict[str, str]
@@ -55,16 +56,6 @@ class Settings:
     limit: PositiveInt | None = None
     prior_split: str | None = "train"
     unrelated: str = "a photo of a cat"
-
-
-def stretched(heat: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a map [H, W] of one image at the size of another; what was not seen stays unseen."""
-    import cv2
-
-    shape = (int(size[1]), int(size[0]))
-    seen = cv2.resize(np.isfinite(heat).astype(np.uint8), shape, interpolation=cv2.INTER_NEAREST) > 0
-    field = cv2.resize(np.nan_to_num(heat), shape, interpolation=cv2.INTER_LINEAR)
-    return np.where(seen, field, np.nan).astype(np.float32)
 
 
 @dataclass(kw_only=True)
@@ -126,22 +117,28 @@ class Segmentation(MapTask[Masks]):
         settings, phrases = self.settings, self._phrases()
         maps = Maps(context.cache, context.data, indices, settings.source, settings.sigma, settings.layer)
         texts = dict(zip(phrases, context.cache.texts(list(phrases.values())), strict=True))
+        if maps.is_volume and (settings.sam or settings.rule == "crf"):
+            raise DataError(
+                "a SAM and the CRF are of 2-D images: of volumes leave out `sam`, and take rule kmeans or threshold"
+            )
         sam = Sam.load(settings.sam, context.cache.card.device) if settings.sam else None
         prior = learn_masks(context, settings.prior_split, found)
         place_of = {index: place for place, index in enumerate(indices)}
         others, wrong = partners(context.data, indices, context.seed), self._wrong(found)
         outcome = Outcome(indices, {}, scoring=to_tree(settings) | {"prior": prior.source})
+        if maps.is_volume:
+            outcome.scoring["surface"] = "in millimetres, by the spacing of each volume"
         table: list[dict[str, float | None]] = []
         for asked, other in zip(found, wrong, strict=True):
             index, name, truth = asked.index, asked.name, asked.mask
             place = place_of[index]
-            pixels = decode(context.data.image(index), 3)
-            if pixels.shape[:2] != truth.shape:
-                sizes = ["{1} x {0}".format(*grid.shape) for grid in (truth, pixels)]
+            if maps.shape(place) != truth.shape:
+                sizes = [" x ".join(map(str, shape[::-1])) for shape in (truth.shape, maps.shape(place))]
                 raise DataError(
                     f"{context.data.name}: mask {name!r} of {context.data.records[index].key!r} has {sizes[0]} pixels, "
                     f"its image {sizes[1]}"
                 )
+            pixels = None if maps.is_volume else decode(context.data.image(index), 3)
             shuffled = maps.of(others[place], texts[name]) if others[place] != place else None
             heats = {
                 "": maps.of(place, texts[name]),
@@ -152,7 +149,7 @@ class Segmentation(MapTask[Masks]):
             }
             values: dict[str, float | None] = {}
             for control, heat in heats.items():
-                values |= self._scores(heat, truth, pixels, sam, control)
+                values |= self._scores(heat, truth, pixels, sam, maps.spacing(place), control)
             table.append(values)
             outcome.rows.append(context.row(index) | {"mask": name} | values)
         names, owners = [truth.name for truth in found], [truth.index for truth in found]
@@ -164,7 +161,13 @@ class Segmentation(MapTask[Masks]):
         return outcome
 
     def _scores(
-        self, heat: NDArray[np.float32] | None, truth: Mask, pixels: NDArray[np.uint8], sam: Sam | None, control: str
+        self,
+        heat: NDArray[np.float32] | None,
+        truth: Mask,
+        pixels: NDArray[np.uint8] | None,
+        sam: Sam | None,
+        spacing: tuple[float, ...],
+        control: str,
     ) -> dict[str, float | None]:
         """Return the scores of a map's mask, or of a control's (`control` ends their names), None where undefined."""
         values: dict[str, float | None] = dict.fromkeys(SCORES)
@@ -173,8 +176,8 @@ class Segmentation(MapTask[Masks]):
             values = {
                 "dice": dice(answer, truth),
                 "iou": iou(answer, truth),
-                "nsd": surface_dice(answer, truth, self.settings.tolerance),
-                "hd95": hausdorff(answer, truth),
+                "nsd": surface_dice(answer, truth, self.settings.tolerance, spacing or None),
+                "hd95": hausdorff(answer, truth, spacing=spacing or None),
                 "pixel_auroc": ranking[0] if ranking else None,
             }
         return {f"{name}_{control}" if control else name: value for name, value in values.items()}
@@ -193,14 +196,16 @@ class Segmentation(MapTask[Masks]):
             result[name] = mean_metric(values, drawn, bounded=not distance, chance=chance, reason=reason, **facts)
         return result
 
-    def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8], sam: Sam | None) -> Mask:
-        """Return the mask that a map stands for."""
+    def answer(self, heat: NDArray[np.float32], pixels: NDArray[np.uint8] | None, sam: Sam | None) -> Mask:
+        """Return the mask that a map stands for; `pixels` of the image, None for a volume."""
         rule = self.settings.rule
         if rule == "threshold":
             first = by_threshold(heat, self.settings.threshold)
+        elif rule == "kmeans" or pixels is None:
+            first = by_kmeans(heat)
         else:
-            first = by_kmeans(heat) if rule == "kmeans" else by_crf(heat, pixels)
+            first = by_crf(heat, pixels)
         parts = largest_parts(first, self.settings.parts)
-        if sam is not None and parts:
+        if sam is not None and pixels is not None and parts:
             return sam(pixels, parts, self.settings.prompt)
         return np.any(parts, axis=0) if parts else first

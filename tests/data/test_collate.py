@@ -183,7 +183,9 @@ def any_tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 
 def batch_of(build: Collator, rows: list[DecodedSample]) -> Batch:
-    return build.collate([replace(row, needs=[need.prepare(row.sample, None) for need in build.needs]) for row in rows])
+    return build.collate(
+        [replace(row, needs=[need.prepare(row.sample, None, row.geometry) for need in build.needs]) for row in rows]
+    )
 
 
 def collator(tokenizer: Tokenizer, *needs: str, prompts: PromptSpec | None = None) -> Collator:

@@ -8,9 +8,10 @@ import types
 
 from tests import ROOT
 from tests.objectives import oracle_networks as n
+from tests.objectives import oracle_volumes as v
 from tests.objectives import oracles as o
-from tests.objectives.kit import FACETS, FINDINGS, PLACES, Case
-from vlp.batch import Batch
+from tests.objectives.kit import FACETS, FINDINGS, ORGANS, PLACES, Case
+from vlp.batch import Batch, Grid
 from vlp.objectives import objectives
 from vlp.sample import concept_code
 
@@ -28,6 +29,8 @@ MEDSLIP = {
 }  # fmt: skip
 MAE = {"kind": "mae", "patch": 4, "channels": 1, "width": 16, "depth": 1, "heads": 2}
 ALONE = "a batch of 1"
+BOXES = Grid((2, 2, 1), (8.0, 4.0, 4.0), (4.0, 2.0, 2.0))
+PLANES = Grid((4, 1, 1), (4.0, 4.0, 4.0), (2.0, 2.0, 2.0))
 
 
 def mentioned(b: Batch) -> o.Array:
@@ -158,8 +161,38 @@ CASES = [
         lambda x, b, p: n.medslip(x, mentioned(b), p, heads=2, layers=2, alpha=0.5), ("patches",),
     ),
     Case("medslip/sampled", {**MEDSLIP, "negatives": 1}, None, ("patches",)),
+    Case(
+        "anatomy", {"kind": "anatomy", "organs": ORGANS}, lambda x, b, p: v.anatomy(x, b, p),
+        ("patches", "extras.organs"), magnitude=2,
+    ),
+    Case(
+        "anatomy/queries",
+        {"kind": "anatomy", "organs": ORGANS, "masks": False, "matches": "own", "reduction": "mean"},
+        lambda x, b, p: v.anatomy(x, b, p, masked=False, matches="own", mean=True),
+        ("patches", "extras.organs"),
+    ),
+    Case(
+        "anatomy/text", {"kind": "anatomy", "organs": ORGANS, "matches": "text"},
+        lambda x, b, p: v.anatomy(x, b, p, matches="text"), ("patches", "extras.organs"), magnitude=2,
+    ),
+    Case("depth", {"kind": "depth", "sigma": 6.0}, lambda x, b, p: v.depth(x, b), ("patches", "extras.depths"), grid=PLANES),
+    Case(
+        "depth/released", {"kind": "depth", "sigma": 12.0, "renormalise": False, "temperature": 0.5},
+        lambda x, b, p: v.depth(x, b, sigma=12.0, renormalise=False, temperature=0.5), ("patches", "extras.depths"),
+        grid=PLANES,
+    ),
+    Case(
+        "depth/max", {"kind": "depth", "sigma": 6.0, "pool": "max"}, lambda x, b, p: v.depth(x, b, best=True),
+        ("patches", "extras.depths"), grid=BOXES,
+    ),
     Case(  # its positions and pixels are fp32
-        "mae", MAE, lambda x, b, p: n.mae(x, b, p, patch=4, heads=2, depth=1), ("masked_patches",), exact=1e-6,
+        "mae", MAE, lambda x, b, p: n.mae(x, b, p, patch=(4, 4), heads=2, depth=1, window=(0, 255)),
+        ("masked_patches",), exact=1e-6,
+    ),
+    Case(
+        "mae/volume", {**MAE, "patch": [2, 2, 4], "window": [100, 160]},
+        lambda x, b, p: n.mae(x, b, p, patch=(2, 2, 4), heads=2, depth=1, window=(20, 180)),
+        ("masked_patches",), exact=1e-6, grid=BOXES,
     ),
 ]  # fmt: skip
 """Sampled negatives have no formula: `test_vectors` holds them to what they must keep."""

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp.batch import Batch, Grid, Losses, ModelOutput, Phrases, Prompts, Spans, Tokens
+from vlp.batch import Batch, Grid, Losses, ModelOutput, Phrases, Prompts, Ragged, Spans, Tokens
+from vlp.needs.depths import Depths
+from vlp.needs.organs import Organs
 from vlp.objectives import ObjectiveSum, build_objectives
 from vlp.sample import concept_code
 
@@ -35,6 +37,9 @@ CODES = [
     )
 ]
 """What the world's mentions speak of: some the same as others', one of no finding that `medslip` is asked for."""
+ORGANS = {"lung": {}, "heart": {}, "liver": {}, "spleen": {}}
+BY_ENTRY = {"extras.organs": "organs", "extras.depths": "depths"}
+"""Outputs with a row for each entry of a ragged value of the batch, by that value's name in `Batch.extras`."""
 
 
 def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype = torch.float64) -> tuple[Any, Batch]:
@@ -107,11 +112,55 @@ def make(rows: int = 6, seed: int = 0, *, bare: bool = False, dtype: torch.dtype
         },
         cursor=96,
     )
+    add_places(output, batch, seed, bare, dtype)
     if bare:
         assert batch.labels is not None and batch.prompts is not None
         batch.labels[2:], batch.prompts.asserted[2:] = -2, -2
         batch.extras["category"][2:] = 0
     return output, batch
+
+
+def add_places(output: ModelOutput, batch: Batch, seed: int, bare: bool, dtype: torch.dtype) -> None:
+    """Add the organs and depths of some samples, and what the model makes of their sentences.
+
+    Of the organs the first is abnormal in some, the second has equal texts, the third is normal in all, the last is one
+    sample's; one row has no entry at all.
+    """
+    rows = len(batch)
+    rng = np.random.default_rng((seed, 1))
+    found = [(0, 0, 7, 1), (1, 0, 5, 0), (0, 1, 3, 0), (1, 1, 3, 0), (0, 2, 2, 1), (2, 0, 8, 1), (2, 2, 2, 1)]
+    found += [(rows - 1, 0, 9, 1), (rows - 1, 1, 4, 1), (rows - 1, 3, 6, 0), (3, 0, 5, 0)]
+    found = [entry for entry in found if entry[0] < (2 if bare else rows)]
+    owner, organ, code, normal = torch.tensor(found, dtype=torch.int64).T
+    cells = torch.tensor(rng.random((len(found), 4)) < 0.5)
+    cells[torch.arange(len(found)), torch.tensor(rng.integers(0, 4, len(found)))] = True
+    blank = torch.zeros((len(found), 7), dtype=torch.int64)
+    tokens = Tokens(ids=blank, mask=blank == 0, words=blank)
+    batch.extras["organs"] = Organs(
+        owner=owner, tokens=tokens, organ=organ, code=code, normal=normal.bool(), cells=cells
+    )
+    high = torch.tensor(rng.choice([4.5, 16.0], len(found)))
+    batch.extras["depths"] = Depths(
+        owner=owner.flip(0),
+        tokens=tokens,
+        place=torch.tensor(rng.uniform(0, 1, len(found))) * high,
+        unit=torch.tensor(rng.uniform(2, 4, len(found))),
+        seen=torch.stack([torch.zeros(len(found), dtype=torch.float64), high], 1),
+    )
+    for name in ("organs", "depths"):
+        output.extras[name] = torch.tensor(rng.normal(size=(len(found), DIM)), dtype=dtype)
+
+
+def entries_of(ragged: Ragged, kept: list[int], place: Callable[[int], int]) -> Ragged:
+    """Return some entries, with the rows that `place` says in the place of theirs."""
+    index = torch.tensor(kept, dtype=torch.int64)
+    changed: dict[str, Any] = {
+        item.name: value[index]
+        for item in dataclasses.fields(ragged)
+        if isinstance(value := getattr(ragged, item.name), Tensor)
+    }
+    owner = torch.tensor([place(int(row)) for row in changed.pop("owner")], dtype=torch.int64)
+    return dataclasses.replace(ragged, owner=owner, **changed)
 
 
 def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[ModelOutput, Batch]:
@@ -120,8 +169,17 @@ def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[Mode
     assert batch.spans is not None and batch.phrases is not None and batch.prompts is not None
     own = (batch.spans.owner >= start) & (batch.spans.owner < stop)
     changed: dict[str, Any] = {}
+    extras: dict[str, Any] = {}
+    for name, value in batch.extras.items():
+        kept = None
+        if isinstance(value, Ragged):
+            kept = [place for place, row in enumerate(value.owner.tolist()) if start <= row < stop]
+            if f"extras.{name}" in output.tensors():
+                own_rows = output.extras[name][torch.tensor(kept, dtype=torch.int64)]
+                changed[f"extras.{name}"] = own_rows if kept else output.extras[name].new_zeros(0, DIM)
+        extras[name] = value[start:stop] if kept is None else entries_of(value, kept, lambda row: row - start)
     for name, value in output.tensors().items():
-        if name not in ("prompts", "phrases", "logit_scale", "logit_bias"):
+        if name not in ("prompts", "phrases", "logit_scale", "logit_bias", *BY_ENTRY):
             changed[name] = value[start:stop]
     width = int(changed["word_mask"].sum(1).max())
     for name in ("words", "word_mask", "word_attention"):
@@ -144,7 +202,7 @@ def part(output: ModelOutput, batch: Batch, start: int, stop: int) -> tuple[Mode
         spans=Spans(**spans),
         phrases=dataclasses.replace(batch.phrases, owner=spans["owner"], code=spans["code"]),
         prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[start:stop]),
-        extras={name: value[start:stop] for name, value in batch.extras.items()},
+        extras=extras,
         has_text=batch.has_text and batch.has_text[start:stop],
     )
     assert len(cut) == rows
@@ -158,7 +216,11 @@ def permuted(output: ModelOutput, batch: Batch, order: list[int]) -> tuple[Model
     changed: dict[str, Any] = {
         name: value[index]
         for name, value in output.tensors().items()
-        if name not in ("prompts", "phrases", "logit_scale", "logit_bias")
+        if name not in ("prompts", "phrases", "logit_scale", "logit_bias", *BY_ENTRY)
+    }
+    extras: dict[str, Any] = {
+        name: dataclasses.replace(value, owner=place[value.owner]) if isinstance(value, Ragged) else value[index]
+        for name, value in batch.extras.items()
     }
     assert batch.spans is not None and batch.phrases is not None and batch.prompts is not None
     assert batch.labels is not None
@@ -171,7 +233,7 @@ def permuted(output: ModelOutput, batch: Batch, order: list[int]) -> tuple[Model
         spans=dataclasses.replace(batch.spans, owner=place[batch.spans.owner]),
         phrases=dataclasses.replace(batch.phrases, owner=place[batch.phrases.owner]),
         prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[index]),
-        extras={name: value[index] for name, value in batch.extras.items()},
+        extras=extras,
     )
 
 
@@ -181,7 +243,8 @@ class Case:
 
     `oracle(output, batch, parameters)` gets numpy arrays and returns the loss; `reaches` names the outputs that must get a
     gradient; `single` is the error that a batch of one must raise, None where it must work; `magnitude` scales the tolerance
-    of fp32 where the logits, and with them their rounding, are large; `exact` is how close value and oracle are in fp64.
+    of fp32 where the logits, and with them their rounding, are large; `exact` is how close value and oracle are in fp64;
+    `grid` has the four patches of volumes.
     """
 
     name: str
@@ -192,6 +255,7 @@ class Case:
     magnitude: float = 1.0
     prompts: slice | None = None
     exact: float = 1e-9
+    grid: Grid | None = None
 
     def build(self, dtype: torch.dtype = torch.float64) -> ObjectiveSum:
         torch.manual_seed(0)
@@ -200,6 +264,9 @@ class Case:
     def world(self, rows: int = 6, seed: int = 0, **options: Any) -> tuple[ModelOutput, Batch]:
         """Return `make`'s world with the prompts that this case asks for."""
         output, batch = make(rows, seed, **options)
+        if self.grid is not None:
+            output.grid = self.grid
+            batch.image = batch.image.to(dtype=torch.float32).view(rows, 1, 4, 4, 4)
         if self.prompts is not None:
             assert batch.prompts is not None and output.prompts is not None
             affirm, deny = output.prompts.chunk(2)

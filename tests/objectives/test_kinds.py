@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tests.objectives.cases import CASES
-from tests.objectives.kit import Case, loss_and_gradients, make, part, permuted, with_gradients
+from tests.objectives.kit import BY_ENTRY, Case, loss_and_gradients, make, part, permuted, with_gradients
 from tests.objectives.ranks import LAYOUTS, Layout
 from vlp.batch import ModelOutput
 from vlp.objectives import mgca, objectives
@@ -112,7 +112,7 @@ def test_nothing_asked_for_is_left_out_of_the_needs(case: Case) -> None:
     """An output with only the declared needs must do: what the model does not compute cannot be read."""
     objective = case.build()
     output, batch = case.world()
-    companions = {"words": {"word_mask"}, "masked_patches": {"patch_mask", "grid"}}
+    companions = {"words": {"word_mask"}, "masked_patches": {"patch_mask", "grid"}, "patches": {"grid"}}
     kept = (
         {"image", "text"} | set(objective.needs) | {one for need in objective.needs for one in companions.get(need, ())}
     )
@@ -136,7 +136,7 @@ def test_gradients_are_the_slopes_of_the_value(case: Case, monkeypatch: pytest.M
     codes = torch.softmax(torch.randn(3, 5, dtype=torch.float64), 1)
     monkeypatch.setattr(mgca, "sinkhorn", lambda *_: codes)
     owned = list(objective.parameters())
-    leaves = [getattr(output, name).detach().clone().requires_grad_() for name in case.reaches]
+    leaves = [output.tensors()[name].detach().clone().requires_grad_() for name in case.reaches]
 
     def value(*inputs: Tensor) -> Tensor:
         given = dict(zip(case.reaches, inputs[: len(leaves)], strict=True))
@@ -167,8 +167,8 @@ def test_degenerate_embeddings_stay_finite(case: Case, sort: str) -> None:
     """All samples alike, as at the start of some runs, and zero vectors and texts without a word, as of empty reports."""
     objective = case.build(torch.float32)
     output, batch = case.world(dtype=torch.float32)
-    for name in ("image", "text", "patches", "words", "tokens", "phrases", "prompts", "text_view"):
-        value = getattr(output, name)
+    embedded = ("image", "text", "patches", "words", "tokens", "phrases", "prompts", "text_view", *BY_ENTRY)
+    for value in map(output.tensors().__getitem__, embedded):
         value[:] = value[:1] if sort == "equal" else 0
     if sort == "zero":
         output.word_mask[0] = False

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.objectives.cases import CASES
-from tests.objectives.kit import Case, with_gradients
-from vlp.batch import Batch, ModelOutput, Phrases, Spans
+from tests.objectives.kit import Case, entries_of, with_gradients
+from vlp.batch import Batch, ModelOutput, Phrases, Ragged, Spans
 from vlp.objectives import objectives
 
 BY_ROW = ("image", "text", "patches", "patch_attention", "words", "word_mask", "word_attention", "tokens", "text_view")
@@ -28,6 +28,14 @@ def without(output: ModelOutput, batch: Batch, rows: list[int]) -> tuple[ModelOu
     owner = torch.tensor([kept.index(batch.spans.owner[place].item()) for place in own], dtype=torch.int64)
     spans = {name: getattr(batch.spans, name)[own] for name in ("start", "end", "code", "assertion")}
     changed: dict[str, Any] = {name: getattr(output, name)[index] for name in (*BY_ROW, "masked_patches", "patch_mask")}
+    extras: dict[str, Any] = {}
+    for name, value in batch.extras.items():
+        if not isinstance(value, Ragged):
+            extras[name] = value[index]
+            continue
+        places = [place for place, row in enumerate(value.owner.tolist()) if row in kept]
+        extras[name] = entries_of(value, places, kept.index)
+        changed[f"extras.{name}"] = output.extras[name][places]
     assert output.phrases is not None and batch.labels is not None
     return dataclasses.replace(output, **changed, phrases=output.phrases[own]), dataclasses.replace(
         batch,
@@ -39,7 +47,7 @@ def without(output: ModelOutput, batch: Batch, rows: list[int]) -> tuple[ModelOu
         spans=Spans(owner=owner, **spans),
         phrases=Phrases(tokens=batch.phrases.tokens.take(torch.tensor(own)), owner=owner, code=batch.phrases.code[own]),
         prompts=dataclasses.replace(batch.prompts, asserted=batch.prompts.asserted[index]),
-        extras={name: value[index] for name, value in batch.extras.items()},
+        extras=extras,
     )
 
 

@@ -21,9 +21,11 @@ from tests.objectives.fixtures import (
     tensor,
 )
 from tests.objectives.ranks import TWO_RANKS, two_ranks
-from vlp.batch import Batch, Losses, ModelOutput, Spans, Tokens
+from vlp.batch import Batch, Grid, Losses, ModelOutput, Prompts, Spans, Tokens
+from vlp.needs.depths import Depths
 from vlp.needs.phrases import phrases_of
 from vlp.objectives import build_objectives
+from vlp.objectives.anatomy import pair_losses, positive_shares, query_pooling
 from vlp.objectives.dhn_nce import DhnNce
 from vlp.objectives.functional import info_nce
 from vlp.objectives.gloria import WordMatch
@@ -326,7 +328,72 @@ def test_masked_error(normalise: bool, expected: float) -> None:
 
 def test_cells_are_the_images_pixels() -> None:
     image = torch.arange(2 * 4 * 6, dtype=torch.float32).reshape(1, 2, 4, 6)
-    found = cells(image, 2, 3, 2)
+    found = cells(image, (2, 3), (2, 2))
     assert found.shape == (1, 6, 8)
     corner = image[0, :, 2:4, 2:4]  # row 1, column 1
     assert torch.equal(found[0, 4].reshape(2, 2, 2), corner.permute(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("sigma", "temperature", "released", "renormalised"),
+    [
+        (0.0, 0.1, 2.134266, 2.134266), (0.0, 1.0, 1.525311, 1.525311),
+        (12.0, 0.1, 4.362039, 4.362039), (12.0, 1.0, 1.748088, 1.748088),
+        (24.0, 0.1, 6.557595, 6.675898), (24.0, 1.0, 1.943014, 1.979474),
+    ],
+)  # fmt: skip
+def test_depth_localisation(sigma: float, temperature: float, released: float, renormalised: float) -> None:
+    """Eight planes of 12 mm; of the first volume the last two show nothing. Published code and formula."""
+    wave = [[[0.7 * d + 0.3 * k * (s + 1) for k in range(4)] for d in range(8)] for s in range(2)]
+    planes = torch.cos(tensor(wave)) + 0.1 * torch.arange(4, dtype=torch.float64)
+    texts = tensor([[1, 0.5, 0, -0.5], [0, 1, 1, 0.2]])
+    entries = Depths(
+        owner=torch.tensor([0, 1]),
+        tokens=batch_of(2).text,
+        place=tensor([10, 26]),
+        unit=tensor([3, 3]),
+        seen=tensor([[0, 24], [0, 32]]),
+    )
+    grid = Grid((8, 1, 1), (4.0, 4.0, 4.0), (2.0, 2.0, 2.0))
+    tree = {"kind": "depth", "sigma": sigma, "temperature": temperature}
+    for renormalise, expected in ((False, released), (True, renormalised)):
+        found = run(
+            {**tree, "renormalise": renormalise}, 2, {"extras": {"depths": entries}},
+            patches=planes, grid=grid, extras={"depths": texts},
+        )  # fmt: skip
+        assert found.total.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_targets_of_an_organ_decide_its_loss() -> None:
+    """Texts: abnormal A, normal, normal and more, abnormal A; cosines given, temperature .07."""
+    cosines = tensor([[0.9, 0.2, 0.1, 0.4], [0.3, 0.8, 0.7, 0], [0.2, 0.6, 0.9, 0.1], [0.5, 0.1, 0, 0.7]])
+    facts = torch.tensor([[0, 0, 1], [0, 1, 2], [0, 1, 3], [0, 0, 1]])
+    every, eye, scale = torch.arange(4), torch.eye(4, dtype=torch.float64), tensor(1 / 0.07)
+    target = positive_shares(facts, every, every, "normal").double()
+    halves = tensor([[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5]])
+    assert torch.equal(target, halves)
+    # Images that are the cosines and texts that are unit vectors have these products; the other direction's are transposed.
+    assert pair_losses(cosines, eye, target, cosines, eye, scale).mean().item() == pytest.approx(2.016219, abs=1e-6)
+    own = positive_shares(facts, every, every, "own").double()
+    assert pair_losses(cosines, eye, own, cosines, eye, scale).mean().item() == pytest.approx(0.051933, abs=1e-6)
+
+
+def test_query_pooling() -> None:
+    tokens, query = tensor([[[1, 0], [0, 1], [1, 1], [2, 0]]]), tensor([[1, 0.5]])
+    masks = {(1.257241, 0.412521): [True] * 4, (1.355447, 0.188239): [True, True, False, True]}
+    for expected, mask in masks.items():
+        found = query_pooling(tokens, torch.tensor([[mask]]), query, torch.eye(2, dtype=torch.float64))
+        torch.testing.assert_close(found, tensor([[expected]]), rtol=0, atol=1e-6)
+
+
+def test_prompt_pairs_of_volumes_are_assertions() -> None:
+    """The published loss is a binary cross-entropy of s (v . t+ - v . t-), over what is known: `assertion` at tau 1 / s."""
+    prompts = tensor([[1, 1, 0, 1], [1, 0, 1, 0], [0, 2, 1, 1], [0, 0, 1, -1]])
+    asked = Prompts(
+        tokens=batch_of(4).text,
+        rows=torch.arange(4),
+        findings=["a", "b"],
+        asserted=torch.tensor([[1, 0], [0, -2], [-2, 1]], dtype=torch.int8),
+    )
+    tree = {"kind": "assertion", "findings": {"a": "a", "b": "b"}, "temperature": 0.1}
+    assert run(tree, 3, {"prompts": asked}, prompts=prompts).total.item() == pytest.approx(1.518913, abs=1e-6)

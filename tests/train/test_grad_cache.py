@@ -28,6 +28,8 @@ LINES: dict[str, list[Any]] = {
     "medslip": [MEDSLIP],
     "mae": ["clip", MAE],  # alone it is accumulated plainly: nothing in it couples the rows
     "concept on phrases": [PHRASES],
+    "anatomy": [{"kind": "anatomy", "organs": {"lung": {}, "heart": {}}}],
+    "depth": [{"kind": "depth", "sigma": 6.0}],
     "label_aware by category": [{"kind": "label_aware", "by": "category"}],
     "clip by group": [{"kind": "clip", "positives": "group"}],
 }

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vlp.batch import Batch, Grid, ModelOutput, Phrases, Prompts, Spans, Tokens
+from vlp.needs.depths import Depths
+from vlp.needs.organs import Organs
 from vlp.objectives import build_objectives
 from vlp.sample import concept_code
 from vlp.train.train_step import TrainStep
@@ -34,10 +36,14 @@ class Toy(nn.Module):
     """Patches of 3x3 pixels through two blocks; tokens embedded, through one, averaged. Everything an output can hold."""
 
     def __init__(
-        self, dropout: float = 0.0, scale: tuple[float, float | None] | None = None, masks: bool = False
+        self,
+        dropout: float = 0.0,
+        scale: tuple[float, float | None] | None = None,
+        masks: bool = False,
+        has_depth: bool = False,
     ) -> None:
         super().__init__()
-        self.masks = masks
+        self.masks, self.has_depth = masks, has_depth
         self.image = nn.Sequential(nn.Linear(9, WIDTH), nn.Sequential(Block(dropout), Block(dropout)))
         self.text = nn.ModuleDict({"embed": nn.Embedding(VOCABULARY, WIDTH), "block": Block(dropout)})
         if scale is not None:
@@ -71,7 +77,7 @@ class Toy(nn.Module):
             image=patches.mean(1),
             text=self.pooled(batch.text, states),
             patches=patches,
-            grid=Grid((2, 2), (3.0, 3.0), (1.5, 1.5)),
+            grid=Grid((2, 2, 1), (3.0,) * 3, (1.5,) * 3) if self.has_depth else Grid((2, 2), (3.0, 3.0), (1.5, 1.5)),
             words=owner.transpose(1, 2) @ states,
             word_mask=owner.sum(1) > 0,
             tokens=states,
@@ -82,6 +88,11 @@ class Toy(nn.Module):
             text_view=None if batch.text_view is None else self.encode(batch.text_view),
             masked_patches=self.image(cells.masked_fill(blank[..., None], 0.0)) if self.masks else None,
             patch_mask=blank if self.masks else None,
+            extras={
+                name: self.encode(value.tokens)
+                for name, value in batch.extras.items()
+                if isinstance(value, (Organs, Depths))
+            },
         )
 
 
@@ -126,6 +137,21 @@ def batch(rows: int = 8, seed: int = 0) -> Batch:
         extras={
             "category": torch.randint(0, 4, (rows,), generator=generator),
             "text_labels": torch.randint(-2, 2, (rows, len(FINDINGS)), generator=generator).to(torch.int8),
+            "organs": Organs(
+                owner=owner[jumbled],
+                tokens=tokens(len(owner), generator),
+                organ=torch.arange(len(owner))[jumbled] % 2,
+                code=code,
+                normal=code % 3 == 0,
+                cells=(torch.arange(len(owner))[:, None] + torch.arange(4)) % 3 > 0,
+            ),
+            "depths": Depths(
+                owner=owner[jumbled],
+                tokens=tokens(len(owner), generator),
+                place=6 * torch.rand(owner.shape, generator=generator),
+                unit=torch.full(owner.shape, 4.0),
+                seen=torch.tensor([0.0, 6.0]).expand(len(owner), 2),
+            ),
         },
         sources=["toy"] * rows,
     )
@@ -141,7 +167,9 @@ def shard(whole: Batch, rank: int, world: int) -> Batch:
 def step_of(kinds: Sequence[Any], dropout: float = 0.0, seed: int = 0) -> TrainStep:
     torch.manual_seed(seed)
     objectives = build_objectives(kinds, WIDTH)
-    return TrainStep(Toy(dropout, objectives.scale_init, "masked_patches" in objectives.needs), objectives)
+    needs = objectives.needs
+    toy = Toy(dropout, objectives.scale_init, "masked_patches" in needs, "extras.depths" in needs)
+    return TrainStep(toy, objectives)
 
 
 def fields_of(output: ModelOutput) -> dict[str, Tensor]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -14,19 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlp.batch import Batch, PromptSpec
+from vlp.batch import Batch, Grid, PromptSpec
 from vlp.modalities.base import ImageLike
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.processor import Augment, Decode
 from vlp.modalities.text.tokenizers.base import Tokenizer
 from vlp.needs.base import DataSetup, Rows, SelectedText, find_needs, put
-from vlp.sample import Sample, code_of, sentences, split_sentences
+from vlp.sample import Sample, code_of, fold, sentences, split_sentences
 
 from .config import TextView
 from .shards.sample_io import SampleError
-
-_FOLD = re.compile(r"[\W_]+")
 
 
 class LoaderError(RuntimeError):
@@ -63,7 +60,8 @@ class DecodedSample:
 class Collator:
     """Build batches as a recipe asks: `needs` are those of its objectives.
 
-    `texts_missing`: some samples of the set have no text, so that each batch says which (`Batch.has_text`).
+    `texts_missing`: some samples of the set have no text, so that each batch says which (`Batch.has_text`). `settings` and
+    `grid` as in `DataSetup`.
     """
 
     def __init__(
@@ -77,6 +75,8 @@ class Collator:
         prompts: PromptSpec | None,
         decode: Decode = "full",
         texts_missing: bool = True,
+        settings: Mapping[str, Any] | None = None,
+        grid: Grid | None = None,
     ) -> None:
         self.preprocess, self.tokenizer, self.view, self.augment = preprocess, tokenizer, view, augment
         self.labels, self.decoding, self.texts_missing = tuple(labels), decode, texts_missing
@@ -87,10 +87,13 @@ class Collator:
             encode=lambda texts: tokenizer(list(texts)).tokens,
             select_text=partial(select_text, view=view),
             is_random=bool(view.subset or view.sentence or view.field == "captions"),
+            settings=settings or {},
+            grid=grid,
         )
         self.needs = find_needs(needs | {"labels"} if labels else needs)  # columns that are named are read
         for need in self.needs:
             need.open(setup)
+        self.reads_masks = any(need.reads_masks for need in self.needs)
 
     def decode(self, sample: Sample, seed: int | None) -> DecodedSample:
         """Decode and transform a sample; random choices follow from `seed` alone, None makes none.
@@ -121,7 +124,7 @@ class Collator:
         prepared = []
         for need in self.needs:
             rng = None if seed is None or need.stream is None else _generator(seed, need.stream)
-            prepared.append(need.prepare(sample, rng))
+            prepared.append(need.prepare(sample, rng, geometry))
         return DecodedSample(sample, image, geometry, shown, prepared)
 
     def collate(self, rows: Sequence[DecodedSample]) -> Batch:
@@ -201,5 +204,5 @@ def group_of(sample: Sample) -> tuple[int, int]:
     key = f"key\0{sample.source}\0{sample.key}"
     study = code_of(f"study\0{sample.source}\0{sample.study}" if sample.study else key)
     text = sample.report.text if sample.report else " ".join(sample.captions)
-    folded = _FOLD.sub(" ", text.casefold()).strip()
+    folded = fold(text)
     return study, code_of(f"text\0{folded}" if folded else key)

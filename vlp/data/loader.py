@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -26,7 +26,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from vlp.batch import Batch, PromptSpec
+from vlp.batch import Batch, Grid, PromptSpec
 from vlp.core import distributed
 from vlp.core.config import ConfigError
 from vlp.core.errors import NO_HANDLES, handle_limit, in_words, is_machine
@@ -130,7 +130,7 @@ class BatchDataset(Dataset[WorkerResult]):
             ref = self.plan.draw(place) if self.training else self._in_order(place)
             source = self.sources[ref.source]
             try:
-                sample = source.shards.sample(ref.index, masks=False)
+                sample = source.shards.sample(ref.index, masks=self.collator.reads_masks)
                 if not sample.source:
                     sample = replace(sample, source=source.name)
                 seed = seed_of("sample", self.seed, ref.epoch, sample.source, sample.key) if self.training else None
@@ -152,9 +152,9 @@ class BatchDataset(Dataset[WorkerResult]):
 class Loader:
     """An infinite iterator of this rank's batches of the training stream, and of one epoch of a validation split.
 
-    `stream` is what `open_stream` returned for the split, where it has been opened already. `needs` and `prompts` come
-    from the objectives. Raises ConfigError for what cannot work: no such split, a batch that does not divide among the
-    ranks, fewer samples than a batch holds, data without what the objectives need.
+    `stream` is what `open_stream` returned for the split, where it has been opened already. `needs`, `prompts` and
+    `settings` come from the objectives, `grid` from the model. Raises ConfigError for what cannot work: no such split, a
+    batch that does not divide among the ranks, fewer samples than a batch holds, data without what the objectives need.
     """
 
     def __init__(
@@ -169,6 +169,8 @@ class Loader:
         world: int = 1,
         split: str = "train",
         stream: Stream | PipeStream | None = None,
+        settings: Mapping[str, Any] | None = None,
+        grid: Grid | None = None,
     ) -> None:
         if not 0 <= rank < world:
             raise ConfigError(f"rank {rank} of {world}")
@@ -183,7 +185,17 @@ class Loader:
         self.samples = self.stream.samples
         missing = self.stream.without_text != 0  # not known of a stream that cannot seek
         self.collator = Collator(
-            preprocess, tokenizer, config.text, config.augment, config.labels, needs, prompts, config.decode, missing
+            preprocess,
+            tokenizer,
+            config.text,
+            config.augment,
+            config.labels,
+            needs,
+            prompts,
+            config.decode,
+            missing,
+            settings,
+            grid,
         )
         if split == "train" and isinstance(self.stream, Stream):
             check_content(self.stream, [need for need in self.collator.needs if need.name in needs])

@@ -222,6 +222,7 @@ def check_texts(stream: Stream | PipeStream) -> None:
 def check_content(stream: Stream, needs: Iterable[Need]) -> None:
     """Raise ConfigError naming the first thing that none of the stream's first samples holds, and how to get it."""
     missing = [need for need in needs if need.holds()]
+    with_masks = any(need.reads_masks for need in missing)
     stated: set[str] = set()
     codes: set[str] = set()
     looked = 0
@@ -230,7 +231,7 @@ def check_content(stream: Stream, needs: Iterable[Need]) -> None:
             return
         draw = stream.plan.draw(position)
         try:
-            sample = stream.sources[draw.source].shards.record(draw.index)
+            sample = stream.sources[draw.source].shards.sample(draw.index, masks=with_masks, pixels=False)
         except SampleError:
             continue
         looked += 1

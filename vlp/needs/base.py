@@ -6,8 +6,8 @@ the model for `compute`, the rows of an output are told apart by `axis`; none of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from vlp.batch import Batch, Entry, Grid, ModelOutput, PromptSpec, Tokens
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from vlp.modalities.geometry import Geometry
     from vlp.modalities.text.tokenizers.base import Encoded
 
 BUILD = "build shards whose samples hold `concepts` (vlp-prep build --concepts vocabulary)"
@@ -56,7 +57,8 @@ class DataSetup:
     """What a recipe says that needs are collated by.
 
     `encode` tokenizes texts; `select_text` chooses the part of a sample's text that is shown, at random where
-    `is_random`, with a generator.
+    `is_random`, with a generator. `settings`: what objectives say of a need, by its name; `grid`: the cells of the model's
+    image tower, None where there is none yet.
     """
 
     labels: tuple[str, ...]
@@ -64,6 +66,8 @@ class DataSetup:
     encode: Callable[[Sequence[str]], Tokens]
     select_text: Callable[[Sample, np.random.Generator | None], SelectedText]
     is_random: bool
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,8 @@ class Need:
     name unless given. `hint`: how a user gets it. `is_optional`: objectives do without it where a tower has none. `uses`:
     parts of the model that are there for it. `axis`: what the rows of its output stand for: the batch's, the entries of a
     ragged value of the batch (its key), or, None, nothing of either. `stream`: the number of the random stream that
-    `prepare` draws from, None where it draws nothing.
+    `prepare` draws from, None where it draws nothing. `reads_masks`: `prepare` looks at a sample's masks, which are not read
+    otherwise.
     """
 
     name: str = ""
@@ -132,6 +137,7 @@ class Need:
     uses: ClassVar[frozenset[Part]] = frozenset()
     axis: ClassVar[str | None] = "batch"
     stream: ClassVar[int | None] = None
+    reads_masks: bool = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -163,8 +169,11 @@ class Need:
         """Return whether a sample has it."""
         return True
 
-    def prepare(self, sample: Sample, rng: np.random.Generator | None) -> Any:
-        """Return what it needs of a sample, drawn with `rng` in training; called where the sample is decoded."""
+    def prepare(self, sample: Sample, rng: np.random.Generator | None, geometry: Geometry) -> Any:
+        """Return what it needs of a sample, drawn with `rng` in training; called where the sample is decoded.
+
+        `geometry`: how the source lies on the input, augmentation included.
+        """
         return None
 
     def texts(self, prepared: Sequence[Any]) -> list[str]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlp.core.config import ConfigError
+from vlp.modalities.geometry import Geometry
 from vlp.sample import PRESENT, UNCERTAIN, UNKNOWN, Sample
 
 from .assertions import finding_assertions
@@ -49,7 +50,7 @@ class Category(Labels):
     key = "category"
     stream = 4
 
-    def prepare(self, sample: Sample, rng: np.random.Generator | None) -> int:
+    def prepare(self, sample: Sample, rng: np.random.Generator | None, geometry: Geometry) -> int:
         stated = [sample.labels[name] for name in self.labels if name in sample.labels]
         present = [index for index, name in enumerate(self.labels) if sample.labels.get(name) == PRESENT]
         if not present:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from vlp.batch import Batch, Phrases, Tokens
+from vlp.modalities.geometry import Geometry
 from vlp.sample import Sample, code_of, concept_text, sentences
 
 from .base import BUILD, Need, Rows, needs
@@ -30,7 +31,7 @@ class SentencePhrases(Need):
     def is_in(self, sample: Sample) -> bool:
         return any(mention.assertion == "present" for mention in sample.concepts)
 
-    def prepare(self, sample: Sample, rng: np.random.Generator | None) -> list[Phrase]:
+    def prepare(self, sample: Sample, rng: np.random.Generator | None, geometry: Geometry) -> list[Phrase]:
         return phrases_of(sample)
 
     def texts(self, prepared: Sequence[list[Phrase]]) -> list[str]:

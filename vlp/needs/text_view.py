@@ -8,6 +8,7 @@ import numpy as np
 
 from vlp.batch import Batch, ModelOutput, Tokens
 from vlp.core.config import ConfigError
+from vlp.modalities.geometry import Geometry
 from vlp.sample import Sample
 
 from .base import DataSetup, Features, Model, Need, Rows, needs
@@ -27,7 +28,7 @@ class TextView(Need):
             )
         self.select = setup.select_text
 
-    def prepare(self, sample: Sample, rng: np.random.Generator | None) -> str:
+    def prepare(self, sample: Sample, rng: np.random.Generator | None, geometry: Geometry) -> str:
         return self.select(sample, rng).text
 
     def texts(self, prepared: Sequence[str]) -> list[str]:

@@ -74,6 +74,10 @@ class Objective(nn.Module, Generic[C]):
         """Return the prompt pairs that the loader shall put into `Batch.prompts`, None for none."""
         return None
 
+    def need_settings(self) -> dict[str, Any]:
+        """Return what the loader shall know of the objective's needs, by their names; empty for nothing."""
+        return {}
+
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Return the range that each of the objective's own scales is kept in by the optimiser, by parameter name.
 
@@ -204,6 +208,17 @@ class ObjectiveSum(nn.Module):
             deny=tuple(text for spec in asked for text in spec.deny),
         )
 
+    def need_settings(self) -> dict[str, Any]:
+        """Return what all objectives say of their needs; raises ConfigError where two say different things of one."""
+        found: dict[str, Any] = {}
+        for name, term in self._objectives().items():
+            for need, settings in term.need_settings().items():
+                if found.setdefault(need, settings) != settings:
+                    raise ConfigError(
+                        f"objective {name!r} wants another {need} than one before it: give both the same settings"
+                    )
+        return found
+
     def check(self, output: ModelOutput, batch: Batch) -> None:
         """Raise ConfigError for the first objective whose needs are not met."""
         for term in self._objectives().values():
@@ -321,7 +336,7 @@ def build_objectives(trees: Sequence[Any], dim: int, where: str = "objectives") 
         terms[name] = term
         weights[name] = WeightSchedule.read(tree.get("weight", 1.0), f"{here}.weight")
     built = ObjectiveSum(terms, weights)
-    _ = built.scale_init  # two objectives at odds over it are an error now, not at the first step
+    _ = built.scale_init, built.need_settings()  # objectives at odds over them are an error now, not at the first step
     return built
 
 

@@ -179,6 +179,10 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         named = (recipe.model.image, recipe.model.text, recipe.tokenizer.kind)
         model, processors, _ = hub.rebuild(start, (*dotted_modules(*named, *objectives.needs), *LIBRARIES))
         tokenizer = cast(TextProcessor, processors["text"]).tokenizer
+    if model is None:
+        model = build_model(recipe.model, recipe.seen, tokenizer, objectives.needs, objectives.scale_init)
+    else:
+        prepare_for_training(model, tokenizer)
     make_loader = partial(
         Loader,
         recipe.data,
@@ -189,13 +193,11 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         seed=recipe.seed,
         rank=distributed.rank(),
         world=distributed.world(),
+        settings=objectives.need_settings(),
+        grid=model.grid,
     )
     loader = make_loader(split="train", stream=data)
     validation = make_loader(split="val")
-    if model is None:
-        model = build_model(recipe.model, recipe.seen, tokenizer, objectives.needs, objectives.scale_init)
-    else:
-        prepare_for_training(model, tokenizer)
     engine = build_engine(TrainStep(model, objectives), recipe.optim, recipe.engine, device)
     engine.module.train()
     # Parameters start alike on all ranks; dropout must not.

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...drawing import images
-from ...drawing.cards import Card, ColourScale, Note, Section, Triptych
+from ...drawing import images, slices
+from ...drawing.cards import Card, ColourScale, Note, Section, Slices, Triptych
 from ...maps.phrase_maps import Maps
 from ..base import Context
+from . import volume_figures
 from .query import UNLABELLED, Query
 
 SHOWN = 6
@@ -25,8 +26,11 @@ def example_cards(figures: Mapping[str, Any]) -> Section:
         "Examples from the highest to the lowest CNR, evenly spaced. Each card: the image with the boxes of the phrase; the "
         "map of the phrase (cross: its maximum); the map of the same phrase on another patient's image."
     )
+    examples = figures["examples"]
+    if "stack" in examples[0]:
+        words = volume_figures.WORDS
     head = Card("Example maps", [Note(words), ColourScale(figures["scale"])])
-    return [[head], [Card("", [Triptych(example)]) for example in figures["examples"]]]
+    return [[head], [Card("", [Slices(example) if "stack" in example else Triptych(example)]) for example in examples]]
 
 
 def choose(queries: Sequence[Query], table: Sequence[Mapping[str, float]], count: int = SHOWN) -> list[int]:
@@ -73,8 +77,11 @@ def triptychs(
             "label": query.category,
         }
         example |= {"cnr": scores["cnr"], "hit": bool(scores["pointing"])}
-        example["own"] = _panel(context, index, own, scale, query.boxes)
-        example["shuffled"] = _panel(context, another, other, scale, ())
+        if maps.is_volume:
+            example |= volume_figures.pictures(context, (index, another), (own, other), scale, query.boxes)
+        else:
+            example["own"] = _panel(context, index, own, scale, query.boxes)
+            example["shuffled"] = _panel(context, another, other, scale, ())
         example["cnr_shuffled"] = None if np.isnan(scores["cnr_shuffled"]) else scores["cnr_shuffled"]
         examples.append(example)
     return {"examples": examples, "scale": scale, "samples": sample_images(context, indices)}
@@ -96,13 +103,17 @@ def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> l
     result = []
     for index in richest[:count]:
         record = context.data.records[index]
-        pixels, (height, width) = images.pixels_of(context.data.image(index), 320)
+        image = context.data.image(index)
+        facts = {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups}
+        text = record.report.text if record.report and context.show_text else None
+        if slices.is_volume(image):
+            result.append(volume_figures.sample(image, record, context.show_text) | {"text": text, "facts": facts})
+            continue
+        pixels, (height, width) = images.pixels_of(image, 320)
         boxes = [
             {"xyxy": list(box.xyxy), "label": box.label or (box.phrase if context.show_text else UNLABELLED)}
             for box in record.boxes
         ]
-        facts = {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups}
-        text = record.report.text if record.report and context.show_text else None
         sample: dict[str, Any] = {"image": images.data_uri(pixels), "width": width, "height": height, "boxes": boxes}
         result.append(sample | {"text": text, "facts": facts})
     return result

@@ -16,10 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlp.modalities.image.decode import decode_mask, image_size
+from vlp.modalities.volume import store
 
 from ...data.dataset import UnreadableError
 from ...data.spec import DataError
+from ...drawing import slices
 from ...failures import stable_message
+from ...maps.resize import resized
 from ..controls import Rectangle, box_map
 from .query import Query
 
@@ -30,8 +33,8 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 Said = tuple[str, str, str]
 """A finding, a side and a zone, "" where a phrase names none."""
-SIDES = (64, 64)
-"""Height and width of masks as they are collected."""
+SIDES = {2: (64, 64), 3: (32, 32, 32)}
+"""The shape of masks as they are collected, by their number of axes."""
 SIDE = re.compile(r"\b(bilateral\w*|both|left|right)\b", re.I)
 ZONE = re.compile(
     r"\b(upper|apical|apex|mid|middle|midzone|lingula|lower|basal|base|bases|hilar|perihilar|retrocardiac|costophrenic)\b",
@@ -93,11 +96,10 @@ def learn_boxes(context: Context, split: str | None, indices: Sequence[int]) -> 
     other = context.split(split) if split else None
     data, chosen = (other, other.usable()) if other is not None else (context.data, list(indices))
     found: list[tuple[Said, str, Rectangle]] = []
-    for index, (height, width) in zip(chosen, _sizes(context, data, chosen), strict=True):
+    for index, shape in zip(chosen, _shapes(context, data, chosen), strict=True):
         for box in data.records[index].boxes:
             label, (side, zone) = box.label or box.phrase, place_of(box.phrase)
-            x1, y1, x2, y2 = box.xyxy
-            place = x1 / width, y1 / height, x2 / width, y2 / height
+            place = tuple(edge / side for edge, side in zip(box.xyxy, shape[::-1] * 2, strict=True))
             found += [
                 (key, data.patient(index), place) for key in {(label, side, zone), (label, side, ""), (label, "", "")}
             ]
@@ -105,37 +107,37 @@ def learn_boxes(context: Context, split: str | None, indices: Sequence[int]) -> 
 
 
 def map_of_boxes(boxes: Others[Said], query: Query, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """Return the mean box of what a phrase says as a map [H, W], flat outside of it; None where nothing like it was seen."""
+    """Return the mean box of what a phrase says as a map, flat outside of it; None where nothing like it was seen."""
     side, zone = ("", "") if query.bare else place_of(query.phrase)
     for key in ((query.label, side, zone), (query.label, side, ""), (query.label, "", "")):
         found = boxes.get(key, index)
         if found is not None and len(found) >= (ENOUGH if key[1:] != ("", "") else 1):
-            x1, y1, x2, y2 = found.mean(0).tolist()
-            return box_map((x1, y1, x2, y2), size)
+            return box_map(tuple(found.mean(0).tolist()), size)
     return None
 
 
-def _sizes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[int, int]]:
-    """Return heights and widths of images: as encoded where that was done, else from the image's own header.
+def _shapes(context: Context, data: Data, indices: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return the shapes of images: as encoded where that was done, else from the record or the image's own header.
 
     Raises UnreadableError for images without one.
     """
-    sizes: list[tuple[int, int]] = []
+    shapes: list[tuple[int, ...]] = []
     bad: dict[str, str] = {}
     for index in indices:
         if data is context.data:
-            height, width = context.cache.geometry(data, index).source
-            sizes.append((height, width))
+            shapes.append(context.cache.geometry(data, index).source)
+        elif volume := data.records[index].volume:
+            shapes.append(volume.shape)
         elif data.records[index].boxes:
             try:
-                sizes.append(image_size(data.image(index)))
+                shapes.append(image_size(data.image(index)))
             except (ValueError, OSError) as error:
                 bad[data.records[index].key] = stable_message(error)
         else:
-            sizes.append((1, 1))
+            shapes.append((1, 1))
     if bad:
         raise UnreadableError(bad, data)
-    return sizes
+    return shapes
 
 
 @dataclass(frozen=True)
@@ -153,7 +155,7 @@ class Truth:
 
 
 def learn_masks(context: Context, split: str | None, truths: Sequence[Truth]) -> Others[str]:
-    """Collect the masks [SIDE, SIDE] of a split by name; where the data has none such, the scored ones."""
+    """Collect the masks of a split by name, all of one shape; where the data has none such, the scored ones."""
     other = context.split(split) if split else None
     found: list[tuple[str, str, NDArray[np.float32]]] = []
     if other is not None:
@@ -161,31 +163,25 @@ def learn_masks(context: Context, split: str | None, truths: Sequence[Truth]) ->
         for index, name in product(other.usable(), names):
             mask = mask_of(other, index, name)
             if mask is not None and mask.any():
-                found.append((name, other.patient(index), _resized(mask.astype(np.float32), SIDES)))
+                found.append((name, other.patient(index), resized(mask.astype(np.float32), SIDES[mask.ndim])))
     if found:
         return Others.of(context, split, found)
     own = ((truth.name, context.data.patient(truth.index), truth.mask.astype(np.float32)) for truth in truths)
-    return Others.of(context, None, ((name, patient, _resized(mask, SIDES)) for name, patient, mask in own))
+    return Others.of(context, None, ((name, patient, resized(mask, SIDES[mask.ndim])) for name, patient, mask in own))
 
 
 def map_of_masks(masks: Others[str], name: str, index: int, size: tuple[int, ...]) -> NDArray[np.float32] | None:
-    """Return the mean mask as a map [H, W] on an image; None where no other patient has such a mask."""
+    """Return the mean mask as a map on an image; None where no other patient has such a mask."""
     found = masks.get(name, index)
-    return None if found is None else _resized(found.mean(0), size)
+    return None if found is None else resized(found.mean(0), size)
 
 
 def mask_of(data: Data, index: int, name: str) -> NDArray[np.bool_] | None:
-    """Return a record's mask [H, W], or None; raises DataError naming one that does not decode."""
+    """Return a record's mask [H, W] or [D, H, W], or None; raises DataError naming one that does not decode."""
     content = data.mask(index, name)
     try:
-        return decode_mask(content) if content is not None else None
+        if content is None:
+            return None
+        return store.decode_mask(content, store.MAX_VOXELS) if slices.is_volume(content) else decode_mask(content)
     except (ValueError, OSError) as error:
         raise DataError(f"{data.name}: mask {name!r} of {data.records[index].key!r}: {error}") from None
-
-
-def _resized(values: NDArray[np.float32], size: tuple[int, ...]) -> NDArray[np.float32]:
-    import cv2
-
-    shape = (int(size[1]), int(size[0]))
-    smaller = shape[0] < values.shape[1]
-    return np.asarray(cv2.resize(values, shape, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR))

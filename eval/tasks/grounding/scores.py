@@ -22,25 +22,37 @@ Floats = NDArray[np.float64]
 Scores = dict[str, float]
 """Scores of a phrase by name, NaN where one is undefined."""
 NOTHING = float("nan")
+DISTANCE = "distance_mm"
+"""How far a map's maximum is from the phrase's boxes: of volumes, whose voxels have a size."""
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
 MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
 """Scores that are published as means over findings of the means over their phrases."""
-NAMES = (*SCORES, *(f"{score}_{control}" for control in CONTROLS for score in SCORES))
-UNBOUNDED = ("cnr", "pointing_minus")
+UNBOUNDED = ("cnr", "pointing_minus", DISTANCE)
 """Scores that do not lie in [0, 1]."""
 CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5, "pointing_minus_shuffled": 0.0}
 HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5, 0.75, 0.9)}
 """Overlaps at which ChestX-ray8 counts a box as found: the share of phrases above each stands beside the mean."""
 
 
+def names_of(is_volume: bool) -> list[str]:
+    """Return the names of all scores of a phrase and of its controls."""
+    own = (*SCORES, DISTANCE) if is_volume else SCORES
+    return [*own, *(f"{score}_{control}" for control in CONTROLS for score in own)]
+
+
 def scores_of(
-    heat: Map | None, truth: NDArray[np.bool_], boxes: Sequence[Rectangle], settings: Settings, control: str = ""
+    heat: Map | None,
+    truth: NDArray[np.bool_],
+    boxes: Sequence[Rectangle],
+    settings: Settings,
+    spacing: Sequence[float] = (),
+    control: str = "",
 ) -> Scores:
-    """Return all scores of a map, or of a control's (`control` ends their names).
+    """Return all scores of a map, or of a control's (`control` ends their names); `spacing` in millimetres of a volume.
 
     The box around the part of the map that holds its maximum is held against the nearest of the phrase's boxes.
     """
-    values = dict.fromkeys(SCORES, NOTHING)
+    values = dict.fromkeys((*SCORES, DISTANCE) if spacing else SCORES, NOTHING)
     seen = np.isfinite(heat) if heat is not None else np.zeros_like(truth)
     if heat is not None and truth[seen].any():
         cnr, overlap = grounding.contrast_to_noise(heat, truth), grounding.mean_iou(heat, truth, settings.thresholds)
@@ -55,6 +67,8 @@ def scores_of(
             "miou": overlap and overlap[1],
             "dice": grounding.dice_at(field, truth, settings.cut),
         }
+        if spacing:
+            found[DISTANCE] = grounding.distance_to_boxes(heat, boxes, spacing)
         found |= dict(zip(("pixel_auroc", "pixel_ap"), ranking or (), strict=False))
         found |= dict(zip(("box_iou", "iobb"), best or (), strict=False))
         values |= {name: float(value) for name, value in found.items() if value is not None}
@@ -62,9 +76,15 @@ def scores_of(
 
 
 def inside(boxes: Sequence[Rectangle], size: tuple[int, ...]) -> list[Rectangle]:
-    """Return the parts of boxes that lie on an image [H, W]."""
-    height, width = size[0], size[1]
-    return [(max(0.0, x1), max(0.0, y1), min(float(width), x2), min(float(height), y2)) for x1, y1, x2, y2 in boxes]
+    """Return the parts of boxes that lie on an image of that size."""
+    ends, half = [float(side) for side in reversed(size)], len(size)
+    return [
+        (
+            *(max(0.0, edge) for edge in box[:half]),
+            *(min(end, edge) for end, edge in zip(ends, box[half:], strict=True)),
+        )
+        for box in boxes
+    ]
 
 
 def summary(
@@ -72,7 +92,9 @@ def summary(
 ) -> dict[str, Any]:
     """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
     known = np.isfinite(values)
-    extra: dict[str, Any] = control_of(f"{prefix}{name}", SCORES)
+    extra: dict[str, Any] = control_of(f"{prefix}{name}", (*SCORES, DISTANCE))
+    if name.startswith(DISTANCE):
+        extra["higher_is_better"] = False
     if not known.all():
         extra["undefined"] = int((~known).sum())
     if name in HITS and known.any():

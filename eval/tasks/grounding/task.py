@@ -18,7 +18,7 @@ from ...data.checks import check_boxes
 from ...data.dataset import Data, Findings
 from ...drawing.cards import Section
 from ...maps.phrase_maps import Maps
-from ...metrics.grounding import box_mask
+from ...metrics.grounding import box_mask, has_content
 from ...results import TaskResult
 from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any, words_of
 from ..controls import CONTROLS, Rectangle, centre_map, partners
@@ -26,7 +26,7 @@ from ..map_task import MapTask
 from .figures import example_cards, triptychs
 from .location_prior import learn_boxes, map_of_boxes
 from .query import Query, Settings
-from .scores import MACRO, NAMES, Scores, macro, scores_of, summary
+from .scores import DISTANCE, MACRO, Scores, macro, names_of, scores_of, summary
 
 
 @dataclass(kw_only=True)
@@ -41,7 +41,7 @@ class Grounding(MapTask[Queries]):
     Config = Settings
     needs = frozenset({"boxes"})
     titles, meanings = words_of("grounding")
-    unbounded = r"(bare_)?cnr.*"
+    unbounded = r"(bare_)?(cnr|distance_mm).*"
 
     @classmethod
     def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
@@ -90,16 +90,15 @@ class Grounding(MapTask[Queries]):
         table: list[Scores] = []
         kept: list[Query] = []
         for query, phrase in zip(queries, wrong, strict=True):
-            height, width = maps.size(query.place)
-            truth = box_mask(query.boxes, height, width)
+            truth, spacing = box_mask(query.boxes, *maps.shape(query.place)), maps.spacing(query.place)
             heat = maps.of(query.place, texts[query.phrase])
             if not truth[np.isfinite(heat)].any():
-                flat = all(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in query.boxes)
+                flat = not any(map(has_content, query.boxes))
                 reason = "box without area" if flat else "box outside of the image or of what the model sees"
                 outcome.excluded[reason] = outcome.excluded.get(reason, 0) + 1
                 continue
             shuffled = maps.of(others[query.place], texts[query.phrase])
-            moved = rescale(query.boxes, (height, width), shuffled.shape)
+            moved = rescale(query.boxes, truth.shape, shuffled.shape)
             heats = {
                 "": heat,
                 "shuffled": shuffled,
@@ -109,9 +108,11 @@ class Grounding(MapTask[Queries]):
             }
             values: Scores = {}
             for control, of_control in heats.items():
-                boxes = moved if control == "shuffled" else query.boxes
-                inside = box_mask(moved, *shuffled.shape) if control == "shuffled" else truth
-                values |= scores_of(of_control, inside, boxes, settings, control)
+                boxes, inside, steps = list(query.boxes), truth, spacing
+                if control == "shuffled":
+                    boxes, inside = moved, box_mask(moved, *shuffled.shape)
+                    steps = maps.spacing(others[query.place])
+                values |= scores_of(of_control, inside, boxes, settings, steps, control)
                 values.setdefault("area", float(truth[np.isfinite(heat)].mean()))
             kept.append(query)
             table.append(values)
@@ -124,6 +125,8 @@ class Grounding(MapTask[Queries]):
         outcome.scoring = {"map": settings.source, "sigma": settings.sigma, "thresholds": list(settings.thresholds)}
         outcome.scoring |= {"cut": settings.cut, "cnr": "signed, population variance", "pointing": "first maximum"}
         outcome.scoring["prior"] = prior.source
+        if maps.is_volume:
+            outcome.scoring |= {DISTANCE: "from the maximum to the nearest box", "outside": "all that the model sees"}
         self._metrics(context, outcome, kept, table)
         if context.draw_images:
             outcome.figures = triptychs(context, maps, indices, kept, table, texts, others)
@@ -131,7 +134,8 @@ class Grounding(MapTask[Queries]):
 
     def _metrics(self, context: Context, outcome: Outcome, queries: Sequence[Query], table: Sequence[Scores]) -> None:
         """Enter the scores of phrases that name a place and of the `bare` ones, of each finding, and means over findings."""
-        columns = {name: np.array([scores[name] for scores in table]) for name in (*NAMES, "area")}
+        names = names_of(DISTANCE in table[0])
+        columns = {name: np.array([scores[name] for scores in table]) for name in (*names, "area")}
         owners = np.array([outcome.indices[query.place] for query in queries])
         bare = np.array([query.bare for query in queries])
         labels = np.array([query.category for query in queries])
@@ -139,7 +143,7 @@ class Grounding(MapTask[Queries]):
             if not members.any():
                 continue
             drawn, areas = context.draw(owners[members].tolist()), columns["area"][members]
-            for name in NAMES:
+            for name in names:
                 main = not prefix and name in ("pointing", "cnr")
                 entry = summary(columns[name][members], drawn, name, main, areas, prefix)
                 outcome.metrics[f"{prefix}{name}"] = entry
@@ -158,10 +162,10 @@ class Grounding(MapTask[Queries]):
             outcome.metrics[f"{name}_macro"] = macro(values, labels[named].tolist(), drawn[named[~bare]], name, areas)
 
 
-def rescale(boxes: Sequence[Rectangle], size: tuple[int, int], other: tuple[int, ...]) -> list[Rectangle]:
+def rescale(boxes: Sequence[Rectangle], size: tuple[int, ...], other: tuple[int, ...]) -> list[Rectangle]:
     """Return boxes of an image at the same relative place of an image of another size."""
-    down, right = other[0] / size[0], other[1] / size[1]
-    return [(x1 * right, y1 * down, x2 * right, y2 * down) for x1, y1, x2, y2 in boxes]
+    ratios = [new / old for new, old in zip(other, size, strict=True)][::-1] * 2
+    return [tuple(edge * ratio for edge, ratio in zip(box, ratios, strict=True)) for box in boxes]
 
 
 def wrong_phrases(queries: Sequence[Query], seed: int) -> list[str | None]:

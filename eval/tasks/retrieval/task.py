@@ -16,7 +16,7 @@ from ...data.checks import check_reports
 from ...data.dataset import Data, Findings
 from ...drawing import charts
 from ...drawing.cards import Card, Chart, Note, Piece, Query, Section
-from ...drawing.images import thumbnail
+from ...drawing.slices import thumbnail
 from ...embeddings import search
 from ...intervals import of_mean
 from ...metrics.arithmetic import codes, unit

@@ -24,7 +24,11 @@ TOWERS: dict[str, tuple[dict[str, Any], tuple[int, int, int], tuple[float, float
     "patch_conv": ({"kind": "patch_conv", "hidden": 16, "width": 16, "local_width": 8}, (12, 20, 16), (4, 4, 4)),
     "inflated": ({"kind": "inflated", "stage": 1, "axes": "zxy"}, (16, 24, 40), (2, 4, 4)),
     "slices of a transformer": ({"kind": "slices", "tower": VIT, "chunk": 2}, (6, 32, 32), (1, 8, 8)),
-    "slices of a CNN": ({"kind": "slices", "tower": RESNET, "pool": "mean", "chunk": 4}, (8, 96, 96), (1, 4, 4)),
+    "slices of a CNN": (
+        {"kind": "slices", "tower": RESNET, "pool": "mean", "chunk": 4, "turned": True},
+        (8, 96, 96),
+        (1, 4, 4),
+    ),
     "vit3d": ({"kind": "vit3d", "patch": [4, 8, 8], "options": {"depth": 3, "embed_dim": 24}}, (12, 40, 32), (4, 8, 8)),
     "monai swin_unetr": ({"kind": "monai", "stage": 1, "options": SWIN}, (32, 32, 32), (4, 4, 4)),
     "monai vit": ({"kind": "monai", "name": "vit", "options": MONAI_VIT}, (12, 40, 32), (4, 8, 8)),

@@ -17,6 +17,7 @@ from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.volume.spec import VolumeSpec
 from vlp.models.build import build_model
 from vlp.models.dual_encoder import ModelConfig
+from vlp.models.lora import merge_lora
 from vlp.models.towers.base import build_image_tower
 from vlp.models.towers.volume.slices import places
 
@@ -106,6 +107,36 @@ def test_neighbours_are_the_channels() -> None:
         for depth, planes in ((0, (0, 0, 1)), (2, (1, 2, 3)), (3, (2, 3, 3))):
             expected = flat(volume[:, 0, list(planes)], patches=True).patch_tokens
             torch.testing.assert_close(cells[:, depth].flatten(1, 2), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_turned_slices_are_seen_as_they_are_shown() -> None:
+    tower = build({"kind": "slices", "tower": VIT, "turned": True, "queries": 1}, 1, SIDE, SIDE, channels=3)
+    flat, picture = flat_tower(VIT, tower.tower.state_dict()), noise(1, 3, SIDE, SIDE)
+    with torch.no_grad():
+        shown = flat(picture.rot90(2, (2, 3)), patches=True)
+        found = tower(picture.unsqueeze(2), patches=True)
+    torch.testing.assert_close(found.pooled, shown.pooled)
+    cells = shown.patch_tokens.view(1, 4, 4, -1).rot90(2, (1, 2)).flatten(1, 2)
+    torch.testing.assert_close(found.patch_tokens, cells)
+    torch.testing.assert_close(found.attention, shown.attention.view(1, 4, 4).rot90(2, (1, 2)).flatten(1))
+
+
+def test_an_adapter_of_the_tower_of_images_is_added_and_merged() -> None:
+    given = {**VIT, "adapter": {"r": 2, "targets": ["qkv"]}}
+    config = ModelConfig(image={"kind": "slices", "tower": given}, text=BERT, dim=16)
+    model = build_model(config, spec(3, SIDE, SIDE, channels=3), wordpieces())
+    tower: Any = model.image_tower
+    trained = [name for name, value in tower.tower.named_parameters() if value.requires_grad]
+    assert trained and all("lora_" in name for name in trained) and tower.pool.query.requires_grad
+    with torch.no_grad():
+        for name, value in tower.named_parameters():
+            if "lora_B" in name:
+                value.normal_(std=0.1)
+    merged: Any = merge_lora(model).image_tower
+    assert not any("lora_" in name for name in merged.state_dict()) and merged.to_config()["tower"]["adapter"] is None
+    volume = noise(1, 3, 3, SIDE, SIDE)
+    with torch.no_grad():
+        torch.testing.assert_close(merged.eval()(volume).pooled, tower.eval()(volume).pooled, rtol=1e-4, atol=1e-5)
 
 
 def test_the_weights_of_the_tower_of_images_are_loaded_with_their_own_report(tmp_path: Path) -> None:

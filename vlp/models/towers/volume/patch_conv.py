@@ -10,9 +10,9 @@ features, without which a small finding drowns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from itertools import product
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,15 @@ class PatchConvConfig(TowerConfig):
     norm: Literal["batch", "layer"] = "batch"
 
 
+def _parts(length: int, count: int) -> list[slice]:
+    """Return an axis in `count` parts of equal length, which overlap by a cell where the length is no multiple.
+
+    Pooled part by part: ONNX has no adaptive pooling.
+    """
+    count = min(count, length)
+    return [slice(part * length // count, -(-(part + 1) * length // count)) for part in range(count)]
+
+
 class TokenNorm(nn.Module):
     """Normalisation of tokens [B, P, C], by batch (over all tokens of all volumes) or by layer (each for itself)."""
 
@@ -68,12 +77,11 @@ class PatchConvTower(VolumeTower):
         shape = require_whole_patches(spec, config.patch, "model.image.patch")
         self.config, self.channels, self.shape = config, spec.channels, shape
         self.grid = Grid(shape, tuple(map(float, config.patch)), tuple(side / 2 for side in config.patch))
-        mixed = [-(-cells // config.stride) for cells in shape]
-        self.regions: Any = tuple(min(count, cells) for count, cells in zip(config.regions, mixed, strict=True))
+        coarse = [-(-cells // config.stride) for cells in shape]
+        self.regions = list(product(*map(_parts, coarse, config.regions)))
         width, hidden, cells = config.width, config.hidden, self.grid.cells
         voxels = spec.channels * config.patch[0] * config.patch[1] * config.patch[2]
-        regions = math.prod(self.regions)
-        self.width, self.patch_width = 2 * width * regions + config.local_width, config.local_width
+        self.width, self.patch_width = 2 * width * len(self.regions) + config.local_width, config.local_width
         self.embed = nn.Sequential(
             nn.Linear(voxels, hidden, bias=False),
             TokenNorm(config.norm, hidden),
@@ -90,11 +98,11 @@ class PatchConvTower(VolumeTower):
     def forward(self, image: Tensor, patches: bool = False) -> Features:
         tokens: Tensor = self.place(self.embed(self._patches(image)) + self.position)
         local: Tensor = self.local(tokens)
-        mixed = self.mix(_to_map(tokens, self.shape))
-        by_region = _to_map(F.relu(self.mix_norm(to_cells(mixed))), mixed.shape[2:])
-        pooled = [F.adaptive_avg_pool3d(by_region, self.regions), F.adaptive_max_pool3d(by_region, self.regions)]
-        whole = torch.cat([*(part.flatten(1) for part in pooled), local.amax(1)], 1)
-        return Features(whole, local if patches else None)
+        mixed: Tensor = self.mix(_to_map(tokens, self.shape))
+        cells = F.relu(self.mix_norm(to_cells(mixed))).view(mixed.shape[0], *mixed.shape[2:], -1)
+        regions = [cells[:, deep, high, wide].flatten(1, 3) for deep, high, wide in self.regions]
+        pooled = [*(region.mean(1) for region in regions), *(region.amax(1) for region in regions), local.amax(1)]
+        return Features(torch.cat(pooled, 1), local if patches else None)
 
     def _patches(self, image: Tensor) -> Tensor:
         """Return the voxels of each patch [B, P, C * pd * ph * pw]: no convolution, whose kernels are slow on a CPU."""
@@ -104,9 +112,9 @@ class PatchConvTower(VolumeTower):
         return split.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4).flatten(1, 3)
 
     def stages(self) -> list[list[nn.Module | nn.Parameter]]:
-        return [[self.embed, self.position], [self.mix, self.mix_norm]]
+        return [[self.embed, self.position], [self.place], [self.mix, self.mix_norm]]
 
 
 def _to_map(cells: Tensor, shape: Sequence[int]) -> Tensor:
     """Return cells [B, P, C] as a map [B, C, D, H, W]."""
-    return cells.transpose(1, 2).reshape(len(cells), -1, *shape)
+    return cells.transpose(1, 2).reshape(cells.shape[0], -1, *shape)

@@ -32,7 +32,8 @@ class SlicesConfig(TowerConfig):
 
     `channels: neighbours` gives it a slice with the one below and the one above instead (of one window). `pool`: `attention`
     of `queries` learned queries, whose results stand side by side, or `mean`. `chunk`: how many slices of each volume go
-    through the tower together (a tower with batch normalisation takes its statistics of those).
+    through the tower together (a tower with batch normalisation takes its statistics of those). `turned`: by 180 degrees, as
+    slices are shown (front up, the patient's right on the left), for weights that were trained on slices as shown.
     """
 
     tower: Annotated[dict[str, Any], Kinds("vlp.models.towers.base:image_towers")]
@@ -40,6 +41,7 @@ class SlicesConfig(TowerConfig):
     pool: Literal["attention", "mean"] = "attention"
     queries: int = 4
     chunk: int = 16
+    turned: bool = False
 
 
 def places(spec: VolumeSpec) -> Tensor:
@@ -122,7 +124,11 @@ class SlicesTower(VolumeTower):
     def _follow(self) -> None:
         """Take over what the tower of images says of its cells."""
         flat = self.tower.grid
-        self.grid = Grid((self.spec.size[0], *flat.shape), (1.0, *flat.stride), (0.5, *flat.offset))
+        offset, size = flat.offset, self.spec.size[1]
+        if self.config.turned:  # the last cell comes first, as far from the end as it was from the beginning
+            ends = zip(flat.shape, flat.stride, flat.offset, strict=True)
+            offset = tuple(size - start - stride * (count - 1) for count, stride, start in ends)
+        self.grid = Grid((self.spec.size[0], *flat.shape), (1.0, *flat.stride), (0.5, *offset))
         self.patch_width = self.tower.patch_width
 
     def forward(self, image: Tensor, patches: bool = False) -> Features:
@@ -145,7 +151,7 @@ class SlicesTower(VolumeTower):
 
     def _slices(self, image: Tensor) -> Tensor:
         """Return the slices [B, D, channels of the tower, H, W]."""
-        slices = image.transpose(1, 2)
+        slices = image.transpose(1, 2).flip(3, 4) if self.config.turned else image.transpose(1, 2)
         if self.by_neighbours:
             below, above = slices[:, :1], slices[:, -1:]
             return torch.cat([torch.cat([below, slices[:, :-1]], 1), slices, torch.cat([slices[:, 1:], above], 1)], 2)
@@ -154,8 +160,11 @@ class SlicesTower(VolumeTower):
     def _encode(self, slices: Tensor, patches: bool) -> tuple[Tensor | None, ...]:
         """Return a chunk's features [B, n, C], cells [B, n, P, C] and attention [B, n, P]."""
         flat = slices.flatten(0, 1)
-        found = recompute(self.tower, flat, patches) if self.recomputes else self.tower(flat, patches)
-        return tuple(None if part is None else part.unflatten(0, slices.shape[:2]) for part in found)
+        found: Features = recompute(self.tower, flat, patches) if self.recomputes else self.tower(flat, patches)
+        if self.config.turned:  # rows and columns from the end: all cells in the reverse order
+            cells, attention = (None if part is None else part.flip(1) for part in found[1:])
+            found = Features(found.pooled, cells, attention)
+        return tuple(None if part is None else part.reshape(*slices.shape[:2], *part.shape[1:]) for part in found)
 
     def inner_towers(self) -> dict[str, Tower]:
         return {"tower": self.tower}
