@@ -1,130 +1,122 @@
-"""A heat map of a volume lies on the file: bright cells planted in oblique NIfTI files come back where they were planted."""
+"""A model of volumes as a folder: it reloads equal, reads files as it reads shards, exports, and says what it is given."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.transform import Rotation
 
-from vlp.batch import Grid
-from vlp.core.config import config
-from vlp.hub import Pretrained
-from vlp.modalities.text.spec import TextSpec
-from vlp.modalities.text.tokenizers.load import build_tokenizer
+import vlp
+from tests.models.tiny import ALL, BERT, wordpieces
+from vlp import hub
+from vlp.core.config import ConfigError
+from vlp.core.errors import UnsupportedByFormat
+from vlp.export import exporters, model_card, verify
+from vlp.modalities.image.errors import ImageError
+from vlp.modalities.image.processor import Augment
+from vlp.modalities.kinds import load_processor
+from vlp.modalities.volume import store
 from vlp.modalities.volume.processor import VolumeProcessor
-from vlp.modalities.volume.read import read_volume
 from vlp.modalities.volume.spec import VolumeSpec
+from vlp.modalities.volume.volume import Volume, to_ras
 from vlp.models.build import build_model
 from vlp.models.dual_encoder import ModelConfig
-from vlp.models.heads import HeadConfig
-from vlp.models.towers.base import Features, TowerConfig
-from vlp.models.towers.volume.base import VolumeTower
-from vlp_eval.maps.nifti import write_nifti
 
-SHAPE = (30, 28, 12)
-VOXELS = [(15, 14, 6), (10, 16, 3), (20, 12, 9), (14, 18, 8)]
-FILE_SPACING = (1.5, 1.2, 4.0)
-OTHERS = [(1, 2), (0, 2), (0, 1)]
+SPEC = VolumeSpec(spacing=(4.0, 3.0, 3.0), size=(8, 12, 16), windows=("lung", "40/400"), mean=(0.4, 0.5))
+AFFINE = np.array([[-2.0, 0.3, 0.0, 30.0], [-0.3, -2.0, 0.0, 25.0], [0.0, 0.0, 5.0, -20.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-class Brightness(VolumeTower):
-    """A cell a voxel, its feature the grey value there."""
-
-    @config
-    class Config(TowerConfig):
-        pass
-
-    def __init__(self, config: Any, spec: VolumeSpec) -> None:
-        super().__init__()
-        self.channels, self.width, self.patch_width = 1, 1, 2
-        self.grid = Grid(spec.size, (1.0,) * 3, (0.5,) * 3)
-        self.unused = torch.nn.Parameter(torch.zeros(1))
-
-    def forward(self, image: torch.Tensor, patches: bool = False) -> Features:
-        values = image.flatten(1)
-        cells = torch.stack([values, torch.full_like(values, 0.5)], -1)
-        return Features(values.mean(1, keepdim=True), cells if patches else None)
-
-    def stages(self) -> list[list[torch.nn.Module | torch.nn.Parameter]]:
-        return [[self.unused]]
-
-
-def oblique(path: Path, voxel: tuple[int, int, int], orientation: str = "LPS") -> np.ndarray:
-    """Write a blob of three voxels' width about a voxel as a NIfTI file, turned 12 and 7 degrees; return its affine."""
-    turn = Rotation.from_euler("z", 12, degrees=True) * Rotation.from_euler("y", -7, degrees=True)
-    signs = np.array([{"L": -1, "P": -1, "I": -1}.get(letter, 1) for letter in orientation])
-    affine = np.eye(4)
-    affine[:3, :3] = turn.as_matrix() @ np.diag(signs * FILE_SPACING)
-    affine[:3, 3] = 20, 15, -22
-    places = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij"), -1)
-    away = (((places - voxel) * FILE_SPACING) ** 2).sum(-1)
-    nibabel.save(nibabel.Nifti1Image((-1000 + 1500 * np.exp(-away / 18)).astype(np.int16), affine), path)
-    return affine
-
-
-def model_of(spacing: tuple[float, float, float], size: tuple[int, int, int]) -> Pretrained:
+def loaded(spec: VolumeSpec = SPEC) -> hub.Pretrained:
     torch.manual_seed(0)
-    spec = VolumeSpec(spacing=spacing, size=size, windows=("-200/1800",))
-    tokenizer = build_tokenizer(TextSpec(kind="wordpiece", vocab_size=60, length=16), ["a nodule mass effusion"] * 9)
-    text = {"model_type": "bert", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    tree = ModelConfig(
-        dim=8,
-        image={"kind": "tests.test_hub_volumes:Brightness"},
-        text={"kind": "hf", "config": text | {"intermediate_size": 16}},
-        patch_head=HeadConfig(kind="linear"),
+    config = ModelConfig(image={"kind": "patch_conv", "width": 8, "hidden": 8, "local_width": 8}, text=BERT, dim=16)
+    tokenizer = wordpieces()
+    model = build_model(config, spec, tokenizer, ALL - {"attention"}, (2.0, -3.0))
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    record = {"weights_sha256": "0" * 64, "extra": {}, **model.resolved_config()}
+    return hub.Pretrained(model.eval(), VolumeProcessor(spec), tokenizer, record)
+
+
+def scan() -> np.ndarray:
+    return np.random.default_rng(1).integers(-1000, 1200, (26, 22, 11)).astype(np.int16)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = loaded()
+    hub.save_pretrained(tmp_path / "model", made.model, made.preprocess, made.tokenizer)
+    return tmp_path / "model"
+
+
+def test_a_file_a_shard_and_a_volume_are_one_thing(folder: Path, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(scan(), AFFINE), tmp_path / "scan.nii.gz")
+    voxels, affine, axes = to_ras(scan(), AFFINE)
+    volume = Volume(voxels, affine, axes=axes)
+    again = vlp.from_pretrained(folder)
+    found = again.embed_images([tmp_path / "scan.nii.gz", store.encode(volume), volume])
+    torch.testing.assert_close(found[0], found[1], atol=1e-5, rtol=0)
+    torch.testing.assert_close(found[1], found[2], atol=0, rtol=0)
+    torch.testing.assert_close(found, loaded().embed_images([tmp_path / "scan.nii.gz"] * 3), atol=1e-6, rtol=0)
+
+
+def test_a_heat_map_lies_on_the_files_own_voxels(folder: Path, tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Image(scan(), AFFINE), tmp_path / "scan.nii.gz")
+    heat = vlp.from_pretrained(folder).heatmap(tmp_path / "scan.nii.gz", "nodule")
+    assert heat.shape == scan().shape and np.isfinite(heat).any()
+
+
+def test_what_is_saved_says_which_kind_it_is(folder: Path) -> None:
+    saved = load_processor(folder)
+    assert (
+        isinstance(saved, VolumeProcessor)
+        and saved.spec == SPEC
+        and saved.fingerprint == VolumeProcessor(SPEC).fingerprint
     )
-    model = build_model(tree, spec, tokenizer, {"patches"}, (2.0, None)).eval()
-    loaded = Pretrained(model, VolumeProcessor(spec), tokenizer, {})
-    with torch.no_grad():  # a head by which what is bright is like the phrase, and air is its opposite
-        assert model.patch_head is not None
-        towards = loaded.embed_texts(["nodule"])[0]
-        layer = next(module for module in model.patch_head.modules() if isinstance(module, torch.nn.Linear))
-        across = torch.linalg.svd(towards[None])[2][-1]
-        layer.weight.copy_(torch.stack([towards, across], 1))
-        if layer.bias is not None:
-            layer.bias.zero_()
-    return loaded
+    path = folder / "preprocess.json"
+    tree = json.loads(path.read_text())
+    path.write_text(json.dumps({**tree, "windows": ["lung"], "mean": [0.4]}))
+    with pytest.raises(ConfigError, match="the fingerprint differs"):
+        vlp.from_pretrained(folder)
+    path.write_text(json.dumps({**tree, "kind": "hologram"}))
+    with pytest.raises(ConfigError, match="preprocessing of kind 'hologram', this vlp knows image, volume"):
+        vlp.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("orientation", ["LPS", "RAS", "LAI"])
-def test_with_the_files_own_spacing_the_maximum_is_the_planted_voxel(orientation: str, tmp_path: Path) -> None:
-    model = model_of((4.0, 1.2, 1.5), (12, 28, 30))
-    for voxel in VOXELS:
-        oblique(tmp_path / "a.nii.gz", voxel, orientation)
-        heat = model.heatmap(tmp_path / "a.nii.gz", "nodule")
-        assert heat.shape == SHAPE and np.unravel_index(int(np.nanargmax(heat)), SHAPE) == voxel
+@pytest.mark.parametrize("kind", ["vlp", "onnx"])
+def test_an_export_gives_the_same_embeddings(kind: str, tmp_path: Path) -> None:
+    made, exporter = loaded(), exporters.get(kind)(kind)
+    exporter.write(made, tmp_path, False)
+    found = exporter.load(str(tmp_path), verify.probe_images(made), verify.probe_texts(made))
+    assert verify.compare(verify.expected(made, exporter), found, exporter, False)
 
 
-def test_through_another_spacing_the_maximum_is_within_half_a_voxel(tmp_path: Path) -> None:
-    spacing = (3.0, 2.0, 2.0)
-    model = model_of(spacing, (20, 20, 24))
-    half = (np.array(spacing[::-1]) + FILE_SPACING) / 2  # of the model's voxel, and of the file's that it is read at
-    for voxel in VOXELS:
-        oblique(tmp_path / "a.nii.gz", voxel)
-        heat = model.heatmap(tmp_path / "a.nii.gz", "nodule")
-        found = np.unravel_index(int(np.nanargmax(heat)), SHAPE)
-        assert (np.abs(np.subtract(found, voxel)) * FILE_SPACING <= half + 1e-6).all(), (found, voxel)
-        shares = np.where(heat > np.nanmax(heat) - 0.05, heat, 0)
-        centre = [
-            np.average(np.arange(side), weights=shares.sum(axis)) for side, axis in zip(SHAPE, OTHERS, strict=True)
-        ]
-        assert (np.abs(np.subtract(centre, voxel)) * FILE_SPACING <= np.array(spacing[::-1]) / 2).all(), (centre, voxel)
+@pytest.mark.parametrize("kind", ["transformers", "open_clip"])
+def test_a_format_without_volumes_refuses(kind: str) -> None:
+    with pytest.raises(UnsupportedByFormat, match="no preprocessing of volumes: export with --format vlp or onnx"):
+        exporters.get(kind)(kind).require_kind(loaded())
 
 
-def test_a_map_is_written_with_the_files_own_affine(tmp_path: Path) -> None:
-    model = model_of((4.0, 1.2, 1.5), (12, 28, 30))
-    affine = oblique(tmp_path / "a.nii.gz", VOXELS[1])
-    volume = read_volume(tmp_path / "a.nii.gz", 1 << 20)
-    heat = volume.axes.to_volume(model.heatmap(tmp_path / "a.nii.gz", "nodule"))
-    write_nifti(tmp_path / "maps" / "map.nii.gz", heat, volume)
-    found = nibabel.load(tmp_path / "maps" / "map.nii.gz")
-    np.testing.assert_allclose(found.affine, affine, atol=1e-4)
-    assert found.shape == SHAPE and found.get_data_dtype() == np.float32
-    assert found.header.get_xyzt_units()[0] == "mm" and found.header["sform_code"] > 0
-    values = found.get_fdata()
-    assert np.unravel_index(int(np.nanargmax(values)), SHAPE) == VOXELS[1]
+def test_the_card_states_spacing_windows_and_orientation(tmp_path: Path) -> None:
+    exporter = exporters.get("vlp")("vlp")
+    card = model_card.render(loaded(), tmp_path, exporter, [], name="m", licence="mit", results=[], repository="lab/m")
+    for words in ("8 x 12 x 16 voxels of 4 x 3 x 3 mm", "RAS", "lung (-600/1500), 40/400 (40/400)", '"scan.nii.gz"'):
+        assert words in card, words
+
+
+def test_an_mr_is_no_ct() -> None:
+    voxels, affine, _ = to_ras(scan(), AFFINE)
+    with pytest.raises(ImageError, match=r"the model reads CT volumes .*, this one is MR"):
+        loaded().embed_images([Volume(voxels, affine, "MR", range=(0.0, 900.0))])
+    spec = VolumeSpec(spacing=(4.0, 3.0, 3.0), size=(8, 12, 16), windows=(), modality="MR")
+    values = VolumeProcessor(spec).eval(Volume(voxels, affine, "MR", range=(0.0, 900.0)))[0]
+    assert values.min() >= 0 and values.max() <= 1
+
+
+@pytest.mark.parametrize("change", [{"flip": True}, {"gamma": 0.2}, {"blur": 1.0}])
+def test_what_is_of_images_is_refused_for_volumes(change: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"data\.augment"):
+        VolumeProcessor(SPEC).check_training(Augment(**change), "full")  # type: ignore[arg-type]
