@@ -73,15 +73,16 @@ def _differences(spec: ImageSpec | VolumeSpec, expected: Expected) -> list[str]:
         return [
             f"these weights were trained on volumes ({known.spacing} mm, windows {known.windows}), the recipe has images"
         ]
-    if of_volumes:  # of weights of images, what their values are
-        section, keys = (
-            "volume",
-            ("modality", "spacing", "size", "windows", "mean", "std") if known else ("mean", "std"),
-        )
-    else:
-        section, keys = "image", ("mean", "std", "size", "interpolation", "resize")
-    lines = []
-    for key in keys:
+    lines, section = [], "volume" if of_volumes else "image"
+    # Weights of images say of a volume no more than what its values are.
+    more = (
+        ("modality", "spacing", "size", "windows")
+        if known
+        else ()
+        if of_volumes
+        else ("size", "interpolation", "resize")
+    )
+    for key in ("mean", "std", *more):
         own, theirs = getattr(spec, key), getattr(known or expected, key)
         values = isinstance(theirs, tuple) and not isinstance(theirs[0], str) if theirs else False
         if theirs is not None and not (_agree(own, theirs) if values else own == theirs):
