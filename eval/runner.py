@@ -44,6 +44,7 @@ class Settings:
     allow_missing: bool = False
     show_text: bool = False
     draw_images: bool = True
+    maps: Path | None = None
 
 
 class Datasets:
@@ -113,6 +114,7 @@ class Session:
             resamples=self.settings.resamples,
             show_text=self.settings.show_text or data.synthetic,
             draw_images=self.settings.draw_images,
+            maps=self.settings.maps / task.spec.id if self.settings.maps else None,
         )
 
     def encode(self, todo: Sequence[Task[Any]]) -> None:

@@ -104,7 +104,10 @@ class Outcome:
 
 @dataclass
 class Context:
-    """What a task runs on: its data, the embeddings, other splits on demand, and the settings of the run."""
+    """What a task runs on: its data, the embeddings, other splits on demand, and the settings of the run.
+
+    `maps`: the folder that maps of volumes are written to; None: they are not.
+    """
 
     data: Data
     cache: EmbeddingCache
@@ -114,6 +117,7 @@ class Context:
     resamples: int = 1000
     show_text: bool = False
     draw_images: bool = True
+    maps: Path | None = None
 
     @cached_property
     def usable(self) -> list[int]:
