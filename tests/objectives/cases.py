@@ -29,6 +29,7 @@ MEDSLIP = {
 }  # fmt: skip
 MAE = {"kind": "mae", "patch": 4, "channels": 1, "width": 16, "depth": 1, "heads": 2}
 ALONE = "a batch of 1"
+BOXES = Grid((2, 2, 1), (8.0, 4.0, 4.0), (4.0, 2.0, 2.0))
 PLANES = Grid((4, 1, 1), (4.0, 4.0, 4.0), (2.0, 2.0, 2.0))
 
 
@@ -182,10 +183,16 @@ CASES = [
     ),
     Case(
         "depth/max", {"kind": "depth", "sigma": 6.0, "pool": "max"}, lambda x, b, p: v.depth(x, b, best=True),
-        ("patches", "extras.depths"), grid=Grid((2, 2, 1), (8.0, 4.0, 4.0), (4.0, 2.0, 2.0)),
+        ("patches", "extras.depths"), grid=BOXES,
     ),
     Case(  # its positions and pixels are fp32
-        "mae", MAE, lambda x, b, p: n.mae(x, b, p, patch=4, heads=2, depth=1), ("masked_patches",), exact=1e-6,
+        "mae", MAE, lambda x, b, p: n.mae(x, b, p, patch=(4, 4), heads=2, depth=1, window=(0, 255)),
+        ("masked_patches",), exact=1e-6,
+    ),
+    Case(
+        "mae/volume", {**MAE, "patch": [2, 2, 4], "window": [100, 160]},
+        lambda x, b, p: n.mae(x, b, p, patch=(2, 2, 4), heads=2, depth=1, window=(20, 180)),
+        ("masked_patches",), exact=1e-6, grid=BOXES,
     ),
 ]  # fmt: skip
 """Sampled negatives have no formula: `test_vectors` holds them to what they must keep."""

@@ -244,7 +244,7 @@ class Case:
     `oracle(output, batch, parameters)` gets numpy arrays and returns the loss; `reaches` names the outputs that must get a
     gradient; `single` is the error that a batch of one must raise, None where it must work; `magnitude` scales the tolerance
     of fp32 where the logits, and with them their rounding, are large; `exact` is how close value and oracle are in fp64;
-    `grid` has the four patches in another shape.
+    `grid` has the four patches of volumes.
     """
 
     name: str
@@ -266,6 +266,7 @@ class Case:
         output, batch = make(rows, seed, **options)
         if self.grid is not None:
             output.grid = self.grid
+            batch.image = batch.image.to(dtype=torch.float32).view(rows, 1, 4, 4, 4)
         if self.prompts is not None:
             assert batch.prompts is not None and output.prompts is not None
             affirm, deny = output.prompts.chunk(2)

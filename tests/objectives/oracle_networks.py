@@ -49,15 +49,18 @@ def attend(queries: Array, context: Array, p: Weights, name: str, heads: int) ->
     return linear(np.concatenate(found, 1), p, f"{name}.out_proj")
 
 
-def mae(o: Any, b: Any, p: Weights, *, patch: int, heads: int, depth: int) -> float:
+def mae(
+    o: Any, b: Any, p: Weights, *, patch: tuple[int, ...], heads: int, depth: int, window: tuple[float, float]
+) -> float:
+    """Of images, and of volumes; `window`: the values that are 0 and 1."""
     losses = []
     for i in range(len(o.image)):
         x = linear(o.masked_patches[i], p, "enter")
-        half = x.shape[1] // 2
+        part = x.shape[1] // (2 * len(patch))
         for cell in range(len(x)):
-            for axis, at in enumerate(divmod(cell, o.grid.shape[1])):
-                angles = at / 10000.0 ** (np.arange(half // 2) / (half // 2))
-                x[cell, axis * half : (axis + 1) * half] += np.concatenate([np.sin(angles), np.cos(angles)])
+            for axis, at in enumerate(np.unravel_index(cell, o.grid.shape)):
+                angles = at / 10000.0 ** (np.arange(part) / part)
+                x[cell, axis * 2 * part : (axis + 1) * 2 * part] += np.concatenate([np.sin(angles), np.cos(angles)])
         for layer in range(depth):
             name = f"blocks.{layer}"
             y = norm(x, p, f"{name}.norm1")
@@ -66,9 +69,10 @@ def mae(o: Any, b: Any, p: Weights, *, patch: int, heads: int, depth: int) -> fl
             x = x + linear(inner, p, f"{name}.linear2")
         predicted = linear(norm(x, p, "norm"), p, "leave")
         for cell in np.flatnonzero(o.patch_mask[i]):
-            row, column = divmod(int(cell), o.grid.shape[1])
-            pixels = b.image[i][:, row * patch : (row + 1) * patch, column * patch : (column + 1) * patch]
-            losses.append(((predicted[cell] - pixels.transpose(1, 2, 0).ravel() / 255) ** 2).mean())
+            place = zip(np.unravel_index(cell, o.grid.shape), patch, strict=True)
+            pixels = b.image[i][(slice(None), *(slice(at * side, (at + 1) * side) for at, side in place))]
+            values = np.clip((np.moveaxis(pixels, 0, -1).ravel() - window[0]) / (window[1] - window[0]), 0, 1)
+            losses.append(((predicted[cell] - values) ** 2).mean())
     return float(np.mean(losses))
 
 

@@ -328,7 +328,7 @@ def test_masked_error(normalise: bool, expected: float) -> None:
 
 def test_cells_are_the_images_pixels() -> None:
     image = torch.arange(2 * 4 * 6, dtype=torch.float32).reshape(1, 2, 4, 6)
-    found = cells(image, 2, 3, 2)
+    found = cells(image, (2, 3), (2, 2))
     assert found.shape == (1, 6, 8)
     corner = image[0, :, 2:4, 2:4]  # row 1, column 1
     assert torch.equal(found[0, 4].reshape(2, 2, 2), corner.permute(1, 2, 0))

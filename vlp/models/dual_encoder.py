@@ -167,8 +167,8 @@ class DualEncoder(nn.Module):
         return output
 
     def embed_patches(self, image: Tensor) -> Tensor:
-        """Embed the patches of images -> [B, P, D]."""
-        found = self._image(image, True).patch_tokens
+        """Embed the patches of normalised images -> [B, P, D]."""
+        found = self._image(image, True, is_normalised=True).patch_tokens
         assert found is not None
         return found
 
@@ -181,10 +181,10 @@ class DualEncoder(nn.Module):
         assert self.word_head is not None
         return project(self.word_head, states, counted)
 
-    def _image(self, pixels: Tensor, patches: bool) -> Features:
+    def _image(self, pixels: Tensor, patches: bool, is_normalised: bool = False) -> Features:
         """Embed images [B, D], and their patches [B, P, D] where they are asked for."""
         pooling = self.config.image_head.add_patches
-        pixels = self.normalise(pixels)
+        pixels = pixels if is_normalised else self.normalise(pixels)
         # A saliency map asks for the gradient of the pixels.
         asked = pixels.requires_grad or not self.image_tower.is_frozen
         with torch.set_grad_enabled(torch.is_grad_enabled() and asked):

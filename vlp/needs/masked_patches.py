@@ -39,6 +39,6 @@ def draw_mask(batch: Batch, grid: Grid, share: float) -> Tensor:
 
 
 def blank(pixels: Tensor, mask: Tensor, grid: Grid) -> Tensor:
-    """Return normalised images [B, C, S, S] with the pixels of the masked patches at the mean."""
+    """Return normalised images [B, C, S, S] or volumes [B, C, D, H, W] with what the masked patches show at the mean."""
     holes = mask.view(-1, 1, *grid.shape).to(pixels.dtype)
-    return pixels * (1 - F.interpolate(holes, size=pixels.shape[-2:], mode="nearest"))
+    return pixels * (1 - F.interpolate(holes, size=pixels.shape[2:], mode="nearest"))

@@ -61,7 +61,7 @@ class Depth(Objective[DepthConfig]):
                 f"objective {self.name!r}: {len(entries.owner)} sentences and {len(texts)} embeddings on a grid of "
                 f"{grid and list(grid.shape)}: it needs volumes, and a model that was built with this objective's needs"
             )
-        planes = patches.reshape(len(patches), grid.shape[0], -1, patches.shape[2])
+        planes = patches.reshape(len(patches), grid.shape[0], grid.cells // grid.shape[0], patches.shape[2])
         if config.pool == "mean":
             cosines = torch.linalg.vecdot(l2_normalize(planes.mean(2))[entries.owner], l2_normalize(texts)[:, None])
         else:
