@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Where this is set, every process compiles torch and transformers anew: 13 seconds, before each command and in each test.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check lint types setup bench clean
+.PHONY: demo demo3d test test-all check lint types setup bench clean
 
 setup: $(READY)
 
@@ -19,6 +19,9 @@ $(READY): pyproject.toml setup.cfg constraints.txt
 
 demo: $(READY)  ## data, training, zero-shot scores, export and one report.html, with the built-in synthetic radiographs
 	$(BIN)/python -m vlp_recipes.demo --out runs/demo
+
+demo3d: $(READY)  ## the same on synthetic chest CTs, from raw NIfTI files and DICOM series
+	$(BIN)/python -m vlp_recipes.demo3d --out runs/demo3d
 
 # A process of tests for each processor, each with one thread: sums are the same everywhere, and no test waits for another.
 test: $(READY)

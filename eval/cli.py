@@ -102,6 +102,8 @@ def _scored(verb: Verb) -> None:
     verb.add_argument("--resume", action="store_true", help="resume an interrupted run")
     verb.add_argument("--show-text", action="store_true", help="show report text of real data in the outputs")
     verb.add_argument("--no-html", action="store_true", help="no report.html")
+    words = "write the maps of groundings on volumes as NIfTI, to maps/ of the run's folder"
+    verb.add_argument("--write-maps", action="store_true", help=words)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -156,7 +156,8 @@ def score(options: argparse.Namespace) -> int:
 
 def _settings(options: argparse.Namespace) -> runner.Settings:
     given = {name: getattr(options, name) for name in ("seed", "resamples", "limit", "allow_missing", "show_text")}
-    return runner.Settings(**given, draw_images=not options.no_html)
+    maps = options.out / "maps" if options.write_maps else None
+    return runner.Settings(**given, draw_images=not options.no_html, maps=maps)
 
 
 def _finish(options: argparse.Namespace, code: int) -> int:

@@ -41,6 +41,7 @@ def compare_runs(runs: Sequence[Path], resamples: int, seed: int = 0) -> tuple[l
             pair = first[name], other[name]
             _require_same_data(*pair)
             notes |= dict.fromkeys(_differences_in_setup(*pair))
+            notes |= dict.fromkeys(_other_classes(*pair))
             found = _compare(*pair, resamples, seed)
             if not found:
                 family = first[name].entry["family"]
@@ -73,6 +74,18 @@ def _differences_in_setup(first: TaskResult, second: TaskResult) -> list[str]:
     }
     words = "differ: a difference in scores need not come from the models"
     return [f"{old['id']}: the {what} {words}" for what, is_so in differ.items() if is_so]
+
+
+def _other_classes(first: TaskResult, second: TaskResult) -> list[str]:
+    """Return a line for each mean over classes that the two runs take over other classes: it is not compared."""
+    family = family_of(first.entry["family"])
+    old, new = family.comparable(first), family.comparable(second)
+    return [
+        f"{first.entry['id']}: {name} is not compared, a mean over {len(left.of)} classes and one over {len(right.of)}"
+        f" ({', '.join(sorted(set(left.of) ^ set(right.of)))})"
+        for name, left in old.items()
+        if isinstance(left, MeanAuroc) and isinstance(right := new.get(name), MeanAuroc) and left != right
+    ]
 
 
 def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -> list[dict[str, Any]]:

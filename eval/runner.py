@@ -44,6 +44,7 @@ class Settings:
     allow_missing: bool = False
     show_text: bool = False
     draw_images: bool = True
+    maps: Path | None = None
 
 
 class Datasets:
@@ -113,6 +114,7 @@ class Session:
             resamples=self.settings.resamples,
             show_text=self.settings.show_text or data.synthetic,
             draw_images=self.settings.draw_images,
+            maps=self.settings.maps / task.spec.id if self.settings.maps else None,
         )
 
     def encode(self, todo: Sequence[Task[Any]]) -> None:
@@ -275,6 +277,12 @@ def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] 
     if data.rejected:
         first = next(iter(data.rejected.values()))
         warnings.append(f"{len(data.rejected)} damaged records left out, the first: {first}")
+    unit = unit_of(task, data, outcome.indices)
+    if len(set(outcome.indices)) > unit.get("n_studies", len(keys)):
+        warnings.append(
+            f"{len(set(outcome.indices))} volumes of {unit['n_studies']} studies are scored: papers count one or the other "
+            "(data: one_per: study takes one of each)"
+        )
     warnings += more
     return {
         **{name: getattr(task.spec, name) for name in ("id", "version", "family", "about")},
@@ -291,10 +299,22 @@ def entry_of(task: Task[Any], data: Data, outcome: Outcome, more: Sequence[str] 
             "missing": len(data.unreadable) + len(data.rejected),
             "excluded": outcome.excluded,
             "prevalence": outcome.prevalence,
+            **unit,
         },
         **{name: getattr(outcome, name) for name in ("prompts", "scoring", "metrics", "per_class", "subgroups")},
         "references": to_tree(task.spec.references),
         "warnings": warnings,
+    }
+
+
+def unit_of(task: Task[Any], data: Data, indices: Sequence[int]) -> dict[str, Any]:
+    """Return what is counted of volumes, and of how many studies they are: a study may have several; empty for images."""
+    records = [data.records[index] for index in indices]
+    if not any(record.volume for record in records):
+        return {}
+    return {
+        "unit": task.spec.data.one_per or "volume",
+        "n_studies": len({record.study or record.key for record in records}),
     }
 
 

@@ -105,7 +105,10 @@ def build(tree: dict[str, Any], where: str, folder: Path) -> Task[Any]:
 
 def config_digest(task: Task[Any]) -> str:
     """Return the sha256 of everything that defines a task: its specification, settings, and every prompt."""
-    return digest({"spec": to_tree(task.spec), "settings": to_tree(task.settings), "shown": task.describe()})
+    spec = to_tree(task.spec)
+    if spec["data"]["one_per"] is None:  # came later: without it a task is what it was
+        del spec["data"]["one_per"]
+    return digest({"spec": spec, "settings": to_tree(task.settings), "shown": task.describe()})
 
 
 def shipped() -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from vlp.core.config import ConfigError
 from vlp.core.output import hold
 
-OWN = ("nifti", "dicom", "nifti.jsonl", "dicom.csv")
+OWN = ("nifti", "dicom")
 """What a folder of phantoms holds."""
 
 

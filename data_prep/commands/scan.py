@@ -13,6 +13,8 @@ from vlp.core.output import write_whole
 from vlp.modalities.image.decode import besides_pixels
 from vlp.modalities.text.identifiers import scan
 
+from ..images.planes import planes_of
+from ..images.volumes import besides_voxels
 from ..privacy.burned_in_text import has_text
 from ..readers.samples import Reading, max_rejected_option
 
@@ -42,8 +44,9 @@ def run(args: argparse.Namespace) -> int:
             found[sample.key] = set(kinds)
     for _, sample in reading.samples(range(size)):
         assert isinstance(sample.image, bytes)
-        marks = {f"{name} (file)" for data in (sample.image, *sample.masks.values()) for name in besides_pixels(data)}
-        if args.images and has_text(sample.image):
+        besides = besides_pixels if sample.volume is None else besides_voxels
+        marks = {f"{name} (file)" for data in (sample.image, *sample.masks.values()) for name in besides(data)}
+        if args.images and has_text(sample.image if sample.volume is None else planes_of(sample)[0].pixels):
             marks.add("text in image")
         totals.update(marks)
         if marks:

@@ -66,7 +66,7 @@ def _check(args: argparse.Namespace) -> int:
             if args.images:
                 assert isinstance(sample.image, bytes)
                 try:
-                    images.append((side, sample.key, image_hash(sample.image)))
+                    images.append((side, sample.key, image_hash(sample.image, sample.volume is not None)))
                 except ImageError as error:
                     reading.reject(index, error)
     found = leaks(patients) + (_image_leaks(images, args.distance) if args.images else [])

@@ -38,15 +38,19 @@ def run(args: argparse.Namespace) -> int:
     stats, texts = DatasetStats(), []
     sizes: Counter[int] = Counter()
     reading = Reading(args.folder, args.max_rejected, args.split)
-    for _, sample, size in reading.images(image_size):
+    for _, sample, size in reading.images(lambda data, is_volume: None if is_volume else image_size(data)):
         stats.add(sample)
-        sizes[max(size)] += 1
+        if size is not None:
+            sizes[max(size)] += 1
         if args.tokenizer:
             texts.append(sample.report.text if sample.report else "\n".join(sample.captions))
     record: dict[str, Any] = stats.to_json()
     record["people"] = {kind: len(known) for kind, known in stats.people.items()}
     record["words"] = quantiles(stats.words)
     record["longer side"] = quantiles(sizes)
+    if stats.volumes:
+        record["volumes"] = {name: quantiles(seen) for name, seen in stats.volumes.items()}
+        record["HU"] = stats.shares()
     if args.tokenizer:
         record["tokens"], record["truncated"] = _tokens(args.tokenizer, [text for text in texts if text])
     sys.stdout.write(json.dumps(record, indent=1) + "\n" if args.json else _text(record))
@@ -82,6 +86,10 @@ def _text(record: dict[str, Any]) -> str:
         for name in ("words", "tokens", "longer side")
         if record.get(name)
     ]
+    for name, seen in record.get("volumes", {}).items():
+        lines.append(f"{name}: " + ", ".join(f"{at} {value:.4g}" for at, value in seen.items()))
+    if record.get("HU"):
+        lines.append("HU: " + ", ".join(f"{name} {share:.2%}" for name, share in record["HU"].items()))
     if "truncated" in record:
         shares = (f"{at} tokens {share:.1%}" for at, share in record["truncated"].items())
         lines.append(f"longer than: {', '.join(shares)}")

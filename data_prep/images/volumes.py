@@ -114,3 +114,16 @@ def store_volume_mask(mask: bytes, name: str, stored: Stored) -> bytes:
         sizes = f"is {' x '.join(map(str, inside.shape))}, its volume {' x '.join(map(str, stored.shape))}"
         raise ImageError(f"{name!r} {sizes} (D x H x W): masks are never stretched", "bad_mask")
     return store.encode_mask(inside)
+
+
+def besides_voxels(data: bytes) -> list[str]:
+    """Return the names of what a stored volume or mask holds that is not its voxels or their place, where a name may stand."""
+    import blosc2
+
+    try:
+        array = blosc2.ndarray_from_cframe(data, deserialize="safe")
+        kept = {name: array.schunk.vlmeta[name] for name in array.schunk.vlmeta}
+        names = [name for name in kept.get(store.META, {}) if name not in store.RECORD]
+        return [*(name for name in kept if name != store.META), *names]
+    except (RuntimeError, ValueError, KeyError, TypeError):
+        return ["damaged volume"]

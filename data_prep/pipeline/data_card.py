@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..images.volumes import FACE
 from .stats import GROUPED_BY, DatasetStats, quantiles
 
 LONGEST = 100
@@ -46,6 +47,9 @@ def render_card(about: Mapping[str, Any], stats: DatasetStats, rejected: Counter
         table=lambda *counted: "\n".join(_table(*counted)),
         grouped_by=GROUPED_BY,
         length=quantiles(stats.words),
+        volumes={name: quantiles(seen) for name, seen in stats.volumes.items()},
+        shares=stats.shares(),
+        face=FACE,
     )
 
 

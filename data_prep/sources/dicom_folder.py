@@ -40,7 +40,21 @@ LINKS = ("study", "accession", "patient", "image")
 HEADS = frozenset(
     ("BRAIN", "FACE", "HEAD", "HEADNECK", "JAW", "MANDIBLE", "MAXILLA", "NOSE", "ORBIT", "PARANASALSINUS", "SKULL")
 )
-SKIPPED = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".md", ".pdf", ".parquet", ".yaml", ".html"}
+SKIPPED = {
+    ".txt",
+    ".csv",
+    ".tsv",
+    ".json",
+    ".jsonl",
+    ".xml",
+    ".md",
+    ".pdf",
+    ".parquet",
+    ".yaml",
+    ".html",
+    ".gz",
+    ".nii",
+}
 
 
 @sources.register("dicom_folder")

@@ -33,8 +33,10 @@ from .base import Record, Reject, Source
 
 FIELDS = (
     *("key", "image", "bytes", "report", "findings", "impression", "captions", "patient", "study", "view", "modality"),
-    *("split", "sex", "age", "site", "sequence", "licence", "labels", "boxes", "masks"),
+    *("split", "sex", "age", "site", "sequence", "groups", "licence", "labels", "boxes", "masks"),
 )
+LISTS = ("labels", "groups")
+"""Fields that may name several columns."""
 ALIASES = {
     "image": ("file_name", "image_file_name"),
     "report": ("text",),
@@ -50,7 +52,8 @@ GROUPS = ("sex", "age", "site", "sequence")
 
 @config
 class TableConfig:
-    """`map` is field to column; `labels` may name several columns of values, joined by commas.
+    """`map` is field to column; `labels` may name several columns of values, joined by commas, and `groups` further columns
+    that scores are broken down by.
 
     `separator` of a CSV that is not separated by commas. `closed_labels`: a label that occurs elsewhere in the table and
     not in this row is absent (0) in this row. `box_format`: what the numbers of a box are: four, in pixels, or of a volume
@@ -90,7 +93,7 @@ class TableSource(Source):
         for name, column in self.config.map.items():
             if name not in FIELDS:
                 raise ConfigError(f"--map {name}={column}: no field {name!r}{did_you_mean(name, FIELDS)}")
-            for part in column.split(",") if name == "labels" else [column]:
+            for part in column.split(",") if name in LISTS else [column]:
                 if part not in there:
                     near = did_you_mean(part, there)
                     raise ConfigError(f"--map {name}={column}: {table.name} has no column {part!r}{near}")
@@ -133,12 +136,12 @@ class TableSource(Source):
         numbers: dict[str, int] = {}
         for at, table in enumerate(self._tables):
             columns = self.columns(table)
-            single = {name: column for name, column in columns.items() if name != "labels"}
-            label_columns = columns["labels"].split(",") if "labels" in columns else []
+            single = {name: column for name, column in columns.items() if name not in LISTS}
+            lists = {name: columns[name].split(",") if name in columns else [] for name in LISTS}
             is_text = "bytes" not in columns and self.names_images(table)
             for number, row in enumerate(table.rows()):
                 cells = {name: row.get(column, "") for name, column in single.items()}
-                cells["labels"] = {column: row.get(column, "") for column in label_columns}
+                cells |= {name: {column: row.get(column, "") for column in lists[name]} for name in LISTS}
                 overall = numbers.get(table.prefix, 0)
                 numbers[table.prefix] = overall + 1
                 found = _Row(at, number, cells, columns, f"{table.prefix}{overall:08d}", table)
@@ -215,9 +218,17 @@ class TableSource(Source):
             labels=self.labels(record),
             boxes=tuple(turned(box, volume) if volume else box for box in boxes),
             masks=self._masks(record, volume),
-            groups={name: words[name] for name in GROUPS},
+            groups={**self._groups(group), **{name: words[name] for name in GROUPS}},
             licence=words["licence"] or self.config.licence or "",
         )
+
+    @staticmethod
+    def _groups(rows: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+        columns = rows[0]["groups"]
+        return {
+            name: _agreed([found for row in rows if (found := word(row["groups"].get(name, ""), name, 256))], name)
+            for name in columns
+        }
 
     def texts(self, record: Record) -> str:
         """Return the report that the rows of an image state, "" for none; raises CellError."""

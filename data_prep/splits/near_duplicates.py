@@ -21,6 +21,8 @@ import numpy as np
 from vlp.core.config import ConfigError
 from vlp.modalities.image.decode import decode
 
+from ..images.planes import projection
+
 IMAGE_DISTANCE = 20
 TEXT_DISTANCE = 3
 BLOCK = 1024
@@ -30,11 +32,15 @@ _WORD = re.compile(r"[^\W\d_]+")
 Array = np.ndarray[Any, Any]
 
 
-def image_hash(image: bytes) -> Array:
-    """Return the perceptual hash of an encoded image, 32 bytes uint8; raises ImageError."""
+def image_hash(image: bytes, is_volume: bool = False) -> Array:
+    """Return the perceptual hash of an encoded image, 32 bytes uint8; of a volume, as it is seen from the front.
+
+    Two reconstructions of one scan look alike from there, whatever their slices. Raises ImageError.
+    """
     import cv2
 
-    small = cv2.resize(decode(image, 1), (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    pixels = projection(image) if is_volume else decode(image, 1)
+    small = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:16, :16].reshape(-1)
     low[0] = 0.0  # the mean: brightness is not content
     return np.packbits(low > np.median(low))
@@ -106,7 +112,7 @@ def embed(model: Path, images: Iterable[bytes], batch: int = 32, trust: Sequence
     from vlp.hub import from_pretrained
 
     loaded = from_pretrained(str(model), trust)
-    inputs = (loaded.preprocess.eval(decode(data, loaded.preprocess.spec.channels))[0] for data in images)
+    inputs = (loaded.preprocess.eval(loaded.preprocess.read(data))[0] for data in images)
     rows: list[Array] = []
     with torch.no_grad():
         while waiting := list(islice(inputs, batch)):

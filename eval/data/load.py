@@ -39,6 +39,11 @@ def read(spec: DataSpec, root: Path, split: str | None = "", limit: int | None =
     ]
     if not keep:
         raise DataError(f"{data.name}: no record of split {chosen!r} passes {spec.where or 'the filter'}")
+    if spec.one_per:
+        first: dict[str, int] = {}
+        for index in sorted(keep, key=lambda index: data.records[index].key):
+            first.setdefault(getattr(data.records[index], spec.one_per) or data.records[index].key, index)
+        keep = sorted(first.values())
     keep = keep[:limit]
     records, places = [data.records[index] for index in keep], [data.places[index] for index in keep]
     return replace(data, records=records, places=places)

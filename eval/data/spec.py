@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from vlp.core.config import ConfigError, config
 
@@ -47,7 +48,8 @@ class DataSpec:
     `folder`: shards with a manifest (empty: `--data` itself, which may also be the folder of this name). `table`: a CSV or
     JSONL file, with `columns`, for where there are no shards.
     `split`: None takes everything; `whole_if_unsplit` takes everything of a set without splits. `where`: keep records with
-    these values (`modality`, `view`, `source`, or a group column).
+    these values (`modality`, `view`, `source`, or a group column). `one_per: study` keeps of each study (or patient) the
+    record whose key comes first: the reconstructions of a CT share report and labels, and count once.
     """
 
     folder: str = ""
@@ -56,6 +58,7 @@ class DataSpec:
     split: str | None = "test"
     whole_if_unsplit: bool = True
     where: dict[str, str] | None = None
+    one_per: Literal["study", "patient"] | None = None
 
     def __post_init__(self) -> None:
         for name, value in (("folder", self.folder), ("table", self.table or "")):

@@ -35,7 +35,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @config
 class Reference:
-    """A published number: `tag` R when it was read in the authors' own repository or card, S when in a later paper's table."""
+    """A published number: `tag` R when it was read in the authors' own repository or card, S when in a later paper's table.
+
+    M: as it is cited, the table itself was not read.
+    """
 
     model: str
     metric: str
@@ -104,7 +107,10 @@ class Outcome:
 
 @dataclass
 class Context:
-    """What a task runs on: its data, the embeddings, other splits on demand, and the settings of the run."""
+    """What a task runs on: its data, the embeddings, other splits on demand, and the settings of the run.
+
+    `maps`: the folder that maps of volumes are written to; None: they are not.
+    """
 
     data: Data
     cache: EmbeddingCache
@@ -114,6 +120,7 @@ class Context:
     resamples: int = 1000
     show_text: bool = False
     draw_images: bool = True
+    maps: Path | None = None
 
     @cached_property
     def usable(self) -> list[int]:

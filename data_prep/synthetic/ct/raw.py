@@ -1,8 +1,8 @@
 """A raw folder of phantoms: files of several forms and the tables that go with them, as a data set is handed over.
 
-nifti.jsonl  nifti/KEY.nii               image, patient, study, split, report, labels, boxes, state of each file
-                                     (boxes: i, j, k of the low and the high corner, in voxels of the file)
-dicom.csv    dicom/STUDY/SERIES/*.dcm    study (its accession number), patient, report of each study
+nifti/reports.jsonl  nifti/KEY.nii               image, patient, study, split, report, labels, boxes, state of each file
+                                                 (boxes: i, j, k of the low and the high corner, in voxels of the file)
+dicom/reports.csv    dicom/STUDY/SERIES/*.dcm    study (its accession number), patient, report of each study
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def write_raw(folder: Path, count: int, seed: int, start: int, voxel: float, wor
     (folder / "nifti").mkdir(parents=True)
     (folder / "dicom").mkdir()
     studies = [Study(folder, index, seed, voxel) for index in range(start, start + count)]
-    with (folder / "nifti.jsonl").open("w") as lines, (folder / "dicom.csv").open("w", newline="") as table:
+    with (
+        (folder / "nifti" / "reports.jsonl").open("w") as lines,
+        (folder / "dicom" / "reports.csv").open("w", newline="") as table,
+    ):
         reports = csv.writer(table)
         reports.writerow(("study", "patient", "report"))
         for rows, is_dicom in _written(studies, workers):
@@ -84,7 +87,7 @@ def write_study(study: Study) -> tuple[list[dict[str, Any]], bool]:
         if form.is_dicom:
             series = study.folder / "dicom" / accession / f"{number}"
             write_dicom(series, drawn, form, patient, accession, f"{accession}.{number}")
-            found.append({**row, "image": series.relative_to(study.folder).as_posix()})
+            found.append(row)
             continue
         path = study.folder / "nifti" / f"{key}-{number}.nii"
         write_nifti(path, drawn)
@@ -92,7 +95,7 @@ def write_study(study: Study) -> tuple[list[dict[str, Any]], bool]:
         found.append(
             {
                 **row,
-                "image": path.relative_to(study.folder).as_posix(),
+                "image": path.name,
                 "boxes": [
                     {"phrase": box.phrase, "label": box.label, "xyxy": box.xyxy} for box in boxes(state, regions)
                 ],

@@ -1,6 +1,7 @@
 """Word a synthetic chest CT: sentences in random order, synonyms, negations, and an impression.
 
-Wording of training stands in the constants below; the sentences of evaluation's prompts occur in none of them.
+Wording of training stands in the constants below; those of `EVAL_PROMPTS`, `EVAL_PHRASES` and `phrase` belong
+to evaluation alone.
 """
 
 from __future__ import annotations
@@ -51,6 +52,46 @@ POSITIVE = (
 NEGATIVE = ("No {x}.", "There is no {x}.", "No evidence of {x}.", "No {x} is identified.", "{X} is not seen.")
 NORMAL = ("No acute abnormality of the chest.", "Normal chest CT.", "Unremarkable study.")
 
+EVAL_NAMES = {
+    "nodule": "a pulmonary nodule",
+    "mass": "a pulmonary mass",
+    "consolidation": "airspace consolidation",
+    "effusion": "a pleural effusion",
+    "emphysema": "emphysema",
+    "pneumothorax": "a pneumothorax",
+    "calcification": "calcification",
+    "cardiomegaly": "cardiomegaly",
+}
+EVAL_PLACES = {
+    "effusion": "{side} pleural space",
+    "pneumothorax": "{side} hemithorax",
+    "emphysema": "{side} upper lobe",
+    "aorta": "back of the mediastinum",
+    "heart": "front of the mediastinum",
+}
+EVAL_FRAMES = (
+    ("The CT shows {a}.", "The CT shows no {x}."),
+    ("{A} can be seen on this scan.", "No {x} can be seen on this scan."),
+    ("{A} is visible in the chest.", "{A} is not visible in the chest."),
+    ("On this CT we see {a}.", "On this CT we see no {x}."),
+)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+EVAL_PHRASES = {finding: name.removeprefix("a ") for finding, name in EVAL_NAMES.items()}
+"""Finding -> a phrase without size and place, for grounding."""
+EVAL_PROMPTS = {
+    finding: tuple(
+        tuple(_capital(pair[side].format(a=name, A=name, x=EVAL_PHRASES[finding])) for pair in EVAL_FRAMES)
+        for side in (0, 1)
+    )
+    for finding, name in EVAL_NAMES.items()
+}
+"""Finding -> (affirming, denying) prompts for zero-shot scores: sentences that no training text contains."""
+
 
 def write(state: State, rng: np.random.Generator) -> Report:
     """Return the report of a study, its sentences and its two sections."""
@@ -76,9 +117,12 @@ def write(state: State, rng: np.random.Generator) -> Report:
 
 
 def phrase(instance: Instance) -> str:
-    """Return a box's phrase: size, plain name and place."""
-    place = _place(instance, np.random.default_rng(0), plain=True)
-    return " ".join(word for word in (instance.size, NAMES[instance.finding][0], place) if word)
+    """Return a box's phrase, size, name and place, in words that no training text puts together like this."""
+    if instance.finding == "cardiomegaly":
+        return f"{instance.size} enlargement of the heart"
+    kind = instance.lobe if instance.lobe in EVAL_PLACES else instance.finding
+    place = EVAL_PLACES.get(kind, "{side} {lobe} lobe").format(side=instance.side, lobe=instance.lobe)
+    return f"{instance.size} {NAMES[instance.finding][0]} of the {place}"
 
 
 def _present(instance: Instance, rng: np.random.Generator) -> str:
@@ -96,10 +140,9 @@ def _named(instance: Instance, rng: np.random.Generator) -> str:
     return " ".join(word for word in words if word)
 
 
-def _place(instance: Instance, rng: np.random.Generator, plain: bool = False) -> str:
+def _place(instance: Instance, rng: np.random.Generator) -> str:
     kinds = WHERE.get(instance.finding) or WHERE.get(instance.lobe) or IN_LOBE
-    chosen = kinds[0] if plain else _pick(kinds, rng)
-    return chosen.format(side=instance.side, lobe=instance.lobe)
+    return _pick(kinds, rng).format(side=instance.side, lobe=instance.lobe)
 
 
 def _filled(frame: str, name: str) -> str:
@@ -108,7 +151,3 @@ def _filled(frame: str, name: str) -> str:
 
 def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return options[int(rng.integers(len(options)))]
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

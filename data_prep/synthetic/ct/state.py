@@ -40,7 +40,7 @@ PLACES = {
 LEVELS = ((75.0, "apex"), (45.0, "aortic arch"), (15.0, "carina"), (-20.0, "hilum"), (-1e9, "base"))
 """The level of what lies above so many millimetres."""
 
-RADII = {"nodule": (9.0, 13.0), "mass": (18.0, 25.0), "consolidation": (20.0, 32.0), "calcification": (9.0, 12.0)}
+RADII = {"nodule": (11.0, 15.0), "mass": (18.0, 25.0), "consolidation": (20.0, 32.0), "calcification": (10.0, 14.0)}
 """Least and largest radius in millimetres; below the middle a finding is small."""
 
 _STATE = 11

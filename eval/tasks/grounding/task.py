@@ -7,6 +7,7 @@ phrases without a place.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,9 @@ from vlp.sample import Box
 from ...data.checks import check_boxes
 from ...data.dataset import Data, Findings
 from ...drawing.cards import Section
-from ...maps.phrase_maps import Maps
+from ...drawing.slices import open_volume
+from ...maps.nifti import write_nifti
+from ...maps.phrase_maps import Map, Maps
 from ...metrics.grounding import box_mask, has_content
 from ...results import TaskResult
 from ..base import Comparable, Context, Mean, Outcome, Plan, families, require_any, words_of
@@ -116,15 +119,19 @@ class Grounding(MapTask[Queries]):
                 values.setdefault("area", float(truth[np.isfinite(heat)].mean()))
             kept.append(query)
             table.append(values)
+            written = {"map": _write_map(context, indices[query.place], heat, len(kept))} if maps.is_volume else {}
             outcome.rows.append(
                 context.row(indices[query.place])
                 | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
                 | {name: None if np.isnan(value) else value for name, value in values.items()}
+                | {name: path for name, path in written.items() if path}
             )
         require_any(list(range(len(kept))), "a box that can be scored", context.data)
         outcome.scoring = {"map": settings.source, "sigma": settings.sigma, "thresholds": list(settings.thresholds)}
         outcome.scoring |= {"cut": settings.cut, "cnr": "signed, population variance", "pointing": "first maximum"}
         outcome.scoring["prior"] = prior.source
+        if context.maps and not maps.is_volume:
+            outcome.warnings.append("no maps written: NIfTI is for volumes, and these are images")
         if maps.is_volume:
             outcome.scoring |= {DISTANCE: "from the maximum to the nearest box", "outside": "all that the model sees"}
         self._metrics(context, outcome, kept, table)
@@ -160,6 +167,15 @@ class Grounding(MapTask[Queries]):
         for name in MACRO if named.any() else ():
             values, areas = columns[name][named], columns["area"][named]
             outcome.metrics[f"{name}_macro"] = macro(values, labels[named].tolist(), drawn[named[~bare]], name, areas)
+
+
+def _write_map(context: Context, index: int, heat: Map, number: int) -> str | None:
+    """Write a phrase's map of a volume where that is asked for; return the file's name in the folder of the task's maps."""
+    if context.maps is None:
+        return None
+    name = f"{re.sub(r'[^A-Za-z0-9._-]', '_', context.data.records[index].key)}.{number}.nii.gz"  # no word of a report
+    write_nifti(context.maps / name, heat, open_volume(context.data.image(index)))
+    return name
 
 
 def rescale(boxes: Sequence[Rectangle], size: tuple[int, ...], other: tuple[int, ...]) -> list[Rectangle]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
@@ -66,10 +67,12 @@ def test_a_model_that_knows_points_into_its_boxes_and_its_controls_do_not(
 
 
 def test_a_model_that_is_always_wrong_is_seen_to_be(known: Path, tmp_path: Path, run: Any) -> None:
-    found = {
-        name: entry["value"]
-        for name, entry in score(run, known, tmp_path, "inverted", "--no-html")["ground"]["metrics"].items()
-    }
+    tasks = score(run, known, tmp_path, "inverted", "--no-html", "--write-maps")
+    found = {name: entry["value"] for name, entry in tasks["ground"]["metrics"].items()}
+    rows = results.read_samples(tmp_path / "out", tasks["ground"])
+    maps = [nibabel.load(tmp_path / "out" / "maps" / "ground" / row["map"]) for row in rows]
+    assert len({row["map"] for row in rows}) == len(rows) > 9
+    assert all(image.shape == (24, 20, 24) and np.allclose(np.diag(image.affine), (12, 12, 12, 1)) for image in maps)
     assert found["pointing"] < 0.1 and found["cnr"] < -1 and found["pixel_auroc"] < 0.3
 
 

@@ -1,13 +1,17 @@
 """What stands beside weights is compared with the recipe, in each library's words for it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.models.tiny import make
+from tests.models.tiny import BERT, make, wordpieces
 from tests.models.towers.test_pretrained import timm_vit
+from vlp.modalities.volume.spec import VolumeSpec
+from vlp.models.build import build_model
+from vlp.models.dual_encoder import ModelConfig
 from vlp.models.weights.expectations import of_folder, tell
 
 CLIP = [0.48145466, 0.4578275, 0.40821073]
@@ -65,6 +69,26 @@ def test_each_librarys_words(library: str, tmp_path: Path) -> None:
         assert line in said
     quick = "trained with the activation quick_gelu, model.image computes gelu"
     assert (quick in said) is (library in ("open_clip", "transformers"))
+
+
+def test_volumes_of_another_spacing_or_window(tmp_path: Path) -> None:
+    saved = {"kind": "volume", "spacing": [3, 1.5, 1.5], "size": [8, 16, 16], "windows": ["lung"], "version": 1}
+    folder = write(tmp_path, preprocess=saved)
+    tree, text = ModelConfig(image={"kind": "patch_conv"}, text=BERT, dim=8), wordpieces()
+    spec = VolumeSpec(spacing=(3.0, 1.5, 1.5), size=(8, 16, 16), windows=("lung",))
+    model = build_model(tree, spec, text)
+    assert tell(str(folder), folder, model, ("image",), "model.image") == []
+    model.spec = replace(spec, spacing=(6.0, 6.0, 6.0), windows=("bone",))
+    assert tell(str(folder), folder, model, ("image",), "model.image") == [
+        "these weights expect volume.spacing=[3, 1.5, 1.5], the recipe has [6.0, 6.0, 6.0]",
+        "these weights expect volume.windows=('lung',), the recipe has ('bone',)",
+    ]
+    flat = write(tmp_path / "flat", config={"model_type": "vit"}, preprocessor_config={"image_mean": CLIP, "size": 64})
+    assert tell(str(flat), flat, model, ("image",), "model.image") == [
+        "these weights expect volume.mean=[0.481455, 0.457827, 0.408211], the recipe has [0.5]"
+    ]
+    image, _ = make(needs=frozenset())
+    assert "trained on volumes" in tell(str(folder), folder, image, ("image",), "model.image")[0]
 
 
 def test_nothing_is_said_where_all_is_as_expected(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ LEVEL = 1
 MAX_VOXELS = 1 << 30
 """Largest volume that is decoded when nothing else is said: four times the longest CT of 512 x 512."""
 META = "vlp"
+RECORD = ("affine", "modality", "range", "order", "flipped", "steps")
+"""What is kept beside the voxels."""
 _TYPES = ("int16", "float32", "uint8")
 
 

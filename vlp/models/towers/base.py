@@ -265,7 +265,7 @@ class ImageTower(Tower):
         """Drop parameters that only patch tokens need: called when no objective asks for patches."""
 
     def check_weights(self, tensors: Mapping[str, Tensor], source: str) -> None:
-        """Raise ConfigError for weights, by their names in this tower's own layout, that it would misread."""
+        """Raise ConfigError for a file's tensors, by the names that they are matched by, that this tower would misread."""
 
     def pool_projection(self, patch_tokens: Tensor) -> Tensor | None:
         """Return patch tokens [B, P, patch_width] as if each were an image's pooled features, None where that has no meaning.

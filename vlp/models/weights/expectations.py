@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from vlp.core.config import ConfigError
+from vlp.core.config import ConfigError, validate
 from vlp.core.untrusted import read_object
 from vlp.modalities.image.spec import ImageSpec
+from vlp.modalities.volume.spec import VolumeSpec
 
 from .files import IN_FOLDER
 from .names import TABLES
@@ -43,6 +44,7 @@ class Expected:
     interpolation: str | None = None
     resize: str | None = None
     activation: dict[str, str] = field(default_factory=dict)
+    volume: VolumeSpec | None = None
 
 
 def tell(source: str, path: Path, model: DualEncoder, towers: Sequence[str], where: str) -> list[str]:
@@ -57,16 +59,35 @@ def tell(source: str, path: Path, model: DualEncoder, towers: Sequence[str], whe
                 f"these weights were trained with the activation {wanted}, model.{name} computes {found}: say so in its config "
                 "(open_clip: quick_gelu: true beside vision_cfg or text_cfg; transformers: hidden_act)"
             )
-    section = "image" if isinstance(model.spec, ImageSpec) else "volume"
-    shared = ("mean", "std") if section == "volume" else ("mean", "std", "size", "interpolation", "resize")
-    for key in shared if "image" in towers else ():
-        own, theirs = getattr(model.spec, key), getattr(expected, key)
-        plain = not isinstance(theirs, tuple)
-        if theirs is not None and not (own == theirs if plain else _agree(own, theirs)):
-            shown = theirs if plain else f"[{', '.join(f'{value:.6g}' for value in theirs)}]"
-            lines.append(f"these weights expect {section}.{key}={shown}, the recipe has {own if plain else list(own)}")
+    if "image" in towers:
+        lines += _differences(model.spec, expected)
     for line in lines:
         log.info("%s.pretrained: %s", where, line)
+    return lines
+
+
+def _differences(spec: ImageSpec | VolumeSpec, expected: Expected) -> list[str]:
+    """Return a line for each setting of images or volumes that weights expect otherwise."""
+    of_volumes, known = isinstance(spec, VolumeSpec), expected.volume
+    if known is not None and not of_volumes:
+        return [
+            f"these weights were trained on volumes ({known.spacing} mm, windows {known.windows}), the recipe has images"
+        ]
+    lines, section = [], "volume" if of_volumes else "image"
+    # Weights of images say of a volume no more than what its values are.
+    more = (
+        ("modality", "spacing", "size", "windows")
+        if known
+        else ()
+        if of_volumes
+        else ("size", "interpolation", "resize")
+    )
+    for key in ("mean", "std", *more):
+        own, theirs = getattr(spec, key), getattr(known or expected, key)
+        values = isinstance(theirs, tuple) and not isinstance(theirs[0], str) if theirs else False
+        if theirs is not None and not (_agree(own, theirs) if values else own == theirs):
+            shown = f"[{', '.join(f'{value:.6g}' for value in theirs)}]" if values else theirs
+            lines.append(f"these weights expect {section}.{key}={shown}, the recipe has {list(own) if values else own}")
     return lines
 
 
@@ -105,7 +126,17 @@ def of_folder(path: Path) -> Expected:
         return _of_preprocessing(_part(tree, "pretrained_cfg"), "input_size", "crop_mode")
     if "model_type" in tree:
         return _of_transformers(tree, _read(folder / "preprocessor_config.json"))
-    return _of_preprocessing(_read(folder / "preprocess.json"))
+    shown = _read(folder / "preprocess.json")
+    return _of_volumes(shown) if shown.get("kind") == "volume" else _of_preprocessing(shown)
+
+
+def _of_volumes(shown: Mapping[str, Any]) -> Expected:
+    tree = {key: value for key, value in shown.items() if key not in ("kind", "version")}
+    try:
+        return Expected(volume=validate(VolumeSpec, tree))
+    except ConfigError as error:
+        log.info("%s: what the weights expect is not known", str(error)[:300])
+        return Expected()
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
     rule: Rule = getattr(tower.config, "inflate", "mean")
     prefix, given = _best(tensors, wanted, image, student, rule)
     if isinstance(tower, ImageTower):
-        tower.check_weights({name: part.value for name, part in given.items() if name in wanted}, source)
+        tower.check_weights({name: part.value for name, part in given.items()}, source)
     report = Report(source, prefix=prefix)
     table, ours = given.get("tokens.weight"), wanted.get("tokens.weight")
     if table is not None and ours is not None and table.value.shape != ours.value.shape:

@@ -135,11 +135,11 @@ def test_boxes_of_a_form_lie_around_the_finding_in_millimetres(tmp_path: Path) -
 def test_the_command_writes_files_and_tables_that_agree(tmp_path: Path) -> None:
     out = tmp_path / "raw"
     assert main(["phantoms", "--out", str(out), "--n", "24", "--seed", "5", "--voxel", "16", "--workers", "0"]) == 0
-    rows = [json.loads(line) for line in (out / "nifti.jsonl").read_text().splitlines()]
-    assert all((out / row["image"]).is_file() and set(row["labels"].values()) <= {0, 1} for row in rows)
-    assert len({row["image"] for row in rows}) == len(rows) == len(list((out / "nifti").iterdir()))
+    rows = [json.loads(line) for line in (out / "nifti" / "reports.jsonl").read_text().splitlines()]
+    assert all((out / "nifti" / row["image"]).is_file() and set(row["labels"].values()) <= {0, 1} for row in rows)
+    assert len({row["image"] for row in rows}) == len(rows) == len(list((out / "nifti").glob("*.nii")))
     series = [path for path in (out / "dicom").glob("*/*") if path.is_dir()]
-    assert len(series) >= 3 and (out / "dicom.csv").read_text().count("ctp5-") == 3
+    assert len(series) >= 3 and (out / "dicom" / "reports.csv").read_text().count("ctp5-") == 3
     studies = {row["study"] for row in rows}
     assert sum(len([row for row in rows if row["study"] == study]) == 2 for study in studies) == 7
     first = next(row for row in rows if row["study"] == "cts5-0")

@@ -99,6 +99,13 @@ def test_3d_weights_want_their_axes_said() -> None:
         load_tower(tower, tower.model.state_dict(), "file")
 
 
+def test_a_deeper_network_is_not_cut_short_in_silence() -> None:
+    deeper = build({"kind": "inflated", "name": "resnet34"}, *SMALL).model.state_dict()
+    tower = build({"kind": "inflated", "axes": "zyx"}, *SMALL)
+    with pytest.raises(ConfigError, match=r"file holds a deeper network than resnet18, with layer1\.2, layer2\.2"):
+        load_tower(tower, deeper, "file")
+
+
 def test_a_network_of_other_axes_sees_the_volume_as_it_was_trained() -> None:
     size = (16, 32, 64)
     ours, theirs = (

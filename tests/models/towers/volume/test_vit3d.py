@@ -49,6 +49,26 @@ def test_a_single_plane_of_patches_on_what_is_constant_along_depth_is_the_2d_mod
     torch.testing.assert_close(found.attention, expected.attention, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "name", ["vit_small_patch14_reg4_dinov2", "vit_base_patch16_siglip_224", "deit3_small_patch16_224"]
+)
+def test_registers_layer_scales_and_attention_pooling_come_with_the_name(name: str) -> None:
+    options, patch = {**TINY, "num_heads": 3}, 14 if "14" in name else 16
+    torch.manual_seed(1)
+    flat = build_image_tower({"kind": "timm", "name": name, "options": options}, ImageSpec(size=2 * patch)).eval()
+    for value in flat.model.state_dict().values():
+        value.add_(torch.randn_like(value) * 0.05)
+    tower = vit3d(4, 2 * patch, 2 * patch, name=name, options=options, patch=[4, patch, patch])
+    report = load_tower(tower, dict(flat.model.state_dict()), "timm")
+    assert not report.missing and not report.unexpected
+    grey = noise(1, 1, 2 * patch, 2 * patch)
+    with torch.no_grad():
+        expected = flat(grey.expand(-1, 3, -1, -1), patches=True)
+        found = tower(grey.unsqueeze(2).expand(-1, -1, 4, -1, -1), patches=True)
+    torch.testing.assert_close(found.pooled, expected.pooled, rtol=0, atol=1e-5)
+    torch.testing.assert_close(found.patch_tokens, expected.patch_tokens, rtol=0, atol=1e-5)
+
+
 def test_a_grey_patch_kernel_is_the_sum_of_the_colours_repeated_along_depth() -> None:
     kernel = noise(5, 3, 4, 4)
     inflated = inflate(kernel, torch.Size((5, 1, 6, 4, 4)), "mean", True)

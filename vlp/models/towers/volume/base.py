@@ -53,7 +53,7 @@ def to_cells(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def run_on_meta(module: nn.Module, *inputs: Any, **options: Any) -> Any:
+def run_on_meta(module: nn.Module, *inputs: Tensor) -> Any:
     """Return what a module makes of inputs on torch's meta device, in eval mode: shapes alone, no arithmetic.
 
     Its hooks are called. A whole volume costs a large network tens of seconds and gigabytes.
@@ -64,7 +64,7 @@ def run_on_meta(module: nn.Module, *inputs: Any, **options: Any) -> Any:
     module.eval()
     try:
         with torch.no_grad():
-            return torch.func.functional_call(module, bare, inputs, options)
+            return torch.func.functional_call(module, bare, inputs)
     finally:
         module.train(was_training)
 

@@ -6,6 +6,7 @@ stride 2, the stride of a bottleneck in its second convolution; depth shrinks by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -141,6 +142,12 @@ class InflatedTower(VolumeTower):
         return Features(pooled, to_cells(cells.transpose(3, 4) if swaps else cells))
 
     def check_weights(self, tensors: Mapping[str, Tensor], source: str) -> None:
+        own = {_block_of(name) for name in self.model.state_dict()}
+        deeper = sorted({_block_of(name) for name in tensors} - own)
+        if deeper:
+            raise ConfigError(
+                f"{source} holds a deeper network than {self.config.name}, with {', '.join(deeper[:3])}: set model.image.name"
+            )
         if self.config.axes is None and any(value.dim() == 5 for value in tensors.values()):
             raise ConfigError(
                 f"{source} holds a 3-D network, and in another order of its axes it would load and be wrong by a little: say "
@@ -154,3 +161,9 @@ class InflatedTower(VolumeTower):
         model = self.model
         parts = (("conv1", "bn1"), *((f"layer{stage}",) for stage in range(1, 5)))
         return [[model.get_submodule(name) for name in names] for names in parts]
+
+
+def _block_of(name: str) -> str:
+    """Return the block that a tensor belongs to (`layer3.22`), "" for one of none."""
+    found = re.match(r"layer[1-4]\.\d+(?=\.)", name)
+    return found.group() if found else ""
