@@ -14,6 +14,7 @@ from vlp.modalities.base import Processor
 from vlp.modalities.kinds import Spec, processor_of
 from vlp.modalities.text.processor import TextProcessor
 from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.volume.spec import VolumeSpec
 
 from .dual_encoder import DualEncoder, ModelConfig
 from .lora import add_lora_to_towers
@@ -36,6 +37,8 @@ def build_untrained(
 ) -> DualEncoder:
     """Return the model with random weights, nothing loaded, nothing frozen; raises ConfigError."""
     image_tower = build_image_tower(config.image, spec)
+    if isinstance(spec, VolumeSpec) and spec.image is not None and not image_tower.takes_both:
+        raise ConfigError(f"volume.image: the tower {image_tower.kind!r} takes volumes alone; `slices` takes both")
     text_tower = build_text_tower(config.text, TextProcessor(tokenizer).spec)
     if set(others) != set(config.encoders):
         raise ConfigError(f"model.encoders: {sorted(config.encoders)} need a processor each, found {sorted(others)}")
