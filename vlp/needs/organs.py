@@ -121,11 +121,9 @@ class OrganTexts(Need):
 
     def collate(self, rows: Rows) -> Organs:
         found = [(row, entry) for row, entries in enumerate(rows.prepared) for entry in entries]
-        cells = None
-        if self.settings.masked and self.grid is not None:
-            cells = torch.zeros((len(found), self.grid.cells), dtype=torch.bool)
-            for number, (_, entry) in enumerate(found):
-                cells[number] = torch.from_numpy(entry.cells)
+        cells = torch.zeros((0, 0), dtype=torch.bool) if self.settings.masked else None
+        if self.settings.masked and found:
+            cells = torch.from_numpy(np.stack([entry.cells for _, entry in found]))
         return Organs(
             owner=torch.tensor([row for row, _ in found], dtype=torch.int64),
             tokens=rows.own,
@@ -167,7 +165,9 @@ class OrganTexts(Need):
         masks = [read_mask(sample, name, geometry) for name in names if name in sample.masks]
         if not masks:
             return None
-        cells, is_whole = touched_cells(np.logical_or.reduce(masks), geometry, self.grid)
+        axes = len(geometry.source)  # of a picture in a model of volumes, the cells of its one slice
+        grid = Grid(self.grid.shape[-axes:], self.grid.stride[-axes:], self.grid.offset[-axes:])
+        cells, is_whole = touched_cells(np.logical_or.reduce(masks), geometry, grid)
         return cells if cells.any() and (is_whole or not self.settings.whole) else None
 
 
