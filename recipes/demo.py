@@ -148,13 +148,19 @@ def run_steps(console: Console, demo: Demo, out: Path, seed: int) -> int:
         command = [word.format(out=out, seed=seed, recipe=recipe) for word in words.split()]
         console.rule(f"[bold]{number}/{len(demo.steps)}  {what}", align="left")
         console.print(f"$ {' '.join(command)}", style="dim", soft_wrap=True, markup=False)
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), cpu_seconds()
         code = run_step(command)
-        console.print(f"({time.perf_counter() - began:.0f} s)", style="dim")
+        console.print(f"({time.perf_counter() - began:.0f} s, {cpu_seconds() - spent:.0f} s of a core)", style="dim")
         if code:
             console.print(f"[bold red]step {number} ended with {code}:[/] {escape(' '.join(command))}", soft_wrap=True)
             return code
     return 0
+
+
+def cpu_seconds() -> float:
+    """Return the processor time of the steps that have ended: on a machine that others use, what tells of a step's cost."""
+    used = os.times()
+    return used.children_user + used.children_system
 
 
 def run_step(command: list[str]) -> int:
@@ -193,7 +199,10 @@ def judge(console: Console, scores: Path, seconds: float, floors: Sequence[Floor
             ", ".join(beside),
         )
     console.print(table)
-    console.print(f"{seconds:.0f} s in all; the page to look at: {scores / 'report.html'}", soft_wrap=True)
+    console.print(
+        f"{seconds:.0f} s in all, {cpu_seconds():.0f} s of a core; the page to look at: {scores / 'report.html'}",
+        soft_wrap=True,
+    )
     for failure in failures:
         console.print(f"[bold red]under its floor:[/] {failure}", soft_wrap=True)
     return 1 if failures else 0

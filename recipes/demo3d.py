@@ -30,8 +30,8 @@ VOLUMES = Demo(
         ),
         (
             "Train a small dual encoder from scratch",
-            'vlp-train {recipe} data.train=[{{"path":"{out}/shards/nifti","weight":0.85}},'
-            '{{"path":"{out}/shards/dicom","weight":0.15}}] data.val={out}/shards/nifti out={out} name=model seed={seed}',
+            'vlp-train {recipe} data.train=[{{"path":"{out}/shards/nifti","weight":0.95}},'
+            '{{"path":"{out}/shards/dicom","weight":0.05}}] data.val={out}/shards/nifti out={out} name=model seed={seed}',
         ),
         (
             "Score the checkpoint zero-shot: retrieval, classification, grounding",

@@ -32,7 +32,9 @@ from vlp_prep.cli import main as vlp_prep
 
 RECORD = Path(__file__).with_name("same_numbers.json")
 RECIPES = sorted(
-    path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in ("base", "real_cpu", "demo3d")
+    path.stem
+    for path in (ROOT / "recipes").glob("*.yaml")
+    if path.stem not in ("base", "real_cpu", "demo3d", "hlip", "fvlm")
 )
 SUITES = ("smoke", "synthetic", "covid_cxr")
 SOURCES = ("synthetic", "covid_chestxray", "pairs")

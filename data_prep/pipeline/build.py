@@ -23,6 +23,7 @@ from typing import IO, Any
 
 from vlp.core.config import ConfigError, digest, to_tree, validate
 from vlp.core.output import partial_of, remove, whole, write_whole
+from vlp.core.untrusted import read_text
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
 
@@ -44,6 +45,8 @@ from .stats import GROUPED_BY, DatasetStats
 from .workers import Job, Pool, Rejected
 
 WORTH_WORKERS = 500
+SHOWN = 3
+"""How many reasons are named where a build fails, and how many keys of each."""
 ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
 """Options that say where and how, and do not change what is written."""
 
@@ -260,6 +263,8 @@ class Build:
         write_whole(self.out / "README.md", render_card(self._about(), stats, reasons, read))
         counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
         counts["unread"], counts["boxes cut"] = stats.counts["steps"][UNREAD], stats.counts["steps"][CUT]
+        counts["volumes"] = stats.counts["unit"].total()
+        counts["studies"], counts["patients"] = len(stats.people["study"]), len(stats.people["patient"])
         counts["faces"] = stats.counts["steps"][FACE]
         counts["concepts"] = stats.counts["with"]["concepts"]
         counts["without patient"] = stats.samples - stats.counts[GROUPED_BY]["patient"]
@@ -272,11 +277,19 @@ class Build:
         if counts["read"] and counts["counted"] > most * counts["read"]:
             raise ConfigError(
                 f"{counts['counted']} of {counts['read']} rejected, more than --max-rejected {most:g}: "
-                f"see {self.out / 'rejected.jsonl'}"
+                f"see {self.out / 'rejected.jsonl'} ({self._examples()})"
             )
         if self.out != self.options.out:
             replace_build(self.options.out)
             replace_private(self.private, private_of(self.options.out))
+
+    def _examples(self) -> str:
+        """Return what was rejected for which reason, the commonest first, with the keys of three of each."""
+        keys: dict[str, list[str]] = {}
+        for line in map(json.loads, read_text(self.out / "rejected.jsonl").splitlines()):
+            keys.setdefault(line["reason"], []).append(line["key"])
+        ordered = sorted(keys.items(), key=lambda item: (-len(item[1]), item[0]))[:SHOWN]
+        return "; ".join(f"{len(found)} {reason}: {', '.join(found[:SHOWN])}" for reason, found in ordered)
 
     def _about(self) -> dict[str, Any]:
         tree = to_tree(self.options)

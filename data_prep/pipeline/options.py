@@ -92,9 +92,10 @@ def read_options(source: str, flags: Mapping[str, Any], overrides: Sequence[str]
         for part in reversed(name.split(".")):
             value = {part: value}
         tree = merge(tree, value)
-    for item in dataclasses.fields(cls.Config):  # a flag of every build that the source has too is for both
-        if item.name in tree and not isinstance(tree[item.name], Mapping):
-            tree["source"].setdefault(item.name, tree[item.name])
+    own = {item.name for item in dataclasses.fields(cls.Config)}
+    for name, value in flags.items():  # a flag of every build that the source has too is for both
+        if (word := name.rpartition(".")[2]) in own:
+            tree["source"].setdefault(word, value)
     for override in overrides:
         tree = merge(tree, parse_override(override, tree, BuildOptions))
     return validate(BuildOptions, tree)

@@ -1,9 +1,10 @@
 """M3D-Cap: 120,092 series of pictures from Radiopaedia, with a text for each case.
 
 Layout, below the raw folder or its `M3D_Cap/`: `{ct_case,ct_quizze}/<five digits>/`, in it one `.txt` and a folder of 8-bit
-JPEG or PNG for each series, named by a number. Neither values in Hounsfield units nor millimetres are known: the volumes
-are stored as greys of modality OT with a spacing of 0, which a recipe that asks for millimetres refuses. Pictures are taken
-to be as they are shown, the patient's front above and right on the left, in the order of their numbers.
+JPEG or PNG for each series, named by a number; a `.json` with lists of train, validation and test. Neither values in
+Hounsfield units nor millimetres are known: the volumes are stored as greys of modality OT with a spacing of 0, which a
+recipe that asks for millimetres refuses. Pictures are taken to be as they are shown, the patient's front above and right on
+the left, in the order of their numbers.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from vlp.core.config import ConfigError
+from vlp.core.untrusted import read_json
 from vlp.modalities.image.decode import decode, image_size, read_image
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume.hounsfield import unscaled
@@ -29,6 +31,7 @@ from .base import Record, Reject, Source, sources
 
 PARTS = ("ct_case", "ct_quizze")
 PICTURES = (".jpg", ".jpeg", ".png")
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
 HEADINGS = ("study_findings:", "discussion:")
 UNKNOWN = "slices as pictures: neither HU nor spacing nor orientation is known"
 AS_SHOWN = FileAxes((2, 1, 0), (False, True, True))
@@ -44,7 +47,7 @@ class M3dCap(Source):
 
     def records(self) -> Iterator[Record]:
         base = self.raw / "M3D_Cap" if (self.raw / "M3D_Cap").is_dir() else self.raw
-        parts = [part for part in PARTS if (base / part).is_dir()]
+        parts, splits = [part for part in PARTS if (base / part).is_dir()], _splits(base)
         if not parts:
             raise ConfigError(f"m3d_cap: {self.raw} has no {' or '.join(PARTS)}: is this the folder as published?")
         for part in parts:
@@ -52,7 +55,13 @@ class M3dCap(Source):
                 study = f"{part}_{case.name}"
                 place = case.relative_to(self.raw).as_posix()
                 for series in sorted(path.name for path in case.iterdir() if path.is_dir()):
-                    yield Record(f"{study}_{series}", {"case": place, "file": f"{place}/{series}"}, study, study)
+                    yield Record(
+                        f"{study}_{series}",
+                        {"case": place, "file": f"{place}/{series}"},
+                        study,
+                        study,
+                        splits.get(study),
+                    )
 
     def sample(self, record: Record) -> Sample:
         case, folder = self.path(record.data["case"]), self.path(record.data["file"])
@@ -80,6 +89,20 @@ class M3dCap(Source):
         dropped = len(data) - count
         steps = (UNKNOWN, *([f"left out: {dropped} slices of other sizes"] if dropped else []))
         return Volume(voxels, np.diag([0.0, 0.0, 0.0, 1.0]), OTHER, span, AS_SHOWN, steps)
+
+
+def _splits(base: Path) -> dict[str, str]:
+    """Return the split of each case that the publisher's lists name, by the part and the number in the paths there."""
+    found: dict[str, str] = {}
+    for path in sorted(base.glob("*.json")):
+        lists = read_json(path)
+        for name, split in SPLITS.items():
+            for entry in lists.get(name, ()) if isinstance(lists, dict) else ():
+                parts = str(entry.get("image", "")).replace("\\", "/").split("/")
+                known = next((at for at, part in enumerate(parts[:-1]) if part in PARTS), None)
+                if known is not None:
+                    found.setdefault(f"{parts[known]}_{parts[known + 1]}", split)
+    return found
 
 
 def _number(path: Path) -> int | None:

@@ -50,7 +50,10 @@ TIMM_OPTIONS = words(
 )
 """Options of timm's constructors that a model of others may set: sizes, counts, rates, and names of timm's own layers."""
 
-LIBRARIES = ("timm", "transformers", "open_clip")
+LIBRARY_OF = {"timm": "timm", "vit3d": "timm", "hf": "transformers", "open_clip": "open_clip", "monai": "monai"}
+"""Whose model a kind of tower builds."""
+
+LIBRARIES = tuple(dict.fromkeys(LIBRARY_OF.values()))
 """What may be trusted by these names: any option of theirs but the `LOADERS`."""
 
 FILES = (".bin", ".pt", ".pth", ".tar", ".ckpt", ".safetensors", ".npz", ".npy", ".pkl", ".py", ".so")
@@ -126,8 +129,14 @@ def is_trusted(module: str, trust: Collection[str]) -> bool:
 
 def dotted_modules(*trees: Any) -> tuple[str, ...]:
     """Return the modules that components named by `module:Class` come from."""
-    kinds = [tree.get("kind") if isinstance(tree, Mapping) else tree for tree in trees]
+    every = [part for tree in trees for part in (tree, *_inner_towers(tree))]
+    kinds = [tree.get("kind") if isinstance(tree, Mapping) else tree for tree in every]
     return tuple(kind.partition(":")[0] for kind in kinds if isinstance(kind, str) and ":" in kind)
+
+
+def _inner_towers(tree: Any) -> list[Any]:
+    """Return the configurations of the towers that a tower is made of, such as that on each slice of a volume."""
+    return [tree["tower"]] if isinstance(tree, Mapping) and "tower" in tree else []
 
 
 def check_module(name: str, trust: Collection[str], where: str) -> None:
@@ -150,15 +159,19 @@ def check_tower(tree: Any, registry: Registry[Any], trust: Collection[str], wher
         return
     if not isinstance(tree, Mapping):
         return
+    for inner in _inner_towers(tree):
+        if _inner_towers(inner):
+            raise ConfigError(f"{where}.tower: nested deeper than an architecture is")
+        check_tower(inner, registry, trust, f"{where}.tower")
     refuse_loaders({key: value for key, value in tree.items() if key != "pretrained"}, where)
     if kind == "hf" and tree.get("path") is not None:
         raise ConfigError(f"{where}.path: a model that comes from elsewhere holds its architecture itself, in `config`")
-    library = {"timm": "timm", "hf": "transformers", "open_clip": "open_clip"}.get(kind)
+    library = LIBRARY_OF.get(kind)
     if library is None or is_trusted(library, trust):
         return
     refuse_paths({key: value for key, value in tree.items() if key not in ("pretrained", "targets")}, where)
     options = tree.get("options")
-    for name in options if kind == "timm" and isinstance(options, Mapping) else ():
+    for name in options if library == "timm" and isinstance(options, Mapping) else ():
         if name not in TIMM_OPTIONS:
             raise ConfigError(
                 f"{where}.options.{name} is not among the options that a model of others may set; where you trust this "

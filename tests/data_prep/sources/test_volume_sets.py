@@ -1,6 +1,7 @@
 """Sets of volumes, each in a miniature of its published layout with its quirks."""
 
 import importlib.util
+import json
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,12 @@ def test_m3d_cap(tmp_path: Path) -> None:
     (case / "Coronal").mkdir()
     cv2.imwrite(str(case / "Coronal/1.jpeg"), array[0])
     trees.put(case / "text.txt", "presentation: pain study_findings: A cyst. ")
+    listed = {"image": "M3D_Cap_npy/ct_quizze/000017/Axial_C.npy", "text": "M3D_Cap_npy/ct_quizze/000017/text.txt"}
+    trees.put(raw / "M3D_Cap/M3D_Cap.json", json.dumps({"train": [], "validation": [listed], "test": []}))
     found = run("m3d_cap", raw, "--max-rejected", 1)
     ((key, one),) = found.items()
     assert key.startswith("ct_quizze_000017_Axial_C") and key.isascii() and one.study == "ct_quizze_000017"
+    assert one.split == "val"
     assert one.report is not None and one.report.text == "A cyst." and one.modality == "OT"
     assert np.array_equal(volumes.voxels(one), array[:, ::-1, ::-1])
     assert one.volume is not None and (one.volume.spacing, one.volume.orientation) == ((0, 0, 0), "unknown")
