@@ -263,6 +263,8 @@ class Build:
         write_whole(self.out / "README.md", render_card(self._about(), stats, reasons, read))
         counts = Counter(read=read, written=stats.samples, rejected=len(lines), counted=counted, shards=len(planned))
         counts["unread"], counts["boxes cut"] = stats.counts["steps"][UNREAD], stats.counts["steps"][CUT]
+        counts["volumes"] = stats.counts["unit"].total()
+        counts["studies"], counts["patients"] = len(stats.people["study"]), len(stats.people["patient"])
         counts["faces"] = stats.counts["steps"][FACE]
         counts["concepts"] = stats.counts["with"]["concepts"]
         counts["without patient"] = stats.samples - stats.counts[GROUPED_BY]["patient"]

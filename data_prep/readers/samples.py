@@ -56,12 +56,14 @@ class Reading:
                 raise ConfigError(f"{self.shards.manifest.base}: {shard} cannot be read: {words}") from None
             yield index, sample
 
-    def images(self, measure: Callable[[bytes, bool], T]) -> Iterator[tuple[int, Sample, T]]:
+    def images(
+        self, measure: Callable[[bytes, bool], T], rows: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, Sample, T]]:
         """Yield (number, sample, what `measure` returns for its image); where that raises ImageError it is rejected.
 
         `measure` is called with the encoded image and whether it is a volume.
         """
-        for index, sample in self.samples():
+        for index, sample in self.samples(rows):
             assert isinstance(sample.image, bytes)
             try:
                 measured = measure(sample.image, sample.volume is not None)

@@ -78,7 +78,7 @@ class Source(ABC):
         """No options."""
 
     name: ClassVar[str]
-    version: ClassVar[str] = ""
+    version: str = ""
     licence: ClassVar[str] = "see the publisher's terms"
     homepage: ClassVar[str] = ""
     needs_raw: ClassVar[bool] = True

@@ -66,6 +66,7 @@ class CtRate(Source):
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
+        self.version = config.version
         if unknown := set(config.groups) - set(GROUPS):
             raise ConfigError(f"ct_rate: groups {', '.join(sorted(unknown))}: expected some of {', '.join(GROUPS)}")
 
