@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.toys import make_sample
 from tests.train.volumes import write_scans
@@ -112,12 +113,15 @@ def test_an_image_among_volumes_is_rejected_and_counted(
     ]
 
 
-def test_a_picture_is_read_as_the_image_it_is() -> None:
+def test_a_picture_is_read_as_the_image_it_is(tmp_path: Path) -> None:
     processor, flat = VolumeProcessor(SPEC), ImageProcessor(IMAGE)
     pixels = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
     values, geometry = processor.eval(Picture.of(pixels))
     expected, placed = flat.eval(pixels)
     assert torch.equal(values, expected[:, None]) and geometry == placed
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    for item in (pixels, tmp_path / "a.png", (tmp_path / "a.png").read_bytes(), Image.fromarray(pixels)):
+        assert torch.equal(processor.eval(processor.native(item))[0], values)
     assert processor.geometry(*processor.extent(Picture.of(pixels))) == placed
     normalised = Windows(replace(SPEC, image=replace(IMAGE, mean=(0.4,), std=(0.2,))))(values[None])
     torch.testing.assert_close(normalised, ((expected / 255 - 0.4) / 0.2)[None, :, None].expand(-1, 2, -1, -1, -1))

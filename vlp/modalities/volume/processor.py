@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jp2")
+"""Endings of files that hold one 2-D image, never a volume."""
 
 
 @processors.register("volume")
@@ -75,10 +77,13 @@ class VolumeProcessor(ImageLike[Volume]):
     def native(self, item: Any, **options: Any) -> Volume:
         """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`.
 
+        Where pictures are read too, also a path, bytes, pixels or PIL image of one.
         `options` are those of `VolumeOptions`. Raises ImageError, and ConfigError for an option that is none.
         """
         if isinstance(item, (bytes, bytearray)):
             return self.read(bytes(item))
+        if self.pictures is not None and _is_picture(item):
+            return Picture.of(self.pictures.native(item, **options))
         if isinstance(item, Volume):
             return self._checked(item)
         said = validate(VolumeOptions, {"modality": self.spec.modality, **options})
@@ -263,6 +268,11 @@ class VolumeProcessor(ImageLike[Volume]):
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)[None])
+
+
+def _is_picture(item: Any) -> bool:
+    is_path = isinstance(item, (str, Path))
+    return Path(item).suffix.lower() in PICTURES if is_path else not isinstance(item, Volume)
 
 
 def _as_slice(found: tuple[Tensor, Geometry]) -> tuple[Tensor, Geometry]:
