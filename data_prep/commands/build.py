@@ -74,6 +74,8 @@ def _print_counts(counts: Counter[str], out: Path) -> None:
         f"read {counts['read']} = written {counts['written']} + rejected {counts['rejected']}"
         f"{f' ({reasons})' if reasons else ''}\n{out}: {counts['shards']} shards\n"
     )
+    if counts["volumes"]:
+        sys.stdout.write(f"{counts['volumes']} volumes, {counts['studies']} studies, {counts['patients']} patients\n")
     if counts[f"reason {KILLED}"]:
         sys.stdout.write(
             f"{KILLED}: left out, as a process was killed at each of them, mostly for want of memory; where that was you, "

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from vlp.core.config import compose, validate
 from vlp.modalities.image.decode import image_size
 from vlp.modalities.text.spec import TextSpec
+from vlp.sample import Sample
 
 from ..pipeline.stats import DatasetStats, quantiles
 from ..readers.samples import Reading, max_rejected_option
@@ -38,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
     stats, texts = DatasetStats(), []
     sizes: Counter[int] = Counter()
     reading = Reading(args.folder, args.max_rejected, args.split)
-    for _, sample, size in reading.images(lambda data, is_volume: None if is_volume else image_size(data)):
+    for sample, side in _sizes(reading):
         stats.add(sample)
-        if size is not None:
-            sizes[max(size)] += 1
+        if side is not None:
+            sizes[side] += 1
         if args.tokenizer:
             texts.append(sample.report.text if sample.report else "\n".join(sample.captions))
     record: dict[str, Any] = stats.to_json()
@@ -56,6 +57,24 @@ def run(args: argparse.Namespace) -> int:
     sys.stdout.write(json.dumps(record, indent=1) + "\n" if args.json else _text(record))
     reading.finish()
     return 0
+
+
+def _sizes(reading: Reading) -> Iterator[tuple[Sample, int | None]]:
+    """Yield samples with the longer side of their image; a volume is not read for this, its record says all."""
+    first = next(reading.samples(range(min(1, len(reading.shards))), pixels=False), None)
+    if first is None or first[1].volume is None:
+        for _, sample, side in reading.images(_side):
+            yield sample, side
+        return
+    for index, record in reading.samples(pixels=False):
+        if record.volume is None:
+            yield from ((sample, side) for _, sample, side in reading.images(_side, [index]))
+        else:
+            yield reading.shards.sample(index, pixels=False), None  # its masks are counted
+
+
+def _side(data: bytes, is_volume: bool) -> int | None:
+    return None if is_volume else max(image_size(data))
 
 
 def _tokens(where: Path, texts: list[str]) -> tuple[dict[str, float], dict[str, float]]:

@@ -15,8 +15,6 @@ from vlp.data.shards.shard_set import ShardSet
 from vlp.modalities.image.errors import ImageError
 from vlp.sample import Sample
 
-from ..pipeline.shard_writer import ShardWriter
-
 T = TypeVar("T")
 SHOWN = 20
 """How many rejected samples are named on the console."""
@@ -56,12 +54,14 @@ class Reading:
                 raise ConfigError(f"{self.shards.manifest.base}: {shard} cannot be read: {words}") from None
             yield index, sample
 
-    def images(self, measure: Callable[[bytes, bool], T]) -> Iterator[tuple[int, Sample, T]]:
+    def images(
+        self, measure: Callable[[bytes, bool], T], rows: Iterable[int] | None = None
+    ) -> Iterator[tuple[int, Sample, T]]:
         """Yield (number, sample, what `measure` returns for its image); where that raises ImageError it is rejected.
 
         `measure` is called with the encoded image and whether it is a volume.
         """
-        for index, sample in self.samples():
+        for index, sample in self.samples(rows):
             assert isinstance(sample.image, bytes)
             try:
                 measured = measure(sample.image, sample.volume is not None)
@@ -70,11 +70,11 @@ class Reading:
             else:
                 yield index, sample, measured
 
-    def copy(self, samples: Iterable[tuple[int, Sample]], out: ShardWriter) -> None:
-        """Write samples into another set; one that cannot be written is rejected."""
+    def copy(self, samples: Iterable[tuple[int, Sample]], write: Callable[[Sample], object]) -> None:
+        """Write samples into another set, each by `write`; one that cannot be written is rejected."""
         for index, sample in samples:
             try:
-                out.write(sample)
+                write(sample)
             except SampleError as error:
                 self.reject(index, error)
 

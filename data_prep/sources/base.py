@@ -78,7 +78,7 @@ class Source(ABC):
         """No options."""
 
     name: ClassVar[str]
-    version: ClassVar[str] = ""
+    version: str = ""
     licence: ClassVar[str] = "see the publisher's terms"
     homepage: ClassVar[str] = ""
     needs_raw: ClassVar[bool] = True
@@ -131,6 +131,10 @@ class Source(ABC):
             groups={name: value for name, value in (groups or {}).items() if value},
             **fields,
         )
+
+    def holds_volumes(self) -> bool:
+        """Return whether records are volumes, of a hundred megabytes each: shards are shorter, workers take one at a time."""
+        return False
 
     def place(self, record: Record) -> str:
         """Return what a record was made of (a file, a row), for the owner of the data to find it again."""

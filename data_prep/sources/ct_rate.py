@@ -66,8 +66,12 @@ class CtRate(Source):
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
+        self.version = config.version
         if unknown := set(config.groups) - set(GROUPS):
             raise ConfigError(f"ct_rate: groups {', '.join(sorted(unknown))}: expected some of {', '.join(GROUPS)}")
+
+    def holds_volumes(self) -> bool:
+        return True
 
     def records(self) -> Iterator[Record]:
         base = "dataset/" if (self.raw / "dataset").is_dir() else ""

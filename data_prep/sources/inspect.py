@@ -21,6 +21,7 @@ from .base import Record, Reject, Source, grouped, sources
 
 BROKEN = {name: why for why, names in read_yaml(Path(__file__).with_suffix(".yaml")).items() for name in names}
 SPLITS = {"valid": "val", "validation": "val"}
+_HEADING = re.compile(r"(?i)^\s*IMPRESSIONS?\s*:\s*")
 PATIENT = ("person_id", "patient_id")
 
 
@@ -31,6 +32,9 @@ class Inspect(Source):
     homepage = "https://stanfordaimi.azurewebsites.net"
     modality = "CT"
     language = "en"
+
+    def holds_volumes(self) -> bool:
+        return True
 
     def records(self) -> Iterator[Record]:
         mapping, impressions, splits = (self._newest(name) for name in ("study_mapping", "impressions", "splits"))
@@ -86,7 +90,7 @@ class Inspect(Source):
             reason, detail, counted = data["problem"]
             raise Reject(reason, detail, counted=counted)
         volume = self.volume(self.image(data["file"]))
-        return self.sample_of(record, volume, report=data["text"] and f"IMPRESSION: {data['text']}")
+        return self.sample_of(record, volume, report=data["text"] and f"IMPRESSION: {_HEADING.sub('', data['text'])}")
 
 
 def _id(row: Row) -> str:

@@ -24,7 +24,7 @@ from .base import Record, Source, sources
 STUDY = "study id"
 GROUPS = {"sex": "gender", "age": "age", "phase": "phase", "manufacturer": "manufacturer"}
 LABELS = "zero_shot_findings_disease_cls.csv"
-_HEADING = re.compile(r"(?im)(?:^|(?<=[.\n\s]))\s*IMPRESSIONS?(?:\s*\(S\))?\s*:\s*")
+_HEADING = re.compile(r"(?i)\bIMPRESSIONS?(?: ?\(S\))? ?:\s*")
 _FIRST = re.compile(r"(?:(?<=\n)|(?<=[.:!?]\s)|(?<=[.:!?]))[ \t]*1[.)]\s*(?=[A-Z])")
 _SECOND = re.compile(r"(?:\s|(?<=[.!?]))2[.)]\s*(?=[A-Z])")
 
@@ -42,6 +42,9 @@ class Merlin(Source):
         """`groups`: of sex, age, phase, manufacturer, those of `metadata.csv` that are carried over; none unless asked."""
 
         groups: tuple[str, ...] = ()
+
+    def holds_volumes(self) -> bool:
+        return True
 
     def records(self) -> Iterator[Record]:
         if unknown := set(self.config.groups) - set(GROUPS):
@@ -88,12 +91,12 @@ class Merlin(Source):
 
 def report_of(text: str) -> str:
     """Return a whole report with its findings and its impression under headings, as they are where no boundary is found."""
-    headings = list(_HEADING.finditer(text))
-    if headings:
-        findings, impression = text[: headings[-1].start()], text[headings[-1].end() :]
+    heading = _HEADING.search(text)
+    if heading:
+        findings, impression = text[: heading.start()], text[heading.end() :]
     else:
-        lists = [match for match in _FIRST.finditer(text) if _SECOND.search(text, match.end())]
-        start = lists[-1].start() if lists else len(text)
+        second = max((match.start() for match in _SECOND.finditer(text)), default=-1)
+        start = max((match.start() for match in _FIRST.finditer(text) if match.end() <= second), default=len(text))
         findings, impression = text[:start], text[start:]
     findings = re.sub(r"(?i)^\s*FINDINGS?\s*:\s*", "", findings)
     parts = [("FINDINGS", findings.strip()), ("IMPRESSION", impression.strip())]

@@ -176,3 +176,26 @@ def test_ranks_share_a_batch_without_gap_or_overlap(cursor: int, size: int, worl
     parts = [rows(cursor, size, rank, world) for rank in range(world)]
     assert [one for part in parts for one in part] == list(range(cursor, cursor + size))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(
+    weights=st.lists(st.floats(0.1, 5), min_size=2, max_size=4), unit=st.integers(2, 33), seed=st.integers(0, 99),
+    start=st.integers(0, 3 * CYCLE),
+)  # fmt: skip
+def test_batches_of_one_source(weights: list[float], unit: int, seed: int, start: int) -> None:
+    """A run of `unit` is of one source, which goes on where its run before ended: the plain mixture, run by run."""
+    mixture, plain = Mixture(weights, seed, unit), Mixture(weights, seed)
+    for run in range(start, start + 5):
+        source, own = plain.at(run)
+        found = [mixture.at(run * unit + place) for place in range(unit)]
+        assert found == [(source, own * unit + place) for place in range(unit)]
+
+
+def test_substitutes_are_of_the_same_source_where_batches_are() -> None:
+    orders = [Order([40, 40], name, 0, 2) for name in ("a", "b")]
+    mixed, plain = Plan(orders, [1, 1], 0, unit=8), Plan(orders, [1, 1], 0)
+    for position in range(0, 160, 13):
+        first = mixed.draw(position)
+        found = list(mixed.substitutes(position, 8, 30))
+        assert {ref.source for ref in found} == {first.source} and len({(ref.epoch, ref.index) for ref in found}) == 30
+        assert list(plain.substitutes(position, 8, 3)) == [plain.draw(position + 8 + more) for more in range(3)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,41 @@ def test_a_flip_and_a_turn_carry_the_cells_along() -> None:
     mask = MASKS["heart"][:, :, 4:]
     turned, _ = touched_cells(mask, square.rotated(90.0), grid)
     np.testing.assert_array_equal(turned, pooled(np.rot90(mask, 1, (1, 2)), grid))
+
+
+@pytest.mark.parametrize("degrees", [0.0, 11.0])
+@pytest.mark.parametrize("shift", [0.0, -8.0, 9.0])
+def test_planes_that_share_a_cell_are_joined_and_change_nothing(degrees: float, shift: float) -> None:
+    rng = np.random.default_rng(int(degrees + shift) % 7)
+    mask = np.zeros((24, 20, 20), bool)
+    mask[3:21, 4:16, 4:16] = rng.random((18, 12, 12)) < 0.02
+    mask[3, 9, 9] = mask[20, 9, 9] = True
+    geometry = Geometry(mask.shape, (16, 20, 20), (0.6, 1.0, 0.9), (shift, 0.5, 1.0))
+    geometry = geometry.rotated(degrees) if degrees else geometry
+    grid = Grid((4, 5, 5), (4.0, 4.0, 4.0), (2.0, 2.0, 2.0))
+    expected, whole = np.zeros(grid.shape, bool), True
+    for voxel in np.argwhere(mask):
+        place = geometry.to_input(voxel + 0.5)
+        whole = whole and all(0 < at < side for at, side in zip(place, (16, 20, 20), strict=True))
+        cell = tuple(int(np.floor(at / 4)) for at in place)
+        if all(0 <= index < count for index, count in zip(cell, grid.shape, strict=True)):
+            expected[cell] = True
+    cells, is_whole = touched_cells(mask, geometry, grid)
+    np.testing.assert_array_equal(cells.reshape(grid.shape), expected)
+    assert is_whole is whole is (shift == 0.0)
+
+
+def test_masks_of_images(tmp_path: Path) -> None:
+    """PNG masks on a grid of two axes, also where the model's tower has three: then on its one slice."""
+    from PIL import Image
+
+    flat = np.zeros((16, 20), np.uint8)
+    flat[5:9, 9:12] = 255
+    Image.fromarray(flat).save(tmp_path / "heart.png")
+    picture = sample(masks={"heart": (tmp_path / "heart.png").read_bytes()}, volume=None)
+    found = prepared(Geometry((16, 20), (16, 20), (1.0, 1.0), (0.0, 0.0)), given=picture)
+    plane = Grid(GRID.shape[1:], GRID.stride[1:], GRID.offset[1:])
+    np.testing.assert_array_equal(found["heart"].cells, pooled(flat > 0, plane))
 
 
 def test_an_organ_that_a_crop_cuts_is_left_out() -> None:

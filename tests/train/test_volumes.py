@@ -13,6 +13,7 @@ from tests.train.ranks import run_ranks
 from tests.train.test_grad_cache import assert_same, grads
 from tests.train.test_run import assert_same_checkpoint
 from tests.train.volumes import ANATOMY, DEPTH, FINDINGS, built, write_recipe, write_scans
+from vlp.core.config import ConfigError
 from vlp.objectives import objectives
 from vlp.train.grad_cache import accumulate_gradients
 
@@ -72,6 +73,46 @@ def test_cached_embeddings_have_the_whole_batchs_gradients(recipe3d: Path, tmp_p
         found.append((losses.total.detach(), grads(engine)))
     torch.testing.assert_close(found[1][0], found[0][0])
     assert_same(found[1][1], found[0][1], 1e-5)
+
+
+MIXED = (
+    "volume={spacing: [48, 12, 12], size: [6, 32, 32], windows: [lung, bone], image: {size: 32, channels: 1}}",
+    "model.image={kind: slices, tower: {kind: conv, width: 8, blocks: [1, 1, 1], norm: group}, chunk: 4}",
+)
+
+
+def test_images_and_volumes_train_one_model(recipe3d: Path, tmp_path: Path, scans: Path, shards: Path) -> None:
+    sources = f"data.train=[{{path: {scans}}}, {{path: {shards}}}]"
+    lines = ["clip", {"kind": "concept", "align": "none", "of": "phrases", "loss": "softmax"}, ANATOMY, DEPTH]
+    components, engine = built(recipe3d, tmp_path / "run", lines, sources, *MIXED)
+    seen = set()
+    for _, batch in zip(range(6), components.loader, strict=False):
+        output = engine.embed(batch)
+        assert output.grid is not None and output.patches is not None
+        assert output.grid.shape[0] == batch.image.shape[2] and output.grid.cells == output.patches.shape[1]
+        losses = accumulate_gradients(engine, batch, 0.0, 1, False)
+        assert torch.isfinite(losses.total)
+        missing = [name for name, one in engine.module.named_parameters() if one.requires_grad and one.grad is None]
+        assert not missing, "data parallelism would stop"
+        engine.step(1.0)
+        seen.add(batch.image.shape[2])
+    assert seen == {1, 6}
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (("model.image={kind: patch_conv, patch: [2, 4, 4]}",), "the tower 'patch_conv' takes volumes alone"),
+        (("objectives=[{kind: mae, patch: [1, 8, 8], window: [0, 2000], channels: 1}]",), "images or of volumes, not of both"),
+        (("volume.image=null",), "synthetic holds images, and the recipe's model reads volumes"),
+    ],
+)  # fmt: skip
+def test_what_cannot_read_both_is_refused(
+    changed: tuple[str, ...], message: str, recipe3d: Path, tmp_path: Path, scans: Path, shards: Path
+) -> None:
+    sources = f"data.train=[{{path: {scans}}}, {{path: {shards}}}]"
+    with pytest.raises(ConfigError, match=message):
+        built(recipe3d, tmp_path / "run", ["clip"], sources, *MIXED, *changed)
 
 
 def gradients_of_a_rank(recipe: Path, out: Path) -> None:

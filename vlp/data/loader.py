@@ -33,13 +33,14 @@ from vlp.core.errors import NO_HANDLES, handle_limit, in_words, is_machine
 from vlp.modalities.base import ImageLike
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.text.tokenizers.base import Tokenizer
+from vlp.modalities.volume.store import is_volume
 
 from .collate import Collator, DecodedSample, LoaderError, WorkerResult
 from .config import DataConfig, SourceConfig, TextView
 from .pipe_stream import PipeDataset, PipeStream
 from .sampling import SampleRef, rows, seed_of
 from .shards.sample_io import SampleError
-from .stream import Stream, check_content, open_stream, too_many_rejected
+from .stream import Stream, check_content, check_kinds, open_stream, too_many_rejected
 
 __all__ = ["DataConfig", "Loader", "LoaderError", "SourceConfig", "TextView", "open_stream"]
 
@@ -97,12 +98,14 @@ class BatchDataset(Dataset[WorkerResult]):
     """The batches of one rank, by the position of their first sample; a loader's worker reads them. It has no state."""
 
     def __init__(self, stream: Stream, collator: Collator, rank: int, world: int, training: bool) -> None:
-        self.sources, self.plan, self.seed, self.total = stream.sources, stream.plan, stream.seed, stream.samples
+        self.sources, self.plan, self.seed, self.spans = stream.sources, stream.plan, stream.seed, stream.spans()
+        both = len(collator.preprocess.kinds) > 1  # a model of one kind cannot decode the other
+        self.kinds = [source.kind if both else None for source in stream.sources]
         self.size = stream.config.batch_size
         self.collator, self.rank, self.world, self.training = collator, rank, world, training
 
     def __getitem__(self, cursor: int) -> WorkerResult:
-        size = self.size if self.training else min(self.size, self.total - cursor)
+        size = self.size if self.training else min(self.size, self._end(cursor) - cursor)
         rejected: list[tuple[str, str]] = []
         try:
             if self.training:
@@ -115,6 +118,9 @@ class BatchDataset(Dataset[WorkerResult]):
         batch.cursor, batch.rejected = cursor + size, len(rejected)
         return WorkerResult(batch, tuple(rejected))
 
+    def _end(self, cursor: int) -> int:
+        return next(span.stop for span in self.spans if cursor in span)
+
     def _prefetch(self, cursor: int) -> None:
         """Have the shards of the next window copied, where they are remote; one worker does it for all."""
         worker = get_worker_info()
@@ -125,14 +131,23 @@ class BatchDataset(Dataset[WorkerResult]):
 
     def _load_or_substitute(self, position: int, rejected: list[tuple[str, str]]) -> DecodedSample | None:
         """Return the sample at a position; for a damaged one, in training, the first good one from a batch further on."""
-        substitutes = range(position + self.size, position + self.size + MAX_SUBSTITUTES) if self.training else ()
-        for place in (position, *substitutes):
-            ref = self.plan.draw(place) if self.training else self._in_order(place)
+        drawn = (
+            itertools.chain([self.plan.draw(position)], self.plan.substitutes(position, self.size, MAX_SUBSTITUTES))
+            if self.training
+            else [self._in_order(position)]
+        )
+        for ref in drawn:
             source = self.sources[ref.source]
             try:
                 sample = source.shards.sample(ref.index, masks=self.collator.reads_masks)
                 if not sample.source:
                     sample = replace(sample, source=source.name)
+                kind = self.kinds[ref.source]
+                if kind is not None and is_volume(sample.image) is not (kind == "volume"):
+                    raise SampleError(
+                        f"key {sample.key!r} is not of the kind of the first sample of its set, {kind}: give images and "
+                        "volumes sets of their own"
+                    )
                 seed = seed_of("sample", self.seed, ref.epoch, sample.source, sample.key) if self.training else None
                 return self.collator.decode(sample, seed)
             except (SampleError, ImageError) as error:
@@ -183,6 +198,8 @@ class Loader:
         self.config, self.seed, self.rank, self.world, self.split = config, seed, rank, world, split
         self.stream = stream if stream is not None else open_stream(config, seed, split, world)
         self.samples = self.stream.samples
+        if isinstance(self.stream, Stream):
+            check_kinds(self.stream, preprocess)
         missing = self.stream.without_text != 0  # not known of a stream that cannot seek
         self.collator = Collator(
             preprocess,
@@ -202,6 +219,11 @@ class Loader:
         self.cursor = 0
         self.rejected: dict[str, str] = {}
         self._unshared: list[str] = []
+
+    @property
+    def _is_mixed(self) -> bool:
+        """Whether images and volumes are read in turn, a batch of each."""
+        return isinstance(self.stream, Stream) and self.stream.unit > 1
 
     def __len__(self) -> int:
         """Return the number of batches of one epoch, a short last one included."""
@@ -227,7 +249,9 @@ class Loader:
         if isinstance(self.stream, PipeStream):
             raise ConfigError("a stream has no end: it cannot be read once from end to end")
         dataset = BatchDataset(self.stream, self.collator, self.rank, self.world, training=False)
-        return self._read(dataset, range(0, self.samples, self.config.batch_size))
+        spans = self.stream.spans()
+        size = self.config.batch_size
+        return self._read(dataset, list(itertools.chain(*(range(span.start, span.stop, size) for span in spans))))
 
     def _read(self, dataset: Dataset[WorkerResult], positions: Iterable[int] | None) -> Iterator[Batch]:
         loading = DataLoader(
@@ -314,7 +338,7 @@ class Loader:
             "cursor": self.cursor,
             "digest": self.stream.digest,
             "window": self.config.window,
-            "bucket": self.config.batch_size if self.config.bucket else 0,
+            "bucket": self.config.batch_size if self.config.bucket or self._is_mixed else 0,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -331,8 +355,8 @@ class Loader:
                 )
         if state["bucket"] != mine["bucket"]:
             raise ConfigError(
-                "cannot resume: with data.bucket the order depends on data.batch_size, which was "
-                f"{state['bucket'] or 'without bucketing'} and is {mine['bucket'] or 'without bucketing'} now"
+                "cannot resume: with data.bucket, or images and volumes together, the order depends on data.batch_size, which "
+                f"was {state['bucket'] or 'without bucketing'} and is {mine['bucket'] or 'without bucketing'} now"
             )
         self.cursor = int(state["cursor"])
         if isinstance(self.stream, PipeStream):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,16 +148,19 @@ def _bucket(order: np.ndarray, lengths: np.ndarray, unit: int, start: int, seed:
 
 
 class Mixture:
-    """Positions of the stream shared out among sources: in each cycle of 4,096, source s has a fixed number of them."""
+    """Positions of the stream shared out among sources: in each cycle of 4,096, source s has a fixed number of them.
 
-    def __init__(self, weights: Sequence[float], seed: int) -> None:
+    With `unit` > 1 it is runs of so many positions, aligned to multiples of it, that are shared out: whole batches.
+    """
+
+    def __init__(self, weights: Sequence[float], seed: int, unit: int = 1) -> None:
         shares = np.asarray(weights, dtype=np.float64)
         if len(shares) == 0 or not np.isfinite(shares).all() or (shares <= 0).any():
             raise ValueError(f"weights must be positive, found {list(weights)}")
         exact = shares / shares.sum() * CYCLE
         if exact.min() < 0.5:
             raise ValueError(f"a weight of {shares.min():g} in {shares.sum():g} is below one in {CYCLE} samples")
-        self.seed = seed
+        self.seed, self.unit = seed, unit
         self.quotas = _round_to_sum(exact, CYCLE)
         self._pattern = np.repeat(np.arange(len(shares)), self.quotas)
         self._cycle: tuple[int, np.ndarray, np.ndarray] | None = None
@@ -166,14 +169,15 @@ class Mixture:
         """Return (source, position in that source's own stream)."""
         if len(self.quotas) == 1:
             return 0, position
-        cycle, inside = divmod(position, CYCLE)
+        run, place = divmod(position, self.unit)
+        cycle, inside = divmod(run, CYCLE)
         if self._cycle is None or self._cycle[0] != cycle:
             sources = self._pattern[permutation(seed_of("mixture", self.seed, cycle), CYCLE)]
             before = np.empty(CYCLE, dtype=np.int64)
             for source, quota in enumerate(self.quotas):
                 before[sources == source] = cycle * int(quota) + np.arange(quota)
             self._cycle = cycle, sources, before
-        return int(self._cycle[1][inside]), int(self._cycle[2][inside])
+        return int(self._cycle[1][inside]), int(self._cycle[2][inside]) * self.unit + place
 
 
 def _round_to_sum(values: np.ndarray, total: int) -> np.ndarray:
@@ -189,13 +193,24 @@ def _round_to_sum(values: np.ndarray, total: int) -> np.ndarray:
 class Plan:
     """The stream of a run: what is at each position, and which positions a rank has of each batch."""
 
-    def __init__(self, orders: Sequence[Order], weights: Sequence[float], seed: int) -> None:
+    def __init__(self, orders: Sequence[Order], weights: Sequence[float], seed: int, unit: int = 1) -> None:
         self.orders = tuple(orders)
-        self.mixture = Mixture(weights, seed)
+        self.mixture = Mixture(weights, seed, unit)
 
     def draw(self, position: int) -> SampleRef:
         """Return the sample at a position of the stream."""
+        return self._at(position, *self.mixture.at(position))
+
+    def substitutes(self, position: int, size: int, count: int) -> Iterator[SampleRef]:
+        """Yield `count` samples from a batch of `size` further on; of the position's own source where batches are of one."""
         source, own = self.mixture.at(position)
+        for place in range(size, size + count):
+            if self.mixture.unit == 1:
+                yield self.draw(position + place)
+            else:
+                yield self._at(position + place, source, own + place)
+
+    def _at(self, position: int, source: int, own: int) -> SampleRef:
         epoch, index = self.orders[source].at(own)
         return SampleRef(position, source, epoch, index)
 

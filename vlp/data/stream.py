@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from vlp.core.config import ConfigError
+from vlp.modalities.base import ImageLike
 from vlp.modalities.text.shared_words import PatientText
 from vlp.needs import Need
 
@@ -20,7 +22,7 @@ from .collate import select_text
 from .config import VALIDATION_SPLITS, DataConfig, is_pipe
 from .pipe_stream import ADJACENT, PipeStream
 from .sampling import Mixture, Order, Plan, rows, seed_of
-from .shards.foreign.members import CAPTION_MEMBERS, TEXT_MEMBERS
+from .shards.foreign.members import CAPTION_MEMBERS, MASKS, TEXT_MEMBERS, VOLUME
 from .shards.manifest import Manifest
 from .shards.remote.cache import Cache
 from .shards.sample_io import SampleError
@@ -39,6 +41,14 @@ class Source:
     name: str
     shards: ShardSet
     weight: float
+
+    @property
+    def kind(self) -> str:
+        """Whether it holds images or volumes (`image`, `volume`), by the members of its first sample."""
+        shard, row = self.shards.manifest.locate(0)
+        names = self.shards.manifest.columns(shard).members(row)
+        is_volume = any(name.endswith(f".{VOLUME}") or name == VOLUME for name in names if not name.endswith(MASKS))
+        return "volume" if is_volume else "image"
 
 
 def too_many_rejected(rejected: dict[str, str], samples: int, most: float) -> str | None:
@@ -68,8 +78,19 @@ class Stream:
                 f"the training split has {self.samples} samples in {shards} shards, fewer than data.batch_size "
                 f"{config.batch_size}: use a smaller batch or more data"
             )
+        self.kinds = frozenset(source.kind for source in self.sources)
         self.plan = self._make_plan()
         self.digest = self._digest()
+
+    @property
+    def unit(self) -> int:
+        """How many positions belong to one source: one, or a batch where images and volumes, which share none, are mixed."""
+        return self.config.batch_size if len(self.kinds) > 1 else 1
+
+    def spans(self) -> list[range]:
+        """Return the places of the split in its own order that may share batches: all, or each source's."""
+        edges = list(accumulate((len(source.shards) for source in self.sources), initial=0))
+        return [range(low, high) for low, high in pairwise(edges if self.unit > 1 else (0, self.samples))]
 
     def _make_plan(self) -> Plan:
         weights = [source.weight for source in self.sources] or [1.0]
@@ -82,14 +103,18 @@ class Stream:
                     source.shards.manifest.digest,
                     self.seed,
                     self.config.window,
-                    unit=max(1, round(self.config.batch_size * float(share))) if self.config.bucket else 0,
+                    unit=self._bucket_of(float(share)) if self.config.bucket else 0,
                     lengths=source.shards.manifest.chars,
                 )
                 for source, share in zip(self.sources, shares, strict=False)
             ]
-            return Plan(orders, weights, self.seed)
+            return Plan(orders, weights, self.seed, self.unit)
         except ValueError as error:
             raise ConfigError(f"data.train: {error}") from None
+
+    def _bucket_of(self, share: float) -> int:
+        """Return how many samples of a source come together in a batch."""
+        return self.config.batch_size if self.unit > 1 else max(1, round(self.config.batch_size * share))
 
     def _digest(self) -> str:
         digests = [source.shards.manifest.digest for source in self.sources]
@@ -217,6 +242,21 @@ def check_texts(stream: Stream | PipeStream) -> None:
         f"there: {', '.join(members)}. A text is read from a member {', '.join((*TEXT_MEMBERS, *CAPTION_MEMBERS))}, from "
         "fields of these names of a json, or from the member or field that you name: vlp-prep index FOLDER --text NAME"
     )
+
+
+def check_kinds(stream: Stream, preprocess: ImageLike[Any]) -> None:
+    """Raise ConfigError naming the first source that holds what the model does not read, images or volumes."""
+    for source in stream.sources:
+        if source.kind not in preprocess.kinds:
+            remedy = (
+                "`volume.image` with the tower `slices` reads both"
+                if source.kind == "image"
+                else "a recipe with `volume`"
+            )
+            raise ConfigError(
+                f"data: {source.name} holds {source.kind}s, and the recipe's model reads {' and '.join(preprocess.kinds)}s: "
+                f"give it others, or use {remedy}"
+            )
 
 
 def check_content(stream: Stream, needs: Iterable[Need]) -> None:

@@ -82,6 +82,11 @@ class ImageLike(Processor[Native, "Tensor"]):
     Spec: ClassVar[type]
     """The class of its specification: a section of a recipe."""
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """What it reads: `image`, `volume` or both, which never share a batch."""
+        return frozenset({"image"})
+
     @abstractmethod
     def native(self, item: Any, **options: Any) -> Native:
         """Return an item as users give it (a path, bytes, an array), decoded; `options` are of reading its file."""

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast, overload
 import torch
 from torch import Tensor, nn
 
-from vlp.batch import Batch, ModelOutput, Tokens
+from vlp.batch import Batch, Grid, ModelOutput, Tokens
 from vlp.core.config import ConfigError, config, to_tree
 from vlp.core.declared import Kinds
 from vlp.modalities.kinds import Spec
@@ -135,13 +135,18 @@ class DualEncoder(nn.Module):
         start = self.scale_init[0] if self.scale_init is not None else 0.0
         return {"logit_scale": scale_bounds(start)}
 
+    def grid_of(self, image: Tensor) -> Grid:
+        """Return where the patches of a batch's images lie: of a picture in a model of volumes, those of its one slice."""
+        return self.image_tower.grid_of(image.shape[2:])
+
     def normalise(self, image: Tensor) -> Tensor:
         """Return uint8 pixels [B, C, H, W] as normalised floats with the tower's channels; floats pass as they are.
 
-        A volume's values [B, 1, D, H, W] become windows, normalised; what has the windows' channels passes.
+        A volume's values [B, 1, D, H, W] become windows, normalised; what has the windows' channels passes. Images in a
+        model of volumes are uint8 [B, C, 1, H, W].
         """
         if self.windows is not None:
-            is_raw = image.shape[1] != self.mean.shape[1] or self.mean.shape[1] == 1
+            is_raw = image.dtype == torch.uint8 or image.shape[1] != self.mean.shape[1] or self.mean.shape[1] == 1
             return cast(Tensor, self.windows(image)) if is_raw else image
         if image.dtype == torch.uint8:
             if image.shape[1] != self.mean.shape[1] and image.shape[1] == 1:

@@ -22,9 +22,10 @@ class MaskedPatches(Need):
     uses = frozenset({"patch_head"})
 
     def compute(self, model: Model, batch: Batch, features: Features, output: ModelOutput) -> None:
-        mask = draw_mask(batch, model.grid, model.mask_share)
-        output.patch_mask, output.grid = mask.to(output.image.device, non_blocking=True), model.grid
-        output.masked_patches = model.embed_patches(blank(model.normalise(batch.image), output.patch_mask, model.grid))
+        grid = model.grid_of(batch.image)
+        output.patch_mask = draw_mask(batch, grid, model.mask_share).to(output.image.device, non_blocking=True)
+        output.masked_patches = model.embed_patches(blank(model.normalise(batch.image), output.patch_mask, grid))
+        output.grid = grid
 
 
 def draw_mask(batch: Batch, grid: Grid, share: float) -> Tensor:

@@ -15,7 +15,11 @@ class Patches(Need):
     uses = frozenset({"patch_head", "patches"})
 
     def compute(self, model: Model, batch: Batch, features: Features, output: ModelOutput) -> None:
-        output.patches, output.patch_attention, output.grid = features.patches, features.patch_attention, model.grid
+        output.patches, output.patch_attention, output.grid = (
+            features.patches,
+            features.patch_attention,
+            model.grid_of(batch.image),
+        )
 
 
 @needs.register("attention")

@@ -121,7 +121,7 @@ class Anatomy(Objective[AnatomyConfig]):
         """Return what each organ's query reads of each sample, projected [B, organs, D]."""
         samples, cells, _ = patches.shape
         allowed = torch.ones((samples, len(self.query), cells), dtype=torch.bool, device=patches.device)
-        if self.config.masks and entries.cells is not None:
+        if self.config.masks and entries.cells is not None and len(entries.owner):
             allowed[entries.owner, entries.organ] = entries.cells
         held = 3 * allowed.numel() + patches.numel()
         read = by_chunks(query_pooling, (patches, allowed), (self.query, self.key.weight), held)

@@ -172,6 +172,8 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         check_texts(data)
     preprocess = processor_of(recipe.seen)
     preprocess.check_training(recipe.data.augment, recipe.data.decode)
+    if len(preprocess.kinds) > 1 and "masked_patches" in objectives.needs:
+        raise ConfigError("volume.image: mae's patches are of images or of volumes, not of both; leave one of them out")
     model = None
     if start is None:
         tokenizer = build_or_train_tokenizer(recipe, run, data)

@@ -10,6 +10,7 @@ import pytest
 from tests.data_prep.sources import trees, volumes
 from tests.data_prep.sources.test_chest import reasons, run
 from tests.modalities.volume import written as files
+from vlp.data.shards.manifest import Manifest
 from vlp_prep.cli import main
 from vlp_prep.sources.ct_rate import LABELS
 
@@ -68,7 +69,7 @@ def dataset(raw: Path, version: str, **changed: Any) -> Path:
 
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
-def test_both_versions_give_the_same_voxels(version: str, tmp_path: Path) -> None:
+def test_both_versions_give_the_same_voxels(version: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = dataset(tmp_path / "raw", version)
     found = run("ct_rate", raw, f"source.version={version}", "--max-rejected", 1)
     assert sorted(found) == sorted(set(NAMES) - {"train_2_a_1"}) and reasons(raw) == {"train_2_a_1": "no_text"}
@@ -80,6 +81,9 @@ def test_both_versions_give_the_same_voxels(version: str, tmp_path: Path) -> Non
         assert one.labels["Lung nodule"] == int(split_of(name) == "train") and len(one.labels) == 18
         assert dict(one.groups) == {}
     assert len(found) == 5 and len({one.study for one in found.values()}) == 3  # volumes of studies
+    assert "5 volumes, 3 studies, 3 patients" in capsys.readouterr().out
+    (out,) = tmp_path.glob("out-*")
+    assert {shard.version for shard in Manifest.read(out).shards} == {version}
     second = found["valid_2_a_1"].report
     assert second is not None and second.findings == "The lungs are clear." and second.impression == ""
 

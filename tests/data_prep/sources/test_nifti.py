@@ -53,28 +53,45 @@ def test_rows_without_a_file_and_files_without_a_row_are_counted(tmp_path: Path)
     assert reasons(tmp_path / "raw") == {"b": "no_text", "c": "image_missing"}
 
 
-def test_masks_and_boxes_come_to_lie_on_the_voxels_of_the_file(tmp_path: Path) -> None:
-    raw, affine = tmp_path / "raw", np.array([[0, 0, 1.5, 3], [-0.7, 0, 0, 5], [0, -0.8, 0, 7], [0, 0, 0, 1.0]])
-    array = volumes.nifti(raw / "a.nii.gz", 1, affine)  # i to the back, j down, k to the right
-    place = (slice(2, 5), slice(1, 8), slice(4, 6))
-    inside = np.zeros(array.shape, np.uint8)
-    inside[place] = 3
-    inside[0, 0, 0] = 1
-    turned = nibabel.as_closest_canonical(
-        nibabel.Nifti1Image(inside, affine)
-    )  # of another orientation, at the same place
-    (raw / "masks").mkdir()
-    nibabel.save(turned, raw / "masks/a-seg.nii.gz")
-    row = {"image": "a", "report": "A nodule.", "boxes": json.dumps({"nodule": [2, 1, 4, 5, 8, 6]})}
-    trees.table(raw / "t.csv", [row])
-    words = ("--table", "t.csv", "--masks", "nodule={folder}/masks/{stem}-seg.nii.gz#3")
-    (one,) = run("nifti", raw, *words).values()
-    marked = np.zeros(array.shape, np.int16)
-    marked[place] = 1
-    expected = np.asarray(nibabel.as_closest_canonical(nibabel.Nifti1Image(marked, affine)).dataobj).transpose(2, 1, 0)
-    assert np.array_equal(store.decode_mask(one.masks["nodule"], 1 << 20), expected != 0)
-    x1, y1, z1, x2, y2, z2 = (int(edge) for edge in one.boxes[0].xyxy)
-    assert expected[z1:z2, y1:y2, x1:x2].all() and expected.sum() == (x2 - x1) * (y2 - y1) * (z2 - z1)
+def affine_of(codes: str, degrees: float = 0) -> np.ndarray:
+    """Return an affine of these axes with spacings of .7, .8 and 1.5 mm, turned about the way to the head."""
+    start = nibabel.orientations.axcodes2ornt(codes)
+    turned = np.zeros((4, 4))
+    for axis, (world, sign) in enumerate(start):
+        turned[int(world), axis] = sign * (0.7, 0.8, 1.5)[axis]
+    turned[:3, 3], turned[3, 3] = (3, -5, 7), 1
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    return np.array([[cosine, -sine, 0, 0], [sine, cosine, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ turned
+
+
+ORIENTATIONS = {"RAS": 0, "LPS": 0, "LAS": 0, "IPL": 0, "ASR": 0, "SRA": 0, "PIR": 25}
+
+
+def test_voxels_masks_and_boxes_keep_their_place_whatever_the_orientation(tmp_path: Path) -> None:
+    raw, place, rows, expected = tmp_path / "raw", (slice(2, 5), slice(1, 8), slice(4, 6)), [], {}
+    (raw / "masks").mkdir(parents=True)
+    for codes, degrees in ORIENTATIONS.items():
+        affine = affine_of(codes, degrees)
+        array = volumes.nifti(raw / f"{codes}.nii.gz", 1, affine)
+        inside = np.zeros(array.shape, np.uint8)
+        inside[place] = 3
+        inside[0, 0, 0] = 1
+        canonical = [nibabel.as_closest_canonical(nibabel.Nifti1Image(one, affine)) for one in (array, inside)]
+        nibabel.save(canonical[1], raw / f"masks/{codes}-seg.nii.gz")  # of another orientation, at the same place
+        expected[codes] = [np.asarray(one.dataobj).transpose(2, 1, 0) for one in canonical]
+        rows.append({"image": codes, "report": "A nodule.", "boxes": json.dumps({"nodule": [2, 1, 4, 5, 8, 6]})})
+    trees.table(raw / "t.csv", rows)
+    found = run("nifti", raw, "--table", "t.csv", "--masks", "nodule={folder}/masks/{stem}-seg.nii.gz#3")
+    assert found.keys() == ORIENTATIONS.keys()
+    for codes, one in found.items():
+        array, inside = expected[codes]
+        assert np.array_equal(volumes.voxels(one), array)
+        assert np.array_equal(store.decode_mask(one.masks["nodule"], 1 << 20), inside == 3)
+        x1, y1, z1, x2, y2, z2 = (int(edge) for edge in one.boxes[0].xyxy)
+        marked = np.zeros(array.shape, bool)
+        marked[z1:z2, y1:y2, x1:x2] = True
+        assert np.array_equal(marked, inside == 3)
+        assert one.volume is not None and one.volume.orientation == codes
 
 
 @pytest.mark.parametrize("change", ["size", "shifted", "mirrored"])

@@ -21,18 +21,20 @@ from vlp.core.untrusted import read_json
 from ..base import ImageLike, processors
 from ..geometry import Geometry
 from ..image.errors import ImageError
-from ..image.processor import FILE, Augment
+from ..image.processor import FILE, Augment, ImageProcessor
 from . import store
 from .options import VolumeOptions
 from .read import read_volume
 from .resample import resample
 from .spec import VolumeSpec, window_of
-from .volume import Volume
+from .volume import Picture, Volume
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 VERSION = 1
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jp2")
+"""Endings of files that hold one 2-D image, never a volume."""
 
 
 @processors.register("volume")
@@ -40,7 +42,8 @@ class VolumeProcessor(ImageLike[Volume]):
     """The way of a `VolumeSpec`: `eval` is deterministic and its geometry exact, `train` adds an `Augment`.
 
     Nothing that it draws turns left into right: of an `Augment` the flip is refused, and a rotation is about the axis from
-    feet to head.
+    feet to head. Where the specification has an `image`, a 2-D image is read too: as one slice, uint8 [C, 1, H, W], with a
+    geometry of two axes. Batches are of one kind.
     """
 
     Spec = VolumeSpec
@@ -48,6 +51,7 @@ class VolumeProcessor(ImageLike[Volume]):
 
     def __init__(self, spec: VolumeSpec) -> None:
         self.spec = spec
+        self.pictures = None if spec.image is None else ImageProcessor(spec.image)
 
     def __repr__(self) -> str:
         return f"VolumeProcessor({self.spec})"
@@ -55,28 +59,39 @@ class VolumeProcessor(ImageLike[Volume]):
     @property
     def fingerprint(self) -> str:
         """A hash of everything that changes the tensor that a model sees."""
-        tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_voxels"}
+        tree = {key: value for key, value in to_tree(self.spec).items() if key not in ("max_voxels", "image")}
+        if self.pictures is not None:
+            tree["image"] = self.pictures.fingerprint
         return hashlib.sha256(json.dumps(["volume", VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset({"volume"} if self.pictures is None else {"volume", "image"})
 
     def read(self, data: bytes) -> Volume:
         """Open the bytes of a shard's volume, or of a file (see `read`); what is stored is decoded where it is looked at."""
+        if self.pictures is not None and not store.is_volume(data):
+            return Picture.of(self.pictures.read(data))
         return self._checked(store.decode(data, self.spec.max_voxels))
 
     def native(self, item: Any, **options: Any) -> Volume:
         """Return a volume as users give it: a path of a file or of a DICOM series' folder, a shard's bytes, or a `Volume`.
 
+        Where pictures are read too, also a path, bytes, pixels or PIL image of one.
         `options` are those of `VolumeOptions`. Raises ImageError, and ConfigError for an option that is none.
         """
         if isinstance(item, (bytes, bytearray)):
             return self.read(bytes(item))
+        if self.pictures is not None and _is_picture(item):
+            return Picture.of(self.pictures.native(item, **options))
         if isinstance(item, Volume):
             return self._checked(item)
         said = validate(VolumeOptions, {"modality": self.spec.modality, **options})
         return self._checked(read_volume(Path(item), self.spec.max_voxels, said))
 
     def extent(self, volume: Volume) -> tuple[float, ...]:
-        """Return the volume's voxels and spacing along D, H and W."""
-        return (*volume.shape, *volume.spacing)
+        """Return the volume's voxels and spacing along D, H and W; of a picture its height and width."""
+        return volume.shape[1:] if isinstance(volume, Picture) else (*volume.shape, *volume.spacing)
 
     def geometry(self, *extent: float) -> Geometry:
         """Return where the voxels of a volume of this extent come to lie on the input.
@@ -84,6 +99,8 @@ class VolumeProcessor(ImageLike[Volume]):
         Each axis of n voxels, s millimetres apart, becomes m = max(1, floor(n s / t + 1/2)) voxels of exactly t, the middle
         of both at one place; the box is cut out or padded by floor((m - size) / 2) voxels at the low end.
         """
+        if self.pictures is not None and len(extent) == 2:
+            return self.pictures.geometry(int(extent[0]), int(extent[1]))
         shape = int(extent[0]), int(extent[1]), int(extent[2])
         axes = zip(shape, extent[3:], self.spec.spacing, self.spec.size, strict=True)
         scale, offset = [], []
@@ -104,6 +121,8 @@ class VolumeProcessor(ImageLike[Volume]):
 
     def eval(self, volume: Volume) -> tuple[Tensor, Geometry]:
         """Return a volume as the model's input, float32 [1, D, H, W] in HU (an MR in [0, 1]), and where it lies on it."""
+        if isinstance(volume, Picture):
+            return _as_slice(self._image_processor().eval(volume.pixels))
         geometry = self.geometry(*self.extent(volume))
         return self._tensor(self._values(volume, geometry)), geometry
 
@@ -112,6 +131,8 @@ class VolumeProcessor(ImageLike[Volume]):
 
         `crop_scale` is the share of the box's volume; `brightness`, `contrast` and `noise` are shares of 1,000 HU.
         """
+        if isinstance(volume, Picture):
+            return _as_slice(self._image_processor().train(volume.pixels, augment, rng))
         geometry = self.geometry(*self.extent(volume))
         if augment.crop_scale is not None or augment.shift:
             geometry = self._moved(geometry, augment, rng)
@@ -132,9 +153,11 @@ class VolumeProcessor(ImageLike[Volume]):
             raise ConfigError("data.decode: fast is of JPEG images; a volume is read in parts as it is")
 
     def collate(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Return inputs [1, D, H, W] as a batch [B, 1, D, H, W]; B may be 0."""
+        """Return inputs [1, D, H, W] as a batch [B, 1, D, H, W], B may be 0; ValueError for volumes and images in one."""
         import torch
 
+        if len({values.dtype for values in inputs}) > 1:
+            raise ValueError("volumes and images in one batch: give them sets of their own")
         return torch.stack(list(inputs)) if inputs else torch.zeros((0, 1, *self.spec.size))
 
     def example(self) -> Tensor:
@@ -189,6 +212,11 @@ class VolumeProcessor(ImageLike[Volume]):
             )
         return cls(validate(VolumeSpec, tree, str(path)))
 
+    def _image_processor(self) -> ImageProcessor:
+        if self.pictures is None:
+            raise ImageError("a 2-D image, and the model reads volumes (volume.image: none)")
+        return self.pictures
+
     def _checked(self, volume: Volume) -> Volume:
         wanted, found = self.spec.modality, "MR" if volume.modality == "MR" else "CT"
         if wanted != found:
@@ -240,3 +268,13 @@ class VolumeProcessor(ImageLike[Volume]):
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)[None])
+
+
+def _is_picture(item: Any) -> bool:
+    is_path = isinstance(item, (str, Path))
+    return Path(item).suffix.lower() in PICTURES if is_path else not isinstance(item, Volume)
+
+
+def _as_slice(found: tuple[Tensor, Geometry]) -> tuple[Tensor, Geometry]:
+    pixels, geometry = found
+    return pixels.unsqueeze(1), geometry

@@ -6,6 +6,7 @@ from typing import Literal
 
 from vlp.core.config import config
 
+from ..image.spec import ImageSpec
 from .store import MAX_VOXELS
 
 WINDOWS = {
@@ -31,7 +32,8 @@ class VolumeSpec:
     linear. `size`: the box in voxels that is cut out of the middle, or padded with air. `windows`: one channel each, by
     name (`lung`, `narrow_lung`, `mediastinum`, `bone`, `liver`, `brain`, `whole`) or as `level/width` in HU; of an MR none:
     its values are brought to [0, 1] by the .5 and 99.5 percentiles of each volume. `mean` and `std` are of values in
-    [0, 1], one or one a channel. Volumes of more than `max_voxels` are refused.
+    [0, 1], one or one a channel. Volumes of more than `max_voxels` are refused. `image`: how 2-D images are read, as volumes
+    of one slice beside the others, in batches of their own; None for volumes alone.
     """
 
     spacing: tuple[float, float, float] = (3.0, 1.5, 1.5)
@@ -41,6 +43,7 @@ class VolumeSpec:
     mean: tuple[float, ...] = (0.5,)
     std: tuple[float, ...] = (0.25,)
     max_voxels: int = MAX_VOXELS
+    image: ImageSpec | None = None
 
     def __post_init__(self) -> None:
         if min(self.spacing) <= 0:
@@ -58,6 +61,11 @@ class VolumeSpec:
                 raise ValueError(
                     f"mean and std take one value or {self.channels}, std positive: {self.mean}, {self.std}"
                 )
+
+        if self.image is not None and (self.image.size, self.image.size) != self.size[1:]:
+            raise ValueError(f"image.size must be the height and width of size {self.size}, found {self.image.size}")
+        if self.image is not None and self.image.channels not in (1, self.channels):
+            raise ValueError(f"image.channels must be 1 or that of the windows, {self.channels}: {self.image.channels}")
 
     @property
     def channels(self) -> int:

@@ -85,6 +85,11 @@ def decode_mask(data: bytes, max_voxels: int) -> np.ndarray:
     return inside
 
 
+def is_volume(data: Any) -> bool:
+    """Return whether bytes are a blosc2 array's, by how they begin."""
+    return isinstance(data, bytes) and data[2:9] == b"b2frame"
+
+
 def check(data: bytes, shape: tuple[int, int, int]) -> None:
     """Decode a stored volume or mask whole; raises ImageError for a damaged one, and for one of another shape."""
     array = _open(data, MAX_VOXELS)

@@ -82,6 +82,18 @@ class Volume:
         return replace(self, voxels=voxels, steps=(*self.steps, step))
 
 
+@dataclass(frozen=True, slots=True)
+class Picture(Volume):
+    """A 2-D image where volumes are read: one slice, of no place in a patient, and its `pixels` [H, W] or [H, W, 3]."""
+
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros((1, 1), np.uint8))
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> Picture:
+        grey = pixels if pixels.ndim == 2 else pixels[..., 0]
+        return cls(grey[None], np.eye(4), "OT", pixels=pixels)
+
+
 def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, FileAxes]:
     """Return a file's array [i, j, k] as [z, y, x] in the RAS orientation that is closest, a view, with its affine.
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..image.spec import ImageSpec
 from .spec import VolumeSpec, window_of
 
 
 class Windows(nn.Module):
     """HU [B, 1, D, H, W] to normalised channels, one a window; of an MR, whose values lie in [0, 1] already, to one.
+
+    2-D images, uint8 [B, C, 1, H, W], to as many, by the mean and deviation of their own specification.
 
     Window, mean and deviation are one product, one sum and one clamp: of a batch of volumes every pass costs.
     """
@@ -18,6 +21,8 @@ class Windows(nn.Module):
     shift: Tensor
     low: Tensor
     high: Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, spec: VolumeSpec) -> None:
         super().__init__()
@@ -32,5 +37,13 @@ class Windows(nn.Module):
         for name, values in constants.items():
             self.register_buffer(name, values.float().view(1, -1, 1, 1, 1), persistent=False)
 
+        self.channels = spec.channels
+        picture = spec.image or ImageSpec()
+        for name, numbers in (("mean", picture.mean), ("std", picture.std)):
+            self.register_buffer(name, torch.tensor(numbers).view(1, -1, 1, 1, 1), persistent=False)
+
     def forward(self, values: Tensor) -> Tensor:
+        if values.dtype == torch.uint8:
+            channels = values.to(self.mean.dtype).div(255).expand(-1, self.channels, -1, -1, -1)
+            return (channels - self.mean[:, : self.channels]) / self.std[:, : self.channels]
         return torch.addcmul(self.shift, values, self.gain).clamp(self.low, self.high)

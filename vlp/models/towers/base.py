@@ -243,17 +243,23 @@ class ImageTower(Tower):
     """An image encoder: float images [B, channels, S, S] or volumes [B, channels, D, H, W], normalised, to `Features`.
 
     `width` of the pooled features, `patch_width` of a cell's, `channels` of the input, `grid` of the cells. `takes`: which
-    of the two it is built for, by an `ImageSpec` or a `VolumeSpec`.
+    of the two it is built for, by an `ImageSpec` or a `VolumeSpec`; `takes_both`: a tower of volumes that also takes one slice
+    for a picture.
     """
 
     side = "image"
     takes: ClassVar[Literal["image", "volume"]] = "image"
+    takes_both: ClassVar[bool] = False
     channels: int = 3
     patch_width: int
     grid: Grid
 
     @abstractmethod
     def forward(self, image: Tensor, patches: bool = False) -> Features: ...
+
+    def grid_of(self, size: Sequence[int]) -> Grid:
+        """Return the cells of images of a size, the one that the tower is built for."""
+        return self.grid
 
     def drop_local_branch(self) -> None:
         """Drop parameters that only patch tokens need: called when no objective asks for patches."""

@@ -54,6 +54,24 @@ def test_a_volume_of_one_slice_is_the_image(tree: dict[str, Any], pool: str) -> 
     assert tower.grid.shape == (1, *flat_grid.shape) and tower.grid.offset == (0.5, *flat_grid.offset)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_picture_among_volumes_is_the_image(turned: bool) -> None:
+    """Whatever a tower of seven slices has learnt of depth, a picture has none; and it is not turned."""
+    tower = build({"kind": "slices", "tower": VIT, "queries": 1, "turned": turned}, 7, SIDE, SIDE, channels=3)
+    for place in (tower.local, tower.pool.place):
+        torch.nn.init.normal_(place.project.weight)
+        torch.nn.init.normal_(place.project.bias)
+    flat = flat_tower(VIT, tower.tower.state_dict())
+    picture = noise(2, 3, SIDE, SIDE)
+    with torch.no_grad():
+        ours, theirs = tower(picture.unsqueeze(2), patches=True), flat(picture, patches=True)
+    torch.testing.assert_close(ours.pooled, theirs.pooled, rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours.patch_tokens, theirs.patch_tokens, rtol=0, atol=1e-6)
+    grid = tower.grid_of((1, SIDE, SIDE))
+    assert grid.shape == (1, *flat.grid.shape) and grid.offset == (0.5, *flat.grid.offset)
+    assert tower.grid_of((7, SIDE, SIDE)) == tower.grid and tower.grid.shape[0] == 7
+
+
 def test_chunks_change_nothing_and_slices_keep_their_order() -> None:
     towers = [build({"kind": "slices", "tower": VIT, "chunk": chunk}, 7, SIDE, SIDE, channels=3) for chunk in (2, 16)]
     volume = noise(2, 3, 7, SIDE, SIDE)

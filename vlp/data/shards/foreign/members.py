@@ -8,7 +8,10 @@ from functools import lru_cache
 
 from vlp.core.errors import ConfigError
 
-IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "jp2", "bmp", "gif", "ppm", "pgm", "b2nd")
+VOLUME = "b2nd"
+"""Ending of members that are volumes."""
+
+IMAGE_ENDINGS = ("jpg", "jpeg", "png", "webp", "avif", "tif", "tiff", "jp2", "bmp", "gif", "ppm", "pgm", VOLUME)
 """Endings of members that are decoded as images."""
 
 TEXT_MEMBERS = ("report", "text", "txt")

@@ -7,6 +7,7 @@ slice has the features that the tower of images gives.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -67,6 +68,8 @@ class DepthEmbedding(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         added: Tensor = self.project(self.where)
+        if features.shape[1] != len(added):  # a picture has no depth; in the graph, for data parallelism
+            added = 0 * added[:1]
         return features + added.view(len(added), *[1] * (features.dim() - 3), -1)
 
 
@@ -92,6 +95,7 @@ class SlicesTower(VolumeTower):
 
     Config = SlicesConfig
     config: SlicesConfig
+    takes_both = True
 
     def __init__(self, config: SlicesConfig, spec: VolumeSpec) -> None:
         super().__init__()
@@ -131,10 +135,24 @@ class SlicesTower(VolumeTower):
         self.grid = Grid((self.spec.size[0], *flat.shape), (1.0, *flat.stride), (0.5, *offset))
         self.patch_width = self.tower.patch_width
 
+    def grid_of(self, size: Sequence[int]) -> Grid:
+        if not self._is_picture(size):
+            return self.grid
+        flat = self.tower.grid
+        return Grid((1, *flat.shape), (1.0, *flat.stride), (0.5, *flat.offset))
+
+    def _is_picture(self, size: Sequence[int]) -> bool:
+        return size[0] == 1 != self.spec.size[0]
+
+    def _turns(self, image: Tensor) -> bool:
+        return self.config.turned and not self._is_picture(image.shape[2:])  # pictures lie as they are shown
+
     def forward(self, image: Tensor, patches: bool = False) -> Features:
         slices = self._slices(image)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (image.requires_grad or not self.tower.is_frozen)):
-            parts = [self._encode(part, patches) for part in torch.split(slices, self.config.chunk, 1)]
+            parts = [
+                self._encode(part, patches, self._turns(image)) for part in torch.split(slices, self.config.chunk, 1)
+            ]
         pooled, cells, attention = (
             None if found[0] is None else torch.cat([part for part in found if part is not None], 1)
             for found in zip(*parts, strict=True)
@@ -151,17 +169,17 @@ class SlicesTower(VolumeTower):
 
     def _slices(self, image: Tensor) -> Tensor:
         """Return the slices [B, D, channels of the tower, H, W]."""
-        slices = image.transpose(1, 2).flip(3, 4) if self.config.turned else image.transpose(1, 2)
+        slices = image.transpose(1, 2).flip(3, 4) if self._turns(image) else image.transpose(1, 2)
         if self.by_neighbours:
             below, above = slices[:, :1], slices[:, -1:]
             return torch.cat([torch.cat([below, slices[:, :-1]], 1), slices, torch.cat([slices[:, 1:], above], 1)], 2)
         return slices.expand(-1, -1, self.tower.channels, -1, -1) if slices.shape[2] == 1 else slices
 
-    def _encode(self, slices: Tensor, patches: bool) -> tuple[Tensor | None, ...]:
+    def _encode(self, slices: Tensor, patches: bool, turned: bool) -> tuple[Tensor | None, ...]:
         """Return a chunk's features [B, n, C], cells [B, n, P, C] and attention [B, n, P]."""
         flat = slices.flatten(0, 1)
         found: Features = recompute(self.tower, flat, patches) if self.recomputes else self.tower(flat, patches)
-        if self.config.turned:  # rows and columns from the end: all cells in the reverse order
+        if turned:  # rows and columns from the end: all cells in the reverse order
             cells, attention = (None if part is None else part.flip(1) for part in found[1:])
             found = Features(found.pooled, cells, attention)
         return tuple(None if part is None else part.reshape(*slices.shape[:2], *part.shape[1:]) for part in found)
