@@ -26,7 +26,7 @@ VOLUMES = Demo(
         (
             "Read the DICOM series alike",
             "vlp-prep build dicom_folder --raw {out}/raw/dicom --series volume --table reports.csv"
-            " --map accession=study report=report --split none --ids keep --out {out}/shards/dicom",
+            " --map accession=study report=report --split none --ids keep --workers 2 --out {out}/shards/dicom",
         ),
         (
             "Train a small dual encoder from scratch",
