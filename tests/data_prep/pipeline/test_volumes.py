@@ -63,6 +63,7 @@ def test_sizes_and_values_are_counted_when_they_are_stored(folder: Path, capsys:
     assert record["volumes"]["spacing z (mm)"]["max"] == 1.5 and record["volumes"]["extent x (mm)"]["max"] == 14
     assert record["counts"]["orientation of the file"] == {"LPS": 3} and record["counts"]["unit"] == {"HU": 3}
     card = (folder / "README.md").read_text()
+    assert "| shard\\_size | `32` |" in card
     assert "| spacing y (mm) | 0.7 | 0.7 | 0.7 | 0.7 | 0.7 |" in card
     assert f"| 1000 and more | {expected[-1] / expected.sum():.2%}".replace("%", " %") in card
 
