@@ -106,7 +106,7 @@ HUB_LIBRARIES = ["vlp.models", "vlp.modalities.text", "vlp.hub", "vlp.export", "
 ONLY_IN = {
     "deepspeed": ["vlp.train.engines"],
     "wandb": ["vlp.train.logging"],
-    "faiss": ["vlp_eval.embeddings", "vlp_prep.splits"],
+    "faiss": ["vlp_prep.splits"],
     "webdataset": ["vlp.data", "vlp_prep.pipeline"],
     "open_clip": HUB_LIBRARIES,
     "transformers": [*HUB_LIBRARIES, "vlp.core.trust", "vlp_eval.maps.masks"],  # it switches remote code off; SAM

@@ -100,7 +100,7 @@ def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
 def _write(args: argparse.Namespace, reading: Reading, keys: Sequence[str], dropped: set[int]) -> None:
     kept = (index for index in range(len(keys)) if index not in dropped)
     with ShardWriter(args.thin, source=reading.shards.manifest.shards[0].source) as writer:
-        reading.copy(reading.samples(kept), writer)
+        reading.copy(reading.samples(kept), writer.write)
         rule = {"rule": THIN_RULE, "seed": args.seed, "keep": args.keep, "by": args.by}
         lines = [json.dumps(line) for line in (rule, *({"key": keys[index]} for index in sorted(dropped)))]
         write_whole(args.thin / "dropped.jsonl", "".join(f"{line}\n" for line in lines))  # before it is a set

@@ -101,7 +101,7 @@ def _split(args: argparse.Namespace) -> int:
             yield index, replace(sample, split=choose(together.get(owner, owner), shares, args.seed))
 
     with ShardWriter(args.out, source=reading.shards.manifest.shards[0].source) as writer:
-        reading.copy(divided(), writer)
+        reading.copy(divided(), writer.write)
         _keep_card(args, writer.counts)  # before it is a set
     sys.stdout.write(", ".join(f"{name} {count}" for name, count in sorted(writer.counts.items())) + f": {args.out}\n")
     reading.finish()

@@ -42,9 +42,11 @@ from .replacement import BESIDE, STATE, replace_build, settle
 from .shard_file import write_shard
 from .shard_plan import ShardPlan, plan
 from .stats import GROUPED_BY, DatasetStats
-from .workers import Job, Pool, Rejected
+from .workers import CHUNK, Job, Pool, Rejected
 
-WORTH_WORKERS = 500
+WORTH_WORKERS, WORTH_WORKERS_OF_VOLUMES = 500, 8
+"""How many records it takes to start processes for them."""
+PER_SHARD, VOLUMES_PER_SHARD = 512, 32
 SHOWN = 3
 """How many reasons are named where a build fails, and how many keys of each."""
 ELSEWHERE = ("out", "raw", "workers", "engine", "resume", "overwrite", "shard_of", "key_file")
@@ -64,6 +66,9 @@ class Build:
         self.shares = parse_shares(options.split)
         own = {name: value for name, value in options.source.items() if name != "kind"}
         self.source = cls(options.raw, validate(cls.Config, own, self.name), options.follow_links)
+        self.holds_volumes = self.source.holds_volumes()
+        if self.options.shard_size is None:
+            self.options = replace(self.options, shard_size=VOLUMES_PER_SHARD if self.holds_volumes else PER_SHARD)
         self.key = self._id_key()
         self.extractor = choose_extractor(self.options.text, cls.language)
         self.out = self._choose_out()
@@ -165,7 +170,9 @@ class Build:
         """
         names, total = [], 0
         try:
-            for shard in plan(self.source.records(), self.shares, self.options.seed, self.options.shard_size):
+            for shard in plan(
+                self.source.records(), self.shares, self.options.seed, self.options.shard_size or PER_SHARD
+            ):
                 size = len(shard.records) + len(shard.duplicates)
                 tell("listed", size)
                 names.append(shard.name)
@@ -185,13 +192,14 @@ class Build:
         elif self.shard_of[1] == 1:
             forget(self.state)
         left = left_out(self.state)
-        return Pool(Job(self.options, self.source.config, self.extractor, self.key, self.state, left))
+        job = Job(self.options, self.source.config, self.extractor, self.key, self.state, left)
+        return Pool(job, 1 if self.holds_volumes else CHUNK)
 
     def _workers(self, total: int) -> int:
         if self.options.workers is not None:
             return self.options.workers
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores if total >= WORTH_WORKERS else 0
+        return cores if total >= (WORTH_WORKERS_OF_VOLUMES if self.holds_volumes else WORTH_WORKERS) else 0
 
     def _done(self, shard: ShardPlan) -> bool:
         path = self.state / f"{shard.name}.json"

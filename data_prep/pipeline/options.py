@@ -40,8 +40,8 @@ class BuildOptions:
     """Go on: keep the shards that are finished."""
     overwrite: bool = False
     """Make the set again; once complete, it replaces the one in --out."""
-    shard_size: int = 512
-    """Records per shard."""
+    shard_size: int | None = None
+    """Records per shard (default: 512, of volumes 32)."""
     shard_of: str = "0/1"
     """I/N: make every N-th shard only, from the I-th."""
     split: str = SHARES

@@ -163,16 +163,18 @@ class RayTasks(Executor):
 class Pool:
     """What does the chunks of a job, as a context manager; leaving it early drops what has not been asked for.
 
+    `chunk` records are handed out at a time, and as many samples wait to be written: one, where they are volumes.
     Everything is done in this process until `start` is called with the number of workers to have.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, chunk: int = CHUNK) -> None:
         self.local = Worker(job)
         self._state = job.state
         self._job = pickle.dumps(job)
         self._engine = job.options.engine
         self._executor: Executor | None = None
         self._ahead = 0
+        self._chunk = chunk
 
     def start(self, workers: int) -> None:
         """Start the workers, if that has not been done: they import what they need while the main process goes on.
@@ -211,8 +213,8 @@ class Pool:
         pending: deque[tuple[int, Any, list[tuple[int, Record]]]] = deque()
         try:
             for group, split, records in groups:
-                for at in range(0, len(records), CHUNK):
-                    chunk = records[at : at + CHUNK]
+                for at in range(0, len(records), self._chunk):
+                    chunk = records[at : at + self._chunk]
                     if self._executor is None:
                         self.local.trail = self.local.trail or Trail(self._state)
                         yield from ((group, outcome) for outcome in self.local(split, chunk))

@@ -15,8 +15,6 @@ from vlp.data.shards.shard_set import ShardSet
 from vlp.modalities.image.errors import ImageError
 from vlp.sample import Sample
 
-from ..pipeline.shard_writer import ShardWriter
-
 T = TypeVar("T")
 SHOWN = 20
 """How many rejected samples are named on the console."""
@@ -72,11 +70,11 @@ class Reading:
             else:
                 yield index, sample, measured
 
-    def copy(self, samples: Iterable[tuple[int, Sample]], out: ShardWriter) -> None:
-        """Write samples into another set; one that cannot be written is rejected."""
+    def copy(self, samples: Iterable[tuple[int, Sample]], write: Callable[[Sample], object]) -> None:
+        """Write samples into another set, each by `write`; one that cannot be written is rejected."""
         for index, sample in samples:
             try:
-                out.write(sample)
+                write(sample)
             except SampleError as error:
                 self.reject(index, error)
 

@@ -132,6 +132,10 @@ class Source(ABC):
             **fields,
         )
 
+    def holds_volumes(self) -> bool:
+        """Return whether records are volumes, of a hundred megabytes each: shards are shorter, workers take one at a time."""
+        return False
+
     def place(self, record: Record) -> str:
         """Return what a record was made of (a file, a row), for the owner of the data to find it again."""
         named = (record.data.get(name) for name in ("file", "image", "path", "name"))

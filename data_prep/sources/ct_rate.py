@@ -70,6 +70,9 @@ class CtRate(Source):
         if unknown := set(config.groups) - set(GROUPS):
             raise ConfigError(f"ct_rate: groups {', '.join(sorted(unknown))}: expected some of {', '.join(GROUPS)}")
 
+    def holds_volumes(self) -> bool:
+        return True
+
     def records(self) -> Iterator[Record]:
         base = "dataset/" if (self.raw / "dataset").is_dir() else ""
         ending = "_fixed" if self.config.version == "v2" else ""

@@ -88,6 +88,9 @@ class DicomFolder(Source):
 
     _opened: tuple[str, Frames] | None = None
 
+    def holds_volumes(self) -> bool:
+        return "volume" in (self.config.series, self.config.frames)
+
     def records(self) -> Iterator[Record]:
         reports, link = self._reports()
         stacks: dict[str, _Stack] = {}

@@ -33,6 +33,9 @@ class Inspect(Source):
     modality = "CT"
     language = "en"
 
+    def holds_volumes(self) -> bool:
+        return True
+
     def records(self) -> Iterator[Record]:
         mapping, impressions, splits = (self._newest(name) for name in ("study_mapping", "impressions", "splits"))
         texts = {

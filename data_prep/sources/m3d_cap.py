@@ -45,6 +45,9 @@ class M3dCap(Source):
     modality = OTHER
     language = "en"
 
+    def holds_volumes(self) -> bool:
+        return True
+
     def records(self) -> Iterator[Record]:
         base = self.raw / "M3D_Cap" if (self.raw / "M3D_Cap").is_dir() else self.raw
         parts, splits = [part for part in PARTS if (base / part).is_dir()], _splits(base)

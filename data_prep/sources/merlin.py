@@ -43,6 +43,9 @@ class Merlin(Source):
 
         groups: tuple[str, ...] = ()
 
+    def holds_volumes(self) -> bool:
+        return True
+
     def records(self) -> Iterator[Record]:
         if unknown := set(self.config.groups) - set(GROUPS):
             raise ConfigError(f"merlin: groups {', '.join(sorted(unknown))}: expected some of {', '.join(GROUPS)}")

@@ -78,6 +78,9 @@ class Nifti(TableSource):
     def names_images(self, table: Table) -> bool:
         return True
 
+    def holds_volumes(self) -> bool:
+        return True
+
     def records(self) -> Iterator[Record]:
         reports, labels = Shared("reports"), Shared("labels")
         for record in super().records():

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from vlp.core.config import ConfigError, config
 from vlp.data.tables.read import table_kind
+from vlp.modalities.volume.read import is_volume_file
 
 from ..readers.file_table import FileTable, Table
 from .base import sources
@@ -46,3 +47,7 @@ class Pairs(TableSource):
 
     def names_images(self, table: Table) -> bool:
         return table_kind(Path(table.name)) != "parquet"
+
+    def holds_volumes(self) -> bool:
+        first = next(self._rows(), None)
+        return first is not None and is_volume_file(Path(first.image))

@@ -38,6 +38,9 @@ class RadChestCt(Source):
 
         labels: Literal["standard", "all"] = "standard"
 
+    def holds_volumes(self) -> bool:
+        return True
+
     def records(self) -> Iterator[Record]:
         files = {path.stem: path.relative_to(self.raw).as_posix() for path in sorted(self.raw.rglob("*.npz"))}
         if not files:

@@ -104,6 +104,22 @@ def distance_to_boxes(heat: ArrayLike, boxes: Sequence[Rectangle], spacing: Sequ
     return float(np.sqrt((away**2).sum(1)).min())
 
 
+def depth_error(heat: ArrayLike, boxes: Sequence[Rectangle], spacing: float) -> tuple[float, float] | None:
+    """Return how far the slice of the map's first maximum is from the middle of the nearest box, and a random seen slice.
+
+    In millimetres along the first axis of a volume, slices `spacing` apart. None where the map has no seen voxel.
+    """
+    values = np.asarray(heat, dtype=np.float64)
+    seen = np.isfinite(values)
+    if not boxes or not seen.any():
+        return None
+    middles = np.array([sum(spans(box)[0]) / 2 for box in boxes])
+    slices = np.flatnonzero(seen.any(axis=tuple(range(1, values.ndim)))) + 0.5
+    away = np.abs(slices[:, None] - middles).min(1) * spacing
+    found = np.unravel_index(int(np.nanargmax(values)), values.shape)[0] + 0.5
+    return float(np.abs(found - middles).min() * spacing), float(away.mean())
+
+
 def pixel_ranking(heat: ArrayLike, truth: ArrayLike) -> tuple[float, float] | None:
     """Return AUROC (ties half) and average precision of the map's pixels: no threshold to tune; None where a side is empty.
 

@@ -123,6 +123,7 @@ def test_a_task_that_failed_is_under_its_floors(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_demo_of_volumes_goes_all_the_way_at_a_small_size(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,12 +22,14 @@ Floats = NDArray[np.float64]
 Scores = dict[str, float]
 """Scores of a phrase by name, NaN where one is undefined."""
 NOTHING = float("nan")
-DISTANCE = "distance_mm"
-"""How far a map's maximum is from the phrase's boxes: of volumes, whose voxels have a size."""
+DISTANCE, DEPTH = MILLIMETRES = ("distance_mm", "depth_error_mm")
+"""How far a map's maximum is from the phrase's boxes, and its slice from their middle: of volumes, whose voxels have a size."""
+RANDOM_SLICE = "depth_error_mm_random"
+"""The error of a slice drawn at random; that of the middle one is the control `centre`."""
 SCORES = ("pointing", "cnr", "miou", "pixel_auroc", "pixel_ap", "dice", "box_iou", "iobb", "cnr_absolute")
 MACRO = ("pointing", "cnr", "cnr_absolute", "miou")
 """Scores that are published as means over findings of the means over their phrases."""
-UNBOUNDED = ("cnr", "pointing_minus", DISTANCE)
+UNBOUNDED = ("cnr", "pointing_minus", *MILLIMETRES)
 """Scores that do not lie in [0, 1]."""
 CHANCE = {"cnr": 0.0, "pixel_auroc": 0.5, "pointing_minus_shuffled": 0.0}
 HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5, 0.75, 0.9)}
@@ -36,7 +38,7 @@ HITS = {"box_iou": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7), "iobb": (0.1, 0.25, 0.5,
 
 def names_of(is_volume: bool) -> list[str]:
     """Return the names of all scores of a phrase and of its controls."""
-    own = (*SCORES, DISTANCE) if is_volume else SCORES
+    own = (*SCORES, *MILLIMETRES) if is_volume else SCORES
     return [*own, *(f"{score}_{control}" for control in CONTROLS for score in own)]
 
 
@@ -52,7 +54,7 @@ def scores_of(
 
     The box around the part of the map that holds its maximum is held against the nearest of the phrase's boxes.
     """
-    values = dict.fromkeys((*SCORES, DISTANCE) if spacing else SCORES, NOTHING)
+    values = dict.fromkeys((*SCORES, *MILLIMETRES, RANDOM_SLICE) if spacing else SCORES, NOTHING)
     seen = np.isfinite(heat) if heat is not None else np.zeros_like(truth)
     if heat is not None and truth[seen].any():
         cnr, overlap = grounding.contrast_to_noise(heat, truth), grounding.mean_iou(heat, truth, settings.thresholds)
@@ -69,6 +71,9 @@ def scores_of(
         }
         if spacing:
             found[DISTANCE] = grounding.distance_to_boxes(heat, boxes, spacing)
+            found |= dict(
+                zip((DEPTH, RANDOM_SLICE), grounding.depth_error(heat, boxes, spacing[0]) or (), strict=False)
+            )
         found |= dict(zip(("pixel_auroc", "pixel_ap"), ranking or (), strict=False))
         found |= dict(zip(("box_iou", "iobb"), best or (), strict=False))
         values |= {name: float(value) for name, value in found.items() if value is not None}
@@ -88,18 +93,29 @@ def inside(boxes: Sequence[Rectangle], size: tuple[int, ...]) -> list[Rectangle]
 
 
 def summary(
-    values: Floats, drawn: Resamples, name: str, primary: bool = False, areas: Floats | None = None, prefix: str = ""
+    values: Floats,
+    drawn: Resamples,
+    name: str,
+    primary: bool = False,
+    areas: Floats | None = None,
+    prefix: str = "",
+    random: Floats | None = None,
 ) -> dict[str, Any]:
-    """Return the mean over phrases with its interval; phrases for which it is undefined are counted."""
+    """Return the mean over phrases with its interval; phrases for which it is undefined are counted.
+
+    `areas`: the boxes' shares of the image; `random`: the score of an answer drawn at random.
+    """
     known = np.isfinite(values)
-    extra: dict[str, Any] = control_of(f"{prefix}{name}", (*SCORES, DISTANCE))
-    if name.startswith(DISTANCE):
+    extra: dict[str, Any] = control_of(f"{prefix}{name}", (*SCORES, *MILLIMETRES))
+    if name.startswith(MILLIMETRES):
         extra["higher_is_better"] = False
     if not known.all():
         extra["undefined"] = int((~known).sum())
     if name in HITS and known.any():
         extra["share_above"] = {f"{overlap:g}": float((values[known] > overlap).mean()) for overlap in HITS[name]}
     chance = CHANCE.get(name)
+    if random is not None and np.isfinite(random).any():
+        chance = float(np.nanmean(random))
     if name in ("pointing", "pixel_ap") and areas is not None:
         chance = float(areas.mean())
     reason, bounded = "undefined for every phrase", not name.startswith(UNBOUNDED)

@@ -29,7 +29,7 @@ from ..map_task import MapTask
 from .figures import example_cards, triptychs
 from .location_prior import learn_boxes, map_of_boxes
 from .query import Query, Settings
-from .scores import DISTANCE, MACRO, Scores, macro, names_of, scores_of, summary
+from .scores import DEPTH, DISTANCE, MACRO, RANDOM_SLICE, Scores, macro, names_of, scores_of, summary
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class Grounding(MapTask[Queries]):
     Config = Settings
     needs = frozenset({"boxes"})
     titles, meanings = words_of("grounding")
-    unbounded = r"(bare_)?(cnr|distance_mm).*"
+    unbounded = r"(bare_)?(cnr|distance_mm|depth_error_mm).*"
 
     @classmethod
     def comparable(cls, result: TaskResult) -> dict[str, Comparable]:
@@ -134,6 +134,9 @@ class Grounding(MapTask[Queries]):
             outcome.warnings.append("no maps written: NIfTI is for volumes, and these are images")
         if maps.is_volume:
             outcome.scoring |= {DISTANCE: "from the maximum to the nearest box", "outside": "all that the model sees"}
+            outcome.scoring[DEPTH] = (
+                "from the maximum's slice to the middle of the nearest box, along the volume's first axis"
+            )
         self._metrics(context, outcome, kept, table)
         if context.draw_images:
             outcome.figures = triptychs(context, maps, indices, kept, table, texts, others)
@@ -143,6 +146,7 @@ class Grounding(MapTask[Queries]):
         """Enter the scores of phrases that name a place and of the `bare` ones, of each finding, and means over findings."""
         names = names_of(DISTANCE in table[0])
         columns = {name: np.array([scores[name] for scores in table]) for name in (*names, "area")}
+        random = {DEPTH: np.array([scores.get(RANDOM_SLICE, np.nan) for scores in table])}
         owners = np.array([outcome.indices[query.place] for query in queries])
         bare = np.array([query.bare for query in queries])
         labels = np.array([query.category for query in queries])
@@ -152,7 +156,8 @@ class Grounding(MapTask[Queries]):
             drawn, areas = context.draw(owners[members].tolist()), columns["area"][members]
             for name in names:
                 main = not prefix and name in ("pointing", "cnr")
-                entry = summary(columns[name][members], drawn, name, main, areas, prefix)
+                by_chance = random[name][members] if name in random else None
+                entry = summary(columns[name][members], drawn, name, main, areas, prefix, by_chance)
                 outcome.metrics[f"{prefix}{name}"] = entry
         for label in sorted(set(labels[~bare].tolist())):
             inside = ~bare & (labels == label)

@@ -13,6 +13,8 @@ from tests.modalities.text.test_tokenizer_privacy import FINDINGS, NAMES, NUMBER
 from vlp.data.config import DataConfig
 from vlp.data.loader import open_stream
 from vlp.export.model_card import describe
+from vlp.modalities.image.processor import ImageProcessor
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.text.person_words import folded
 from vlp.modalities.text.spec import TextSpec
 from vlp.modalities.text.tokenizers.base import Tokenizer
@@ -69,10 +71,9 @@ def test_the_start_of_a_run_and_the_model_card(shards: Path, tmp_path: Path, kin
 
 def card_line(tokenizer: Tokenizer) -> str:
     model = SimpleNamespace(dim=8, parameters=list)
-    spec = SimpleNamespace(size=8, channels=1, resize="crop", interpolation="linear")
     loaded = SimpleNamespace(
         model=model,
-        preprocess=SimpleNamespace(spec=spec, fingerprint="x"),
+        preprocess=ImageProcessor(ImageSpec(size=8, channels=1)),
         tokenizer=tokenizer,
         config={"model": {"image": {"name": "a"}, "text": {"name": "b"}}, "weights_sha256": "x"},
     )

@@ -63,6 +63,7 @@ def test_sizes_and_values_are_counted_when_they_are_stored(folder: Path, capsys:
     assert record["volumes"]["spacing z (mm)"]["max"] == 1.5 and record["volumes"]["extent x (mm)"]["max"] == 14
     assert record["counts"]["orientation of the file"] == {"LPS": 3} and record["counts"]["unit"] == {"HU": 3}
     card = (folder / "README.md").read_text()
+    assert "| shard\\_size | `32` |" in card
     assert "| spacing y (mm) | 0.7 | 0.7 | 0.7 | 0.7 | 0.7 |" in card
     assert f"| 1000 and more | {expected[-1] / expected.sum():.2%}".replace("%", " %") in card
 
@@ -157,6 +158,9 @@ def test_a_head_is_told_from_a_chest_and_a_neck() -> None:
     assert not shows_head(phantom(360, 240)) and not shows_head(phantom(110, 110))
     assert not shows_head(phantom(155, 200, margin=0))  # cut by the field of view
     assert FACE in store_volume(phantom(155, 200), 1 << 30).steps
+    head = phantom(155, 200)
+    brain = np.maximum(head.voxels + 1000, 0) + np.random.default_rng(0).integers(0, 40, head.shape).astype(np.int16)
+    assert shows_head(Volume(brain, head.affine, "MR", (1.0, 1060.0)))
 
 
 def test_what_a_volume_holds_besides_its_voxels_is_found() -> None:

@@ -86,6 +86,15 @@ def test_the_distance_of_the_maximum_to_the_boxes_is_in_millimetres() -> None:
     assert grounding.distance_to_boxes(np.full(SHAPE, np.nan), [EDGES], SPACING) is None
 
 
+def test_the_depth_error_stands_beside_a_random_slice() -> None:
+    found = grounding.depth_error(MAP, [EDGES], SPACING[0])
+    every = [abs(place + 0.5 - 6.0) * 3 for place in range(SHAPE[0])]  # the box's middle lies at the edge of slice 6
+    assert found == (pytest.approx(0.5 * 3), pytest.approx(np.mean(every)))
+    half = np.where(Z < 8, MAP, np.nan)
+    assert grounding.depth_error(half, [EDGES], 3.0) == (1.5, pytest.approx(np.mean(every[:8])))
+    assert grounding.depth_error(np.full(SHAPE, np.nan), [EDGES], 3.0) is None
+
+
 def test_boxes_of_volumes_overlap_by_their_content() -> None:
     first, second = (0.0, 0.0, 0.0, 4.0, 2.0, 2.0), (2.0, 0.0, 0.0, 6.0, 2.0, 1.0)
     assert grounding.box_overlap(first, second) == (4 / (16 + 8 - 4), 4 / 16)

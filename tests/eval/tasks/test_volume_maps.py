@@ -61,6 +61,8 @@ def test_a_model_that_knows_points_into_its_boxes_and_its_controls_do_not(
     metric = tasks["ground"]["metrics"]["distance_mm"]
     assert metric["higher_is_better"] is False and "primary" not in metric
     assert tasks["ground"]["metrics"]["distance_mm_centre"]["control_of"] == "distance_mm"
+    assert found["depth_error_mm"] < 20 < min(found["depth_error_mm_centre"], found["depth_error_mm_shuffled"])
+    assert tasks["ground"]["metrics"]["depth_error_mm"]["chance"] > 30  # a slice drawn at random of 288 mm
     assert tasks["ground"]["scoring"]["outside"] == "all that the model sees"
     rows = [row for row in results.read_samples(tmp_path / "out", tasks["ground"]) if row["distance_mm"] is not None]
     assert all((row["distance_mm"] == 0) == bool(row["pointing"]) for row in rows) and len(rows) > 9
