@@ -50,7 +50,7 @@ def store_volume(volume: Voxels, max_voxels: int) -> StoredVolume:
         "HU" if is_ct else "none",
         _histogram(volume.voxels) if is_ct else (),
     )
-    steps = (*volume.steps, FACE) if is_ct and shows_head(volume) else volume.steps
+    steps = (*volume.steps, FACE) if shows_head(volume) else volume.steps
     return StoredVolume(data, volume.shape, (1.0, 1.0, 1.0), steps, info)
 
 
@@ -64,16 +64,21 @@ def _histogram(voxels: Any) -> tuple[int, ...]:
 
 
 def shows_head(volume: Volume) -> bool:
-    """Return whether the upper end of a CT is as wide and deep as a head, with air around it.
+    """Return whether the upper end of a volume is as wide and deep as a head, with air around it.
 
-    A guess for a warning: shoulders are wider, necks narrower, and what the field of view cuts is not judged.
+    A guess for a warning: shoulders are wider, necks narrower, and what the field of view cuts is not judged. A brain whose
+    skull was taken out and a knee may pass for one.
     """
+    if min(volume.spacing) <= 0:
+        return False
+    low, high = volume.range or (0.0, 1.0)
+    tissue = _TISSUE if volume.modality == "CT" else low + 0.15 * (high - low)
     depth, height, width = volume.shape
     spacing_z, spacing_y, spacing_x = volume.spacing
     top = max(1, round(min(depth, 160 / spacing_z)))
     found = 0
     planes = np.linspace(depth - top, depth - 1, 9).round().astype(int)
-    for plane in (volume.voxels[int(index)] > _TISSUE for index in planes):
+    for plane in (volume.voxels[int(index)] > tissue for index in planes):
         rows, columns = np.flatnonzero(plane.mean(1) > 0.02), np.flatnonzero(plane.mean(0) > 0.02)
         if not len(rows) or rows[0] == 0 or columns[0] == 0 or rows[-1] == height - 1 or columns[-1] == width - 1:
             continue

@@ -35,10 +35,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @config
 class Reference:
-    """A published number: `tag` R when it was read in the authors' own repository or card, S when in a later paper's table.
-
-    M: as it is cited, the table itself was not read.
-    """
+    """A published number: `tag` R when it was read in the authors' own repository or card, S when in a later paper's table."""
 
     model: str
     metric: str

@@ -50,9 +50,11 @@ def test_batches_say_which_rows_have_a_text(tmp_path: Path, make: Make) -> None:
     folder = written(tmp_path / "set", lambda index: index % 4 != 1, val=8)
     for split in ("train", "val"):
         loader = make(folder, split=split)
-        for batch in itertools.islice(iter(loader), 4) if split == "train" else loader.once():
+        batches = list(itertools.islice(iter(loader), 4) if split == "train" else loader.once())
+        for batch in batches:
             assert batch.has_text == [number(key) % 4 != 1 for key in batch.keys]
-            assert batch.texts == sum(batch.has_text) < len(batch) == 8
+            assert batch.texts == sum(batch.has_text) and len(batch) == 8
+        assert sum(batch.texts for batch in batches) < 8 * len(batches)
     assert loader.stream.without_text == 2
     ranks = [next(iter(make(folder, rank=rank, world=2))) for rank in range(2)]
     assert ranks[0].keys + ranks[1].keys == next(iter(make(folder))).keys

@@ -25,7 +25,7 @@ from vlp.batch import Batch, Grid, Losses, ModelOutput, Prompts, Spans, Tokens
 from vlp.needs.depths import Depths
 from vlp.needs.phrases import phrases_of
 from vlp.objectives import build_objectives
-from vlp.objectives.anatomy import pair_losses, positive_shares, query_pooling
+from vlp.objectives.anatomy import organ_losses, positive_shares, query_pooling
 from vlp.objectives.dhn_nce import DhnNce
 from vlp.objectives.functional import info_nce
 from vlp.objectives.gloria import WordMatch
@@ -368,14 +368,14 @@ def test_targets_of_an_organ_decide_its_loss() -> None:
     """Texts: abnormal A, normal, normal and more, abnormal A; cosines given, temperature .07."""
     cosines = tensor([[0.9, 0.2, 0.1, 0.4], [0.3, 0.8, 0.7, 0], [0.2, 0.6, 0.9, 0.1], [0.5, 0.1, 0, 0.7]])
     facts = torch.tensor([[0, 0, 1], [0, 1, 2], [0, 1, 3], [0, 0, 1]])
-    every, eye, scale = torch.arange(4), torch.eye(4, dtype=torch.float64), tensor(1 / 0.07)
-    target = positive_shares(facts, every, every, "normal").double()
-    halves = tensor([[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5]])
-    assert torch.equal(target, halves)
+    place, eye, scale = torch.arange(4), torch.eye(4, dtype=torch.float64), tensor(1 / 0.07)
+    target, same = positive_shares(facts, place, facts, "normal")
+    halves = torch.tensor([[0.5, 0, 0, 0.5], [0, 0.5, 0.5, 0], [0, 0.5, 0.5, 0], [0.5, 0, 0, 0.5]])
+    assert torch.equal(target, halves) and bool(same.all())
     # Images that are the cosines and texts that are unit vectors have these products; the other direction's are transposed.
-    assert pair_losses(cosines, eye, target, cosines, eye, scale).mean().item() == pytest.approx(2.016219, abs=1e-6)
-    own = positive_shares(facts, every, every, "own").double()
-    assert pair_losses(cosines, eye, own, cosines, eye, scale).mean().item() == pytest.approx(0.051933, abs=1e-6)
+    for matches, expected in (("normal", 2.016219), ("own", 0.051933)):
+        found = organ_losses(cosines, eye, facts, place, cosines, eye, facts, scale, matches).sum(0)
+        torch.testing.assert_close(found, tensor([expected, 1]), rtol=0, atol=1e-6)
 
 
 def test_query_pooling() -> None:

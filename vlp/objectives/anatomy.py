@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -95,26 +96,18 @@ class Anatomy(Objective[AnatomyConfig]):
         # The ranks' backward collectives must meet even where this rank has no organ: tie the empty rows to the graph.
         said = l2_normalize(texts) + 0 * seen.sum() + 0 * output.image.sum()
         both, counts = distributed.gather_uneven(torch.stack([seen, said], 1))
-        start = sum(counts[: distributed.rank()])
-        columns = torch.stack([entries.organ, entries.normal.long(), entries.code], 1)
-        facts = distributed.gather_uneven(columns)[0].cpu()
+        own = torch.stack([entries.organ, entries.normal.long(), entries.code], 1)
+        everyone = distributed.gather_uneven(own)[0]
+        place = sum(counts[: distributed.rank()]) + torch.arange(len(own), device=own.device)
         scale = self.anatomy_logit_scale.exp().reshape(())
-        total, compared = 0 * (said.sum() + scale), 0
-        for organ in sorted(set(facts[:, 0].tolist())):
-            members = (facts[:, 0] == organ).nonzero().squeeze(1)
-            if self.config.matches == "normal" and bool(facts[members, 1].all()):
-                continue
-            compared += 1
-            own = members[(members >= start) & (members < start + len(seen))]
-            target = positive_shares(facts, own, members, self.config.matches).to(said)
-            rows, columns = own.to(said.device), members.to(said.device)
-            losses = by_chunks(
-                pair_losses, (seen[rows - start], said[rows - start], target), (*both[columns].unbind(1), scale),
-                held=4 * len(own) * len(members),
-            )  # fmt: skip
-            total = total + losses.sum() / len(members)
+        compare = partial(organ_losses, matches=self.config.matches)
+        # Nothing here waits for the device: all pairs are compared, and those of two organs masked.
+        found = by_chunks(
+            compare, (seen, said, own, place), (*both.unbind(1), everyone, scale), 4 * len(own) * len(everyone)
+        )
+        total, organs = found.sum(0) + 0 * scale
         if self.config.reduction == "mean":
-            total = total / max(compared, 1)
+            total = total / distributed.sum_over_ranks(organs.detach()).round().clamp(min=1)
         return Losses(total * distributed.world())
 
     def _read(self, patches: Tensor, entries: Organs) -> Tensor:
@@ -137,20 +130,40 @@ def query_pooling(patches: Tensor, allowed: Tensor, query: Tensor, key: Tensor) 
     return torch.softmax(logits.masked_fill(~allowed, MASKED), 2) @ patches
 
 
-def positive_shares(facts: Tensor, own: Tensor, members: Tensor, matches: str) -> Tensor:
-    """Return the targets [own, members] of an organ, rows of sum 1; `facts` [T, 3]: organ, whether normal, code of the text."""
-    related = own[:, None] == members
-    if matches != "own":
-        related = related | (facts[own, 2, None] == facts[members, 2])
+def organ_losses(
+    image: Tensor,
+    text: Tensor,
+    own: Tensor,
+    place: Tensor,
+    images: Tensor,
+    texts: Tensor,
+    everyone: Tensor,
+    scale: Tensor,
+    matches: str,
+) -> Tensor:
+    """Return [n, 2] of n own pairs: the mean of both directions' cross-entropies, and 1, each over its organ's number of pairs.
+
+    Vectors [n, D] and [N, D] of all ranks have unit length; `own` [n, 3] and `everyone` [N, 3]: organ, whether normal, code of
+    the text; `place` [n]: which of all pairs the own ones are. Zero for an organ that is left out.
+    """
+    target, same = positive_shares(own, place, everyone, matches)
+    weight = 1 / same.sum(1).to(image.dtype)
     if matches == "normal":
-        related = related | (facts[own, 1, None] * facts[members, 1] == 1)
-    return related / related.sum(1, keepdim=True)
-
-
-def pair_losses(image: Tensor, text: Tensor, target: Tensor, images: Tensor, texts: Tensor, scale: Tensor) -> Tensor:
-    """Return [n]: the mean of both directions' cross-entropies of n own pairs against all N of their organ, unit vectors."""
-    found = image.new_zeros(len(image))
+        weight = weight * (same & (everyone[:, 1] == 0)).any(1)
+    losses = torch.zeros_like(weight)
     for queries, others in ((image, texts), (text, images)):
-        logits = scale * queries @ others.T
-        found = found + torch.logsumexp(logits, 1) - (target * logits).sum(1)
-    return found / 2
+        logits = (scale * queries @ others.T).masked_fill(~same, MASKED)
+        losses = losses + torch.logsumexp(logits, 1) - (target.to(logits.dtype) * logits).sum(1)
+    return torch.stack([losses / 2 * weight, weight], 1)
+
+
+def positive_shares(own: Tensor, place: Tensor, everyone: Tensor, matches: str) -> tuple[Tensor, Tensor]:
+    """Return the targets [n, N] of own pairs among all, rows of sum 1, and which of these are of the same organ, bool."""
+    same = own[:, 0, None] == everyone[:, 0]
+    related = place[:, None] == torch.arange(len(everyone), device=place.device)
+    if matches != "own":
+        related = related | (own[:, 2, None] == everyone[:, 2])
+    if matches == "normal":
+        related = related | (own[:, 1, None] * everyone[:, 1] == 1)
+    related = related & same
+    return related / related.sum(1, keepdim=True), same

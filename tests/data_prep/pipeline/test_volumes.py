@@ -158,6 +158,9 @@ def test_a_head_is_told_from_a_chest_and_a_neck() -> None:
     assert not shows_head(phantom(360, 240)) and not shows_head(phantom(110, 110))
     assert not shows_head(phantom(155, 200, margin=0))  # cut by the field of view
     assert FACE in store_volume(phantom(155, 200), 1 << 30).steps
+    head = phantom(155, 200)
+    brain = np.maximum(head.voxels + 1000, 0) + np.random.default_rng(0).integers(0, 40, head.shape).astype(np.int16)
+    assert shows_head(Volume(brain, head.affine, "MR", (1.0, 1060.0)))
 
 
 def test_what_a_volume_holds_besides_its_voxels_is_found() -> None:
