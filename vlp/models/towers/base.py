@@ -250,6 +250,8 @@ class ImageTower(Tower):
     side = "image"
     takes: ClassVar[Literal["image", "volume"]] = "image"
     takes_both: ClassVar[bool] = False
+    inflation: Literal["centre", "mean"] = "mean"
+    """Where the kernels of 2-D weights go along depth, in a tower of volumes."""
     channels: int = 3
     patch_width: int
     grid: Grid

@@ -88,7 +88,7 @@ def load_tower(tower: Tower, tensors: Mapping[str, Tensor], source: str, student
             )
         tensors = tensorflow_efficientnet(tensors, own)
     wanted = {name: part for name, part in canonical(own).items() if not part.name.endswith("num_batches_tracked")}
-    rule: Rule = getattr(tower.config, "inflate", "mean")
+    rule: Rule = tower.inflation if isinstance(tower, ImageTower) else "mean"
     prefix, given = _best(tensors, wanted, image, student, rule)
     if isinstance(tower, ImageTower):
         tower.check_weights({name: part.value for name, part in given.items()}, source)

@@ -121,7 +121,7 @@ class InflatedTower(VolumeTower):
     def __init__(self, config: InflatedConfig, spec: VolumeSpec) -> None:
         super().__init__()
         require_channels(spec, config.channels)
-        self.config, self.channels = config, spec.channels
+        self.config, self.channels, self.inflation = config, spec.channels, config.inflate
         self.model = ResNet3d(config.name, config.channels)
         self.width, self.patch_width = self.model.widths[-1], self.model.widths[config.stage - 1]
 
