@@ -252,6 +252,8 @@ class ImageTower(Tower):
     takes_both: ClassVar[bool] = False
     inflation: Literal["centre", "mean"] = "mean"
     """Where the kernels of 2-D weights go along depth, in a tower of volumes."""
+    pretrained_grid: tuple[int, int, int] | None = None
+    """The cells of 3-D weights whose table of positions is of another grid than the tower's, where that is no cube."""
     channels: int = 3
     patch_width: int
     grid: Grid

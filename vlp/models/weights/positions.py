@@ -61,7 +61,7 @@ def _grids(
     own = tower.grid.shape
     if "patch.weight" in found and found["patch.weight"].value.dim() == 4:
         return _square(length, "cls" in found), own
-    given: tuple[int, ...] | None = getattr(tower.config, "pretrained_grid", None)
+    given = tower.pretrained_grid
     options = (grid_of(length - count, given, own) for count in ((1, 0) if "cls" in found else (0, 1)))
     return next((grid for grid in options if grid is not None), None), own
 

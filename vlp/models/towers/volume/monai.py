@@ -63,7 +63,7 @@ class MonaiTower(VolumeTower):
 
     def __init__(self, config: MonaiConfig, spec: VolumeSpec) -> None:
         super().__init__()
-        self.config, self.channels = config, spec.channels
+        self.config, self.channels, self.pretrained_grid = config, spec.channels, config.pretrained_grid
         self.inputs = config.channels or spec.channels
         require_channels(spec, self.inputs)
         self.is_swin = config.name == "swin_unetr"

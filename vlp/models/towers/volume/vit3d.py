@@ -53,7 +53,7 @@ class Vit3dTower(TimmBased, VolumeTower):
     def __init__(self, config: Vit3dConfig, spec: VolumeSpec) -> None:
         super().__init__()
         shape = require_whole_patches(spec, config.patch, "model.image.patch")
-        self.config, self.channels = config, spec.channels
+        self.config, self.channels, self.pretrained_grid = config, spec.channels, config.pretrained_grid
         self.grid = Grid(shape, tuple(map(float, config.patch)), tuple(side / 2 for side in config.patch))
         self.model = _create(config, spec.channels, self.grid.cells)
         self.prefix = int(self.model.num_prefix_tokens)
