@@ -16,11 +16,10 @@ from vlp.models.towers.base import Features
 
 
 @pytest.mark.parametrize("recomputes", [False, True])
-@pytest.mark.parametrize(
-    "needs", [frozenset(), frozenset({"patches", "attention"}), frozenset({"masked_patches"})], ids=str
-)
+@pytest.mark.parametrize("asked", ["", "patches attention", "masked_patches"])
 @pytest.mark.parametrize("name", ["slices of a transformer", "vit3d", "monai vit"])
-def test_shapes_tell_what_values_tell(name: str, needs: frozenset[str], recomputes: bool) -> None:
+def test_shapes_tell_what_values_tell(name: str, asked: str, recomputes: bool) -> None:
+    needs = frozenset(asked.split())
     tree, size, _ = TOWERS[name]
     config = ModelConfig(image={**tree, "checkpointing": recomputes}, text=BERT, dim=8)
     model, tokenizer = build_untrained(config, spec(*size), wordpieces(), needs), wordpieces()
