@@ -76,6 +76,13 @@ def end_unsent(error: BaseException, _: Any) -> None:
     os._exit(NO_HANDLES if "Too many open files" in str(error) else 1)
 
 
+def end_unserved(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """End this worker as the thread that hands its batches over has no file handle left; other errors are shown."""
+    if "Too many open files" in str(error):
+        os._exit(NO_HANDLES)
+    sys.__excepthook__(kind, error, trace)
+
+
 def identity(result: Any) -> Any:
     return result
 
@@ -83,6 +90,7 @@ def identity(result: Any) -> Any:
 def prepare_worker(_: int) -> None:
     # A batch that cannot be sent is dropped by multiprocessing, and the main process would wait for it for ever.
     multiprocessing.queues.Queue._on_queue_feeder_error = staticmethod(end_unsent)  # type: ignore[attr-defined]
+    sys.excepthook = end_unserved  # multiprocessing's thread calls it; what a worker itself raises is told otherwise
     # A batch system signals all processes of a job: the run finishes its step and saves, with its workers alive. They
     # end with it, by the loader's own means.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
