@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from ...splits.split import share_at
 from ..patient import stream
 from .files import write_dicom, write_nifti
 from .generate import boxes, identify, labels, words
@@ -117,9 +118,4 @@ def split_of(study: Study) -> str:
     """Return the split of a study's patient."""
     if forms_of(study.index)[0].is_dicom:
         return "train"
-    draw, above = float(stream(study.seed, _SPLIT, study.index).random()), 0.0
-    for split, share in SHARES.items():
-        above += share
-        if draw < above:
-            return split
-    return "train"
+    return share_at(float(stream(study.seed, _SPLIT, study.index).random()), SHARES)
