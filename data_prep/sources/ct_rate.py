@@ -158,10 +158,8 @@ class CtRate(Source):
         return left
 
     def sample(self, record: Record) -> Sample:
+        self.refuse(record)
         data = record.data
-        if "problem" in data:
-            reason, detail, counted = data["problem"]
-            raise Reject(reason, detail, counted=counted)
         findings, impression = data["texts"]
         parts = [f"{name}: {text}" for name, text in (("FINDINGS", findings), ("IMPRESSION", impression)) if text]
         path = self.image(data["file"])

@@ -169,7 +169,7 @@ class TableSource(Source):
                 found = [read(row.cells.get(name, ""), column) for row in group]
                 ids[name] = _agreed([value for value in found if value], column)
         except CellError as error:
-            data["problem"] = (error.reason, error.detail)
+            data["problem"] = (error.reason, error.detail, True)
         return Record(
             key=scan.names.key(first.name, first.is_path),
             patient=ids.get("patient"),
@@ -187,9 +187,8 @@ class TableSource(Source):
 
     def sample(self, record: Record) -> Sample:
         """Return what the rows of an image say of it; raises Reject and CellError."""
+        self.refuse(record)
         data = record.data
-        if "problem" in data:
-            raise Reject(*data["problem"])
         group, columns = data["rows"], data["columns"]
         words = {
             name: _agreed([found for row in group if (found := word(row.get(name, ""), columns.get(name, name)))], name)
