@@ -17,6 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from vlp.core.process import start_worker
+
 from ...splits.split import share_at
 from ..patient import stream
 from .files import write_dicom, write_nifti
@@ -66,7 +68,7 @@ def _written(studies: list[Study], workers: int) -> Iterable[tuple[list[dict[str
     if workers < 2:
         yield from map(write_study, studies)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
         yield from pool.map(write_study, studies, chunksize=16)
 
 
