@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlp.modalities.volume.store import decode
 from vlp.sample import Box
 
 from ...data.checks import check_boxes
 from ...data.dataset import Data, Findings
 from ...drawing.cards import Section
-from ...drawing.slices import open_volume
 from ...maps.nifti import write_nifti
 from ...maps.phrase_maps import Map, Maps
 from ...metrics.grounding import box_mask, has_content
@@ -179,7 +179,7 @@ def _write_map(context: Context, index: int, heat: Map, number: int) -> str | No
     if context.maps is None:
         return None
     name = f"{re.sub(r'[^A-Za-z0-9._-]', '_', context.data.records[index].key)}.{number}.nii.gz"  # no word of a report
-    write_nifti(context.maps / name, heat, open_volume(context.data.image(index)))
+    write_nifti(context.maps / name, heat, decode(context.data.image(index)))
     return name
 
 
