@@ -59,7 +59,7 @@ def test_a_suite_of_volumes_runs_on_shards_of_its_sources(
         entry = found[task.spec.id]
         if task.spec.family == "classification":
             assert set(entry["per_class"]) == set(task.settings.classes) and len(task.settings.prompts) >= 3
-            undefined = [one for one, values in entry["per_class"].items() if values["auroc"]["value"] is None]
+            undefined = [label for label, values in entry["per_class"].items() if values["auroc"]["value"] is None]
             assert undefined == []
         assert entry["data"]["unit"] in ("volume", "study") and len(entry["data"]["ids_sha256"]) == 64
         for reference in task.spec.references:
