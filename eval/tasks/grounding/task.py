@@ -119,12 +119,12 @@ class Grounding(MapTask[Queries]):
                 values.setdefault("area", float(truth[np.isfinite(heat)].mean()))
             kept.append(query)
             table.append(values)
-            written = {"map": _write_map(context, indices[query.place], heat, len(kept))} if maps.is_volume else {}
+            written = _write_map(context, indices[query.place], heat, len(kept)) if maps.is_volume else None
             outcome.rows.append(
                 context.row(indices[query.place])
                 | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
                 | {name: None if np.isnan(value) else value for name, value in values.items()}
-                | {name: path for name, path in written.items() if path}
+                | ({"map": written} if written else {})
             )
         require_any(list(range(len(kept))), "a box that can be scored", context.data)
         outcome.scoring = {"map": settings.source, "sigma": settings.sigma, "thresholds": list(settings.thresholds)}
