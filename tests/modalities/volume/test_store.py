@@ -54,6 +54,16 @@ def test_what_was_written_with_the_delta_filter_is_refused() -> None:
         decode(packed(volume((16, 64, 64)).voxels, **filters), LIMIT)
 
 
+@pytest.mark.parametrize("opened", [lambda data: decode(data, LIMIT).voxels, lambda data: [decode_mask(data, LIMIT)]])
+def test_a_damaged_part_is_an_image_error_where_it_is_decoded(opened) -> None:
+    """blosc2 raises a RuntimeError, of which the loader knows nothing: the run would end at one damaged volume."""
+    good = encode(volume())
+    start, end = len(good) // 4, len(good) // 4 * 3
+    bad = good[:start] + bytes(255 - value for value in good[start:end]) + good[end:]
+    with pytest.raises(ImageError, match=f"a damaged volume of {len(bad)} bytes"):
+        opened(bad)[:]
+
+
 def test_foreign_and_damaged_bytes_are_refused() -> None:
     good = encode(volume())
     for data in (b"", b"nothing", good[:40], good[: len(good) // 2], good[:-30]):

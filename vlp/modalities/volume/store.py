@@ -58,17 +58,17 @@ def _pack(array: np.ndarray, level: int, record: dict[str, Any]) -> bytes:
 
 
 def decode(data: bytes, max_voxels: int = MAX_VOXELS) -> Volume:
-    """Open a volume's bytes; its voxels are decoded where they are sliced. Raises ImageError."""
-    array = _open(data, max_voxels)
+    """Open a volume's bytes; its voxels are decoded where they are sliced. Both raise ImageError."""
+    voxels = _Voxels(_open(data, max_voxels), len(data))
     try:
-        record = array.schunk.vlmeta[META]
+        record = voxels.array.schunk.vlmeta[META]
         affine = np.asarray(record["affine"], np.float64).reshape(4, 4)
         low, high = record["range"] or (None, None)
         axes = FileAxes(_three(record["order"], int), _three(record["flipped"], bool))
         if sorted(axes.order) != [0, 1, 2] or not np.isfinite(affine).all():
             raise ValueError("no axes")
         return Volume(
-            array,
+            voxels,
             affine,
             str(record["modality"]),
             None if low is None or high is None else (float(low), float(high)),
@@ -81,7 +81,7 @@ def decode(data: bytes, max_voxels: int = MAX_VOXELS) -> Volume:
 
 def decode_mask(data: bytes, max_voxels: int = MAX_VOXELS) -> np.ndarray:
     """Return where a stored mask is not zero, bool [D, H, W]; raises ImageError."""
-    inside: np.ndarray = np.asarray(_open(data, max_voxels)[:]) != 0
+    inside: np.ndarray = _Voxels(_open(data, max_voxels), len(data))[:] != 0
     return inside
 
 
@@ -92,13 +92,24 @@ def is_volume(data: Any) -> bool:
 
 def check(data: bytes, shape: tuple[int, int, int]) -> None:
     """Decode a stored volume or mask whole; raises ImageError for a damaged one, and for one of another shape."""
-    array = _open(data, MAX_VOXELS)
-    if tuple(array.shape) != tuple(shape):
-        raise ImageError(f"expected {' x '.join(map(str, shape))} voxels, found {' x '.join(map(str, array.shape))}")
-    try:
-        array[:]
-    except (RuntimeError, ValueError) as error:
-        raise ImageError(f"a damaged volume of {len(data)} bytes ({type(error).__name__})") from None
+    voxels = _Voxels(_open(data, MAX_VOXELS), len(data))
+    if voxels.shape != tuple(shape):
+        raise ImageError(f"expected {' x '.join(map(str, shape))} voxels, found {' x '.join(map(str, voxels.shape))}")
+    voxels[:]
+
+
+class _Voxels:
+    """The array of a stored volume: a part is decoded when it is sliced, and a damaged one raises ImageError."""
+
+    def __init__(self, array: Any, length: int) -> None:
+        self.array, self.length = array, length
+        self.shape, self.dtype, self.size = tuple(array.shape), array.dtype, array.size
+
+    def __getitem__(self, part: Any) -> np.ndarray:
+        try:
+            return np.asarray(self.array[part])
+        except (RuntimeError, ValueError) as error:
+            raise ImageError(f"a damaged volume of {self.length} bytes ({type(error).__name__})") from None
 
 
 def _three(values: Any, kind: Any) -> Any:
