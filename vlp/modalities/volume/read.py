@@ -21,7 +21,7 @@ from .formats import dicom_series, itk, nifti, rad_chestct
 from .formats.slices import ASIDE, check_upright, straighten, upright_shape
 from .options import LEAST, FileArray, VolumeOptions, affine_of, check_size
 from .spec import AIR
-from .volume import Volume, to_ras
+from .volume import Volume, closest_axes, to_ras
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -158,8 +158,7 @@ def _affine(found: FileArray, options: VolumeOptions) -> np.ndarray:
         affine = np.array(found.affine, np.float64)
         if options.spacing is not None:
             _check_span(affine)
-            _, _, axes = to_ras(np.empty((2, 2, 2), bool), affine)
-            for ours, theirs in enumerate(axes.order):
+            for ours, theirs in enumerate(closest_axes(affine).order):
                 affine[:3, theirs] *= options.spacing[ours] / np.linalg.norm(affine[:3, theirs])
         return affine
     spacing = list(found.spacing or (0.0, 0.0, 0.0))
@@ -176,7 +175,7 @@ def _check_span(affine: np.ndarray) -> None:
         ]
         raise ImageError(f"its affine holds what is no number: {', '.join(axes) or 'the origin'}", "bad_affine")
     try:
-        to_ras(np.empty((2, 2, 2), bool), affine)
+        closest_axes(affine)
     except ValueError as error:
         raise ImageError(str(error), "bad_affine") from None
 
