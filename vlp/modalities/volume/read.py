@@ -19,7 +19,7 @@ from ..image.errors import ImageError
 from . import hounsfield
 from .formats import dicom_series, itk, nifti, rad_chestct
 from .formats.slices import ASIDE, check_upright, straighten, upright_shape
-from .options import LEAST, FileArray, VolumeOptions, affine_of, check_size
+from .options import LEAST, FileArray, VolumeOptions, affine_of, check_size, corners_of
 from .spec import AIR
 from .volume import Volume, closest_axes, to_ras
 
@@ -55,8 +55,8 @@ def read_mask(files: Files, volume: Volume, options: VolumeOptions | None = None
         affine = _affine(found, options)
         _check_span(affine)
         mask, affine, _ = to_ras(found.array, affine)
-        ends = np.array(np.meshgrid(*((0, side - 1) for side in mask.shape[::-1]), [1], indexing="ij")).reshape(4, -1)
-        apart = float(np.linalg.norm(((affine - volume.affine) @ ends)[:3], axis=0).max())
+        corners = corners_of(mask.shape[::-1])
+        apart = float(np.linalg.norm(((affine - volume.affine) @ corners)[:3], axis=0).max())
         if mask.shape != volume.shape or apart > 0.1 * min(volume.spacing):
             sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, volume.shape)]
             raise ImageError(

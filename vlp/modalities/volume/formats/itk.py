@@ -16,12 +16,11 @@ from vlp.core.errors import ConfigError, first_line
 from vlp.core.untrusted import inside, open_regular, shown
 
 from ...image.errors import ImageError
-from ..options import FileArray, VolumeOptions, axes_error, check_size, pick
+from ..options import LPS_TO_RAS, FileArray, VolumeOptions, axes_error, check_size, pick
 
 _HEADER_LIMIT = 1 << 16
 _DEFLATE = 1032
 """How often more bytes deflate can give than it is given."""
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ORIENTED = {"MetaImageIO": ("transformmatrix", "orientation", "rotation"), "NrrdImageIO": ("space directions",)}
 _SPACED = {"MetaImageIO": ("elementspacing", "elementsize"), "NrrdImageIO": ("space directions", "spacings")}
 
@@ -65,7 +64,7 @@ def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
         affine = np.eye(4)
         affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
         affine[:3, 3] = image.GetOrigin()
-        affine = _LPS_TO_RAS @ affine
+        affine = LPS_TO_RAS @ affine
     return FileArray(array, affine, spacing)
 
 
