@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlp.core.errors import first_line
 from vlp.core.untrusted import open_regular
 
 from ..image.decode import is_dicom
@@ -83,6 +84,8 @@ def _named(files: Files) -> Iterator[None]:
     except ImageError as error:
         text = str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
         raise ImageError(text, error.reason, counted=error.counted) from None
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read: {error.strerror or first_line(error)}") from None
     except MemoryError:
         raise ImageError(f"{name}: out of memory", "out_of_memory") from None
 
@@ -101,11 +104,8 @@ def _file_array(path: Files, max_voxels: int, options: VolumeOptions) -> FileArr
         return itk.read_itk(path, max_voxels, options)
     if name.endswith(NPZ):
         return rad_chestct.read_npz(path, max_voxels, options)
-    try:
-        with open_regular(path) as file:
-            head = file.read(132)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
+    with open_regular(path) as file:
+        head = file.read(132)
     if is_dicom(head) or name.endswith(DICOM):
         return dicom_series.read_files([path], max_voxels, options)
     kinds = " ".join((*NIFTI, *ITK, NPZ))

@@ -26,18 +26,15 @@ _SPACED = {"MetaImageIO": ("elementspacing", "elementsize"), "NrrdImageIO": ("sp
 
 
 def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
-    """Return what a MetaImage or NRRD file holds; raises ImageError."""
+    """Return what a MetaImage or NRRD file holds; raises ImageError or OSError."""
     import SimpleITK as sitk
 
     kind = "MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO"
-    try:
-        with open_regular(path) as file:
-            fields, start = _fields(file.read(_HEADER_LIMIT), kind)
-        holder = _holder(path, fields)
-        with open_regular(holder) as file:
-            available = file.seek(0, 2)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
+    with open_regular(path) as file:
+        fields, start = _fields(file.read(_HEADER_LIMIT), kind)
+    holder = _holder(path, fields)
+    with open_regular(holder) as file:
+        available = file.seek(0, 2)
     reader: Any = sitk.ImageFileReader()
     reader.SetImageIO(kind)
     reader.SetFileName(str(path))

@@ -27,7 +27,7 @@ _SLACK = 1 << 16
 
 
 def read_nifti(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
-    """Return what a .nii or .nii.gz holds, packed or not whatever its name; raises ImageError."""
+    """Return what a .nii or .nii.gz holds, packed or not whatever its name; raises ImageError or OSError."""
     try:
         with _opened(path, _HEADER_LIMIT) as file:
             header = _header(file.read(540))
@@ -50,8 +50,6 @@ def read_nifti(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray
                 _to_the_end(file)
     except (EOFError, zlib.error) as error:
         raise ImageError(f"truncated or damaged gzip: {first_line(error)}", "image_truncated") from None
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or first_line(error)}") from None
     array = np.frombuffer(data, kind).reshape(shape, order="F")
     affine, spacing = _place(header, shape, options)
     return FileArray(array, affine, spacing, _scale(header))
