@@ -63,6 +63,21 @@ def test_a_file_a_shard_and_a_volume_are_one_thing(folder: Path, tmp_path: Path)
     torch.testing.assert_close(found, loaded().embed_images([tmp_path / "scan.nii.gz"] * 3), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("windows", [("lung", "40/400"), ("lung",)])
+def test_scoring_embeds_a_volume_as_the_model_does(windows: tuple[str, ...]) -> None:
+    from vlp_eval.models.vlp import FolderEmbedder
+
+    made = loaded(VolumeSpec(spacing=(4.0, 3.0, 3.0), size=(8, 12, 16), windows=windows, mean=(0.4,)))
+    voxels, affine, axes = to_ras(scan(), AFFINE)
+    stored = store.encode(Volume(voxels, affine, axes=axes))
+    embedder = FolderEmbedder(made, "toy", "cpu", None)
+    inputs = [embedder.prepare(stored)[0]]
+    expected = made.embed_images([stored])[0]
+    for modality in ("image", "patches"):
+        row = torch.from_numpy(embedder.encode(modality, inputs)["image"][0])
+        torch.testing.assert_close(row / row.norm(), expected, atol=1e-5, rtol=0)
+
+
 def test_a_heat_map_lies_on_the_files_own_voxels(folder: Path, tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(scan(), AFFINE), tmp_path / "scan.nii.gz")
     heat = vlp.from_pretrained(folder).heatmap(tmp_path / "scan.nii.gz", "nodule")
