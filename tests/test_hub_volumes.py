@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -18,6 +19,7 @@ from vlp.core.errors import UnsupportedByFormat
 from vlp.export import exporters, model_card, verify
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.processor import Augment
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.kinds import load_processor
 from vlp.modalities.volume import store
 from vlp.modalities.volume.processor import VolumeProcessor
@@ -30,9 +32,12 @@ SPEC = VolumeSpec(spacing=(4.0, 3.0, 3.0), size=(8, 12, 16), windows=("lung", "4
 AFFINE = np.array([[-2.0, 0.3, 0.0, 30.0], [-0.3, -2.0, 0.0, 25.0], [0.0, 0.0, 5.0, -20.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-def loaded(spec: VolumeSpec = SPEC) -> hub.Pretrained:
+TOWER = {"kind": "patch_conv", "width": 8, "hidden": 8, "local_width": 8}
+
+
+def loaded(spec: VolumeSpec = SPEC, tower: dict[str, Any] = TOWER) -> hub.Pretrained:
     torch.manual_seed(0)
-    config = ModelConfig(image={"kind": "patch_conv", "width": 8, "hidden": 8, "local_width": 8}, text=BERT, dim=16)
+    config = ModelConfig(image=tower, text=BERT, dim=16)
     tokenizer = wordpieces()
     model = build_model(config, spec, tokenizer, ALL - {"attention"}, (2.0, -3.0))
     for parameter in model.parameters():
@@ -82,6 +87,16 @@ def test_a_heat_map_lies_on_the_files_own_voxels(folder: Path, tmp_path: Path) -
     nibabel.save(nibabel.Nifti1Image(scan(), AFFINE), tmp_path / "scan.nii.gz")
     heat = vlp.from_pretrained(folder).heatmap(tmp_path / "scan.nii.gz", "nodule")
     assert heat.shape == scan().shape and np.isfinite(heat).any()
+
+
+def test_a_model_that_reads_pictures_too_has_heat_maps_of_both() -> None:
+    spec = VolumeSpec(spacing=(12, 12, 12), size=(4, 32, 32), windows=("lung",), image=ImageSpec(size=32, channels=1))
+    made = loaded(spec, {"kind": "slices", "tower": {"kind": "conv"}})
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 64), dtype=np.uint8)
+    heat = made.heatmap(pixels, "nodule")
+    assert heat.shape == pixels.shape and np.isfinite(heat).all()
+    voxels, affine, axes = to_ras(scan(), AFFINE)
+    assert made.heatmap(Volume(voxels, affine, axes=axes), "nodule").shape == scan().shape
 
 
 def test_what_is_saved_says_which_kind_it_is(folder: Path) -> None:
