@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import platform
 import re
 import textwrap
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from vlp.core.process import cores
 
 from .result import Result
 
@@ -74,12 +75,11 @@ def machine() -> str:
     if info.is_file():
         found = re.search(r"^model name\s*:\s*(.+)$", info.read_text(), re.MULTILINE)
         name = found.group(1) if found else name
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     versions = ", ".join(f"{package} {version(package)}" for package in VERSIONS)
-    return f"{name}, {cores} cores, {device}; Python {platform.python_version()}, {versions}"
+    return f"{name}, {cores()} cores, {device}; Python {platform.python_version()}, {versions}"
 
 
 def write(results: Sequence[Result], path: Path, load: float) -> None:

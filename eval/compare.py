@@ -22,7 +22,10 @@ from .bootstrap import Floats, Resamples, draw, paired_difference, sign_flip
 from .intervals import FEW_EVENTS
 from .metrics.ranking import Delong, Ranking, auroc, delong
 from .results import TaskResult
-from .tasks.base import Auroc, Mean, MeanAuroc, family_of
+from .tasks.base import Auroc, Comparable, Mean, MeanAuroc, family_of
+
+Pairs = dict[str, tuple[Comparable, Comparable | None]]
+"""Comparable metrics of a task by name, of the first run and of another; None where that has none of the name."""
 
 
 def compare_runs(runs: Sequence[Path], resamples: int, seed: int = 0) -> tuple[list[dict[str, Any]], list[str]]:
@@ -38,13 +41,14 @@ def compare_runs(runs: Sequence[Path], resamples: int, seed: int = 0) -> tuple[l
         if not shared:
             raise ConfigError(f"{run} and {runs[0]} have no scored task in common")
         for name in shared:
-            pair = first[name], other[name]
-            _require_same_data(*pair)
-            notes |= dict.fromkeys(_differences_in_setup(*pair))
-            notes |= dict.fromkeys(_other_classes(*pair))
-            found = _compare(*pair, resamples, seed)
+            _require_same_data(first[name], other[name])
+            notes |= dict.fromkeys(_differences_in_setup(first[name], other[name]))
+            family = first[name].entry["family"]
+            old, new = (family_of(family).comparable(result) for result in (first[name], other[name]))
+            pairs = {metric: (left, new.get(metric)) for metric, left in old.items()}
+            notes |= dict.fromkeys(f"{name}: {words}" for words in _other_classes(pairs))
+            found = _compare(pairs, [row["patient"] for row in first[name].rows], resamples, seed)
             if not found:
-                family = first[name].entry["family"]
                 notes[f"{name}: not compared, family {family!r} declares no comparable metric"] = None
             table += [{"task": name, "run": str(run), **entry} for entry in found]
     return table, list(notes)
@@ -76,24 +80,19 @@ def _differences_in_setup(first: TaskResult, second: TaskResult) -> list[str]:
     return [f"{old['id']}: the {what} {words}" for what, is_so in differ.items() if is_so]
 
 
-def _other_classes(first: TaskResult, second: TaskResult) -> list[str]:
+def _other_classes(pairs: Pairs) -> list[str]:
     """Return a line for each mean over classes that the two runs take over other classes: it is not compared."""
-    family = family_of(first.entry["family"])
-    old, new = family.comparable(first), family.comparable(second)
     return [
-        f"{first.entry['id']}: {name} is not compared, a mean over {len(left.of)} classes and one over {len(right.of)}"
+        f"{name} is not compared, a mean over {len(left.of)} classes and one over {len(right.of)}"
         f" ({', '.join(sorted(set(left.of) ^ set(right.of)))})"
-        for name, left in old.items()
-        if isinstance(left, MeanAuroc) and isinstance(right := new.get(name), MeanAuroc) and left != right
+        for name, (left, right) in pairs.items()
+        if isinstance(left, MeanAuroc) and isinstance(right, MeanAuroc) and left != right
     ]
 
 
-def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Return the differences of the metrics that both runs report and their family declares as comparable."""
-    family = family_of(first.entry["family"])
-    old, new = family.comparable(first), family.comparable(second)
-    drawn = draw([row["patient"] for row in first.rows], resamples, seed)
-    pairs = {name: (left, new.get(name)) for name, left in old.items()}
+def _compare(pairs: Pairs, patients: Sequence[str], resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Return the differences of the metrics that both runs report; `patients` of the rows that are scored."""
+    drawn = draw(patients, resamples, seed)
     areas: dict[str, _Areas] = {}
     for name, (left, right) in pairs.items():
         if isinstance(left, Auroc) and isinstance(right, Auroc) and (area := _areas(left, right, drawn)):
@@ -104,7 +103,7 @@ def _compare(first: TaskResult, second: TaskResult, resamples: int, seed: int) -
         if isinstance(left, Mean) and isinstance(right, Mean):
             entry = _mean_entry(name, left, right, drawn, seed)
         elif name in areas:
-            are_independent = drawn.patients == len(first.rows)
+            are_independent = drawn.patients == len(patients)
             test = delong(areas[name].labels, areas[name].scores) if are_independent else None
             entry = _auroc_entry(name, [areas[name]], test)
         elif isinstance(left, MeanAuroc) and left == right and areas.keys() >= set(left.of):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -173,6 +173,15 @@ def split_sentences(text: str) -> list[tuple[int, int]]:
 def sentences(report: Report) -> Sequence[tuple[int, int]]:
     """Return the spans of a report's sentences, split here where the source gave none."""
     return report.sentences or split_sentences(report.text)
+
+
+def mentions_by_sentence(sample: Sample) -> Iterator[tuple[str, list[Mention]]]:
+    """Yield the sentences of a sample's report, each with the mentions that lie in it; nothing where there is no report."""
+    if sample.report is None:
+        return
+    for start, end in sentences(sample.report):
+        inside = [mention for mention in sample.concepts if start <= mention.start and mention.end <= end]
+        yield sample.report.text[start:end], inside
 
 
 def fold(text: str) -> str:

@@ -5,8 +5,9 @@ What it would need is counted in matrices that it held at N = 8,192 (extra memor
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+
+from vlp.core.process import cores
 
 from ..options import Options
 from ..result import Result
@@ -18,7 +19,7 @@ HELD = {"clip": 4.1, "siglip": 5.1}
 
 def run(options: Options) -> Iterator[Result]:
     count = 8192 if options.quick else 65536
-    threads = len(os.sched_getaffinity(0))
+    threads = cores()
     for kind, name in (("clip", "ClipLoss"), ("siglip", "SigLipLoss")):
         found = alone(kind, count, threads)
         dense = HELD[kind] * count**2 * 4 / 2**20

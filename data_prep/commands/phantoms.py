@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlp.core.config import ConfigError
 from vlp.core.output import hold
+from vlp.core.process import cores
 
 OWN = ("nifti", "dicom")
 """What a folder of phantoms holds."""
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the bodies")
     parser.add_argument("--start", type=int, default=0, help="the first study's number (default: %(default)s)")
     parser.add_argument("--voxel", type=float, default=6.0, help="about how many mm a voxel has (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes (default: all cores)")
 
 
 def run(args: argparse.Namespace) -> int:

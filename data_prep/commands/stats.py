@@ -66,11 +66,11 @@ def _sizes(reading: Reading) -> Iterator[tuple[Sample, int | None]]:
         for _, sample, side in reading.images(_side):
             yield sample, side
         return
-    for index, record in reading.samples(pixels=False):
+    for index, record in reading.samples(pixels=False, masks=True):  # masks are counted
         if record.volume is None:
             yield from ((sample, side) for _, sample, side in reading.images(_side, [index]))
         else:
-            yield reading.shards.sample(index, pixels=False), None  # its masks are counted
+            yield record, None
 
 
 def _side(data: bytes, is_volume: bool) -> int | None:

@@ -1,8 +1,4 @@
-"""Pictures of stored volumes: three planes at right angles through a place, and a projection from the front.
-
-As radiologists look at them: axial planes from the feet, coronal ones from the front, the patient's right on the left;
-sagittal ones with the front on the left; the head above.
-"""
+"""Pictures of stored volumes: three planes at right angles through a place, and a projection from the front."""
 
 from __future__ import annotations
 
@@ -12,13 +8,11 @@ from typing import Any
 import numpy as np
 
 from vlp.modalities.volume import store
+from vlp.modalities.volume.planes import AXES, NAMES, cut, greys, size_of
 from vlp.modalities.volume.volume import Volume
 from vlp.sample import Sample
 
 Array = np.ndarray[Any, Any]
-GREYS = (-1000.0, 400.0)
-"""What becomes black and white of a CT: lung and soft tissue are both seen."""
-NAMES = ("axial", "coronal", "sagittal")
 LEFT = ("R", "R", "A")
 """What lies on the left of each."""
 
@@ -44,10 +38,9 @@ def planes_of(sample: Sample, max_voxels: int = store.MAX_VOXELS) -> list[Plane]
     volume = store.decode(sample.image, max_voxels)
     masks = [store.decode_mask(mask, max_voxels) for mask in sample.masks.values()]
     centre = _centre(sample, volume, masks)
-    spacing = volume.spacing if min(volume.spacing) > 0 else (1.0, 1.0, 1.0)
     found = []
-    for axis, (name, left) in enumerate(zip(NAMES, LEFT, strict=True)):
-        rows, columns = (other for other in range(3) if other != axis)
+    for axis, name, left in zip(AXES, NAMES, LEFT, strict=True):
+        rows, columns = (other for other in AXES if other != axis)
         sides = volume.shape[rows], volume.shape[columns]
         boxes = []
         for number, box in enumerate(sample.boxes):
@@ -60,9 +53,9 @@ def planes_of(sample: Sample, max_voxels: int = store.MAX_VOXELS) -> list[Plane]
             Plane(
                 name,
                 left,
-                greys(_cut(volume.voxels, axis, centre[axis]), volume),
-                (sides[0] * spacing[rows], sides[1] * spacing[columns]),
-                tuple((number, _cut(mask, axis, centre[axis])) for number, mask in enumerate(masks)),
+                greys(cut(volume.voxels, axis, centre[axis]), volume),
+                size_of(volume, axis),
+                tuple((number, cut(mask, axis, centre[axis])) for number, mask in enumerate(masks)),
                 tuple(boxes),
             )
         )
@@ -75,13 +68,6 @@ def projection(data: bytes, max_voxels: int = store.MAX_VOXELS) -> Array:
     return greys(volume.voxels[:].mean(1)[::-1, ::-1], volume)
 
 
-def greys(values: Array, volume: Volume) -> Array:
-    """Return values of a volume as greys, uint8."""
-    low, high = GREYS if volume.range is None else volume.range
-    shown: Array = np.clip((values.astype(np.float32) - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
-    return shown
-
-
 def _centre(sample: Sample, volume: Volume, masks: list[Array]) -> tuple[int, ...]:
     """Return the voxel (z, y, x) that the planes cross."""
     middle = [side // 2 for side in volume.shape]
@@ -91,9 +77,3 @@ def _centre(sample: Sample, volume: Volume, masks: list[Array]) -> tuple[int, ..
     elif masks and masks[0].any():
         middle = [int(np.flatnonzero(masks[0].any(tuple({0, 1, 2} - {axis}))).mean()) for axis in range(3)]
     return tuple(min(max(place, 0), side - 1) for place, side in zip(middle, volume.shape, strict=True))
-
-
-def _cut(voxels: Any, axis: int, place: int) -> Array:
-    whole = slice(None)
-    cut = np.asarray(voxels[tuple(place if at == axis else whole for at in range(3))])
-    return np.ascontiguousarray(cut[::-1, ::-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -85,14 +86,17 @@ def shows_head(volume: Volume) -> bool:
     return found >= 4
 
 
-def mask_of(place: str, path: Path, volume: Volume, options: VolumeOptions) -> bytes:
-    """Return a mask's file as it is stored beside its volume; raises ImageError for one of another geometry.
+def masks_of(path: Path, places: Mapping[str, str], volume: Volume, options: VolumeOptions) -> dict[str, bytes]:
+    """Return the masks in a file as they are stored beside their volume; raises ImageError for one of another geometry.
 
-    `place` names the mask as its table does; `path#5` is where a file of several holds 5.
+    `places` are name to place, as the table of the set names it; `path#5` is where a file of several holds 5.
     """
     labels = read_mask(path, volume, VolumeOptions(orientation=options.orientation, spacing=options.spacing))
-    value = place.rpartition("#")[2] if "#" in place else ""
-    return store.encode_mask(labels == int(value) if value.isdigit() else labels != 0)
+    values = {name: place.rpartition("#")[2] if "#" in place else "" for name, place in places.items()}
+    return {
+        name: store.encode_mask(labels == int(value) if value.isdigit() else labels != 0)
+        for name, value in values.items()
+    }
 
 
 def turned(box: Box, volume: Volume) -> Box:

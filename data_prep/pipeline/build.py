@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import pickle
 import tempfile
 from collections import Counter
@@ -23,6 +22,7 @@ from typing import IO, Any
 
 from vlp.core.config import ConfigError, digest, to_tree, validate
 from vlp.core.output import partial_of, remove, whole, write_whole
+from vlp.core.process import cores
 from vlp.core.untrusted import read_text
 from vlp.data.tables.cells import CellError
 from vlp.sample import Sample
@@ -198,8 +198,7 @@ class Build:
     def _workers(self, total: int) -> int:
         if self.options.workers is not None:
             return self.options.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cores if total >= (WORTH_WORKERS_OF_VOLUMES if self.holds_volumes else WORTH_WORKERS) else 0
+        return cores() if total >= (WORTH_WORKERS_OF_VOLUMES if self.holds_volumes else WORTH_WORKERS) else 0
 
     def _done(self, shard: ShardPlan) -> bool:
         path = self.state / f"{shard.name}.json"

@@ -8,7 +8,7 @@ reading the image; raises Reject and ImageError.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -78,7 +78,7 @@ class SampleProcessor:
     text: TextOptions
     extractor: ConceptExtractor | None = None
     hasher: IdHasher | None = None
-    volume: VolumeOptions | None = None
+    volume: VolumeOptions = field(default_factory=VolumeOptions)
 
     def __call__(self, sample: Sample, split: str | None) -> Sample:
         """Return the sample as it is written; raises Reject."""
@@ -127,12 +127,8 @@ class SampleProcessor:
         """Return a sample's image, read where it is the path of a volume's file."""
         if not (isinstance(sample.image, Path) and is_volume_file(sample.image)):
             return sample.image
-        options = self.volume or VolumeOptions()
-        return read_volume(
-            sample.image,
-            self.image.max_voxels,
-            replace(options, modality=options.modality or modality_of(sample.modality) or ""),
-        )
+        modality = self.volume.modality or modality_of(sample.modality) or ""
+        return read_volume(sample.image, self.image.max_voxels, replace(self.volume, modality=modality))
 
     @staticmethod
     def _mask(mask: bytes, name: str, stored: Stored) -> bytes:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vlp.core.config import ConfigError
-from vlp.core.process import end_with_parent
+from vlp.core.process import start_worker
 from vlp.data.tables.cells import CellError
 from vlp.modalities.image.errors import ImageError
 from vlp.sample import Sample
@@ -129,11 +128,6 @@ def _workers(job: bytes) -> Worker:
     return worker
 
 
-def _start() -> None:
-    end_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to answer
-
-
 class RayTasks(Executor):
     """An executor on a Ray cluster or, without an address, on one that is started here."""
 
@@ -192,7 +186,7 @@ class Pool:
             self._ahead = 2 * tasks.cores
         elif workers:
             context = multiprocessing.get_context("spawn")
-            self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start)
+            self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker)
             self._ahead = 3 * workers
         if self._executor is not None:
             for _ in range(workers):

@@ -34,17 +34,20 @@ class Reading:
         self.rejected: dict[int, str] = {}
         self._read: set[int] = set()
 
-    def samples(self, rows: Iterable[int] | None = None, pixels: bool = True) -> Iterator[tuple[int, Sample]]:
+    def samples(
+        self, rows: Iterable[int] | None = None, pixels: bool = True, masks: bool = False
+    ) -> Iterator[tuple[int, Sample]]:
         """Yield (number, sample) of all samples or of `rows`, those aside that were rejected here or before.
 
-        Without `pixels`, images and masks are not read. Raises ConfigError for a shard that cannot be read.
+        Without `pixels`, images are not read, nor masks unless they are asked for. Raises ConfigError for a shard that cannot
+        be read.
         """
         for index in range(len(self.shards)) if rows is None else rows:
             if index in self.rejected:
                 continue
             self._read.add(index)
             try:
-                sample = self.shards.sample(index) if pixels else self.shards.record(index)
+                sample = self.shards.sample(index, masks=pixels or masks, pixels=pixels)
             except SampleError as error:
                 self.reject(index, error)
                 continue

@@ -141,6 +141,12 @@ class Source(ABC):
         named = (record.data.get(name) for name in ("file", "image", "path", "name"))
         return next((str(value) for value in named if isinstance(value, (str, Path)) and str(value)), record.key)
 
+    def refuse(self, record: Record) -> None:
+        """Raise Reject where a record states what is wrong with it: `problem`, a reason, a detail, and whether it counts."""
+        if "problem" in record.data:
+            reason, detail, counted = record.data["problem"]
+            raise Reject(reason, detail, counted=counted)
+
     def path(self, name: str | Path, root: Path | None = None) -> Path:
         """Return the path of a file named in a table, relative to the raw folder; raises Reject when it leads out of it.
 

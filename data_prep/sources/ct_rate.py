@@ -62,13 +62,11 @@ class CtRate(Source):
         version: Literal["v1", "v2"] = "v2"
         views: Literal["all", "first", "smallest"] = "all"
         no_chest: Literal["drop", "drop_study", "keep"] = "drop"
-        groups: tuple[str, ...] = ()
+        groups: tuple[Literal["sex", "age", "manufacturer", "kernel"], ...] = ()
 
     def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
         super().__init__(raw, config, follow_links)
         self.version = config.version
-        if unknown := set(config.groups) - set(GROUPS):
-            raise ConfigError(f"ct_rate: groups {', '.join(sorted(unknown))}: expected some of {', '.join(GROUPS)}")
 
     def holds_volumes(self) -> bool:
         return True
@@ -158,10 +156,8 @@ class CtRate(Source):
         return left
 
     def sample(self, record: Record) -> Sample:
+        self.refuse(record)
         data = record.data
-        if "problem" in data:
-            reason, detail, counted = data["problem"]
-            raise Reject(reason, detail, counted=counted)
         findings, impression = data["texts"]
         parts = [f"{name}: {text}" for name, text in (("FINDINGS", findings), ("IMPRESSION", impression)) if text]
         path = self.image(data["file"])

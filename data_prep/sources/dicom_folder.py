@@ -210,11 +210,9 @@ class DicomFolder(Source):
 
     def sample(self, record: Record) -> Sample:
         data = record.data
-        if "problem" in data:
-            reason, detail, is_counted = data["problem"]
-            if is_counted and "members" not in data:
-                open_dicom(self.image(data["file"]))  # says why, for most
-            raise Reject(reason, detail, counted=is_counted)
+        if "problem" in data and data["problem"][-1] and "members" not in data:
+            open_dicom(self.image(data["file"]))  # says why, for most
+        self.refuse(record)
         known = data["header"]
         if self.config.modalities and not self._asked_for(known.get("modality", "")):
             raise Reject("other_modality", known.get("modality", ""), counted=False)

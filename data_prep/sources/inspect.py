@@ -17,7 +17,7 @@ from vlp.data.tables.cells import identity
 from vlp.data.tables.read import Row, columns_of, rows
 from vlp.sample import Sample
 
-from .base import Record, Reject, Source, grouped, sources
+from .base import Record, Source, grouped, sources
 
 BROKEN = {name: why for why, names in read_yaml(Path(__file__).with_suffix(".yaml")).items() for name in names}
 SPLITS = {"valid": "val", "validation": "val"}
@@ -85,10 +85,8 @@ class Inspect(Source):
         return path.relative_to(self.raw).as_posix()
 
     def sample(self, record: Record) -> Sample:
+        self.refuse(record)
         data = record.data
-        if "problem" in data:
-            reason, detail, counted = data["problem"]
-            raise Reject(reason, detail, counted=counted)
         volume = self.volume(self.image(data["file"]))
         return self.sample_of(record, volume, report=data["text"] and f"IMPRESSION: {_HEADING.sub('', data['text'])}")
 

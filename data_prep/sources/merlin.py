@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from vlp.core.config import ConfigError, config
 from vlp.data.tables.cells import absent, identity
@@ -41,14 +41,12 @@ class Merlin(Source):
     class Config:
         """`groups`: of sex, age, phase, manufacturer, those of `metadata.csv` that are carried over; none unless asked."""
 
-        groups: tuple[str, ...] = ()
+        groups: tuple[Literal["sex", "age", "phase", "manufacturer"], ...] = ()
 
     def holds_volumes(self) -> bool:
         return True
 
     def records(self) -> Iterator[Record]:
-        if unknown := set(self.config.groups) - set(GROUPS):
-            raise ConfigError(f"merlin: groups {', '.join(sorted(unknown))}: expected some of {', '.join(GROUPS)}")
         base = "merlinabdominalctdataset/" if (self.raw / "merlinabdominalctdataset").is_dir() else ""
         labels = {_study(row): _mentioned(row) for row in self.rows(f"{base}{LABELS}", (STUDY,))}
         wanted = {name: GROUPS[name] for name in self.config.groups}

@@ -23,7 +23,7 @@ from typing import Any
 from vlp.core.config import ConfigError, config
 from vlp.core.registry import did_you_mean
 from vlp.data.tables.cells import CellError, absent
-from vlp.data.tables.read import Row, table_kind
+from vlp.data.tables.read import Row
 from vlp.modalities.volume.read import ITK, NIFTI
 
 from ..readers.file_table import FileTable, Table
@@ -108,10 +108,8 @@ class _Volumes:
 
     def __post_init__(self) -> None:
         self.name = self.table.name if self.table else str(self.folder)
-        self.classes: Mapping[str, Sequence[str]] = {}
+        self.classes: Mapping[str, Sequence[str]] = self.table.classes if self.table else {}
         there = self.table.columns if self.table else ()
-        if self.table and table_kind(self.table.path) == "parquet":
-            self.classes = self.table.classes
         self._place = {
             name: self.map.get(name)
             or next((other for other in (name, *ALIASES.get(name, ())) if other in there), name)

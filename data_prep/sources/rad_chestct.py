@@ -17,7 +17,7 @@ from vlp.data.tables.labels import label_value
 from vlp.data.tables.read import columns_of, rows
 from vlp.sample import Sample
 
-from .base import Record, Reject, Source, sources
+from .base import Record, Source, sources
 
 STANDARD: dict[str, list[str]] = read_yaml(Path(__file__).with_suffix(".yaml"))["standard"]
 SPLITS = {"trn": "train", "val": "val", "tst": "test"}
@@ -51,7 +51,7 @@ class RadChestCt(Source):
             match = _ID.fullmatch(name)
             data: dict[str, Any] = {"file": files.get(name, f"{name}.npz"), "labels": labels.get(name, {})}
             if match is None:
-                data["problem"] = ("bad_row", "expected an id such as trn00001")
+                data["problem"] = ("bad_row", "expected an id such as trn00001", True)
             yield Record(name, data, patients.get(name), name, SPLITS[match[1]] if match else None)
 
     def _summary(self) -> Iterator[dict[str, Any]]:
@@ -79,8 +79,7 @@ class RadChestCt(Source):
         return found
 
     def sample(self, record: Record) -> Sample:
-        if "problem" in record.data:
-            raise Reject(*record.data["problem"])
+        self.refuse(record)
         volume = self.volume(self.image(record.data["file"]))
         return self.sample_of(record, volume, labels=record.data["labels"])
 

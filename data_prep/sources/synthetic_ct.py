@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
-
-from vlp.core.config import ConfigError, config
+from vlp.core.config import config
 from vlp.sample import Sample
 
-from .base import Record, Source, sources
+from .base import sources
+from .synthetic import World
 
 
 @sources.register("synthetic_ct")
-class SyntheticCt(Source):
+class SyntheticCt(World):
     name = "synthetic_ct"
-    version = "1"
-    licence = "CC0-1.0"
-    needs_raw = False
+    limits = "n >= 1, voxel from 0.5 to 20 mm, seed >= 0 and start >= 0"
 
     @config
     class Config:
@@ -29,28 +23,20 @@ class SyntheticCt(Source):
         seed: int = 0
         start: int = 0
 
-    def __init__(self, raw: Path | None, config: Any, follow_links: bool = False) -> None:
-        super().__init__(raw, config, follow_links)
-        if config.n < 1 or not 0.5 <= config.voxel <= 20 or config.seed < 0 or config.start < 0:
-            raise ConfigError(
-                "synthetic_ct: n >= 1, voxel from 0.5 to 20 mm, seed >= 0 and start >= 0 are needed, found "
-                f"n={config.n}, voxel={config.voxel}, seed={config.seed}, start={config.start}"
-            )
-        self._extract: Any = None
+    def can_draw(self) -> bool:
+        return bool(0.5 <= self.config.voxel <= 20)
 
-    def records(self) -> Iterator[Record]:
+    def identify(self, index: int) -> tuple[str, str, str]:
         from ..synthetic.ct.generate import identify
 
-        for index in range(self.config.start, self.config.start + self.config.n):
-            key, patient, study = identify(index, self.config.seed)
-            yield Record(key=key, patient=patient, study=study, data={"index": index})
+        return identify(index, self.config.seed)
 
-    def sample(self, record: Record) -> Sample:
-        from ..reports.concepts import Extractor
+    def draw(self, index: int) -> Sample:
         from ..synthetic.ct.generate import generate
+
+        return generate(index, self.config.seed, self.config.voxel)
+
+    def findings(self) -> tuple[str, ...]:
         from ..synthetic.ct.state import FINDINGS
 
-        if self._extract is None:
-            self._extract = Extractor(roll_up=FINDINGS).of_report
-        sample = generate(record.data["index"], self.config.seed, self.config.voxel)
-        return replace(sample, concepts=self._extract(sample.report))
+        return FINDINGS

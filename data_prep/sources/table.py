@@ -27,7 +27,7 @@ from vlp.modalities.volume.volume import Volume
 from vlp.sample import Sample
 
 from ..images.modality_codes import modality_of
-from ..images.volumes import mask_of, turned
+from ..images.volumes import masks_of, turned
 from ..readers.file_table import Table
 from .base import Record, Reject, Source
 
@@ -169,7 +169,7 @@ class TableSource(Source):
                 found = [read(row.cells.get(name, ""), column) for row in group]
                 ids[name] = _agreed([value for value in found if value], column)
         except CellError as error:
-            data["problem"] = (error.reason, error.detail)
+            data["problem"] = (error.reason, error.detail, True)
         return Record(
             key=scan.names.key(first.name, first.is_path),
             patient=ids.get("patient"),
@@ -187,9 +187,8 @@ class TableSource(Source):
 
     def sample(self, record: Record) -> Sample:
         """Return what the rows of an image say of it; raises Reject and CellError."""
+        self.refuse(record)
         data = record.data
-        if "problem" in data:
-            raise Reject(*data["problem"])
         group, columns = data["rows"], data["columns"]
         words = {
             name: _agreed([found for row in group if (found := word(row.get(name, ""), columns.get(name, name)))], name)
@@ -276,8 +275,8 @@ class TableSource(Source):
 
     def _masks(self, record: Record, volume: Volume | None) -> dict[str, bytes]:
         data = record.data
-        column = data["columns"].get("masks", "masks")
-        found: dict[str, bytes] = {}
+        column, folder = data["columns"].get("masks", "masks"), self._tables[data["table"]].folder
+        found: dict[str, tuple[Path, str]] = {}
         for row in data["rows"]:
             value = structure(row.get("masks", ""))
             if absent(value):
@@ -289,15 +288,18 @@ class TableSource(Source):
             ):
                 raise CellError("bad_mask", f"column {column!r}: expected a path, or a mapping from names to paths")
             for name, path in value.items():
-                if absent(path):
-                    continue
-                folder = self._tables[data["table"]].folder
-                if volume is None:
-                    found[str(name)] = read_regular(self.image(path, root=folder))
-                else:
-                    file = self.image(path.rpartition("#")[0] or path, path, root=folder)
-                    found[str(name)] = mask_of(path, file, volume, self.volume_options)
-        return found
+                if not absent(path):
+                    names = (path,) if volume is None else (path.rpartition("#")[0] or path, path)
+                    found[str(name)] = self.image(*names, root=folder), path
+        if volume is None:
+            return {name: read_regular(file) for name, (file, _) in found.items()}
+        places: dict[Path, dict[str, str]] = {}
+        for name, (file, path) in found.items():
+            places.setdefault(file, {})[name] = path
+        masks: dict[str, bytes] = {}
+        for file, named in places.items():  # a file of several masks is read once
+            masks |= masks_of(file, named, volume, self.volume_options)
+        return masks
 
 
 class _Row:

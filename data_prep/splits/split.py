@@ -43,11 +43,16 @@ def without_test(shares: Mapping[str, float]) -> dict[str, float]:
 
 
 def choose(owner: str, shares: Mapping[str, float], seed: int) -> str | None:
-    """Return the split of a patient: shares laid end to end on [0, 1), and where the patient's hash falls."""
+    """Return the split of a patient: where the patient's hash falls among the shares; None where there are none."""
     if not shares:
         return None
     digest = hashlib.blake2b(f"{seed}\0{owner}".encode(), digest_size=8).digest()
-    at, edge = int.from_bytes(digest, "big") / 2**64, 0.0
+    return share_at(int.from_bytes(digest, "big") / 2**64, shares)
+
+
+def share_at(at: float, shares: Mapping[str, float]) -> str:
+    """Return whose share a number in [0, 1) falls into, the shares laid end to end."""
+    edge = 0.0
     for name, share in shares.items():
         edge += share
         if at < edge:

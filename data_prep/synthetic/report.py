@@ -6,8 +6,6 @@ and `EVAL_PHRASES` belong to evaluation alone.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,7 @@ from vlp.core.config import config, read_yaml, validate
 from vlp.sample import Assertion, Mention, Report
 
 from .patient import FINDINGS, Instance, State
-
-Texts = tuple[str, ...]
+from .sentences import Fact, Sentence, Texts, bare, capital, joined, pick, prompts_of, worded
 
 
 @config
@@ -52,48 +49,15 @@ class Wording:
 
 WORDING = validate(Wording, read_yaml(Path(__file__).parent / "wording.yaml"), "wording.yaml")
 
-
-def _bare(name: str) -> str:
-    return re.sub("^(a|an) ", "", name)
-
-
-def _fill(frame: str, name: str) -> str:
-    return frame.format(a=name, A=name[0].upper() + name[1:], x=_bare(name))
-
-
-EVAL_PROMPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    finding: (
-        tuple(_fill(affirm, WORDING.eval_names[finding]) for affirm, _ in WORDING.eval_frames),
-        tuple(_fill(deny, WORDING.eval_names[finding]) for _, deny in WORDING.eval_frames),
-    )
-    for finding in FINDINGS
-}
+EVAL_PROMPTS = prompts_of(WORDING.eval_names, WORDING.eval_frames)
 """Finding -> (affirming, denying) prompts for zero-shot scores: sentences that no training text contains.
 
 They are made of words that training texts use, since a tower trained from scratch knows no others; neither are they the
 "there is X" that the assertion objective is trained with.
 """
 
-EVAL_PHRASES = {finding: _bare(name) for finding, name in WORDING.eval_names.items()}
+EVAL_PHRASES = {finding: bare(name) for finding, name in WORDING.eval_names.items()}
 """Finding -> a phrase without any place, for grounding: training sentences always say where, or how large."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What a sentence says of a finding."""
-
-    code: str
-    assertion: Assertion
-    side: str | None = None
-    zone: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Sentence:
-    """A sentence with marked mentions, and one or more facts for each mark: `facts[i]` belong to the i-th."""
-
-    marked: str
-    facts: tuple[tuple[Fact, ...], ...] = ()
 
 
 class Writer:
@@ -103,8 +67,8 @@ class Writer:
         self.state, self.rng = state, rng
         self.site = state.patient.site
 
-    def pick(self, options: tuple[str, ...]) -> str:
-        return options[int(self.rng.integers(len(options)))]
+    def pick(self, options: Texts) -> str:
+        return pick(options, self.rng)
 
     def name(self, instance: Instance) -> str:
         return self.pick(
@@ -136,7 +100,8 @@ class Writer:
         name = self.name(instance)
         # a sentence of nothing but "small nodule in the right upper zone" is a phrase of a box: not for training
         before = frame == "{NP}." or bool(self.rng.random() < 0.4)
-        return Sentence(worded(frame, self.phrase(instance, name, before), name), ((fact(instance, assertion),),))
+        is_counted = not any(word in name for word in WORDING.mass)
+        return Sentence(worded(frame, self.phrase(instance, name, before), is_counted), ((fact(instance, assertion),),))
 
     def absent(self, findings: list[str]) -> list[Sentence]:
         """Deny some of the findings that are not there, alone, in twos and threes, or by calling something normal."""
@@ -201,20 +166,6 @@ def fact(instance: Instance, assertion: Assertion) -> Fact:
     return Fact(instance.finding, assertion, instance.side or None, instance.zone or None)
 
 
-def capital(marked: str) -> str:
-    """Return a sentence with its first letter, inside a mark or not, in upper case."""
-    first = 1 if marked.startswith("⟦") else 0
-    return marked[:first] + marked[first].upper() + marked[first + 1 :]
-
-
-def worded(frame: str, phrase: str, name: str) -> str:
-    """Put a phrase into a frame, with the article that its name and its first letter ask for."""
-    article = "an" if phrase.lstrip("⟦")[0] in "aeiou" else "a"
-    article = "" if any(word in name for word in WORDING.mass) else article
-    text = frame.format(a=article, A=article, np=phrase, NP=phrase)
-    return capital(re.sub(" +", " ", text).strip())
-
-
 def describe(instance: Instance) -> str:
     """Return a box's phrase: size, plain name and place, never a whole sentence of a training text."""
     if instance.finding == "device":
@@ -232,32 +183,6 @@ def describe(instance: Instance) -> str:
 def write(state: State, rng: np.random.Generator) -> tuple[Report, tuple[Mention, ...]]:
     """Return the report of a study and the exact spans of what it says."""
     writer = Writer(state, rng)
-    text = ""
-    spans: list[tuple[int, int]] = []
-    sections: dict[str, tuple[int, int]] = {}
-    mentions: list[Mention] = []
-    numbered = state.patient.site == "harbour"
-    for section, heading, sentences in zip(
-        ("findings", "impression"), WORDING.headings[writer.site], (writer.findings(), writer.impression()), strict=True
-    ):
-        text += ("\n" if text else "") + heading + " "
-        begin = len(text)
-        for number, sentence in enumerate(sentences, 1):
-            if number > 1:
-                text += " "
-            if numbered and section == "impression" and len(sentences) > 1:
-                text += f"{number}. "
-            start = len(text)
-            marks = iter(sentence.facts)
-            for piece in re.split("(⟦[^⟧]*⟧)", sentence.marked):
-                if piece.startswith("⟦"):
-                    word = piece[1:-1]
-                    for said in next(marks):
-                        place = (len(text), len(text) + len(word))
-                        mentions.append(Mention(word, said.code, *place, said.assertion, said.side, said.zone))
-                    text += word
-                else:
-                    text += piece
-            spans.append((start, len(text)))
-        sections[section] = (begin, len(text))
-    return Report(text, tuple(spans), sections), tuple(mentions)
+    findings, impression = WORDING.headings[writer.site]
+    sections = (("findings", findings, writer.findings()), ("impression", impression, writer.impression()))
+    return joined(sections, "impression" if writer.site == "harbour" else "")

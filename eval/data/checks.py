@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..drawing import slices
+from vlp.modalities.volume import store
+
 from ..metrics.grounding import has_content, spans
 from . import load as data_files
 from .dataset import Data, Findings
@@ -70,7 +71,7 @@ def unreadable(data: Data) -> list[str]:
     for index, record in enumerate(data.records):
         try:
             image = data.image(index)
-            shape = slices.open_volume(image).shape if slices.is_volume(image) else decode(image, 1).shape[:2]
+            shape = store.decode(image).shape if store.is_volume(image) else decode(image, 1).shape[:2]
         except (ValueError, OSError) as error:
             problems.append(f"image {record.key!r}: {error}")
             continue

@@ -155,7 +155,7 @@ def box_overlap(detected: Rectangle, truth: Rectangle) -> tuple[float, float]:
             raise ValueError(f"a box without area: {box}")
     here, there = spans(detected)[::-1], spans(truth)[::-1]
     areas = [math.prod(high - low for low, high in box) for box in (here, there)]
-    edges = [min(one[1], two[1]) - max(one[0], two[0]) for one, two in zip(here, there, strict=True)]
+    edges = [min(own[1], other[1]) - max(own[0], other[0]) for own, other in zip(here, there, strict=True)]
     shared = math.prod(max(0.0, edge) for edge in edges)
     return shared / (areas[0] + areas[1] - shared), shared / areas[0]
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.data.toys import make_sample
+from tests.data.toys import make_sample, make_scan
 from tests.train.volumes import write_scans
 from vlp.batch import Batch
 from vlp.core.config import ConfigError
@@ -96,14 +96,9 @@ def test_what_the_model_does_not_read_is_refused_before_the_first_step(make: Mak
 def test_an_image_among_volumes_is_rejected_and_counted(
     tmp_path: Path, sets: tuple[Path, Path], tokenizer: Tokenizer
 ) -> None:
-    from vlp_prep.images.volumes import store_volume
-    from vlp_prep.synthetic.ct.generate import generate
-
     with ShardWriter(tmp_path / "both", source="both", version="1") as writer:
         for index in range(12):
-            sample: Any = generate(index, 7, 12.0)
-            stored = store_volume(sample.image, 1 << 20)
-            writer.write(replace(sample, image=stored.data, volume=stored.info))
+            writer.write(make_scan(index))
         writer.write(replace(make_sample(0), split=None))
     config = DataConfig(train=str(tmp_path / "both"), batch_size=4, workers=0, max_rejected=0.2)
     loader = Loader(config, VolumeProcessor(SPEC), tokenizer)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vlp.sample import Mention, Report, Sample
+from vlp_prep.images.volumes import store_volume
 from vlp_prep.pipeline.shard_writer import ShardWriter
+from vlp_prep.synthetic.ct.generate import generate as generate_ct
 
 FINDINGS = ("effusion", "nodule", "edema")
 
@@ -38,6 +41,13 @@ def make_sample(index: int, split: str | None = "train", size: int = 12) -> Samp
         split=split,
         source="toy",
     )
+
+
+def make_scan(index: int, seed: int = 7, spacing: float = 12.0) -> Sample:
+    """Return a synthetic CT as a shard holds it; of 12 mm it has 24 x 20 x 24 voxels."""
+    sample = generate_ct(index, seed, spacing)
+    stored = store_volume(sample.image, 1 << 20)  # type: ignore[arg-type]
+    return replace(sample, image=stored.data, volume=stored.info)
 
 
 def write_set(out: Path, n: int = 60, shard_size: int = 7, val: int = 0) -> Path:

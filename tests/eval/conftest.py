@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.toys import make_scan
 from vlp_eval import results
 from vlp_eval.cli import main
 from vlp_prep.pipeline.shard_writer import ShardWriter
@@ -67,16 +68,10 @@ def tiny(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return 40 synthetic CTs of 24 x 20 x 24 voxels as shards: train and test."""
-    from vlp_prep.images.volumes import store_volume
-    from vlp_prep.synthetic.ct.generate import generate as draw
-
     folder = tmp_path_factory.mktemp("data") / "scans"
     with ShardWriter(folder, source="synthetic_ct", version="1") as writer:
         for index in range(40):
-            sample = draw(index, seed=7, spacing=12.0)
-            stored = store_volume(sample.image, 1 << 20)
-            split = "train" if index < 10 else "test"
-            writer.write(replace(sample, image=stored.data, volume=stored.info, split=split))
+            writer.write(replace(make_scan(index), split="train" if index < 10 else "test"))
     return folder
 
 

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.data.toys import make_scan
 from vlp_eval import results, suite
 from vlp_eval.compare import compare_runs
 from vlp_eval.data.load import read
 from vlp_eval.data.spec import DataSpec
-from vlp_prep.images.volumes import store_volume
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.sources.ct_rate import LABELS
 from vlp_prep.sources.rad_chestct import STANDARD
-from vlp_prep.synthetic.ct.generate import generate
 
 SUITES = ["ct_rate", "rad_chestct", "merlin_findings", "ct_retrieval", "ct_grounding"]
 STUDIES = 12
@@ -28,12 +27,12 @@ def write(folder: Path, names: list[str], volumes: int = 1, spacing: float = 24.
     """Write studies, each with so many volumes of one report, and each name true of every second, third, ... study."""
     with ShardWriter(folder, source=folder.name, version="1") as writer:
         for study in range(STUDIES):
-            sample = generate(study, seed=3, spacing=spacing)
-            stored = store_volume(sample.image, 1 << 20)  # type: ignore[arg-type]
+            sample = make_scan(study, 3, spacing)
             labels = {name: int((study + at) % (2 + at % 3) == 0) for at, name in enumerate(names)}
             for number in range(1, volumes + 1):
-                record = replace(sample, image=stored.data, volume=stored.info, split="test", labels=labels, groups={})
-                writer.write(replace(record, key=f"valid_{study}_a_{number}", source=folder.name))
+                key = f"valid_{study}_a_{number}"
+                record = replace(sample, key=key, source=folder.name, split="test", labels=labels, groups={})
+                writer.write(record)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +58,7 @@ def test_a_suite_of_volumes_runs_on_shards_of_its_sources(
         entry = found[task.spec.id]
         if task.spec.family == "classification":
             assert set(entry["per_class"]) == set(task.settings.classes) and len(task.settings.prompts) >= 3
-            undefined = [one for one, values in entry["per_class"].items() if values["auroc"]["value"] is None]
+            undefined = [label for label, values in entry["per_class"].items() if values["auroc"]["value"] is None]
             assert undefined == []
         assert entry["data"]["unit"] in ("volume", "study") and len(entry["data"]["ids_sha256"]) == 64
         for reference in task.spec.references:

@@ -29,7 +29,7 @@ MENTIONS = (
 
 def block(*ranges: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(SHAPE, bool)
-    mask[tuple(slice(*one) for one in ranges)] = True
+    mask[tuple(slice(*ends) for ends in ranges)] = True
     return mask
 
 
@@ -47,7 +47,7 @@ def sample(**changed: Any) -> Sample:
     given: dict[str, Any] = {
         "key": "a",
         "image": b"",
-        "report": Report(text, tuple((at, at + len(one)) for at, one in zip(starts, SENTENCES, strict=True))),
+        "report": Report(text, tuple((at, at + len(sentence)) for at, sentence in zip(starts, SENTENCES, strict=True))),
         "concepts": tuple(
             Mention(word, code, text.index(word), text.index(word) + len(word), how)  # type: ignore[arg-type]
             for word, code, how in MENTIONS

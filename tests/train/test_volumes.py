@@ -46,13 +46,15 @@ def recipe3d(tmp_path: Path, scans: Path) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_objective_takes_two_steps(kind: str, recipe3d: Path, tmp_path: Path) -> None:
     components, engine = built(recipe3d, tmp_path / "run", [LINES.get(kind, {"kind": kind})])
-    before = {name: one.detach().clone() for name, one in engine.module.named_parameters()}
+    before = {name: value.detach().clone() for name, value in engine.module.named_parameters()}
     for _, batch in zip(range(2), components.loader, strict=False):
         assert batch.image.shape == (8, 1, 24, 20, 24)
         losses = accumulate_gradients(engine, batch, 0.0, 1, False)
         assert torch.isfinite(losses.total) and losses.total > 0, f"{kind} reads nothing of these volumes"
         engine.step(1.0)
-    moved = {name.split(".")[1] for name, one in engine.module.named_parameters() if not torch.equal(one, before[name])}
+    moved = {
+        name.split(".")[1] for name, value in engine.module.named_parameters() if not torch.equal(value, before[name])
+    }
     assert "image_tower" in moved and ("text_tower" in moved) is (kind not in ("mae", "medslip"))
 
 
@@ -92,7 +94,9 @@ def test_images_and_volumes_train_one_model(recipe3d: Path, tmp_path: Path, scan
         assert output.grid.shape[0] == batch.image.shape[2] and output.grid.cells == output.patches.shape[1]
         losses = accumulate_gradients(engine, batch, 0.0, 1, False)
         assert torch.isfinite(losses.total)
-        missing = [name for name, one in engine.module.named_parameters() if one.requires_grad and one.grad is None]
+        missing = [
+            name for name, value in engine.module.named_parameters() if value.requires_grad and value.grad is None
+        ]
         assert not missing, "data parallelism would stop"
         engine.step(1.0)
         seen.add(batch.image.shape[2])

@@ -8,13 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tests.data.toys import make_scan
 from vlp.train.engines.base import Engine
 from vlp.train.recipe import load_recipe
 from vlp.train.setup import Components, build, open_data
-from vlp_prep.images.volumes import store_volume
 from vlp_prep.pipeline.shard_writer import ShardWriter
 from vlp_prep.reports.concepts import Extractor
-from vlp_prep.synthetic.ct.generate import generate
 from vlp_prep.synthetic.ct.state import FINDINGS
 
 RECIPE = """
@@ -46,12 +45,9 @@ def write_scans(folder: Path) -> Path:
     extract = Extractor(roll_up=FINDINGS).of_report
     with ShardWriter(folder, shard_size=8, source="synthetic_ct", version="test") as writer:
         for index in range(24):
-            sample = generate(index, seed=7, spacing=12.0)
-            assert sample.report is not None and not isinstance(sample.image, bytes | Path)
-            stored = store_volume(sample.image, 1 << 20)  # type: ignore[arg-type]
-            writer.write(
-                replace(sample, image=stored.data, volume=stored.info, split="train", concepts=extract(sample.report))
-            )
+            sample = make_scan(index)
+            assert sample.report is not None
+            writer.write(replace(sample, split="train", concepts=extract(sample.report)))
     return folder
 
 

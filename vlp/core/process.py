@@ -1,4 +1,4 @@
-"""Processes of this machine: whether one still runs, which launcher is above one, and ending with one's parent."""
+"""Processes of this machine: how many cores there are, whether one still runs, which launcher is above one, workers."""
 
 from __future__ import annotations
 
@@ -78,6 +78,17 @@ def end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def start_worker() -> None:
+    """Begin a process of a pool: it ends when its parent does, and Ctrl-C is the parent's to answer."""
+    end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _end_after(parent: Any) -> None:

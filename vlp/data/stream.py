@@ -22,7 +22,7 @@ from .collate import select_text
 from .config import VALIDATION_SPLITS, DataConfig, is_pipe
 from .pipe_stream import ADJACENT, PipeStream
 from .sampling import Mixture, Order, Plan, rows, seed_of
-from .shards.foreign.members import CAPTION_MEMBERS, MASKS, TEXT_MEMBERS, VOLUME
+from .shards.foreign.members import CAPTION_MEMBERS, TEXT_MEMBERS, VOLUME, images
 from .shards.manifest import Manifest
 from .shards.remote.cache import Cache
 from .shards.sample_io import SampleError
@@ -46,9 +46,8 @@ class Source:
     def kind(self) -> str:
         """Whether it holds images or volumes (`image`, `volume`), by the members of its first sample."""
         shard, row = self.shards.manifest.locate(0)
-        names = self.shards.manifest.columns(shard).members(row)
-        is_volume = any(name.endswith(f".{VOLUME}") or name == VOLUME for name in names if not name.endswith(MASKS))
-        return "volume" if is_volume else "image"
+        names = images(tuple(self.shards.manifest.columns(shard).members(row)))
+        return "volume" if any(name.rpartition(".")[2] == VOLUME for name in names) else "image"
 
 
 def too_many_rejected(rejected: dict[str, str], samples: int, most: float) -> str | None:

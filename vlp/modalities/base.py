@@ -6,12 +6,15 @@ A modality is a folder here with a processor, registered by the modality's name,
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
+from vlp.core.config import ConfigError, to_tree, validate
 from vlp.core.registry import Registry
+from vlp.core.untrusted import read_json
 
 from .geometry import Geometry
 
@@ -72,6 +75,17 @@ class Processor(ABC, Generic[Native, Input]):
         """Read what `save` wrote; raises ConfigError naming the file when it is missing or wrong."""
 
 
+FILE = "preprocess.json"
+
+
+def read_saved(path: Path) -> dict[str, Any]:
+    """Return what a `preprocess.json` holds; raises ConfigError naming it when it is missing or no mapping."""
+    try:
+        return dict(read_json(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
+
+
 class ImageLike(Processor[Native, "Tensor"]):
     """The processor of what takes the place of the image: one 2-D image, or a volume.
 
@@ -81,11 +95,47 @@ class ImageLike(Processor[Native, "Tensor"]):
 
     Spec: ClassVar[type]
     """The class of its specification: a section of a recipe."""
+    kind: ClassVar[str] = "image"
+    """Which of the two it is; images came first, and do not say so in their files."""
+    version: ClassVar[int] = 1
+    """Counted up when a specification comes to mean another input."""
+
+    def __init__(self, spec: Any) -> None:
+        self.spec = spec
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec})"
+
+    def save(self, folder: Path | str) -> None:
+        """Write `preprocess.json` into a folder."""
+        named = {} if self.kind == "image" else {"kind": self.kind}
+        text = json.dumps({**named, **to_tree(self.spec), "version": self.version}, indent=2) + "\n"
+        (Path(folder) / FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self:
+        """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
+        path = Path(folder) / FILE
+        return cls.of_tree(read_saved(path), path)
+
+    @classmethod
+    def of_tree(cls, tree: Mapping[str, Any], path: Path) -> Self:
+        """Return the processor of what `path` holds; raises ConfigError naming it."""
+        given = {name: value for name, value in tree.items() if name not in ("kind", "version")}
+        if "version" not in tree:
+            raise ConfigError(f"cannot read the preprocessing of a model from {path}: 'version'")
+        if tree.get("kind", "image") != cls.kind:
+            raise ConfigError(f"{path}: preprocessing of kind {str(tree['kind'])[:80]!r}, expected {cls.kind!r}")
+        if tree["version"] != cls.version:
+            raise ConfigError(
+                f"{path}: preprocessing version {tree['version']}, this vlp knows {cls.version}; update vlp"
+            )
+        return cls(validate(cls.Spec, given, str(path)))
 
     @property
     def kinds(self) -> frozenset[str]:
         """What it reads: `image`, `volume` or both, which never share a batch."""
-        return frozenset({"image"})
+        return frozenset({self.kind})
 
     @abstractmethod
     def native(self, item: Any, **options: Any) -> Native:

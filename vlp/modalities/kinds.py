@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from vlp.core.config import ConfigError
-from vlp.core.untrusted import read_json
 
-from .base import ImageLike
-from .image.processor import FILE, ImageProcessor
+from .base import FILE, ImageLike, read_saved
+from .image.processor import ImageProcessor
 from .image.spec import ImageSpec
 from .volume.processor import VolumeProcessor
 from .volume.spec import VolumeSpec
 
 Spec = ImageSpec | VolumeSpec
-KINDS: dict[str, type[ImageLike[Any]]] = {"image": ImageProcessor, "volume": VolumeProcessor}
+KINDS: dict[str, type[ImageLike[Any]]] = {kind.kind: kind for kind in (ImageProcessor, VolumeProcessor)}
 
 
 def processor_of(spec: Spec) -> ImageLike[Any]:
@@ -26,12 +25,10 @@ def processor_of(spec: Spec) -> ImageLike[Any]:
 def load_processor(folder: Path | str) -> ImageLike[Any]:
     """Return the processor that a model's folder holds; raises ConfigError naming the file when it is missing or wrong."""
     path = Path(folder) / FILE
-    try:
-        kind = read_json(path).get("kind", "image")  # images came first, and do not say so
-    except (OSError, ValueError, AttributeError) as error:
-        raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
+    tree = read_saved(path)
+    kind = tree.get("kind", "image")
     if kind not in KINDS:
         raise ConfigError(
             f"{path}: preprocessing of kind {str(kind)[:80]!r}, this vlp knows {', '.join(KINDS)}; update vlp"
         )
-    return KINDS[kind].load(folder)
+    return KINDS[kind].of_tree(tree, path)

@@ -13,7 +13,7 @@ from torch import Tensor
 from vlp.batch import Batch, Ragged, Tokens
 from vlp.core.config import ConfigError
 from vlp.modalities.geometry import Geometry
-from vlp.sample import Sample, sentences
+from vlp.sample import Sample, mentions_by_sentence
 
 from .base import DataSetup, Need, Rows, needs
 from .organs import read_mask
@@ -118,12 +118,9 @@ class DepthTexts(Need):
     def _depths(self, sample: Sample, geometry: Geometry) -> list[tuple[str, float]]:
         """Return texts and their depths in voxels of the source."""
         found = [(box.phrase, _middle(box.xyxy)) for box in sample.boxes if box.phrase.strip()]
-        for start, end in sentences(sample.report) if sample.report is not None else ():
-            assert sample.report is not None
-            text = sample.report.text[start:end]
+        for text, mentions in mentions_by_sentence(sample):
             named = [mask for word, mask in self.levels.items() if word.search(text) and mask in sample.masks]
-            inside = [mention for mention in sample.concepts if start <= mention.start and mention.end <= end]
-            codes = {mention.code for mention in inside if mention.assertion == "present"}
+            codes = {mention.code for mention in mentions if mention.assertion == "present"}
             boxes = [box for box in sample.boxes if box.label in codes]
             if named:
                 planes = np.flatnonzero(read_mask(sample, named[0], geometry).any((1, 2)))

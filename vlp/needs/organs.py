@@ -16,7 +16,7 @@ from vlp.core.config import ConfigError, config
 from vlp.modalities.geometry import Geometry
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume import store
-from vlp.sample import Sample, code_of, fold, sentences
+from vlp.sample import Sample, code_of, fold, mentions_by_sentence
 
 from .base import DataSetup, Need, Rows, needs
 
@@ -146,11 +146,7 @@ class OrganTexts(Need):
         It does where it asserts nothing, and denies a finding or has one of the words for it.
         """
         said: list[list[tuple[str, bool]]] = [[] for _ in self.organs]
-        if sample.report is None:
-            return said
-        for start, end in sentences(sample.report):
-            text = sample.report.text[start:end]
-            inside = [mention for mention in sample.concepts if start <= mention.start and mention.end <= end]
+        for text, inside in mentions_by_sentence(sample):
             asserts = any(mention.assertion in ABNORMAL for mention in inside)
             is_normal = not asserts and bool(inside or self.is_normal.search(text))
             codes = {mention.code for mention in inside}

@@ -9,7 +9,7 @@ import torch
 
 from vlp.batch import Batch, Phrases, Tokens
 from vlp.modalities.geometry import Geometry
-from vlp.sample import Sample, code_of, concept_text, sentences
+from vlp.sample import Sample, code_of, concept_text, mentions_by_sentence
 
 from .base import BUILD, Need, Rows, needs
 
@@ -53,13 +53,10 @@ def phrases_of(sample: Sample) -> list[Phrase]:
 
     The code is the hash of the sorted (code, side, zone) of its present mentions: with one mention, `concept_code`.
     """
-    if sample.report is None:
-        return []
-    present = [mention for mention in sample.concepts if mention.assertion == "present"]
     found = []
-    for start, end in sentences(sample.report) if present else ():
-        inside = [mention for mention in present if start <= mention.start and mention.end <= end]
-        said = sorted({concept_text(mention.code, mention.side, mention.zone) for mention in inside})
+    for text, mentions in mentions_by_sentence(sample) if sample.concepts else ():
+        present = (mention for mention in mentions if mention.assertion == "present")
+        said = sorted({concept_text(mention.code, mention.side, mention.zone) for mention in present})
         if said:
-            found.append((sample.report.text[start:end], code_of(";".join(said))))
+            found.append((text, code_of(";".join(said))))
     return found

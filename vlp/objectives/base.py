@@ -78,6 +78,9 @@ class Objective(nn.Module, Generic[C]):
         """Return what the loader shall know of the objective's needs, by their names; empty for nothing."""
         return {}
 
+    def check_kinds(self, kinds: frozenset[str]) -> None:
+        """Raise ConfigError where the objective cannot train on all that the model reads: `image`, `volume` or both."""
+
     def bounds(self) -> dict[str, tuple[float, float]]:
         """Return the range that each of the objective's own scales is kept in by the optimiser, by parameter name.
 
@@ -218,6 +221,11 @@ class ObjectiveSum(nn.Module):
                         f"objective {name!r} wants another {need} than one before it: give both the same settings"
                     )
         return found
+
+    def check_kinds(self, kinds: frozenset[str]) -> None:
+        """Raise ConfigError for the first objective that cannot train on all that the model reads."""
+        for term in self._objectives().values():
+            term.check_kinds(kinds)
 
     def check(self, output: ModelOutput, batch: Batch) -> None:
         """Raise ConfigError for the first objective whose needs are not met."""

@@ -64,6 +64,12 @@ class Mae(Objective[MaeConfig]):
         self.norm = nn.LayerNorm(config.width)
         self.leave = nn.Linear(config.width, math.prod(self.patch) * config.channels)
 
+    def check_kinds(self, kinds: frozenset[str]) -> None:
+        if len(kinds) > 1:
+            raise ConfigError(
+                f"volume.image: {self.name}'s patches are of images or of volumes, not of both; leave one of them out"
+            )
+
     def loss(self, output: ModelOutput, batch: Batch) -> Losses:
         config = self.config
         patches, mask, grid = output.masked_patches, output.patch_mask, output.grid

@@ -172,18 +172,14 @@ def build(recipe: Recipe, run: Path, data: Stream | PipeStream, start: Path | No
         check_texts(data)
     preprocess = processor_of(recipe.seen)
     preprocess.check_training(recipe.data.augment, recipe.data.decode)
-    if len(preprocess.kinds) > 1 and "masked_patches" in objectives.needs:
-        raise ConfigError("volume.image: mae's patches are of images or of volumes, not of both; leave one of them out")
-    model = None
+    objectives.check_kinds(preprocess.kinds)
     if start is None:
         tokenizer = build_or_train_tokenizer(recipe, run, data)
+        model = build_model(recipe.model, recipe.seen, tokenizer, objectives.needs, objectives.scale_init)
     else:
         named = (recipe.model.image, recipe.model.text, recipe.tokenizer.kind)
         model, processors, _ = hub.rebuild(start, (*dotted_modules(*named, *objectives.needs), *LIBRARIES))
         tokenizer = cast(TextProcessor, processors["text"]).tokenizer
-    if model is None:
-        model = build_model(recipe.model, recipe.seen, tokenizer, objectives.needs, objectives.scale_init)
-    else:
         prepare_for_training(model, tokenizer)
     make_loader = partial(
         Loader,

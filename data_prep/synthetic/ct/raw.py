@@ -17,6 +17,9 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from vlp.core.process import start_worker
+
+from ...splits.split import share_at
 from ..patient import stream
 from .files import write_dicom, write_nifti
 from .generate import boxes, identify, labels, words
@@ -65,7 +68,7 @@ def _written(studies: list[Study], workers: int) -> Iterable[tuple[list[dict[str
     if workers < 2:
         yield from map(write_study, studies)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
         yield from pool.map(write_study, studies, chunksize=16)
 
 
@@ -117,9 +120,4 @@ def split_of(study: Study) -> str:
     """Return the split of a study's patient."""
     if forms_of(study.index)[0].is_dicom:
         return "train"
-    draw, above = float(stream(study.seed, _SPLIT, study.index).random()), 0.0
-    for split, share in SHARES.items():
-        above += share
-        if draw < above:
-            return split
-    return "train"
+    return share_at(float(stream(study.seed, _SPLIT, study.index).random()), SHARES)

@@ -10,6 +10,7 @@ import numpy as np
 
 from vlp.sample import Report
 
+from ..sentences import Sentence, bare, capital, joined, pick, prompts_of, worded
 from .state import FINDINGS, Instance, State
 
 NAMES = {
@@ -77,19 +78,9 @@ EVAL_FRAMES = (
 )
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-EVAL_PHRASES = {finding: name.removeprefix("a ") for finding, name in EVAL_NAMES.items()}
+EVAL_PHRASES = {finding: bare(name) for finding, name in EVAL_NAMES.items()}
 """Finding -> a phrase without size and place, for grounding."""
-EVAL_PROMPTS = {
-    finding: tuple(
-        tuple(_capital(pair[side].format(a=name, A=name, x=EVAL_PHRASES[finding])) for pair in EVAL_FRAMES)
-        for side in (0, 1)
-    )
-    for finding, name in EVAL_NAMES.items()
-}
+EVAL_PROMPTS = prompts_of(EVAL_NAMES, EVAL_FRAMES)
 """Finding -> (affirming, denying) prompts for zero-shot scores: sentences that no training text contains."""
 
 
@@ -97,23 +88,18 @@ def write(state: State, rng: np.random.Generator) -> Report:
     """Return the report of a study, its sentences and its two sections."""
     stated = [_present(instance, rng) for instance in state.instances]
     denied = [
-        _filled(_pick(NEGATIVE, rng), _pick(NAMES[finding], rng))
+        _filled(pick(NEGATIVE, rng), pick(NAMES[finding], rng))
         for finding in FINDINGS
         if not state.has(finding) and rng.random() < 0.45
     ]
-    found = stated + denied or [_pick(NORMAL, rng)]
+    found = stated + denied or [pick(NORMAL, rng)]
     findings = [found[number] for number in rng.permutation(len(found))]
-    impression = [_capital(f"{_named(instance, rng)}.") for instance in state.instances[:3]] or [_pick(NORMAL, rng)]
-    text, spans, sections = "", [], {}
-    for name, sentences in (("findings", findings), ("impression", impression)):
-        text += f"{chr(10) if text else ''}{name.upper()}: "
-        begin = len(text)
-        for number, sentence in enumerate(sentences):
-            text += " " if number else ""
-            spans.append((len(text), len(text) + len(sentence)))
-            text += sentence
-        sections[name] = (begin, len(text))
-    return Report(text, tuple(spans), sections)
+    impression = [capital(f"{_named(instance, rng)}.") for instance in state.instances[:3]] or [pick(NORMAL, rng)]
+    report, _ = joined(
+        (name, f"{name.upper()}:", [Sentence(text) for text in texts])
+        for name, texts in (("findings", findings), ("impression", impression))
+    )
+    return report
 
 
 def phrase(instance: Instance) -> str:
@@ -128,26 +114,20 @@ def phrase(instance: Instance) -> str:
 def _present(instance: Instance, rng: np.random.Generator) -> str:
     named = _named(instance, rng)
     if instance.finding != "cardiomegaly" and rng.random() < 0.6:
-        named = f"{named} {_pick(LEVEL, rng).format(level=instance.level)}"
-    counted = not any(name in named for name in UNCOUNTED)
-    article = ("an" if named[0] in "aeiou" else "a") if counted else ""
-    frame = _pick(POSITIVE, rng)
-    return _capital(" ".join(frame.format(a=article, np=named, NP=named).split()))
+        named = f"{named} {pick(LEVEL, rng).format(level=instance.level)}"
+    is_counted = not any(name in named for name in UNCOUNTED)
+    return worded(pick(POSITIVE, rng), named, is_counted)
 
 
 def _named(instance: Instance, rng: np.random.Generator) -> str:
-    words = (_pick(SIZES[instance.size], rng), _pick(NAMES[instance.finding], rng), _place(instance, rng))
+    words = (pick(SIZES[instance.size], rng), pick(NAMES[instance.finding], rng), _place(instance, rng))
     return " ".join(word for word in words if word)
 
 
 def _place(instance: Instance, rng: np.random.Generator) -> str:
     kinds = WHERE.get(instance.finding) or WHERE.get(instance.lobe) or IN_LOBE
-    return _pick(kinds, rng).format(side=instance.side, lobe=instance.lobe)
+    return pick(kinds, rng).format(side=instance.side, lobe=instance.lobe)
 
 
 def _filled(frame: str, name: str) -> str:
-    return frame.format(x=name, X=_capital(name))
-
-
-def _pick(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
+    return frame.format(x=name, X=capital(name))

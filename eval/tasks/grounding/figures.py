@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...drawing import images, slices
+from vlp.modalities.volume.store import is_volume
+
+from ...drawing import images
 from ...drawing.cards import Card, ColourScale, Note, Section, Slices, Triptych
 from ...maps.phrase_maps import Maps
 from ..base import Context
@@ -106,7 +108,7 @@ def sample_images(context: Context, indices: Sequence[int], count: int = 4) -> l
         image = context.data.image(index)
         facts = {name: record.groups[name] for name in ("site", "sex", "age") if name in record.groups}
         text = record.report.text if record.report and context.show_text else None
-        if slices.is_volume(image):
+        if is_volume(image):
             result.append(volume_figures.sample(image, record, context.show_text) | {"text": text, "facts": facts})
             continue
         pixels, (height, width) = images.pixels_of(image, 320)

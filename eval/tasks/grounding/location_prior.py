@@ -20,7 +20,6 @@ from vlp.modalities.volume import store
 
 from ...data.dataset import UnreadableError
 from ...data.spec import DataError
-from ...drawing import slices
 from ...failures import stable_message
 from ...maps.resize import resized
 from ..controls import Rectangle, box_map
@@ -182,6 +181,6 @@ def mask_of(data: Data, index: int, name: str) -> NDArray[np.bool_] | None:
     try:
         if content is None:
             return None
-        return store.decode_mask(content, store.MAX_VOXELS) if slices.is_volume(content) else decode_mask(content)
+        return store.decode_mask(content) if store.is_volume(content) else decode_mask(content)
     except (ValueError, OSError) as error:
         raise DataError(f"{data.name}: mask {name!r} of {data.records[index].key!r}: {error}") from None

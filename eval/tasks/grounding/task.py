@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlp.modalities.volume.store import decode
 from vlp.sample import Box
 
 from ...data.checks import check_boxes
 from ...data.dataset import Data, Findings
 from ...drawing.cards import Section
-from ...drawing.slices import open_volume
 from ...maps.nifti import write_nifti
 from ...maps.phrase_maps import Map, Maps
 from ...metrics.grounding import box_mask, has_content
@@ -119,12 +119,12 @@ class Grounding(MapTask[Queries]):
                 values.setdefault("area", float(truth[np.isfinite(heat)].mean()))
             kept.append(query)
             table.append(values)
-            written = {"map": _write_map(context, indices[query.place], heat, len(kept))} if maps.is_volume else {}
+            written = _write_map(context, indices[query.place], heat, len(kept)) if maps.is_volume else None
             outcome.rows.append(
                 context.row(indices[query.place])
                 | {"label": query.category, "bare": query.bare, "phrase": query.phrase if context.show_text else None}
                 | {name: None if np.isnan(value) else value for name, value in values.items()}
-                | {name: path for name, path in written.items() if path}
+                | ({"map": written} if written else {})
             )
         require_any(list(range(len(kept))), "a box that can be scored", context.data)
         outcome.scoring = {"map": settings.source, "sigma": settings.sigma, "thresholds": list(settings.thresholds)}
@@ -179,7 +179,7 @@ def _write_map(context: Context, index: int, heat: Map, number: int) -> str | No
     if context.maps is None:
         return None
     name = f"{re.sub(r'[^A-Za-z0-9._-]', '_', context.data.records[index].key)}.{number}.nii.gz"  # no word of a report
-    write_nifti(context.maps / name, heat, open_volume(context.data.image(index)))
+    write_nifti(context.maps / name, heat, decode(context.data.image(index)))
     return name
 
 

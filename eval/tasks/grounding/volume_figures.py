@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlp.modalities.volume.planes import AXES, AXIAL, cut
+from vlp.modalities.volume.store import decode
+
 from ...drawing import images, slices
 from ...maps.phrase_maps import Map
 from ..base import Context
@@ -31,15 +34,15 @@ def pictures(
     context: Context, pair: tuple[int, int], heats: tuple[Map, Map], scale: float, boxes: Sequence[Rectangle]
 ) -> dict[str, Any]:
     """Return slices of a volume and of another patient's, each through its own map's maximum, and a stack of the first."""
-    first, second = (slices.open_volume(context.data.image(index)) for index in pair)
+    first, second = (decode(context.data.image(index)) for index in pair)
     peak = peak_of(heats[0])
-    own = [_view(first, heats[0], plane, peak[plane], scale, boxes, peak) for plane in slices.PLANES]
+    own = [_view(first, heats[0], plane, peak[plane], scale, boxes, peak) for plane in AXES]
     far = peak_of(heats[1])
-    shuffled = [_view(second, heats[1], plane, far[plane], scale, (), far) for plane in slices.PLANES]
+    shuffled = [_view(second, heats[1], plane, far[plane], scale, (), far) for plane in AXES]
     stack = []
     for at in levels(first.shape[0], peak[0]):
         marked = peak if at == peak[0] else None
-        view = _view(first, heats[0], slices.AXIAL, at, scale, boxes, marked)
+        view = _view(first, heats[0], AXIAL, at, scale, boxes, marked)
         stack.append(view | {"chosen": at == peak[0], "name": f"slice {at + 1} of {first.shape[0]}"})
     return {"own": own, "shuffled": shuffled, "stack": stack}
 
@@ -66,19 +69,19 @@ def _view(
     peak: tuple[int, ...] | None,
 ) -> dict[str, Any]:
     """Return a slice with its map; `peak`: the maximum, where it lies on this slice."""
-    view = slices.view(volume, plane, at, boxes, SIDE) | {"heat": images.heat(slices.cut(heat, plane, at), scale)}
+    view = slices.view(volume, plane, at, boxes, SIDE) | {"heat": images.heat(cut(heat, plane, at), scale)}
     centre = None if peak is None else slices.on_picture(volume, plane, [place + 0.5 for place in peak])
     return view | {"peak": list(centre) if centre else None}
 
 
 def sample(image: bytes, record: Sample, show_text: bool) -> dict[str, Any]:
     """Return an axial slice through the first box of a volume, with all boxes that it crosses."""
-    volume = slices.open_volume(image)
+    volume = decode(image)
     at = int((record.boxes[0].xyxy[2] + record.boxes[0].xyxy[5]) / 2)
-    found = slices.view(volume, slices.AXIAL, min(max(at, 0), volume.shape[0] - 1), (), 320)
+    found = slices.view(volume, AXIAL, min(max(at, 0), volume.shape[0] - 1), (), 320)
     shown = []
     for box in record.boxes:
-        crossed = slices.view(volume, slices.AXIAL, at, [box.xyxy], 8)["boxes"]
+        crossed = slices.view(volume, AXIAL, at, [box.xyxy], 8)["boxes"]
         label = box.label or (box.phrase if show_text else UNLABELLED)
         shown += [{"xyxy": edges, "label": label} for edges in crossed]
     return {name: found[name] for name in ("image", "width", "height")} | {"boxes": shown}

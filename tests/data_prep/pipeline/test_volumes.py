@@ -46,7 +46,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_sizes_and_values_are_counted_when_they_are_stored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = samples(folder)
-    values = np.concatenate([volumes.voxels(one).ravel() for one in found.values()])
+    values = np.concatenate([volumes.voxels(sample).ravel() for sample in found.values()])
     expected = np.histogram(values, [-40000, *HU_EDGES, 40000])[0]
     capsys.readouterr()
     assert main(["stats", str(folder), "--json"]) == 0
@@ -80,18 +80,18 @@ def test_a_changed_byte_of_a_volume_is_found(folder: Path, capsys: pytest.Captur
 
 
 def test_three_planes_cross_the_box_and_show_it_where_it_is(folder: Path, tmp_path: Path) -> None:
-    one = samples(folder)["a_1"]
-    for plane in planes_of(one):
+    sample = samples(folder)["a_1"]
+    for plane in planes_of(sample):
         (_, (x1, y1, x2, y2)), ((_, mask),) = plane.boxes[0], plane.masks
         marked = np.zeros(plane.pixels.shape, bool)
         marked[int(y1) : int(y2), int(x1) : int(x2)] = True
         assert np.array_equal(mask, marked)  # the box is that of the mask
-    axial, coronal, sagittal = planes_of(one)
+    axial, coronal, sagittal = planes_of(sample)
     assert (axial.pixels.shape, coronal.pixels.shape, sagittal.pixels.shape) == ((24, 20), (16, 20), (16, 24))
     assert np.allclose([axial.size, coronal.size, sagittal.size], [(16.8, 14), (24, 14), (24, 16.8)])
     file = np.asarray(nibabel.load(tmp_path / "raw/a_1.nii.gz").dataobj)  # LPS: as it is looked at, but for z
     assert np.array_equal(axial.pixels, np.clip((file[:, :, 4].T + 1000.0) * 255 / 1400, 0, 255).astype(np.uint8))
-    shown = picture(one, 400)
+    shown = picture(sample, 400)
     assert shown.shape == (400, 400, 3) and not shown[200:, 200:].any()
     for top, left in ((0, 0), (0, 200), (200, 0)):
         assert (shown[top : top + 200, left : left + 200] == COLOURS[0]).all(-1).any()
@@ -134,9 +134,9 @@ def test_nothing_that_names_a_patient_reaches_a_set_of_volumes(
     for name, words in (("dicom", ("dicom_folder", "--series", "volume")), ("nifti", ("nifti",))):
         out = tmp_path / f"out-{name}"
         build(*words, "--raw", tmp_path / name, "--out", out, "--no-text", "keep", "--workers", 0)
-        (one,) = samples(out).values()
-        assert besides_voxels(bytes(one.image)) == []  # type: ignore[arg-type]
-        kept = [json.dumps(one.to_json()), str(store.decode(bytes(one.image), 1 << 20).steps)]  # type: ignore[arg-type]
+        (sample,) = samples(out).values()
+        assert besides_voxels(bytes(sample.image)) == []  # type: ignore[arg-type]
+        kept = [json.dumps(sample.to_json()), str(store.decode(bytes(sample.image), 1 << 20).steps)]  # type: ignore[arg-type]
         kept += [path.read_bytes().decode("latin-1") for path in out.rglob("*") if path.is_file()]
         for secret in SECRETS:
             assert not any(secret in text for text in kept), (name, secret)
@@ -181,7 +181,10 @@ def test_rows_without_an_image_are_of_all_images_of_their_study(tmp_path: Path) 
     trees.table(raw / "pairs.csv", [*texts, *rows])
     build("pairs", "--raw", raw, "--out", tmp_path / "out", "--max-rejected", 1, "--workers", 0)
     found = samples(tmp_path / "out")
-    assert {key: one.report and one.report.text for key, one in found.items()} == {"0": "Clear.", "1": "Clear."}
+    assert {key: sample.report and sample.report.text for key, sample in found.items()} == {
+        "0": "Clear.",
+        "1": "Clear.",
+    }
     assert sorted(rejected(tmp_path / "out").values()) == [
         "image_missing",
         "no_text",

@@ -51,7 +51,7 @@ def dataset(raw: Path, version: str, **changed: Any) -> Path:
             nibabel.save(stored, folder / f"{name}.nii.gz")
     for split, long in (("train", "train"), ("valid", "validation")):
         rows, about, labels = [], [], []
-        for at, name in enumerate(one for one in NAMES if split_of(one) == split):
+        for at, name in enumerate(name for name in NAMES if split_of(name) == split):
             file, own = {"VolumeName": f"{name}.nii.gz"}, changed.get(name, {})
             rows.append({**file, **dict(zip(REPORT, TEXTS[study_of(name)], strict=True)), **own.get("report", {})})
             place = {"ImageOrientationPatient": "[1, 0, 0, 0, 1, 0]", "XYSpacing": "[0.7, 0.7]", "ZSpacing": 1.5}
@@ -73,14 +73,14 @@ def test_both_versions_give_the_same_voxels(version: str, tmp_path: Path, capsys
     raw = dataset(tmp_path / "raw", version)
     found = run("ct_rate", raw, f"source.version={version}", "--max-rejected", 1)
     assert sorted(found) == sorted(set(NAMES) - {"train_2_a_1"}) and reasons(raw) == {"train_2_a_1": "no_text"}
-    for name, one in found.items():
-        assert np.array_equal(volumes.voxels(one), volumes.in_ras(hu(name)))
-        assert one.volume is not None and np.allclose(one.volume.spacing, (1.5, 0.7, 0.7))
-        assert (one.study, one.patient) == (study_of(name), study_of(name)[:-2]) and one.modality == "CT"
-        assert one.split == "test" if split_of(name) == "valid" else one.split in ("train", "val")
-        assert one.labels["Lung nodule"] == int(split_of(name) == "train") and len(one.labels) == 18
-        assert dict(one.groups) == {}
-    assert len(found) == 5 and len({one.study for one in found.values()}) == 3  # volumes of studies
+    for name, sample in found.items():
+        assert np.array_equal(volumes.voxels(sample), volumes.in_ras(hu(name)))
+        assert sample.volume is not None and np.allclose(sample.volume.spacing, (1.5, 0.7, 0.7))
+        assert (sample.study, sample.patient) == (study_of(name), study_of(name)[:-2]) and sample.modality == "CT"
+        assert sample.split == "test" if split_of(name) == "valid" else sample.split in ("train", "val")
+        assert sample.labels["Lung nodule"] == int(split_of(name) == "train") and len(sample.labels) == 18
+        assert dict(sample.groups) == {}
+    assert len(found) == 5 and len({sample.study for sample in found.values()}) == 3  # volumes of studies
     assert "5 volumes, 3 studies, 3 patients" in capsys.readouterr().out
     (out,) = tmp_path.glob("out-*")
     assert {shard.version for shard in Manifest.read(out).shards} == {version}

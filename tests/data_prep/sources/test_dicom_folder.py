@@ -40,10 +40,10 @@ def stack(raw: Path, array: np.ndarray, name: str = "s", **elements: object) -> 
 def test_a_series_becomes_a_volume_in_the_order_of_its_positions(tmp_path: Path) -> None:
     expected = stack(tmp_path / "raw", files.ct((10, 12, 9)))
     trees.put(tmp_path / "raw/report.txt", "No nodule.")
-    (one,) = run("dicom_folder", tmp_path / "raw", "--reports", "sidecar", *WORDS).values()
-    assert np.array_equal(volumes.voxels(one), expected)
-    assert one.modality == "CT" and one.volume is not None and np.allclose(one.volume.spacing, (2, 1, 1))
-    assert one.report is not None and one.report.text == "No nodule."
+    (sample,) = run("dicom_folder", tmp_path / "raw", "--reports", "sidecar", *WORDS).values()
+    assert np.array_equal(volumes.voxels(sample), expected)
+    assert sample.modality == "CT" and sample.volume is not None and np.allclose(sample.volume.spacing, (2, 1, 1))
+    assert sample.report is not None and sample.report.text == "No nodule."
 
 
 def test_a_localizer_and_what_is_too_few_are_left_out_and_counted_apart(tmp_path: Path) -> None:
@@ -62,20 +62,23 @@ def test_phases_of_one_series_are_volumes_of_one_study(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     arrays = [stack(raw, files.ct((10, 12, 9), seed), f"p{seed}", AcquisitionNumber=seed + 1) for seed in range(2)]
     found = list(run("dicom_folder", raw, *WORDS).values())
-    assert [dict(one.groups)["sequence"] for one in found] == ["AcquisitionNumber 1 of 2", "AcquisitionNumber 2 of 2"]
-    assert len({one.study for one in found}) == 1 and len({one.key for one in found}) == 2
-    for one, array in zip(found, arrays, strict=True):
-        assert np.array_equal(volumes.voxels(one), array)
+    assert [dict(sample.groups)["sequence"] for sample in found] == [
+        "AcquisitionNumber 1 of 2",
+        "AcquisitionNumber 2 of 2",
+    ]
+    assert len({sample.study for sample in found}) == 1 and len({sample.key for sample in found}) == 2
+    for sample, array in zip(found, arrays, strict=True):
+        assert np.array_equal(volumes.voxels(sample), array)
 
 
 def test_frames_of_an_enhanced_file_become_a_volume(tmp_path: Path) -> None:
     array = files.ct((10, 12, 9))
     file = files.enhanced(array, files.steps(10), [(1, 0)] * 10, PatientID="P", StudyInstanceUID="1.4")
     files.write(tmp_path / "raw", "e.dcm", file)
-    (one,) = run(
+    (sample,) = run(
         "dicom_folder", tmp_path / "raw", "--frames", "volume", "--no-text", "keep", "--split", "none"
     ).values()
-    assert np.array_equal(volumes.voxels(one), array[:, ::-1, ::-1])
+    assert np.array_equal(volumes.voxels(sample), array[:, ::-1, ::-1])
 
 
 @pytest.mark.parametrize("wrong", ["missing", "uneven", "not_rescaled", "damaged"])
@@ -116,8 +119,8 @@ def test_a_series_of_a_head_says_that_a_face_can_be_rendered(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stack(tmp_path / "raw", files.ct((10, 12, 9)), BodyPartExamined="HEAD")
-    (one,) = run("dicom_folder", tmp_path / "raw", *WORDS).values()
-    assert "may show a face" in one.steps
+    (sample,) = run("dicom_folder", tmp_path / "raw", *WORDS).values()
+    assert "may show a face" in sample.steps
     assert "1 of 1 volumes seem to be of a head" in capsys.readouterr().err
 
 

@@ -24,25 +24,29 @@ def test_volumes_of_a_study_share_the_report_of_its_row(tmp_path: Path) -> None:
     rows = [{"study": "p1_1", "report": "No nodule."}, {"study": "p2_1", "report": "A nodule."}]
     trees.table(raw / "reports.csv", rows)
     found = run("nifti", raw, "--table", "reports.csv", *NAMES)
-    assert {key: (one.study, one.patient, one.report and one.report.text) for key, one in found.items()} == {
+    assert {
+        key: (sample.study, sample.patient, sample.report and sample.report.text) for key, sample in found.items()
+    } == {
         "p1_p1_1_1": ("p1_1", "p1", "No nodule."),
         "p1_p1_1_2": ("p1_1", "p1", "No nodule."),
         "p2_1_1": ("p2_1", "p2", "A nodule."),
     }
     for key, name in zip(found, sorted(arrays), strict=True):
         assert np.array_equal(volumes.voxels(found[key]), volumes.in_ras(arrays[name]))
-    one = found["p2_1_1"]
-    assert one.modality == "CT" and one.volume is not None and one.volume.orientation == "LPS"
-    assert np.allclose(one.volume.spacing, (1.5, 0.7, 0.7)) and sum(one.volume.histogram) == np.prod(volumes.SHAPE)
-    assert len({one.split for one in found.values() if one.patient == "p1"}) == 1
+    sample = found["p2_1_1"]
+    assert sample.modality == "CT" and sample.volume is not None and sample.volume.orientation == "LPS"
+    assert np.allclose(sample.volume.spacing, (1.5, 0.7, 0.7)) and sum(sample.volume.histogram) == np.prod(
+        volumes.SHAPE
+    )
+    assert len({sample.split for sample in found.values() if sample.patient == "p1"}) == 1
 
 
 @pytest.mark.parametrize("named", ["sub/a.nii.gz", "a.nii.gz", "a", "sub/a"])
 def test_a_row_finds_its_volume_by_path_or_name(named: str, tmp_path: Path) -> None:
     volumes.nifti(tmp_path / "raw/sub/a.nii.gz")
     trees.table(tmp_path / "raw/t.csv", [{"file_name": named, "text": "No nodule.", "patient": "p"}])
-    (one,) = run("nifti", tmp_path / "raw", "--table", "t.csv").values()
-    assert one.key == "sub_a" and one.patient == "p" and one.report is not None
+    (sample,) = run("nifti", tmp_path / "raw", "--table", "t.csv").values()
+    assert sample.key == "sub_a" and sample.patient == "p" and sample.report is not None
 
 
 def test_rows_without_a_file_and_files_without_a_row_are_counted(tmp_path: Path) -> None:
@@ -76,22 +80,22 @@ def test_voxels_masks_and_boxes_keep_their_place_whatever_the_orientation(tmp_pa
         inside = np.zeros(array.shape, np.uint8)
         inside[place] = 3
         inside[0, 0, 0] = 1
-        canonical = [nibabel.as_closest_canonical(nibabel.Nifti1Image(one, affine)) for one in (array, inside)]
+        canonical = [nibabel.as_closest_canonical(nibabel.Nifti1Image(voxels, affine)) for voxels in (array, inside)]
         nibabel.save(canonical[1], raw / f"masks/{codes}-seg.nii.gz")  # of another orientation, at the same place
-        expected[codes] = [np.asarray(one.dataobj).transpose(2, 1, 0) for one in canonical]
+        expected[codes] = [np.asarray(image.dataobj).transpose(2, 1, 0) for image in canonical]
         rows.append({"image": codes, "report": "A nodule.", "boxes": json.dumps({"nodule": [2, 1, 4, 5, 8, 6]})})
     trees.table(raw / "t.csv", rows)
     found = run("nifti", raw, "--table", "t.csv", "--masks", "nodule={folder}/masks/{stem}-seg.nii.gz#3")
     assert found.keys() == ORIENTATIONS.keys()
-    for codes, one in found.items():
+    for codes, sample in found.items():
         array, inside = expected[codes]
-        assert np.array_equal(volumes.voxels(one), array)
-        assert np.array_equal(store.decode_mask(one.masks["nodule"], 1 << 20), inside == 3)
-        x1, y1, z1, x2, y2, z2 = (int(edge) for edge in one.boxes[0].xyxy)
+        assert np.array_equal(volumes.voxels(sample), array)
+        assert np.array_equal(store.decode_mask(sample.masks["nodule"], 1 << 20), inside == 3)
+        x1, y1, z1, x2, y2, z2 = (int(edge) for edge in sample.boxes[0].xyxy)
         marked = np.zeros(array.shape, bool)
         marked[z1:z2, y1:y2, x1:x2] = True
         assert np.array_equal(marked, inside == 3)
-        assert one.volume is not None and one.volume.orientation == codes
+        assert sample.volume is not None and sample.volume.orientation == codes
 
 
 @pytest.mark.parametrize("change", ["size", "shifted", "mirrored"])
@@ -147,7 +151,7 @@ def test_sequences_of_an_mr_are_volumes_of_one_study(tmp_path: Path) -> None:
     names = r"(?P<study>(?P<patient>BraTS-GLI-\d+)-\d+)-(?P<sequence>\w+)$"
     words = ("--no-text", "keep", "--modality", "MR", "--names", names, "--masks", "tumour={folder}/*-seg.nii.gz")
     found = run("nifti", tmp_path / "raw", *words)
-    assert {dict(one.groups)["sequence"] for one in found.values()} == {"t1n", "t2f"} and len(found) == 2
-    for one in found.values():
-        assert (one.modality, one.patient, list(one.masks)) == ("MR", "BraTS-GLI-00459", ["tumour"])
-        assert store.decode(bytes(one.image), 1 << 20).range is not None  # type: ignore[arg-type]
+    assert {dict(sample.groups)["sequence"] for sample in found.values()} == {"t1n", "t2f"} and len(found) == 2
+    for sample in found.values():
+        assert (sample.modality, sample.patient, list(sample.masks)) == ("MR", "BraTS-GLI-00459", ["tumour"])
+        assert store.decode(bytes(sample.image), 1 << 20).range is not None  # type: ignore[arg-type]

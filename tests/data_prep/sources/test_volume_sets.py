@@ -43,7 +43,7 @@ def rad(raw: Path, ids: tuple[str, ...] = ("trn00001", "val00002", "tst00003"), 
 def test_rad_chestct(tmp_path: Path) -> None:
     raw = rad(tmp_path / "raw", trn00001="calcification*left_lung", val00002="chest_tube*other_location")
     found = run("rad_chestct", raw, "--max-rejected", 1)
-    assert {name: (one.split, one.patient, one.report) for name, one in found.items()} == {
+    assert {name: (sample.split, sample.patient, sample.report) for name, sample in found.items()} == {
         "trn00001": ("train", "m1", None),
         "val00002": ("val", "m2", None),
         "tst00003": ("test", "m3", None),
@@ -113,7 +113,7 @@ def test_merlin(ending: str, tmp_path: Path) -> None:
     )
     trees.table(base / "metadata.csv", [{"study id": row["study id"], "age": 61, "gender": "F"} for row in rows])
     found = run("merlin", tmp_path / "raw", "--max-rejected", 1)
-    assert {key: one.split for key, one in found.items()} == {"AC1": "train", "AC2": "test"}
+    assert {key: sample.split for key, sample in found.items()} == {"AC1": "train", "AC2": "test"}
     assert reasons(tmp_path / "raw") == {"AC3": "no_text", "AC9": "no_text"}
     assert found["AC1"].labels == {"ascites": 0, "fracture": 1}  # what is not mentioned is no negative
     assert found["AC1"].report is not None and found["AC1"].report.impression == "Normal."
@@ -139,7 +139,7 @@ def test_inspect(tmp_path: Path) -> None:
     sides = {"1": "train", "2": "valid", "3": "test", "4": "test", "5": "test"}
     tsv("splits_20250611", [{"impression_id": key, "split": side} for key, side in sides.items()])
     found = run("inspect", raw, "--max-rejected", 1)
-    assert {key: (one.study, one.split) for key, one in found.items()} == {
+    assert {key: (sample.study, sample.split) for key, sample in found.items()} == {
         "PEa": ("1", "train"),
         "PEb": ("1", "train"),
         "PEc": ("2", "val"),
@@ -164,14 +164,15 @@ def test_m3d_cap(tmp_path: Path) -> None:
     listed = {"image": "M3D_Cap_npy/ct_quizze/000017/Axial_C.npy", "text": "M3D_Cap_npy/ct_quizze/000017/text.txt"}
     trees.put(raw / "M3D_Cap/M3D_Cap.json", json.dumps({"train": [], "validation": [listed], "test": []}))
     found = run("m3d_cap", raw, "--max-rejected", 1)
-    ((key, one),) = found.items()
-    assert key.startswith("ct_quizze_000017_Axial_C") and key.isascii() and one.study == "ct_quizze_000017"
-    assert one.split == "val"
-    assert one.report is not None and one.report.text == "A cyst." and one.modality == "OT"
-    assert np.array_equal(volumes.voxels(one), array[:, ::-1, ::-1])
-    assert one.volume is not None and (one.volume.spacing, one.volume.orientation) == ((0, 0, 0), "unknown")
+    ((key, sample),) = found.items()
+    assert key.startswith("ct_quizze_000017_Axial_C") and key.isascii() and sample.study == "ct_quizze_000017"
+    assert sample.split == "val"
+    assert sample.report is not None and sample.report.text == "A cyst." and sample.modality == "OT"
+    assert np.array_equal(volumes.voxels(sample), array[:, ::-1, ::-1])
+    assert sample.volume is not None and (sample.volume.spacing, sample.volume.orientation) == ((0, 0, 0), "unknown")
     assert (
-        any("neither HU nor spacing" in step for step in one.steps) and "left out: 1 slices of other sizes" in one.steps
+        any("neither HU nor spacing" in step for step in sample.steps)
+        and "left out: 1 slices of other sizes" in sample.steps
     )
     assert list(reasons(raw).values()) == ["no_volume"]
 
@@ -184,10 +185,10 @@ def test_what_asks_for_millimetres_refuses_a_volume_without_any(tmp_path: Path) 
     for number in range(8):
         trees.picture(tmp_path / f"raw/ct_case/1/s/{number}.png", number)
     trees.put(tmp_path / "raw/ct_case/1/t.txt", "Pain.")
-    (one,) = run("m3d_cap", tmp_path / "raw").values()
+    (sample,) = run("m3d_cap", tmp_path / "raw").values()
     with pytest.raises(ImageError, match="spacing is unknown"):
-        VolumeProcessor(VolumeSpec()).read(bytes(one.image))  # type: ignore[arg-type]
-    assert store.decode(bytes(one.image), 1 << 20).range is not None  # type: ignore[arg-type]
+        VolumeProcessor(VolumeSpec()).read(bytes(sample.image))  # type: ignore[arg-type]
+    assert store.decode(bytes(sample.image), 1 << 20).range is not None  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["ct_rate", "rad_chestct", "merlin", "inspect", "m3d_cap", "nifti"])

@@ -129,7 +129,7 @@ def test_reports_have_the_length_and_the_order_of_no_fixed_form(states: list[Sta
     assert 30 <= float(np.mean(words)) <= 46 and max(words) < 110
     assert len({report.text for report in reports}) > 580
     assert (
-        sum(len(one) for one in WORDING.positive.values()) >= 9
+        sum(len(wordings) for wordings in WORDING.positive.values()) >= 9
         and len(WORDING.negative) >= 8
         and len(WORDING.joint) >= 4
     )

@@ -15,9 +15,7 @@ from vlp.modalities.volume.read import read_mask, read_volume
 from vlp.modalities.volume.spec import VolumeSpec
 from vlp.modalities.volume.volume import orientation
 
-from .written import ct, nifti, series
-
-LIMIT = 1 << 24
+from .written import LIMIT, ct, nifti, series
 
 
 def npz(path, array: np.ndarray, name: str = "ct"):

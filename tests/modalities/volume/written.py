@@ -1,4 +1,4 @@
-"""Volumes' files as their libraries write them, for tests: values near air, so that they pass for a CT."""
+"""Volumes' files as their libraries write them, for tests, and read: values near air, so that they pass for a CT."""
 
 from __future__ import annotations
 
@@ -10,8 +10,17 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from vlp.modalities.volume.options import VolumeOptions
+from vlp.modalities.volume.read import read_volume
+from vlp.modalities.volume.volume import Volume
+
 CT, MR, ENHANCED_CT = (f"1.2.840.10008.5.1.4.1.1.{end}" for end in ("2", "4", "2.1"))
 AXIAL = (1.0, 0, 0, 0, 1, 0)
+LIMIT = 1 << 24
+
+
+def read(path: Any, **options: Any) -> Volume:
+    return read_volume(path, LIMIT, VolumeOptions(**options))
 
 
 def ct(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:

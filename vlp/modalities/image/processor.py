@@ -10,13 +10,12 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
 
-from vlp.core.config import ConfigError, config, to_tree, validate
-from vlp.core.untrusted import read_json
+from vlp.core.config import config, to_tree
 
 from ..base import ImageLike, processors
 from ..geometry import Geometry
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 cv2.setNumThreads(0)  # loader workers are the parallelism; OpenCV's own threads would fight them
-
-FILE = "preprocess.json"
-VERSION = 1
 
 Decode = Literal["full", "fast"]
 """How training images are decoded: `fast` is `ImageProcessor.read_reduced`."""
@@ -66,16 +62,13 @@ class ImageProcessor(ImageLike[np.ndarray]):
     spec: ImageSpec
 
     def __init__(self, spec: ImageSpec) -> None:
-        self.spec = spec
-
-    def __repr__(self) -> str:
-        return f"ImageProcessor({self.spec})"
+        super().__init__(spec)
 
     @property
     def fingerprint(self) -> str:
         """A hash of everything that changes the tensor that a model sees."""
         tree = {key: value for key, value in to_tree(self.spec).items() if key != "max_pixels"}
-        return hashlib.sha256(json.dumps([VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.version, tree], sort_keys=True).encode()).hexdigest()[:16]
 
     def read(self, data: bytes, window: str = "file") -> np.ndarray:
         """Decode encoded bytes (see `decode`) -> uint8 [H, W] where the file is grey or the model is, else [H, W, 3].
@@ -237,24 +230,6 @@ class ImageProcessor(ImageLike[np.ndarray]):
     def describe(self) -> str:
         spec = self.spec
         return f"images: {spec.size} x {spec.size}, {spec.channels} channel(s), {spec.resize}, {spec.interpolation}"
-
-    def save(self, folder: Path | str) -> None:
-        """Write `preprocess.json` into a folder."""
-        text = json.dumps({**to_tree(self.spec), "version": VERSION}, indent=2) + "\n"
-        (Path(folder) / FILE).write_text(text, encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
-        path = Path(folder) / FILE
-        try:
-            tree: dict[str, Any] = read_json(path)
-            version = tree.pop("version")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
-        if version != VERSION:
-            raise ConfigError(f"{path}: preprocessing version {version}, this vlp knows {VERSION}; update vlp")
-        return cls(validate(ImageSpec, tree, str(path)))
 
 
 def _recolour(square: np.ndarray, augment: Augment, rng: np.random.Generator) -> np.ndarray:

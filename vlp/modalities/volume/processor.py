@@ -11,17 +11,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlp.core.config import ConfigError, to_tree, validate
-from vlp.core.untrusted import read_json
 
 from ..base import ImageLike, processors
 from ..geometry import Geometry
 from ..image.errors import ImageError
-from ..image.processor import FILE, Augment, ImageProcessor
+from ..image.processor import Augment, ImageProcessor
 from . import store
 from .options import VolumeOptions
 from .read import read_volume
@@ -32,7 +31,6 @@ from .volume import Picture, Volume
 if TYPE_CHECKING:
     from torch import Tensor
 
-VERSION = 1
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jp2")
 """Endings of files that hold one 2-D image, never a volume."""
 
@@ -47,14 +45,12 @@ class VolumeProcessor(ImageLike[Volume]):
     """
 
     Spec = VolumeSpec
+    kind = "volume"
     spec: VolumeSpec
 
     def __init__(self, spec: VolumeSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.pictures = None if spec.image is None else ImageProcessor(spec.image)
-
-    def __repr__(self) -> str:
-        return f"VolumeProcessor({self.spec})"
 
     @property
     def fingerprint(self) -> str:
@@ -62,11 +58,11 @@ class VolumeProcessor(ImageLike[Volume]):
         tree = {key: value for key, value in to_tree(self.spec).items() if key not in ("max_voxels", "image")}
         if self.pictures is not None:
             tree["image"] = self.pictures.fingerprint
-        return hashlib.sha256(json.dumps(["volume", VERSION, tree], sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.kind, self.version, tree], sort_keys=True).encode()).hexdigest()[:16]
 
     @property
     def kinds(self) -> frozenset[str]:
-        return frozenset({"volume"} if self.pictures is None else {"volume", "image"})
+        return frozenset({self.kind} if self.pictures is None else {self.kind, self.pictures.kind})
 
     def read(self, data: bytes) -> Volume:
         """Open the bytes of a shard's volume, or of a file (see `read`); what is stored is decoded where it is looked at."""
@@ -191,26 +187,6 @@ class VolumeProcessor(ImageLike[Volume]):
             f"volumes: {spec.modality}, {sides} voxels of {lengths} mm (depth to the head, height to the front, width to the "
             f"patient's right: RAS); {f'windows in HU (level/width): {windows}' if windows else 'no windows'}"
         )
-
-    def save(self, folder: Path | str) -> None:
-        """Write `preprocess.json` into a folder."""
-        text = json.dumps({"kind": "volume", **to_tree(self.spec), "version": VERSION}, indent=2) + "\n"
-        (Path(folder) / FILE).write_text(text, encoding="utf-8")
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Self:
-        """Read `preprocess.json` of a folder; raises ConfigError naming the file when it is missing or wrong."""
-        path = Path(folder) / FILE
-        try:
-            tree: dict[str, Any] = read_json(path)
-            version, kind = tree.pop("version"), tree.pop("kind")
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ConfigError(f"cannot read the preprocessing of a model from {path}: {error}") from None
-        if kind != "volume" or version != VERSION:
-            raise ConfigError(
-                f"{path}: preprocessing {kind} of version {version}, this vlp knows {VERSION}; update vlp"
-            )
-        return cls(validate(VolumeSpec, tree, str(path)))
 
     def _image_processor(self) -> ImageProcessor:
         if self.pictures is None:

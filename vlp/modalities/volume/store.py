@@ -58,7 +58,7 @@ def _pack(array: np.ndarray, record: dict[str, Any]) -> bytes:
     return data
 
 
-def decode(data: bytes, max_voxels: int) -> Volume:
+def decode(data: bytes, max_voxels: int = MAX_VOXELS) -> Volume:
     """Open a volume's bytes; its voxels are decoded where they are sliced. Raises ImageError."""
     array = _open(data, max_voxels)
     try:
@@ -80,7 +80,7 @@ def decode(data: bytes, max_voxels: int) -> Volume:
         raise ImageError(f"a stored volume without its place in the patient ({type(error).__name__})") from None
 
 
-def decode_mask(data: bytes, max_voxels: int) -> np.ndarray:
+def decode_mask(data: bytes, max_voxels: int = MAX_VOXELS) -> np.ndarray:
     """Return where a stored mask is not zero, bool [D, H, W]; raises ImageError."""
     inside: np.ndarray = np.asarray(_open(data, max_voxels)[:]) != 0
     return inside

@@ -10,20 +10,13 @@ from pydicom.uid import UID, RLELossless
 
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume.formats.dicom_series import files_below, find_series
-from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
-from vlp.modalities.volume.volume import Volume
 
-from ..written import AXIAL, CT, MR, ct, enhanced, series, slice_of, steps, write
+from ..written import AXIAL, CT, MR, ct, enhanced, read, series, slice_of, steps, write
 
-LIMIT = 1 << 24
 STACK = ct((11, 9, 12)).transpose(2, 1, 0)  # slices, rows, columns
 TILT = (1, 0, 0, 0, 0.948324, -0.317305)
 CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-
-
-def read(path, **options) -> Volume:
-    return read_volume(path, LIMIT, VolumeOptions(**options))
 
 
 def refused(path, reason: str, match: str, **options) -> None:

@@ -5,19 +5,12 @@ import pytest
 import SimpleITK as sitk
 
 from vlp.modalities.image.errors import ImageError
-from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
-from vlp.modalities.volume.volume import Volume
 
-from ..written import ct
+from ..written import ct, read
 
-LIMIT = 1 << 24
 SHAPE = (9, 10, 12)
 DIRECTION = (0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0, -1.0, 0.0)
-
-
-def read(path, **options) -> Volume:
-    return read_volume(path, LIMIT, VolumeOptions(**options))
 
 
 def written(path, array: np.ndarray | None = None, packed: bool = False):

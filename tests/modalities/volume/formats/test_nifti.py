@@ -11,17 +11,12 @@ from scipy.spatial.transform import Rotation
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_volume
-from vlp.modalities.volume.volume import Volume, to_ras
+from vlp.modalities.volume.volume import to_ras
 
-from ..written import ct, nifti, patched
+from ..written import LIMIT, ct, nifti, patched, read
 
-LIMIT = 1 << 24
 SHAPE = (9, 10, 12)
 LPS = np.array([[-0.8, 0, 0, 100], [0, -0.8, 0, 90], [0, 0, 2.0, -50], [0, 0, 0, 1]])
-
-
-def read(path, **options) -> Volume:
-    return read_volume(path, LIMIT, VolumeOptions(**options))
 
 
 def refused(path, reason: str, match: str, limit: int = LIMIT, **options) -> None:
