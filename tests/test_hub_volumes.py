@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -18,6 +19,7 @@ from vlp.core.errors import UnsupportedByFormat
 from vlp.export import exporters, model_card, verify
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.image.processor import Augment
+from vlp.modalities.image.spec import ImageSpec
 from vlp.modalities.kinds import load_processor
 from vlp.modalities.volume import store
 from vlp.modalities.volume.processor import VolumeProcessor
@@ -30,9 +32,12 @@ SPEC = VolumeSpec(spacing=(4.0, 3.0, 3.0), size=(8, 12, 16), windows=("lung", "4
 AFFINE = np.array([[-2.0, 0.3, 0.0, 30.0], [-0.3, -2.0, 0.0, 25.0], [0.0, 0.0, 5.0, -20.0], [0.0, 0.0, 0.0, 1.0]])
 
 
-def loaded(spec: VolumeSpec = SPEC) -> hub.Pretrained:
+TOWER = {"kind": "patch_conv", "width": 8, "hidden": 8, "local_width": 8}
+
+
+def loaded(spec: VolumeSpec = SPEC, tower: dict[str, Any] = TOWER) -> hub.Pretrained:
     torch.manual_seed(0)
-    config = ModelConfig(image={"kind": "patch_conv", "width": 8, "hidden": 8, "local_width": 8}, text=BERT, dim=16)
+    config = ModelConfig(image=tower, text=BERT, dim=16)
     tokenizer = wordpieces()
     model = build_model(config, spec, tokenizer, ALL - {"attention"}, (2.0, -3.0))
     for parameter in model.parameters():
@@ -63,10 +68,35 @@ def test_a_file_a_shard_and_a_volume_are_one_thing(folder: Path, tmp_path: Path)
     torch.testing.assert_close(found, loaded().embed_images([tmp_path / "scan.nii.gz"] * 3), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("windows", [("lung", "40/400"), ("lung",)])
+def test_scoring_embeds_a_volume_as_the_model_does(windows: tuple[str, ...]) -> None:
+    from vlp_eval.models.vlp import FolderEmbedder
+
+    made = loaded(VolumeSpec(spacing=(4.0, 3.0, 3.0), size=(8, 12, 16), windows=windows, mean=(0.4,)))
+    voxels, affine, axes = to_ras(scan(), AFFINE)
+    stored = store.encode(Volume(voxels, affine, axes=axes))
+    embedder = FolderEmbedder(made, "toy", "cpu", None)
+    inputs = [embedder.prepare(stored)[0]]
+    expected = made.embed_images([stored])[0]
+    for modality in ("image", "patches"):
+        row = torch.from_numpy(embedder.encode(modality, inputs)["image"][0])
+        torch.testing.assert_close(row / row.norm(), expected, atol=1e-5, rtol=0)
+
+
 def test_a_heat_map_lies_on_the_files_own_voxels(folder: Path, tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(scan(), AFFINE), tmp_path / "scan.nii.gz")
     heat = vlp.from_pretrained(folder).heatmap(tmp_path / "scan.nii.gz", "nodule")
     assert heat.shape == scan().shape and np.isfinite(heat).any()
+
+
+def test_a_model_that_reads_pictures_too_has_heat_maps_of_both() -> None:
+    spec = VolumeSpec(spacing=(12, 12, 12), size=(4, 32, 32), windows=("lung",), image=ImageSpec(size=32, channels=1))
+    made = loaded(spec, {"kind": "slices", "tower": {"kind": "conv"}})
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 64), dtype=np.uint8)
+    heat = made.heatmap(pixels, "nodule")
+    assert heat.shape == pixels.shape and np.isfinite(heat).all()
+    voxels, affine, axes = to_ras(scan(), AFFINE)
+    assert made.heatmap(Volume(voxels, affine, axes=axes), "nodule").shape == scan().shape
 
 
 def test_what_is_saved_says_which_kind_it_is(folder: Path) -> None:
@@ -90,7 +120,7 @@ def test_what_is_saved_says_which_kind_it_is(folder: Path) -> None:
 def test_an_export_gives_the_same_embeddings(kind: str, tmp_path: Path) -> None:
     made, exporter = loaded(), exporters.get(kind)(kind)
     exporter.write(made, tmp_path, False)
-    found = exporter.load(str(tmp_path), verify.probe_images(made), verify.probe_texts(made))
+    found = exporter.load(str(tmp_path), made.preprocess.probes(), verify.probe_texts(made))
     assert verify.compare(verify.expected(made, exporter), found, exporter, False)
 
 

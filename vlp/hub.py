@@ -187,14 +187,15 @@ class Pretrained:
 
         native = self.preprocess.native(image, **options)
         input_, geometry = self.preprocess.eval(native)
+        batch = input_[None].to(self.device)
         with torch.no_grad():
-            _, patches = self.model.encode_image(input_[None].to(self.device), patches=True)
+            _, patches = self.model.encode_image(batch, patches=True)
             unit = torch.nn.functional.normalize(patches[0].float(), dim=1)
             cosines = (unit @ self.embed_texts([phrase])[0]).cpu().numpy()
-        grid = self.model.grid
-        spread = resample_grid(cosines.reshape(grid.shape), grid, geometry.input)
-        found = geometry.map_to_source(spread)
-        return native.axes.to_file(found) if isinstance(native, Volume) else found
+        grid = self.model.grid_of(batch)
+        spread = resample_grid(cosines.reshape(grid.shape), grid, batch.shape[2:])
+        found = geometry.map_to_source(spread.reshape(geometry.input))  # a picture beside volumes is one slice of it
+        return native.axes.to_file(found) if isinstance(native, Volume) and found.ndim == 3 else found
 
 
 def from_pretrained(source: Path | str, trust: Collection[str] = ()) -> Pretrained:

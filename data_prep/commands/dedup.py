@@ -13,9 +13,7 @@ import numpy as np
 
 from vlp.core.config import ConfigError
 from vlp.core.output import check_apart, write_whole
-from vlp.modalities.image.decode import decode
 
-from ..images.planes import projection
 from ..pipeline.shard_writer import ShardWriter
 from ..readers.samples import Reading, max_rejected_option
 from ..splits import near_duplicates
@@ -92,7 +90,7 @@ def _compare(args: argparse.Namespace, reading: Reading) -> tuple[list[int], lis
 
 def _images(reading: Reading, rows: list[int]) -> Iterator[bytes]:
     """Yield the images that decode, and note in `rows` whose they are."""
-    for index, sample, _ in reading.images(lambda data, is_volume: projection(data) if is_volume else decode(data, 1)):
+    for index, sample, _ in reading.images(near_duplicates.greys_of):
         rows.append(index)
         yield cast(bytes, sample.image)
 

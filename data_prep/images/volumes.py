@@ -11,6 +11,7 @@ import numpy as np
 
 from vlp.modalities.image.errors import ImageError
 from vlp.modalities.volume import store
+from vlp.modalities.volume.hounsfield import histogram
 from vlp.modalities.volume.options import VolumeOptions
 from vlp.modalities.volume.read import read_mask
 from vlp.modalities.volume.volume import Volume, orientation
@@ -57,11 +58,8 @@ def store_volume(volume: Voxels, max_voxels: int) -> StoredVolume:
 
 def _histogram(voxels: Any) -> tuple[int, ...]:
     """Return how many int16 voxels lie below, between and above `HU_EDGES`."""
-    counts = np.zeros(1 << 16, np.int64)
-    for plane in voxels[:]:
-        counts += np.bincount(plane.ravel().view(np.uint16) ^ np.uint16(1 << 15), minlength=len(counts))
     places = [0, *(edge + (1 << 15) for edge in HU_EDGES)]
-    return tuple(np.add.reduceat(counts, places).tolist())
+    return tuple(np.add.reduceat(histogram(voxels[:]), places).tolist())
 
 
 def shows_head(volume: Volume) -> bool:

@@ -32,15 +32,19 @@ _WORD = re.compile(r"[^\W\d_]+")
 Array = np.ndarray[Any, Any]
 
 
-def image_hash(image: bytes, is_volume: bool = False) -> Array:
-    """Return the perceptual hash of an encoded image, 32 bytes uint8; of a volume, as it is seen from the front.
+def greys_of(image: bytes, is_volume: bool) -> Array:
+    """Return the greys of an encoded image, uint8 [H, W]; of a volume, as it is seen from the front.
 
     Two reconstructions of one scan look alike from there, whatever their slices. Raises ImageError.
     """
+    return projection(image) if is_volume else decode(image, 1)
+
+
+def image_hash(image: bytes, is_volume: bool = False) -> Array:
+    """Return the perceptual hash of an encoded image or volume, 32 bytes uint8; raises ImageError."""
     import cv2
 
-    pixels = projection(image) if is_volume else decode(image, 1)
-    small = cv2.resize(pixels, (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
+    small = cv2.resize(greys_of(image, is_volume), (64, 64), interpolation=cv2.INTER_AREA).astype(np.float32)
     low = cv2.dct(small)[:16, :16].reshape(-1)
     low[0] = 0.0  # the mean: brightness is not content
     return np.packbits(low > np.median(low))

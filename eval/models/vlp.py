@@ -63,8 +63,12 @@ class FolderEmbedder(DualEncoder):
         pixels: Tensor = self._model.normalise(inputs)
         return pixels
 
+    def _images(self, pixels: Tensor) -> Tensor:
+        rows: Tensor = self._model.encode_image(pixels, is_normalised=True)
+        return rows
+
     def _patches(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        rows, cells = self._model.encode_image(pixels, patches=True)
+        rows, cells = self._model.encode_image(pixels, patches=True, is_normalised=True)
         return rows, cells
 
     def encode(self, modality: str, items: Sequence[Any]) -> dict[str, Floats]:

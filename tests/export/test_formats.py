@@ -58,7 +58,7 @@ def compare(loaded: Pretrained, kind: str, folder: Path, approximate: bool = Fal
     """Write, load with the format's library, and compare; the fresh process is another test's subject."""
     exporter = exporter_of(kind)
     notes = exporter.write(loaded, folder, approximate)
-    found = exporter.load(str(folder), verify.probe_images(loaded), verify.probe_texts(loaded))
+    found = exporter.load(str(folder), loaded.preprocess.probes(), verify.probe_texts(loaded))
     ours = verify.expected(loaded, exporter)
     for part in ours.values():
         assert np.linalg.norm(part[:1] - part[1:], axis=1).min() > 0.01, "a constant would be equal too"
@@ -204,7 +204,7 @@ def test_the_pipeline_gives_the_native_probabilities(name: str, library: str, tm
     loaded = native(**options)
     exporter_of("transformers").write(loaded, tmp_path, False)
     assert type(AutoModel.from_pretrained(tmp_path)).__name__ == library
-    picture = verify.probe_images(loaded)[0]
+    picture = loaded.preprocess.probes()[0]
     labels = ["there is a nodule", "no pleural effusion is seen in the left lung", "x"]
     found = pipeline("zero-shot-image-classification", str(tmp_path))(
         Image.fromarray(picture), candidate_labels=labels, hypothesis_template="{}"
@@ -249,7 +249,7 @@ def test_wrong_weights_do_not_pass(tmp_path: Path) -> None:
     tensors = load_file(weights)
     tensors["visual.head.proj.weight"][0] += 0.01
     save_file(tensors, weights)
-    found = exporter.load(str(tmp_path), verify.probe_images(loaded), verify.probe_texts(loaded))
+    found = exporter.load(str(tmp_path), loaded.preprocess.probes(), verify.probe_texts(loaded))
     with pytest.raises(ConfigError, match="images differ from the model's by"):
         verify.compare(verify.expected(loaded, exporter), found, exporter, False)
 

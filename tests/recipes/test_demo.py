@@ -144,5 +144,6 @@ def test_the_demo_of_volumes_goes_all_the_way_at_a_small_size(
         "an untrained model holds no floor"
     )
     said = capfd.readouterr().out
-    assert "6/6" in said and "under its floor: volume to report" in said
+    # not of retrieval: among so few studies the right one is mostly among the first ten
+    assert "6/6" in said and "under its floor: pointing game, 6 larger findings" in said
     assert (tmp_path / "demo" / "eval" / "report.html").is_file() and (tmp_path / "demo" / "export").is_dir()

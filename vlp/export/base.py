@@ -62,7 +62,7 @@ class Exporter(ABC):
 
     def require_kind(self, loaded: Pretrained) -> None:
         """Raise UnsupportedByFormat for a model of volumes where the format has no preprocessing of these."""
-        if not self.volumes and len(loaded.model.grid.shape) == 3:
+        if not self.volumes and loaded.model.image_tower.takes == "volume":
             raise UnsupportedByFormat(
                 f"{self.library} has no preprocessing of volumes: export with --format vlp or onnx"
             )

@@ -51,7 +51,7 @@ def render(
         eval_results=metrics or None,
     )
     primary, others = score_rows(scored)
-    is_image = len(loaded.model.grid.shape) == 2
+    is_image = loaded.model.image_tower.takes == "image"
     templates = Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, undefined=StrictUndefined)
     return templates.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         front=front.to_yaml(),

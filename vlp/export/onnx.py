@@ -60,7 +60,7 @@ text = onnxruntime.InferenceSession("text.onnx")  # ids, mask: int64 [B, L], fro
 
         batch, length = torch.export.Dim("batch"), torch.export.Dim("length", min=2, max=loaded.tokenizer.length)
         channels, example = model.image_tower.channels, loaded.preprocess.example()
-        if example.dim() == 4:
+        if model.image_tower.takes == "image":
             example = torch.zeros(1, channels, *example.shape[2:])
         ids = loaded.tokenizer(["a nodule in the left lung", "no effusion"]).tokens.ids
         axes = {0: batch, 1: length}

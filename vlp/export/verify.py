@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,11 +32,6 @@ TEXTS = [
 SENTENCE = "There is a new opacity in the left lower zone. "
 
 
-def probe_images(loaded: Pretrained) -> list[Any]:
-    """Return images, or volumes, of the model's own size, and one that has to be resized."""
-    return loaded.preprocess.probes()
-
-
 def probe_texts(loaded: Pretrained) -> list[str]:
     """Return sentences; one is cut for its length, unless the model's tokenizer refuses such."""
     return TEXTS if loaded.tokenizer.overflow == "error" else [*TEXTS, SENTENCE * loaded.tokenizer.length]
@@ -44,7 +39,7 @@ def probe_texts(loaded: Pretrained) -> list[str]:
 
 def expected(loaded: Pretrained, exporter: Exporter) -> dict[str, np.ndarray]:
     """Return what the export should make of the probes."""
-    return exporter.expected(loaded, probe_images(loaded), probe_texts(loaded))
+    return exporter.expected(loaded, loaded.preprocess.probes(), probe_texts(loaded))
 
 
 def check(loaded: Pretrained, folder: Path, exporter: Exporter, approximate: bool) -> list[str]:
@@ -83,7 +78,7 @@ def embed(loaded: Pretrained, source: str, exporter: Exporter, **environment: st
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as work:
         given, out = Path(work) / "probes.npz", Path(work) / "embeddings.npz"
-        probes = enumerate(probe_images(loaded))
+        probes = enumerate(loaded.preprocess.probes())
         images = {f"image{at}": np.frombuffer(x, np.uint8) if isinstance(x, bytes) else x for at, x in probes}
         np.savez(str(given), allow_pickle=False, texts=np.array(probe_texts(loaded)), **images)
         words = [exporter.name, source, str(given), str(out), *loaded.trust]

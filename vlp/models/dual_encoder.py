@@ -250,18 +250,23 @@ class DualEncoder(nn.Module):
     """The tokenizer's padding id, for joining batches of texts; set by `build_model`."""
 
     @overload
-    def encode_image(self, image: Tensor, patches: Literal[False] = False) -> Tensor: ...
+    def encode_image(self, image: Tensor, patches: Literal[False] = False, is_normalised: bool = False) -> Tensor: ...
 
     @overload
-    def encode_image(self, image: Tensor, patches: Literal[True]) -> tuple[Tensor, Tensor]: ...
+    def encode_image(
+        self, image: Tensor, patches: Literal[True], is_normalised: bool = False
+    ) -> tuple[Tensor, Tensor]: ...
 
-    def encode_image(self, image: Tensor, patches: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def encode_image(
+        self, image: Tensor, patches: bool = False, is_normalised: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Embed images, uint8 or normalised floats [B, C, S, S] -> [B, D], unnormalised.
 
+        `is_normalised`: `image` is what `normalise` returned. Of a volume of one window its values do not tell.
         With `patches` also their patches [B, P, D], P the cells of `grid` row by row. A model that was trained without
         patches gives those of its global head, applied to each cell; ValueError where that has no meaning.
         """
-        found = self._image(image, patches)
+        found = self._image(image, patches, is_normalised)
         if not patches:
             return found.pooled
         assert found.patch_tokens is not None

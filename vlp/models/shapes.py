@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .towers.base import Features, ImageTower
+from .towers.volume.base import run_on_meta
 
 
 class StandIn:
@@ -25,7 +26,8 @@ class StandIn:
 
     def __call__(self, image: Tensor, patches: bool = False) -> Features:
         bare = image.detach().to("meta")
-        found = _on_meta(self.probe, bare, patches, None)
+        with torch.no_grad():
+            found = run_on_meta(self.probe, bare, patches, None)
         pooled, tokens = (
             None if part is None else torch.zeros(part.shape, requires_grad=torch.is_grad_enabled())
             for part in found[:2]
@@ -40,7 +42,8 @@ class StandIn:
         unreached = {name for name, value in self.tower.named_parameters() if value.requires_grad}
         for image, given in self.calls:
             used = tuple(part is not None and part.grad is not None for part in given[:2])
-            unreached &= _on_meta(self.probe, image, given.patch_tokens is not None, used)
+            with torch.enable_grad():
+                unreached &= run_on_meta(self.probe, image, given.patch_tokens is not None, used)
         return unreached
 
 
@@ -73,12 +76,3 @@ class _Probe(nn.Module):
             return set(own)
         grads = torch.autograd.grad(torch.stack(reached).sum(), list(own.values()), allow_unused=True)
         return {name for name, grad in zip(own, grads, strict=True) if grad is None}
-
-
-def _on_meta(probe: _Probe, image: Tensor, patches: bool, used: tuple[bool, ...] | None) -> Any:
-    bare = {
-        name: value.detach().to("meta").requires_grad_(value.requires_grad) for name, value in probe.named_parameters()
-    }
-    bare |= {name: value.to("meta") for name, value in probe.named_buffers()}
-    with torch.set_grad_enabled(used is not None):
-        return torch.func.functional_call(probe, bare, (image, patches, used))

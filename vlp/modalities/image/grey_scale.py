@@ -134,9 +134,7 @@ def choose_scale(dataset: Any, index: int, options: DicomOptions) -> Window | Ta
 
 def value_range(stored: Array, dataset: Any, index: int) -> Range:
     """Return the range of a frame's values in units of the modality, padding apart; raises ImageError."""
-    levels, _ = _levels(stored, dataset)
-    padding = _padding(levels, dataset, [])
-    modal = _modality_lut(levels.astype(np.float64), dataset, index, [])
+    modal, padding = modality_values(_levels(stored, dataset)[0], dataset, index)
     seen = modal if padding is None else modal[~padding]
     seen = seen[np.isfinite(seen)]
     if seen.size == 0:
@@ -145,10 +143,9 @@ def value_range(stored: Array, dataset: Any, index: int) -> Range:
 
 
 def modality_values(stored: Array, dataset: Any, index: int) -> tuple[Array, Array | None]:
-    """Return stored values in units of the modality, float64, and where they are padding, None where none is; raises
-    ImageError.
-    """
-    return _modality_lut(stored.astype(np.float64), dataset, index, []), _padding(stored, dataset, [])
+    """Return stored values in units of the modality, float64, and where they are padding, or None; raises ImageError."""
+    padding = _padding(stored, dataset, [])
+    return _modality_lut(stored.astype(np.float64), dataset, index, []), padding
 
 
 def map_grey(stored: Array, dataset: Any, index: int, scale: Scale) -> tuple[Array, tuple[str, ...]]:

@@ -45,7 +45,7 @@ def to_int16(values: np.ndarray, scale: tuple[float, float] = (1.0, 0.0)) -> np.
 def check_air(voxels: np.ndarray) -> tuple[str, ...]:
     """Replace padding in int16 voxels by air, in place, and return the steps; raises ImageError for what is no HU."""
     steps: tuple[str, ...] = ()
-    counts = _histogram(voxels)
+    counts = histogram(voxels)
     below, kept = counts[: LOWEST + _OFFSET], voxels.size
     if below.any():
         padding = int(below.argmax()) - _OFFSET
@@ -119,7 +119,8 @@ def _check_finite(plane: np.ndarray, index: int) -> None:
         )
 
 
-def _histogram(voxels: np.ndarray) -> np.ndarray:
+def histogram(voxels: np.ndarray) -> np.ndarray:
+    """Return how many int16 voxels have each value, the lowest first, [65536]."""
     counts = np.zeros(2 * _OFFSET, np.int64)
     for plane in voxels:
         counts += np.bincount(plane.ravel().view(np.uint16) ^ np.uint16(_OFFSET), minlength=len(counts))

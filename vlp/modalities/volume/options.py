@@ -14,6 +14,7 @@ from ..image.errors import ImageError
 LEAST = 8
 """Slices of a volume: a stack of fewer is a set of pictures."""
 OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @config
@@ -76,6 +77,11 @@ def affine_of(codes: str, spacing: tuple[float, ...], shape: tuple[int, ...]) ->
         affine[world, axis] = spacing[axis] if letter in "RAS" else -spacing[axis]
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(shape) - 1) / 2)
     return affine
+
+
+def corners_of(shape: tuple[int, ...]) -> np.ndarray:
+    """Return the indices of an array's eight corner voxels as columns (i, j, k, 1), [4, 8], the first (0, 0, 0, 1)."""
+    return np.array(np.meshgrid(*((0, side - 1) for side in shape), [1], indexing="ij")).reshape(4, -1)
 
 
 def check_size(shape: tuple[int, ...], max_voxels: int) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlp.core.errors import first_line
 from vlp.core.untrusted import open_regular
 
 from ..image.decode import is_dicom
@@ -19,9 +20,9 @@ from ..image.errors import ImageError
 from . import hounsfield
 from .formats import dicom_series, itk, nifti, rad_chestct
 from .formats.slices import ASIDE, check_upright, straighten, upright_shape
-from .options import LEAST, FileArray, VolumeOptions, affine_of, check_size
+from .options import LEAST, FileArray, VolumeOptions, affine_of, check_size, corners_of
 from .spec import AIR
-from .volume import Volume, to_ras
+from .volume import Volume, closest_axes, to_ras
 
 NIFTI = (".nii", ".nii.gz")
 ITK = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -55,8 +56,8 @@ def read_mask(files: Files, volume: Volume, options: VolumeOptions | None = None
         affine = _affine(found, options)
         _check_span(affine)
         mask, affine, _ = to_ras(found.array, affine)
-        ends = np.array(np.meshgrid(*((0, side - 1) for side in mask.shape[::-1]), [1], indexing="ij")).reshape(4, -1)
-        apart = float(np.linalg.norm(((affine - volume.affine) @ ends)[:3], axis=0).max())
+        corners = corners_of(mask.shape[::-1])
+        apart = float(np.linalg.norm(((affine - volume.affine) @ corners)[:3], axis=0).max())
         if mask.shape != volume.shape or apart > 0.1 * min(volume.spacing):
             sizes = [" x ".join(map(str, shape)) for shape in (mask.shape, volume.shape)]
             raise ImageError(
@@ -83,6 +84,8 @@ def _named(files: Files) -> Iterator[None]:
     except ImageError as error:
         text = str(error) if str(error).startswith(f"{name}: ") else f"{name}: {error}"
         raise ImageError(text, error.reason, counted=error.counted) from None
+    except OSError as error:
+        raise ImageError(f"{name}: cannot be read: {error.strerror or first_line(error)}") from None
     except MemoryError:
         raise ImageError(f"{name}: out of memory", "out_of_memory") from None
 
@@ -101,11 +104,8 @@ def _file_array(path: Files, max_voxels: int, options: VolumeOptions) -> FileArr
         return itk.read_itk(path, max_voxels, options)
     if name.endswith(NPZ):
         return rad_chestct.read_npz(path, max_voxels, options)
-    try:
-        with open_regular(path) as file:
-            head = file.read(132)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
+    with open_regular(path) as file:
+        head = file.read(132)
     if is_dicom(head) or name.endswith(DICOM):
         return dicom_series.read_files([path], max_voxels, options)
     kinds = " ".join((*NIFTI, *ITK, NPZ))
@@ -158,8 +158,7 @@ def _affine(found: FileArray, options: VolumeOptions) -> np.ndarray:
         affine = np.array(found.affine, np.float64)
         if options.spacing is not None:
             _check_span(affine)
-            _, _, axes = to_ras(np.empty((2, 2, 2), bool), affine)
-            for ours, theirs in enumerate(axes.order):
+            for ours, theirs in enumerate(closest_axes(affine).order):
                 affine[:3, theirs] *= options.spacing[ours] / np.linalg.norm(affine[:3, theirs])
         return affine
     spacing = list(found.spacing or (0.0, 0.0, 0.0))
@@ -176,7 +175,7 @@ def _check_span(affine: np.ndarray) -> None:
         ]
         raise ImageError(f"its affine holds what is no number: {', '.join(axes) or 'the origin'}", "bad_affine")
     try:
-        to_ras(np.empty((2, 2, 2), bool), affine)
+        closest_axes(affine)
     except ValueError as error:
         raise ImageError(str(error), "bad_affine") from None
 

@@ -15,6 +15,7 @@ from .volume import FileAxes, Volume
 ENDING = "b2nd"
 CHUNKS, BLOCKS = (16, 128, 128), (4, 64, 64)
 LEVEL = 1
+"""Of zstd."""
 MAX_VOXELS = 1 << 30
 """Largest volume that is decoded when nothing else is said: four times the longest CT of 512 x 512."""
 META = "vlp"
@@ -23,8 +24,8 @@ RECORD = ("affine", "modality", "range", "order", "flipped", "steps")
 _TYPES = ("int16", "float32", "uint8")
 
 
-def encode(volume: Volume, level: int = LEVEL) -> bytes:
-    """Return a volume's bytes; `level` is zstd's."""
+def encode(volume: Volume) -> bytes:
+    """Return a volume's bytes."""
     voxels = np.ascontiguousarray(volume.voxels[:])
     record = {
         "affine": np.asarray(volume.affine, np.float64).tolist(),
@@ -34,21 +35,21 @@ def encode(volume: Volume, level: int = LEVEL) -> bytes:
         "flipped": list(volume.axes.flipped),
         "steps": list(volume.steps),
     }
-    return _pack(voxels, level, record)
+    return _pack(voxels, record)
 
 
 def encode_mask(mask: np.ndarray) -> bytes:
     """Return the bytes of a mask [D, H, W], non-zero = inside."""
-    return _pack(np.ascontiguousarray(mask, np.uint8), LEVEL, {})
+    return _pack(np.ascontiguousarray(mask, np.uint8), {})
 
 
-def _pack(array: np.ndarray, level: int, record: dict[str, Any]) -> bytes:
+def _pack(array: np.ndarray, record: dict[str, Any]) -> bytes:
     import blosc2
 
     chunks = tuple(min(most, side) for most, side in zip(CHUNKS, array.shape, strict=True))
     blocks = tuple(min(most, side) for most, side in zip(BLOCKS, chunks, strict=True))
     parameters = blosc2.CParams(
-        codec=blosc2.Codec.ZSTD, clevel=level, filters=[blosc2.Filter.BITSHUFFLE], filters_meta=[0], nthreads=1
+        codec=blosc2.Codec.ZSTD, clevel=LEVEL, filters=[blosc2.Filter.BITSHUFFLE], filters_meta=[0], nthreads=1
     )
     packed = blosc2.asarray(array, chunks=chunks, blocks=blocks, cparams=parameters)
     if record:

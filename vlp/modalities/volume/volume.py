@@ -8,13 +8,10 @@ resamples: an oblique volume stays oblique.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
-UNKNOWN_SPACING = (0.0, 0.0, 0.0)
-"""The spacing of stacks of pictures whose file states none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +30,15 @@ class FileAxes:
         """Return a volume's array [z, y, x] in the order of the file's, a view: masks and maps go back as they came."""
         flipped = array[tuple(slice(None, None, -1 if flip else None) for flip in self.flipped)]
         return flipped.transpose(np.argsort(self.order))
+
+    def indices(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return the affine [4, 4] from a volume's indices (x, y, z, 1), `shape` [z, y, x], to its file's (i, j, k, 1)."""
+        found = np.zeros((4, 4))
+        found[3, 3] = 1.0
+        for ours, (theirs, flip) in enumerate(zip(self.order, self.flipped, strict=True)):
+            found[theirs, 2 - ours] = -1.0 if flip else 1.0
+            found[theirs, 3] = shape[ours] - 1 if flip else 0.0
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +76,7 @@ class Volume:
 
     def file_affine(self) -> np.ndarray:
         """Return the affine of the file's own array [i, j, k]."""
-        permuted = np.zeros((4, 4))
-        permuted[3, 3] = 1.0
-        for ours, (theirs, flip) in enumerate(zip(self.axes.order, self.axes.flipped, strict=True)):
-            permuted[2 - ours, theirs] = -1.0 if flip else 1.0
-            permuted[2 - ours, 3] = self.shape[ours] - 1 if flip else 0.0
-        return np.asarray(self.affine @ permuted)
-
-    def with_voxels(self, voxels: np.ndarray, step: str) -> Volume:
-        """Return the volume with other values, and the step by which they came."""
-        return replace(self, voxels=voxels, steps=(*self.steps, step))
+        return np.asarray(self.affine @ np.linalg.inv(self.axes.indices(self.shape)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +91,8 @@ class Picture(Volume):
         return cls(grey[None], np.eye(4), "OT", pixels=pixels)
 
 
-def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, FileAxes]:
-    """Return a file's array [i, j, k] as [z, y, x] in the RAS orientation that is closest, a view, with its affine.
+def closest_axes(affine: np.ndarray) -> FileAxes:
+    """Return how the array [i, j, k] of an affine lies on the volume in the RAS orientation that is closest.
 
     `affine` [4, 4] sends (i, j, k, 1) to millimetres in RAS. Each world axis takes the array axis that points along it
     most, the largest direction first, as nibabel's and ITK's closest orientations do. Raises ValueError where the affine
@@ -113,19 +110,19 @@ def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarra
         size[world, :] = size[:, axis] = -1
     order = (taken[2], taken[1], taken[0])
     flipped = tuple(bool(direction[world, taken[world]] < 0) for world in (2, 1, 0))
-    axes = FileAxes(order, (flipped[0], flipped[1], flipped[2]))
+    return FileAxes(order, (flipped[0], flipped[1], flipped[2]))
+
+
+def to_ras(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray, FileAxes]:
+    """Return a file's array [i, j, k] as [z, y, x] by its `closest_axes`, a view, with its affine, and these axes."""
+    axes = closest_axes(affine)
     turned = axes.to_volume(array)
-    back = np.eye(4)
-    back[:3] = 0
-    for ours, (theirs, flip) in enumerate(zip(order, flipped, strict=True)):
-        back[theirs, 2 - ours] = -1.0 if flip else 1.0
-        back[theirs, 3] = array.shape[theirs] - 1 if flip else 0.0
-    return turned, np.asarray(affine @ back), axes
+    return turned, np.asarray(affine @ axes.indices(turned.shape)), axes
 
 
 def orientation(affine: np.ndarray) -> str:
     """Return the axis codes of an affine, such as LPS: the world direction that each array axis i, j, k points along most."""
-    _, _, axes = to_ras(np.empty((2, 2, 2), bool), affine)
+    axes = closest_axes(affine)
     codes: Sequence[str] = ("SI", "AP", "RL")
     named = {
         theirs: codes[ours][flip] for ours, (theirs, flip) in enumerate(zip(axes.order, axes.flipped, strict=True))

@@ -308,8 +308,6 @@ text_towers: Registry[type[TextTower]] = towers_of("text")
 
 def build_image_tower(tree: Any, spec: Spec, where: str = "model.image") -> ImageTower:
     """Return the image tower of `{kind: ..., ...}`, with random weights; raises ConfigError for one of the other dimension."""
-    from vlp.core.config import component
-
     given = "image" if isinstance(spec.size, int) else "volume"
     cls, _ = component(image_towers, tree, where)
     if cls.takes != given:

@@ -73,16 +73,12 @@ def _differences(spec: ImageSpec | VolumeSpec, expected: Expected) -> list[str]:
         return [
             f"these weights were trained on volumes ({known.spacing} mm, windows {known.windows}), the recipe has images"
         ]
-    lines, section = [], "volume" if of_volumes else "image"
-    # Weights of images say of a volume no more than what its values are.
-    more = (
-        ("modality", "spacing", "size", "windows")
-        if known
-        else ()
-        if of_volumes
-        else ("size", "interpolation", "resize")
-    )
-    for key in ("mean", "std", *more):
+    lines, section, keys = [], "volume" if of_volumes else "image", ["mean", "std"]
+    if known is not None:
+        keys += ["modality", "spacing", "size", "windows"]
+    elif not of_volumes:  # weights of images say of a volume no more than what its values are
+        keys += ["size", "interpolation", "resize"]
+    for key in keys:
         own, theirs = getattr(spec, key), getattr(known or expected, key)
         values = isinstance(theirs, tuple) and not isinstance(theirs[0], str) if theirs else False
         if theirs is not None and not (_agree(own, theirs) if values else own == theirs):

@@ -18,7 +18,7 @@ from ...image.dicom import decode_frame, open_dicom, quiet
 from ...image.errors import ImageError
 from ...image.grey_scale import describe, modality_values, numbers
 from .. import hounsfield
-from ..options import LEAST, FileArray, VolumeOptions, check_size, pick
+from ..options import LEAST, LPS_TO_RAS, FileArray, VolumeOptions, check_size, pick
 from ..spec import AIR
 from .dicom_slice import APART, Slice, slices_of
 from .slices import (
@@ -160,8 +160,9 @@ def read_series(
     affine[:3, 1] = orientation[3:] * spacing[0]
     affine[:3, 2] = normal_of(orientation) * (along[-1] - along[0]) / (len(along) - 1)
     affine[:3, 3] = positions[0] + orientation[:3] * start[0] + orientation[3:] * start[1]
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
-    return FileArray(stack.transpose(2, 1, 0), affine, is_scaled=True, modality=slices[0].modality, steps=steps)
+    return FileArray(
+        stack.transpose(2, 1, 0), LPS_TO_RAS @ affine, is_scaled=True, modality=slices[0].modality, steps=steps
+    )
 
 
 def _is_parallel(one: Slice, other: Slice) -> bool:

@@ -16,17 +16,17 @@ from ...image.dicom import check_frames, kind_of, not_an_image, quiet, read_head
 from ...image.errors import ImageError
 from ...image.grey_scale import describe, numbers, text, whole
 
-APART = (
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "EchoTime",
-    "InversionTime",
-    "DiffusionBValue",
-    "TriggerTime",
-    "KVP",
-    "ContentTime",
-)
-"""What tells the phases and echoes of one series apart."""
+APART = {
+    "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
+    "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
+    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
+    "InversionTime": None,
+    "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
+    "TriggerTime": None,
+    "KVP": ("CTXRayDetailsSequence", "KVP"),
+    "ContentTime": None,
+}
+"""What tells the phases and echoes of one series apart: of a file, and the macro and element that say it of a frame."""
 DIRECTORY = "1.2.840.10008.1.3.10"
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 SCOUTS = ("LOCALIZER", "SCOUT", "SURVIEW", "TOPOGRAM")
@@ -137,12 +137,5 @@ def _slice(path: Path, dataset: Any, frame: int, frames: int) -> Slice | str:
 
 def _apart(dataset: Any, described: Any, name: str) -> str:
     """Return a value that tells phases apart, of a frame or else of the file, "" where there is none."""
-    places = {
-        "TemporalPositionIdentifier": ("FrameContentSequence", "TemporalPositionIndex"),
-        "AcquisitionNumber": ("FrameContentSequence", "FrameAcquisitionNumber"),
-        "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
-        "DiffusionBValue": ("MRDiffusionSequence", "DiffusionBValue"),
-        "KVP": ("CTXRayDetailsSequence", "KVP"),
-    }
-    macro, inner = places.get(name, ("", ""))
-    return (macro and text(described(macro), inner)) or text(dataset, name)
+    of_frame = APART[name]
+    return (text(described(of_frame[0]), of_frame[1]) if of_frame else "") or text(dataset, name)

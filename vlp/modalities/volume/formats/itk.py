@@ -16,29 +16,25 @@ from vlp.core.errors import ConfigError, first_line
 from vlp.core.untrusted import inside, open_regular, shown
 
 from ...image.errors import ImageError
-from ..options import FileArray, VolumeOptions, axes_error, check_size, pick
+from ..options import LPS_TO_RAS, FileArray, VolumeOptions, axes_error, check_size, pick
 
 _HEADER_LIMIT = 1 << 16
 _DEFLATE = 1032
 """How often more bytes deflate can give than it is given."""
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _ORIENTED = {"MetaImageIO": ("transformmatrix", "orientation", "rotation"), "NrrdImageIO": ("space directions",)}
 _SPACED = {"MetaImageIO": ("elementspacing", "elementsize"), "NrrdImageIO": ("space directions", "spacings")}
 
 
 def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
-    """Return what a MetaImage or NRRD file holds; raises ImageError."""
+    """Return what a MetaImage or NRRD file holds; raises ImageError or OSError."""
     import SimpleITK as sitk
 
     kind = "MetaImageIO" if path.suffix.lower() in (".mha", ".mhd") else "NrrdImageIO"
-    try:
-        with open_regular(path) as file:
-            fields, start = _fields(file.read(_HEADER_LIMIT), kind)
-        holder = _holder(path, fields)
-        with open_regular(holder) as file:
-            available = file.seek(0, 2)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror}") from None
+    with open_regular(path) as file:
+        fields, start = _fields(file.read(_HEADER_LIMIT), kind)
+    holder = _holder(path, fields)
+    with open_regular(holder) as file:
+        available = file.seek(0, 2)
     reader: Any = sitk.ImageFileReader()
     reader.SetImageIO(kind)
     reader.SetFileName(str(path))
@@ -65,7 +61,7 @@ def read_itk(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
         affine = np.eye(4)
         affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * spacing
         affine[:3, 3] = image.GetOrigin()
-        affine = _LPS_TO_RAS @ affine
+        affine = LPS_TO_RAS @ affine
     return FileArray(array, affine, spacing)
 
 

@@ -16,7 +16,7 @@ from vlp.core.errors import first_line
 from vlp.core.untrusted import open_gzip, open_regular
 
 from ...image.errors import ImageError
-from ..options import FileArray, VolumeOptions, axes_error, check_size, pick
+from ..options import FileArray, VolumeOptions, axes_error, check_size, corners_of, pick
 
 UNITS = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 _SIZES = {348: "Nifti1Header", 540: "Nifti2Header"}
@@ -27,7 +27,7 @@ _SLACK = 1 << 16
 
 
 def read_nifti(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
-    """Return what a .nii or .nii.gz holds, packed or not whatever its name; raises ImageError."""
+    """Return what a .nii or .nii.gz holds, packed or not whatever its name; raises ImageError or OSError."""
     try:
         with _opened(path, _HEADER_LIMIT) as file:
             header = _header(file.read(540))
@@ -50,8 +50,6 @@ def read_nifti(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray
                 _to_the_end(file)
     except (EOFError, zlib.error) as error:
         raise ImageError(f"truncated or damaged gzip: {first_line(error)}", "image_truncated") from None
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or first_line(error)}") from None
     array = np.frombuffer(data, kind).reshape(shape, order="F")
     affine, spacing = _place(header, shape, options)
     return FileArray(array, affine, spacing, _scale(header))
@@ -129,10 +127,10 @@ def _check_equal(sform: np.ndarray, qform: np.ndarray, shape: tuple[int, ...], h
     A quaternion states its first part by the others. Near half a turn, which every LPS file has, that is lost in 32-bit
     floats: a file of nibabel's own, a little oblique, is .1 mm off at the corners (measured, up to .6 mm).
     """
-    ends = np.array(np.meshgrid(*((0, side - 1) for side in shape), [1], indexing="ij")).reshape(4, -1)
-    apart = float(np.linalg.norm(((sform - qform) @ ends)[:3], axis=0).max())
+    corners = corners_of(shape)
+    apart = float(np.linalg.norm(((sform - qform) @ corners)[:3], axis=0).max())
     parts = np.array([float(header[f"quatern_{name}"]) for name in "bcd"])
-    reach = np.linalg.norm((sform @ (ends - [[0], [0], [0], [1]]))[:3], axis=0).max()
+    reach = np.linalg.norm((sform @ (corners - corners[:, :1]))[:3], axis=0).max()
     slack = 1e-3 + reach * (1.5e-3 if 1 - parts @ parts < 1e-4 else 1e-5)
     if not apart <= slack:
         raise ImageError(

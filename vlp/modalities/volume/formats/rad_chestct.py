@@ -19,7 +19,7 @@ CODES, SPACING = "IPL", (0.8, 0.8, 0.8)
 
 
 def read_npz(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
-    """Return the array `ct` of an .npz of Rad-ChestCT, its header looked at before it is unpacked; raises ImageError."""
+    """Return the array `ct` of an .npz of Rad-ChestCT, its header read before it is unpacked; raises ImageError or OSError."""
     try:
         with open_regular(path) as file, zipfile.ZipFile(file) as archive, archive.open("ct.npy") as member:
             version = np.lib.format.read_magic(member)
@@ -36,8 +36,6 @@ def read_npz(path: Path, max_voxels: int, options: VolumeOptions) -> FileArray:
         if isinstance(error, ImageError):
             raise
         raise ImageError(f"truncated or damaged: {first_line(error)}", "image_truncated") from None
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or first_line(error)}") from None
     if len(data) < size:
         raise ImageError(f"ends after {len(data)} of {size} bytes of voxels", "image_truncated")
     array = np.frombuffer(data, kind).reshape(shape, order="F" if is_fortran else "C")

@@ -53,20 +53,14 @@ def to_cells(features: Tensor) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def run_on_meta(module: nn.Module, *inputs: Tensor) -> Any:
-    """Return what a module makes of inputs on torch's meta device, in eval mode: shapes alone, no arithmetic.
+def run_on_meta(module: nn.Module, *inputs: Any) -> Any:
+    """Return what a module makes of inputs on torch's meta device: shapes and gradients alone, no arithmetic.
 
     Its hooks are called. A whole volume costs a large network tens of seconds and gigabytes.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    bare = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
-    was_training = module.training
-    module.eval()
-    try:
-        with torch.no_grad():
-            return torch.func.functional_call(module, bare, inputs)
-    finally:
-        module.train(was_training)
+    bare = {name: value.detach().to("meta").requires_grad_(value.requires_grad) for name, value in tensors.items()}
+    return torch.func.functional_call(module, bare, inputs)
 
 
 def recompute(module: Callable[..., Any], *inputs: Any) -> Any:
