@@ -38,10 +38,19 @@ def view(volume: Volume, plane: int, at: int, boxes: Sequence[Sequence[float]], 
     found: dict[str, Any] = {"image": data_uri(fitted(picture(volume, plane, at), (height, width), side))}
     found |= {"name": NAMES[plane], "width": width, "height": height, "boxes": [], "away": []}
     for box in boxes:
-        low, high = on_picture(volume, plane, box[2::-1]), on_picture(volume, plane, box[:2:-1])
-        crosses = box[2 - plane] <= at + 0.5 < box[5 - plane]
-        found["boxes" if crosses else "away"].append([high[0], high[1], low[0], low[1]])
+        found["boxes" if crosses(box, plane, at) else "away"].append(outline(volume, plane, box))
     return found
+
+
+def crosses(box: Sequence[float], plane: int, at: int) -> bool:
+    """Return whether a box of a volume crosses a slice."""
+    return box[2 - plane] <= at + 0.5 < box[5 - plane]
+
+
+def outline(volume: Volume, plane: int, box: Sequence[float]) -> list[float]:
+    """Return where a box of a volume lies on a slice's picture: x1, y1, x2, y2."""
+    low, high = on_picture(volume, plane, box[2::-1]), on_picture(volume, plane, box[:2:-1])
+    return [*high, *low]
 
 
 def on_picture(volume: Volume, plane: int, point: Sequence[float]) -> tuple[float, float]:

@@ -79,9 +79,12 @@ def sample(image: bytes, record: Sample, show_text: bool) -> dict[str, Any]:
     volume = decode(image)
     at = int((record.boxes[0].xyxy[2] + record.boxes[0].xyxy[5]) / 2)
     found = slices.view(volume, AXIAL, min(max(at, 0), volume.shape[0] - 1), (), 320)
-    shown = []
-    for box in record.boxes:
-        crossed = slices.view(volume, AXIAL, at, [box.xyxy], 8)["boxes"]
-        label = box.label or (box.phrase if show_text else UNLABELLED)
-        shown += [{"xyxy": edges, "label": label} for edges in crossed]
+    shown = [
+        {
+            "xyxy": slices.outline(volume, AXIAL, box.xyxy),
+            "label": box.label or (box.phrase if show_text else UNLABELLED),
+        }
+        for box in record.boxes
+        if slices.crosses(box.xyxy, AXIAL, at)
+    ]
     return {name: found[name] for name in ("image", "width", "height")} | {"boxes": shown}
